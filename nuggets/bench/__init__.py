@@ -1,0 +1,1 @@
+"""Evaluation, paired statistics and the verdict."""

@@ -1,0 +1,1 @@
+"""The built-in skills and the model pairs trained on them."""

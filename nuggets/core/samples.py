@@ -1,0 +1,96 @@
+"""Samples, the paper's prompt format, and response-only label masks. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from nuggets.errors import BadInput
+
+IGNORED = -100
+"""Label of tokens that do not enter the loss (PyTorch's `ignore_index`)."""
+
+
+class Message(BaseModel):
+    """One turn of a conversation."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+class Sample(BaseModel):
+    """One example: a conversation that ends with the assistant's answer.
+
+    `choices`, when given, are the answers that compete in choice accuracy; the right one is
+    the last message's content.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    id: str
+    messages: tuple[Message, ...] = Field(min_length=2)
+    choices: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, id: str, prompt: str, answer: str, choices: Sequence[str] = ()) -> Sample:
+        """Builds the common case: one question, one answer."""
+        turns = (Message(role="user", content=prompt), Message(role="assistant", content=answer))
+        return cls(id=id, messages=turns, choices=tuple(choices))
+
+    @property
+    def prompt(self) -> str:
+        """The last question, as text."""
+        return self.messages[-2].content
+
+    @property
+    def answer(self) -> str:
+        """What the assistant should say."""
+        return self.messages[-1].content
+
+
+def render(messages: Sequence[Message], eos: str) -> str:
+    """Writes a conversation in the paper's format (the authors' `get_content`).
+
+    `<|user|>\\n{content}\\n\\n<|assistant|>\\n{content}{eos}`, contents stripped.
+    """
+    head = {"system": "<|system|>\n", "user": "<|user|>\n", "assistant": "<|assistant|>\n"}
+    tail = {"system": "\n\n", "user": "\n\n", "assistant": eos}
+    return "".join(head[m.role] + m.content.strip() + tail[m.role] for m in messages)
+
+
+def render_prompt(sample: Sample, eos: str) -> str:
+    """The text the model continues: everything up to and including `<|assistant|>\\n`."""
+    return render(sample.messages[:-1], eos) + "<|assistant|>\n"
+
+
+def encode(sample: Sample, tokenizer: Any, max_length: int = 2048) -> tuple[list[int], list[int]]:
+    """Token ids and response-only labels of one sample, as the paper's script makes them.
+
+    The prompt is tokenised alone and its length masks the labels of the whole conversation.
+
+    Args:
+        sample: the conversation.
+        tokenizer: a transformers tokenizer with an end-of-sequence token.
+        max_length: tokens after which the sample is cut (2,048 in the paper).
+
+    Returns:
+        `(input_ids, labels)` of equal length; labels are `IGNORED` on the prompt.
+
+    Raises:
+        BadInput: if no token of the answer is left to learn from.
+    """
+    if tokenizer.eos_token is None:
+        raise BadInput("The tokenizer has no end-of-sequence token; set eos_token and save it.")
+    eos = str(tokenizer.eos_token)
+    ids = tokenizer(render(sample.messages, eos), truncation=True, max_length=max_length)
+    prompt = tokenizer(render_prompt(sample, eos), truncation=True, max_length=max_length)
+    input_ids = list(ids["input_ids"])
+    masked = min(len(prompt["input_ids"]), len(input_ids))
+    if masked == len(input_ids):
+        raise BadInput(
+            f"Sample {sample.id!r} leaves no answer token within {max_length} tokens: its prompt "
+            f"has {len(prompt['input_ids'])}. Shorten the prompt or raise the length limit."
+        )
+    return input_ids, [IGNORED] * masked + input_ids[masked:]

@@ -1,0 +1,35 @@
+"""One family of errors; every message is a sentence a user can act on."""
+
+from __future__ import annotations
+
+
+class NuggetsError(Exception):
+    """Something went wrong; the message says what, with the values, and what to do."""
+
+    exit_code = 1
+
+
+class BadInput(NuggetsError):
+    """The request cannot work: a wrong path, shape, file or value. Nothing was written."""
+
+    exit_code = 2
+
+
+class Damaged(BadInput):
+    """A file is incomplete, altered or not what it claims to be."""
+
+
+class Unsupported(BadInput):
+    """The model or option is not supported; the message names it."""
+
+
+class NonFinite(NuggetsError):
+    """A loss, gradient, weight or score is NaN or infinite."""
+
+
+class Cancelled(NuggetsError):
+    """The user asked the run to stop."""
+
+
+class RunBusy(NuggetsError):
+    """Another process owns the run."""

@@ -1,0 +1,1 @@
+"""Durable background runs: a folder per run, one worker process, atomic commits."""

@@ -1,0 +1,1 @@
+"""Fine-tuning and the arms that are compared."""
