@@ -51,9 +51,9 @@ class Sample(BaseModel):
 
 
 def render(messages: Sequence[Message], eos: str) -> str:
-    """Writes a conversation in the paper's format (the authors' `get_content`).
+    r"""Writes a conversation in the paper's format (the authors' `get_content`).
 
-    `<|user|>\\n{content}\\n\\n<|assistant|>\\n{content}{eos}`, contents stripped.
+    `<|user|>\n{content}\n\n<|assistant|>\n{content}{eos}`, contents stripped.
     """
     head = {"system": "<|system|>\n", "user": "<|user|>\n", "assistant": "<|assistant|>\n"}
     tail = {"system": "\n\n", "user": "\n\n", "assistant": eos}
@@ -61,7 +61,7 @@ def render(messages: Sequence[Message], eos: str) -> str:
 
 
 def render_prompt(sample: Sample, eos: str) -> str:
-    """The text the model continues: everything up to and including `<|assistant|>\\n`."""
+    r"""The text the model continues: everything up to and including `<|assistant|>\n`."""
     return render(sample.messages[:-1], eos) + "<|assistant|>\n"
 
 
