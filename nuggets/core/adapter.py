@@ -1,0 +1,186 @@
+"""Putting factors into a student: PEFT injection on a function-preserving base, and export."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from peft import LoraConfig as PeftLora
+from peft import PeftModel, get_peft_model
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from nuggets.core.architecture import ArchSpec
+from nuggets.core.factorize import LowRankFactors
+from nuggets.core.plan import LoraConfig
+from nuggets.errors import BadInput
+
+Factors = Mapping[str, LowRankFactors]
+"""Student module → factors. An embedding's are those of its transpose `[hidden, vocab]`."""
+
+ADAPTER = "default"
+
+
+def peft_config(
+    ranks: Mapping[str, int], scales: Mapping[str, float], dropout: float = 0.0, **options: Any
+) -> PeftLora:
+    """PEFT's configuration with every module's own rank and `alpha / r`.
+
+    Args:
+        ranks: module → r.
+        scales: module → alpha / r.
+        dropout: PEFT's `lora_dropout`.
+        options: reach PEFT, such as `init_lora_weights`.
+    """
+    alphas = {name: scales[name] * rank for name, rank in ranks.items()}
+    r, alpha = next(iter(ranks.values())), next(iter(alphas.values()))
+    return PeftLora(
+        r=r,
+        lora_alpha=alpha,  # type: ignore[arg-type]
+        lora_dropout=dropout,
+        target_modules=sorted(ranks),
+        rank_pattern={name: rank for name, rank in ranks.items() if rank != r},
+        alpha_pattern={name: own for name, own in alphas.items() if own != alpha},  # type: ignore[arg-type]
+        bias="none",
+        task_type="CAUSAL_LM",
+        **options,
+    )
+
+
+def add_lora(model: nn.Module, ranks: Mapping[str, int], lora: LoraConfig, **options: Any) -> Any:
+    """Wraps a student in a PEFT LoRA; `options` reach PEFT, such as `init_lora_weights`."""
+    untie(model, ranks)
+    scales = {name: lora.scale(rank) for name, rank in ranks.items()}
+    return get_peft_model(model, peft_config(ranks, scales, lora.dropout, **options))  # type: ignore[arg-type]
+
+
+def inject(model: nn.Module, factors: Factors, lora: LoraConfig) -> Any:
+    """Starts a LoRA from factors and subtracts their product from the base.
+
+    The function at step 0 is unchanged: `W − s·B₀A₀ + s·B₀A₀ = W` (section 3.4 of the paper),
+    with `s = alpha / r`.
+
+    Args:
+        model: the student; its base weights are changed in place.
+        factors: initial A and B per student module.
+        lora: alpha and dropout; ranks are the factors' own.
+
+    Returns:
+        A `PeftModel` whose adapter is trainable.
+    """
+    ranks = {name: factor.rank for name, factor in factors.items()}
+    peft = add_lora(model, ranks, lora)
+    with torch.no_grad():
+        for name, factor in factors.items():
+            layer = peft.base_model.model.get_submodule(name)
+            a, b = _lora_weights(layer)
+            a.copy_(factor.a.to(a))
+            b.copy_(factor.b.to(b))
+            delta = layer.get_delta_weight(ADAPTER)
+            layer.get_base_layer().weight.sub_(delta)
+    return peft
+
+
+def untie(model: Any, modules: Iterable[str]) -> None:
+    """Gives a tied head its own copy when embedding or head are to be changed apart."""
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    names = {name for name, module in model.named_modules() if module in (embedding, head)}
+    if head is None or head.weight is not embedding.weight or not names & set(modules):
+        return
+    head.weight = nn.Parameter(head.weight.detach().clone())
+    model.config.tie_word_embeddings = False
+
+
+def _lora_weights(layer: Any) -> tuple[Tensor, Tensor]:
+    """A `[r, in]` and B `[out, r]` of a PEFT layer; an embedding's are parameters themselves."""
+    if ADAPTER in layer.lora_A:
+        return layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight
+    return layer.lora_embedding_A[ADAPTER], layer.lora_embedding_B[ADAPTER]
+
+
+def read_factors(peft: Any) -> dict[str, tuple[Tensor, Tensor]]:
+    """The adapter's current `(A, B)` per module, detached copies."""
+    layers = {
+        name: module
+        for name, module in peft.base_model.model.named_modules()
+        if hasattr(module, "lora_A") and hasattr(module, "get_delta_weight")
+    }
+    return {
+        name: tuple(x.detach().clone() for x in _lora_weights(layer))  # type: ignore[misc]
+        for name, layer in layers.items()
+    }
+
+
+def stack_factors(
+    trained: Mapping[str, tuple[Tensor, Tensor]], factors: Factors
+) -> dict[str, tuple[Float[Tensor, "r2 in"], Float[Tensor, "out r2"]]]:
+    """One rank-2r adapter for the untouched student: `[B, −B₀]·[A; A₀]`.
+
+    A trained adapter saved alone belongs to the changed base; on the untouched student it is
+    wrong. Modules that had no initial factors keep their rank.
+    """
+    stacked = {}
+    for name, (a, b) in trained.items():
+        if name in factors:
+            a0, b0 = factors[name].a.to(a), factors[name].b.to(b)
+            a, b = torch.cat([a, a0]), torch.cat([b, -b0], dim=1)
+        stacked[name] = (a, b)
+    return stacked
+
+
+def save_adapter(
+    folder: Path,
+    weights: Mapping[str, tuple[Tensor, Tensor]],
+    scales: Mapping[str, float],
+    spec: ArchSpec,
+    base: str,
+    card: str,
+) -> None:
+    """Writes a PEFT folder: `adapter_config.json`, `adapter_model.safetensors`, `README.md`.
+
+    Args:
+        folder: an existing folder.
+        weights: module → `(A [r, in], B [out, r])`.
+        scales: module → `alpha / r`; PEFT's alpha is `scale · r`.
+        spec: of the student, to tell its embedding.
+        base: name or path of the untouched student.
+        card: text of the model card.
+    """
+    tensors = {}
+    for name, (a, b) in weights.items():
+        embedding = name == spec.module("embed")
+        kind, tail = ("lora_embedding_", "") if embedding else ("lora_", ".weight")
+        prefix = f"base_model.model.{name}.{kind}"
+        tensors[f"{prefix}A{tail}"] = a.cpu().float().contiguous()
+        tensors[f"{prefix}B{tail}"] = b.cpu().float().contiguous()
+    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    ranks = {name: a.shape[0] for name, (a, _) in weights.items()}
+    config = peft_config(ranks, scales)
+    config.base_model_name_or_path = base
+    config.inference_mode = True
+    config.save_pretrained(str(folder))
+    (folder / "README.md").write_text(card)
+
+
+def load_adapter(model: nn.Module, folder: Path) -> PeftModel:
+    """Loads a PEFT folder on a student, strictly: every key, right shapes, finite values.
+
+    Raises:
+        BadInput: if keys are missing or left over, or a value is not finite.
+    """
+    from safetensors.torch import load_file
+
+    stored = load_file(folder / "adapter_model.safetensors")
+    if bad := [name for name, tensor in stored.items() if not torch.isfinite(tensor).all()]:
+        raise BadInput(f"The adapter in {folder} has NaN or infinite values in {bad[0]}.")
+    try:
+        peft = PeftModel.from_pretrained(model, str(folder))  # type: ignore[arg-type]
+    except (RuntimeError, ValueError) as problem:
+        raise BadInput(f"The adapter in {folder} does not fit this model: {problem}") from None
+    expected = {name.replace(f".{ADAPTER}", "") for name in peft.state_dict() if ".lora_" in name}
+    if missing := sorted(expected ^ set(stored)):
+        raise BadInput(f"The adapter in {folder} does not fit this model: {missing[0]} differs.")
+    return peft

@@ -1,0 +1,112 @@
+"""Layer selectors: which teacher layers map onto the student's. One class and one line each."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import numpy as np
+from jaxtyping import Float
+from nuggets.core.alignment import monotone_path
+from numpy import ndarray
+from pydantic import Field
+
+from nuggets.core.architecture import Frozen
+from nuggets.errors import BadInput
+
+Scores = Float[ndarray, " n_teacher"]
+Similarity = Float[ndarray, "n_teacher n_student"]
+
+
+class TopLayers(Frozen):
+    """The most sensitive layers, in their order (the paper)."""
+
+    kind: Literal["sensitivity"] = "sensitivity"
+
+    def select(self, scores: Scores, n: int, cka: Similarity | None = None) -> list[int]:
+        """Picks `n` teacher layers, ascending; ties go to the lowest index."""
+        return sorted(int(layer) for layer in np.argsort(-scores, kind="stable")[:n])
+
+
+class FirstLayers(Frozen):
+    """The first layers."""
+
+    kind: Literal["first"] = "first"
+
+    def select(self, scores: Scores, n: int, cka: Similarity | None = None) -> list[int]:
+        """Picks `n` teacher layers, ascending."""
+        return list(range(n))
+
+
+class LastLayers(Frozen):
+    """The last layers."""
+
+    kind: Literal["last"] = "last"
+
+    def select(self, scores: Scores, n: int, cka: Similarity | None = None) -> list[int]:
+        """Picks `n` teacher layers, ascending."""
+        return list(range(len(scores) - n, len(scores)))
+
+
+class UniformLayers(Frozen):
+    """Layers at equal distances, first and last included."""
+
+    kind: Literal["uniform"] = "uniform"
+
+    def select(self, scores: Scores, n: int, cka: Similarity | None = None) -> list[int]:
+        """Picks `n` teacher layers, ascending."""
+        return [int(layer) for layer in np.linspace(0, len(scores) - 1, n).round()]
+
+
+class RandomLayers(Frozen):
+    """Layers drawn without looking (a control)."""
+
+    kind: Literal["random"] = "random"
+    seed: int = 0
+
+    def select(self, scores: Scores, n: int, cka: Similarity | None = None) -> list[int]:
+        """Picks `n` teacher layers, ascending, the same for the same seed."""
+        chosen = np.random.default_rng(self.seed).choice(len(scores), n, replace=False)
+        return sorted(int(layer) for layer in chosen)
+
+
+class CkaPath(Frozen):
+    """The ascending map onto the student's layers with the greatest total CKA."""
+
+    kind: Literal["cka"] = "cka"
+
+    def select(self, scores: Scores, n: int, cka: Similarity | None = None) -> list[int]:
+        """Picks `n` teacher layers, ascending.
+
+        Raises:
+            BadInput: if the pair's CKA was not measured.
+        """
+        if cka is None:
+            raise BadInput("The layer map `cka` needs the pair's alignment; run `nuggets align`.")
+        return monotone_path(cka)
+
+
+class LayersByHand(Frozen):
+    """The layers named, in any order the user wants: entry i goes to student layer i."""
+
+    kind: Literal["by_hand"] = "by_hand"
+    layers: tuple[int, ...]
+
+    def select(self, scores: Scores, n: int, cka: Similarity | None = None) -> list[int]:
+        """Returns the layers named.
+
+        Raises:
+            BadInput: if their number or an index does not fit the pair.
+        """
+        if len(self.layers) != n or not all(0 <= x < len(scores) for x in self.layers):
+            raise BadInput(
+                f"The layer map {list(self.layers)} does not fit: name {n} teacher layers, one "
+                f"per student layer, each from 0 to {len(scores) - 1}."
+            )
+        return list(self.layers)
+
+
+LayerSelector = Annotated[
+    TopLayers | FirstLayers | LastLayers | UniformLayers | RandomLayers | CkaPath | LayersByHand,
+    Field(discriminator="kind"),
+]
+"""The layer selectors, chosen by `kind`."""

@@ -1,0 +1,160 @@
+"""The sensitivity map: what was measured, and how it is kept on disk. Torch-free."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from numpy import ndarray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from nuggets.core.architecture import ArchSpec
+from nuggets.errors import BadInput, Damaged
+
+TENSORS = "map.safetensors"
+META = "map.json"
+SCHEMA = 1
+
+
+class StoredMatrices(Mapping[str, ndarray]):
+    """Full maps read one at a time from a safetensors file; nothing is held in memory."""
+
+    def __init__(self, path: Path, modules: tuple[str, ...]):
+        self._path = path
+        self._modules = modules
+
+    def __getitem__(self, module: str) -> ndarray:
+        with safe_open(self._path, framework="np") as file:
+            return file.get_tensor(f"full.{module}")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._modules)
+
+    def __len__(self) -> int:
+        return len(self._modules)
+
+
+@dataclass(frozen=True, eq=False)
+class SensitivityMap:
+    """Sensitivity of every parameter of one model for one set of samples.
+
+    `S(θ) = Σ_x |θ · ∂L(x)/∂θ|` (eq. 2 of the paper), or another score from
+    `nuggets.core.scores`.
+
+    Attributes:
+        spec: dimensions of the model.
+        score: kind of the score, such as `theta_grad`.
+        rows: module → sums over the columns, float64 `[out]`.
+        cols: module → sums over the rows, float64 `[in]`.
+        full: module → float32 `[out, in]`; empty when only sums were kept.
+        parameters: names of all parameters, norms and biases included.
+        totals: float64 `[n_samples, n_parameters]`, each sample's sum per parameter.
+        meta: where it came from: model and sample digests, dtype, label.
+    """
+
+    spec: ArchSpec
+    score: str
+    rows: Mapping[str, Float[ndarray, " _"]]
+    cols: Mapping[str, Float[ndarray, " _"]]
+    full: Mapping[str, Float[ndarray, "_ _"]]
+    parameters: tuple[str, ...]
+    totals: Float[ndarray, "n_samples n_parameters"]
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def n_samples(self) -> int:
+        """Seed samples that went in."""
+        return int(self.totals.shape[0])
+
+    @cached_property
+    def layer_samples(self) -> Float[ndarray, "n_samples n_layers"]:
+        """Each sample's sum over all parameters of a layer, norms and biases included."""
+        sums = np.zeros((self.n_samples, self.spec.n_layers))
+        for column, name in enumerate(self.parameters):
+            layer = self.spec.layer_of(name)
+            if layer is not None:
+                sums[:, layer] += self.totals[:, column]
+        return sums
+
+    @property
+    def layer_scores(self) -> Float[ndarray, " n_layers"]:
+        """The paper's layer score: summed over samples and over all parameters of the layer."""
+        return self.layer_samples.sum(axis=0)
+
+    def total(self, module: str) -> float:
+        """The summed sensitivity of one matrix."""
+        return float(self.rows[module].sum())
+
+    def samples_of(self, module: str) -> Float[ndarray, " n_samples"]:
+        """Each sample's sum over one matrix."""
+        return self.totals[:, self.parameters.index(f"{module}.weight")]
+
+    def matrix(self, module: str) -> Float[ndarray, "_ _"]:
+        """The full map of one matrix.
+
+        Raises:
+            BadInput: if only row and column sums were kept.
+        """
+        if module not in self.full:
+            raise BadInput(
+                f"This map keeps only row and column sums, but {module} is needed entry by entry. "
+                "Compute it again with the full map kept (keep: full), or choose the selector "
+                "rows_cols or consistent."
+            )
+        return self.full[module]
+
+    def save(self, folder: Path) -> None:
+        """Writes `map.safetensors` and `map.json` into an existing folder."""
+        tensors = {"totals": self.totals}
+        tensors |= {f"rows.{name}": values for name, values in self.rows.items()}
+        tensors |= {f"cols.{name}": values for name, values in self.cols.items()}
+        tensors |= {f"full.{name}": values for name, values in self.full.items()}
+        save_file(tensors, folder / TENSORS)
+        head = {
+            "schema": SCHEMA,
+            "spec": self.spec.model_dump(),
+            "score": self.score,
+            "parameters": list(self.parameters),
+            "modules": list(self.rows),
+            "full": list(self.full),
+            "meta": dict(self.meta),
+        }
+        (folder / META).write_text(json.dumps(head, indent=1))
+
+    @classmethod
+    def load(cls, folder: Path) -> SensitivityMap:
+        """Opens a saved map; full matrices stay on disk until asked for.
+
+        Raises:
+            Damaged: if the folder does not hold a complete map.
+        """
+        try:
+            head = json.loads((folder / META).read_text())
+            if head["schema"] != SCHEMA:
+                raise Damaged(f"The map in {folder} has schema {head['schema']}, not {SCHEMA}.")
+            with safe_open(folder / TENSORS, framework="np") as file:
+                rows = {name: file.get_tensor(f"rows.{name}") for name in head["modules"]}
+                cols = {name: file.get_tensor(f"cols.{name}") for name in head["modules"]}
+                totals = file.get_tensor("totals")
+            return cls(
+                spec=ArchSpec(**head["spec"]),
+                score=head["score"],
+                rows=rows,
+                cols=cols,
+                full=StoredMatrices(folder / TENSORS, tuple(head["full"])),
+                parameters=tuple(head["parameters"]),
+                totals=totals,
+                meta=head["meta"],
+            )
+        except (OSError, ValueError, KeyError, SafetensorError) as problem:
+            raise Damaged(
+                f"The sensitivity map in {folder} is damaged or incomplete ({problem}). Delete "
+                "the folder and compute it again."
+            ) from None

@@ -1,0 +1,210 @@
+"""Matrix selectors: which entries of a teacher matrix become a student-shaped one.
+
+One class and one line each. All are NumPy on a sensitivity map, so that a plan can be shown
+without touching the models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import numpy as np
+from jaxtyping import Float, Int
+from numpy import ndarray
+from pydantic import Field
+
+from nuggets.core.architecture import ArchSpec, Axis, Frozen
+from nuggets.core.consistent import Order, choose_consistent
+from nuggets.core.maps import SensitivityMap
+from nuggets.core.windows import find_window
+
+Index = Int[ndarray, " _"]
+
+
+@dataclass(frozen=True, eq=False)
+class Site:
+    """One matrix to fill: where in the student, from where in the teacher."""
+
+    role: str
+    student_module: str
+    teacher_module: str
+    student_layer: int | None
+    teacher_layer: int | None
+
+
+@dataclass(frozen=True, eq=False)
+class Pick:
+    """The chosen entries of one teacher matrix.
+
+    Attributes:
+        rows: chosen row indices of the weight as stored `[out, in]`; None for `weights`.
+        cols: chosen column indices; None for `weights`.
+        entries: for `weights` only, flat indices of the chosen entries, ascending.
+        mass: summed sensitivity of what was chosen.
+        total: summed sensitivity of the whole matrix.
+        runner_up: for windows, the next best corner `(row, col, mass)` that mostly lies elsewhere.
+    """
+
+    rows: Index | None
+    cols: Index | None
+    mass: float
+    total: float
+    entries: Index | None = None
+    runner_up: tuple[int, int, float] | None = None
+
+    def cut(self, weight: Float[ndarray, "_ _"], shape: tuple[int, int]) -> Float[ndarray, "_ _"]:
+        """Takes the chosen entries out of a teacher's weight."""
+        if self.entries is not None:
+            return weight.reshape(-1)[self.entries].reshape(shape)
+        return weight[self.rows][:, self.cols]
+
+
+@dataclass(frozen=True, eq=False)
+class Request:
+    """All that a matrix selector may look at."""
+
+    map: SensitivityMap
+    teacher: ArchSpec
+    student: ArchSpec
+    sites: Sequence[Site]
+    pairs: Sequence[tuple[int, int]]
+
+
+class PerMatrix(Frozen):
+    """Base of the selectors that look at one matrix at a time."""
+
+    def pick(self, request: Request) -> dict[str, Pick]:
+        """Chooses entries for every site; keys are the student's modules."""
+        return {
+            site.student_module: self._pick(request, site, request.student.shape(site.role))
+            for site in request.sites
+        }
+
+    def _pick(self, request: Request, site: Site, shape: tuple[int, int]) -> Pick:
+        raise NotImplementedError
+
+
+def _inside(request: Request, site: Site, rows: Index, cols: Index) -> tuple[float, float]:
+    """Sensitivity inside a choice of rows and columns, and in the whole matrix.
+
+    From the full map where it was kept. From sums alone the inside is known only when all
+    rows or all columns were chosen; otherwise the product of the two shares stands in for it.
+    """
+    name, map = site.teacher_module, request.map
+    total = map.total(name)
+    if name in map.full:
+        inside = map.full[name][rows][:, cols].sum(dtype=np.float64)
+        return float(inside), total
+    by_row, by_col = map.rows[name][rows].sum(), map.cols[name][cols].sum()
+    return float(by_row * by_col / total) if total else 0.0, total
+
+
+class WindowSelector(PerMatrix):
+    """The contiguous window of the student's shape with the largest sensitivity (the paper)."""
+
+    kind: Literal["window"] = "window"
+
+    def _pick(self, request: Request, site: Site, shape: tuple[int, int]) -> Pick:
+        matrix = request.map.matrix(site.teacher_module)
+        best, runner_up = find_window(matrix, *shape)
+        rows, cols = best.row + np.arange(shape[0]), best.col + np.arange(shape[1])
+        total = float(matrix.sum(dtype=np.float64))
+        return Pick(rows, cols, best.mass, total, runner_up=runner_up)
+
+
+class RowsColsSelector(PerMatrix):
+    """The rows and the columns with the largest sums, each in their order."""
+
+    kind: Literal["rows_cols"] = "rows_cols"
+
+    def _pick(self, request: Request, site: Site, shape: tuple[int, int]) -> Pick:
+        rows = top(request.map.rows[site.teacher_module], shape[0])
+        cols = top(request.map.cols[site.teacher_module], shape[1])
+        return Pick(rows, cols, *_inside(request, site, rows, cols))
+
+
+class WeightsSelector(PerMatrix):
+    """The single entries with the largest scores, read row by row into the student's shape."""
+
+    kind: Literal["weights"] = "weights"
+
+    def _pick(self, request: Request, site: Site, shape: tuple[int, int]) -> Pick:
+        scores = request.map.matrix(site.teacher_module).reshape(-1)
+        entries = top(scores, shape[0] * shape[1])
+        mass = float(scores[entries].sum(dtype=np.float64))
+        return Pick(None, None, mass, float(scores.sum(dtype=np.float64)), entries=entries)
+
+
+class RandomWindowSelector(PerMatrix):
+    """A contiguous window drawn without looking (a control)."""
+
+    kind: Literal["random_window"] = "random_window"
+    seed: int = 0
+
+    def _pick(self, request: Request, site: Site, shape: tuple[int, int]) -> Pick:
+        # One generator per module: adding a module never moves another one's window.
+        key = [self.seed, *site.student_module.encode()]
+        generator = np.random.default_rng(key)
+        large = request.teacher.shape(site.role)
+        row, col = (int(generator.integers(a - b + 1)) for a, b in zip(large, shape, strict=True))
+        rows, cols = row + np.arange(shape[0]), col + np.arange(shape[1])
+        return Pick(rows, cols, *_inside(request, site, rows, cols))
+
+
+class ConsistentSelector(Frozen):
+    """One choice for the whole network: residual dimensions, whole head groups, FFN neurons.
+
+    The only selector that keeps a working circuit: what one matrix writes, the next one reads.
+    """
+
+    kind: Literal["consistent"] = "consistent"
+    order: Order = "sensitivity"
+    seed: int = 0
+
+    def pick(self, request: Request) -> dict[str, Pick]:
+        """Chooses entries for every site; keys are the student's modules."""
+        layers = [teacher for _, teacher in request.pairs]
+        choice = choose_consistent(request.map, request.student, layers, self.order, self.seed)
+        slot = {student: place for place, (student, _) in enumerate(request.pairs)}
+        picks = {}
+        for site in request.sites:
+            place = slot[site.student_layer] if site.student_layer is not None else 0
+            axes = request.teacher.axes(site.role)
+            rows, cols = (choice.index(axis, place) for axis in axes)
+            picks[site.student_module] = Pick(rows, cols, *_inside(request, site, rows, cols))
+        return picks
+
+
+MatrixSelector = Annotated[
+    WindowSelector | RowsColsSelector | WeightsSelector | RandomWindowSelector | ConsistentSelector,
+    Field(discriminator="kind"),
+]
+"""The matrix selectors, chosen by `kind`."""
+
+
+def top(scores: Float[ndarray, " n"], k: int) -> Index:
+    """Indices of the `k` largest scores, ascending; ties go to the lowest index."""
+    return np.sort(np.argsort(-scores, kind="stable")[:k])
+
+
+def residual_agreement(
+    picks: Mapping[str, Pick], sites: Sequence[Site], spec: ArchSpec
+) -> float | None:
+    """How far the matrices speak of the same residual dimensions: mean overlap, 0 to 1.
+
+    For every two neighbouring sites (in network order) the share of chosen residual dimensions
+    that both chose. 1 for `consistent`; independent windows fall towards d_s / d_t. None for `weights`.
+    """
+    chosen = [c for site in sites if (c := _residual(picks[site.student_module], spec, site.role))]
+    overlaps = [len(a & b) / min(len(a), len(b)) for a, b in zip(chosen, chosen[1:], strict=False)]
+    return float(np.mean(overlaps)) if overlaps else None
+
+
+def _residual(pick: Pick, spec: ArchSpec, role: str) -> set[int]:
+    axes: tuple[Axis, Axis] = spec.axes(role)
+    for axis, index in zip(axes, (pick.rows, pick.cols), strict=True):
+        if axis == "resid" and index is not None:
+            return set(index.tolist())
+    return set()
