@@ -122,8 +122,8 @@ class ExtractionPlan(Frozen):
     Attributes:
         alignment: layer pairs.
         items: one per student matrix, in network order.
-        residual_agreement: overlap of the residual dimensions of neighbouring matrices, 0 to 1; None
-            for the selector `weights`.
+        residual_agreement: overlap of the residual dimensions of neighbouring matrices, 0 to
+            1; None for the selector `weights`.
         trainable_parameters: entries of all A and B together.
         notes: what the user should know, one sentence each.
         provenance: digests of teacher, map and samples.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Annotated, Literal
 
 import numpy as np
@@ -195,10 +196,11 @@ def residual_agreement(
     """How far the matrices speak of the same residual dimensions: mean overlap, 0 to 1.
 
     For every two neighbouring sites (in network order) the share of chosen residual dimensions
-    that both chose. 1 for `consistent`; independent windows fall towards d_s / d_t. None for `weights`.
+    that both chose. 1 for `consistent`; independent windows fall towards d_s / d_t. None for
+    `weights`.
     """
     chosen = [c for site in sites if (c := _residual(picks[site.student_module], spec, site.role))]
-    overlaps = [len(a & b) / min(len(a), len(b)) for a, b in zip(chosen, chosen[1:], strict=False)]
+    overlaps = [len(a & b) / min(len(a), len(b)) for a, b in pairwise(chosen)]
     return float(np.mean(overlaps)) if overlaps else None
 
 

@@ -1,0 +1,44 @@
+"""How arms are trained: the same data and steps for all. Torch-free."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from nuggets.core.architecture import Frozen
+
+
+class TrainConfig(Frozen):
+    """Fine-tuning, the same for every arm.
+
+    Attributes:
+        steps: optimiser steps; 0 trains nothing.
+        epochs: passes over the samples instead of `steps` (the paper: 3).
+        batch_size: samples per step.
+        lr: peak learning rate of AdamW, used where `lr_grid` is empty.
+        lr_grid: tune each arm's learning rate on this grid, on `tuning_seed` and on items that
+            the report does not use; every arm gets the same grid and budget.
+        tuning_seed: must not be one of the run's seeds.
+        schedule: of the learning rate after warm-up.
+        warmup: share of the steps (the paper: .03).
+        weight_decay: of AdamW.
+        max_grad_norm: gradients are clipped to this norm.
+        evaluate_every: steps between points of the learning curve; 0 for the end only.
+        checkpoint_every: steps between checkpoints; at most this many are lost by a kill.
+        max_length: tokens after which a sample is cut.
+    """
+
+    steps: int = Field(default=200, ge=0)
+    epochs: float | None = Field(default=None, gt=0)
+    batch_size: int = Field(default=16, ge=1)
+    lr: float = Field(default=3e-3, gt=0)
+    lr_grid: tuple[float, ...] = ()
+    tuning_seed: int = 1000
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    warmup: float = Field(default=0.03, ge=0, lt=1)
+    weight_decay: float = Field(default=0.0, ge=0)
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    evaluate_every: int = Field(default=0, ge=0)
+    checkpoint_every: int = Field(default=100, ge=1)
+    max_length: int = Field(default=2048, ge=8)
