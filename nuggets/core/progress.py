@@ -1,0 +1,60 @@
+"""How long computations report progress and notice a cancel, without knowing about runs."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from nuggets.errors import Cancelled
+
+
+class Progress(Protocol):
+    """What core, training and evaluation code may say while it works."""
+
+    def check_cancelled(self) -> None:
+        """Raises `Cancelled` once somebody asked to stop; call it at least once a second."""
+        ...
+
+    def progress(self, done: float, total: float, message: str = "", **data: Any) -> None:
+        """Reports that `done` of `total` units of the current stage are finished."""
+        ...
+
+    def metric(self, **data: Any) -> None:
+        """Reports measured values, such as `step=10, loss=0.3` (JSON values only)."""
+        ...
+
+    def log(self, text: str) -> None:
+        """Reports one sentence for people."""
+        ...
+
+
+class InMemoryProgress:
+    """Progress of a direct call: kept in lists, nothing on disk. Implements `Progress`."""
+
+    def __init__(self) -> None:
+        self.fraction: float | None = None
+        self.metrics: list[dict[str, Any]] = []
+        self.messages: list[str] = []
+        self._cancelled = False
+
+    def cancel(self) -> None:
+        """Makes the next `check_cancelled` raise."""
+        self._cancelled = True
+
+    def check_cancelled(self) -> None:
+        """Raises `Cancelled` after `cancel()`."""
+        if self._cancelled:
+            raise Cancelled("The computation was cancelled on request.")
+
+    def progress(self, done: float, total: float, message: str = "", **data: Any) -> None:  # noqa: ARG002
+        """Keeps the fraction done and the message, if there is one."""
+        self.fraction = done / total if total > 0 else None
+        if message:
+            self.messages.append(message)
+
+    def metric(self, **data: Any) -> None:
+        """Keeps the values in `metrics`."""
+        self.metrics.append(data)
+
+    def log(self, text: str) -> None:
+        """Keeps the sentence in `messages`."""
+        self.messages.append(text)

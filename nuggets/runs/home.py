@@ -1,0 +1,31 @@
+"""Where Nuggets keeps its runs, caches and device locks."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import platformdirs
+
+
+def nuggets_home() -> Path:
+    """The folder of everything Nuggets stores: `NUGGETS_HOME`, or the platform's data folder."""
+    chosen = os.environ.get("NUGGETS_HOME")
+    return (
+        Path(chosen).expanduser().absolute() if chosen else platformdirs.user_data_path("nuggets")
+    )
+
+
+def runs_dir() -> Path:
+    """The folder that holds one folder per run."""
+    return nuggets_home() / "runs"
+
+
+def cache_dir() -> Path:
+    """The folder of results that can be computed again; deleting it loses nothing but time."""
+    return nuggets_home() / "cache"
+
+
+def device_lock_path(device: str) -> Path:
+    """The lock file of a device such as `cpu` or `cuda:0`: one run computes there at a time."""
+    return nuggets_home() / "devices" / f"{device.replace(':', '-').replace('/', '-')}.lock"

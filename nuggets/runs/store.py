@@ -1,0 +1,245 @@
+"""Runs on disk: a folder each, listed by reading the folders. There is no index to lose."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from nuggets.errors import BadInput, Damaged, RunBusy, Unsupported
+from nuggets.runs.commit import (
+    atomic_write,
+    disk_errors,
+    make_folder,
+    new_folder,
+    remove_folder,
+    sweep_temps,
+)
+from nuggets.runs.events import read_events
+from nuggets.runs.locks import Lock, is_held
+from nuggets.runs.schema import LIVE, Provenance, RunEvent, RunRecord, RunStatus, now, parse_record
+
+
+class Run:
+    """One run folder, as readers see it. Only the worker, through `RunContext`, writes more."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder.absolute()
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.folder)!r})"
+
+    @property
+    def id(self) -> str:
+        """The name of the folder."""
+        return self.folder.name
+
+    @property
+    def lock_path(self) -> Path:
+        """The lock that the worker holds for life."""
+        return self.folder / "lock"
+
+    @property
+    def record_path(self) -> Path:
+        """The record, replaced atomically by the worker."""
+        return self.folder / "record.json"
+
+    @property
+    def events_path(self) -> Path:
+        """The events, appended by the worker."""
+        return self.folder / "events.jsonl"
+
+    @property
+    def log_path(self) -> Path:
+        """Everything the worker printed."""
+        return self.folder / "output.log"
+
+    def record(self) -> RunRecord:
+        """The record as last written.
+
+        Raises:
+            Damaged: if it cannot be read.
+            Unsupported: if another version of Nuggets wrote it.
+        """
+        try:
+            text = self.record_path.read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            raise Damaged(
+                f"{self.record_path} cannot be read: {error}. Restore it from a copy, or delete "
+                "the run."
+            ) from error
+        return parse_record(text, str(self.record_path))
+
+    def status(self) -> RunStatus:
+        """What the run is now: the record, corrected by whether its worker lives."""
+        try:
+            record = self.record()
+            while True:
+                alive = is_held(self.lock_path)
+                again = self.record()
+                if again == record:
+                    break
+                record = again  # it was written between the two looks: look once more
+        except (Damaged, Unsupported):
+            return "damaged"
+        return "interrupted" if record.status in LIVE and not alive else record.status
+
+    def problem(self) -> str | None:
+        """Why the run is shown as damaged, in one sentence; None when it is not."""
+        try:
+            self.record()
+        except (Damaged, Unsupported) as error:
+            return str(error)
+        return None
+
+    def device(self) -> str:
+        """The device this run computes on; runs of one device wait for each other."""
+        return self._read("device").strip()
+
+    def recipe_text(self) -> str:
+        """The recipe as YAML, written once."""
+        return self._read("recipe.yaml")
+
+    def events(self, after_seq: int = -1) -> list[RunEvent]:
+        """The events with `seq > after_seq`; safe while the worker is writing."""
+        return read_events(self.events_path, after_seq)
+
+    def log_tail(self, lines: int = 50) -> str:
+        """The last lines of the worker's output; at most 64 KiB are read."""
+        if not self.log_path.exists():
+            return ""
+        with self.log_path.open("rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - 65536))
+            text = file.read().decode(errors="replace")
+        return "\n".join(text.splitlines()[-lines:])
+
+    def request_cancel(self) -> None:
+        """Asks the worker to stop at its next check."""
+        with disk_errors(self.folder):
+            self._cancel_path.touch()
+
+    def cancel_requested(self) -> bool:
+        """Whether somebody asked to stop and the worker has not ended since."""
+        return self._cancel_path.exists()
+
+    def clear_cancel(self) -> None:
+        """Forgets the request: the run ended, or is about to be resumed."""
+        self._cancel_path.unlink(missing_ok=True)
+
+    def notes(self) -> str:
+        """The user's notes; kept apart from the record, which only the worker writes."""
+        path = self.folder / "notes.txt"
+        return path.read_text(errors="replace") if path.exists() else ""
+
+    def set_notes(self, text: str) -> None:
+        """Replaces the user's notes."""
+        atomic_write(self.folder / "notes.txt", text)
+
+    @contextmanager
+    def owned(self) -> Iterator[None]:
+        """Owns the run for the length of the block.
+
+        Raises:
+            RunBusy: if another process owns it.
+        """
+        lock = Lock(self.lock_path)
+        with disk_errors(self.lock_path):
+            taken = lock.acquire()
+        if not taken:
+            raise RunBusy(
+                f"Run {self.id} belongs to another process, or was just deleted. Follow it, or "
+                "cancel it first."
+            )
+        try:
+            yield
+        finally:
+            lock.release()
+
+    @property
+    def _cancel_path(self) -> Path:
+        return self.folder / "cancel"
+
+    def _read(self, name: str) -> str:
+        try:
+            return (self.folder / name).read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            raise Damaged(
+                f"{self.folder / name} cannot be read: {error}. Restore it from a copy, or "
+                "delete the run."
+            ) from error
+
+
+class RunStore:
+    """The runs in one folder, usually `home.runs_dir()`."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.absolute()
+
+    def create(self, kind: str, job_yaml: str, name: str, device: str = "cpu") -> Run:
+        """Makes a run that nobody has started yet; it appears complete or not at all.
+
+        Args:
+            kind: what sort of job, for the worker's pipeline.
+            job_yaml: the recipe.
+            name: a name for people; reduced to a-z, 0-9 and hyphens.
+            device: where it will compute, such as `cpu` or `cuda:0`.
+        """
+        made = now()
+        slug = _slug(name) or _slug(kind) or "run"
+        run_id = f"{made:%Y%m%d-%H%M%S}-{slug}-{secrets.token_hex(2)}"
+        record = RunRecord(
+            id=run_id,
+            kind=kind,
+            name=slug,
+            status="created",
+            created=made,
+            provenance=Provenance(device=device),
+        )
+        make_folder(self.root)
+        sweep_temps(self.root)
+        with new_folder(self.root / run_id) as folder:
+            (folder / "recipe.yaml").write_text(job_yaml)
+            (folder / "device").write_text(device + "\n")
+            (folder / "record.json").write_text(record.model_dump_json(indent=1))
+            (folder / "lock").touch()
+        return Run(self.root / run_id)
+
+    def open(self, run_id: str) -> Run:
+        """The run with this id, or the only one whose id begins with it.
+
+        Raises:
+            BadInput: if there is none or more than one, naming what exists.
+        """
+        runs = self.list()
+        matches = [run for run in runs if run_id and run.id.startswith(run_id)]
+        exact = [run for run in matches if run.id == run_id]
+        if len(exact or matches) == 1:
+            return (exact or matches)[0]
+        known = ", ".join(run.id for run in (matches or runs)[:10]) or "none"
+        found = f"{len(matches)} runs begin" if matches else "No run begins"
+        raise BadInput(f"{found} with {run_id!r} in {self.root}. Choose one of: {known}.")
+
+    def list(self) -> list[Run]:
+        """All runs, newest first; damaged ones too, with that status."""
+        if not self.root.is_dir():
+            return []
+        folders = (p for p in self.root.iterdir() if p.is_dir() and not p.is_symlink())
+        names = sorted((p.name for p in folders if not p.name.startswith(".")), reverse=True)
+        return [Run(self.root / name) for name in names]
+
+    def delete(self, run_id: str) -> None:
+        """Deletes a run for good.
+
+        Raises:
+            RunBusy: while a worker owns it.
+        """
+        run = self.open(run_id)
+        with run.owned():
+            remove_folder(run.folder)
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:40].strip("-")

@@ -1,0 +1,194 @@
+"""`python -m nuggets.worker <run folder>`: the one command that every launcher runs.
+
+It is idempotent: a run that is done stays done, a run that belongs to a living worker is left
+alone (exit code 3), and any other is attempted from its last commit. The work itself is
+`nuggets.runs.pipeline.execute(run, ctx)`; the environment variable
+`NUGGETS_PIPELINE="module:function"` puts another function in its place (tests use it).
+
+Exit codes: 0 done, 1 failed or cancelled, 2 bad input, 3 the run belongs to another worker.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from nuggets.errors import BadInput, Cancelled, NuggetsError, RunBusy
+from nuggets.runs.commit import make_folder
+from nuggets.runs.context import RunContext
+from nuggets.runs.home import device_lock_path
+from nuggets.runs.locks import Lock, read_holder
+from nuggets.runs.schema import RunError, RunEvent, RunRecord
+from nuggets.runs.store import Run
+
+BUSY_EXIT_CODE = 3
+DEVICE_POLL_S = 0.2
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Works on one run until it ends; returns the exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if len(arguments) != 1 or not Path(arguments[0], "record.json").is_file():
+        print(
+            "Usage: python -m nuggets.worker RUN_FOLDER (a folder with record.json)",
+            file=sys.stderr,
+        )
+        return BadInput.exit_code
+    run = Run(Path(arguments[0]))
+    _redirect_output(run.log_path)
+    try:
+        _work(run, None)
+    except RunBusy as error:
+        print(error, file=sys.stderr)
+        return BUSY_EXIT_CODE
+    except BaseException as error:
+        traceback.print_exc()
+        return _exit_code(error)
+    return 0
+
+
+def run_in_foreground(run: Run, on_event: Callable[[RunEvent], None]) -> RunRecord:
+    """Does the worker's work in this process, with the same locks, record and events.
+
+    Ctrl-C and SIGTERM ask the run to stop; a second one interrupts at once. Either way the run
+    ends as cancelled and can be resumed.
+
+    Args:
+        run: the run; one that is done returns at once.
+        on_event: called with every event, for progress bars.
+
+    Returns:
+        The final record.
+
+    Raises:
+        RunBusy: if another process owns the run.
+        Cancelled: after Ctrl-C, or when somebody cancelled the run.
+        Exception: whatever the pipeline raised, after it was recorded.
+    """
+    try:
+        _work(run, on_event)
+    except RunBusy:
+        raise
+    except BaseException as error:
+        with contextlib.suppress(OSError), run.log_path.open("a") as log:
+            traceback.print_exception(error, file=log)
+        raise
+    return run.record()
+
+
+def _work(run: Run, on_event: Callable[[RunEvent], None] | None) -> None:
+    with run.owned():
+        status = run.record().status
+        if status == "done":
+            return
+        if status in ("failed", "cancelled"):
+            run.clear_cancel()  # answered already, by a worker killed before it could say so
+        ctx = RunContext(run, on_event)
+        try:
+            with _stop_on_signals(ctx):
+                _attempt(run, ctx)
+        finally:
+            ctx.close()
+
+
+def _attempt(run: Run, ctx: RunContext) -> None:
+    try:
+        ctx.begin_attempt()
+        with _device(run, ctx):
+            ctx.check_cancelled()
+            ctx.set_status("running")
+            _pipeline()(run, ctx)
+        ctx.set_status("done")
+    except KeyboardInterrupt:
+        stopped = Cancelled(f"Run {run.id} was interrupted twice; resume it to continue.")
+        _record_end(ctx, stopped)
+        raise stopped from None
+    except BaseException as error:
+        _record_end(ctx, error)
+        raise
+    finally:
+        run.clear_cancel()
+
+
+def _record_end(ctx: RunContext, error: BaseException) -> None:
+    failure = RunError(type=type(error).__name__, message=str(error), exit_code=_exit_code(error))
+    # With a full disk even this may fail. The lock is freed all the same, and the run is then
+    # shown as interrupted.
+    with contextlib.suppress(NuggetsError, OSError):
+        ctx.set_status("cancelled" if isinstance(error, Cancelled) else "failed", failure)
+
+
+def _exit_code(error: BaseException) -> int:
+    return error.exit_code if isinstance(error, NuggetsError) else NuggetsError.exit_code
+
+
+@contextmanager
+def _device(run: Run, ctx: RunContext) -> Iterator[None]:
+    """Holds the run's device, after waiting for whoever has it; a cancel ends the wait."""
+    device = run.device()
+    lock = Lock(device_lock_path(device))
+    make_folder(lock.path.parent)
+    announced = None
+    while not lock.acquire():
+        holder = read_holder(lock.path)
+        if holder != announced:
+            ctx.waiting_for(device, holder)
+            announced = holder
+        ctx.check_cancelled()
+        time.sleep(DEVICE_POLL_S)
+    try:
+        lock.write_holder(run.id)
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def _stop_on_signals(ctx: RunContext) -> Iterator[None]:
+    def stop(_signal: int, _frame: FrameType | None) -> None:
+        if ctx.stop_requested:
+            raise KeyboardInterrupt
+        ctx.request_stop()
+
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may handle signals
+        return
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _pipeline() -> Callable[[Run, RunContext], Any]:
+    # Imported late: the pipeline imports torch, and a queued run should not hold 350 MB.
+    module, _, function = os.environ.get(
+        "NUGGETS_PIPELINE", "nuggets.runs.pipeline:execute"
+    ).partition(":")
+    return getattr(importlib.import_module(module), function)
+
+
+def _redirect_output(path: Path) -> None:
+    """Sends everything printed, by C libraries too, to the run's log."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    os.dup2(fd, 1)
+    os.dup2(fd, 2)
+    os.close(fd)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
