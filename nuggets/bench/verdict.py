@@ -1,0 +1,204 @@
+"""One honest sentence about a transfer, from fixed rules that are published with it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from nuggets.bench.statistics import LEVEL, Interval
+
+Role = Literal["baseline", "treatment", "control", "comparator", "reference"]
+"""baseline: plain LoRA. treatment: what is to be judged. control: as the treatment, without the
+teacher's knowledge. comparator: another way to the same end. reference: no training."""
+
+Kind = Literal["helps", "hurts", "same_as_controls", "no_difference", "not_proven"]
+
+RULES = """\
+All differences are paired by seed and item, and positive means better. A difference is seen when
+its 95 % interval excludes 0 and its p-value, adjusted by Holm over the treatment's comparisons
+with the baseline and with every control, is at most .05. One treatment, named before the run, is
+judged.
+
+1. helps: better than the baseline and better than every control, with at least one control.
+2. same as its controls: better than the baseline, but not better than at least one control. What
+   helped was not the teacher's knowledge.
+3. hurts: worse than the baseline.
+4. no difference seen: neither better nor worse than the baseline. The smallest difference that
+   would have been found in four of five such experiments is given.
+5. not proven: nothing to compare with (no treatment or no baseline), better than the baseline
+   but with no control, or a difference on a single seed. One seed says how one trained model
+   answers other items, and nothing about training again.
+
+A comparator that beats the treatment (Holm over the comparators) is named, the best one only.
+"""
+
+
+class Difference(BaseModel):
+    """How much better `arm` is than `versus`; positive is better whatever the metric.
+
+    `p_holm` is adjusted within its family (see `comparisons.families`). `minimum_detectable`
+    allows for the whole family by Bonferroni, so Holm needs no more; `None` when not even the
+    largest possible difference of 0/1 outcomes would be found with that power, or when losses
+    show no spread at all.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    arm: str
+    versus: str
+    interval: Interval
+    p: float
+    p_holm: float
+    minimum_detectable: float | None
+
+    @property
+    def better(self) -> bool:
+        """Whether `arm` is seen to be better."""
+        return self.interval.low > 0 and self.p_holm <= 1 - LEVEL
+
+    @property
+    def worse(self) -> bool:
+        """Whether `arm` is seen to be worse."""
+        return self.interval.high < 0 and self.p_holm <= 1 - LEVEL
+
+
+class Verdict(BaseModel):
+    """What the rules say about one treatment.
+
+    `versus` is the arm that decided (the baseline, or the control that was not beaten) and
+    `difference` the treatment's distance to the baseline. `comparator` beat the treatment.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Kind
+    sentence: str
+    treatment: str | None = None
+    versus: str | None = None
+    difference: Interval | None = None
+    minimum_detectable: float | None = None
+    comparator: str | None = None
+    n_seeds: int = 0
+    n_items: int = 0
+
+
+def decide(
+    roles: Mapping[str, Role],
+    values: Mapping[str, float],
+    differences: Sequence[Difference],
+    treatment: str | None = None,
+) -> Verdict:
+    """Judge one treatment by `RULES`.
+
+    Args:
+        roles: Role of every arm that finished.
+        values: Mean of every arm, in the metric's units.
+        differences: The treatment against the baseline and each control, comparators against the
+            treatment; others are ignored.
+        treatment: The arm to judge; the first treatment when not given.
+    """
+    arm = treatment or next((name for name, role in roles.items() if role == "treatment"), None)
+    if arm is None:
+        return Verdict(
+            kind="not_proven", sentence="No transfer was run: there is nothing to judge."
+        )
+    own = {d.versus: d for d in differences if d.arm == arm}
+    base = next((own[name] for name in own if roles[name] == "baseline"), None)
+    if base is None:
+        sentence = f"{_title(arm)} was not run beside plain LoRA on the same seeds: not proven."
+        return Verdict(kind="not_proven", sentence=sentence, treatment=arm)
+    controls = [own.get(name) for name, role in roles.items() if role == "control"]
+    rivals = [d for d in differences if d.versus == arm and roles[d.arm] == "comparator"]
+    kind, text, decisive = _judge(base, controls, values)
+    rival = max((d for d in rivals if d.better), key=lambda d: d.interval.mean, default=None)
+    if rival is not None:
+        text += f" {_title(rival.arm)} did better: {_gap(rival)} over {_plain(arm)}."
+    return Verdict(
+        kind=kind,
+        sentence=text[0].upper() + text[1:],
+        treatment=arm,
+        versus=decisive.versus,
+        difference=base.interval,
+        minimum_detectable=base.minimum_detectable,
+        comparator=rival.arm if rival else None,
+        n_seeds=base.interval.n_seeds,
+        n_items=base.interval.n_items,
+    )
+
+
+def _judge(
+    base: Difference, controls: Sequence[Difference | None], values: Mapping[str, float]
+) -> tuple[Kind, str, Difference]:
+    """Return kind, sentence and the deciding comparison. `None`: a control without common seeds."""
+    arm, plain, size = _plain(base.arm), _plain(base.versus), _size(base)
+    if not base.better and not base.worse:
+        return "no_difference", _no_difference(base), base
+    side = "above" if base.better else "below"
+    compared = [control for control in controls if control is not None]
+    if min(d.interval.n_seeds for d in (base, *compared)) < 2:
+        text = f"{arm} is {side} {plain}, {_gap(base)}, but on one seed only: not proven ({size})."
+        return "not_proven", text, base
+    if base.worse:
+        return "hurts", f"{arm} hurts: {_gap(base)} against {plain} ({size}).", base
+    closest = min(compared, key=lambda d: d.interval.mean, default=None)
+    if closest is None or len(compared) < len(controls):
+        why = "no control was run" if closest is None else "a control shares no seed with it"
+        return (
+            "not_proven",
+            f"{arm} is above {plain}, {_gap(base)}, but {why}: not proven ({size}).",
+            base,
+        )
+    unbeaten = min(
+        (d for d in compared if not d.better), key=lambda d: d.interval.mean, default=None
+    )
+    if unbeaten is None:
+        return "helps", _helps(base, closest, len(compared)), closest
+    return "same_as_controls", _same_as_controls(base, unbeaten, values), unbeaten
+
+
+def _helps(base: Difference, closest: Difference, n_controls: int) -> str:
+    others = "its control" if n_controls == 1 else f"the closest of its {n_controls} controls"
+    return (
+        f"{_plain(base.arm)} helps: {_gap(base)} over {_plain(base.versus)} and {_gap(closest)} "
+        f"over {others}, {_plain(closest.versus)} ({_size(base)})."
+    )
+
+
+def _same_as_controls(base: Difference, control: Difference, values: Mapping[str, float]) -> str:
+    return (
+        f"{_plain(base.arm)} is the same as its controls: not the teacher's knowledge. It is "
+        f"{_gap(base)} over {_plain(base.versus)}, but {_gap(control)} over "
+        f"{_plain(control.versus)} ({values[base.arm]:.3f} and {values[control.versus]:.3f}; "
+        f"{_size(base)})."
+    )
+
+
+def _no_difference(base: Difference) -> str:
+    seen, size = base.minimum_detectable, _size(base)
+    could = f"could have shown {seen:.3f} or more" if seen else "are too few to show any"
+    return (
+        f"no difference seen between {_plain(base.arm)} and {_plain(base.versus)}: "
+        f"{_gap(base)}; {size} {could}."
+    )
+
+
+def _gap(difference: Difference) -> str:
+    i = difference.interval
+    return f"{i.mean:+.3f} [{i.low:+.3f}, {i.high:+.3f}]".replace("-", "−")
+
+
+def _size(difference: Difference) -> str:
+    i = difference.interval
+    seeds = "1 seed, items only" if i.n_seeds == 1 else f"{i.n_seeds} seeds"
+    return f"{seeds}, {i.n_items} items"
+
+
+def _plain(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _title(name: str) -> str:
+    text = _plain(name)
+    return text[:1].upper() + text[1:]
