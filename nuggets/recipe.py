@@ -1,0 +1,263 @@
+"""What is asked for: the same YAML for app, command line and Python. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import Field, TypeAdapter, ValidationError, model_validator
+
+from nuggets.core.architecture import Frozen
+from nuggets.core.plan import ExtractionConfig, LoraConfig
+from nuggets.core.scores import Score, ThetaGrad
+from nuggets.errors import BadInput
+from nuggets.train.arms import Arm, Paper, Plain, Vanilla
+from nuggets.train.config import TrainConfig
+
+Device = str
+"""`auto`, `cpu`, `mps`, `cuda` or `cuda:1`."""
+
+
+class DataConfig(Frozen):
+    """Which samples teach, locate and test the skill.
+
+    Either a built-in `task`, or files: one JSONL `file` that is split by its ids, or `seeds`,
+    `train` and `test` apart.
+
+    Attributes:
+        task: name of a built-in skill.
+        file: JSONL split by hash of the ids: a fifth is kept for the test.
+        seeds: JSONL of the samples that sensitivity is measured on.
+        train: JSONL of the samples that every arm is trained on.
+        test: JSONL of the samples that the report counts.
+        n_seeds: seed samples used (the paper: 32).
+        n_train: training samples used (the paper: 1,000); every run seed draws its own.
+        n_test: test items used.
+        old_skills: skills whose loss or survival is measured too; all that a built-in student
+            was taught when not given.
+        n_old: items per old skill.
+        metric: what the verdict is about.
+        general: JSONL for healing cut students; built-in skills when not given.
+    """
+
+    task: str | None = None
+    file: str | None = None
+    seeds: str | None = None
+    train: str | None = None
+    test: str | None = None
+    n_seeds: int = Field(default=32, ge=1)
+    n_train: int = Field(default=64, ge=1)
+    n_test: int = Field(default=80, ge=1)
+    old_skills: tuple[str, ...] | None = None
+    n_old: int = Field(default=20, ge=1)
+    metric: Literal["exact_match", "choice", "loss"] = "exact_match"
+    general: str | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> DataConfig:
+        sources = [self.task, self.file, self.seeds or self.train or self.test]
+        if sum(source is not None for source in sources) > 1:
+            raise ValueError("give either a task, or one file, or seeds, train and test")
+        return self
+
+
+class SensitivityConfig(Frozen):
+    """How sensitivity is measured.
+
+    Attributes:
+        score: what is summed over samples.
+        keep: `full` keeps every entry (window search needs it), `sums` rows and columns only.
+        dtype: of weights and gradients; accumulators are float32 in any case. `auto` is
+            bfloat16 on a GPU and float32 elsewhere.
+        max_length: tokens after which a sample is cut (the paper: 2,048).
+    """
+
+    score: Score = Field(default_factory=ThetaGrad)
+    keep: Literal["full", "sums"] = "full"
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    max_length: int = Field(default=2048, ge=8)
+
+
+class SensitivityJob(Frozen):
+    """Measure where one model keeps a skill."""
+
+    job: Literal["sensitivity"] = "sensitivity"
+    name: str = "sensitivity"
+    model: str
+    data: DataConfig
+    sensitivity: SensitivityConfig = Field(default_factory=SensitivityConfig)
+    device: Device = "auto"
+
+
+class AlignJob(Frozen):
+    """Measure how the layers of two models resemble each other."""
+
+    job: Literal["align"] = "align"
+    name: str = "align"
+    teacher: str
+    student: str
+    tasks: tuple[str, ...] = ()
+    data: DataConfig | None = None
+    n_fit: int = Field(default=64, ge=8)
+    n_test: int = Field(default=32, ge=4)
+    device: Device = "auto"
+
+
+class AskJob(Frozen):
+    """Ask several models the same question, greedily."""
+
+    job: Literal["ask"] = "ask"
+    name: str = "ask"
+    models: tuple[str, ...] = Field(min_length=1)
+    prompt: str = Field(min_length=1, max_length=20_000)
+    max_new_tokens: int = Field(default=24, ge=1, le=512)
+    device: Device = "auto"
+
+
+class TransferRecipe(Frozen):
+    """Everything a transfer with its controls needs.
+
+    Attributes:
+        name: a short word for people; part of the run's id.
+        teacher: built-in name, folder, GGUF file or `org/name@revision`.
+        student: likewise.
+        data: samples.
+        sensitivity: how it is measured.
+        extraction: layers, matrices and roles.
+        lora: rank and scale.
+        train: the same for all arms.
+        arms: what is compared.
+        seeds: run seeds; each draws its own samples, initialisation and order.
+        device: where it runs.
+    """
+
+    job: Literal["transfer"] = "transfer"
+    name: str = "transfer"
+    description: str = ""
+    teacher: str = "teacher"
+    student: str = "independent"
+    data: DataConfig = Field(default_factory=lambda: DataConfig(task="reverse"))
+    sensitivity: SensitivityConfig = Field(default_factory=SensitivityConfig)
+    extraction: ExtractionConfig = Field(default_factory=ExtractionConfig)
+    lora: LoraConfig = Field(default_factory=lambda: LoraConfig(r=8))
+    train: TrainConfig = Field(default_factory=TrainConfig)
+    arms: tuple[Arm, ...] = (Vanilla(), Plain(), Paper())
+    seeds: tuple[int, ...] = (0, 1, 2)
+    device: Device = "auto"
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> TransferRecipe:
+        names = [arm.name for arm in self.arms]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"two arms are called {twice[0]!r}; give one of them a label")
+        if not self.arms or not self.seeds:
+            raise ValueError("name at least one arm and one seed")
+        if len(set(self.seeds)) != len(self.seeds) or self.train.tuning_seed in self.seeds:
+            raise ValueError("seeds must differ from each other and from train.tuning_seed")
+        return self
+
+
+Job = Annotated[
+    TransferRecipe | SensitivityJob | AlignJob | AskJob, Field(discriminator="job")
+]
+"""Everything a worker can do, chosen by `job`."""
+
+_JOBS: TypeAdapter[Any] = TypeAdapter(Job)
+
+
+def shipped_recipes() -> dict[str, str]:
+    """Names and YAML texts of the recipes in the package."""
+    folder = resources.files("nuggets") / "recipes"
+    files = sorted((f for f in folder.iterdir() if f.name.endswith(".yaml")), key=lambda f: f.name)
+    return {file.name.removesuffix(".yaml"): file.read_text() for file in files}
+
+
+def load_recipe(source: str | Path, overrides: Iterable[str] = ()) -> TransferRecipe:
+    """Reads a shipped recipe by name, or a YAML file, and applies `path.to.field=value`.
+
+    Raises:
+        BadInput: for an unknown recipe, broken YAML, or a value that does not fit, naming it.
+    """
+    shipped = shipped_recipes()
+    if str(source) in shipped:
+        text = shipped[str(source)]
+    else:
+        path = Path(source)
+        if not path.is_file():
+            raise BadInput(
+                f"There is no recipe {str(source)!r}: it is neither a file nor one of "
+                f"{', '.join(shipped)}."
+            )
+        text = path.read_text(errors="replace")
+    tree = _parse(text, str(source))
+    for override in overrides:
+        _override(tree, override)
+    job = parse_job({"job": "transfer", **tree})
+    if not isinstance(job, TransferRecipe):
+        raise BadInput(f"{source} holds a {job.job} job, not a transfer recipe.")
+    return job
+
+
+def _parse(text: str, source: str) -> dict[str, Any]:
+    try:
+        tree = yaml.safe_load(text)
+    except (yaml.YAMLError, RecursionError) as problem:
+        raise BadInput(f"{source} is not valid YAML: {problem}") from None
+    if not isinstance(tree, dict):
+        raise BadInput(f"{source} is not a recipe: it should hold `field: value` lines.")
+    return tree
+
+
+def _override(tree: dict[str, Any], override: str) -> None:
+    """Sets one dotted field; a new `kind` drops the old kind's parameters."""
+    path, equals, text = override.partition("=")
+    if not equals or not path:
+        raise BadInput(f"--set {override!r} should look like lora.r=8.")
+    *parents, leaf = path.strip().split(".")
+    node: Any = tree
+    for parent in parents:
+        node = node.setdefault(parent, {}) if isinstance(node, dict) else None
+        if node is None:
+            raise BadInput(f"--set {override!r}: {parent} has no fields to set.")
+    if not isinstance(node, dict):
+        raise BadInput(f"--set {override!r}: {'.'.join(parents)} has no fields to set.")
+    if leaf == "kind":
+        node.clear()
+    try:
+        node[leaf] = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise BadInput(f"--set {override!r}: the value is not valid YAML.") from None
+
+
+def parse_job(tree: Mapping[str, Any]) -> Any:
+    """Validates a job; the error names the field, the value and what is allowed.
+
+    Raises:
+        BadInput: with one line per problem.
+    """
+    try:
+        return _JOBS.validate_python(dict(tree))
+    except ValidationError as problem:
+        lines = []
+        for error in problem.errors()[:5]:
+            where = ".".join(str(part) for part in error["loc"][1:]) or "recipe"
+            lines.append(f"{where}: {error['msg']} (got {_short(error['input'])})")
+        raise BadInput("The recipe does not fit. " + "; ".join(lines) + ".") from None
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def load_job(text: str) -> Any:
+    """Reads a job back from the YAML that `dump_job` wrote."""
+    return parse_job(_parse(text, "The recipe"))
+
+
+def dump_job(job: Frozen) -> str:
+    """Writes a job as YAML, fields in their order, defaults included."""
+    return yaml.safe_dump(job.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

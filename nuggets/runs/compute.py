@@ -1,0 +1,187 @@
+"""Measuring with models loaded here: maps, alignments, extraction. Imports torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from nuggets.builtin.resolve import resolve
+from nuggets.core.adapter import save_adapter
+from nuggets.core.activations import align_models
+from nuggets.core.alignment import AlignmentReport
+from nuggets.core.architecture import ArchSpec
+from nuggets.core.extraction import extract_factors
+from nuggets.core.loading import load_model, load_tokenizer
+from nuggets.core.maps import SensitivityMap
+from nuggets.core.models import ModelRef, read_spec
+from nuggets.core.plan import ExtractionPlan, check_pair, make_plan
+from nuggets.core.progress import Progress
+from nuggets.core.samples import Sample, encode
+from nuggets.core.sensitivity import Encoded, compute_sensitivity
+from nuggets.errors import BadInput
+from nuggets.recipe import AlignJob, SensitivityConfig, SensitivityJob, TransferRecipe
+from nuggets.runs import cache
+from nuggets.runs.commit import commit_folder, make_folder
+from nuggets.runs.doctor import resolve_device_name
+from nuggets.runs.inputs import align_samples, seed_samples
+from nuggets.runs.planning import alignment_job, map_job
+
+
+class Loaded:
+    """A model with its tokenizer and dimensions, on one device."""
+
+    def __init__(self, name: str, device: str, dtype: str = "float32") -> None:
+        self.name = name
+        self.ref: ModelRef = resolve(name)
+        self.spec: ArchSpec = read_spec(self.ref)
+        self.tokenizer: Any = load_tokenizer(self.ref)
+        self.model: nn.Module = load_model(self.ref, dtype=dtype, device=device)
+
+    def encode(self, samples: Sequence[Sample], max_length: int) -> list[Encoded]:
+        """Token ids and response-only labels of samples."""
+        return [encode(sample, self.tokenizer, max_length) for sample in samples]
+
+
+def measure_map(
+    job: SensitivityJob, progress: Progress | None = None, loaded: Loaded | None = None
+) -> SensitivityMap:
+    """The sensitivity map of a job: the cached one, or measured now and cached.
+
+    Args:
+        job: model, samples and score.
+        progress: ticks per sample.
+        loaded: the model, if the caller has it on the device already.
+    """
+    samples = seed_samples(job.data)
+    device = resolve_device_name(job.device)
+    config = cache.with_dtype(job.sensitivity, device)
+    found = cache.find_map(job.model, samples, config)
+    if found is not None:
+        return found
+    model = loaded or Loaded(job.model, device, config.dtype)
+    encoded = model.encode(samples, config.max_length)
+    folder = cache.map_folder(job.model, samples, config)
+    map = compute_sensitivity(
+        model.model,
+        model.spec,
+        encoded,
+        config.score,
+        config.keep,
+        progress,
+        meta=_meta(job, config, device, folder.name),
+    )
+    make_folder(folder.parent)
+    if not folder.exists():  # another process may have been faster with the same result
+        with commit_folder(folder) as temp:
+            map.save(temp)
+    return SensitivityMap.load(folder)
+
+
+def _meta(
+    job: SensitivityJob, config: SensitivityConfig, device: str, key: str
+) -> dict[str, Any]:
+    data = job.data
+    return {
+        "model": job.model,
+        "label": data.task or Path(str(data.file or data.seeds)).stem,
+        "dtype": config.dtype,
+        "device": device,
+        "digest": key,
+    }
+
+
+def measure_alignment(
+    job: AlignJob, progress: Progress | None = None
+) -> AlignmentReport:
+    """The alignment of a job: the cached one, or measured now and cached."""
+    folder = cache.alignment_folder(job)
+    if (found := cache.find_alignment(folder)) is not None:
+        return found
+    device = resolve_device_name(job.device)
+    teacher, student = Loaded(job.teacher, device), Loaded(job.student, device)
+    fit, test = align_samples(job)
+    report = align_models(
+        teacher.model,
+        teacher.spec,
+        student.model,
+        student.spec,
+        {skill: teacher.encode(samples, 2048) for skill, samples in fit.items()},
+        {skill: teacher.encode(samples, 2048) for skill, samples in test.items()},
+        progress=progress,
+    )
+    make_folder(folder.parent)
+    if not folder.exists():
+        with commit_folder(folder) as temp:
+            report.save(temp)
+    return AlignmentReport.load(folder)
+
+
+def plan_recipe(
+    recipe: TransferRecipe,
+    progress: Progress | None = None,
+    teacher: Loaded | None = None,
+) -> tuple[ExtractionPlan, SensitivityMap]:
+    """The plan of a recipe and its map; measures what is not cached yet."""
+    check_student(recipe)
+    map = measure_map(map_job(recipe), progress, teacher)
+    cka = None
+    if recipe.extraction.layers.kind == "cka":
+        cka = measure_alignment(alignment_job(recipe), progress).matrices["cka"]
+    student = read_spec(resolve(recipe.student))
+    return make_plan(map, student, recipe.extraction, recipe.lora, cka), map
+
+
+def check_student(recipe: TransferRecipe) -> None:
+    """Refuses impossible pairs before anything is measured."""
+    teacher, student = read_spec(resolve(recipe.teacher)), read_spec(resolve(recipe.student))
+    check_pair(teacher, student, recipe.extraction.roles)
+    for role in recipe.extraction.roles:
+        recipe.lora.rank(role, student.shape(role))
+
+
+def extract_to(
+    recipe: TransferRecipe, out: Path, progress: Progress | None = None
+) -> ExtractionPlan:
+    """Writes `plan.json` and the initial factors as a rank-r PEFT adapter into a new folder."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise BadInput(f"{out} exists and is not an empty folder; nothing is ever overwritten.")
+    check_student(recipe)
+    device = resolve_device_name(recipe.device)
+    teacher = Loaded(recipe.teacher, device)
+    plan, map = plan_recipe(recipe, progress, teacher)
+    factors = extract_factors(weights_of(teacher.model), plan, map)
+    if out.exists():
+        out.rmdir()
+    make_folder(out.parent)
+    with commit_folder(out.absolute()) as folder:
+        write_extraction(folder, plan, factors, recipe)
+    return plan
+
+
+def weights_of(model: nn.Module) -> Callable[[str], Tensor]:
+    """Reads a module's weight, detached."""
+    return lambda module: model.get_submodule(module).weight.detach()  # type: ignore[union-attr]
+
+
+def write_extraction(
+    folder: Path, plan: ExtractionPlan, factors: Any, recipe: TransferRecipe
+) -> None:
+    """Fills a folder with `plan.json` and the factors in PEFT's names."""
+    (folder / "plan.json").write_text(plan.model_dump_json(indent=1))
+    card = (
+        f"# Initial factors of `{recipe.name}`\n\n"
+        f"Rank-r factors extracted from `{recipe.teacher}` for `{recipe.student}`, before any "
+        "training. They start an adapter on a base from which their product was subtracted; "
+        "loaded as they are, they add that product to the student.\n"
+    )
+    save_adapter(
+        folder,
+        {name: (factor.a, factor.b) for name, factor in factors.items()},
+        {name: plan.lora.scale(factor.rank) for name, factor in factors.items()},
+        read_spec(resolve(recipe.student)),
+        recipe.student,
+        card,
+    )

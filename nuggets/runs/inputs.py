@@ -1,0 +1,176 @@
+"""From a job's words to samples: built-in skills, or the user's files. Torch-free."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from pathlib import Path
+
+from nuggets.builtin.skills import extra_prompts, general_samples, skill_names, skill_samples
+from nuggets.core.data import check_leakage, load_samples
+from nuggets.core.samples import Sample
+from nuggets.errors import BadInput
+from nuggets.recipe import AlignJob, DataConfig
+
+TEST_SHARE = 5
+"""One in this many samples of a single file is kept for the test."""
+N_TUNING = 60
+"""Items, never counted in the report, on which learning rates are tuned."""
+
+
+@dataclass(frozen=True, eq=False)
+class Datasets:
+    """All samples of one job; nothing in `test` or `tuning` also stands in `seeds` or `train`.
+
+    Attributes:
+        label: what a person calls the task.
+        seeds: samples that sensitivity is measured on.
+        train: seed → the training samples of that run seed.
+        test: the items that the report counts.
+        tuning: items for tuning learning rates; the test's own where there are no others.
+        old: skill → items that show what is forgotten.
+        extra: (n, seed) → prompts beyond the training set, for the teacher to answer.
+        general: (n, seed) → data for healing cut students.
+    """
+
+    label: str
+    seeds: list[Sample]
+    train: Callable[[int], list[Sample]]
+    test: list[Sample]
+    tuning: list[Sample]
+    old: dict[str, list[Sample]]
+    extra: Callable[[int, int], list[Sample]]
+    general: Callable[[int, int], list[Sample]]
+    notes: list[str] = field(default_factory=list)
+
+
+def seed_samples(data: DataConfig) -> list[Sample]:
+    """Only the samples that sensitivity is measured on.
+
+    Raises:
+        BadInput: if the job names none.
+    """
+    if data.task is not None:
+        return skill_samples(data.task, "seed", data.n_seeds)
+    if data.file is not None:
+        return _split_file(data)[0]
+    if data.seeds is not None:
+        return load_samples(Path(data.seeds))[: data.n_seeds]
+    raise BadInput("No seed samples: name a built-in task (--task) or a JSONL file (--seeds).")
+
+
+def load_datasets(data: DataConfig, taught: Sequence[str], lacking: Sequence[str]) -> Datasets:
+    """All samples of a transfer.
+
+    Args:
+        data: the job's words.
+        taught: built-in skills that the student was taught (measured for forgetting).
+        lacking: built-in skills left out of healing data.
+
+    Raises:
+        BadInput: for unknown tasks, unreadable files, missing parts, or leakage.
+    """
+    old = {
+        skill: skill_samples(skill, "test", data.n_old)
+        for skill in (taught if data.old_skills is None else data.old_skills)
+        if skill != data.task
+    }
+    without = tuple(sorted({*lacking, *([data.task] if data.task else [])}))
+    general = _general(data, without)
+    if data.task is not None:
+        return _builtin(data, old, general)
+    return _from_files(data, old, general)
+
+
+def _builtin(
+    data: DataConfig, old: dict[str, list[Sample]], general: Callable[[int, int], list[Sample]]
+) -> Datasets:
+    task = str(data.task)
+    pool = skill_samples(task, "test", data.n_test + N_TUNING)
+    test, tuning = pool[: data.n_test], pool[data.n_test :]
+    notes = []
+    if len(tuning) < N_TUNING // 2:
+        tuning = test
+        notes.append(f"{task} has only {len(pool)} test items: learning rates share them.")
+    return Datasets(
+        label=task,
+        seeds=skill_samples(task, "seed", data.n_seeds),
+        train=lambda seed: skill_samples(task, "train", data.n_train, seed),
+        test=test,
+        tuning=tuning,
+        old=old,
+        extra=lambda n, seed: extra_prompts(task, n, seed),
+        general=general,
+        notes=notes,
+    )
+
+
+def _from_files(
+    data: DataConfig, old: dict[str, list[Sample]], general: Callable[[int, int], list[Sample]]
+) -> Datasets:
+    if data.file is not None:
+        seeds, pool, test = _split_file(data)
+    else:
+        if not (data.seeds and data.train and data.test):
+            raise BadInput(
+                "A transfer on your own data needs seed, training and test samples: give one "
+                "file (data.file), or all of data.seeds, data.train and data.test."
+            )
+        seeds, pool = load_samples(Path(data.seeds))[: data.n_seeds], load_samples(Path(data.train))
+        test = load_samples(Path(data.test))
+    check_leakage([*seeds, *pool], test)
+    counted, tuning = test[: data.n_test], test[data.n_test : data.n_test + N_TUNING]
+    notes = [] if len(tuning) >= N_TUNING // 2 else ["Learning rates share the test items."]
+
+    def draw(seed: int) -> list[Sample]:
+        return random.Random(seed).sample(pool, min(data.n_train, len(pool)))  # noqa: S311
+
+    def extra(n: int, seed: int) -> list[Sample]:
+        drawn = {sample.id for sample in draw(seed)}
+        rest = [sample for sample in pool if sample.id not in drawn]
+        if not rest:
+            raise BadInput(
+                "No prompts are left for the teacher to label: every training sample is in use. "
+                "Lower data.n_train, or leave the arm teacher_labels out."
+            )
+        return random.Random(seed).sample(rest, min(n, len(rest)))  # noqa: S311
+
+    label = Path(data.file or data.train or "samples").stem
+    return Datasets(
+        label, seeds, draw, counted, tuning or counted, old, extra, general, notes
+    )
+
+
+def _split_file(data: DataConfig) -> tuple[list[Sample], list[Sample], list[Sample]]:
+    """Splits one file by a hash of the ids, so that adding lines never moves a sample."""
+    samples = load_samples(Path(str(data.file)))
+    ranked = sorted(samples, key=lambda s: blake2b(s.id.encode(), digest_size=8).hexdigest())
+    held = max(1, len(ranked) // TEST_SHARE)
+    test, pool = ranked[:held], ranked[held:]
+    if not pool:
+        raise BadInput(f"{data.file} has {len(samples)} sample; at least 2 are needed to split.")
+    return pool[: data.n_seeds], pool, test
+
+
+def _general(data: DataConfig, without: tuple[str, ...]) -> Callable[[int, int], list[Sample]]:
+    if data.general is None:
+        return lambda n, seed: general_samples(n, seed, without=without)
+    path = Path(data.general)
+
+    def draw(n: int, seed: int) -> list[Sample]:
+        pool = load_samples(path)
+        return random.Random(seed).choices(pool, k=n)  # noqa: S311
+
+    return draw
+
+
+def align_samples(job: AlignJob) -> tuple[dict[str, list[Sample]], dict[str, list[Sample]]]:
+    """Samples per skill on which alignment maps are fitted, and those they are tested on."""
+    if job.data is not None:
+        data = load_datasets(job.data.model_copy(update={"n_train": job.n_fit}), (), ())
+        return {data.label: data.train(0)}, {data.label: data.test[: job.n_test]}
+    tasks = job.tasks or tuple(skill_names())
+    fit = {task: skill_samples(task, "train", job.n_fit) for task in tasks}
+    return fit, {task: skill_samples(task, "test", job.n_test) for task in tasks}
