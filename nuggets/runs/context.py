@@ -160,10 +160,11 @@ class RunContext:
 
     def set_status(self, status: RecordedStatus, error: RunError | None = None) -> None:
         """Records a change of status; a terminal one ends the attempt."""
+        message = error.message if error else status
+        # The event comes first: whoever sees a terminal status has all events to read.
+        self._emit("status", message, {"status": status}, durable=True)
         ended = status in ("done", "failed", "cancelled")
         self._save(status=status, error=error, **({"finished": now()} if ended else {}))
-        message = error.message if error else status
-        self._emit("status", message, {"status": status}, durable=True)
 
     def close(self) -> None:
         """Closes the event log."""

@@ -1,0 +1,72 @@
+"""A store in a temporary home, whose workers run the toy pipeline."""
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from nuggets.runs import launch
+from nuggets.runs.home import runs_dir
+from nuggets.runs.schema import LIVE
+from nuggets.runs.store import RunStore
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(scope="session")
+def rounds():
+    """How often random faults are tried: 20, or NUGGETS_FAULT_ROUNDS."""
+    return int(os.environ.get("NUGGETS_FAULT_ROUNDS", "20"))
+
+
+@pytest.fixture
+def store(tmp_path, monkeypatch):
+    monkeypatch.setenv("NUGGETS_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("NUGGETS_PIPELINE", "toy_pipeline:execute")
+    monkeypatch.setenv("PYTHONPATH", str(HERE), prepend=os.pathsep)
+    store = RunStore(runs_dir())
+    yield store
+    for run in store.list():
+        if run.status() in LIVE:
+            os.kill(worker_pid(run), signal.SIGKILL)
+    for child in launch._children:
+        child.wait(timeout=10)
+
+
+@pytest.fixture
+def toy(store):
+    """Makes a toy run: `toy(steps=10, sleep=0.01)`."""
+    return lambda device="cpu", **job: store.create(
+        "toy", json.dumps({"steps": 10, **job}), "toy", device
+    )
+
+
+def worker_pid(run):
+    """The process that holds the run's lock, from the kernel's list of locks."""
+    inode = run.lock_path.stat().st_ino
+    for line in Path("/proc/locks").read_text().splitlines():
+        fields = line.replace("-> ", "").split()
+        if fields[5].endswith(f":{inode}") and fields[3] == "WRITE":
+            return int(fields[4])
+    raise AssertionError(f"nobody holds {run.lock_path}")
+
+
+@pytest.fixture(name="worker_pid")
+def worker_pid_fixture():
+    return worker_pid
+
+
+@pytest.fixture
+def until():
+    """Waits until a condition holds."""
+
+    def wait(condition, timeout=20.0):
+        deadline = time.monotonic() + timeout
+        while not condition():
+            assert time.monotonic() < deadline, "the condition never held"
+            time.sleep(0.01)
+
+    return wait
