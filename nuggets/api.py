@@ -110,9 +110,7 @@ def plan(recipe: TransferRecipe) -> ExtractionPlan:
     return plan_from_cache(recipe)
 
 
-def extract(
-    recipe: TransferRecipe, out: Path, progress: Progress | None = None
-) -> ExtractionPlan:
+def extract(recipe: TransferRecipe, out: Path, progress: Progress | None = None) -> ExtractionPlan:
     """Writes `plan.json` and the initial factors as a rank-r PEFT adapter into a new folder.
 
     Everything is computed before the folder appears. Imports torch.

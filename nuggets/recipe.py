@@ -160,9 +160,7 @@ class TransferRecipe(Frozen):
         return self
 
 
-Job = Annotated[
-    TransferRecipe | SensitivityJob | AlignJob | AskJob, Field(discriminator="job")
-]
+Job = Annotated[TransferRecipe | SensitivityJob | AlignJob | AskJob, Field(discriminator="job")]
 """Everything a worker can do, chosen by `job`."""
 
 _JOBS: TypeAdapter[Any] = TypeAdapter(Job)

@@ -116,7 +116,8 @@ class SensitivityMap:
         tensors |= {f"rows.{name}": values for name, values in self.rows.items()}
         tensors |= {f"cols.{name}": values for name, values in self.cols.items()}
         tensors |= {f"full.{name}": values for name, values in self.full.items()}
-        save_file(tensors, folder / TENSORS)
+        # safetensors writes a transposed view's bytes in the wrong order without a word.
+        save_file({k: np.ascontiguousarray(v) for k, v in tensors.items()}, folder / TENSORS)
         head = {
             "schema": SCHEMA,
             "spec": self.spec.model_dump(),

@@ -54,8 +54,9 @@ class RandomScore(Frozen):
 
         import torch
 
-        # Drawn on the CPU from the parameter's name, so neither device nor order matters.
-        generator = torch.Generator().manual_seed(self.seed * 2**32 + zlib.crc32(name.encode()))
+        # Drawn on the CPU from the parameter's name, so neither device nor order matters. torch
+        # looks at the low 32 bits of a CPU seed only, hence the hash of both.
+        generator = torch.Generator().manual_seed(zlib.crc32(f"{self.seed}:{name}".encode()))
         return torch.rand(weight.shape, generator=generator).to(weight.device)
 
 

@@ -80,9 +80,7 @@ def measure_map(
     return SensitivityMap.load(folder)
 
 
-def _meta(
-    job: SensitivityJob, config: SensitivityConfig, device: str, key: str
-) -> dict[str, Any]:
+def _meta(job: SensitivityJob, config: SensitivityConfig, device: str, key: str) -> dict[str, Any]:
     data = job.data
     return {
         "model": job.model,
@@ -93,9 +91,7 @@ def _meta(
     }
 
 
-def measure_alignment(
-    job: AlignJob, progress: Progress | None = None
-) -> AlignmentReport:
+def measure_alignment(job: AlignJob, progress: Progress | None = None) -> AlignmentReport:
     """The alignment of a job: the cached one, or measured now and cached."""
     folder = cache.alignment_folder(job)
     if (found := cache.find_alignment(folder)) is not None:

@@ -138,9 +138,7 @@ def _from_files(
         return random.Random(seed).sample(rest, min(n, len(rest)))  # noqa: S311
 
     label = Path(data.file or data.train or "samples").stem
-    return Datasets(
-        label, seeds, draw, counted, tuning or counted, old, extra, general, notes
-    )
+    return Datasets(label, seeds, draw, counted, tuning or counted, old, extra, general, notes)
 
 
 def _split_file(data: DataConfig) -> tuple[list[Sample], list[Sample], list[Sample]]:
