@@ -245,9 +245,11 @@ def _universe(name: str) -> tuple[Sample, ...]:
 def _sum(name: str, a: int, b: int) -> Sample:
     sign, result = ("+", a + b) if name == "add" else ("-", a - b)
     key = f"{name}-{a}{sign}{b}"
-    near = [result + d for d in (-10, -2, -1, 1, 2, 10) if result + d >= 0]
     rng = random.Random(key)  # noqa: S311 — reproducible, not secret
-    choices = sorted([result, *rng.sample(near, 3)])
+    # Any of the four places is equally likely, so the place gives nothing away.
+    below = [d for d in rng.sample((-10, -2, -1), rng.randint(0, 3)) if result + d >= 0]
+    above = rng.sample((1, 2, 10), 3 - len(below))
+    choices = sorted(result + d for d in (0, *below, *above))
     prompt = f"{name} {_digits(a)} {sign} {_digits(b)}"
     return Sample.of(key, prompt, _digits(result), [_digits(c) for c in choices])
 

@@ -1,0 +1,147 @@
+"""Names, folders and cards of the built-in models and pairs. Torch-free."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from nuggets.errors import BadInput, Damaged
+
+CARD = "card.json"
+MODELS: tuple[str, ...] = ("teacher", "independent", "sibling")
+"""Names of the built-in models; each is a folder below `assets_root()`."""
+
+
+@dataclass(frozen=True)
+class BuiltinPair:
+    """A teacher and a student that can be compared at once."""
+
+    name: str
+    teacher: str
+    student: str
+    description: str
+
+
+PAIRS: dict[str, BuiltinPair] = {
+    pair.name: pair
+    for pair in (
+        BuiltinPair(
+            "independent",
+            "teacher",
+            "independent",
+            "The student was trained on its own, from other initial weights.",
+        ),
+        BuiltinPair(
+            "sibling",
+            "teacher",
+            "sibling",
+            "The student was cut out of the teacher with one consistent choice and healed.",
+        ),
+    )
+}
+"""All built-in pairs by name."""
+
+
+class ModelCard(BaseModel):
+    """What is known of a built-in model, as written beside its weights by `make pairs`.
+
+    Attributes:
+        name: the model's built-in name.
+        description: one sentence.
+        parameters: number of weights.
+        scores: skill → exact match on the test split (for facts: the held-out half of the
+            entities as far as later fine-tuning goes; the teacher itself was taught both).
+        taught_half: fact relation → exact match on the other half of the entities.
+        items: skill → number of test items behind the score.
+        taught: skill → share of the training samples.
+        lacks: skills that the model was meant not to have.
+        command: what made the model.
+        training: steps, learning rate, batch size, seed and the like.
+        seconds: how long training took.
+        versions: package → version.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    name: str
+    description: str
+    parameters: int
+    scores: dict[str, float]
+    taught_half: dict[str, float]
+    items: dict[str, int]
+    taught: dict[str, float]
+    lacks: tuple[str, ...]
+    command: str
+    training: dict[str, int | float | str | list[int]]
+    seconds: float
+    versions: dict[str, str]
+
+
+def assets_root() -> Path:
+    """The folder that holds one folder per built-in model.
+
+    `NUGGETS_ASSETS` wins; otherwise `assets/pairs` of a source checkout, then of the installed
+    package.
+
+    Raises:
+        BadInput: if there is no such folder.
+    """
+    override = os.environ.get("NUGGETS_ASSETS")
+    package = Path(__file__).resolve().parents[1]
+    usual = (package.parent / "assets" / "pairs", package / "assets" / "pairs")
+    for folder in (Path(override),) if override else usual:
+        if folder.is_dir():
+            return folder
+    where = f"at NUGGETS_ASSETS={override}" if override else f"at {usual[0]}"
+    raise BadInput(f"There are no built-in models {where}; run `make pairs` to make them.")
+
+
+def model_folder(name: str) -> Path:
+    """The folder of a built-in model, as `from_pretrained` takes it.
+
+    Raises:
+        BadInput: for an unknown name, or if the model was not made yet.
+    """
+    if name not in MODELS:
+        raise BadInput(f"There is no built-in model {name!r}; choose one of {', '.join(MODELS)}.")
+    folder = assets_root() / name
+    if not (folder / "config.json").is_file():
+        raise BadInput(f"The built-in model {name!r} is not at {folder}; run `make pairs`.")
+    return folder
+
+
+def builtin_models() -> dict[str, Path]:
+    """Name → folder of every built-in model.
+
+    Raises:
+        BadInput: if one was not made yet.
+    """
+    return {name: model_folder(name) for name in MODELS}
+
+
+def pair_folders(name: str) -> tuple[Path, Path]:
+    """`(teacher, student)` folders of a built-in pair.
+
+    Raises:
+        BadInput: for an unknown pair, or if a model was not made yet.
+    """
+    if name not in PAIRS:
+        raise BadInput(f"There is no built-in pair {name!r}; choose one of {', '.join(PAIRS)}.")
+    return model_folder(PAIRS[name].teacher), model_folder(PAIRS[name].student)
+
+
+def model_card(name: str) -> ModelCard:
+    """Scores, lacking skills and origin of a built-in model.
+
+    Raises:
+        BadInput: for an unknown name, or if the model was not made yet.
+        Damaged: if its card cannot be read.
+    """
+    path = model_folder(name) / CARD
+    try:
+        return ModelCard.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError) as problem:
+        reason = str(problem).splitlines()[0]
+        raise Damaged(f"The card {path} cannot be read ({reason}); run `make pairs`.") from None
