@@ -117,6 +117,34 @@ class AskJob(Frozen):
     device: Device = "auto"
 
 
+class CutJob(Frozen):
+    """Make a student from a teacher by one consistent choice of dimensions, and heal it.
+
+    Attributes:
+        teacher: what is cut.
+        like: a model whose sizes are taken; `sizes` overrides single ones.
+        sizes: `n_layers`, `hidden_size`, `intermediate_size`, `n_kv_heads`.
+        order: how dimensions are chosen; `permuted` is the choice by sensitivity with every
+            matrix's rows and columns permuted, a control.
+        data: samples that sensitivity is measured on.
+        heal: JSONL to heal on; built-in skills when not given.
+        heal_steps: 0 leaves the cut as it is.
+    """
+
+    job: Literal["cut"] = "cut"
+    teacher: str
+    like: str | None = None
+    sizes: dict[str, int] = Field(default_factory=dict)
+    order: Literal["sensitivity", "first", "random", "permuted"] = "sensitivity"
+    data: DataConfig = Field(default_factory=DataConfig)
+    heal: str | None = None
+    heal_steps: int = Field(default=0, ge=0)
+    heal_lr: float = Field(default=1e-3, gt=0)
+    heal_batch_size: int = Field(default=16, ge=1)
+    seed: int = 0
+    device: Device = "auto"
+
+
 class TransferRecipe(Frozen):
     """Everything a transfer with its controls needs.
 
@@ -224,10 +252,21 @@ def _override(tree: dict[str, Any], override: str) -> None:
         raise BadInput(f"--set {override!r}: {'.'.join(parents)} has no fields to set.")
     if leaf == "kind":
         node.clear()
+    if parents == ["data"]:
+        _drop_other_sources(node, leaf)
     try:
         node[leaf] = yaml.safe_load(text)
     except yaml.YAMLError:
         raise BadInput(f"--set {override!r}: the value is not valid YAML.") from None
+
+
+def _drop_other_sources(data: dict[str, Any], leaf: str) -> None:
+    """Naming one source of samples drops the others that the recipe had."""
+    apart = ("seeds", "train", "test")
+    rivals = {"task": ("file", *apart), "file": ("task", *apart)}
+    rivals |= dict.fromkeys(apart, ("task", "file"))
+    for rival in rivals.get(leaf, ()):
+        data.pop(rival, None)
 
 
 def parse_job(tree: Mapping[str, Any]) -> Any:

@@ -14,31 +14,23 @@ import psutil
 from pydantic import ValidationError
 
 from nuggets.core.architecture import Frozen
+from nuggets.core.device import DeviceInfo
 from nuggets.errors import BadInput, NuggetsError
 from nuggets.runs.commit import atomic_write, make_folder
 from nuggets.runs.context import installed_versions
 from nuggets.runs.home import cache_dir, nuggets_home
 
 _CHILD = (
-    "import dataclasses, json; from nuggets.core.device import describe_devices; "
+    "import json; from nuggets.core.device import describe_devices; "
     "print(json.dumps([d.model_dump() for d in describe_devices()]))"
 )
-
-
-class Device(Frozen):
-    """A place to compute; memory in bytes."""
-
-    name: str
-    label: str
-    memory_total: int
-    memory_free: int
 
 
 class Doctor(Frozen):
     """Versions and devices; the first device is the one that `auto` means."""
 
     versions: dict[str, str]
-    devices: tuple[Device, ...]
+    devices: tuple[DeviceInfo, ...]
     cores: int
     home: str
 
@@ -65,14 +57,14 @@ def diagnose(refresh: bool = False) -> Doctor:
     return found
 
 
-def _devices() -> tuple[Device, ...]:
+def _devices() -> tuple[DeviceInfo, ...]:
     child = subprocess.run(  # noqa: S603 - our own interpreter and program
         [sys.executable, "-P", "-c", _CHILD], capture_output=True, text=True, check=False
     )
     if child.returncode != 0:
         last = child.stderr.strip().splitlines()[-1:] or ["no message"]
         raise NuggetsError(f"PyTorch does not start on this machine: {last[0]}")
-    return tuple(Device(**device) for device in json.loads(child.stdout.splitlines()[-1]))
+    return tuple(DeviceInfo(**device) for device in json.loads(child.stdout.splitlines()[-1]))
 
 
 def resolve_device_name(device: str) -> str:

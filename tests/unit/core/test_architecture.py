@@ -78,7 +78,7 @@ def test_what_a_saved_config_leaves_out_is_the_classs_default(config_class, tmp_
 
 
 def test_an_unknown_architecture_is_refused_by_name():
-    with pytest.raises(Unsupported, match="'mamba' is not supported. Supported: llama"):
+    with pytest.raises(Unsupported, match=r"'mamba' is not supported\. Supported: llama"):
         ArchSpec.from_config({"model_type": "mamba"})
 
 
@@ -86,5 +86,5 @@ def test_an_unknown_architecture_is_refused_by_name():
 @pytest.mark.parametrize("value", [None, 0, "many", 10**9])
 def test_an_absurd_dimension_is_refused(field, value):
     config = json.loads(make(LlamaConfig).to_json_string()) | {field: value}
-    with pytest.raises(BadInput, match=r"config.json of this llama model"):
+    with pytest.raises(BadInput, match=r"config\.json of this llama model"):
         ArchSpec.from_config(config)

@@ -1,0 +1,266 @@
+"""Commands that look at models: doctor, pairs, preflight, sensitivity, align, plan, extract, cut."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from nuggets import api
+from nuggets.cli import options as o
+from nuggets.cli.output import bars, print_json, say, table
+from nuggets.errors import BadInput
+
+Out = Annotated[Path, typer.Option(help="A new folder; nothing is ever overwritten.")]
+
+
+def doctor(json: o.AsJson = False) -> None:
+    """Versions, devices and their memory on this machine."""
+    found = api.doctor(refresh=True)
+    if json:
+        return print_json(found)
+    table(("package", "version"), found.versions.items())
+    rows = [
+        (d.name, d.label, f"{d.memory_free / 2**30:.1f} of {d.memory_total / 2**30:.1f} GiB free")
+        for d in found.devices
+    ]
+    table(("device", "is", "memory"), rows, "first one is `auto`")
+    return say(f"Runs and caches are kept in {found.home}.")
+
+
+def pairs(
+    measure: Annotated[bool, typer.Option(help="Measure all skills for the app first.")] = False,
+    json: o.AsJson = False,
+) -> None:
+    """The built-in models and what they can do."""
+    cards = {name: api.model_card(name) for name in api.MODELS}
+    if measure:
+        with bars() as progress:
+            api.measure_builtin(progress)
+    if json:
+        return print_json({name: card.model_dump(mode="json") for name, card in cards.items()})
+    skills = list(api.skills())
+    rows = [
+        (name, f"{card.parameters:,}", *(f"{card.scores[s]:.2f}" for s in skills))
+        for name, card in cards.items()
+    ]
+    return table(("model", "weights", *skills), rows, "exact match on unseen items")
+
+
+def preflight(
+    teacher: str,
+    student: str,
+    roles: Annotated[str, typer.Option(help="Matrices, such as q,k,embed.")] = "",
+    json: o.AsJson = False,
+) -> None:
+    """What will work, what it needs and what will not, before anything is loaded."""
+    wanted = tuple(role for role in roles.split(",") if role)
+    found = api.preflight(o.absolute(teacher), o.absolute(student), wanted)
+    if json:
+        print_json(found)
+    else:
+        for row in found.sentences():
+            say(row)
+    if not found.ok:
+        raise typer.Exit(2)
+
+
+def sensitivity(
+    model: str,
+    out: Out,
+    task: o.Task = None,
+    seeds: o.Seeds = None,
+    n: Annotated[int, typer.Option(help="Seed samples used.")] = 32,
+    score: Annotated[str, typer.Option(help="theta_grad, fisher, magnitude or random.")] = (
+        "theta_grad"
+    ),
+    keep: Annotated[str, typer.Option(help="full, or sums of rows and columns.")] = "full",
+    dtype: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
+    device: o.Device = "auto",
+    json: o.AsJson = False,
+) -> None:
+    """Where a model keeps a skill: Σ |θ·g| of every parameter."""
+    data = o.source_of(task, seeds, None)
+    tree = {
+        "job": "sensitivity",
+        "model": o.absolute(model),
+        "data": {**data, "n_seeds": n},
+        "sensitivity": {"score": {"kind": score}, "keep": keep, "dtype": dtype},
+        "device": device,
+    }
+    job = api.parse_job(tree)
+    refuse_existing(out)
+    with bars() as progress:
+        map = api.measure(job, progress)
+        api.save_map(map, out)
+    layers = map.layer_scores
+    if json:
+        return print_json(
+            {
+                "out": str(out),
+                "n_samples": map.n_samples,
+                "score": map.score,
+                "layers": layers.tolist(),
+                "modules": {name: map.total(name) for name in map.rows},
+                "meta": dict(map.meta),
+            }
+        )
+    share = layers / layers.sum()
+    rows = [(f"L{i}", f"{score:.4g}", f"{share[i]:.1%}") for i, score in enumerate(layers)]
+    table(("layer", "sensitivity", "share"), rows, f"{map.n_samples} seed samples")
+    return say(f"Wrote {out}.")
+
+
+def align(
+    teacher: str,
+    student: str,
+    task: o.Task = None,
+    data: o.Data = None,
+    out: Annotated[Path | None, typer.Option(help="A new folder for the matrices.")] = None,
+    device: o.Device = "auto",
+    json: o.AsJson = False,
+) -> None:
+    """How the layers of two models resemble each other."""
+    job = api.AlignJob(
+        teacher=o.absolute(teacher),
+        student=o.absolute(student),
+        tasks=(task,) if task else (),
+        data=api.DataConfig(file=str(data.absolute())) if data else None,
+        device=device,
+    )
+    if out is not None:
+        refuse_existing(out)
+    with bars() as progress:
+        report = api.align(job, progress)
+    if out is not None:
+        api.save_alignment(report, out)
+    if json:
+        return print_json({name: m.tolist() for name, m in report.matrices.items()})
+    for name, matrix in report.matrices.items():
+        headers = ("teacher", *(f"student {j}" for j in range(matrix.shape[1])))
+        rows = [(i, *(f"{x:.2f}" for x in row)) for i, row in enumerate(matrix)]
+        table(headers, rows, name)
+    return None
+
+
+def plan(
+    recipe: o.RecipeName,
+    teacher: o.Teacher = None,
+    student: o.Student = None,
+    task: o.Task = None,
+    seeds: o.Seeds = None,
+    data: o.Data = None,
+    overrides: o.Overrides = None,
+    device: o.Device = "auto",
+    json: o.AsJson = False,
+) -> None:
+    """What a recipe would extract: layers, windows, mass kept."""
+    asked = o.recipe(recipe, overrides, teacher, student, task, seeds, data, device)
+    with bars() as progress:
+        made = api.measured_plan(asked, progress)
+    if json:
+        return print_json(made)
+    return show_plan(made)
+
+
+def show_plan(made: api.ExtractionPlan) -> None:
+    """Draws a plan."""
+    rows = [
+        (
+            item.student_module,
+            item.teacher_module,
+            _span(item.rows),
+            _span(item.cols),
+            f"{item.kept_mass:.3f}",
+            f"{item.kept_mass / item.area:.2f}×",
+            item.rank,
+        )
+        for item in made.items
+    ]
+    headers = ("student matrix", "teacher matrix", "rows", "columns", "mass kept", "gain", "rank")
+    table(headers, rows, f"layers {[list(pair) for pair in made.alignment.pairs]}")
+    if made.residual_agreement is not None:
+        say(f"Neighbouring matrices share {made.residual_agreement:.0%} of residual dimensions.")
+    say(f"{made.trainable_parameters:,} trainable parameters.")
+    for note in made.notes:
+        say(note)
+
+
+def _span(index: tuple[int, ...] | None) -> str:
+    if index is None:
+        return "entries"
+    contiguous = index[-1] - index[0] + 1 == len(index)
+    return f"{index[0]}–{index[-1]}" if contiguous else f"{len(index)} of ≤{index[-1]}"
+
+
+def extract(
+    recipe: o.RecipeName,
+    out: Out,
+    teacher: o.Teacher = None,
+    student: o.Student = None,
+    task: o.Task = None,
+    seeds: o.Seeds = None,
+    data: o.Data = None,
+    overrides: o.Overrides = None,
+    device: o.Device = "auto",
+    json: o.AsJson = False,
+) -> None:
+    """Write plan.json and the initial factors as a PEFT adapter."""
+    asked = o.recipe(recipe, overrides, teacher, student, task, seeds, data, device)
+    with bars() as progress:
+        made = api.extract(asked, out, progress)
+    if json:
+        return print_json({"out": str(out), "plan": made.model_dump(mode="json")})
+    show_plan(made)
+    return say(f"Wrote {out}/plan.json and the factors in {out}/adapter_model.safetensors.")
+
+
+def cut(
+    teacher: str,
+    out: Out,
+    like: Annotated[str | None, typer.Option(help="A model whose sizes to take.")] = None,
+    layers: Annotated[int | None, typer.Option(help="Layers to keep.")] = None,
+    width: Annotated[int | None, typer.Option(help="Residual dimensions to keep.")] = None,
+    ffn: Annotated[int | None, typer.Option(help="FFN neurons to keep per layer.")] = None,
+    kv_heads: Annotated[int | None, typer.Option(help="Key/value head groups to keep.")] = None,
+    order: Annotated[str, typer.Option(help="sensitivity, first, random or permuted.")] = (
+        "sensitivity"
+    ),
+    task: o.Task = None,
+    seeds: o.Seeds = None,
+    heal: Annotated[Path | None, typer.Option(help="JSONL to heal on.")] = None,
+    heal_steps: Annotated[int, typer.Option(help="0 leaves the cut as it is.")] = 0,
+    heal_lr: Annotated[float, typer.Option(help="Peak learning rate of the healing.")] = 1e-3,
+    seed: int = 0,
+    device: o.Device = "auto",
+    json: o.AsJson = False,
+) -> None:
+    """Make a student from a teacher by one consistent choice, and heal it."""
+    refuse_existing(out)
+    sizes = {"n_layers": layers, "hidden_size": width, "intermediate_size": ffn}
+    job = api.CutJob(
+        teacher=o.absolute(teacher),
+        like=None if like is None else o.absolute(like),
+        sizes={k: v for k, v in {**sizes, "n_kv_heads": kv_heads}.items() if v is not None},
+        order=order,  # type: ignore[arg-type]
+        data=api.DataConfig(**o.source_of(task, seeds, None)),
+        heal=None if heal is None else str(heal.absolute()),
+        heal_steps=heal_steps,
+        heal_lr=heal_lr,
+        seed=seed,
+        device=device,
+    )
+    with bars() as progress:
+        card: dict[str, Any] = api.cut(job, out, progress)
+    return print_json(card) if json else say(f"Wrote {out}: {card['parameters']:,} weights.")
+
+
+def refuse_existing(out: Path) -> None:
+    """Refuses an output that exists, before hours are spent.
+
+    Raises:
+        BadInput: if the folder exists.
+    """
+    if out.exists():
+        raise BadInput(f"{out} exists; nothing is ever overwritten. Name a new folder.")

@@ -1,0 +1,99 @@
+"""What the command line prints: words on stderr, results on stdout, JSON on request."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from pydantic import BaseModel
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from nuggets.errors import Cancelled
+from nuggets.runs.schema import RunEvent
+
+words = Console(stderr=True, highlight=False)
+out = Console(highlight=False)
+
+
+def print_json(document: Any) -> None:
+    """Writes one JSON document to stdout."""
+    json.dump(document, sys.stdout, indent=1, default=_plain, allow_nan=False)
+    sys.stdout.write("\n")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    return str(value)
+
+
+def say(text: str) -> None:
+    """Writes words to stderr, never as markup."""
+    words.print(Text(text))
+
+
+def table(headers: Sequence[str], rows: Iterable[Sequence[Any]], title: str = "") -> None:
+    """Writes a table to stdout; cells are text, never markup."""
+    drawn = Table(title=title or None, title_justify="left")
+    for header in headers:
+        drawn.add_column(header, justify="left" if header == headers[0] else "right")
+    for row in rows:
+        drawn.add_row(*(Text(str(cell)) for cell in row))
+    out.print(drawn)
+
+
+def interval(low: float, high: float) -> str:
+    """An interval as people write it."""
+    return f"[{low:.3f}, {high:.3f}]"
+
+
+class Bars:
+    """Progress of a computation as one bar; implements `nuggets.core.progress.Progress`."""
+
+    def __init__(self, bars: Progress) -> None:
+        self._bars = bars
+        self._task: TaskID = bars.add_task("starting", total=None)
+        self.cancelled = False
+
+    def check_cancelled(self) -> None:
+        """Raises after Ctrl-C."""
+        if self.cancelled:
+            raise Cancelled("Stopped on request.")
+
+    def progress(self, done: float, total: float, message: str = "", **data: Any) -> None:
+        """Moves the bar."""
+        label = message or str(data.get("label", ""))
+        self._bars.update(self._task, completed=done, total=total or None)
+        if label:
+            self._bars.update(self._task, description=label)
+
+    def metric(self, **data: Any) -> None:
+        """Measured values are not printed."""
+
+    def log(self, text: str) -> None:
+        """Prints one sentence above the bar."""
+        self._bars.console.print(Text(text))
+
+    def show(self, event: RunEvent) -> None:
+        """Draws one event of a run."""
+        data: Mapping[str, Any] = event.data
+        if event.type == "stage":
+            self._bars.update(self._task, description=event.message, completed=0, total=None)
+        elif event.type == "progress":
+            self.progress(float(data["done"]), float(data["total"]), event.message or event.stage)
+        elif event.type == "log" or (event.type == "status" and event.message != "running"):
+            self.log(event.message)
+
+
+@contextmanager
+def bars() -> Iterator[Bars]:
+    """Progress bars on stderr while the block runs."""
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=words, transient=True) as drawn:
+        yield Bars(drawn)

@@ -1,0 +1,172 @@
+"""Commands about runs: run, start, follow, cancel, resume, show, list, export, compare."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from nuggets import api
+from nuggets.cli import options as o
+from nuggets.cli.output import bars, interval, out, print_json, say, table
+from nuggets.errors import BadInput, NuggetsError
+
+_POLL_S = 0.3
+
+
+def run(
+    recipe: o.RecipeName,
+    teacher: o.Teacher = None,
+    student: o.Student = None,
+    task: o.Task = None,
+    seeds: o.Seeds = None,
+    data: o.Data = None,
+    overrides: o.Overrides = None,
+    device: o.Device = "auto",
+    json: o.AsJson = False,
+) -> None:
+    """Run a transfer with its controls here, to the verdict."""
+    asked = o.recipe(recipe, overrides, teacher, student, task, seeds, data, device)
+    with bars() as progress:
+        made = api.run(asked, progress.show)
+    finish(made, json)
+
+
+def start(
+    recipe: o.RecipeName,
+    teacher: o.Teacher = None,
+    student: o.Student = None,
+    task: o.Task = None,
+    seeds: o.Seeds = None,
+    data: o.Data = None,
+    overrides: o.Overrides = None,
+    device: o.Device = "auto",
+    json: o.AsJson = False,
+) -> None:
+    """Start a transfer in the background; it outlives this terminal."""
+    asked = o.recipe(recipe, overrides, teacher, student, task, seeds, data, device)
+    made = api.start(asked)
+    if json:
+        return print_json({"run": made.id, "status": made.status()})
+    return say(f"Started {made.id}. Watch it with: nuggets follow {made.id}")
+
+
+def follow(run_id: o.RunId, json: o.AsJson = False) -> None:
+    """Watch a run to its end."""
+    found = api.open_run(run_id)
+    seen = -1
+    with bars() as progress:
+        while True:
+            live = found.status() in api.LIVE
+            for event in found.events(after_seq=seen):
+                progress.show(event)
+                seen = event.seq
+            if not live:
+                break
+            time.sleep(_POLL_S)
+    finish(found, json)
+
+
+def cancel(run_id: o.RunId, json: o.AsJson = False) -> None:
+    """Ask a run to stop; it can be resumed."""
+    status = api.cancel(run_id, wait=10.0)
+    return print_json({"run": run_id, "status": status}) if json else say(f"{run_id}: {status}")
+
+
+def resume(run_id: o.RunId, json: o.AsJson = False) -> None:
+    """Continue a run that was interrupted, cancelled or failed."""
+    found = api.resume(run_id)
+    return print_json({"run": found.id}) if json else say(f"Resumed {found.id}.")
+
+
+def show(run_id: o.RunId, json: o.AsJson = False) -> None:
+    """The state and the result of a run."""
+    describe(api.open_run(run_id), json)
+
+
+def list_(json: o.AsJson = False) -> None:
+    """All runs, newest first."""
+    found = api.runs()
+    if json:
+        return print_json([{"run": each.id, "status": each.status()} for each in found])
+    return table(("run", "status"), [(each.id, each.status()) for each in found])
+
+
+def export(
+    run_id: o.RunId,
+    out_folder: Annotated[Path, typer.Option("--out", help="A new folder.")],
+    arm: Annotated[str, typer.Option(help="Which arm.")] = "paper",
+    seed: Annotated[int | None, typer.Option(help="Which seed; the first when not given.")] = None,
+    merged: Annotated[bool, typer.Option(help="The whole model instead of an adapter.")] = False,
+    json: o.AsJson = False,
+) -> None:
+    """Write an arm's adapter (for the untouched student) or its merged model."""
+    card = api.export(api.open_run(run_id), out_folder, arm, seed, merged)
+    return print_json(card) if json else say(f"Wrote {out_folder}.")
+
+
+def compare(run_ids: list[str], json: o.AsJson = False) -> None:
+    """Two or more runs side by side: what differs in the recipes, and in the results."""
+    found = api.compare([api.open_run(run_id) for run_id in run_ids])
+    if json:
+        return print_json(found)
+    ids = [run["run"] for run in found["runs"]]
+    table(("recipe field", *ids), [(name, *values) for name, values in found["recipe"].items()])
+    return table(("result", *ids), [(name, *values) for name, values in found["results"].items()])
+
+
+def finish(run: api.Run, json: bool) -> None:
+    """Shows how a run ended; a failure becomes this command's exit code.
+
+    Raises:
+        NuggetsError: with the run's own sentence, if it did not get to its end.
+    """
+    status = run.status()
+    if status != "done":
+        error = run.record().error
+        sentence = error.message if error else f"Run {run.id} is {status}."
+        failure = BadInput if error and error.exit_code == 2 else NuggetsError
+        raise failure(sentence)
+    describe(run, json)
+
+
+def describe(run: api.Run, json: bool) -> None:
+    """Prints a run: its report when there is one."""
+    report = api.report(run)
+    if json:
+        document = {
+            "run": run.id,
+            "folder": str(run.folder),
+            "status": run.status(),
+            "record": run.record().model_dump(mode="json"),
+            "report": None if report is None else report.model_dump(mode="json"),
+        }
+        return print_json(document)
+    say(f"{run.id}: {run.status()}")
+    return None if report is None else show_report(report)
+
+
+def show_report(report: api.BenchmarkReport) -> None:
+    """Draws arms with intervals, paired differences and the verdict."""
+    rows = [
+        (
+            arm.name,
+            arm.role,
+            f"{arm.value:.3f}",
+            interval(*arm.interval),
+            len(arm.seeds),
+            arm.n,
+            f"{arm.seconds:.1f} s",
+        )
+        for arm in report.arms.values()
+    ]
+    headers = ("arm", "role", report.metric, "95 %", "seeds", "items", "time")
+    table(headers, rows, f"task {report.task}")
+    pairs = [
+        (f"{d.arm} − {d.versus}", f"{d.interval.mean:+.3f}", interval(d.interval.low, d.interval.high))
+        for d in report.differences
+    ]
+    table(("paired difference", "mean", "95 %"), pairs)
+    out.print(report.verdict.sentence, markup=False)

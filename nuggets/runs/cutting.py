@@ -1,0 +1,134 @@
+"""Making a student from a teacher: cut, heal, write a model folder. Imports torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from nuggets.builtin.resolve import resolve
+from nuggets.builtin.skills import general_samples
+from nuggets.core.architecture import ArchSpec
+from nuggets.core.consistent import check_consistent, choose_consistent
+from nuggets.core.cut import cut_model, permute_matrices
+from nuggets.core.data import load_samples
+from nuggets.core.layers import TopLayers
+from nuggets.core.models import read_spec
+from nuggets.core.plan import check_pair
+from nuggets.core.progress import Progress
+from nuggets.errors import BadInput
+from nuggets.recipe import CutJob, SensitivityConfig, SensitivityJob
+from nuggets.runs.commit import commit_folder, make_folder
+from nuggets.runs.compute import Loaded, measure_map
+from nuggets.runs.doctor import resolve_device_name
+from nuggets.train.config import TrainConfig
+from nuggets.train.finetune import finetune
+
+HEAL_SAMPLES_PER_STEP = 1
+"""Healing sees each sample about once; more would teach the samples, not the skill."""
+
+
+def cut_to(job: CutJob, out: Path, progress: Progress | None = None) -> dict[str, Any]:
+    """Writes a cut (and healed) student as a model folder.
+
+    Returns:
+        What was kept, and the number of weights.
+
+    Raises:
+        BadInput: if the sizes do not fit the teacher, or `out` exists.
+    """
+    if out.exists():
+        raise BadInput(f"{out} exists; nothing is ever overwritten. Name a new folder.")
+    wanted = student_spec(job)
+    healing = _healing_samples(job)
+    device = resolve_device_name(job.device)
+    teacher = Loaded(job.teacher, device)
+    config = SensitivityConfig(keep="sums", dtype="float32")
+    data = job.data if job.data != type(job.data)() else job.data.model_copy(update={"task": "copy"})
+    measuring = SensitivityJob(
+        model=job.teacher, data=data, sensitivity=config, device=job.device
+    )
+    map = measure_map(measuring, progress, teacher)
+    order = "sensitivity" if job.order == "permuted" else job.order
+    layers = TopLayers().select(map.layer_scores, wanted.n_layers)
+    choice = choose_consistent(map, wanted, layers, order, job.seed)
+    student = cut_model(teacher.model, choice)
+    if job.order == "permuted":
+        permute_matrices(student, job.seed)
+    losses = _heal(student, teacher, healing, job, out, device, progress)
+    make_folder(out.absolute().parent)
+    with commit_folder(out.absolute()) as folder:
+        student.save_pretrained(folder)
+        teacher.tokenizer.save_pretrained(folder)
+        (folder / "README.md").write_text(_card(job, wanted, choice.layers, losses))
+    parameters = sum(p.numel() for p in student.parameters())
+    return {
+        "out": str(out),
+        "parameters": parameters,
+        "layers": list(choice.layers),
+        "order": job.order,
+        "heal_loss": losses[-1] if losses else None,
+    }
+
+
+def student_spec(job: CutJob) -> ArchSpec:
+    """The student's dimensions: the teacher's, those of `like`, and single sizes on top.
+
+    Raises:
+        BadInput: for unknown sizes, or sizes that the teacher does not have.
+    """
+    teacher = read_spec(resolve(job.teacher))
+    spec = teacher if job.like is None else read_spec(resolve(job.like))
+    unknown = set(job.sizes) - {"n_layers", "hidden_size", "intermediate_size", "n_kv_heads"}
+    if unknown:
+        raise BadInput(f"A cut has no size {sorted(unknown)[0]!r}.")
+    if not job.sizes and job.like is None:
+        raise BadInput("Say how small: --like MODEL, or --layers, --width, --ffn, --kv-heads.")
+    kv_heads = job.sizes.get("n_kv_heads", spec.n_kv_heads)
+    changes = {**job.sizes, "n_heads": kv_heads * spec.group, "vocab_size": teacher.vocab_size}
+    changed = ArchSpec(**{**spec.model_dump(), **changes, "model_type": teacher.model_type})
+    check_pair(teacher, changed, ())
+    check_consistent(teacher, changed)
+    return changed
+
+
+def _healing_samples(job: CutJob) -> list[Any]:
+    """Read before anything is loaded, so that a wrong file costs nothing."""
+    if job.heal_steps == 0:
+        return []
+    if job.heal is not None:
+        return load_samples(Path(job.heal))
+    n = job.heal_steps * job.heal_batch_size * HEAL_SAMPLES_PER_STEP
+    return general_samples(n, job.seed, without=(job.data.task,) if job.data.task else ())
+
+
+def _heal(
+    student: Any,
+    teacher: Loaded,
+    samples: list[Any],
+    job: CutJob,
+    out: Path,
+    device: str,
+    progress: Progress | None,
+) -> list[float]:
+    if not samples:
+        return []
+    config = TrainConfig(
+        steps=job.heal_steps, batch_size=job.heal_batch_size, lr=job.heal_lr, schedule="cosine"
+    )
+    encoded = teacher.encode(samples, config.max_length)
+    student.train()
+    log = finetune(
+        student, encoded, config, job.seed, out, device=device, progress=progress
+    )
+    student.eval()
+    return log.losses
+
+
+def _card(job: CutJob, spec: ArchSpec, layers: tuple[int, ...], losses: list[float]) -> str:
+    healed = f"healed for {job.heal_steps} steps" if losses else "not healed"
+    return (
+        f"# A student cut from `{job.teacher}`\n\n"
+        f"Teacher layers {list(layers)}, {spec.hidden_size} residual dimensions, "
+        f"{spec.intermediate_size} FFN neurons and {spec.n_kv_heads} head groups per layer, "
+        f"chosen by {job.order} (seed {job.seed}); {healed}.\n"
+    )

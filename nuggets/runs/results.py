@@ -1,0 +1,114 @@
+"""Reading what a run left in its folder. Torch-free."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from nuggets.bench.report import BenchmarkReport, CellOutcome
+from nuggets.core.maps import SensitivityMap
+from nuggets.core.plan import ExtractionPlan
+from nuggets.errors import BadInput
+from nuggets.recipe import load_job
+from nuggets.runs.store import Run
+
+REPORT = "report/report.json"
+PLAN = "plan/plan.json"
+MAP = "map"
+CELLS = "cells"
+CELL = "cell.json"
+ANSWERS = "answers.json"
+ASKED = "asked/answers.json"
+
+
+def report(run: Run) -> BenchmarkReport | None:
+    """The report of a finished transfer."""
+    path = run.folder / "artifacts" / REPORT
+    return BenchmarkReport.model_validate_json(path.read_text()) if path.is_file() else None
+
+
+def plan_of(run: Run) -> ExtractionPlan | None:
+    """The extraction plan of a transfer, once it is made."""
+    path = run.folder / "artifacts" / PLAN
+    return ExtractionPlan.model_validate_json(path.read_text()) if path.is_file() else None
+
+
+def map_of(run: Run) -> SensitivityMap | None:
+    """The row and column sums of the map that a run measured or used."""
+    folder = run.folder / "artifacts" / MAP
+    return SensitivityMap.load(folder) if folder.is_dir() else None
+
+
+def cell_folder(run: Run, arm: str, seed: int) -> Path:
+    """Where one arm with one seed is kept."""
+    return run.folder / "artifacts" / CELLS / f"{arm}-{seed}"
+
+
+def cells(run: Run) -> list[CellOutcome]:
+    """Every finished arm and seed, per-item outcomes included, in the recipe's order."""
+    recipe = load_job(run.recipe_text())
+    if recipe.job != "transfer":
+        return []
+    paths = [
+        cell_folder(run, arm.name, seed) / CELL for arm in recipe.arms for seed in recipe.seeds
+    ]
+    return [CellOutcome.model_validate_json(p.read_text()) for p in paths if p.is_file()]
+
+
+def answers(run: Run, arm: str, seed: int) -> list[dict[str, Any]]:
+    """Question, expected answer and the arm's own answer per test item."""
+    path = cell_folder(run, arm, seed) / ANSWERS
+    return json.loads(path.read_text()) if path.is_file() else []
+
+
+def ask_answers(run: Run) -> list[dict[str, Any]]:
+    """Answers of an ask job: `model`, `text`, and `tokens` as (token, probability) pairs."""
+    path = run.folder / "artifacts" / ASKED
+    return json.loads(path.read_text()) if path.is_file() else []
+
+
+def compare(runs: Sequence[Run]) -> dict[str, Any]:
+    """What differs in the recipes of several runs, beside what differs in their results.
+
+    Raises:
+        BadInput: for fewer than two runs.
+    """
+    if len(runs) < 2:
+        raise BadInput(f"Comparing needs at least two runs; {len(runs)} was given.")
+    fields = [_flat(load_job(run.recipe_text()).model_dump(mode="json")) for run in runs]
+    names = list(dict.fromkeys(name for each in fields for name in each))
+    differing = {
+        name: [each.get(name) for each in fields]
+        for name in names
+        if len({json.dumps(each.get(name)) for each in fields}) > 1
+    }
+    reports = [report(run) for run in runs]
+    arms = list(dict.fromkeys(name for each in reports if each for name in each.arms))
+    results = {
+        name: [None if r is None or name not in r.arms else _value(r, name) for r in reports]
+        for name in arms
+    }
+    return {
+        "runs": [{"run": run.id, "status": run.status()} for run in runs],
+        "recipe": differing,
+        "results": results,
+        "verdicts": [None if r is None else r.verdict.sentence for r in reports],
+    }
+
+
+def _value(report: BenchmarkReport, arm: str) -> str:
+    found = report.arms[arm]
+    return f"{found.value:.3f} [{found.interval[0]:.3f}, {found.interval[1]:.3f}]"
+
+
+def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested fields as dotted names."""
+    if not isinstance(tree, dict | list) or not tree:
+        return {prefix: tree}
+    items = tree.items() if isinstance(tree, dict) else enumerate(tree)
+    flat: dict[str, Any] = {}
+    for name, value in items:
+        flat |= _flat(value, f"{prefix}.{name}" if prefix else str(name))
+    return flat
