@@ -1,0 +1,25 @@
+"""From what a user types to a model: built-in name, then folder or file, then hub id."""
+
+from __future__ import annotations
+
+from nuggets.builtin.pairs import MODELS, model_folder
+from nuggets.core.references import ModelRef, parse_ref
+from nuggets.errors import BadInput
+
+
+def resolve(name: str) -> ModelRef:
+    """The model behind a built-in name, a folder, a `.gguf` file or `org/name@revision`.
+
+    A built-in name wins over a folder of the same name; write `./teacher` for the folder.
+
+    Raises:
+        BadInput: if it is none of these or does not exist; the sentence lists the built-in names.
+    """
+    if name in MODELS:
+        return ModelRef(source=name, path=model_folder(name).absolute())
+    try:
+        return parse_ref(name)
+    except BadInput as problem:
+        if "/" in name or "\\" in name or "." in name:
+            raise
+        raise BadInput(f"{problem} Built-in models: {', '.join(MODELS)}.") from None

@@ -1,0 +1,87 @@
+"""Which device computes, in which number format, and how much memory it has.
+
+Torch is imported only when a function is called.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Literal
+
+from nuggets.core.architecture import Frozen
+from nuggets.errors import BadInput
+
+if TYPE_CHECKING:
+    import torch
+
+DType = Literal["float32", "bfloat16", "float16"]
+
+
+class DeviceInfo(Frozen):
+    """One device that can compute.
+
+    Attributes:
+        name: what `resolve_device` takes, such as `cuda:0`.
+        label: what the maker calls it.
+        memory_total: bytes of memory; the machine's own for `cpu` and `mps`.
+        memory_free: bytes of memory that nobody uses now.
+    """
+
+    name: str
+    label: str
+    memory_total: int
+    memory_free: int
+
+
+def resolve_device(name: str = "auto") -> torch.device:
+    """The device behind a name: `auto`, `cpu`, `mps`, `cuda` or `cuda:N`.
+
+    `auto` takes the CUDA device with the most free memory, else MPS, else the CPU.
+
+    Raises:
+        BadInput: if the device is unknown or not there; the sentence names those that are.
+    """
+    import torch
+
+    if name != "auto" and not re.fullmatch(r"cpu|mps|cuda(:\d{1,3})?", name):
+        raise BadInput(f"Device {name!r} is unknown; write auto, cpu, mps, cuda or cuda:0.")
+    there = describe_devices()
+    wanted = name.partition(":")[0]
+    found = [d for d in there if name in ("auto", d.name) or (wanted == name == d.name[:4])]
+    if not found:
+        names = ", ".join(device.name for device in there)
+        raise BadInput(f"There is no device {name!r} here; there are: {names}.")
+    # Devices are listed from fast to slow; among several GPUs the emptiest is taken.
+    kind = found[0].name.partition(":")[0]
+    same = [device for device in found if device.name.startswith(kind)]
+    return torch.device(max(same, key=lambda device: device.memory_free).name)
+
+
+def default_dtype(device: torch.device | str) -> DType:
+    """The number format of a device unless told otherwise: bfloat16 on a GPU, else float32."""
+    kind = str(device).partition(":")[0]
+    if kind != "cuda":
+        return "float32"
+    import torch
+
+    return "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
+
+
+def describe_devices() -> list[DeviceInfo]:
+    """Every device that can compute here, from fast to slow; the CPU comes last."""
+    import psutil
+    import torch
+
+    devices = []
+    for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+        free, total = torch.cuda.mem_get_info(index)
+        label, name = torch.cuda.get_device_name(index), f"cuda:{index}"
+        devices.append(DeviceInfo(name=name, label=label, memory_total=total, memory_free=free))
+    memory = psutil.virtual_memory()
+    own = {"cpu": f"CPU, {torch.get_num_threads()} threads"}
+    if torch.backends.mps.is_available():
+        own = {"mps": "Apple GPU"} | own
+    for name, label in own.items():
+        total, free = memory.total, memory.available
+        devices.append(DeviceInfo(name=name, label=label, memory_total=total, memory_free=free))
+    return devices

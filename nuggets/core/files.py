@@ -1,0 +1,121 @@
+"""Reading files that others made: sizes are capped, links stay inside, every fault is a sentence.
+
+Torch-free.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any, NoReturn
+
+from nuggets.errors import BadInput, Damaged
+
+LFS_MAGIC = b"version https://git-lfs"
+MAX_CONFIG_BYTES = 10_000_000
+MAX_TOKENIZER_BYTES = 200_000_000
+PICKLE_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"})
+UNSAFE_PICKLE = "unsafe pickle, which can run code when it is opened; convert to safetensors"
+
+
+def damaged(path: Path, reason: str) -> Damaged:
+    """The error for a file that is not what it should be, in one form everywhere."""
+    return Damaged(f"File damaged or incomplete: {path.name} ({reason}). Fetch {path} again.")
+
+
+def check_not_lfs(path: Path) -> None:
+    """Refuses a Git LFS pointer, which git leaves in place of a file it did not fetch.
+
+    Raises:
+        Damaged: naming the file and the command that fetches the real one.
+        BadInput: if the file cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(len(LFS_MAGIC))
+    except OSError as problem:
+        raise BadInput(f"Cannot read {path}: {problem.strerror}.") from None
+    if start == LFS_MAGIC:
+        raise Damaged(
+            f"{path.name} is a Git LFS pointer, not the file itself: {path}. "
+            "Run `git lfs pull` in its folder, or download the file."
+        )
+
+
+def read_json(path: Path, max_bytes: int = MAX_CONFIG_BYTES) -> dict[str, Any]:
+    """Reads a JSON object from a file that may be hostile.
+
+    Raises:
+        Damaged: if the file is empty, a Git LFS pointer, or not a JSON object of finite numbers.
+        BadInput: if it cannot be read or is larger than `max_bytes`.
+    """
+    check_not_lfs(path)
+    size = path.stat().st_size
+    if size > max_bytes:
+        raise BadInput(f"{path} has {size:,} bytes; at most {max_bytes:,} are read.")
+    try:
+        value = parse_json(path.read_bytes())
+    except ValueError as problem:
+        raise damaged(path, str(problem)) from None
+    if not isinstance(value, dict):
+        raise damaged(path, "not a JSON object")
+    return value
+
+
+def parse_json(data: bytes | str) -> Any:
+    """Parses JSON strictly; every fault is a ValueError with a short reason."""
+
+    def refuse(constant: str) -> NoReturn:
+        raise ValueError(f"{constant} is not a JSON number")
+
+    def number(text: str) -> float:
+        value = float(text)
+        return value if abs(value) != float("inf") else refuse(text)
+
+    try:
+        return json.loads(data, parse_constant=refuse, parse_float=number)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    except UnicodeDecodeError:
+        raise ValueError("not UTF-8 text") from None
+    except json.JSONDecodeError as problem:
+        raise ValueError(f"not JSON: {problem.msg} at character {problem.pos}") from None
+
+
+def check_inside(folder: Path, file: Path) -> None:
+    """Refuses a file that a link leads out of its folder.
+
+    A hub cache keeps its files as links from `snapshots/<revision>` to `blobs` of the same model;
+    those are followed.
+
+    Raises:
+        BadInput: naming the link and where it leads.
+    """
+    home = folder.resolve()
+    if home.parent.name == "snapshots":
+        home = home.parent.parent
+    target = file.resolve()
+    if not target.is_relative_to(home):
+        raise BadInput(
+            f"{file.name} leads out of its folder, to {target}. Put the file itself into {folder}."
+        )
+
+
+def sha256_file(path: Path, cache: Path | None = None) -> str:
+    """The sha256 of a file, remembered under `cache` by path, size and modification time."""
+    stat = path.stat()
+    key = f"{path.resolve()}\n{stat.st_size}\n{stat.st_mtime_ns}"
+    memo = None if cache is None else cache / "digests" / hashlib.sha256(key.encode()).hexdigest()
+    if memo is not None and memo.is_file() and len(known := memo.read_text()) == 64:
+        return known
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if memo is not None:
+        memo.parent.mkdir(parents=True, exist_ok=True)
+        # Written aside and renamed, so that a process reading meanwhile sees all or nothing.
+        aside = memo.with_name(f"{memo.name}.{os.getpid()}.tmp")
+        aside.write_text(digest)
+        aside.replace(memo)
+    return digest

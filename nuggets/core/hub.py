@@ -1,0 +1,139 @@
+"""Models on the Hugging Face hub: their files, or a sentence that says why not.
+
+Honours HF_HOME, HF_TOKEN and HF_HUB_OFFLINE, as huggingface_hub reads them. Torch-free.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from nuggets.errors import BadInput
+
+MODEL_FILES = ("*.json", "*.safetensors", "tokenizer.model", "merges.txt", "vocab.txt", "*.jinja")
+"""What is downloaded of a model: never a pickle, never code."""
+
+T = TypeVar("T")
+
+
+def hub_file(hub_id: str, revision: str | None, name: str) -> Path | None:
+    """One file of a hub model in the local cache, downloaded if need be; None if it has none.
+
+    Raises:
+        BadInput: if the model cannot be reached; the sentence says why and what to do.
+    """
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import RemoteEntryNotFoundError
+
+    def fetch() -> Path | None:
+        try:
+            return Path(hf_hub_download(hub_id, name, revision=revision))
+        except RemoteEntryNotFoundError:
+            return None
+
+    return _told(hub_id, revision, fetch)
+
+
+def hub_folder(hub_id: str, revision: str | None) -> Path:
+    """The local folder of a hub model, downloaded if need be.
+
+    Raises:
+        BadInput: if the model cannot be reached; the sentence says why and what to do.
+    """
+    from huggingface_hub import snapshot_download
+
+    def fetch() -> Path:
+        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=list(MODEL_FILES)))
+
+    return _told(hub_id, revision, fetch)
+
+
+def cached_folder(hub_id: str, revision: str | None) -> Path | None:
+    """The local folder of a hub model with weights in the cache, or None; never downloads."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        folder = Path(snapshot_download(hub_id, revision=revision, local_files_only=True))
+    except LocalEntryNotFoundError:
+        return None
+    return folder if any(folder.glob("*.safetensors")) else None
+
+
+def hub_shapes(hub_id: str, revision: str | None) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Name → `(dtype, shape)` of a hub model's weights, from their headers alone.
+
+    Raises:
+        BadInput: if the model cannot be reached or has no safetensors weights.
+    """
+    from huggingface_hub import get_safetensors_metadata
+    from huggingface_hub.errors import NotASafetensorsRepoError, SafetensorsParsingError
+
+    def fetch() -> dict[str, tuple[str, tuple[int, ...]]]:
+        try:
+            files = get_safetensors_metadata(hub_id, revision=revision).files_metadata
+        except (NotASafetensorsRepoError, SafetensorsParsingError):
+            raise BadInput(
+                f"{hub_id} has no readable safetensors weights. Choose another revision or convert "
+                "the model to safetensors."
+            ) from None
+        return {
+            name: (str(info.dtype), tuple(info.shape))
+            for file in files.values()
+            for name, info in file.tensors.items()
+        }
+
+    return _told(hub_id, revision, fetch)
+
+
+def _told(hub_id: str, revision: str | None, fetch: Callable[[], T]) -> T:
+    """Runs a hub call and turns what can go wrong into a sentence."""
+    from huggingface_hub import errors
+
+    try:
+        return fetch()
+    except (_http_error(), errors.HFValidationError, OSError) as problem:
+        raise BadInput(hub_sentence(problem, hub_id, revision)) from None
+
+
+def _http_error() -> type[Exception]:
+    """The HTTP client's own base error; which client it is depends on huggingface_hub's version."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    return HfHubHTTPError.__bases__[0]
+
+
+def hub_sentence(problem: Exception, hub_id: str, revision: str | None) -> str:
+    """What went wrong with a hub model, and what to do about it."""
+    from huggingface_hub import constants, errors, get_token
+
+    page = f"https://huggingface.co/{hub_id}"
+    log_in = "Set HF_TOKEN, or run `hf auth login`"
+    if isinstance(problem, errors.GatedRepoError):
+        if get_token() is None:
+            return f"{hub_id} is gated and there is no token. {log_in}, then accept {page}."
+        return (
+            f"{hub_id} is gated and its licence is not accepted for your token. Accept it: {page}."
+        )
+    if isinstance(problem, errors.RevisionNotFoundError):
+        return f"{hub_id} has no revision {revision!r}. See {page}/commits."
+    if isinstance(problem, errors.RepositoryNotFoundError):
+        hint = f" If it is private: {log_in}." if get_token() is None else ""
+        return f"There is no folder and no hub model {hub_id!r}. Check the spelling.{hint}"
+    if isinstance(problem, errors.OfflineModeIsEnabled) or constants.HF_HUB_OFFLINE:
+        return (
+            f"{hub_id} is not in the local cache and HF_HUB_OFFLINE is set. "
+            "Unset it to download the model, or give a local folder."
+        )
+    if isinstance(problem, errors.LocalEntryNotFoundError):
+        return (
+            f"{hub_id} is not in the local cache and the hub cannot be reached. Check the network."
+        )
+    if isinstance(problem, errors.HFValidationError):
+        return f"{hub_id!r} is not a valid hub id. Write org/name or org/name@revision."
+    if isinstance(problem, errors.HfHubHTTPError):
+        return f"The hub refused {hub_id}: HTTP status {problem.response.status_code}."
+    if isinstance(problem, _http_error()):
+        return f"The hub did not answer for {hub_id} ({type(problem).__name__}). Check the network."
+    return f"Downloading {hub_id} failed: {getattr(problem, 'strerror', None) or problem}."

@@ -1,0 +1,183 @@
+"""Loading models and tokenizers so that nothing is silently random, packed, foreign or infinite."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
+from nuggets.core.headers import check_keys, some
+from nuggets.core.models import read_spec
+from nuggets.core.references import ModelRef, model_path
+from nuggets.errors import BadInput, Damaged, NuggetsError
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+def load_model(
+    ref: ModelRef, dtype: str = "float32", device: torch.device | str = "cpu"
+) -> PreTrainedModel:
+    """Loads a model whose weights are exactly those its config describes.
+
+    GGUF weights are unpacked to `dtype`, so every parameter has a gradient.
+
+    Args:
+        ref: the model; a hub model is downloaded if need be.
+        dtype: number format of the parameters: float32, bfloat16 or float16.
+        device: where the whole model goes; it is never spread or offloaded.
+
+    Returns:
+        The model in evaluation mode, all parameters trainable.
+
+    Raises:
+        BadInput: if it cannot be found, or is damaged: a key missing, left over or of another
+            shape, a value that is not finite. The sentence names the file or the tensor.
+        Unsupported: if its architecture or number format is not supported.
+    """
+    if dtype not in DTYPES:
+        raise BadInput(f"dtype {dtype!r} is unknown; write {', '.join(DTYPES)}.")
+    path = model_path(ref)
+    check_keys(ref, read_spec(ref))
+    kwargs = _gguf_kwargs(path) if ref.format == "gguf" else {"use_safetensors": True}
+    with _reported(f"The model {ref.source} cannot be loaded"):
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            path.parent if ref.format == "gguf" else path,
+            dtype=getattr(torch, dtype),
+            trust_remote_code=False,
+            local_files_only=True,
+            output_loading_info=True,
+            **kwargs,
+        )
+    model, info = loaded
+    _check_loading_info(ref, info)
+    if ref.format == "gguf":
+        model = _unpacked(model)
+    check_finite(model, ref.source)
+    return model.to(device).eval()
+
+
+def _gguf_kwargs(path: Path) -> dict[str, Any]:
+    try:
+        import gguf  # noqa: F401
+    except ImportError:
+        raise BadInput("GGUF files need one more package: pip install 'nuggets[gguf]'.") from None
+    packed = GgufConfig(gguf_file=path.name, dequantize=True)
+    return {"gguf_file": path.name, "quantization_config": packed}
+
+
+def _unpacked(model: Any) -> Any:
+    """Makes an unpacked GGUF model forget that it was packed.
+
+    Trainer, PEFT and `save_pretrained` refuse a model that still carries its quantizer.
+    """
+    for mark in ("hf_quantizer", "quantization_method", "is_quantized"):
+        if hasattr(model, mark):
+            delattr(model, mark)
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    packed = [n for n, p in model.named_parameters() if not p.is_floating_point()]
+    if packed:
+        raise BadInput(f"The GGUF weights stayed packed ({some(packed)}); they have no gradient.")
+    return model
+
+
+def _check_loading_info(ref: ModelRef, info: dict[str, Any]) -> None:
+    """Refuses a model of which transformers filled or dropped anything."""
+    faults = {
+        "are missing": info["missing_keys"],
+        "are not part of this architecture": info["unexpected_keys"],
+        "have another shape than the config says": info["mismatched_keys"],
+    }
+    for fault, keys in faults.items():
+        names = sorted(key if isinstance(key, str) else key[0] for key in keys)
+        if names:
+            raise Damaged(f"{len(names)} weights of {ref.source} {fault}: {some(names)}.")
+    if info.get("error_msgs"):
+        raise Damaged(f"The weights of {ref.source} do not fit: {info['error_msgs'][0]}")
+
+
+@torch.no_grad()
+def check_finite(model: torch.nn.Module, name: str) -> None:
+    """Refuses a model with a NaN or infinite value in a parameter or buffer.
+
+    Raises:
+        Damaged: naming the tensor and how many of its values are not finite.
+    """
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    for key, tensor in tensors:
+        if not tensor.is_floating_point():
+            continue
+        if not (finite := torch.isfinite(tensor)).all():
+            count = int((~finite).sum())
+            raise Damaged(
+                f"{key} of {name} holds {count:,} NaN or infinite values of {tensor.numel():,}; "
+                "the model is damaged, or its values do not fit this dtype."
+            )
+
+
+def load_tokenizer(ref: ModelRef) -> Any:
+    """Loads a model's tokenizer, with an end-of-sequence token and a padding token.
+
+    Padding becomes the end-of-sequence token where none is set.
+
+    Raises:
+        BadInput: if there is none, it cannot be read, has no end-of-sequence token, or has ids
+            beyond the model's embedding.
+    """
+    path = model_path(ref)
+    kwargs = {"gguf_file": path.name} if ref.format == "gguf" else {}
+    with _reported(f"The tokenizer of {ref.source} cannot be loaded"):
+        tokenizer = AutoTokenizer.from_pretrained(
+            path.parent if ref.format == "gguf" else path,
+            trust_remote_code=False,
+            local_files_only=True,
+            **kwargs,
+        )
+        words = tokenizer.get_vocab()
+    if not words:
+        raise BadInput(f"{ref.source} has no tokenizer; put tokenizer.json beside its weights.")
+    if tokenizer.eos_token is None:
+        raise BadInput(
+            f"The tokenizer of {ref.source} has no end-of-sequence token; set eos_token in "
+            "tokenizer_config.json."
+        )
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    word, largest = max(tokenizer.get_vocab().items(), key=lambda item: item[1])
+    if largest >= (rows := read_spec(ref).vocab_size):
+        raise BadInput(
+            f"The tokenizer of {ref.source} gives {word!r} the id {largest}, but the embedding has "
+            f"only {rows} rows. Tokenizer and model do not belong together."
+        )
+    return tokenizer
+
+
+@contextmanager
+def _reported(what: str) -> Iterator[None]:
+    """Keeps transformers quiet, and turns whatever it raises into one sentence.
+
+    Broad on purpose: tokenizers raises bare `Exception`, and a hostile regular expression makes it
+    panic with a BaseException of its own. Interrupts and memory errors pass.
+    """
+    verbosity = transformers_logging.get_verbosity()
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    except (NuggetsError, KeyboardInterrupt, SystemExit, MemoryError, torch.OutOfMemoryError):
+        raise
+    except BaseException as problem:
+        if not isinstance(problem, Exception) and type(problem).__name__ != "PanicException":
+            raise
+        reason = " ".join(str(problem).split())[:300] or type(problem).__name__
+        raise Damaged(f"{what}: {reason}") from problem
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()

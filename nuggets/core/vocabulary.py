@@ -1,0 +1,59 @@
+"""The words of a tokenizer, read from its file and compared without loading it. Torch-free."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+from nuggets.core.files import MAX_TOKENIZER_BYTES, read_json
+from nuggets.core.gguf_headers import read_gguf
+from nuggets.core.references import ModelRef, model_file
+from nuggets.errors import Damaged
+
+TOKENIZER = "tokenizer.json"
+
+
+def vocabulary(ref: ModelRef) -> dict[str, int] | None:
+    """Every token and its id, from `tokenizer.json` or the GGUF header; None without either.
+
+    Raises:
+        Damaged: if the file is not a tokenizer.
+    """
+    if ref.format == "gguf":
+        assert ref.path is not None, "GGUF files are local"
+        tokens = read_gguf(ref.path).fields.get("tokenizer.ggml.tokens")
+        return None if not tokens else {str(token): i for i, token in enumerate(tokens)}
+    file = model_file(ref, TOKENIZER)
+    if file is None:
+        return None
+    content = read_json(file, MAX_TOKENIZER_BYTES)
+    try:
+        words = content["model"]["vocab"]
+        if isinstance(words, list):  # a unigram model lists [token, score] in the order of the ids
+            words = {token: i for i, (token, _) in enumerate(words)}
+        added = {token["content"]: token["id"] for token in content.get("added_tokens") or ()}
+        return {str(token): int(i) for token, i in (words | added).items()}
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise Damaged(f"{file} is not a tokenizer: it has no vocabulary.") from None
+
+
+def tokenizer_digest(ref: ModelRef) -> str | None:
+    """A hash of every token and its id; None if the model has no readable vocabulary.
+
+    Raises:
+        Damaged: if the tokenizer file is not a tokenizer.
+    """
+    words = vocabulary(ref)
+    if words is None:
+        return None
+    return hashlib.sha256(json.dumps(sorted(words.items())).encode()).hexdigest()
+
+
+def vocabularies_agree(first: ModelRef, second: ModelRef) -> bool | None:
+    """Whether two models give every word the same id; None if that cannot be told.
+
+    Raises:
+        Damaged: if a tokenizer file is not a tokenizer.
+    """
+    digests = tokenizer_digest(first), tokenizer_digest(second)
+    return None if None in digests else digests[0] == digests[1]
