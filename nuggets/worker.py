@@ -16,7 +16,6 @@ import os
 import signal
 import sys
 import threading
-import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,15 +24,12 @@ from types import FrameType
 from typing import Any
 
 from nuggets.errors import BadInput, Cancelled, NuggetsError, RunBusy
-from nuggets.runs.commit import make_folder
 from nuggets.runs.context import RunContext
-from nuggets.runs.home import device_lock_path
-from nuggets.runs.locks import Lock, read_holder
+from nuggets.runs.devices import device_turn
 from nuggets.runs.schema import RunError, RunEvent, RunRecord
 from nuggets.runs.store import Run
 
 BUSY_EXIT_CODE = 3
-DEVICE_POLL_S = 0.2
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -136,22 +132,17 @@ def _exit_code(error: BaseException) -> int:
 @contextmanager
 def _device(run: Run, ctx: RunContext) -> Iterator[None]:
     """Holds the run's device, after waiting for whoever has it; a cancel ends the wait."""
-    device = run.device()
-    lock = Lock(device_lock_path(device))
-    make_folder(lock.path.parent)
-    announced = None
-    while not lock.acquire():
-        holder = read_holder(lock.path)
+    device, announced = run.device(), None
+
+    def wait(holder: str) -> None:
+        nonlocal announced
         if holder != announced:
             ctx.waiting_for(device, holder)
             announced = holder
         ctx.check_cancelled()
-        time.sleep(DEVICE_POLL_S)
-    try:
-        lock.write_holder(run.id)
+
+    with device_turn(device, run.id, wait):
         yield
-    finally:
-        lock.release()
 
 
 @contextmanager

@@ -194,7 +194,7 @@ def _lock_temp(fd: int) -> bool | None:
 
 def _sweep(path: Path) -> None:
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
         return
     try:

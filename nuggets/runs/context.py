@@ -155,7 +155,8 @@ class RunContext:
 
     def waiting_for(self, device: str, holder: str) -> None:
         """Says which run holds the device that this one waits for."""
-        message = f"Waiting for {device}, held by run {holder or 'unknown'}."
+        held = f"held by run {holder}" if holder else "with others first in line"
+        message = f"Waiting for {device}, {held}."
         self._emit("status", message, {"status": "queued", "device": device, "holder": holder})
 
     def set_status(self, status: RecordedStatus, error: RunError | None = None) -> None:

@@ -93,14 +93,13 @@ def test_of_many_lock_takers_exactly_one_wins_while_others_look(tmp_path, rounds
         "from pathlib import Path\n"
         "from nuggets.runs.locks import Lock, is_held\n"
         "root, me, races = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])\n"
-        "kept = []\n"
+        "kept, end = [], time.monotonic() + 60\n"
         "for n in range(races):\n"
         "    (root / f'{n}.{me}').touch()\n"
-        "    while len(list(root.glob(f'{n}.*'))) < 3:\n"
+        "    while len(list(root.glob(f'{n}.*'))) < 3 and time.monotonic() < end:\n"
         "        is_held(root / f'lock-{n}')\n"
         "    lock = Lock(root / f'lock-{n}')\n"
         "    kept.append(lock if lock.acquire() else None)\n"
-        "    assert is_held(root / f'lock-{n}')\n"
         "print(*(int(lock is not None) for lock in kept))\n"
         "sys.stdout.flush()\n"
         "sys.stdin.read()\n"
@@ -138,7 +137,7 @@ def test_killing_the_whole_process_group_shows_as_interrupted(toy, until, worker
     launch.start(run)
     until(lambda: run.status() == "running")
     os.killpg(worker_pid(run), signal.SIGKILL)
-    until(lambda: run.status() == "interrupted", timeout=2)
+    until(lambda: run.status() == "interrupted", timeout=10)
     assert run.record().status == "running"
     with pytest.raises(BadInput, match=r"interrupted; there is nothing to cancel"):
         launch.cancel(run)
@@ -213,6 +212,18 @@ def test_a_queued_run_starts_when_the_device_is_free(toy, until):
     until(lambda: any("Waiting for cpu" in e.message for e in run.events()))
     lock.release()
     until(lambda: run.status() == "done")
+
+
+def test_a_waiting_run_that_is_killed_frees_its_place_in_line(toy, until, worker_pid):
+    first, killed, last = toy(steps=900, sleep=0.01), toy(), toy()
+    for run in (first, killed, last):
+        launch.start(run)
+        until(lambda run=run: run.events() and run.status() != "created")
+        time.sleep(0.1)
+    os.kill(worker_pid(killed), signal.SIGKILL)
+    launch.cancel(first, wait=10)
+    until(lambda: last.status() == "done")
+    assert killed.status() == "interrupted"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -28,6 +28,10 @@ def commit(final, files=FILES):
     return final
 
 
+def pad(path):
+    path.write_bytes(path.read_bytes() + b" ")  # JSON reads the same
+
+
 def test_a_committed_folder_holds_what_was_written_and_verifies(tmp_path):
     final = commit(tmp_path / "deep" / "er" / "step-1")
     verify_folder(final)
@@ -129,6 +133,7 @@ def test_any_flipped_or_missing_byte_is_found(tmp_path_factory, data):
         (lambda f: (f / "link").symlink_to("/etc"), "'link' was added"),
         (lambda f: (f / "manifest.json").write_text("[" * 9999), "is not a manifest"),
         (lambda f: (f / "manifest.json").write_text('{"sha256": 3}'), "was altered"),
+        (lambda f: pad(f / "manifest.json"), "was altered"),
     ],
 )
 def test_a_changed_folder_is_refused_naming_the_file(tmp_path, change, words):

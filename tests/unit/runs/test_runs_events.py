@@ -1,7 +1,10 @@
+import datetime
 import threading
 
 import pytest
 
+from nuggets.runs import events as events_module
+from nuggets.runs import schema
 from nuggets.runs.events import EventLog, read_events
 
 
@@ -64,6 +67,14 @@ def test_a_value_that_is_not_finite_is_kept_as_none(path):
     log.append("metric", "", "", {"loss": float("nan"), "step": 3})
     log.close()
     assert read_events(path)[0].data == {"loss": None, "step": 3}
+
+
+def test_order_is_by_number_even_when_the_clock_jumps_a_day(path, monkeypatch):
+    day = datetime.timedelta(days=1)
+    moments = iter([schema.now(), schema.now() - day, schema.now() + day])
+    monkeypatch.setattr(events_module, "now", lambda: next(moments))
+    append(path, "a", "b", "c")
+    assert words(path) == [(0, "a"), (1, "b"), (2, "c")]
 
 
 def test_readers_see_a_growing_prefix_while_the_writer_writes(path):
