@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from nuggets.bench.comparisons import families
+from nuggets.bench.power import minimum_detectable_effect
 from nuggets.bench.report import BenchmarkReport, CellOutcome, build_report
 from nuggets.bench.statistics import holm, mean_interval, paired_difference
 from nuggets.errors import BadInput
@@ -95,6 +96,10 @@ def test_differences_are_paired_and_adjusted_within_the_treatments_family():
     assert [d.versus for d in family] == ["lora", "permuted", "gaussian"]
     assert [d.interval for d in family] == [e.interval for e in expected]
     assert [d.p_holm for d in family] == holm([e.p for e in expected])
+    delta = matrix(cells, "paper") - matrix(cells, "lora")
+    alone = minimum_detectable_effect(delta, level=1 - 0.05 / 3)
+    assert family[0].minimum_detectable == pytest.approx(alone)
+    assert alone > minimum_detectable_effect(delta)
 
 
 def test_each_family_compares_what_the_rules_say():
@@ -115,14 +120,16 @@ def test_for_losses_positive_still_means_better():
     assert down.arms["paper"].value < down.arms["lora"].value
 
 
-def test_pairing_uses_only_the_seeds_that_both_arms_finished():
-    cells = [c for c in all_cells() if not (c.arm == "lora" and c.seed in (1, 4))]
+@pytest.mark.parametrize(("short", "whole"), [("lora", "paper"), ("paper", "lora")])
+def test_pairing_uses_only_the_seeds_that_both_arms_finished(short, whole):
+    cells = [c for c in all_cells() if not (c.arm == short and c.seed in (1, 4))]
     report = report_of(cells)
     first = next(d for d in report.differences if (d.arm, d.versus) == ("paper", "lora"))
     assert first.interval.n_seeds == 3
-    expected = matrix(cells, "paper")[[0, 2, 3]].mean() - matrix(cells, "lora").mean()
-    assert first.interval.mean == pytest.approx(expected)
-    assert report.arms["paper"].seeds == [0, 1, 2, 3, 4]
+    gap = abs(matrix(cells, whole)[[0, 2, 3]].mean() - matrix(cells, short).mean())
+    assert first.interval.mean == pytest.approx(gap)
+    assert report.arms[short].seeds == [0, 2, 3]
+    assert report.arms[whole].seeds == [0, 1, 2, 3, 4]
 
 
 def test_the_order_in_which_cells_arrive_changes_nothing_but_the_order_of_arms():

@@ -78,6 +78,16 @@ def test_one_seed_of_many_items_comes_close_to_clopper_pearson():
     assert (interval.low, interval.high) == pytest.approx((exact.low, exact.high), abs=1e-4)
 
 
+def test_a_rate_known_well_has_nearly_students_interval():
+    # 3 seeds at .48, .50, .52 on items of rate near one half: few degrees of freedom, small error
+    rng = np.random.default_rng(8)
+    outcomes = (rng.random((3, 4000)) < np.array([[0.48], [0.5], [0.52]])).astype(float)
+    spread, interval = spread_of(outcomes), mean_interval(outcomes)
+    assert spread.df < 6
+    half = stats.t.isf(0.025, spread.df) * spread.error
+    assert interval.high - interval.low == pytest.approx(2 * half, rel=0.02)
+
+
 def test_identical_binary_arms_are_bounded_by_the_number_of_items():
     found = paired_difference(np.ones((3, 20)), np.ones((3, 20)))
     unseen = 1 - 0.025 ** (1 / 20)
