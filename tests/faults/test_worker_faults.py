@@ -33,7 +33,7 @@ def test_kill_9_at_random_moments_changes_no_byte_of_the_result(toy, until, work
     steps = 15 * rounds
     undisturbed, run = toy(steps=steps), toy(steps=steps, sleep=0.005)
     launch.start(undisturbed)
-    until(lambda: undisturbed.status() == "done")
+    until(lambda: undisturbed.status() == "done", timeout=60 + rounds)
     dice = random.Random(7)
     launch.start(run)
     for _ in range(rounds):
@@ -41,7 +41,7 @@ def test_kill_9_at_random_moments_changes_no_byte_of_the_result(toy, until, work
         os.kill(worker_pid(run), signal.SIGKILL)  # fails if the run ended before the last kill
         until(lambda: run.status() == "interrupted")
         launch.resume(run)
-    until(lambda: run.status() == "done", timeout=60)
+    until(lambda: run.status() == "done", timeout=60 + rounds)
     assert artifact(run) == artifact(undisturbed)
     assert run.record().attempts == rounds + 1
     assert [e.seq for e in run.events()] == list(range(len(run.events())))
@@ -236,6 +236,20 @@ def test_a_signal_is_a_cancel_and_the_run_resumes(toy, until, worker_pid, number
     launch.resume(run)
     until(lambda: run.status() == "done")
     assert run.record().attempts == 2
+
+
+def test_a_resume_forgets_the_cancel_that_a_killed_worker_did_not_answer(toy, until, worker_pid):
+    run = toy(steps=30, sleep=0.02)
+    launch.start(run)
+    until(lambda: run.status() == "running")
+    pid = worker_pid(run)
+    os.kill(pid, signal.SIGSTOP)
+    run.request_cancel()
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: run.status() == "interrupted")
+    launch.resume(run)
+    until(lambda: run.status() not in ("queued", "running"))
+    assert run.status() == "done"
 
 
 def test_a_file_in_the_run_folder_never_runs_as_code(toy, until):

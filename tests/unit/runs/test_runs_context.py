@@ -1,3 +1,5 @@
+import os
+
 import pytest
 
 from nuggets.core.progress import InMemoryProgress, Progress
@@ -54,6 +56,20 @@ def test_metrics_and_logs_are_all_kept(ctx, run):
     ctx.log("Half of it.")
     assert [e.data.get("step") for e in run.events()] == [0, 1, 2, 3, 4, None]
     assert run.events()[-1].message == "Half of it."
+
+
+def test_only_events_that_matter_after_a_power_cut_are_synced(ctx, monkeypatch):
+    synced = []
+    events_inode = ctx.run.events_path.stat().st_ino
+    real_sync = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda fd: synced.append(os.fstat(fd).st_ino) or real_sync(fd))
+    ctx.metric(loss=1.0)
+    ctx.log("words")
+    ctx.progress(1, 2)
+    assert synced.count(events_inode) == 0
+    ctx.set_status("running")
+    write(ctx, "plan")
+    assert synced.count(events_inode) == 2
 
 
 def test_a_listener_sees_every_event_as_it_is_stored(run):

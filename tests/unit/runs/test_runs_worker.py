@@ -79,6 +79,20 @@ def test_a_requested_cancel_ends_the_run_and_does_not_outlive_it(run, pipeline):
     assert worker.run_in_foreground(run, lambda event: None).status == "done"
 
 
+def test_a_request_that_an_ended_attempt_left_behind_does_not_stop_the_next(run, pipeline):
+    pipeline(lambda run, ctx: ctx.check_cancelled())
+    run.record_path.write_text(run.record().changed(status="cancelled").model_dump_json())
+    run.request_cancel()  # its worker was killed after it recorded the end
+    assert worker.run_in_foreground(run, lambda event: None).status == "done"
+
+
+def test_whoever_sees_the_end_has_all_events_to_read(run, pipeline):
+    pipeline(lambda run, ctx: None)
+    shown = {}
+    worker.run_in_foreground(run, lambda event: shown.update({event.message: run.status()}))
+    assert shown == {"queued": "queued", "running": "queued", "done": "running"}
+
+
 def test_a_cancel_before_the_start_is_honoured(run, pipeline):
     pipeline(lambda run, ctx: pytest.fail("it was cancelled before"))
     assert launch.cancel(run) == "created"
