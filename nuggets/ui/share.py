@@ -1,0 +1,181 @@
+"""The one frame around every figure: chart, caption, and all ways to take it away."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal
+
+import pandas as pd
+import plotly.graph_objects as go
+import streamlit as st
+
+ImageFormat = Literal["svg", "png"]
+OnSelect = Callable[..., None] | Literal["rerun"]
+
+_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>{title}</title>
+<style>body{{margin:2rem auto;max-width:80rem;padding:0 1rem;background:{paper};color:{ink};
+font:16px system-ui,sans-serif}}pre{{overflow:auto;padding:1rem;border:1px solid #8884}}</style>
+</head><body>{figure}<p>{caption}</p>{code}</body></html>
+"""
+
+
+def figure(
+    fig: go.Figure,
+    data: pd.DataFrame,
+    key: str,
+    caption: str,
+    command: str | None,
+    python: str | None,
+    alt: str,
+    on_select: OnSelect | None = None,
+    selection_mode: tuple[str, ...] = ("points", "box"),
+) -> Any:
+    """Draws a figure with its caption and its exports.
+
+    Args:
+        fig: the figure, with its own template and colours (see `charts.finish`).
+        data: exactly what is plotted, for the CSV.
+        key: unique on the page; also the name of exported files.
+        caption: one line below the figure: what, which run, how many samples.
+        command: the command line that gives the same numbers; None if there is none.
+        python: the same in Python.
+        alt: what the figure shows, for those who do not see it.
+        on_select: `rerun` or a callback, where clicks on the figure matter.
+        selection_mode: what can be selected then.
+
+    Returns:
+        The selection if `on_select` is given, else nothing of use.
+    """
+    with st.container(gap="xxsmall"):
+        drawn = st.plotly_chart(
+            fig,
+            width="stretch",
+            theme=None,  # the figure brings its look, so that exports are what is seen
+            key=key,
+            alt=alt,
+            config=image_config(key),
+            on_select=on_select or "ignore",  # type: ignore[arg-type]
+            selection_mode=selection_mode,  # type: ignore[arg-type]
+        )
+        _foot(fig, data, key, caption, command, python)
+    return drawn
+
+
+def table(
+    data: pd.DataFrame,
+    key: str,
+    caption: str,
+    command: str | None = None,
+    python: str | None = None,
+    **options: Any,
+) -> Any:
+    """Draws a table with the same foot as a figure; `options` go to `st.dataframe`."""
+    with st.container(gap="xxsmall"):
+        drawn = st.dataframe(data, key=key, hide_index=True, width="stretch", **options)
+        _foot(None, data, key, caption, command, python)
+    return drawn
+
+
+def image_config(key: str) -> dict[str, Any]:
+    """Plotly's mode bar: one button that saves the figure, in the format chosen below it."""
+    chosen: ImageFormat = "png" if st.session_state.get(f"{key}-image") == "PNG" else "svg"
+    image: dict[str, Any] = {"format": chosen, "filename": _slug(key)}
+    if chosen == "png":
+        image["scale"] = 3
+    return {"displaylogo": False, "toImageButtonOptions": image, "scrollZoom": False}
+
+
+def self_contained_html(
+    fig: go.Figure, caption: str, command: str | None = None, python: str | None = None
+) -> str:
+    """One HTML file that shows the figure without a network, with its caption and origin."""
+    blocks = "".join(f"<pre>{html.escape(text)}</pre>" for text in (command, python) if text)
+    layout: Any = fig.layout
+    return _PAGE.format(
+        title=html.escape(caption),
+        paper=html.escape(layout.paper_bgcolor or "#ffffff", quote=True),
+        ink=html.escape(layout.font.color or "#1f2430", quote=True),
+        figure=fig.to_html(full_html=False, include_plotlyjs=True, config={"displaylogo": False}),
+        caption=html.escape(caption),
+        code=blocks,
+    )
+
+
+def _foot(
+    fig: go.Figure | None,
+    data: pd.DataFrame,
+    key: str,
+    caption: str,
+    command: str | None,
+    python: str | None,
+) -> None:
+    row = st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="right")
+    with row:
+        with st.container(width="stretch"):
+            st.text(caption)  # never Markdown: captions name runs, models and tasks
+        with st.popover("Take away", help="Data, image, page, command, Python", key=f"{key}-share"):
+            _files(fig, data, key, caption, command, python)
+            _code("As command", command, "bash")
+            _code("As Python", python, "python")
+
+
+def _files(
+    fig: go.Figure | None,
+    data: pd.DataFrame,
+    key: str,
+    caption: str,
+    command: str | None,
+    python: str | None,
+) -> None:
+    name = _slug(key)
+    with st.container(horizontal=True):
+        st.download_button(
+            "Data (CSV)",
+            partial(_csv, data),
+            f"{name}.csv",
+            "text/csv",
+            key=f"{key}-csv",
+            on_click="ignore",
+        )
+        if fig is None:
+            return
+        st.download_button(
+            "Page (HTML)",
+            partial(self_contained_html, fig, caption, command, python),
+            f"{name}.html",
+            "text/html",
+            key=f"{key}-html",
+            on_click="ignore",
+        )
+    st.segmented_control(
+        "The camera above the figure saves",
+        ("SVG", "PNG"),
+        default="SVG",
+        required=True,
+        key=f"{key}-image",
+    )
+
+
+def _csv(data: pd.DataFrame) -> str:
+    """The data as CSV; text that a spreadsheet would run as a formula is disarmed."""
+    return data.map(_harmless).to_csv(index=False)
+
+
+def _harmless(value: Any) -> Any:
+    if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")):
+        return f"'{value}"
+    return value
+
+
+def _code(title: str, text: str | None, language: str) -> None:
+    if text:
+        st.caption(title)
+        st.code(text, language=language, wrap_lines=True)
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9]+", "-", text).strip("-").lower() or "figure"
