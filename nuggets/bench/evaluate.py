@@ -1,0 +1,224 @@
+"""What a model answers: per-item outcomes under teacher forcing, and greedy answers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from nuggets.bench.answers import greedy_answers
+from nuggets.core.progress import Progress
+from nuggets.core.samples import IGNORED, Message, Sample, encode
+from nuggets.errors import BadInput, NonFinite
+
+Metric = Literal["exact_match", "choice", "loss"]
+Encoded = tuple[list[int], list[int]]
+
+
+@dataclass(frozen=True, eq=False)
+class Outcomes:
+    """What one model did with each item.
+
+    Attributes:
+        items: item ids.
+        values: metric → one value per item. `exact_match` is 1 when every answer token, the end
+            of sequence included, is the model's first choice given the right ones before it,
+            which is so exactly when greedy decoding writes the answer. `choice` is 1 when the
+            right answer has the largest summed log-likelihood among the sample's choices
+            (lm-eval's `acc`: not divided by length; the end of sequence counts, so that "8" and
+            "8 5" compete fairly). `loss` is the mean negative log-likelihood per answer token.
+        answers: greedy answers as text, when they were asked for.
+    """
+
+    items: list[str]
+    values: dict[str, list[float]]
+    answers: list[str] = field(default_factory=list)
+
+    def mean(self, metric: str) -> float:
+        """The mean over items."""
+        return math.fsum(self.values[metric]) / len(self.items)
+
+
+@dataclass(frozen=True)
+class _Score:
+    """One sequence: summed log-likelihood of its answer, its length, and whether greedy."""
+
+    log_likelihood: float
+    n_tokens: int
+    greedy: bool
+
+
+def evaluate(
+    model: Any,
+    tokenizer: Any,
+    samples: Sequence[Sample],
+    metrics: Sequence[Metric] = ("exact_match", "loss"),
+    *,
+    batch_size: int = 64,
+    device: torch.device | str = "cpu",
+    progress: Progress | None = None,
+    max_length: int = 2048,
+    answers: bool = False,
+) -> Outcomes:
+    """Measures a causal language model item by item.
+
+    The model's training mode and all random generators are left as they were. Items are padded
+    on the right in batches of similar length; a causal model does not see that padding, so the
+    outcome of an item does not depend on its batch.
+
+    Args:
+        model: a transformers or PEFT causal language model on `device`.
+        tokenizer: its tokenizer.
+        samples: items; `choice` needs their choices.
+        metrics: what is measured.
+        batch_size: sequences per forward pass.
+        device: where the model is.
+        progress: receives ticks and can cancel.
+        max_length: tokens after which a sample is cut.
+        answers: also decode what the model would write.
+
+    Raises:
+        BadInput: if there is no item, or `choice` is asked of items without choices.
+        NonFinite: if a likelihood is NaN or infinite, naming the item.
+    """
+    if not samples:
+        raise BadInput("There is no item to evaluate; give at least one.")
+    variants, places = _variants(samples, "choice" in metrics)
+    encoded = [encode(variant, tokenizer, max_length) for variant in variants]
+    with evaluation_mode(model):
+        scores = _score(model, encoded, variants, batch_size, torch.device(device), progress)
+        written = (
+            greedy_answers(model, tokenizer, samples, batch_size, device, progress)
+            if answers
+            else []
+        )
+    values = {
+        metric: [
+            _value(metric, scores, own, sample) for own, sample in zip(places, samples, strict=True)
+        ]
+        for metric in metrics
+    }
+    return Outcomes([s.id for s in samples], values, [answer.text for answer in written])
+
+
+@contextmanager
+def evaluation_mode(model: Any) -> Iterator[None]:
+    """Without gradients and dropout; afterwards the model is in its former mode."""
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        model.train(was_training)
+
+
+def _variants(
+    samples: Sequence[Sample], with_choices: bool
+) -> tuple[list[Sample], list[list[int]]]:
+    """All sequences to score, and per sample the places of its answer and of its choices."""
+    variants: list[Sample] = []
+    places: list[list[int]] = []
+    for sample in samples:
+        if with_choices and sample.answer not in sample.choices:
+            raise BadInput(
+                f"Choice accuracy needs choices that contain the right answer, but item "
+                f"{sample.id!r} has {list(sample.choices)}. Choose the metric exact_match or loss."
+            )
+        texts = sample.choices if with_choices else (sample.answer,)
+        places.append(list(range(len(variants), len(variants) + len(texts))))
+        variants += [_with_answer(sample, text) for text in texts]
+    return variants, places
+
+
+def _with_answer(sample: Sample, text: str) -> Sample:
+    last = Message(role="assistant", content=text)
+    return sample.model_copy(update={"messages": (*sample.messages[:-1], last)})
+
+
+def _value(metric: str, scores: list[_Score], own: list[int], sample: Sample) -> float:
+    right = own[sample.choices.index(sample.answer)] if len(own) > 1 else own[0]
+    if metric == "choice":
+        best = max(own, key=lambda place: scores[place].log_likelihood)  # ties: the first
+        return float(best == right)
+    if metric == "exact_match":
+        return float(scores[right].greedy)
+    return -scores[right].log_likelihood / scores[right].n_tokens
+
+
+def _score(
+    model: Any,
+    encoded: Sequence[Encoded],
+    samples: Sequence[Sample],
+    batch_size: int,
+    device: torch.device,
+    progress: Progress | None,
+) -> list[_Score]:
+    """Scores sequences, the long ones first: memory runs out at once or never."""
+    order = sorted(range(len(encoded)), key=lambda place: -len(encoded[place][0]))
+    scores: list[_Score | None] = [None] * len(encoded)
+    for start in range(0, len(order), batch_size):
+        if progress is not None:
+            progress.check_cancelled()
+        places = order[start : start + batch_size]
+        for place, score in zip(
+            places, _score_batch(model, [encoded[i] for i in places], device), strict=True
+        ):
+            if not math.isfinite(score.log_likelihood):
+                raise NonFinite(
+                    f"The model's likelihood of item {samples[place].id!r} is "
+                    f"{score.log_likelihood}. Its weights diverged or are damaged; nothing that "
+                    "it answers can be counted."
+                )
+            scores[place] = score
+        if progress is not None:
+            progress.progress(start + len(places), len(order), "evaluating")
+    return [score for score in scores if score is not None]
+
+
+def _score_batch(model: Any, batch: Sequence[Encoded], device: torch.device) -> list[_Score]:
+    ids, labels = pad_right(batch, device)
+    logits, targets = answer_logits(model, ids, labels)
+    nll = cross_entropy(logits, targets, reduction="none").double()
+    hits = logits.argmax(-1) == targets
+    counts = (labels[:, 1:] != IGNORED).sum(1).tolist()
+    return [
+        _Score(-float(own.sum()), n, bool(hit.all()))
+        for own, hit, n in zip(nll.split(counts), hits.split(counts), counts, strict=True)
+    ]
+
+
+def answer_logits(model: Any, input_ids: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits where answer tokens are predicted, and those tokens.
+
+    Only columns of the batch that hold an answer reach the head: with a real vocabulary the
+    logits of whole prompts would be the largest thing in memory.
+
+    Returns:
+        Float32 logits `[answer tokens, vocab]` and targets `[answer tokens]`, row by row.
+    """
+    wanted = labels[:, 1:] != IGNORED
+    columns = wanted.any(0).nonzero().squeeze(1)
+    logits: Tensor = model(input_ids=input_ids, use_cache=False, logits_to_keep=columns).logits
+    kept = wanted[:, columns]
+    return logits[kept].float(), labels[:, 1:][:, columns][kept]
+
+
+def pad_right(
+    batch: Sequence[tuple[Sequence[int], Sequence[int]]], device: torch.device | str
+) -> tuple[Tensor, Tensor]:
+    """Token ids and labels `[items, longest]`; the padding is `IGNORED` and never looked at.
+
+    A causal model's states do not depend on what follows, so no attention mask is needed and
+    any valid id may stand in the padding.
+    """
+    longest = max(len(ids) for ids, _ in batch)
+    ids = [[*ids, *[0] * (longest - len(ids))] for ids, _ in batch]
+    labels = [[*labels, *[IGNORED] * (longest - len(labels))] for _, labels in batch]
+    return torch.tensor(ids, device=device), torch.tensor(labels, device=device)

@@ -1,0 +1,56 @@
+"""From a plan to low-rank factors: cut the teacher's entries out and factorise them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from torch import Tensor
+
+from nuggets.core.factorize import LowRankFactors, truncated_svd
+from nuggets.core.maps import SensitivityMap
+from nuggets.core.plan import ExtractionPlan, PlanItem, picks_of
+from nuggets.core.selectors import Pick
+
+Weights = Callable[[str], Tensor]
+"""The teacher's weight of a module, as stored `[out, in]` (embedding: `[vocab, hidden]`)."""
+
+
+def extract_factors(
+    weights: Weights,
+    plan: ExtractionPlan,
+    map: SensitivityMap | None = None,
+    seed: int = 0,
+    ranks: Mapping[str, int] | None = None,
+) -> dict[str, LowRankFactors]:
+    """Initial factors for every student matrix of a plan (section 3.3 and eq. 6 of the paper).
+
+    Weights are asked for one at a time, so a teacher on disk is never held in memory whole.
+
+    Args:
+        weights: gives the teacher's weight of a module; it is not changed.
+        plan: what goes where.
+        map: the map the plan was made from; only the selector `weights` needs it.
+        seed: of the randomised SVD.
+        ranks: student module → rank, instead of the plan's rank and energy.
+
+    Returns:
+        Student module → factors, float32, on the weights' device.
+    """
+    picks = picks_of(plan, map)
+    factors = {}
+    for item in plan.items:
+        matrix = cut_matrix(weights(item.teacher_module), item, picks[item.student_module])
+        rank = item.rank if ranks is None else ranks[item.student_module]
+        energy = plan.lora.energy if ranks is None else None
+        factors[item.student_module] = truncated_svd(matrix, rank, plan.lora.svd, energy, seed)
+    return factors
+
+
+def cut_matrix(weight: Tensor, item: PlanItem, pick: Pick) -> Tensor:
+    """The student-shaped matrix that a LoRA is to start from, `[out, in]` of its product.
+
+    PEFT's LoRA of an embedding multiplies to `[hidden, vocab]`, the transpose of what is stored.
+    """
+    # Pick.cut is written for NumPy; torch takes the same index arrays.
+    matrix: Tensor = pick.cut(weight.detach(), item.shape)  # type: ignore[arg-type, assignment]
+    return matrix.T if item.role == "embed" else matrix

@@ -1,0 +1,311 @@
+"""The arms of a transfer: what is compared. One class and one line each.
+
+Every arm of a run gets the same training samples, steps and rank; an arm's class says in what
+it differs. Seeds govern which samples are drawn, initial values and the order of training.
+Torch-free at import: forms and recipes are made from these classes.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from nuggets.bench.verdict import Role
+from nuggets.core.architecture import Frozen
+from nuggets.core.layers import RandomLayers
+from nuggets.core.selectors import ConsistentSelector, RandomWindowSelector
+from nuggets.errors import BadInput
+
+if TYPE_CHECKING:
+    from nuggets.train.lab import Lab, Trainee
+
+
+class ArmBase(Frozen):
+    """What all arms share.
+
+    Attributes:
+        label: the arm's name in the report, so that one kind can appear twice.
+    """
+
+    role: ClassVar[Role]
+    title: ClassVar[str]
+    kind: Any  # a literal in every arm
+    label: str | None = Field(default=None, min_length=1, max_length=40)
+
+    @property
+    def name(self) -> str:
+        """What the report calls this arm."""
+        return self.label or self.kind
+
+    def build(self, lab: Lab, seed: int) -> Trainee:
+        """Makes what is trained; the lab's models are not changed.
+
+        Raises:
+            BadInput: if the pair or the data cannot serve this arm, in one sentence.
+        """
+        raise NotImplementedError
+
+
+class Vanilla(ArmBase):
+    """The student as it is, without training."""
+
+    role: ClassVar[Role] = "reference"
+    title: ClassVar[str] = "Untouched student"
+    kind: Literal["vanilla"] = "vanilla"
+
+    def build(self, lab: Lab, seed: int) -> Trainee:
+        """Returns a copy of the student that is not trained."""
+        from nuggets.train.lab import Trainee
+
+        return Trainee(lab.fresh_student(), [], trains=False)
+
+
+class Plain(ArmBase):
+    """LoRA with its usual initialisation (A random, B zero): nothing comes from the teacher."""
+
+    role: ClassVar[Role] = "baseline"
+    title: ClassVar[str] = "Plain LoRA"
+    kind: Literal["plain"] = "plain"
+
+    def build(self, lab: Lab, seed: int) -> Trainee:
+        """Adds a fresh LoRA to the student."""
+        from nuggets.train import build
+
+        return build.with_lora(lab, seed, init_lora_weights=True)
+
+
+class Paper(ArmBase):
+    """LoRA that starts from the teacher's extracted matrices (arXiv 2310.11451)."""
+
+    role: ClassVar[Role] = "treatment"
+    title: ClassVar[str] = "Extracted parameters"
+    kind: Literal["paper"] = "paper"
+
+    def build(self, lab: Lab, seed: int) -> Trainee:
+        """Injects the extracted factors on a function-preserving base."""
+        from nuggets.train import build
+
+        return build.injected(lab, seed, lab.factors())
+
+
+class Permuted(ArmBase):
+    """As the treatment, with rows and columns of every extracted matrix permuted."""
+
+    role: ClassVar[Role] = "control"
+    title: ClassVar[str] = "Permuted extraction"
+    kind: Literal["permuted"] = "permuted"
+
+    def build(self, lab: Lab, seed: int) -> Trainee:
+        """Injects factors with the same spectrum and entries, but no meaning."""
+        from nuggets.train import build, controls
+
+        return build.injected(lab, seed, controls.permute_factors(lab.factors(), seed))
+
+
+class Shuffled(ArmBase):
+    """As the treatment, with all entries of every extracted matrix shuffled."""
+
+    role: ClassVar[Role] = "control"
+    title: ClassVar[str] = "Shuffled extraction"
+    kind: Literal["shuffled"] = "shuffled"
+
+    def build(self, lab: Lab, seed: int) -> Trainee:
+        """Injects factors of the shuffled matrices, of the same norm."""
+        from nuggets.train import build, controls
+
+        factors = controls.shuffle_factors(lab.matrices(), lab.factors(), seed)
+        return build.injected(lab, seed, factors)
+
+
+class Gaussian(ArmBase):
+    """As the treatment, with Gaussian noise of the same norm in place of the teacher."""
+
+    role: ClassVar[Role] = "control"
+    title: ClassVar[str] = "Gaussian noise"
+    kind: Literal["gaussian"] = "gaussian"
+
+    def build(self, lab: Lab, seed: int) -> Trainee:
+        """Injects factors of noise, of the same norm."""
+        from nuggets.train import build, controls
+
+        return build.injected(lab, seed, controls.gaussian_factors(lab.factors(), seed))
+
+
+class RandomLayerChoice(ArmBase):
+    """As the treatment, from teacher layers drawn without looking."""
+
+    role: ClassVar[Role] = "control"
+    title: ClassVar[str] = "Random layers"
+    kind: Literal["random_layers"] = "random_layers"
+
+    def build(self, lab: Lab, seed: int) -> Trainee:
+        """Injects what the same matrix selector finds in random layers."""
+        from nuggets.train import build
+
+        wanted = lab.extraction.model_copy(update={"layers": RandomLayers(seed=seed)})
+        same = lab.teacher_spec.n_layers == lab.student_spec.n_layers
+        note = "Both models have as many layers, so every layer is drawn." if same else ""
+        return build.injected(lab, seed, lab.factors(lab.plan(wanted)), note)
+
+
+class RandomWindow(ArmBase):
+    """As the treatment, from windows drawn without looking (or a random consistent choice)."""
+
+    role: ClassVar[Role] = "control"
+    title: ClassVar[str] = "Random window"
+    kind: Literal["random_window"] = "random_window"
+
+    def build(self, lab: Lab, seed: int) -> Trainee:
+        """Injects random entries of the same layers."""
+        from nuggets.train import build
+
+        # The control of a consistent choice is a consistent one: only the looking is left out.
+        if lab.extraction.matrices.kind == "consistent":
+            matrices = ConsistentSelector(order="random", seed=seed)
+        else:
+            matrices = RandomWindowSelector(seed=seed)
+        wanted = lab.extraction.model_copy(update={"matrices": matrices})
+        return build.injected(lab, seed, lab.factors(lab.plan(wanted)))
+
+
+class WrongTask(ArmBase):
+    """As the treatment, located by the seed samples of another task."""
+
+    role: ClassVar[Role] = "control"
+    title: ClassVar[str] = "Wrong task"
+    kind: Literal["wrong_task"] = "wrong_task"
+
+    def build(self, lab: Lab, seed: int) -> Trainee:
+        """Injects what is sensitive for another task."""
+        from nuggets.train import build
+
+        if lab.wrong_map is None:
+            raise BadInput(
+                "The arm wrong_task needs a sensitivity map of another task, and there is none. "
+                "Use a built-in task, or leave the arm out."
+            )
+        return build.injected(lab, seed, lab.wrong_factors(lab.wrong_map))
+
+
+class Pissa(ArmBase):
+    """LoRA that starts from the student's own principal components (arXiv 2404.02948)."""
+
+    role: ClassVar[Role] = "comparator"
+    title: ClassVar[str] = "PiSSA"
+    kind: Literal["pissa"] = "pissa"
+
+    def build(self, lab: Lab, seed: int) -> Trainee:
+        """Adds PEFT's PiSSA, which takes its start out of the base itself."""
+        from nuggets.train import build
+
+        return build.with_pissa(lab, seed)
+
+
+class Distill(ArmBase):
+    """Plain LoRA that imitates the teacher's token distribution on the same samples."""
+
+    role: ClassVar[Role] = "comparator"
+    title: ClassVar[str] = "Distillation"
+    kind: Literal["distill"] = "distill"
+
+    def build(self, lab: Lab, seed: int) -> Trainee:
+        """Adds a fresh LoRA that is trained on KL(teacher ‖ student)."""
+        from nuggets.train import build
+
+        return build.distilled(lab, seed)
+
+
+class TeacherLabels(ArmBase):
+    """Plain LoRA on the same samples and on extra prompts that the teacher answers.
+
+    Attributes:
+        n: extra prompts; fewer where fewer exist.
+    """
+
+    role: ClassVar[Role] = "comparator"
+    title: ClassVar[str] = "Teacher's answers"
+    kind: Literal["teacher_labels"] = "teacher_labels"
+    n: int = Field(default=1500, ge=1)
+
+    def build(self, lab: Lab, seed: int) -> Trainee:
+        """Lets the teacher answer, greedily, and adds a fresh LoRA."""
+        from nuggets.train import build
+
+        return build.with_teacher_labels(lab, seed, self.n)
+
+
+class Full(ArmBase):
+    """Fine-tuning of all weights of the student."""
+
+    role: ClassVar[Role] = "comparator"
+    title: ClassVar[str] = "Full fine-tuning"
+    kind: Literal["full"] = "full"
+
+    def build(self, lab: Lab, seed: int) -> Trainee:
+        """Returns a copy of the student, all of it trainable."""
+        from nuggets.train import build
+
+        return build.fully_trainable(lab, seed)
+
+
+class Graft(ArmBase):
+    """A new student cut out of the teacher by one consistent choice, healed, then plain LoRA.
+
+    All origins keep the same teacher layers (those of the extraction plan), so that they differ
+    in the choice of dimensions, heads and neurons alone.
+
+    Attributes:
+        origin: which dimensions are kept. `permuted` cuts as `sensitivity` does and then
+            permutes rows and columns of every matrix: the control without a working circuit.
+        heal_steps: steps of full fine-tuning on general data after the cut.
+        heal_lr: their learning rate.
+        heal_batch: samples per step.
+        heal_samples: general samples that healing draws from.
+    """
+
+    title: ClassVar[str] = "Graft and heal"
+    kind: Literal["graft"] = "graft"
+    origin: Literal["sensitivity", "first", "random", "permuted"] = "sensitivity"
+    heal_steps: int = Field(default=1500, ge=0)
+    heal_lr: float = Field(default=3e-3, gt=0)
+    heal_batch: int = Field(default=64, ge=1)
+    heal_samples: int = Field(default=12_000, ge=1)
+
+    @property
+    def role(self) -> Role:  # type: ignore[override]
+        """Treatment by sensitivity; random and permuted are its controls."""
+        roles: dict[str, Role] = {"sensitivity": "treatment", "first": "comparator"}
+        return roles.get(self.origin, "control")
+
+    @property
+    def name(self) -> str:
+        """What the report calls this arm."""
+        own = self.kind if self.origin == "sensitivity" else f"{self.kind}_{self.origin}"
+        return self.label or own
+
+    def build(self, lab: Lab, seed: int) -> Trainee:
+        """Cuts, heals and adds a fresh LoRA."""
+        from nuggets.train import graft
+
+        return graft.grafted(lab, seed, self)
+
+
+Arm = Annotated[
+    Vanilla
+    | Plain
+    | Paper
+    | Permuted
+    | Shuffled
+    | Gaussian
+    | RandomLayerChoice
+    | RandomWindow
+    | WrongTask
+    | Pissa
+    | Distill
+    | TeacherLabels
+    | Full
+    | Graft,
+    Field(discriminator="kind"),
+]
+"""The arms, chosen by `kind`."""

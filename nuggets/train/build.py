@@ -1,0 +1,115 @@
+"""How arms turn a lab into something to train. The torch side of `nuggets.train.arms`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from nuggets.bench.answers import greedy_answers
+from nuggets.bench.evaluate import evaluation_mode
+from nuggets.core.adapter import add_lora, inject, read_factors
+from nuggets.core.factorize import LowRankFactors
+from nuggets.core.samples import Message, Sample
+from nuggets.errors import BadInput
+from nuggets.train.lab import Lab, Trainee
+from nuggets.train.losses import distillation_loss
+from nuggets.train.randomness import seeded
+
+LABEL_BATCH = 128
+"""Prompts that the teacher answers at once."""
+
+
+def with_lora(lab: Lab, seed: int, **options: Any) -> Trainee:
+    """The student with a LoRA on the plan's matrices; `options` reach PEFT."""
+    samples = lab.train_samples(seed)
+    with seeded(seed, lab.device):
+        model = add_lora(lab.fresh_student(), lab.ranks(), lab.lora, **options)
+    return Trainee(model, lab.encode(samples), n_samples=len(samples))
+
+
+def injected(lab: Lab, seed: int, factors: Mapping[str, LowRankFactors], note: str = "") -> Trainee:
+    """The student with a LoRA that starts from factors, on a function-preserving base."""
+    samples = lab.train_samples(seed)
+    with seeded(seed, lab.device):
+        model = inject(lab.fresh_student(), factors, lab.lora)
+    return Trainee(model, lab.encode(samples), initial=factors, n_samples=len(samples), note=note)
+
+
+def with_pissa(lab: Lab, seed: int) -> Trainee:
+    """PEFT's PiSSA; what it took out of the base is kept for the export."""
+    if {"embed"} & set(lab.extraction.roles):
+        raise BadInput(
+            "PEFT has no PiSSA for embeddings. Leave the role embed out of the extraction, or "
+            "leave the arm pissa out."
+        )
+    trainee = with_lora(lab, seed, init_lora_weights="pissa")
+    initial = {
+        name: LowRankFactors(a, b, b.norm(dim=0) * a.norm(dim=1), 1.0)
+        for name, (a, b) in read_factors(trainee.model).items()
+    }
+    return Trainee(trainee.model, trainee.encoded, initial, n_samples=trainee.n_samples)
+
+
+def distilled(lab: Lab, seed: int) -> Trainee:
+    """A plain LoRA that is trained to imitate the teacher on the same samples."""
+    theirs = lab.teacher_tokenizer
+    same = theirs is None or theirs.get_vocab() == lab.tokenizer.get_vocab()
+    sizes = lab.teacher_spec.vocab_size, lab.student_spec.vocab_size
+    if not same or sizes[0] != sizes[1]:
+        raise BadInput(
+            "Distillation compares token distributions, but the two models have other words: "
+            f"{sizes[0]} in the teacher and {sizes[1]} in the student. Leave the arm distill out; "
+            "teacher_labels works with any two vocabularies."
+        )
+    plain = with_lora(lab, seed)
+    return Trainee(
+        plain.model,
+        plain.encoded,
+        loss=distillation_loss(lab.teacher),
+        n_samples=plain.n_samples,
+    )
+
+
+def with_teacher_labels(lab: Lab, seed: int, n: int) -> Trainee:
+    """A plain LoRA on the training samples and on prompts that the teacher answered."""
+    start = time.monotonic()
+    prompts = lab.extra_prompts(n, seed)
+    with evaluation_mode(lab.teacher):
+        answers = greedy_answers(
+            lab.teacher,
+            lab.teacher_tokenizer or lab.tokenizer,
+            prompts,
+            LABEL_BATCH,
+            lab.device,
+            lab.workspace.progress,
+        )
+    # An answer that did not end would teach the student to end in mid-sentence.
+    labelled = [_answered(p, a.text) for p, a in zip(prompts, answers, strict=True) if a.finished]
+    cut = len(prompts) - len(labelled)
+    seconds = time.monotonic() - start
+    plain = with_lora(lab, seed)
+    note = f"The teacher answered {len(labelled)} extra prompts."
+    if cut:
+        note += f" {cut} more answers did not end and were left out."
+    return Trainee(
+        plain.model,
+        plain.encoded + lab.encode(labelled),
+        n_samples=plain.n_samples + len(prompts),
+        seconds=seconds,
+        note=note,
+    )
+
+
+def _answered(sample: Sample, text: str) -> Sample:
+    last = Message(role="assistant", content=text)
+    return sample.model_copy(update={"messages": (*sample.messages[:-1], last)})
+
+
+def fully_trainable(lab: Lab, seed: int) -> Trainee:
+    """A copy of the student with every weight trainable."""
+    samples = lab.train_samples(seed)
+    model = lab.fresh_student()
+    for parameter in model.parameters():
+        parameter.requires_grad_(True)
+    return Trainee(model, lab.encode(samples), n_samples=len(samples))

@@ -1,0 +1,250 @@
+"""One cell of a transfer: one arm with one seed, built, trained and measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import Field
+
+from nuggets.bench.evaluate import (
+    Metric,
+    Outcomes,
+    answer_logits,
+    evaluate,
+    evaluation_mode,
+    pad_right,
+)
+from nuggets.bench.report import CellOutcome
+from nuggets.core.adapter import read_factors, save_adapter, stack_factors
+from nuggets.core.architecture import Frozen
+from nuggets.core.progress import Progress
+from nuggets.core.samples import Sample
+from nuggets.train.arms import Arm
+from nuggets.train.checkpoints import Storage, TrainLog, trainable
+from nuggets.train.config import TrainConfig
+from nuggets.train.export import save_model
+from nuggets.train.finetune import count_steps, finetune
+from nuggets.train.lab import Lab, Trainee, Workspace
+
+EVALUATION_BATCHES = 4
+"""Training batches that fit into one evaluation batch: there are no gradients."""
+PROBED = 4
+"""Items on which the identity at step 0 is measured."""
+
+
+class CellRecord(Frozen):
+    """Everything about a cell but its weights.
+
+    Attributes:
+        outcome: what the report counts.
+        step0_difference: largest absolute logit difference to the student before training,
+            over a few items; None for arms that do not start from the student.
+        losses: training loss of every step.
+        answers: greedy answer per item, when asked for.
+        note: what the user should know, one sentence.
+        peak_memory: largest memory in bytes on a GPU while training; None elsewhere.
+    """
+
+    outcome: CellOutcome
+    step0_difference: float | None
+    losses: list[float] = Field(default_factory=list)
+    answers: list[str] = Field(default_factory=list)
+    note: str = ""
+    peak_memory: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class CellResult:
+    """A finished cell: its record, and the trained model."""
+
+    record: CellRecord
+    trainee: Trainee
+    lab: Lab
+
+    def save_weights(self, folder: Path, base: str, card: str) -> None:
+        """Writes what was trained into an existing folder.
+
+        An adapter of the untouched student where there is one (rank 2r if the arm changed its
+        base), otherwise a whole model.
+
+        Args:
+            folder: an existing folder.
+            base: name or path of the untouched student.
+            card: text of the model card.
+        """
+        lab, trainee = self.lab, self.trainee
+        if not trainee.is_adapter:
+            save_model(trainee.model, lab.tokenizer, folder, card)
+            return
+        weights = stack_factors(read_factors(trainee.model), trainee.initial)
+        scales = {name: lab.lora.scale(rank) for name, rank in lab.ranks().items()}
+        save_adapter(folder, weights, scales, lab.student_spec, base, card)
+
+
+def run_cell(
+    lab: Lab,
+    arm: Arm,
+    seed: int,
+    folder: Path,
+    *,
+    test: Sequence[Sample],
+    old_skills: Mapping[str, Sequence[Sample]] | None = None,
+    metrics: Sequence[Metric] = ("exact_match", "loss"),
+    lr: float | None = None,
+    answers: bool = False,
+    storage: Storage | None = None,
+    progress: Progress | None = None,
+) -> CellResult:
+    """Builds one arm with one seed, trains it and measures it item by item.
+
+    Args:
+        lab: models, map, data and settings.
+        arm: what is compared.
+        seed: of samples, initialisation and order.
+        folder: for checkpoints, used only with `storage`; may be deleted afterwards.
+        test: items that the report counts.
+        old_skills: skill → items that show what was forgotten, by exact match.
+        metrics: what is measured on the test items; the first makes the learning curve.
+        lr: learning rate instead of the lab's.
+        answers: also keep what the trained model writes.
+        storage: how checkpoints are committed and found; with it, a call with the same
+            arguments resumes.
+        progress: receives events and can cancel.
+
+    Raises:
+        BadInput: if the pair or the data cannot serve the arm.
+        NonFinite: if training or evaluation went to NaN or infinity.
+        Cancelled: on request.
+    """
+    trainee = arm.build(replace(lab, workspace=Workspace(folder, storage, progress)), seed)
+    difference = step0_difference(lab, trainee, test)
+    config = shared_config(lab, seed, lr)
+    _forget_peak(lab.device)
+    log = train_cell(lab, trainee, config, seed, folder, test, metrics[0], storage, progress)
+    measured = measure(lab, trainee.model, test, metrics, progress, answers)
+    kept = {
+        skill: measure(lab, trainee.model, items, ("exact_match",), progress)
+        for skill, items in (old_skills or {}).items()
+    }
+    outcome = CellOutcome(
+        arm=arm.name,
+        role=arm.role,
+        seed=seed,
+        items=measured.items,
+        outcomes=measured.values,
+        old_skills={skill: found.values["exact_match"] for skill, found in kept.items()},
+        curve=log.curve,
+        seconds=log.seconds + trainee.seconds,
+        trainable_parameters=_count(trainee),
+        learning_rate=config.lr if trainee.trains else None,
+        samples=trainee.n_samples,
+        steps=config.steps if trainee.trains else 0,
+    )
+    record = CellRecord(
+        outcome=outcome,
+        step0_difference=difference,
+        losses=log.losses,
+        answers=measured.answers,
+        note=trainee.note,
+        peak_memory=_peak_memory(lab.device),
+    )
+    return CellResult(record, trainee, lab)
+
+
+def train_cell(
+    lab: Lab,
+    trainee: Trainee,
+    config: TrainConfig,
+    seed: int,
+    folder: Path,
+    test: Sequence[Sample],
+    metric: Metric,
+    storage: Storage | None = None,
+    progress: Progress | None = None,
+) -> TrainLog:
+    """Trains what an arm built; the learning curve is left out where there are no test items.
+
+    An arm that does not train gets the one point of its curve.
+    """
+
+    def point(step: int) -> float:
+        return measure(lab, trainee.model, test, (metric,), None).mean(metric)
+
+    if not trainee.trains:
+        return TrainLog(curve=[(0, point(0))])
+    return finetune(
+        trainee.model,
+        trainee.encoded,
+        config,
+        seed,
+        folder / "training",
+        device=lab.device,
+        progress=progress,
+        storage=storage,
+        on_evaluate=point if test else None,
+        loss=trainee.loss,
+        bf16=lab.bf16,
+    )
+
+
+def measure(
+    lab: Lab,
+    model: Any,
+    samples: Sequence[Sample],
+    metrics: Sequence[Metric],
+    progress: Progress | None,
+    answers: bool = False,
+) -> Outcomes:
+    """Evaluates a model with the lab's tokenizer, device and lengths."""
+    return evaluate(
+        model,
+        lab.tokenizer,
+        samples,
+        metrics,
+        batch_size=EVALUATION_BATCHES * lab.train.batch_size,
+        device=lab.device,
+        progress=progress,
+        max_length=lab.train.max_length,
+        answers=answers,
+    )
+
+
+def step0_difference(lab: Lab, trainee: Trainee, samples: Sequence[Sample]) -> float | None:
+    """Largest absolute logit difference between an arm before training and the student.
+
+    None for an arm that does not start from the student. The other arms promise a function that
+    is unchanged at step 0 (section 3.4 of the paper).
+    """
+    if trainee.own_base:
+        return None
+    batch = pad_right(lab.encode(list(samples[:PROBED])), lab.device)
+    with evaluation_mode(lab.student), evaluation_mode(trainee.model):
+        ours = answer_logits(trainee.model, *batch)[0]
+        theirs = answer_logits(lab.student, *batch)[0]
+    return float((ours - theirs).abs().max())
+
+
+def shared_config(lab: Lab, seed: int, lr: float | None) -> TrainConfig:
+    """The run's training settings in steps: arms with more samples get no more of them."""
+    steps = count_steps(lab.train, len(lab.train_samples(seed)))
+    changes: dict[str, Any] = {"steps": steps, "epochs": None}
+    return lab.train.model_copy(update=changes if lr is None else changes | {"lr": lr})
+
+
+def _count(trainee: Trainee) -> int:
+    if not trainee.trains:
+        return 0
+    return sum(parameter.numel() for parameter in trainable(trainee.model).values())
+
+
+def _forget_peak(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def _peak_memory(device: torch.device) -> int | None:
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None

@@ -1,0 +1,24 @@
+"""Writing a whole trained model, for arms whose result is not an adapter of the student."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+from peft import PeftModel
+from transformers.utils import logging
+
+
+def save_model(model: Any, tokenizer: Any, folder: Path, card: str) -> None:
+    """Writes a whole model, a LoRA merged into a copy of it."""
+    whole: Any = copy.deepcopy(model).merge_and_unload() if isinstance(model, PeftModel) else model
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        whole.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+    (folder / "README.md").write_text(card)

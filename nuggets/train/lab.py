@@ -1,0 +1,168 @@
+"""All that an arm may use: two models, a map, data, and the settings shared by all arms."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from numpy import ndarray
+from peft import PeftModel
+from torch import Tensor
+
+from nuggets.bench.evaluate import Encoded
+from nuggets.core.architecture import ArchSpec
+from nuggets.core.extraction import cut_matrix, extract_factors
+from nuggets.core.factorize import LowRankFactors
+from nuggets.core.maps import SensitivityMap
+from nuggets.core.plan import ExtractionConfig, ExtractionPlan, LoraConfig, make_plan, picks_of
+from nuggets.core.progress import Progress
+from nuggets.core.samples import Sample, encode
+from nuggets.train.checkpoints import Storage
+from nuggets.train.config import TrainConfig
+
+
+@dataclass(frozen=True, eq=False)
+class Workspace:
+    """Where an arm that takes long to build keeps checkpoints, and whom it tells."""
+
+    folder: Path = Path()
+    storage: Storage | None = None
+    progress: Progress | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Trainee:
+    """What one arm trains with one seed.
+
+    Attributes:
+        model: a PEFT model, or a plain one for arms that train all weights or none.
+        encoded: token ids and labels of the training samples.
+        initial: the arm's initial factors where its base was changed by them; they are part of
+            the exported adapter.
+        loss: what is minimised; the answer's likelihood when not given.
+        trains: False for arms that are only measured.
+        own_base: whether it starts from another model than the lab's student.
+        n_samples: samples that the arm was given.
+        seconds: time that building took beyond what every arm needs.
+        note: what the user should know, one sentence.
+    """
+
+    model: Any
+    encoded: list[Encoded]
+    initial: Mapping[str, LowRankFactors] = field(default_factory=dict)
+    loss: Callable[[Any, Tensor, Tensor], Tensor] | None = None
+    trains: bool = True
+    own_base: bool = False
+    n_samples: int = 0
+    seconds: float = 0.0
+    note: str = ""
+
+    @property
+    def is_adapter(self) -> bool:
+        """Whether the result is an adapter of the untouched student."""
+        return isinstance(self.model, PeftModel) and not self.own_base
+
+
+@dataclass(frozen=True, eq=False)
+class Lab:
+    """The material of one transfer; nothing in it is changed by arms.
+
+    Attributes:
+        teacher: a causal language model in evaluation mode.
+        teacher_spec: its dimensions.
+        student: likewise; never trained itself.
+        student_spec: its dimensions.
+        tokenizer: the student's.
+        map: the teacher's sensitivity on the target task.
+        extraction: selectors and roles.
+        lora: rank and scale, the same for all arms.
+        train: steps, batch size and schedule, the same for all arms.
+        train_samples: seed → training samples.
+        extra_prompts: (n, seed) → prompts beyond the training set, for the teacher to answer.
+        general_samples: (n, seed) → general data for healing.
+        wrong_map: the teacher's sensitivity on another task.
+        teacher_tokenizer: the teacher's, where it is not the student's.
+        cka: layer similarity, for the layer selector `cka`.
+        device: where both models are.
+        bf16: compute in bfloat16 on a GPU.
+        workspace: for arms that take long to build.
+    """
+
+    teacher: Any
+    teacher_spec: ArchSpec
+    student: Any
+    student_spec: ArchSpec
+    tokenizer: Any
+    map: SensitivityMap
+    extraction: ExtractionConfig
+    lora: LoraConfig
+    train: TrainConfig
+    train_samples: Callable[[int], list[Sample]]
+    extra_prompts: Callable[[int, int], list[Sample]]
+    general_samples: Callable[[int, int], list[Sample]]
+    wrong_map: SensitivityMap | None = None
+    teacher_tokenizer: Any = None
+    cka: Float[ndarray, "n_teacher n_student"] | None = None
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    bf16: bool = False
+    workspace: Workspace = field(default_factory=Workspace)
+    _cache: dict[Any, Any] = field(default_factory=dict, repr=False)
+
+    def fresh_student(self) -> Any:
+        """A copy of the student that may be changed."""
+        return copy.deepcopy(self.student)
+
+    def encode(self, samples: list[Sample]) -> list[Encoded]:
+        """Token ids and response-only labels."""
+        return [encode(sample, self.tokenizer, self.train.max_length) for sample in samples]
+
+    def plan(self, extraction: ExtractionConfig | None = None) -> ExtractionPlan:
+        """What goes where; the shared extraction when not given. Made once."""
+        wanted = extraction or self.extraction
+        return self._once(
+            ("plan", wanted.model_dump_json()),
+            lambda: make_plan(self.map, self.student_spec, wanted, self.lora, self.cka),
+        )
+
+    def weight(self, module: str) -> Tensor:
+        """The teacher's weight of a module, as stored."""
+        return self.teacher.get_submodule(module).weight.detach()
+
+    def factors(self, plan: ExtractionPlan | None = None) -> dict[str, LowRankFactors]:
+        """Initial factors of a plan; those of the shared plan are made once.
+
+        All plans get the ranks of the shared one, so that every arm has the same capacity even
+        where ranks follow from the energy.
+        """
+        if plan is not None:
+            return extract_factors(self.weight, plan, self.map, ranks=self.ranks())
+        return self._once("factors", lambda: extract_factors(self.weight, self.plan(), self.map))
+
+    def wrong_factors(self, map: SensitivityMap) -> dict[str, LowRankFactors]:
+        """Initial factors located by another task's map."""
+        plan = make_plan(map, self.student_spec, self.extraction, self.lora, self.cka)
+        return extract_factors(self.weight, plan, map, ranks=self.ranks())
+
+    def matrices(self) -> Iterator[tuple[str, Tensor]]:
+        """The extracted student-shaped matrices of the shared plan, one at a time."""
+        plan = self.plan()
+        picks = picks_of(plan, self.map)
+        for item in plan.items:
+            pick = picks[item.student_module]
+            yield item.student_module, cut_matrix(self.weight(item.teacher_module), item, pick)
+
+    def ranks(self) -> dict[str, int]:
+        """Student module → rank, the same in every arm."""
+        if self.lora.energy is None:
+            return {item.student_module: item.rank for item in self.plan().items}
+        return {name: factor.rank for name, factor in self.factors().items()}
+
+    def _once(self, key: Any, make: Callable[[], Any]) -> Any:
+        if key not in self._cache:
+            self._cache[key] = make()
+        return self._cache[key]

@@ -1,0 +1,97 @@
+"""Each arm's learning rate, from the same small grid, on a seed and items of its own."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from nuggets.bench.evaluate import Metric
+from nuggets.core.architecture import Frozen
+from nuggets.core.progress import Progress
+from nuggets.core.samples import Sample
+from nuggets.errors import NonFinite
+from nuggets.train.arms import Arm
+from nuggets.train.cells import measure, shared_config, train_cell
+from nuggets.train.checkpoints import Storage
+from nuggets.train.lab import Lab, Workspace
+
+
+class Trial(Frozen):
+    """One learning rate that was tried; value and loss are None where training diverged."""
+
+    lr: float
+    value: float | None
+    loss: float | None
+
+
+class Tuning(Frozen):
+    """What tuning found for one arm."""
+
+    arm: str
+    lr: float
+    trials: list[Trial]
+
+
+def tune_lr(
+    lab: Lab,
+    arm: Arm,
+    grid: Sequence[float],
+    folder: Path,
+    *,
+    items: Sequence[Sample],
+    metric: Metric = "exact_match",
+    storage: Storage | None = None,
+    progress: Progress | None = None,
+) -> Tuning:
+    """Trains an arm at every learning rate of a grid on `lab.train.tuning_seed`.
+
+    The best value of the metric wins, then the lowest loss (early in learning nothing is right
+    yet and only the loss tells), then the smaller learning rate.
+
+    Args:
+        lab: as for the cells of the report.
+        arm: which arm; one that does not train keeps the lab's learning rate.
+        grid: learning rates, the same for all arms.
+        folder: for checkpoints, used only with `storage`.
+        items: items that the report does not count.
+        metric: what the verdict is about.
+        storage: how checkpoints are committed and found.
+        progress: receives events and can cancel.
+
+    Raises:
+        NonFinite: if training diverged at every learning rate.
+    """
+    seed = lab.train.tuning_seed
+    built = arm.build(replace(lab, workspace=Workspace(folder, storage, progress)), seed)
+    if not built.trains or not grid:
+        return Tuning(arm=arm.name, lr=lab.train.lr, trials=[])
+    trials = []
+    for lr in sorted(grid):
+        config = shared_config(lab, seed, lr).model_copy(update={"evaluate_every": 0})
+        trainee = replace(built, model=copy.deepcopy(built.model))
+        place = folder / f"lr-{lr:g}"
+        try:
+            train_cell(lab, trainee, config, seed, place, (), metric, storage, progress)
+            found = measure(lab, trainee.model, items, (metric, "loss"), progress)
+        except NonFinite:
+            trials.append(Trial(lr=lr, value=None, loss=None))
+            continue
+        trials.append(Trial(lr=lr, value=found.mean(metric), loss=found.mean("loss")))
+    return Tuning(arm=arm.name, lr=_best(trials, metric, arm.name), trials=trials)
+
+
+def _best(trials: Sequence[Trial], metric: Metric, name: str) -> float:
+    sign = -1.0 if metric == "loss" else 1.0
+    ranked = [
+        (sign * trial.value, -trial.loss, -trial.lr, trial.lr)
+        for trial in trials
+        if trial.value is not None and trial.loss is not None
+    ]
+    if not ranked:
+        raise NonFinite(
+            f"The arm {name} diverged at every learning rate tried: "
+            f"{', '.join(f'{trial.lr:g}' for trial in trials)}. Add smaller ones to the grid."
+        )
+    return max(ranked)[-1]
