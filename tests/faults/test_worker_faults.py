@@ -170,7 +170,7 @@ def test_a_forked_child_does_not_keep_its_dead_parents_lock(tmp_path):
 
 
 def test_a_worker_outlives_the_process_that_started_it(toy, until, worker_pid):
-    run = toy(steps=200, sleep=0.01)
+    run = toy(steps=300, sleep=0.01)
     script = (
         "import sys\n"
         "from pathlib import Path\n"
@@ -184,7 +184,7 @@ def test_a_worker_outlives_the_process_that_started_it(toy, until, worker_pid):
         [sys.executable, "-c", script, str(run.folder)], start_new_session=True
     )
     assert starter.wait(timeout=30) == -signal.SIGKILL
-    assert run.status() == "running"
+    until(lambda: run.status() == "running")
     assert os.getsid(worker_pid(run)) == worker_pid(run)
     until(lambda: run.status() == "done")
 
