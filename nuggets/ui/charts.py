@@ -1,0 +1,182 @@
+"""Looks, colours and small parts shared by all figures: data in, Plotly figure out, nothing else.
+
+Figures carry their own template and colours, so that an exported file looks like the screen, in
+light and in dark. Colours: Viridis for magnitudes, RdBu centred on 0 for signed values, Okabe-Ito
+for categories.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import plotly.graph_objects as go
+from jaxtyping import Float
+from numpy import ndarray
+
+FONT = '"Source Sans 3", "Source Sans Pro", "Source Sans", "Segoe UI", Helvetica, Arial, sans-serif'
+MAGNITUDE = "Viridis"
+SIGNED = "RdBu_r"
+"""Red is more, blue is less, white is none."""
+
+# Okabe & Ito, without black, which is the ink: told apart by every kind of colour vision.
+ORANGE, SKY, GREEN, YELLOW = "#E69F00", "#56B4E9", "#009E73", "#F0E442"
+BLUE, VERMILION, PURPLE, GREY = "#0072B2", "#D55E00", "#CC79A7", "#8C8C8C"
+CATEGORIES = (BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILION, YELLOW)
+
+
+class Look(NamedTuple):
+    """The colours of one theme."""
+
+    paper: str
+    ink: str
+    muted: str
+    grid: str
+
+    @property
+    def dark(self) -> bool:
+        """Whether ink is light on dark paper."""
+        return self.paper != "#ffffff"
+
+
+LIGHT = Look(paper="#ffffff", ink="#1f2430", muted="#5d6472", grid="#e3e6eb")
+DARK = Look(paper="#0e1117", ink="#f1f3f7", muted="#a6adbb", grid="#2c313c")
+
+
+def look_of(theme: str | None) -> Look:
+    """The look of a theme's name, `light` or `dark`."""
+    return DARK if theme == "dark" else LIGHT
+
+
+def finish(fig: go.Figure, look: Look, height: int, **layout: Any) -> go.Figure:
+    """Gives a figure its look; nothing is left to defaults that Streamlit may have replaced."""
+    fig.update_layout(template=_template(look), height=height, **layout)
+    fig.update_layout(
+        paper_bgcolor=look.paper,
+        plot_bgcolor=look.paper,
+        font={"family": FONT, "size": 15, "color": look.ink},
+        colorway=list(CATEGORIES),
+    )
+    return fig
+
+
+def _template(look: Look) -> go.layout.Template:
+    axis = {
+        "automargin": True,
+        "gridcolor": look.grid,
+        "linecolor": look.grid,
+        "zerolinecolor": look.muted,
+        "zeroline": False,
+        "ticks": "",
+        "ticklabelstandoff": 6,
+        "title": {"standoff": 8, "font": {"size": 14, "color": look.muted}},
+    }
+    return go.layout.Template(
+        layout={
+            "margin": {"l": 8, "r": 8, "t": 32, "b": 8},
+            "xaxis": axis,
+            "yaxis": axis,
+            "hoverlabel": {"font": {"family": FONT, "size": 14}, "align": "left"},
+            "legend": {
+                "orientation": "h",
+                "yanchor": "bottom",
+                "y": 1.01,
+                "x": 0,
+                "xanchor": "left",
+            },
+            "dragmode": False,
+            "bargap": 0.3,
+            "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": look.muted, "activecolor": look.ink},
+        }
+    )
+
+
+def fade(colour: str, alpha: float) -> str:
+    """A colour such as #0072B2 made transparent."""
+    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    return f"rgba({red},{green},{blue},{alpha})"
+
+
+def errors(
+    mean: ndarray, low: ndarray, high: ndarray, look: Look, width: int = 5
+) -> dict[str, Any]:
+    """Plotly's asymmetric error bars from interval bounds; unknown bounds are not drawn."""
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": np.nan_to_num(high - mean),
+        "arrayminus": np.nan_to_num(mean - low),
+        "color": look.ink,
+        "thickness": 1.8,
+        "width": width,
+    }
+
+
+def colour_axis(
+    values: Sequence[ndarray] | ndarray,
+    signed: bool,
+    title: str,
+    *,
+    log: bool = False,
+    percent: bool = False,
+    least: float = 0.0,
+) -> dict[str, Any]:
+    """One colour scale for all the values given: from 0, by decades, or centred on 0.
+
+    Args:
+        values: everything that is drawn with the scale; with `log` their logarithms.
+        signed: centre the scale on 0.
+        title: what the values are.
+        log: label the logarithms with the values they stand for.
+        percent: label shares in percent.
+        least: smallest half-width of a signed scale, lest noise look like a finding.
+    """
+    finite = np.concatenate([np.ravel(part) for part in values]) if len(values) else np.zeros(0)
+    finite = finite[np.isfinite(finite)]
+    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
+    if signed:
+        high = max(abs(low), abs(high), least) or 1.0
+        low = -high
+    elif not log:
+        low, high = min(low, 0.0), high if high > low else low + 1.0
+    elif high == low:
+        low, high = low - 1, high + 1
+    bar: dict[str, Any] = {"title": {"text": title, "side": "right"}, "thickness": 14, "len": 1.0}
+    if log:
+        ticks = np.linspace(low, high, 5)
+        labels = [f"{100 * 10**t:.2g} %" if percent else f"{10**t:.3g}" for t in ticks]
+        bar |= {"tickvals": ticks, "ticktext": labels}
+    elif percent:
+        bar["tickformat"] = "+.2~%" if signed else ".2~%"
+    scale = SIGNED if signed else MAGNITUDE
+    return {"cmin": low, "cmax": high, "colorscale": scale, "colorbar": bar}
+
+
+def logarithm(values: Float[ndarray, "*n"]) -> Float[ndarray, "*n"]:
+    """log10, with NaN (drawn as nothing) where there is no logarithm."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(values > 0, np.log10(values), np.nan)
+
+
+def plain_name(name: str) -> str:
+    """An arm's or selector's name as people read it."""
+    return name.replace("_", " ")
+
+
+def shorten(text: str, most: int = 28) -> str:
+    """A long name with its middle left out, safe as Plotly text, which reads some HTML."""
+    if len(text) > most:
+        half = (most - 1) // 2
+        text = f"{text[:half]}…{text[-half:]}"
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def labels(names: Iterable[str], most: int = 28) -> dict[str, str]:
+    """Short labels by name; numbered where two names look the same once shortened."""
+    found: dict[str, str] = {}
+    for name in names:
+        label = shorten(plain_name(name), most)
+        twins = sum(other == label or other.startswith(f"{label} (") for other in found.values())
+        found[name] = f"{label} ({twins + 1})" if twins else label
+    return found

@@ -1,0 +1,292 @@
+"""Figures and tables of the Benchmarks page. Nothing is drawn without its interval."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from nuggets.bench.report import BenchmarkReport
+from nuggets.bench.verdict import Difference
+from nuggets.ui import charts
+from nuggets.ui.charts import LIGHT, Look
+
+ROLE_COLOURS = {
+    "treatment": charts.ORANGE,
+    "baseline": charts.BLUE,
+    "control": charts.GREY,
+    "comparator": charts.GREEN,
+    "reference": charts.PURPLE,
+}
+ROLE_TITLES = {
+    "treatment": "transfer",
+    "baseline": "plain LoRA",
+    "control": "control without the teacher's knowledge",
+    "comparator": "another way to the same end",
+    "reference": "no training",
+}
+DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
+
+
+def arms_frame(report: BenchmarkReport) -> pd.DataFrame:
+    """One row per arm: mean, interval, seeds, and what it cost."""
+    rows = [
+        {
+            "arm": arm.name,
+            "role": arm.role,
+            "value": arm.value,
+            "low": arm.interval[0],
+            "high": arm.interval[1],
+            "n_seeds": len(arm.seeds),
+            "n_items": arm.n,
+            **{f"seed_{seed}": v for seed, v in zip(arm.seeds, arm.per_seed, strict=True)},
+        }
+        for arm in report.arms.values()
+    ]
+    return pd.DataFrame(rows)
+
+
+def arms_figure(report: BenchmarkReport, look: Look = LIGHT) -> go.Figure:
+    """Every arm as a bar with its interval, and every seed as a dot."""
+    fig = go.Figure()
+    arms = list(report.arms.values())
+    names = list(charts.labels(report.arms).values())
+    for role, colour in ROLE_COLOURS.items():
+        own = [(arm, name) for arm, name in zip(arms, names, strict=True) if arm.role == role]
+        if not own:
+            continue
+        mean = np.array([arm.value for arm, _ in own])
+        low, high = np.array([arm.interval for arm, _ in own]).T
+        fig.add_bar(
+            x=mean,
+            y=[name for _, name in own],
+            orientation="h",
+            name=ROLE_TITLES[role],
+            marker_color=charts.fade(colour, 0.75),
+            error_x=charts.errors(mean, low, high, look, width=7),
+            customdata=np.column_stack([low, high]),
+            hovertemplate="%{y}: %{x:.3f} [%{customdata[0]:.3f}, %{customdata[1]:.3f}]"
+            "<extra></extra>",
+        )
+    _add_seed_dots(fig, report, names, look)
+    fig.update_yaxes(categoryorder="array", categoryarray=names[::-1], showgrid=False)
+    fig.update_xaxes(title=metric_title(report), rangemode="tozero")
+    return charts.finish(fig, look, 130 + 44 * max(3, len(names)), barmode="overlay")
+
+
+def _add_seed_dots(
+    fig: go.Figure, report: BenchmarkReport, names: Sequence[str], look: Look
+) -> None:
+    dots = [
+        (value, name, seed)
+        for arm, name in zip(report.arms.values(), names, strict=True)
+        for seed, value in zip(arm.seeds, arm.per_seed, strict=True)
+    ]
+    fig.add_scatter(
+        x=[value for value, _, _ in dots],
+        y=[name for _, name, _ in dots],
+        customdata=[seed for _, _, seed in dots],
+        mode="markers",
+        name="one seed",
+        marker={"size": 9, "color": look.paper, "line": {"color": look.ink, "width": 1.6}},
+        hovertemplate="%{y}, seed %{customdata}: %{x:.3f}<extra></extra>",
+    )
+
+
+def metric_title(report: BenchmarkReport) -> str:
+    """The metric in words, and which way is better."""
+    better = "" if report.higher_is_better else " (lower is better)"
+    return f"{charts.plain_name(report.metric)} on {charts.shorten(report.task)}{better}"
+
+
+def curves_frame(report: BenchmarkReport) -> pd.DataFrame:
+    """One row per arm and step: mean over seeds with its band."""
+    rows = [
+        {"arm": arm.name, "step": step, "mean": mean, "low": low, "high": high}
+        for arm in report.arms.values()
+        for step, mean, low, high in arm.curve
+    ]
+    return pd.DataFrame(rows, columns=["arm", "step", "mean", "low", "high"])
+
+
+def curves_figure(
+    report: BenchmarkReport, arms: Sequence[str] = (), look: Look = LIGHT
+) -> go.Figure:
+    """Learning curves with bands over seeds; colours go with arms, dashes tell equals apart."""
+    frame, labels = curves_frame(report), charts.labels(report.arms)
+    fig = go.Figure()
+    for index, name in enumerate(report.arms):
+        curve = frame[frame["arm"] == name]
+        if (arms and name not in arms) or not len(curve):
+            continue
+        colour = charts.CATEGORIES[index % len(charts.CATEGORIES)]
+        dash = DASHES[index // len(charts.CATEGORIES) % len(DASHES)]
+        label = labels[name]
+        steps = curve["step"].tolist()
+        fig.add_scatter(
+            x=[*steps, *steps[::-1]],
+            y=[*curve["high"], *curve["low"].tolist()[::-1]],
+            fill="toself",
+            fillcolor=charts.fade(colour, 0.16),
+            line={"width": 0},
+            hoverinfo="skip",
+            legendgroup=name,
+            showlegend=False,
+        )
+        fig.add_scatter(
+            x=steps,
+            y=curve["mean"],
+            mode="lines+markers",
+            name=label,
+            legendgroup=name,
+            line={"color": colour, "width": 2.5, "dash": dash},
+            customdata=curve[["low", "high"]],
+            hovertemplate=f"{label}, step %{{x}}: %{{y:.3f}} "
+            "[%{customdata[0]:.3f}, %{customdata[1]:.3f}]<extra></extra>",
+        )
+    fig.update_xaxes(title="training step", showgrid=False)
+    fig.update_yaxes(title=charts.plain_name(report.metric))
+    return charts.finish(fig, look, 420, hovermode="closest")
+
+
+def differences_frame(differences: Sequence[Difference]) -> pd.DataFrame:
+    """One row per comparison, paired by seed and item; positive is better."""
+    return pd.DataFrame(
+        [
+            {
+                "arm": d.arm,
+                "versus": d.versus,
+                "difference": d.interval.mean,
+                "low": d.interval.low,
+                "high": d.interval.high,
+                "p": d.p,
+                "p_holm": d.p_holm,
+                "smallest_detectable": d.minimum_detectable,
+                "n_seeds": d.interval.n_seeds,
+                "n_items": d.interval.n_items,
+            }
+            for d in differences
+        ]
+    )
+
+
+def forest_figure(differences: Sequence[Difference], look: Look = LIGHT) -> go.Figure:
+    """Paired differences with intervals beside a line at no difference.
+
+    Blue is better, vermilion worse, and hollow grey not told apart from nothing.
+    """
+    fig = go.Figure()
+    names = list(charts.labels([f"{d.arm} − {d.versus}" for d in differences], 40).values())
+    for seen, title, colour, symbol in (
+        ("better", "better", charts.SKY if look.dark else charts.BLUE, "circle"),
+        ("worse", "worse", charts.VERMILION, "square"),
+        ("neither", "no difference seen", charts.GREY, "circle-open"),
+    ):
+        own = [d for d in differences if _seen(d) == seen]
+        if not own:
+            continue
+        mean, low, high = np.array(
+            [(d.interval.mean, d.interval.low, d.interval.high) for d in own]
+        ).T
+        fig.add_scatter(
+            x=mean,
+            y=[names[differences.index(d)] for d in own],
+            mode="markers",
+            name=title,
+            marker={
+                "size": 13,
+                "color": colour,
+                "symbol": symbol,
+                "line": {"width": 2, "color": colour},
+            },
+            error_x=charts.errors(mean, low, high, look, width=7) | {"color": colour},
+            customdata=[(d.interval.low, d.interval.high, d.p_holm) for d in own],
+            hovertemplate="%{y}: %{x:+.3f} [%{customdata[0]:+.3f}, %{customdata[1]:+.3f}]"
+            "<br>p (Holm) %{customdata[2]:.2g}<extra></extra>",
+        )
+    fig.update_yaxes(categoryorder="array", categoryarray=names[::-1], showgrid=False)
+    fig.update_xaxes(title="worse ← paired difference → better")
+    fig.add_vline(x=0, line={"color": look.muted, "width": 1.5, "dash": "dot"})
+    return charts.finish(fig, look, 130 + 44 * max(3, len(names)))
+
+
+def _seen(difference: Difference) -> str:
+    return "better" if difference.better else "worse" if difference.worse else "neither"
+
+
+def retention_frame(report: BenchmarkReport) -> pd.DataFrame:
+    """One row per arm and old skill, with interval."""
+    rows = [
+        {
+            "arm": arm.name,
+            "skill": skill,
+            "value": interval.mean,
+            "low": interval.low,
+            "high": interval.high,
+            "n_items": interval.n_items,
+        }
+        for arm in report.arms.values()
+        for skill, interval in arm.old_skills.items()
+    ]
+    return pd.DataFrame(rows, columns=["arm", "skill", "value", "low", "high", "n_items"])
+
+
+def retention_figure(report: BenchmarkReport, look: Look = LIGHT) -> go.Figure:
+    """Old skills after training, arm by arm; the interval is written below each value."""
+    frame = retention_frame(report)
+    arms, skills = list(report.arms), list(dict.fromkeys(frame["skill"]))
+    table = {(row["arm"], row["skill"]): row for row in frame.to_dict("records")}
+    z = [[_value(table.get((arm, skill))) for skill in skills] for arm in arms]
+    text = [[_with_interval(table.get((arm, skill))) for skill in skills] for arm in arms]
+    fig = go.Figure(
+        go.Heatmap(
+            z=z,
+            x=list(charts.labels(skills).values()),
+            y=list(charts.labels(arms).values()),
+            text=text,
+            texttemplate="%{text}",
+            textfont={"size": 13},
+            coloraxis="coloraxis",
+            hovertemplate="%{y}, %{x}: %{text}<extra></extra>",
+            hoverongaps=False,
+            xgap=2,
+            ygap=2,
+        )
+    )
+    axis = charts.colour_axis(np.array([0.0, 1.0]), False, "exact match")
+    fig.update_layout(coloraxis=axis)
+    fig.update_yaxes(autorange="reversed", showgrid=False)
+    fig.update_xaxes(side="top", showgrid=False)
+    return charts.finish(fig, look, 120 + 44 * max(3, len(arms)))
+
+
+def _value(row: Mapping[Any, Any] | None) -> float:
+    return float("nan") if row is None else row["value"]
+
+
+def _with_interval(row: Mapping[Any, Any] | None) -> str:
+    if row is None:
+        return ""
+    return f"{row['value']:.2f}<br>[{row['low']:.2f}, {row['high']:.2f}]"
+
+
+def budget_frame(report: BenchmarkReport) -> pd.DataFrame:
+    """What every arm was given and what it took."""
+    return pd.DataFrame(
+        [
+            {
+                "arm": arm.name,
+                "role": ROLE_TITLES[arm.role],
+                "samples": arm.samples,
+                "steps": arm.steps,
+                "learning_rate": arm.learning_rate,
+                "trainable_parameters": arm.trainable_parameters,
+                "seconds_per_seed": arm.seconds,
+                "seeds": len(arm.seeds),
+            }
+            for arm in report.arms.values()
+        ]
+    )

@@ -1,0 +1,305 @@
+"""Every figure holds the numbers it was given, and brings its own colours."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+import pytest
+
+from nuggets.bench.report import BenchmarkReport, CellOutcome, build_report
+from nuggets.core import views
+from nuggets.core.architecture import ArchSpec
+from nuggets.ui import charts, charts_alignment, charts_benchmarks, charts_map, charts_sensitivity
+from nuggets.ui.charts_map import Shown
+
+SPEC = ArchSpec(
+    model_type="llama",
+    n_layers=3,
+    hidden_size=8,
+    intermediate_size=12,
+    n_heads=4,
+    n_kv_heads=2,
+    head_dim=2,
+    vocab_size=20,
+    tied=False,
+)
+TIED = SPEC.model_copy(update={"tied": True})
+
+
+def some_values(spec: ArchSpec) -> views.Values:
+    n = len(list(spec.modules()))
+    mean = np.linspace(0.01, 0.5, n)
+    return views.Values(mean, mean - 0.005, mean + 0.007)
+
+
+def some_map(spec: ArchSpec = SPEC) -> pd.DataFrame:
+    values = some_values(spec)
+    return charts_map.map_frame(spec, values, values.mean * 40)
+
+
+def some_report(**changes: object) -> BenchmarkReport:
+    rng = np.random.default_rng(0)
+    cells = [
+        CellOutcome(
+            arm=arm,
+            role=role,  # type: ignore[arg-type]
+            seed=seed,
+            items=[f"i{n}" for n in range(40)],
+            outcomes={"exact_match": (rng.random(40) < rate).astype(float).tolist()},
+            old_skills={"add": (rng.random(10) < 0.7).astype(float).tolist()},
+            curve=[(0, 0.0), (50, rate * rng.random()), (100, rate)],
+            seconds=1.5,
+            trainable_parameters=100,
+            samples=64,
+            steps=100,
+        )
+        for arm, role, rate in (
+            ("vanilla", "reference", 0.05),
+            ("plain", "baseline", 0.4),
+            ("paper", "treatment", 0.9),
+            ("permuted_rows", "control", 0.5),
+        )
+        for seed in (0, 1, 2)
+    ]
+    return build_report(cells, task="reverse", metric="exact_match", **changes)  # type: ignore[arg-type]
+
+
+def drawn_modules(fig: go.Figure) -> dict[str, tuple[float, float]]:
+    """Module → where its click target lies (the first one for embedding and head)."""
+    targets = next(trace for trace in fig.data if trace.type == "scatter")
+    places = zip(targets.customdata, targets.x, targets.y, strict=True)
+    found: dict[str, tuple[float, float]] = {}
+    for module, x, y in places:
+        found.setdefault(module, (x, y))
+    return found
+
+
+def drawn_value(fig: go.Figure, x: float, y: float) -> float:
+    """The value of the heatmap cell at a place."""
+    for trace in (trace for trace in fig.data if trace.type == "heatmap"):
+        edges = len(trace.x) > np.shape(trace.z)[1]
+        if edges and trace.x[0] <= x <= trace.x[-1] and trace.y[0] <= y <= trace.y[-1]:
+            return trace.z[0][0]
+        for row, level in enumerate(() if edges else trace.y):
+            for column, at in enumerate(trace.x):
+                if abs(at - x) < 0.5 and abs(level - y) < 0.4:
+                    return trace.z[row][column]
+    raise AssertionError(f"nothing is drawn at {x}, {y}")
+
+
+@pytest.mark.parametrize("spec", [SPEC, TIED])
+def test_every_cell_of_the_map_shows_the_value_of_the_module_it_reports(spec: ArchSpec) -> None:
+    frame = some_map(spec)
+    fig = charts_map.map_figure(frame, Shown.of("share"))
+    places = drawn_modules(fig)
+    assert list(places) == [module for module, _, _ in spec.modules()]
+    for row in frame.to_dict("records"):
+        assert drawn_value(fig, *places[row["module"]]) == pytest.approx(row["value"])
+
+
+def test_a_log_map_draws_logarithms_and_nothing_for_zero() -> None:
+    frame = some_map()
+    frame.loc[3, "value"] = 0.0
+    fig = charts_map.map_figure(frame, Shown.of("absolute", log=True))
+    places = drawn_modules(fig)
+    for index, row in enumerate(frame.to_dict("records")):
+        found = drawn_value(fig, *places[row["module"]])
+        if index == 3:
+            assert np.isnan(found)
+        else:
+            assert 10**found == pytest.approx(row["value"])
+
+
+def test_signed_scales_are_centred_and_shared_with_what_is_compared() -> None:
+    frame = some_map()
+    shown = Shown.of("share", difference="add − sub")
+    fig = charts_map.map_figure(frame, shown, compare=[np.array([-0.9, 0.1])])
+    axis = fig.layout.coloraxis
+    assert (axis.cmin, axis.cmax) == (-0.9, 0.9)
+    assert fig.layout.coloraxis.colorbar.title.text == "add − sub, share of the total"
+
+
+def test_small_ratios_stay_pale() -> None:
+    frame = some_map().assign(value=0.001)
+    axis = charts_map.map_figure(frame, Shown.of("distinctive")).layout.coloraxis
+    assert (axis.cmin, axis.cmax) == (-0.5, 0.5)
+
+
+def test_hover_tells_name_value_interval_and_raw_sum() -> None:
+    fig = charts_map.map_figure(some_map(), Shown.of("share"))
+    targets = next(trace for trace in fig.data if trace.type == "scatter")
+    text = targets.hovertext[list(targets.customdata).index("model.layers.0.self_attn.q_proj")]
+    assert "L0.self_attn.q_proj" in text
+    assert "share of the total: 3.2 % [2.7 %, 3.9 %]" in text
+    assert "summed sensitivity: 1.291" in text
+
+
+@pytest.mark.parametrize(
+    ("shown", "text"),
+    [
+        (Shown.of("share"), "12.3 %"),
+        (Shown.of("share", difference="a − b"), "+12.3 %"),
+        (Shown.of("share", log=True, difference="a − b"), "+0.12"),
+        (Shown.of("distinctive"), "+0.12"),
+        (Shown.of("per_parameter"), "0.12"),
+    ],
+)
+def test_values_are_written_in_their_units(shown: Shown, text: str) -> None:
+    assert shown.write(0.1234) == text
+    assert shown.write(float("nan")) == "–"
+    assert shown.write(-0.1234).replace("−", "") == text.replace("+", "")
+
+
+def test_matrix_figure_draws_blocks_windows_and_profiles() -> None:
+    matrix = np.random.default_rng(0).random((30, 20))
+    binned = views.bin_matrix(matrix, 10)
+    windows = [views.Placed(3, 4, 8, 5, 0.3), views.Placed(15, 9, 8, 5, 0.2)]
+    profiles = (views.profile(matrix.mean(1)), views.profile(matrix.mean(0)))
+    fig = charts_sensitivity.matrix_figure(
+        binned, "max", windows, profiles, ("FFN neuron", "residual dimension"), log=False
+    )
+    heatmap = next(trace for trace in fig.data if trace.type == "heatmap")
+    assert (heatmap.z == binned.max).all()
+    assert (heatmap.y == binned.rows).all()
+    named = {trace.name: trace for trace in fig.data if trace.showlegend}
+    chosen = named["chosen: 30.0 % of the sensitivity"]
+    assert (min(chosen.x), max(chosen.x)) == (4, 9)
+    assert (min(chosen.y), max(chosen.y)) == (3, 11)
+    assert "runner-up: 20.0 % of the sensitivity" in named
+    by_name = {trace.name: trace for trace in fig.data}
+    assert (by_name["columns"].y == profiles[1][1]).all()
+    assert (by_name["rows"].x == profiles[0][1]).all()
+    frame = charts_sensitivity.matrix_frame(binned, "max")
+    assert frame["max"].to_numpy().reshape(10, 10) == pytest.approx(binned.max)
+    assert frame.loc[11, ["row", "col"]].tolist() == [binned.rows[1], binned.cols[1]]
+
+
+def test_layers_figure_shows_share_interval_and_stability() -> None:
+    values = views.Values(np.array([0.7, 0.3]), np.array([0.6, 0.2]), np.array([0.9, 0.4]))
+    stability = views.LayerStability(np.array([True, False]), np.array([0.9, 0.1]))
+    fig = charts_sensitivity.layers_figure(charts_sensitivity.layers_frame(values, stability))
+    shares, again = fig.data
+    assert shares.x.tolist() == [0.7, 0.3]
+    assert shares.error_x.array == pytest.approx([0.2, 0.1])
+    assert shares.error_x.arrayminus == pytest.approx([0.1, 0.1])
+    assert list(again.x) == [0.9, 0.1]
+    assert shares.marker.color[0] != shares.marker.color[1]
+
+
+def test_units_and_overlap_figures_hold_their_data() -> None:
+    frame = charts_sensitivity.units_frame([(2, 7, 0.4), (0, 1, 0.1)], "neuron")
+    bar = charts_sensitivity.units_figure(frame).data[0]
+    assert list(bar.y) == ["L2 neuron 7", "L0 neuron 1"]
+    assert list(bar.x) == [0.4, 0.1]
+    z = charts_sensitivity.overlap_figure(np.array([[1, 0.2], [0.2, 1]]), ["a", "b"]).data[0].z
+    assert np.isnan(np.diag(z)).all()
+    assert z[0, 1] == z[1, 0] == 0.2
+
+
+def test_similarity_figure_draws_the_matrix_and_every_layer_map() -> None:
+    matrix = np.arange(6.0).reshape(3, 2)
+    fig = charts_alignment.similarity_figure(
+        matrix, "CKA", {"uniform": [(0, 0), (1, 2)], "cka": [(0, 1), (1, 2)]}, bounds=(0, 1)
+    )
+    heatmap, uniform, cka = fig.data
+    assert (heatmap.z == matrix).all()
+    assert np.round(uniform.x).tolist() == np.round(cka.x).tolist() == [0, 1]
+    assert np.round(np.array(cka.y) - 0.32).tolist() == [1, 2]
+    assert (fig.layout.coloraxis.cmin, fig.layout.coloraxis.cmax) == (0, 1)
+    frame = charts_alignment.similarity_frame(matrix, "cka")
+    assert frame.query("teacher_layer == 2 and student_layer == 1")["cka"].item() == 5
+
+
+def test_agreement_and_explained_figures_hold_their_data() -> None:
+    frame = pd.DataFrame({"selector": ["window", "weights"], "agreement": [0.5, np.nan]})
+    agreement, kept = charts_alignment.agreement_figure(frame.assign(kept=[0.3, 0.2])).data
+    assert agreement.x[0] == 0.5
+    assert np.isnan(agreement.x[1])
+    assert list(agreement.text) == ["50 %", ""]
+    assert list(kept.x) == [0.3, 0.2]
+    frame = pd.DataFrame({"student_layer": [0, 1], "best_teacher_layer": [2, 3], "r2": [0.1, 0.9]})
+    bar = charts_alignment.explained_figure(frame).data[0]
+    assert list(bar.y) == [0.1, 0.9]
+    assert list(bar.text) == ["0.10  from L2", "0.90  from L3"]
+
+
+def test_arms_are_bars_with_intervals_and_every_seed_a_dot() -> None:
+    report = some_report()
+    fig = charts_benchmarks.arms_figure(report)
+    bars = {trace.y[0]: trace for trace in fig.data if trace.type == "bar"}
+    assert list(bars) == ["paper", "plain", "permuted rows", "vanilla"]  # by role
+    for name, arm in report.arms.items():
+        bar = bars[name.replace("_", " ")]
+        assert bar.x[0] == arm.value
+        assert bar.x[0] + bar.error_x.array[0] == pytest.approx(arm.interval[1])
+        assert bar.x[0] - bar.error_x.arrayminus[0] == pytest.approx(arm.interval[0])
+    dots = next(trace for trace in fig.data if trace.name == "one seed")
+    assert sorted(dots.x) == sorted(v for arm in report.arms.values() for v in arm.per_seed)
+
+
+def test_curves_have_bands_and_can_be_limited_to_some_arms() -> None:
+    report = some_report()
+    fig = charts_benchmarks.curves_figure(report, ["paper"])
+    band, line = fig.data
+    assert line.name == "paper"
+    expected = report.arms["paper"].curve
+    assert list(zip(line.x, line.y, strict=True)) == [(step, mean) for step, mean, _, _ in expected]
+    assert list(band.y[:3]) == [high for _, _, _, high in expected]
+    assert list(band.y[:2:-1]) == [low for _, _, low, _ in expected]
+
+
+def test_forest_tells_better_worse_and_neither_apart() -> None:
+    report = some_report()
+    fig = charts_benchmarks.forest_figure(report.differences)
+    drawn = {
+        name: (trace.name, x)
+        for trace in fig.data
+        for name, x in zip(trace.y, trace.x, strict=True)
+    }
+    assert drawn["paper − plain"][0] == "better"
+    for difference in report.differences:
+        name = f"{difference.arm} − {difference.versus}".replace("_", " ")
+        seen = "better" if difference.better else "worse" if difference.worse else "no difference"
+        assert drawn[name][0].startswith(seen)
+        assert drawn[name][1] == difference.interval.mean
+
+
+def test_retention_shows_every_interval() -> None:
+    report = some_report()
+    fig = charts_benchmarks.retention_figure(report)
+    heatmap = fig.data[0]
+    for row, arm in enumerate(report.arms.values()):
+        interval = arm.old_skills["add"]
+        assert heatmap.z[row][0] == interval.mean
+        expected = f"{interval.mean:.2f}<br>[{interval.low:.2f}, {interval.high:.2f}]"
+        assert heatmap.text[row][0] == expected
+
+
+def test_budget_lists_what_every_arm_was_given() -> None:
+    frame = charts_benchmarks.budget_frame(some_report())
+    assert frame["samples"].tolist() == [64] * 4
+    assert frame["trainable_parameters"].tolist() == [100] * 4
+    assert frame["seeds"].tolist() == [3] * 4
+
+
+@pytest.mark.parametrize("look", [charts.LIGHT, charts.DARK])
+def test_figures_bring_their_own_paper_ink_and_template(look: charts.Look) -> None:
+    report = some_report()
+    for fig in (
+        charts_map.map_figure(some_map(), Shown.of("share"), look=look),
+        charts_benchmarks.arms_figure(report, look),
+        charts_benchmarks.forest_figure(report.differences, look),
+    ):
+        layout = json.loads(fig.to_json())["layout"]
+        assert layout["paper_bgcolor"] == look.paper
+        assert layout["font"]["color"] == look.ink
+        assert layout["template"]["layout"]["xaxis"]["gridcolor"] == look.grid
+
+
+def test_names_are_shortened_told_apart_and_never_markup() -> None:
+    long = [f"a_very_long_name_of_an_arm_number_{n}_of_a_run" for n in range(3)]
+    labels = charts.labels([*long, "<b>bold</b>", "x_y"])
+    assert len(set(labels.values())) == 5
+    assert labels["<b>bold</b>"] == "&lt;b&gt;bold&lt;/b&gt;"
+    assert labels["x_y"] == "x y"
