@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
@@ -138,6 +140,9 @@ def load_tokenizer(ref: ModelRef) -> Any:
             local_files_only=True,
             **kwargs,
         )
+        rows = read_spec(ref).vocab_size
+        if ref.format == "gguf":
+            _forget_invented(tokenizer, rows)
         words = tokenizer.get_vocab()
     if not words:
         raise BadInput(f"{ref.source} has no tokenizer; put tokenizer.json beside its weights.")
@@ -148,13 +153,26 @@ def load_tokenizer(ref: ModelRef) -> Any:
         )
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    word, largest = max(tokenizer.get_vocab().items(), key=lambda item: item[1])
-    if largest >= (rows := read_spec(ref).vocab_size):
+    word, largest = max(words.items(), key=lambda item: item[1])
+    if largest >= rows:
         raise BadInput(
             f"The tokenizer of {ref.source} gives {word!r} the id {largest}, but the embedding has "
             f"only {rows} rows. Tokenizer and model do not belong together."
         )
     return tokenizer
+
+
+def _forget_invented(tokenizer: Any, rows: int) -> None:
+    """Takes out the `<|endoftext|>` that transformers adds to a byte-level GGUF vocabulary.
+
+    Where the file has no such word (Llama 3), it gets the first id behind the embedding, and a text
+    that contains it would read outside the weights.
+    """
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    own = [word for word in state["added_tokens"] if word["id"] < rows]
+    if len(own) < len(state["added_tokens"]):
+        state["added_tokens"] = own
+        tokenizer._tokenizer = Tokenizer.from_str(json.dumps(state))
 
 
 @contextmanager

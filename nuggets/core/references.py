@@ -25,7 +25,7 @@ WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 
 _HUB_ID = re.compile(r"(?P<id>[\w][\w.-]*/[\w][\w.-]*)(@(?P<revision>[\w][\w./-]*))?")
-_PATH_LIKE = re.compile(r"^[./~\\]|[\\]|/.*/|\.(gguf|safetensors|bin|pt|pth)$|/$")
+_PATH_LIKE = re.compile(r"^[./~\\]|[\\]|^[^@]*/[^@]*/|\.(gguf|safetensors|bin|pt|pth)$|/$")
 
 
 class ModelRef(Frozen):
@@ -55,14 +55,16 @@ def parse_ref(text: str) -> ModelRef:
     text = text.strip()
     if not text or "\0" in text:
         raise BadInput("The model's name is empty. Give a folder, a .gguf file or org/name.")
-    path = Path(text).expanduser()
     try:
+        path = Path(text).expanduser()
         if path.is_dir():
             return _folder_ref(text, path.absolute())
         if path.is_file():
             return _file_ref(text, path.absolute())
     except OSError as problem:
         raise BadInput(f"Cannot read {text[:200]!r}: {problem.strerror}.") from None
+    except RuntimeError:  # no such user behind ~name
+        pass
     if _PATH_LIKE.search(text):
         raise BadInput(f"There is no folder or file {text[:200]!r}. Check the path.")
     match = _HUB_ID.fullmatch(text)
