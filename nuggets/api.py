@@ -9,13 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 from nuggets.bench.report import BenchmarkReport, CellOutcome
-from nuggets.builtin.pairs import builtin_models, builtin_pairs
+from nuggets.bench.verdict import RULES
+from nuggets.builtin.pairs import MODELS, PAIRS, ModelCard, model_card
 from nuggets.builtin.resolve import resolve
 from nuggets.builtin.skills import SKILLS, Skill
 from nuggets.core import views
 from nuggets.core.alignment import AlignmentReport
+from nuggets.core.architecture import ROLES, ArchSpec
 from nuggets.core.maps import SensitivityMap
 from nuggets.core.plan import ExtractionPlan
 from nuggets.core.preflight import Preflight
@@ -24,20 +27,98 @@ from nuggets.core.progress import Progress
 from nuggets.recipe import (
     AlignJob,
     AskJob,
+    CutJob,
+    DataConfig,
     SensitivityJob,
     TransferRecipe,
     dump_job,
     load_job,
     load_recipe,
+    parse_job,
     shipped_recipes,
 )
-from nuggets.runs import cache, launch, results
+from nuggets.runs import cache, launch
+from nuggets.runs.commands import as_command, as_python
+from nuggets.runs.commit import commit_folder, make_folder
 from nuggets.runs.doctor import Doctor, diagnose, resolve_device_name
 from nuggets.runs.home import runs_dir
 from nuggets.runs.inputs import seed_samples
 from nuggets.runs.planning import alignment_job, map_job, plan_from_cache
-from nuggets.runs.schema import RunEvent, RunStatus
+from nuggets.runs.results import answers, ask_answers, cells, compare, map_of, plan_of, report
+from nuggets.runs.schema import LIVE, RESUMABLE, RunEvent, RunStatus
 from nuggets.runs.store import Run, RunStore
+
+__all__ = [
+    "LIVE",
+    "MODELS",
+    "PAIRS",
+    "RESUMABLE",
+    "ROLES",
+    "RULES",
+    "AlignJob",
+    "AlignmentReport",
+    "ArchSpec",
+    "AskJob",
+    "BenchmarkReport",
+    "CellOutcome",
+    "CutJob",
+    "DataConfig",
+    "Doctor",
+    "ExtractionPlan",
+    "ModelCard",
+    "Preflight",
+    "Run",
+    "RunEvent",
+    "RunStatus",
+    "SensitivityJob",
+    "SensitivityMap",
+    "Skill",
+    "TransferRecipe",
+    "align",
+    "alignment_job",
+    "answers",
+    "as_command",
+    "as_python",
+    "ask_answers",
+    "cancel",
+    "cells",
+    "compare",
+    "create",
+    "cut",
+    "delete",
+    "doctor",
+    "dump_job",
+    "export",
+    "extract",
+    "find_alignment",
+    "find_map",
+    "job_of",
+    "load_job",
+    "load_recipe",
+    "map_job",
+    "map_of",
+    "measure",
+    "measure_builtin",
+    "measured_plan",
+    "model_card",
+    "open_run",
+    "parse_job",
+    "plan",
+    "plan_of",
+    "preflight",
+    "report",
+    "resume",
+    "run",
+    "runs",
+    "save_alignment",
+    "save_map",
+    "save_upload",
+    "shipped_recipes",
+    "skills",
+    "spec",
+    "start",
+    "views",
+]
 
 AnyJob = TransferRecipe | SensitivityJob | AlignJob | AskJob
 
@@ -48,6 +129,32 @@ AnyJob = TransferRecipe | SensitivityJob | AlignJob | AskJob
 def skills() -> dict[str, Skill]:
     """The built-in skills by name, in the order in which they are shown."""
     return SKILLS
+
+
+def spec(model: str) -> ArchSpec:
+    """A model's dimensions, from its configuration alone."""
+    return read_spec(resolve(model))
+
+
+def save_upload(content: bytes) -> Path:
+    """Keeps an uploaded JSONL under a name made from its content, after checking every line.
+
+    The uploader's own file name is never used.
+
+    Raises:
+        BadInput: naming the first line that is not a sample, and why.
+    """
+    folder = nuggets_home() / "data"
+    make_folder(folder)
+    path = folder / f"{sha256(content).hexdigest()[:16]}.jsonl"
+    if not path.exists():
+        atomic_write(path, content)
+        try:
+            load_samples(path)
+        except BadInput:
+            path.unlink()
+            raise
+    return path
 
 
 def preflight(teacher: str, student: str, roles: Iterable[str] = ()) -> Preflight:
@@ -101,6 +208,29 @@ def align(job: AlignJob, progress: Progress | None = None) -> AlignmentReport:
     return measure_alignment(job, progress)
 
 
+def measure_builtin(progress: Progress | None = None) -> None:
+    """Measures the built-in models for the app: every skill's map, every pair's alignment."""
+    for model in MODELS:
+        for skill in SKILLS:
+            measure(SensitivityJob(model=model, data=DataConfig(task=skill)), progress)
+    for pair in PAIRS.values():
+        align(AlignJob(teacher=pair.teacher, student=pair.student), progress)
+
+
+def save_map(map: SensitivityMap, out: Path) -> None:
+    """Writes a map into a new folder, whole or not at all."""
+    make_folder(out.absolute().parent)
+    with commit_folder(out.absolute()) as folder:
+        map.save(folder)
+
+
+def save_alignment(report: AlignmentReport, out: Path) -> None:
+    """Writes an alignment into a new folder, whole or not at all."""
+    make_folder(out.absolute().parent)
+    with commit_folder(out.absolute()) as folder:
+        report.save(folder)
+
+
 def plan(recipe: TransferRecipe) -> ExtractionPlan:
     """What a recipe would extract, from cached maps alone; no model is touched.
 
@@ -108,6 +238,26 @@ def plan(recipe: TransferRecipe) -> ExtractionPlan:
         BadInput: if the teacher's map was not measured yet, or the recipe cannot work.
     """
     return plan_from_cache(recipe)
+
+
+def measured_plan(recipe: TransferRecipe, progress: Progress | None = None) -> ExtractionPlan:
+    """As `plan`, but measures first what is not cached yet. Imports torch."""
+    from nuggets.runs.compute import plan_recipe
+
+    return plan_recipe(recipe, progress)[0]
+
+
+def cut(job: CutJob, out: Path, progress: Progress | None = None) -> dict[str, Any]:
+    """Makes a student from a teacher by one consistent choice, heals it, writes it.
+
+    Imports torch.
+
+    Raises:
+        BadInput: if the sizes do not fit the teacher, or `out` exists.
+    """
+    from nuggets.runs.cutting import cut_to
+
+    return cut_to(job, out, progress)
 
 
 def extract(recipe: TransferRecipe, out: Path, progress: Progress | None = None) -> ExtractionPlan:
@@ -182,3 +332,23 @@ def delete(run_id: str) -> None:
 def job_of(run: Run) -> AnyJob:
     """The job a run was made for."""
     return load_job(run.recipe_text())
+
+
+def export(
+    run: Run, out: Path, arm: str, seed: int | None = None, merged: bool = False
+) -> dict[str, Any]:
+    """Writes an arm's adapter for the untouched student, or the merged model (imports torch).
+
+    Args:
+        run: a transfer with that arm finished.
+        out: a new folder.
+        arm: the arm's name.
+        seed: which seed; the first that is finished when not given.
+        merged: write the whole model instead of an adapter.
+
+    Raises:
+        BadInput: if the run has no such adapter, or `out` exists.
+    """
+    from nuggets.runs.exporting import export_arm
+
+    return export_arm(run, out, arm, seed, merged)

@@ -1,4 +1,4 @@
-"""Commands that look at models: doctor, pairs, preflight, sensitivity, align, plan, extract, cut."""
+"""Commands that look at models, from doctor to extract and cut."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def align(
     if out is not None:
         api.save_alignment(report, out)
     if json:
-        return print_json({name: m.tolist() for name, m in report.matrices.items()})
+        return print_json({"skills": report.skills, "matrices": report.tables(), **report.meta})
     for name, matrix in report.matrices.items():
         headers = ("teacher", *(f"student {j}" for j in range(matrix.shape[1])))
         rows = [(i, *(f"{x:.2f}" for x in row)) for i, row in enumerate(matrix)]

@@ -165,7 +165,11 @@ def show_report(report: api.BenchmarkReport) -> None:
     headers = ("arm", "role", report.metric, "95 %", "seeds", "items", "time")
     table(headers, rows, f"task {report.task}")
     pairs = [
-        (f"{d.arm} − {d.versus}", f"{d.interval.mean:+.3f}", interval(d.interval.low, d.interval.high))
+        (
+            f"{d.arm} − {d.versus}",
+            f"{d.interval.mean:+.3f}",
+            interval(d.interval.low, d.interval.high),
+        )
         for d in report.differences
     ]
     table(("paired difference", "mean", "95 %"), pairs)

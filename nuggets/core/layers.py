@@ -6,10 +6,10 @@ from typing import Annotated, Literal
 
 import numpy as np
 from jaxtyping import Float
-from nuggets.core.alignment import monotone_path
 from numpy import ndarray
 from pydantic import Field
 
+from nuggets.core.alignment import monotone_path
 from nuggets.core.architecture import Frozen
 from nuggets.errors import BadInput
 

@@ -14,8 +14,8 @@ from typing import Any
 
 from nuggets.builtin.resolve import resolve
 from nuggets.core.alignment import AlignmentReport
-from nuggets.core.maps import SensitivityMap
 from nuggets.core.data import samples_digest
+from nuggets.core.maps import SensitivityMap
 from nuggets.core.models import model_digest
 from nuggets.core.samples import Sample
 from nuggets.recipe import AlignJob, SensitivityConfig

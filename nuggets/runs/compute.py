@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from nuggets.builtin.resolve import resolve
-from nuggets.core.adapter import save_adapter
 from nuggets.core.activations import align_models
+from nuggets.core.adapter import save_adapter
 from nuggets.core.alignment import AlignmentReport
 from nuggets.core.architecture import ArchSpec
 from nuggets.core.extraction import extract_factors
@@ -22,12 +23,14 @@ from nuggets.core.progress import Progress
 from nuggets.core.samples import Sample, encode
 from nuggets.core.sensitivity import Encoded, compute_sensitivity
 from nuggets.errors import BadInput
-from nuggets.recipe import AlignJob, SensitivityConfig, SensitivityJob, TransferRecipe
+from nuggets.recipe import AlignJob, DataConfig, SensitivityConfig, SensitivityJob, TransferRecipe
 from nuggets.runs import cache
 from nuggets.runs.commit import commit_folder, make_folder
+from nuggets.runs.context import RunContext
 from nuggets.runs.doctor import resolve_device_name
-from nuggets.runs.inputs import align_samples, seed_samples
+from nuggets.runs.inputs import align_samples, align_tasks, seed_samples
 from nuggets.runs.planning import alignment_job, map_job
+from nuggets.runs.results import MAP
 
 
 class Loaded:
@@ -80,6 +83,13 @@ def measure_map(
     return SensitivityMap.load(folder)
 
 
+def keep_map(map: SensitivityMap, ctx: RunContext) -> None:
+    """Keeps a map's sums with a run; the full map stays in the cache."""
+    if not ctx.done(MAP):
+        with ctx.commit(MAP) as folder:
+            dataclasses.replace(map, full={}).save(folder)
+
+
 def _meta(job: SensitivityJob, config: SensitivityConfig, device: str, key: str) -> dict[str, Any]:
     data = job.data
     return {
@@ -106,6 +116,7 @@ def measure_alignment(job: AlignJob, progress: Progress | None = None) -> Alignm
         student.spec,
         {skill: teacher.encode(samples, 2048) for skill, samples in fit.items()},
         {skill: teacher.encode(samples, 2048) for skill, samples in test.items()},
+        maps=_maps(job, (teacher, student), progress),
         progress=progress,
     )
     make_folder(folder.parent)
@@ -113,6 +124,21 @@ def measure_alignment(job: AlignJob, progress: Progress | None = None) -> Alignm
         with commit_folder(folder) as temp:
             report.save(temp)
     return AlignmentReport.load(folder)
+
+
+def _maps(
+    job: AlignJob, pair: tuple[Loaded, Loaded], progress: Progress | None
+) -> dict[str, tuple[SensitivityMap, SensitivityMap]]:
+    """Each task's sensitivity in both models, for the correlation of their profiles."""
+    data = {task: DataConfig(task=task) for task in align_tasks(job)}
+    if job.data is not None:
+        data = {"data": job.data}
+
+    def measured(config: DataConfig, loaded: Loaded) -> SensitivityMap:
+        measuring = SensitivityJob(model=loaded.name, data=config, device=job.device)
+        return measure_map(measuring, progress, loaded)
+
+    return {k: (measured(v, pair[0]), measured(v, pair[1])) for k, v in data.items()}
 
 
 def plan_recipe(

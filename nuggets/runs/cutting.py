@@ -5,18 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from nuggets.builtin.resolve import resolve
 from nuggets.builtin.skills import general_samples
 from nuggets.core.architecture import ArchSpec
 from nuggets.core.consistent import check_consistent, choose_consistent
 from nuggets.core.cut import cut_model, permute_matrices
 from nuggets.core.data import load_samples
-from nuggets.core.layers import TopLayers
+from nuggets.core.layers import TopLayers, UniformLayers
+from nuggets.core.maps import SensitivityMap
 from nuggets.core.models import read_spec
 from nuggets.core.plan import check_pair
 from nuggets.core.progress import Progress
 from nuggets.errors import BadInput
-from nuggets.recipe import CutJob, SensitivityConfig, SensitivityJob
+from nuggets.recipe import CutJob, DataConfig, SensitivityConfig, SensitivityJob
 from nuggets.runs.commit import commit_folder, make_folder
 from nuggets.runs.compute import Loaded, measure_map
 from nuggets.runs.doctor import resolve_device_name
@@ -42,15 +45,13 @@ def cut_to(job: CutJob, out: Path, progress: Progress | None = None) -> dict[str
     healing = _healing_samples(job)
     device = resolve_device_name(job.device)
     teacher = Loaded(job.teacher, device)
-    config = SensitivityConfig(keep="sums", dtype="float32")
-    data = job.data if job.data != type(job.data)() else job.data.model_copy(update={"task": "copy"})
-    measuring = SensitivityJob(
-        model=job.teacher, data=data, sensitivity=config, device=job.device
-    )
-    map = measure_map(measuring, progress, teacher)
+    map = _map(job, teacher, progress)
+    by_map = map is not None
+    selector = TopLayers() if by_map else UniformLayers()
+    scores = map.layer_scores if by_map else np.zeros(teacher.spec.n_layers)
+    layers = selector.select(scores, wanted.n_layers)
     order = "sensitivity" if job.order == "permuted" else job.order
-    layers = TopLayers().select(map.layer_scores, wanted.n_layers)
-    choice = choose_consistent(map, wanted, layers, order, job.seed)
+    choice = choose_consistent(map or _blank(teacher.spec), wanted, layers, order, job.seed)
     student = cut_model(teacher.model, choice)
     if job.order == "permuted":
         permute_matrices(student, job.seed)
@@ -68,6 +69,30 @@ def cut_to(job: CutJob, out: Path, progress: Progress | None = None) -> dict[str
         "order": job.order,
         "heal_loss": losses[-1] if losses else None,
     }
+
+
+def _map(job: CutJob, teacher: Loaded, progress: Progress | None) -> SensitivityMap | None:
+    """The teacher's sensitivity, if samples were named; orders that do not look need none."""
+    if job.data == DataConfig():
+        if job.order in ("sensitivity", "permuted"):
+            raise BadInput(
+                f"A cut by {job.order} needs samples to measure it on: name a task or a JSONL "
+                "file, or choose the order first or random."
+            )
+        return None
+    config = SensitivityConfig(keep="sums", dtype="float32")
+    measuring = SensitivityJob(
+        model=job.teacher, data=job.data, sensitivity=config, device=job.device
+    )
+    return measure_map(measuring, progress, teacher)
+
+
+def _blank(spec: ArchSpec) -> SensitivityMap:
+    """A map that knows nothing, for choices that do not look."""
+    shapes = {module: spec.shape(role) for module, role, _ in spec.modules()}
+    rows = {module: np.zeros(shape[0]) for module, shape in shapes.items()}
+    cols = {module: np.zeros(shape[1]) for module, shape in shapes.items()}
+    return SensitivityMap(spec, "none", rows, cols, {}, (), np.zeros((0, 0)))
 
 
 def student_spec(job: CutJob) -> ArchSpec:
@@ -117,9 +142,7 @@ def _heal(
     )
     encoded = teacher.encode(samples, config.max_length)
     student.train()
-    log = finetune(
-        student, encoded, config, job.seed, out, device=device, progress=progress
-    )
+    log = finetune(student, encoded, config, job.seed, out, device=device, progress=progress)
     student.eval()
     return log.losses
 

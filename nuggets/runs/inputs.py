@@ -169,6 +169,13 @@ def align_samples(job: AlignJob) -> tuple[dict[str, list[Sample]], dict[str, lis
     if job.data is not None:
         data = load_datasets(job.data.model_copy(update={"n_train": job.n_fit}), (), ())
         return {data.label: data.train(0)}, {data.label: data.test[: job.n_test]}
-    tasks = job.tasks or tuple(skill_names())
+    tasks = align_tasks(job)
     fit = {task: skill_samples(task, "train", job.n_fit) for task in tasks}
     return fit, {task: skill_samples(task, "test", job.n_test) for task in tasks}
+
+
+def align_tasks(job: AlignJob) -> tuple[str, ...]:
+    """The built-in tasks of an alignment; all of them when none is named."""
+    if job.data is not None:
+        return ()
+    return job.tasks or tuple(skill_names())

@@ -19,6 +19,7 @@ PLAN = "plan/plan.json"
 MAP = "map"
 CELLS = "cells"
 CELL = "cell.json"
+RECORD = "record.json"
 ANSWERS = "answers.json"
 ASKED = "asked/answers.json"
 

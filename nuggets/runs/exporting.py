@@ -1,0 +1,53 @@
+"""Taking a trained arm out of a run: PEFT adapter, or merged model."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from nuggets.errors import BadInput
+from nuggets.recipe import TransferRecipe, load_job
+from nuggets.runs.commit import commit_folder, make_folder, verify_folder
+from nuggets.runs.results import cell_folder
+from nuggets.runs.store import Run
+
+ADAPTER = "adapter"
+MODEL = "model"
+
+
+def export_arm(run: Run, out: Path, arm: str, seed: int | None, merged: bool) -> dict[str, Any]:
+    """Writes an arm's adapter for the untouched student, or its merged model."""
+    recipe = load_job(run.recipe_text())
+    if not isinstance(recipe, TransferRecipe):
+        raise BadInput(f"Run {run.id} is not a transfer; it has no adapter to export.")
+    chosen = next((s for s in recipe.seeds if cell_folder(run, arm, s).is_dir()), None)
+    seed = chosen if seed is None else seed
+    folder = cell_folder(run, arm, seed) if seed is not None else None
+    if folder is None or not folder.is_dir():
+        names = ", ".join(each.name for each in recipe.arms)
+        raise BadInput(f"Run {run.id} has no finished arm {arm!r} (seed {seed}); arms: {names}.")
+    verify_folder(folder)
+    adapter, model = folder / ADAPTER, folder / MODEL
+    if not adapter.is_dir() and not (merged and model.is_dir()):
+        hint = "export it with --merged" if model.is_dir() else "it trained nothing"
+        raise BadInput(f"The arm {arm!r} has no adapter for the untouched student; {hint}.")
+    if out.exists():
+        raise BadInput(f"{out} exists; nothing is ever overwritten. Name a new folder.")
+    make_folder(out.absolute().parent)
+    with commit_folder(out.absolute()) as target:
+        if merged and adapter.is_dir():
+            _merge(recipe, adapter, target)
+        else:
+            shutil.copytree(model if merged else adapter, target, dirs_exist_ok=True)
+    return {"out": str(out), "run": run.id, "arm": arm, "seed": seed, "merged": merged}
+
+
+def _merge(recipe: TransferRecipe, adapter: Path, target: Path) -> None:
+    from nuggets.core.adapter import load_adapter, untie
+    from nuggets.runs.compute import Loaded
+
+    student = Loaded(recipe.student, "cpu")
+    untie(student.model, [student.spec.module("embed")])
+    load_adapter(student.model, adapter).merge_and_unload().save_pretrained(target)
+    student.tokenizer.save_pretrained(target)
