@@ -1,0 +1,192 @@
+"""The panel of one run: status, stage, progress, time, loss, log; cancel and resume.
+
+It polls only while the run lives, and draws the whole page once more when the run ends. The run
+is another process: a reload, another page or a restart of the app does not touch it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import streamlit as st
+
+from nuggets import api
+from nuggets.errors import NuggetsError
+from nuggets.runs.schema import RunRecord, now
+from nuggets.ui import safe
+
+TICK_S = 1.0
+
+
+def panel(run: api.Run, key: str = "live", losses: bool = True) -> None:
+    """Draws the panel of a run.
+
+    Args:
+        run: any run, in any state.
+        key: unique on the page.
+        losses: whether to draw training losses; they belong to transfers.
+    """
+    is_live = run.status() in api.LIVE
+    st.fragment(_panel, run_every=TICK_S if is_live else None)(run, key, losses, is_live)
+
+
+def _panel(run: api.Run, key: str, losses: bool, was_live: bool) -> None:
+    status = run.status()
+    if was_live and status not in api.LIVE:
+        st.rerun()  # stops the polling, and lets the page show what there is now
+    with st.container(border=True, key=f"nuggets-{key}", gap="small"):
+        if status == "damaged":
+            safe.problem(run.problem() or "This run cannot be read.", f"{key}-damaged")
+            return
+        record = run.record()
+        _head(run, record, status, key)
+        st.progress(1.0 if status == "done" else overall(record))
+        _clocks(record, status)
+        if record.error is not None and status != "cancelled":
+            safe.problem(record.error.message, f"{key}-error")
+        if losses:
+            _losses(run, key)
+        _log(run, key)
+
+
+def _head(run: api.Run, record: RunRecord, status: api.RunStatus, key: str) -> None:
+    with st.container(horizontal=True, vertical_alignment="center"):
+        safe.status(status)
+        with st.container(width="stretch"):
+            st.text(run.id)
+        if status in api.LIVE:
+            asked = run.cancel_requested()
+            st.button(
+                "Stopping…" if asked else "Cancel",
+                key=f"{key}-cancel",
+                disabled=asked,
+                on_click=act,
+                args=(api.cancel, run.id),
+            )
+        if status in api.RESUMABLE:
+            st.button(
+                "Resume",
+                key=f"{key}-resume",
+                type="primary",
+                on_click=act,
+                args=(api.resume, run.id),
+                help="Continues at the last checkpoint.",
+            )
+
+
+def act(action: Any, run_id: str) -> None:
+    """Does something to a run from a button; what is refused is shown in the next full run."""
+    try:
+        action(run_id)
+    except NuggetsError as error:
+        st.session_state["nuggets-refused"] = str(error)
+
+
+def refused() -> None:
+    """Shows what the last button could not do."""
+    if text := st.session_state.pop("nuggets-refused", None):
+        safe.problem(text, "refused")
+
+
+def overall(record: RunRecord) -> float:
+    """The fraction done of the whole run, all stages counted alike."""
+    if record.status == "done":
+        return 1.0
+    if record.stage not in record.stages:
+        return 0.0
+    inside = record.progress or 0.0
+    return min(1.0, (record.stages.index(record.stage) + inside) / len(record.stages))
+
+
+def elapsed(record: RunRecord, at: datetime | None = None) -> float | None:
+    """Seconds of the newest attempt, to its end or to now."""
+    if record.started is None:
+        return None
+    return max(0.0, ((record.finished or at or now()) - record.started).total_seconds())
+
+
+def remaining(record: RunRecord, at: datetime | None = None) -> float | None:
+    """Seconds that are left if the rest goes as fast; None too early to say."""
+    spent, done = elapsed(record, at), overall(record)
+    if spent is None or spent < 3 or not 0.03 <= done < 1 or record.attempts > 1:
+        return None
+    return spent * (1 - done) / done
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds for people: `42 s`, `3 min 05 s`, `2 h 10 min`."""
+    if seconds is None:
+        return "–"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def _clocks(record: RunRecord, status: api.RunStatus) -> None:
+    place = record.stages.index(record.stage) + 1 if record.stage in record.stages else 0
+    stage = f"{record.stage} ({place} of {len(record.stages)})" if place else record.stage
+    parts = [f"Stage: {stage or 'not begun'}", f"Elapsed: {duration(elapsed(record))}"]
+    if status == "interrupted":
+        parts[1] = "The worker is gone; nothing that was committed is lost"
+    if status in api.LIVE:
+        left = remaining(record)
+        parts.append("Left: too early to say" if left is None else f"Left: about {duration(left)}")
+    parts.append(f"Device: {record.provenance.device}")
+    st.text("  ·  ".join(parts))
+
+
+def _losses(run: api.Run, key: str) -> None:
+    from nuggets.ui import charts, charts_transfer, share
+
+    frame = charts_transfer.losses_frame(told(run).losses)
+    if frame.empty:
+        return
+    look = charts.look_of(st.context.theme.type)
+    job = api.job_of(run)
+    share.figure(
+        charts_transfer.losses_figure(frame, look),
+        frame,
+        key=f"{key}-losses",
+        caption=f"Training loss, mean over seeds · {run.id}",
+        command=api.as_command(job),
+        python=api.as_python(job),
+        alt="Training loss per arm against steps",
+    )
+
+
+@dataclass
+class Told:
+    """What a run's events said so far."""
+
+    last_seq: int = -1
+    losses: list[dict[str, float | str]] = field(default_factory=list)
+    sentences: list[str] = field(default_factory=list)
+
+
+def told(run: api.Run) -> Told:
+    """Reads the events since the last look; each is read once in a session."""
+    known = st.session_state.setdefault("nuggets-told", {}).setdefault(run.id, Told())
+    for event in run.events(after_seq=known.last_seq):
+        known.last_seq = event.seq
+        if event.type == "log":
+            known.sentences.append(event.message)
+        loss, step = event.data.get("loss"), event.data.get("step")
+        if event.type == "metric" and isinstance(loss, int | float) and isinstance(step, int):
+            arm = str(event.data.get("arm") or event.stage)
+            known.losses.append({"arm": arm, "step": step, "loss": float(loss)})
+    return known
+
+
+def _log(run: api.Run, key: str) -> None:
+    tail = run.log_tail(30)
+    with st.expander("Log", key=f"{key}-log"):
+        sentences = told(run).sentences[-12:]
+        st.code("\n".join(sentences) or "Nothing said yet.", language=None, wrap_lines=True)
+        if tail:
+            st.caption("Output of the worker")
+            st.code(tail, language=None, height=180)

@@ -1,0 +1,37 @@
+"""The script that Streamlit runs: page frame, sidebar, and the page that the address names."""
+
+from pathlib import Path
+
+import streamlit as st
+
+from nuggets.ui import shell
+
+ROOT = Path(__file__).parents[2]
+PAGES = ("home", "models", "sensitivity", "alignment", "transfer", "benchmarks", "runs")
+"""In the order of the pipeline; file name, title and address are one word."""
+
+
+def main() -> None:
+    """Draws one view."""
+    icon = str(ROOT / "assets" / "icon.svg")
+    st.set_page_config("Nuggets", icon, layout="wide")
+    st.logo(str(ROOT / "assets" / "logo.svg"), size="large", icon_image=icon)
+    pages = {name: _page(name) for name in PAGES if (ROOT / "pages" / f"{name}.py").exists()}
+    chosen = st.navigation(list(pages.values()), expanded=True)
+    machine = shell.sidebar(chosen.url_path)
+    chosen.run()
+    shell.describe_machine(machine)
+
+
+def _page(name: str) -> st.Page:
+    path = ROOT / "pages" / f"{name}.py"
+    # The default page answers at "/" and has no address of its own.
+    return st.Page(
+        path,
+        title=name.capitalize(),
+        url_path="" if name == "home" else name,
+        default=name == "home",
+    )
+
+
+main()

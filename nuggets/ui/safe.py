@@ -1,0 +1,58 @@
+"""Text that we did not write is shown as it is: never as Markdown, HTML or a link."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import streamlit as st
+
+from nuggets.errors import NuggetsError
+from nuggets.runs.schema import RunStatus
+
+STATUS_COLOURS = {
+    "created": "gray",
+    "queued": "orange",
+    "running": "blue",
+    "done": "green",
+    "failed": "red",
+    "cancelled": "gray",
+    "interrupted": "orange",
+    "damaged": "red",
+}
+
+
+def problem(text: object, key: str = "problem") -> None:
+    """A sentence about what went wrong, as plain text in a frame."""
+    with st.container(border=True, key=f"nuggets-{key}", gap="xsmall"):
+        st.badge("This does not work", color="red")
+        st.text(str(text))
+
+
+def notes(sentences: Iterable[str]) -> None:
+    """What the user should know, one plain sentence per line."""
+    for sentence in sentences:
+        st.text(f"• {sentence}")
+
+
+@contextmanager
+def shown_problems(key: str = "problem") -> Iterator[None]:
+    """Shows a `NuggetsError` of the block as a sentence; the page goes on below."""
+    try:
+        yield
+    except NuggetsError as error:
+        problem(error, key)
+
+
+def status(value: RunStatus) -> None:
+    """The status of a run as a coloured word."""
+    st.badge(value, color=STATUS_COLOURS[value])  # type: ignore[arg-type]
+
+
+def label(text: str, most: int = 60) -> str:
+    """Foreign text for a place that reads Markdown, such as a widget's label: escaped, short."""
+    flat = " ".join(text.split())
+    short = flat if len(flat) <= most else f"{flat[: most - 1]}…"
+    # A colon begins icons and colours, which backslashes do not disarm: use its look-alike.
+    return re.sub(r"([\\`*_{}\[\]()<>#+\-.!|~$^=&])", r"\\\1", short).replace(":", "꞉")

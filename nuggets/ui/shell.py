@@ -1,0 +1,133 @@
+"""The sidebar: pair, task, device, current run, queue. Every choice is part of the address."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import streamlit as st
+
+from nuggets import api
+from nuggets.errors import NuggetsError
+from nuggets.ui import live, safe
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What the sidebar says now.
+
+    Attributes:
+        teacher: built-in name, folder, GGUF file or hub id.
+        student: likewise.
+        task: a built-in skill.
+        device: `auto` or a device's name.
+        run: the id of the chosen run, if it exists.
+    """
+
+    teacher: str
+    student: str
+    task: str
+    device: str
+    run: str | None
+
+
+def current() -> Choice:
+    """The sidebar's choices, checked again: an address can say anything."""
+    state = st.session_state
+    task = state.get("task")
+    ids = {run.id for run in api.runs()}
+    return Choice(
+        teacher=_text(state.get("teacher"), "teacher"),
+        student=_text(state.get("student"), "independent"),
+        task=task if task in api.skills() else "reverse",
+        device=_text(state.get("device"), "auto"),
+        run=state.get("run") if state.get("run") in ids else None,
+    )
+
+
+def choose(**values: str | None) -> None:
+    """Sets sidebar choices from a callback, such as `choose(run=run.id)`."""
+    for name, value in values.items():
+        st.session_state[name] = value
+
+
+def sidebar(page: str) -> Any:
+    """Draws the sidebar; returns the place for `describe_machine`."""
+    with st.sidebar:
+        if page != "models":  # there the pair is chosen on the page itself
+            pair_inputs()
+        st.selectbox("Task", tuple(api.skills()), index=2, key="task", bind="query-params")
+        st.selectbox("Device", DEVICES, key="device", bind="query-params", accept_new_options=True)
+        machine = st.empty()
+        run_input()
+        queue()
+    return machine
+
+
+def pair_inputs() -> None:
+    """Teacher and student: a built-in name, or anything that names a model."""
+    help_ = "A built-in name, a folder, a .gguf file, or org/name@revision of the hub."
+    for name, index in (("teacher", 0), ("student", 1)):
+        st.selectbox(
+            name.capitalize(),
+            api.MODELS,
+            index=index,
+            key=name,
+            bind="query-params",
+            accept_new_options=True,
+            required=True,
+            help=help_,
+        )
+
+
+def run_input() -> None:
+    """The run that Transfer, Benchmarks and Runs are about."""
+    st.selectbox(
+        "Run",
+        [run.id for run in api.runs()],
+        index=None,
+        key="run",
+        bind="query-params",
+        placeholder="none chosen",
+    )
+
+
+def queue() -> None:
+    """Runs that compute or wait, drawn anew each second while there are any."""
+    live_ids = tuple(run.id for run in api.runs() if run.status() in api.LIVE)
+    if live_ids:
+        st.fragment(_queue, run_every=1.5)(live_ids)
+
+
+def _queue(ids: tuple[str, ...]) -> None:
+    runs = [run for run in api.runs() if run.id in ids and run.status() in api.LIVE]
+    if tuple(run.id for run in runs) != ids:
+        st.rerun()
+    st.caption("Running and waiting")
+    for run in runs:
+        record = run.record()
+        st.text(f"{record.name}: {record.stage or run.status()}")
+        st.progress(live.overall(record))
+
+
+def describe_machine(place: Any) -> None:
+    """Says what `auto` means and how much memory is there.
+
+    Called after the page is drawn: the first look at a machine takes seconds.
+    """
+    try:
+        devices = {device.name: device for device in api.doctor().devices}
+    except NuggetsError as error:
+        with place.container():
+            safe.problem(error, "machine")
+        return
+    wanted = current().device
+    device = devices.get(wanted) or next(iter(devices.values()))
+    free = f"{device.memory_free / 2**30:.0f} of {device.memory_total / 2**30:.0f} GiB free"
+    place.caption(f"{device.name}: {free}" if wanted in ("auto", device.name) else "not found here")
+
+
+def _text(value: Any, default: str) -> str:
+    return value.strip() if isinstance(value, str) and value.strip() else default
