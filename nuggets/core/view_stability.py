@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float
 from numpy import ndarray
 from scipy import stats
 
+from nuggets.core.layers import CkaPath, TopLayers, UniformLayers
 from nuggets.errors import BadInput
 
 DRAWS = 400
@@ -110,3 +111,31 @@ def stability_by_samples(
         chosen = chosen_layers(layer_samples[order].sum(axis=1), k)
         shares.append((chosen & target).sum(axis=1).mean() / k)
     return np.array(shares)
+
+
+def layer_maps(
+    n_teacher: int,
+    n_student: int,
+    scores: Float[ndarray, " n_teacher"] | None = None,
+    cka: Float[ndarray, "n_teacher n_student"] | None = None,
+) -> dict[str, list[tuple[int, int]]]:
+    """Layer maps as (student layer, teacher layer) pairs, as far as their inputs are known.
+
+    Args:
+        n_teacher: layers of the teacher.
+        n_student: layers of the student, not more.
+        scores: the teacher's layer scores, for `sensitivity`.
+        cka: similarity of layers, for `cka`.
+    """
+    if n_student > n_teacher:
+        raise BadInput(
+            f"The student has more layers than the teacher: {n_student} > {n_teacher}. No layer "
+            "map exists; swap the two models."
+        )
+    blank = np.zeros(n_teacher)
+    chosen = {"uniform": UniformLayers().select(blank, n_student)}
+    if scores is not None:
+        chosen = {"sensitivity": TopLayers().select(scores, n_student)} | chosen
+    if cka is not None:
+        chosen["cka"] = CkaPath().select(blank, n_student, cka)
+    return {name: list(enumerate(layers)) for name, layers in chosen.items()}

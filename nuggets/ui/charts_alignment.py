@@ -102,11 +102,23 @@ def _add_map(fig: go.Figure, label: str, pairs: Pairs, index: int, count: int) -
     )
 
 
+def explained_frame(r2: Float[ndarray, "n_teacher n_student"]) -> pd.DataFrame:
+    """One row per student layer: the teacher layer that explains it best, and how much."""
+    best = r2.argmax(axis=0)
+    return pd.DataFrame(
+        {
+            "student_layer": np.arange(r2.shape[1]),
+            "best_teacher_layer": best,
+            "r2": r2[best, np.arange(r2.shape[1])],
+        }
+    )
+
+
 def explained_figure(frame: pd.DataFrame, look: Look = LIGHT) -> go.Figure:
     """How much of each student layer a linear map from the best teacher layer explains.
 
     Args:
-        frame: columns `student_layer`, `best_teacher_layer`, `r2`.
+        frame: from `explained_frame`.
         look: light or dark.
     """
     fig = go.Figure(

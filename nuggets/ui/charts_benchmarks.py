@@ -290,3 +290,38 @@ def budget_frame(report: BenchmarkReport) -> pd.DataFrame:
             for arm in report.arms.values()
         ]
     )
+
+
+def items_frame(
+    names: tuple[str, str],
+    answers: tuple[Sequence[Mapping[str, Any]], Sequence[Mapping[str, Any]]],
+    outcomes: tuple[Sequence[float], Sequence[float]],
+    items: Sequence[str],
+    higher_is_better: bool = True,
+) -> pd.DataFrame:
+    """One row per item: question, expected answer, both arms' answers, and what flipped.
+
+    Args:
+        names: the two arms.
+        answers: what each wrote, as `api.answers` gives it; empty if it was not kept.
+        outcomes: 0/1 or a loss per item.
+        items: item ids, in the order of the outcomes.
+        higher_is_better: False for losses.
+    """
+    first, second = ({row["id"]: row for row in rows} for rows in answers)
+    rows = []
+    for item, a, b in zip(items, *outcomes, strict=True):
+        known = first.get(item) or second.get(item) or {}
+        rows.append(
+            {
+                "item": item,
+                "question": known.get("question", ""),
+                "expected": known.get("expected", ""),
+                names[0]: first.get(item, {}).get("answer", ""),
+                names[1]: second.get(item, {}).get("answer", ""),
+                f"{names[0]} outcome": a,
+                f"{names[1]} outcome": b,
+                "change": "same" if a == b else "gained" if (b > a) == higher_is_better else "lost",
+            }
+        )
+    return pd.DataFrame(rows)

@@ -341,3 +341,18 @@ def test_all_samples_choose_the_same_layers_as_themselves() -> None:
     assert found[-1] == 1
     assert found[0] < 1
     assert (np.diff(found) >= 0).all()
+
+
+def test_layer_maps_pair_every_student_layer_with_a_teacher_layer() -> None:
+    scores = np.array([1.0, 9.0, 3.0, 9.0, 0.0])
+    cka = np.zeros((5, 3))
+    cka[1, 0] = cka[2, 1] = cka[4, 2] = 1.0
+    found = views.layer_maps(5, 3, scores, cka)
+    assert found == {
+        "sensitivity": [(0, 1), (1, 2), (2, 3)],
+        "uniform": [(0, 0), (1, 2), (2, 4)],
+        "cka": [(0, 1), (1, 2), (2, 4)],
+    }
+    assert list(views.layer_maps(5, 3)) == ["uniform"]
+    with pytest.raises(BadInput, match="more layers than the teacher: 4 > 3"):
+        views.layer_maps(3, 4)

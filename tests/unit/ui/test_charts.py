@@ -218,7 +218,8 @@ def test_agreement_and_explained_figures_hold_their_data() -> None:
     assert np.isnan(agreement.x[1])
     assert list(agreement.text) == ["50 %", ""]
     assert list(kept.x) == [0.3, 0.2]
-    frame = pd.DataFrame({"student_layer": [0, 1], "best_teacher_layer": [2, 3], "r2": [0.1, 0.9]})
+    r2 = np.array([[0.0, 0.2], [0.05, 0.3], [0.1, 0.4], [0.0, 0.9]])
+    frame = charts_alignment.explained_frame(r2)
     bar = charts_alignment.explained_figure(frame).data[0]
     assert list(bar.y) == [0.1, 0.9]
     assert list(bar.text) == ["0.10  from L2", "0.90  from L3"]
