@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,9 @@ Factors = Mapping[str, LowRankFactors]
 """Student module → factors. An embedding's are those of its transpose `[hidden, vocab]`."""
 
 ADAPTER = "default"
+
+# peft 0.21 asks transformers 5.23 for an attribute under its old name, at every wrap.
+warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
 
 
 def peft_config(
@@ -177,10 +181,13 @@ def load_adapter(model: nn.Module, folder: Path) -> PeftModel:
     if bad := [name for name, tensor in stored.items() if not torch.isfinite(tensor).all()]:
         raise BadInput(f"The adapter in {folder} has NaN or infinite values in {bad[0]}.")
     try:
-        peft = PeftModel.from_pretrained(model, str(folder))  # type: ignore[arg-type]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # PEFT only warns where the check below refuses
+            peft = PeftModel.from_pretrained(model, str(folder))  # type: ignore[arg-type]
     except (RuntimeError, ValueError) as problem:
         raise BadInput(f"The adapter in {folder} does not fit this model: {problem}") from None
     expected = {name.replace(f".{ADAPTER}", "") for name in peft.state_dict() if ".lora_" in name}
-    if missing := sorted(expected ^ set(stored)):
-        raise BadInput(f"The adapter in {folder} does not fit this model: {missing[0]} differs.")
+    if wrong := sorted(expected ^ set(stored)):
+        what = "is missing" if wrong[0] in expected else "has no place in the model"
+        raise BadInput(f"The adapter in {folder} does not fit this model: {wrong[0]} {what}.")
     return peft

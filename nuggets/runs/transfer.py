@@ -282,4 +282,3 @@ def _report(recipe: TransferRecipe, data: Datasets, ctx: RunContext) -> None:
     )
     with ctx.commit("report") as folder:
         (folder / "report.json").write_text(report.model_dump_json(indent=1))
-    ctx.log(report.verdict.sentence)
