@@ -16,7 +16,7 @@ from transformers.utils import logging as transformers_logging
 from nuggets.core.headers import check_keys, some
 from nuggets.core.models import read_spec
 from nuggets.core.references import ModelRef, model_path
-from nuggets.errors import BadInput, Damaged, NuggetsError
+from nuggets.errors import BadInput, Damaged, NuggetsError, Unsupported
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -44,7 +44,8 @@ def load_model(
     if dtype not in DTYPES:
         raise BadInput(f"dtype {dtype!r} is unknown; write {', '.join(DTYPES)}.")
     path = model_path(ref)
-    check_keys(ref, read_spec(ref))
+    spec = read_spec(ref)
+    check_keys(ref, spec)
     kwargs = _gguf_kwargs(path) if ref.format == "gguf" else {"use_safetensors": True}
     with _reported(f"The model {ref.source} cannot be loaded"):
         loaded: Any = AutoModelForCausalLM.from_pretrained(
@@ -57,8 +58,8 @@ def load_model(
         )
     model, info = loaded
     _check_loading_info(ref, info)
-    if ref.format == "gguf":
-        model = _unpacked(model)
+    _check_tied(ref, model, spec.tied)
+    check_trainable(model, ref.source)
     check_finite(model, ref.source)
     return model.to(device).eval()
 
@@ -70,22 +71,6 @@ def _gguf_kwargs(path: Path) -> dict[str, Any]:
         raise BadInput("GGUF files need one more package: pip install 'nuggets[gguf]'.") from None
     packed = GgufConfig(gguf_file=path.name, dequantize=True)
     return {"gguf_file": path.name, "quantization_config": packed}
-
-
-def _unpacked(model: Any) -> Any:
-    """Makes an unpacked GGUF model forget that it was packed.
-
-    Trainer, PEFT and `save_pretrained` refuse a model that still carries its quantizer.
-    """
-    for mark in ("hf_quantizer", "quantization_method", "is_quantized"):
-        if hasattr(model, mark):
-            delattr(model, mark)
-    if hasattr(model.config, "quantization_config"):
-        del model.config.quantization_config
-    packed = [n for n, p in model.named_parameters() if not p.is_floating_point()]
-    if packed:
-        raise BadInput(f"The GGUF weights stayed packed ({some(packed)}); they have no gradient.")
-    return model
 
 
 def _check_loading_info(ref: ModelRef, info: dict[str, Any]) -> None:
@@ -101,6 +86,29 @@ def _check_loading_info(ref: ModelRef, info: dict[str, Any]) -> None:
             raise Damaged(f"{len(names)} weights of {ref.source} {fault}: {some(names)}.")
     if info.get("error_msgs"):
         raise Damaged(f"The weights of {ref.source} do not fit: {info['error_msgs'][0]}")
+
+
+def _check_tied(ref: ModelRef, model: Any, tied: bool) -> None:
+    """Refuses a head that transformers untied without a word, because another one is stored."""
+    if (model.get_output_embeddings().weight is model.get_input_embeddings().weight) != tied:
+        raise Damaged(
+            f"The config of {ref.source} ties head and embedding, but the weights hold two "
+            "different ones. Set tie_word_embeddings to false, or remove lm_head.weight."
+        )
+
+
+def check_trainable(model: torch.nn.Module, name: str) -> None:
+    """Refuses a model with parameters that have no gradient, such as packed GGUF blocks.
+
+    Raises:
+        Unsupported: naming the parameters.
+    """
+    packed = [key for key, p in model.named_parameters() if not p.is_floating_point()]
+    if packed:
+        raise Unsupported(
+            f"{len(packed)} weights of {name} are not real numbers: {some(packed)}. Use the "
+            "original weights."
+        )
 
 
 @torch.no_grad()

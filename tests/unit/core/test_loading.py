@@ -10,8 +10,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from nuggets.core.loading import check_finite, load_model, load_tokenizer
+from nuggets.core.loading import check_finite, check_trainable, load_model, load_tokenizer
 from nuggets.core.models import parse_ref
+from nuggets.core.preflight import preflight
 from nuggets.errors import BadInput, Damaged, Unsupported
 
 IDS = torch.tensor([[3, 14, 15, 9, 2, 6, 5, 35]])
@@ -100,6 +101,36 @@ def test_buffers_are_scanned_too():
     module.register_buffer("table", torch.tensor([1.0, float("nan")]))
     with pytest.raises(Damaged, match="table of x holds 1 NaN"):
         check_finite(module, "x")
+
+
+@pytest.mark.parametrize("kind", [torch.uint8, torch.int8])
+def test_packed_parameters_are_refused(kind):
+    module = torch.nn.Module()
+    packed = torch.nn.Parameter(torch.zeros(3, dtype=kind), requires_grad=False)
+    module.register_parameter("blocks", packed)
+    with pytest.raises(Unsupported, match="1 weights of x are not real numbers: blocks"):
+        check_trainable(module, "x")
+
+
+def test_stored_copy_of_a_tied_head_is_one_tensor(tiny_copy):
+    def store_head(weights):
+        weights["lm_head.weight"] = weights["model.embed_tokens.weight"].clone()
+
+    folder = edit_weights(tiny_copy(tie_word_embeddings=True), store_head)
+    model = load_model(ref(folder))
+    assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
+    found = preflight(ref(folder), ref(folder)).teacher
+    assert found is not None
+    assert found.parameters == model.num_parameters()
+
+
+def test_tied_config_over_two_different_tensors_is_refused(tiny_copy):
+    def store_another(weights):
+        weights["lm_head.weight"] = weights["model.embed_tokens.weight"] + 1
+
+    folder = edit_weights(tiny_copy(tie_word_embeddings=True), store_another)
+    with pytest.raises(Damaged, match=r"ties head and embedding, but the weights hold two"):
+        load_model(ref(folder))
 
 
 def test_biases_that_the_config_denies_are_refused(tiny, tiny_copy):
