@@ -89,7 +89,7 @@ def losses_frame(rows: Sequence[Mapping[str, float | str]]) -> pd.DataFrame:
     every = max(1, int(max(float(row["step"]) for row in rows)) // POINTS)
     frame = pd.DataFrame(rows)
     frame["step"] = (frame["step"] // every) * every
-    return frame.groupby(["arm", "step"], sort=False)["loss"].mean().reset_index()
+    return frame.groupby(["arm", "step"], sort=False).agg({"loss": "mean"}).reset_index()
 
 
 def losses_figure(frame: pd.DataFrame, look: Look = LIGHT) -> go.Figure:

@@ -18,6 +18,8 @@ from nuggets.runs.schema import RunRecord, now
 from nuggets.ui import safe
 
 TICK_S = 1.0
+STAGE_WEIGHTS = {"train": 40, "tune": 20, "sensitivity": 2}
+"""How long stages take against each other, roughly; others take 1."""
 
 
 def panel(run: api.Run, key: str = "live", losses: bool = True) -> None:
@@ -43,7 +45,7 @@ def _panel(run: api.Run, key: str, losses: bool, was_live: bool) -> None:
         record = run.record()
         _head(run, record, status, key)
         st.progress(1.0 if status == "done" else overall(record))
-        _clocks(record, status)
+        _clocks(record, status, told(run).doing)
         if record.error is not None and status != "cancelled":
             safe.problem(record.error.message, f"{key}-error")
         if losses:
@@ -91,13 +93,15 @@ def refused() -> None:
 
 
 def overall(record: RunRecord) -> float:
-    """The fraction done of the whole run, all stages counted alike."""
+    """The fraction done of the whole run."""
     if record.status == "done":
         return 1.0
     if record.stage not in record.stages:
         return 0.0
-    inside = record.progress or 0.0
-    return min(1.0, (record.stages.index(record.stage) + inside) / len(record.stages))
+    weights = [STAGE_WEIGHTS.get(stage, 1) for stage in record.stages]
+    place = record.stages.index(record.stage)
+    done = sum(weights[:place]) + weights[place] * (record.progress or 0.0)
+    return min(1.0, done / sum(weights))
 
 
 def elapsed(record: RunRecord, at: datetime | None = None) -> float | None:
@@ -127,9 +131,11 @@ def duration(seconds: float | None) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
-def _clocks(record: RunRecord, status: api.RunStatus) -> None:
+def _clocks(record: RunRecord, status: api.RunStatus, doing: str) -> None:
     place = record.stages.index(record.stage) + 1 if record.stage in record.stages else 0
     stage = f"{record.stage} ({place} of {len(record.stages)})" if place else record.stage
+    if doing and status in api.LIVE:
+        stage = f"{stage}, {doing}"
     parts = [f"Stage: {stage or 'not begun'}", f"Elapsed: {duration(elapsed(record))}"]
     if status == "interrupted":
         parts[1] = "The worker is gone; nothing that was committed is lost"
@@ -164,6 +170,7 @@ class Told:
     """What a run's events said so far."""
 
     last_seq: int = -1
+    doing: str = ""
     losses: list[dict[str, float | str]] = field(default_factory=list)
     sentences: list[str] = field(default_factory=list)
 
@@ -175,6 +182,8 @@ def told(run: api.Run) -> Told:
         known.last_seq = event.seq
         if event.type == "log":
             known.sentences.append(event.message)
+        if event.type in ("progress", "stage"):
+            known.doing = event.message if event.type == "progress" else ""
         loss, step = event.data.get("loss"), event.data.get("step")
         if event.type == "metric" and isinstance(loss, int | float) and isinstance(step, int):
             arm = str(event.data.get("arm") or event.stage)

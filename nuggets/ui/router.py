@@ -7,8 +7,8 @@ import streamlit as st
 from nuggets.ui import shell
 
 ROOT = Path(__file__).parents[2]
+# In the order of the pipeline; file name, title and address are one word.
 PAGES = ("home", "models", "sensitivity", "alignment", "transfer", "benchmarks", "runs")
-"""In the order of the pipeline; file name, title and address are one word."""
 
 
 def main() -> None:
@@ -17,6 +17,7 @@ def main() -> None:
     st.set_page_config("Nuggets", icon, layout="wide")
     st.logo(str(ROOT / "assets" / "logo.svg"), size="large", icon_image=icon)
     pages = {name: _page(name) for name in PAGES if (ROOT / "pages" / f"{name}.py").exists()}
+    st.session_state[shell.PAGES] = pages
     chosen = st.navigation(list(pages.values()), expanded=True)
     machine = shell.sidebar(chosen.url_path)
     chosen.run()

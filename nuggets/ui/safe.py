@@ -32,8 +32,9 @@ def problem(text: object, key: str = "problem") -> None:
 
 def notes(sentences: Iterable[str]) -> None:
     """What the user should know, one plain sentence per line."""
-    for sentence in sentences:
-        st.text(f"• {sentence}")
+    with st.container(gap="xxsmall"):
+        for sentence in sentences:
+            st.text(f"• {sentence}")
 
 
 @contextmanager

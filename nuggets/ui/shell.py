@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import streamlit as st
 
@@ -11,6 +11,7 @@ from nuggets import api
 from nuggets.errors import NuggetsError
 from nuggets.ui import live, safe
 
+PAGES = "nuggets-pages"
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
 
@@ -57,29 +58,37 @@ def sidebar(page: str) -> Any:
     """Draws the sidebar; returns the place for `describe_machine`."""
     with st.sidebar:
         if page != "models":  # there the pair is chosen on the page itself
-            pair_inputs()
-        st.selectbox("Task", tuple(api.skills()), index=2, key="task", bind="query-params")
-        st.selectbox("Device", DEVICES, key="device", bind="query-params", accept_new_options=True)
+            pair_input("teacher")
+            pair_input("student")
+        left, right = st.columns(2)
+        with left:
+            st.selectbox("Task", tuple(api.skills()), index=2, key="task", bind="query-params")
+        with right:
+            st.selectbox(
+                "Device", DEVICES, key="device", bind="query-params", accept_new_options=True
+            )
         machine = st.empty()
         run_input()
         queue()
     return machine
 
 
-def pair_inputs() -> None:
-    """Teacher and student: a built-in name, or anything that names a model."""
-    help_ = "A built-in name, a folder, a .gguf file, or org/name@revision of the hub."
-    for name, index in (("teacher", 0), ("student", 1)):
-        st.selectbox(
-            name.capitalize(),
-            api.MODELS,
-            index=index,
-            key=name,
-            bind="query-params",
-            accept_new_options=True,
-            required=True,
-            help=help_,
-        )
+def page(name: str) -> st.Page:
+    """A page by its name, for links; the router has registered all of them."""
+    return st.session_state[PAGES][name]
+
+
+def pair_input(who: Literal["teacher", "student"]) -> None:
+    """One of the two models: a built-in name, or anything that names a model."""
+    st.selectbox(
+        who.capitalize(),
+        api.MODELS,
+        index=0 if who == "teacher" else 1,
+        key=who,
+        bind="query-params",
+        accept_new_options=True,
+        help="A built-in name, a folder, a .gguf file, or org/name@revision of the hub.",
+    )
 
 
 def run_input() -> None:

@@ -1,0 +1,137 @@
+"""Models: choose teacher and student, see whether they fit, ask both a question."""
+
+from __future__ import annotations
+
+import shlex
+
+import pandas as pd
+import streamlit as st
+
+from nuggets import api
+from nuggets.errors import NuggetsError
+from nuggets.ui import live, safe, share, shell
+
+GIB = 2**30
+
+
+def main() -> None:
+    """Draws the page."""
+    st.title("Models")
+    st.text("A large model that knows a skill, and a smaller one that should. Nothing is loaded.")
+    left, right = st.columns(2)
+    with left:
+        shell.pair_input("teacher")
+    with right:
+        shell.pair_input("student")
+    choice = shell.current()
+    with safe.shown_problems("preflight"):
+        _preflight(api.preflight(choice.teacher, choice.student), choice)
+    st.subheader("Ask both")
+    _ask(choice)
+
+
+def _preflight(found: api.Preflight, choice: shell.Choice) -> None:
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.badge("fits" if found.ok else "does not fit", color="green" if found.ok else "red")
+        st.text(
+            f"Vocabularies {found.vocabularies}  ·  "
+            f"{found.memory_available / GIB:.1f} GiB of memory free  ·  "
+            f"disk: {found.disk_needed / GIB:.2f} GiB needed, {found.disk_free / GIB:.0f} GiB free"
+        )
+    for index, sentence in enumerate(found.problems):
+        safe.problem(sentence, f"preflight-{index}")
+    left, right = st.columns([3, 2])
+    with left:
+        _dimensions(found, choice)
+    with right:
+        _memory(found)
+    safe.notes(found.notes)
+
+
+def _dimensions(found: api.Preflight, choice: shell.Choice) -> None:
+    facts = [("weights", "parameters"), ("bytes on disk", "bytes_on_disk")]
+    rows = [
+        {
+            "dimension": d.name.replace("_", " "),
+            "teacher": d.teacher,
+            "student": d.student,
+            "fits": "yes" if d.fits else "no: the student is larger",
+        }
+        for d in found.dimensions
+    ]
+    if found.teacher and found.student:
+        rows += [
+            {
+                "dimension": title,
+                "teacher": getattr(found.teacher, name),
+                "student": getattr(found.student, name),
+                "fits": "",
+            }
+            for title, name in facts
+        ]
+    if rows:
+        share.table(
+            pd.DataFrame(rows),
+            key="dimensions",
+            caption="From configs and headers alone",
+            command=shlex.join(["nuggets", "preflight", choice.teacher, choice.student]),
+            height="content",
+            alt="Dimensions of teacher and student side by side",
+        )
+
+
+def _memory(found: api.Preflight) -> None:
+    rows = [
+        {
+            "stage": stage.stage,
+            "memory": f"{stage.bytes_needed / GIB:.2f} GiB",
+            "fits": "yes" if stage.fits else "no",
+        }
+        for stage in found.stages
+    ]
+    if rows:
+        st.dataframe(
+            pd.DataFrame(rows),
+            hide_index=True,
+            height="content",
+            alt="Memory that each stage needs",
+        )
+
+
+def _ask(choice: shell.Choice) -> None:
+    skill = api.skills()[choice.task]
+    with st.form("ask", border=False):
+        prompt = st.text_input(
+            "Question", value=skill.example[0], key=f"question-{skill.name}", max_chars=2000
+        )
+        asked = st.form_submit_button("Ask both", type="primary")
+    if asked and prompt.strip():
+        models = tuple(dict.fromkeys((choice.teacher, choice.student)))
+        with safe.shown_problems("ask"):
+            job = api.AskJob(models=models, prompt=prompt.strip(), device=choice.device)
+            st.session_state["nuggets-asked"] = api.start(job).id
+    if run_id := st.session_state.get("nuggets-asked"):
+        try:
+            run = api.open_run(run_id)
+        except NuggetsError:
+            return  # deleted meanwhile
+        _answers(run)
+
+
+def _answers(run: api.Run) -> None:
+    if run.status() != "done":
+        live.panel(run, "asking", losses=False)
+        return
+    job = api.job_of(run)
+    st.text(f"Question: {job.prompt}" if isinstance(job, api.AskJob) else "")
+    answers = api.ask_answers(run)
+    for column, answer in zip(st.columns(len(answers)), answers, strict=True):
+        with column, st.container(border=True):
+            st.text(answer["model"])
+            st.code(answer["text"] or "(nothing)", language=None, wrap_lines=True)
+            tokens = pd.DataFrame(answer["tokens"], columns=["token", "probability"])
+            bar = st.column_config.ProgressColumn(min_value=0, max_value=1, format="percent")
+            st.dataframe(tokens, hide_index=True, column_config={"probability": bar})
+
+
+main()

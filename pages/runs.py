@@ -1,0 +1,122 @@
+"""Runs: find, open, resume, annotate, compare, export, delete."""
+
+from __future__ import annotations
+
+import pandas as pd
+import streamlit as st
+
+from nuggets import api
+from nuggets.errors import NuggetsError
+from nuggets.recipe import TransferRecipe
+from nuggets.ui import live, run_actions, safe, share, shell
+
+ANY = "any"
+KINDS = (ANY, "transfer", "sensitivity", "align", "ask")
+STATUSES = (ANY, *safe.STATUS_COLOURS)
+
+
+def main() -> None:
+    """Draws the page."""
+    st.title("Runs")
+    live.refused()
+    runs = api.runs()
+    if not runs:
+        st.text("No runs yet. Start one on the Transfer page, or with “Run it now” on Home.")
+        st.page_link(shell.page("transfer"), label="To the Transfer page")
+        return
+    _table(_filtered(runs))
+    choice = shell.current()
+    if choice.run is None:
+        st.text("Click the box before a row, or choose a run in the sidebar, to open it.")
+        return
+    _details(api.open_run(choice.run))
+
+
+def _filtered(runs: list[api.Run]) -> list[dict[str, str]]:
+    left, middle, right = st.columns([2, 2, 3])
+    with left:
+        status = st.selectbox("Status", STATUSES, key="status", bind="query-params")
+    with middle:
+        kind = st.selectbox("Kind", KINDS, key="kind", bind="query-params")
+    with right:
+        text = st.text_input("Containing", key="containing", bind="query-params")
+    rows = [_row(run) for run in runs]
+    return [
+        row
+        for row in rows
+        if status in (ANY, row["status"])
+        and kind in (ANY, row["kind"])
+        and text.strip().lower() in " ".join(row.values()).lower()
+    ]
+
+
+def _row(run: api.Run) -> dict[str, str]:
+    row = {"run": run.id, "status": str(run.status()), "kind": "", "started": "", "took": ""}
+    if row["status"] != "damaged":
+        record = run.record()
+        row["kind"] = record.kind
+        row["started"] = f"{record.created.astimezone():%d %b %H:%M}"
+        row["took"] = live.duration(live.elapsed(record))
+    return row | {"notes": " ".join(run.notes().split())}
+
+
+def _table(rows: list[dict[str, str]]) -> None:
+    if not rows:
+        st.text("No run fits the filter.")
+        return
+    ids = [row["run"] for row in rows]
+    share.table(
+        pd.DataFrame(rows),
+        key="runs-table",
+        caption=f"{len(rows)} runs, newest first",
+        command="nuggets list",
+        on_select=lambda: _open_selected(ids),
+        selection_mode="single-row",
+        height=min(38 * (len(rows) + 1), 300),
+        alt="Runs with status, kind, start, duration and notes",
+    )
+
+
+def _open_selected(ids: list[str]) -> None:
+    selected = st.session_state["runs-table"].selection.rows
+    if selected and selected[0] < len(ids):
+        shell.choose(run=ids[selected[0]])
+
+
+def _details(run: api.Run) -> None:
+    status = run.status()
+    live.panel(run, "opened", losses=False)
+    overview, compare, export, recipe = st.tabs(["Overview", "Compare", "Export", "Recipe"])
+    with overview:
+        _overview(run, status)
+    with compare, safe.shown_problems("compare"):
+        run_actions.compare(run)
+    with export, safe.shown_problems("export"):
+        job = None if status == "damaged" else api.job_of(run)
+        if isinstance(job, TransferRecipe):
+            run_actions.export(run, job)
+        else:
+            st.text("Only transfers have adapters to export.")
+    with recipe, safe.shown_problems("recipe"):
+        st.code(run.recipe_text(), language="yaml", height=360)
+
+
+def _overview(run: api.Run, status: api.RunStatus) -> None:
+    report = api.report(run) if status == "done" else None
+    if report is not None:
+        st.text(report.verdict.sentence)
+    run_actions.notes(run)
+    with st.container(horizontal=True):
+        if report is not None and st.button("See the benchmarks", key="to-benchmarks"):
+            st.switch_page(shell.page("benchmarks"))
+        if st.button("Delete…", key="delete", disabled=status in api.LIVE):
+            run_actions.confirm_delete(run)
+    if status != "damaged":
+        with st.expander("Versions and digests"):
+            try:
+                st.code(run.record().provenance.model_dump_json(indent=1), language="json")
+            except NuggetsError as error:
+                safe.problem(error, "provenance")
+
+
+main()

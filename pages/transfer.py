@@ -1,0 +1,69 @@
+"""Transfer: choose what to move and how, look at the plan, run it beside its controls."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from nuggets import api
+from nuggets.errors import NuggetsError
+from nuggets.recipe import TransferRecipe
+from nuggets.ui import form, live, preview, recipes, safe, shell
+
+
+def main() -> None:
+    """Draws the page."""
+    st.title("Transfer")
+    live.refused()
+    choice = shell.current()
+    _chosen_run(choice)
+    try:
+        base = recipes.picker(choice)
+        file = recipes.own_data()
+        left, right = st.columns([5, 6], gap="medium")
+        with left, st.container(border=True):
+            recipe = form.recipe(base, choice, file)
+            _start_button(recipe)
+        with right:
+            preview.plan(recipe)
+        recipes.take_away(recipe)
+    except NuggetsError as error:
+        safe.problem(error)
+
+
+def _chosen_run(choice: shell.Choice) -> None:
+    """The live panel of the run that the sidebar names, if it is a transfer."""
+    if choice.run is None:
+        return
+    run = api.open_run(choice.run)
+    if run.status() != "damaged" and run.record().kind != "transfer":
+        return
+    live.panel(run, "transfer-run")
+    if run.status() == "done" and (report := api.report(run)):
+        with st.container(border=True, horizontal=True, vertical_alignment="center"):
+            with st.container(width="stretch"):
+                st.text(report.verdict.sentence)
+            if st.button("See the benchmarks", type="primary", key="to-benchmarks"):
+                st.switch_page(shell.page("benchmarks"))
+
+
+def _start_button(recipe: TransferRecipe) -> None:
+    st.button(
+        "Start the transfer",
+        type="primary",
+        key="start",
+        shortcut="Mod+Enter",
+        width="stretch",
+        on_click=_start,
+        args=(recipe,),
+        help="Runs in the background; a reload or another page does not stop it.",
+    )
+
+
+def _start(recipe: TransferRecipe) -> None:
+    try:
+        shell.choose(run=api.start(recipe).id)
+    except NuggetsError as error:
+        st.session_state["nuggets-refused"] = str(error)
+
+
+main()
