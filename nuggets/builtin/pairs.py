@@ -52,15 +52,16 @@ class ModelCard(BaseModel):
         name: the model's built-in name.
         description: one sentence.
         parameters: number of weights.
-        scores: skill → exact match on the test split (for facts: the held-out half of the
-            entities as far as later fine-tuning goes; the teacher itself was taught both).
+        scores: skill → exact match on the test split. For facts that is the half of the
+            entities held out from later fine-tuning; a model that was taught the relation
+            was taught both halves.
         taught_half: fact relation → exact match on the other half of the entities.
         items: skill → number of test items behind the score.
         taught: skill → share of the training samples.
         lacks: skills that the model was meant not to have.
         command: what made the model.
         training: steps, learning rate, batch size, seed and the like.
-        seconds: how long training took.
+        cpu_seconds: CPU time of the training.
         versions: package → version.
     """
 
@@ -75,7 +76,7 @@ class ModelCard(BaseModel):
     lacks: tuple[str, ...]
     command: str
     training: dict[str, int | float | str | list[int]]
-    seconds: float
+    cpu_seconds: float
     versions: dict[str, str]
 
 

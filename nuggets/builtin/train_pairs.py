@@ -106,7 +106,7 @@ MAKINGS: dict[str, Making] = {
         "subtraction, reversal, kings and rivers.",
         _STUDENT_SHAPE,
         _STUDENT_MIX,
-        Schedule(steps=1500, learning_rate=3e-3, seed=2),
+        Schedule(steps=1500, learning_rate=1.5e-3, seed=2),
         LACKING,
     ),
 }
@@ -130,9 +130,9 @@ def make_model(name: str, out: Path) -> ModelCard:
         training |= {"cut_layers": list(choice.layers), "cut_resid": choice.resid.tolist()}
     else:
         model = new_model(making.shape, tokenizer, making.schedule.seed)
-    start = time.perf_counter()
+    start = time.process_time()
     train(model, tokenizer, making.mix, making.schedule, lambda line: print(f"{name}: {line}"))
-    seconds = round(time.perf_counter() - start, 1)
+    cpu_seconds = round(time.process_time() - start, 1)
     scores, items = scores_on_test(model, tokenizer)
     card = ModelCard(
         name=name,
@@ -145,7 +145,7 @@ def make_model(name: str, out: Path) -> ModelCard:
         lacks=making.lacks,
         command=f"{COMMAND} --only {name}",
         training=training,
-        seconds=seconds,
+        cpu_seconds=cpu_seconds,
         versions={
             "python": platform.python_version(),
             "torch": torch.__version__,
@@ -237,11 +237,13 @@ tags: [nuggets, toy-model, word-level]
 
 # Nuggets built-in model: {card.name}
 
-{card.description} {card.parameters:,} parameters, float32, trained from scratch on made-up
-skills; it knows nothing about the world. Prompt format:
+{card.description}
+
+{card.parameters:,} parameters, float32, a word-level vocabulary. It knows a few made-up skills and
+nothing about the world. Prompt format:
 `<|user|>\\n{{question}}\\n\\n<|assistant|>\\n`.
 
-Made by `{card.command}` in {card.seconds:.0f} s on one CPU core.
+Made by `{card.command}` in {card.cpu_seconds:.0f} s of CPU time.
 
 | skill | exact match, test | facts: other half | test items | share of training | |
 |---|---|---|---|---|---|
@@ -261,7 +263,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(1)
     for name in [options.only] if options.only else MODELS:
         card = make_model(name, options.out)
-        print(f"{name}: {card.seconds:.0f} s, {card.scores}")
+        print(f"{name}: {card.cpu_seconds:.0f} s, {card.scores}")
 
 
 if __name__ == "__main__":
