@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from nuggets.errors import Cancelled
 
 
+@runtime_checkable
 class Progress(Protocol):
     """What core, training and evaluation code may say while it works."""
 
