@@ -1,8 +1,9 @@
-"""Aligning two models: every measure of `nuggets.core.alignment`, taken on the same tokens."""
+"""Aligning two models: every similarity of their layers, measured on the same tokens."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,17 +11,12 @@ from jaxtyping import Float
 from numpy import ndarray
 from torch import nn
 
-from nuggets.core.alignment import (
-    STITCHING,
-    AlignmentReport,
-    cka_matrix,
-    profile_correlation,
-    subspace_matrix,
-)
+from nuggets.core.alignment import AlignmentReport
 from nuggets.core.architecture import LAYER_ROLES, ArchSpec
 from nuggets.core.linear_maps import PENALTY, r2_matrix, ridge_map
 from nuggets.core.maps import SensitivityMap
 from nuggets.core.progress import InMemoryProgress, Progress
+from nuggets.core.similarity import cka_matrix, profile_correlation, subspace_matrix
 from nuggets.core.states import Encoded, Positions, collect_reads, collect_states
 from nuggets.core.stitching import exact_match, stitching_accuracy
 from nuggets.errors import BadInput
@@ -46,6 +42,17 @@ DIRECTIONS = 8
 
 Maps = Mapping[str, tuple[SensitivityMap, SensitivityMap]]
 """Skill → sensitivity maps of teacher and student."""
+States = Float[ndarray, "n_layers n_tokens hidden"]
+
+
+@dataclass(frozen=True, eq=False)
+class _Side:
+    """One model and its states after every block, per skill."""
+
+    model: nn.Module
+    spec: ArchSpec
+    fit: dict[str, States]
+    test: dict[str, States]
 
 
 def align_models(
@@ -60,8 +67,8 @@ def align_models(
 ) -> AlignmentReport:
     """Compares every layer of a teacher with every layer of a student.
 
-    CKA, subspaces and R² pool the answer tokens of all skills; stitching is measured per skill,
-    with maps fitted on that skill alone.
+    CKA, subspaces and R² look at the answer tokens of all skills; CKA, R² and stitching are also
+    measured per skill, with linear maps fitted on that skill alone.
 
     Args:
         teacher: the larger model; both are left as they were.
@@ -83,15 +90,22 @@ def align_models(
             f"against {list(test)}."
         )
     told = progress or InMemoryProgress()
-    pair = (teacher, teacher_spec, student, student_spec)
-    stages = len(fit) + 1
-    told.progress(0, stages, "comparing states")
-    matrices, meta, n_tokens = _similarities(pair, fit, test, told)
+    told.progress(0, len(fit) + 1, "comparing states")
+    sides = [
+        _look(model, spec, fit, test, told)
+        for model, spec in ((teacher, teacher_spec), (student, student_spec))
+    ]
+    matrices, facts = _similarities(sides[0], sides[1], fit, told)
+    if maps:
+        matrices["profile"] = profile_correlation(
+            _profiles([of_teacher for of_teacher, _ in maps.values()]),
+            _profiles([of_student for _, of_student in maps.values()]),
+        )
     scores: dict[str, dict[str, float]] = {}
     layers = [_spread(spec.n_layers, MAX_STITCHED_LAYERS) for spec in (teacher_spec, student_spec)]
     for done, skill in enumerate(fit, start=1):
-        told.progress(done, stages, f"stitching {skill}")
-        matrices[STITCHING + skill] = stitching_accuracy(
+        told.progress(done, len(fit) + 1, f"stitching {skill}")
+        matrices[f"stitching.{skill}"] = stitching_accuracy(
             student, student_spec, teacher, teacher_spec, fit[skill], test[skill],
             teacher_layers=layers[0], student_layers=layers[1], progress=told,
         )  # fmt: skip
@@ -99,51 +113,63 @@ def align_models(
             "teacher": exact_match(teacher, teacher_spec, test[skill]),
             "student": exact_match(student, student_spec, test[skill]),
         }
-    if maps:
-        matrices["profile"] = profile_correlation(
-            _profiles([of_teacher for of_teacher, _ in maps.values()]),
-            _profiles([of_student for _, of_student in maps.values()]),
-        )
-    told.progress(stages, stages, "aligned")
-    return AlignmentReport(matrices, n_tokens, tuple(fit), {**meta, "scores": scores})
+    told.progress(len(fit) + 1, len(fit) + 1, "aligned")
+    return AlignmentReport(
+        matrices, facts.pop("n_tokens"), tuple(fit), facts | {"scores": scores, "penalty": PENALTY}
+    )
 
 
-def _similarities(
-    pair: tuple[nn.Module, ArchSpec, nn.Module, ArchSpec],
+def _look(
+    model: nn.Module,
+    spec: ArchSpec,
     fit: Mapping[str, Sequence[Encoded]],
     test: Mapping[str, Sequence[Encoded]],
     progress: Progress,
-) -> tuple[dict[str, ndarray], dict[str, Any], int]:
-    """CKA, R² and subspaces over all skills' answer tokens, and what chance would give."""
-    teacher, teacher_spec, student, student_spec = pair
+) -> _Side:
+    def states(samples: Mapping[str, Sequence[Encoded]]) -> dict[str, States]:
+        # Without what enters the first block: a cell compares what leaves blocks.
+        return {
+            skill: collect_states(model, spec, samples[skill], progress=progress)[1:]
+            for skill in fit
+        }
+
+    return _Side(model, spec, states(fit), states(test))
+
+
+def _similarities(
+    teacher: _Side,
+    student: _Side,
+    fit: Mapping[str, Sequence[Encoded]],
+    progress: Progress,
+) -> tuple[dict[str, ndarray], dict[str, Any]]:
+    """CKA, R² and subspaces of all skills together, CKA and R² of each, and what chance gives."""
+    x, y = (np.concatenate(list(side.fit.values()), axis=1) for side in (teacher, student))
+    x_test, y_test = (np.concatenate(list(s.test.values()), axis=1) for s in (teacher, student))
+    tokens = _spread(x.shape[1], MAX_TOKENS)
+    k = _directions(teacher.spec, student.spec, len(tokens))
     pooled = [sample for samples in fit.values() for sample in samples]
-    held_out = [sample for skill in fit for sample in test[skill]]
-    states = []
-    for model, spec in ((teacher, teacher_spec), (student, student_spec)):
-        for samples in (pooled, held_out):
-            progress.check_cancelled()
-            states.append(collect_states(model, spec, samples)[1:])  # what leaves each block
-    teacher_fit, teacher_test, student_fit, student_test = states
-    tokens = _spread(teacher_fit.shape[1], MAX_TOKENS)
-    k = _directions(teacher_spec, student_spec, len(tokens))
-    reads = []
-    for model, spec in ((teacher, teacher_spec), (student, student_spec)):
-        progress.check_cancelled()
-        reads.append(collect_reads(model, spec, pooled, k)[:, :, tokens])
-    x, y = teacher_fit[:, tokens], student_fit[:, tokens]
+    reads = [
+        collect_reads(side.model, side.spec, pooled, k, progress=progress)[:, :, tokens]
+        for side in (teacher, student)
+    ]
     shuffled = np.random.default_rng(0).permutation(len(tokens))
-    progress.check_cancelled()
-    matrices = {
-        "cka": cka_matrix(x, y),
-        "subspace": subspace_matrix(*reads),
-        "r2": r2_matrix(teacher_fit, student_fit, teacher_test, student_test),
-    }
     baselines = {
-        "cka": float(cka_matrix(x, y[:, shuffled]).mean()),
+        "cka": float(cka_matrix(x[:, tokens], y[:, tokens][:, shuffled]).mean()),
         "subspace": k / max(len(tokens) - 1, k),
         "r2": 0.0,
     }
-    return matrices, {"baselines": baselines, "k": k, "penalty": PENALTY}, len(tokens)
+    matrices = {
+        "cka": cka_matrix(x[:, tokens], y[:, tokens]),
+        "subspace": subspace_matrix(*reads),
+        "r2": r2_matrix(x, y, x_test, y_test),
+    }
+    for skill in fit:
+        progress.check_cancelled()
+        few = _spread(teacher.fit[skill].shape[1], MAX_TOKENS)
+        own = teacher.fit[skill], student.fit[skill]
+        matrices[f"cka.{skill}"] = cka_matrix(own[0][:, few], own[1][:, few])
+        matrices[f"r2.{skill}"] = r2_matrix(*own, teacher.test[skill], student.test[skill])
+    return matrices, {"baselines": baselines, "k": k, "n_tokens": len(tokens)}
 
 
 def _spread(n: int, most: int) -> list[int]:

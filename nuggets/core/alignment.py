@@ -1,6 +1,6 @@
-"""How alike the layers of two models are: measures on arrays, and the report. Torch-free.
+"""The alignment of two models: the layer map along the greatest similarity, and the report.
 
-Rows are the teacher's layers, columns the student's. Everything is computed in float64.
+Rows are the teacher's layers, columns the student's. Torch-free.
 """
 
 from __future__ import annotations
@@ -9,130 +9,22 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
-from scipy import stats
 
 from nuggets.errors import BadInput, Damaged
 
 TENSORS = "alignment.safetensors"
 META = "alignment.json"
 SCHEMA = 1
-STITCHING = "stitching."
-"""Matrices named `stitching.<skill>` hold that skill's stitching accuracy."""
-
-# A feature whose spread is below this share of its size is constant but for rounding: float32
-# steps are 6e-8 and float64 sums err by 1e-15.
-_CONSTANT = 1e-12
-
-Matrix = Float[ndarray, "teacher_layers student_layers"]
 
 
-def linear_cka(x: Float[ndarray, "n p"], y: Float[ndarray, "n q"]) -> float:
-    """Linear centred kernel alignment of two sets of features of the same tokens.
-
-    `‖XᵀY‖² / (‖XᵀX‖ ‖YᵀY‖)` with centred columns and Frobenius norms (Kornblith et al. 2019,
-    eq. 3 with linear kernels). 0 to 1; invariant to rotation and scaling of either side. With
-    few tokens and many features it is near 1 for anything: compare with shuffled tokens.
-
-    Returns:
-        The similarity; 0 if either side is constant.
-    """
-    return float(cka_matrix(x[None], y[None])[0, 0])
-
-
-def cka_matrix(
-    teacher_states: Float[ndarray, "teacher_layers n p"],
-    student_states: Float[ndarray, "student_layers n q"],
-) -> Matrix:
-    """Linear CKA of every teacher layer with every student layer.
-
-    With fewer tokens than features the n × n Gram matrices are compared, `⟨XXᵀ, YYᵀ⟩`, which is
-    the same number.
-    """
-    x = np.stack([_centred(layer) for layer in teacher_states])
-    y = np.stack([_centred(layer) for layer in student_states])
-    if x.shape[1] <= max(x.shape[2], y.shape[2]):
-        x, y = _grams(x).reshape(len(x), -1), _grams(y).reshape(len(y), -1)
-        products = x @ y.T
-        norms = (np.linalg.norm(x, axis=1), np.linalg.norm(y, axis=1))
-    else:
-        # One product per teacher layer with all student layers side by side.
-        beside = np.concatenate(list(y), axis=1)
-        blocks = ((layer.T @ beside).reshape(x.shape[2], len(y), -1) for layer in x)
-        products = np.stack([np.square(block).sum(axis=(0, 2)) for block in blocks])
-        norms = tuple(np.array([np.linalg.norm(z.T @ z) for z in side]) for side in (x, y))
-    return _ratio(products, np.outer(*norms))
-
-
-def subspace_matrix(
-    teacher_reads: Float[ndarray, "teacher_layers roles n k"],
-    student_reads: Float[ndarray, "student_layers roles n k"],
-) -> Matrix:
-    """`weight_subspace_similarity` of every pair of layers, averaged over the matrix roles."""
-    teacher = [[_basis(reads) for reads in layer] for layer in teacher_reads]
-    student = [[_basis(reads) for reads in layer] for layer in student_reads]
-    return np.array(
-        [[np.mean([_overlap(a, b) for a, b in zip(t, s, strict=True)]) for s in student]
-         for t in teacher]
-    )  # fmt: skip
-
-
-def weight_subspace_similarity(
-    teacher_reads: Float[ndarray, "n k"], student_reads: Float[ndarray, "n k"]
-) -> float:
-    """Mean squared cosine of the principal angles between what two weight matrices compute.
-
-    Matrices of different width share no axis, but they share the tokens. With `W = UΣVᵀ` and the
-    inputs X [n, in] that W sees for n tokens, `reads = X·V_k` are its k strongest read-outs.
-    They span a k-dimensional subspace of token space, which is also the one spanned by its k
-    strongest outputs (`X·Wᵀ·U_k = X·V_k·Σ_k`). The similarity is `‖QₜᵀQₛ‖² / k` with Q an
-    orthonormal basis of the centred read-outs (angles: Björck & Golub 1973).
-
-    0 to 1; 1 for a matrix with itself; invariant to any rotation of the space that W reads, and
-    to the scale of W. Two unrelated subspaces give k / (n − 1). Its limit: all k directions
-    count alike, however much or little they vary over the tokens.
-
-    Returns:
-        The similarity; missing dimensions of a degenerate side count as cosine 0.
-    """
-    return _overlap(_basis(teacher_reads), _basis(student_reads))
-
-
-def profile_correlation(
-    teacher_totals: Float[ndarray, "teacher_layers roles"],
-    student_totals: Float[ndarray, "student_layers roles"],
-    method: Literal["pearson", "spearman"] = "pearson",
-) -> Matrix:
-    """Correlation of the layers' log sensitivity profiles over matrix roles.
-
-    Columns may be roles × tasks: the more there are, the more the number says. Raw profiles look
-    alike everywhere, so a high value alone proves little.
-
-    Args:
-        teacher_totals: summed sensitivity per layer and role, all ≥ 0.
-        student_totals: the same roles of the student.
-        method: Pearson's r of the logs, or Spearman's rank correlation.
-
-    Returns:
-        −1 to 1; 0 where a profile is constant.
-    """
-    sides = []
-    for totals in (teacher_totals, student_totals):
-        positive = totals[totals > 0]
-        # An unused matrix is as good as the least used one: log 0 would drown the others.
-        logs = np.log(np.maximum(totals, positive.min() if positive.size else 1.0))
-        ranked = stats.rankdata(logs, axis=1) if method == "spearman" else logs
-        sides.append(np.stack([_centred(row[:, None])[:, 0] for row in ranked]))
-    return np.clip(sides[0] @ sides[1].T, -1.0, 1.0)
-
-
-def monotone_path(similarity: Matrix) -> list[int]:
+def monotone_path(similarity: Float[ndarray, "teacher_layers student_layers"]) -> list[int]:
     """The strictly increasing layer map of greatest total similarity, by dynamic programming.
 
     Returns:
@@ -167,9 +59,9 @@ class AlignmentReport:
     Cell (i, j) compares the states after teacher block i with those after student block j.
 
     Attributes:
-        matrices: `cka`, `subspace`, `r2`, `profile` (if sensitivity maps were given) and
-            `stitching.<skill>`; float64. NaN marks a stitching cell that was left out because
-            the models are deep.
+        matrices: float64. `cka`, `subspace` and `r2` over all skills' answer tokens, `profile`
+            if sensitivity maps were given, and per skill `cka.<skill>`, `r2.<skill>` and
+            `stitching.<skill>`. NaN marks a stitching cell left out because the models are deep.
         n_tokens: answer tokens behind `cka` and `subspace`.
         skills: whose samples were used.
         meta: JSON facts, such as `baselines` (what unrelated layers would give), `scores`
@@ -181,11 +73,15 @@ class AlignmentReport:
     skills: tuple[str, ...]
     meta: Mapping[str, Any] = field(default_factory=dict)
 
+    def by_skill(self, measure: str) -> dict[str, Float[ndarray, "_ _"]]:
+        """Skill → matrix of `cka`, `r2` or `stitching`, where it was measured."""
+        names = {skill: f"{measure}.{skill}" for skill in self.skills}
+        return {s: self.matrices[name] for s, name in names.items() if name in self.matrices}
+
     @property
-    def stitching(self) -> dict[str, ndarray]:
+    def stitching(self) -> dict[str, Float[ndarray, "_ _"]]:
         """Skill → stitching accuracy."""
-        names = ((skill, STITCHING + skill) for skill in self.skills)
-        return {skill: self.matrices[name] for skill, name in names if name in self.matrices}
+        return self.by_skill("stitching")
 
     def tables(self) -> dict[str, list[list[float | None]]]:
         """All matrices as JSON values; cells that were left out are None."""
@@ -230,35 +126,3 @@ class AlignmentReport:
                 f"The alignment in {folder} is damaged or incomplete ({problem}). Delete the "
                 "folder and measure it again."
             ) from None
-
-
-def _centred(x: Float[ndarray, "n p"]) -> Float[ndarray, "n p"]:
-    """Features in float64 around their mean, scaled to Frobenius norm 1 (or 0 if constant)."""
-    x = x.astype(np.float64)
-    largest = np.abs(x).max(initial=0.0)
-    x = x / largest if largest > 0 else x  # squares of extreme values would over- or underflow
-    spread = x - x.mean(axis=0)
-    constant = np.linalg.norm(spread, axis=0) <= _CONSTANT * np.linalg.norm(x, axis=0)
-    spread[:, constant] = 0.0
-    norm = np.linalg.norm(spread)
-    return spread / norm if norm > 0 else spread
-
-
-def _grams(x: Float[ndarray, "layers n p"]) -> Float[ndarray, "layers n n"]:
-    return x @ x.transpose(0, 2, 1)
-
-
-def _ratio(products: Matrix, norms: Matrix) -> Matrix:
-    ratio = np.divide(products, norms, out=np.zeros_like(products), where=norms > 0)
-    return np.clip(ratio, 0.0, 1.0)  # rounding can pass 1 by 1e-16
-
-
-def _basis(reads: Float[ndarray, "n k"]) -> Float[ndarray, "n k"]:
-    """Orthonormal basis of the centred columns; zero columns where the rank is below k."""
-    u, s, _ = np.linalg.svd(_centred(reads), full_matrices=False)
-    # Values below float32's resolution are noise of the forward pass, not directions.
-    return u * (s > 1e-6 * s.max(initial=0.0))
-
-
-def _overlap(a: Float[ndarray, "n _"], b: Float[ndarray, "n _"]) -> float:
-    return min(float(np.square(a.T @ b).sum()) / a.shape[1], 1.0)

@@ -9,7 +9,7 @@ from scipy.linalg import LinAlgError, cho_factor, cho_solve
 
 from nuggets.errors import BadInput
 
-PENALTY = 1e-3
+PENALTY = 1e-2
 """Default ridge penalty, as a share of the mean eigenvalue of the inputs' scatter matrix."""
 
 

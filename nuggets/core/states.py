@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from nuggets.core.architecture import LAYER_ROLES, ArchSpec
 from nuggets.core.factorize import truncated_svd
+from nuggets.core.progress import Progress
 from nuggets.core.samples import IGNORED
 from nuggets.errors import BadInput, NonFinite
 
@@ -47,11 +48,16 @@ class Batch:
 
 
 def make_batches(
-    encoded: Sequence[Encoded], model: nn.Module, size: int = BATCH_SIZE
+    encoded: Sequence[Encoded],
+    model: nn.Module,
+    size: int = BATCH_SIZE,
+    progress: Progress | None = None,
 ) -> Iterator[Batch]:
-    """Samples in their order, padded in batches, on the model's device."""
+    """Samples in their order, padded in batches, on the model's device; each may be cancelled."""
     device = next(model.parameters()).device
     for start in range(0, len(encoded), size):
+        if progress is not None:
+            progress.check_cancelled()
         rows = encoded[start : start + size]
         longest = max(len(ids) for ids, _ in rows)
         ids = torch.zeros(len(rows), longest, dtype=torch.long)
@@ -77,6 +83,7 @@ def collect_states(
     encoded: Sequence[Encoded],
     positions: Positions = "answer",
     batch_size: int = BATCH_SIZE,
+    progress: Progress | None = None,
 ) -> Float[ndarray, "n_states n_tokens hidden"]:
     """The residual stream of every sample, tokens in the samples' order.
 
@@ -86,6 +93,7 @@ def collect_states(
         encoded: `(input_ids, labels)` per sample.
         positions: which tokens' states are kept.
         batch_size: samples per forward pass; it does not change the result.
+        progress: asked for a cancel before every batch.
 
     Returns:
         float32 `[n_layers + 1, n_tokens, hidden]`: what enters the first block, then what leaves
@@ -98,7 +106,7 @@ def collect_states(
     check_samples(encoded, spec)
     parts: list[Tensor] = []
     with evaluation(model):
-        for batch in make_batches(encoded, model, batch_size):
+        for batch in make_batches(encoded, model, batch_size, progress):
             with record_states(model, spec) as states:
                 decoder_of(model, spec)(input_ids=batch.ids, use_cache=False)
             kept = batch.answers if positions == "answer" else batch.tokens
@@ -119,11 +127,12 @@ def collect_reads(
     encoded: Sequence[Encoded],
     k: int,
     batch_size: int = BATCH_SIZE,
+    progress: Progress | None = None,
 ) -> Float[ndarray, "n_layers roles n_tokens k"]:
     """What every matrix reads at the answer positions along its k strongest directions.
 
     `X·V_k` with the inputs X of the matrix and its top right singular vectors, in the order of
-    `LAYER_ROLES`; see `nuggets.core.alignment.weight_subspace_similarity`.
+    `LAYER_ROLES`; see `nuggets.core.similarity.weight_subspace_similarity`.
 
     Returns:
         float32; the tokens are those of `collect_states`.
@@ -148,7 +157,7 @@ def collect_reads(
     with evaluation(model), _handles() as handles:
         for module, into in zip(modules, found, strict=True):
             handles.append(reader(module, into))
-        for batch in make_batches(encoded, model, batch_size):
+        for batch in make_batches(encoded, model, batch_size, progress):
             kept = batch.answers
             decoder_of(model, spec)(input_ids=batch.ids, use_cache=False)
     reads = np.stack([torch.cat(parts).numpy() for parts in found])

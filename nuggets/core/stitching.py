@@ -75,8 +75,8 @@ def stitching_accuracy(
     rows = range(teacher_spec.n_layers) if teacher_layers is None else teacher_layers
     columns = range(student_spec.n_layers) if student_layers is None else student_layers
     maps = fit_maps(
-        collect_states(teacher, teacher_spec, fit, positions)[1:],
-        collect_states(student, student_spec, fit, positions)[1:],
+        collect_states(teacher, teacher_spec, fit, positions, progress=progress)[1:],
+        collect_states(student, student_spec, fit, positions, progress=progress)[1:],
         rows,
         columns,
         penalty,

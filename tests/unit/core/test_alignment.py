@@ -7,18 +7,15 @@ from hypothesis import strategies as st
 from scipy import stats
 from scipy.linalg import subspace_angles
 
-from nuggets.core.alignment import (
-    META,
-    TENSORS,
-    AlignmentReport,
+from nuggets.core.alignment import META, TENSORS, AlignmentReport, monotone_path
+from nuggets.core.linear_maps import r2_matrix, ridge_map
+from nuggets.core.similarity import (
     cka_matrix,
     linear_cka,
-    monotone_path,
     profile_correlation,
     subspace_matrix,
     weight_subspace_similarity,
 )
-from nuggets.core.linear_maps import r2_matrix, ridge_map
 from nuggets.errors import BadInput, Damaged
 
 seeds = st.integers(0, 2**32 - 1)
@@ -48,10 +45,10 @@ def slow_cka(x, y):
 
 
 def test_cka_by_hand():
-    # Centred: x = (-1, 0, 1), y = (-1, 2, -1)/3 and (-1, 1, 0)-like; one feature each: r².
+    # One feature each: CKA is the squared correlation. Here Σxy = 0.
     x = np.array([[1.0], [2.0], [3.0]])
     assert linear_cka(x, np.array([[0.0], [1.0], [0.0]])) == pytest.approx(0)
-    # r = 1/2: Σxy = 1, Σx² = 2, Σy² = 2, so r² = 1/4.
+    # Σxy = 1, Σx² = Σy² = 2, so r² = 1/4.
     assert linear_cka(x, np.array([[0.0], [-1.0], [1.0]]) + 5) == pytest.approx(1 / 4)
     # Two orthogonal features against the first of them: ‖XᵀY‖² = 4, norms √(4 + 4) and 2.
     two = np.array([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]]) / np.sqrt(2)
@@ -266,7 +263,8 @@ def test_report_survives_the_disk(tmp_path):
         np.testing.assert_array_equal(loaded.matrices[name], matrix)
     assert (loaded.n_tokens, loaded.skills) == (12, ("a.b", "c"))
     assert loaded.meta == {"baselines": {"cka": 0.1}}
-    assert list(loaded.stitching) == ["a.b"]
+    assert list(loaded.stitching) == ["a.b"]  # c was not stitched
+    assert loaded.by_skill("cka") == {}
     assert loaded.tables()["stitching.a.b"] == [[None, 1.0], [None, 0.5]]
 
 
