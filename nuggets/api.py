@@ -8,6 +8,7 @@ either run in a worker process (`start`, `resume`) or say that they run here (`r
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,14 @@ from nuggets.builtin.skills import SKILLS, Skill
 from nuggets.core import views
 from nuggets.core.alignment import AlignmentReport
 from nuggets.core.architecture import ROLES, ArchSpec
+from nuggets.core.data import load_samples
 from nuggets.core.maps import SensitivityMap
+from nuggets.core.models import read_spec
 from nuggets.core.plan import ExtractionPlan
 from nuggets.core.preflight import Preflight
 from nuggets.core.preflight import preflight as check_models
 from nuggets.core.progress import Progress
+from nuggets.errors import BadInput
 from nuggets.recipe import (
     AlignJob,
     AskJob,
@@ -39,9 +43,9 @@ from nuggets.recipe import (
 )
 from nuggets.runs import cache, launch
 from nuggets.runs.commands import as_command, as_python
-from nuggets.runs.commit import commit_folder, make_folder
+from nuggets.runs.commit import atomic_write, commit_folder, make_folder
 from nuggets.runs.doctor import Doctor, diagnose, resolve_device_name
-from nuggets.runs.home import runs_dir
+from nuggets.runs.home import nuggets_home, runs_dir
 from nuggets.runs.inputs import seed_samples
 from nuggets.runs.planning import alignment_job, map_job, plan_from_cache
 from nuggets.runs.results import answers, ask_answers, cells, compare, map_of, plan_of, report
@@ -148,11 +152,13 @@ def save_upload(content: bytes) -> Path:
     make_folder(folder)
     path = folder / f"{sha256(content).hexdigest()[:16]}.jsonl"
     if not path.exists():
-        atomic_write(path, content)
+        unchecked = path.with_suffix(".unchecked")
+        atomic_write(unchecked, content)
         try:
-            load_samples(path)
+            load_samples(unchecked)
+            unchecked.rename(path)
         except BadInput:
-            path.unlink()
+            unchecked.unlink()
             raise
     return path
 

@@ -165,6 +165,7 @@ def save_adapter(
     config = peft_config(ranks, scales)
     config.base_model_name_or_path = base
     config.inference_mode = True
+    config.target_modules = sorted(ranks)  # PEFT keeps a set, whose order changes from day to day
     config.save_pretrained(str(folder))
     (folder / "README.md").write_text(card)
 
