@@ -40,12 +40,11 @@ def pairs(
             api.measure_builtin(progress)
     if json:
         return print_json({name: card.model_dump(mode="json") for name, card in cards.items()})
-    skills = list(api.skills())
     rows = [
-        (name, f"{card.parameters:,}", *(f"{card.scores[s]:.2f}" for s in skills))
-        for name, card in cards.items()
+        (skill, *(f"{card.scores[skill]:.2f}" for card in cards.values())) for skill in api.skills()
     ]
-    return table(("model", "weights", *skills), rows, "exact match on unseen items")
+    weights = ("weights", *(f"{card.parameters:,}" for card in cards.values()))
+    return table(("skill", *cards), [*rows, weights], "exact match on unseen items")
 
 
 def preflight(
