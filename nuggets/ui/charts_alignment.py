@@ -15,6 +15,7 @@ from nuggets.ui.charts import LIGHT, Look
 
 Pairs = Sequence[tuple[int, int]]
 """`(student layer, teacher layer)` each."""
+Maps = Mapping[str, Pairs]
 
 _MARKS = ("circle", "square", "diamond", "x", "triangle-up")
 _LABELS_UP_TO = 14
@@ -31,7 +32,7 @@ def similarity_frame(matrix: Float[ndarray, "n_teacher n_student"], name: str) -
 def similarity_figure(
     matrix: Float[ndarray, "n_teacher n_student"],
     name: str,
-    maps: Mapping[str, Pairs] | None = None,
+    maps: Maps | None = None,
     *,
     bounds: tuple[float, float] | None = None,
     student_labels: Sequence[str] = (),
@@ -126,7 +127,11 @@ def explained_figure(frame: pd.DataFrame, look: Look = LIGHT) -> go.Figure:
             x=[f"L{layer}" for layer in frame["student_layer"]],
             y=frame["r2"],
             marker_color=charts.SKY if look.dark else charts.BLUE,
-            text=[f"{v:.2f}  from L{t}" for v, t in zip(frame["r2"], frame["best_teacher_layer"])],  # noqa: B905
+            text=[
+                f"{value:.2f}<br>from L{layer}"
+                for value, layer in zip(frame["r2"], frame["best_teacher_layer"], strict=True)
+            ],
+            textangle=0,
             textposition="auto",
             hovertemplate="student %{x}: R² %{y:.3f}<extra></extra>",
         )
@@ -157,8 +162,10 @@ def agreement_figure(frame: pd.DataFrame, look: Look = LIGHT) -> go.Figure:
             marker_color=colour,
             text=["" if np.isnan(v) else f"{100 * v:.0f} %" for v in frame[column]],
             textposition="auto",
+            constraintext="none",
+            textfont={"size": 13},
             hovertemplate=f"%{{y}}: {title} %{{x:.1%}}<extra></extra>",
         )
-    fig.update_xaxes(range=[0, 1.02], tickformat=".0%")
+    fig.update_xaxes(range=[0, 1.02], tickformat=".0%", dtick=0.25)
     fig.update_yaxes(autorange="reversed", showgrid=False)
     return charts.finish(fig, look, 110 + 56 * max(3, len(frame)), barmode="group")

@@ -24,11 +24,24 @@ ROLE_COLOURS = {
 ROLE_TITLES = {
     "treatment": "transfer",
     "baseline": "plain LoRA",
-    "control": "control without the teacher's knowledge",
-    "comparator": "another way to the same end",
+    "control": "control",
+    "comparator": "comparator",
     "reference": "no training",
 }
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
+SYMBOLS = ("circle", "square", "diamond", "cross", "triangle-up", "x", "star")
+
+
+def arm_styles(report: BenchmarkReport) -> dict[str, tuple[str, str, str]]:
+    """Arm → colour, dash and symbol: colours tell roles, dashes and symbols arms of one role."""
+    seen: dict[str, int] = {}
+    styles = {}
+    for name, arm in report.arms.items():
+        place = seen.get(arm.role, 0)
+        seen[arm.role] = place + 1
+        dash, symbol = DASHES[place % len(DASHES)], SYMBOLS[place % len(SYMBOLS)]
+        styles[name] = ROLE_COLOURS[arm.role], dash, symbol
+    return styles
 
 
 def arms_frame(report: BenchmarkReport) -> pd.DataFrame:
@@ -115,41 +128,45 @@ def curves_frame(report: BenchmarkReport) -> pd.DataFrame:
 def curves_figure(
     report: BenchmarkReport, arms: Sequence[str] = (), look: Look = LIGHT
 ) -> go.Figure:
-    """Learning curves with bands over seeds; colours go with arms, dashes tell equals apart."""
-    frame, labels = curves_frame(report), charts.labels(report.arms)
+    """Learning curves with bands over seeds, in the colours of the arms' roles."""
+    frame, labels, styles = curves_frame(report), charts.labels(report.arms), arm_styles(report)
     fig = go.Figure()
-    for index, name in enumerate(report.arms):
+    for name in (arm for arm in report.arms if not arms or arm in arms):
         curve = frame[frame["arm"] == name]
-        if (arms and name not in arms) or not len(curve):
-            continue
-        colour = charts.CATEGORIES[index % len(charts.CATEGORIES)]
-        dash = DASHES[index // len(charts.CATEGORIES) % len(DASHES)]
-        label = labels[name]
-        steps = curve["step"].tolist()
-        fig.add_scatter(
-            x=[*steps, *steps[::-1]],
-            y=[*curve["high"], *curve["low"].tolist()[::-1]],
-            fill="toself",
-            fillcolor=charts.fade(colour, 0.16),
-            line={"width": 0},
-            hoverinfo="skip",
-            legendgroup=name,
-            showlegend=False,
-        )
-        fig.add_scatter(
-            x=steps,
-            y=curve["mean"],
-            mode="lines+markers",
-            name=label,
-            legendgroup=name,
-            line={"color": colour, "width": 2.5, "dash": dash},
-            customdata=curve[["low", "high"]],
-            hovertemplate=f"{label}, step %{{x}}: %{{y:.3f}} "
-            "[%{customdata[0]:.3f}, %{customdata[1]:.3f}]<extra></extra>",
-        )
+        if len(curve):
+            _add_curve(fig, curve.to_dict("list"), labels[name], *styles[name])
     fig.update_xaxes(title="training step", showgrid=False)
     fig.update_yaxes(title=charts.plain_name(report.metric))
     return charts.finish(fig, look, 420, hovermode="closest")
+
+
+def _add_curve(
+    fig: go.Figure, curve: Mapping[Any, Any], label: str, colour: str, dash: str, symbol: str
+) -> None:
+    steps = curve["step"]
+    fig.add_scatter(
+        x=[*steps, *steps[::-1]],
+        y=[*curve["high"], *curve["low"][::-1]],
+        mode="lines",
+        fill="toself",
+        fillcolor=charts.fade(colour, 0.16),
+        line={"width": 0},
+        hoverinfo="skip",
+        legendgroup=label,
+        showlegend=False,
+    )
+    fig.add_scatter(
+        x=steps,
+        y=curve["mean"],
+        mode="lines+markers",
+        name=label,
+        legendgroup=label,
+        line={"color": colour, "width": 2.5, "dash": dash},
+        marker={"symbol": symbol, "size": 9},
+        customdata=list(zip(curve["low"], curve["high"], strict=True)),
+        hovertemplate=f"{label}, step %{{x}}: %{{y:.3f}} "
+        "[%{customdata[0]:.3f}, %{customdata[1]:.3f}]<extra></extra>",
+    )
 
 
 def differences_frame(differences: Sequence[Difference]) -> pd.DataFrame:

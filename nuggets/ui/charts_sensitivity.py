@@ -17,6 +17,10 @@ from nuggets.core.views import Values
 from nuggets.ui import charts
 from nuggets.ui.charts import LIGHT, Look
 
+FAINT = 0.02
+"""Share of blocks that may all be drawn in the darkest colour: a few zeros must not take the
+whole logarithmic scale."""
+
 
 def matrix_frame(binned: Binned, which: str) -> pd.DataFrame:
     """One row per block: where it starts and its value."""
@@ -73,12 +77,13 @@ def matrix_figure(
     for window, stroke in reversed(list(zip(windows, strokes, strict=False))):
         _add_window(fig, window, *stroke)
     _add_profiles(fig, profiles, charts.SKY if look.dark else charts.BLUE)
-    fig.update_layout(coloraxis=charts.colour_axis([z], False, f"{which} per block", log=log))
+    seen = np.maximum(z, np.nanquantile(z, FAINT)) if log else z
+    fig.update_layout(coloraxis=charts.colour_axis([seen], False, f"{which} per block", log=log))
     down, across = binned.rows[[-1, 0]].tolist(), binned.cols[[0, -1]].tolist()
     fig.update_yaxes(title=axes[0], range=down, row=2, col=1)
     fig.update_yaxes(range=down, row=2, col=2)
     fig.update_xaxes(title=axes[1], range=across, row=2, col=1)
-    return charts.finish(fig, look, 540, dragmode="zoom")
+    return charts.finish(fig, look, 540, dragmode="zoom", legend_traceorder="reversed")
 
 
 def _add_profiles(
@@ -126,7 +131,7 @@ def layers_frame(values: Values, stability: LayerStability) -> pd.DataFrame:
 
 def layers_figure(frame: pd.DataFrame, look: Look = LIGHT) -> go.Figure:
     """Share of each layer with its interval, and how often it would be chosen again."""
-    fig = make_subplots(1, 2, shared_yaxes=True, horizontal_spacing=0.04)
+    fig = make_subplots(1, 2, shared_yaxes=True, horizontal_spacing=0.1)
     y = [f"L{layer}" for layer in frame["layer"]]
     colours = [charts.ORANGE if chosen else charts.GREY for chosen in frame["chosen"]]
     mean, low, high = (frame[name].to_numpy(float) for name in ("share", "low", "high"))
@@ -148,13 +153,17 @@ def layers_figure(frame: pd.DataFrame, look: Look = LIGHT) -> go.Figure:
         marker_color=colours,
         text=[f"{100 * share:.0f} %" for share in again],
         textposition="auto",
+        constraintext="none",
+        textfont={"size": 13},
         hovertemplate="%{y}: %{x:.1%}<extra></extra>",
         row=1,
         col=2,
     )
     fig.update_yaxes(autorange="reversed", showgrid=False)
     fig.update_xaxes(title="share of all layers", tickformat=".0%", row=1, col=1)
-    fig.update_xaxes(title="chosen again", tickformat=".0%", range=[0, 1.02], row=1, col=2)
+    fig.update_xaxes(
+        title="chosen again", tickformat=".0%", range=[0, 1.05], dtick=0.5, row=1, col=2
+    )
     return charts.finish(fig, look, 110 + max(4, len(frame)) * 26, showlegend=False)
 
 

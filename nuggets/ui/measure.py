@@ -20,6 +20,22 @@ LOOK_BACK = 40
 """Newest runs among which a measurement is looked for."""
 
 
+def measured_map(job: SensitivityJob) -> api.SensitivityMap | None:
+    """The map of a job, if there is one; found again at once within half a minute."""
+    try:
+        return _kept_map(api.dump_job(job), job)
+    except LookupError:
+        return None
+
+
+@st.cache_resource(ttl=30, max_entries=64, show_spinner=False)
+def _kept_map(key: str, _job: SensitivityJob) -> api.SensitivityMap:
+    found = api.find_map(_job)
+    if found is None:
+        raise LookupError(key)  # errors are not kept, so a new map shows at once
+    return found
+
+
 def missing(
     title: str, sentence: str, offers: Mapping[str, Sequence[Measurement]], key: str
 ) -> None:

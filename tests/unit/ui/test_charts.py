@@ -222,7 +222,7 @@ def test_agreement_and_explained_figures_hold_their_data() -> None:
     frame = charts_alignment.explained_frame(r2)
     bar = charts_alignment.explained_figure(frame).data[0]
     assert list(bar.y) == [0.1, 0.9]
-    assert list(bar.text) == ["0.10  from L2", "0.90  from L3"]
+    assert list(bar.text) == ["0.10<br>from L2", "0.90<br>from L3"]
 
 
 def test_arms_are_bars_with_intervals_and_every_seed_a_dot() -> None:

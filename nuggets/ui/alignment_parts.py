@@ -1,0 +1,149 @@
+"""Parts of the Alignment page: the matrices with layer maps, linear maps, residual agreement."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+
+from nuggets import api
+from nuggets.errors import BadInput
+from nuggets.recipe import AlignJob, DataConfig, SensitivityJob, TransferRecipe
+from nuggets.ui import charts, charts_alignment, measure, safe, share, shell
+
+MEASURES = {
+    "cka": ("CKA of activations", "1 where both layers order the same tokens alike"),
+    "subspace": ("weight subspace", "overlap of what the weights read out of the same tokens"),
+    "profile": ("sensitivity profile", "correlation of the layers' sensitivity over modules"),
+    "r2": ("R² of a linear map", "how much of the student layer a linear map explains"),
+    "stitching": ("stitching accuracy", "student up to its layer → linear map → teacher's rest"),
+}
+SELECTORS = ("window", "rows_cols", "weights", "random_window", "consistent")
+
+
+def similarity(report: api.AlignmentReport, choice: shell.Choice, job: AlignJob) -> None:
+    """One measure as a teacher × student matrix, with the layer maps over it."""
+    names = [m for m in MEASURES if m in report.matrices or (m == "stitching" and report.stitching)]
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        chosen = st.selectbox("Measure", names, key="measure", bind="query-params", width=240,
+                              format_func=lambda m: MEASURES.get(m, (m,))[0])  # fmt: skip
+        chosen = chosen if chosen in names else names[0]
+        skills = list(report.stitching)
+        skill = st.selectbox("Skill", skills, key="skill", bind="query-params", width=170,
+                             index=skills.index(choice.task) if choice.task in skills else 0,
+                             disabled=chosen != "stitching")  # fmt: skip
+        overlay = st.toggle("Layer maps", value=True, key="maps", bind="query-params",
+                            help="The teacher layer that each student layer gets.")  # fmt: skip
+    title, meaning = MEASURES[chosen]
+    skill = skill if skill in skills else next(iter(skills), "")
+    matrix = report.stitching[skill] if chosen == "stitching" else report.matrices[chosen]
+    about = f"{title} · {skill}" if chosen == "stitching" else title
+    maps = layer_maps(report, choice) if overlay else None
+    bounds = {"profile": (-1.0, 1.0), "r2": None}.get(chosen, (0.0, 1.0))
+    share.figure(
+        charts_alignment.similarity_figure(matrix, title, maps, bounds=bounds, look=look()),
+        charts_alignment.similarity_frame(matrix, chosen),
+        key=f"similarity-{chosen}",
+        caption=f"{about}: {meaning} · {facts(report, chosen, skill)} · {origin(choice)}",
+        command=api.as_command(job),
+        python=api.as_python(job),
+        alt=f"Heatmap of {about}, teacher layers down, student layers across",
+    )
+
+
+def facts(report: api.AlignmentReport, chosen: str, skill: str) -> str:
+    """What the numbers are to be compared with."""
+    scores = report.meta.get("scores", {}).get(skill)
+    if chosen == "stitching" and scores:
+        pair = list(scores.values()) if isinstance(scores, dict) else list(scores)
+        return f"teacher alone {pair[0]:.2f}, student alone {pair[1]:.2f}"
+    baseline = report.meta.get("baselines", {}).get(chosen)
+    if isinstance(baseline, int | float):
+        return f"unrelated layers give {baseline:.2f}"
+    return f"{report.n_tokens} answer tokens"
+
+
+def layer_maps(report: api.AlignmentReport, choice: shell.Choice) -> charts_alignment.Maps:
+    """The layer maps that selectors would choose."""
+    n_teacher, n_student = report.matrices["cka"].shape
+    job = SensitivityJob(
+        model=choice.teacher, data=DataConfig(task=choice.task), device=choice.device
+    )
+    found = measure.measured_map(job)
+    scores = None if found is None else found.layer_scores
+    try:
+        return api.views.layer_maps(n_teacher, n_student, scores, report.matrices["cka"])
+    except BadInput as problem:
+        st.text(str(problem))
+        return {}
+
+
+def explained(report: api.AlignmentReport, choice: shell.Choice, job: AlignJob) -> None:
+    """How much of each student layer the teacher's best layer explains."""
+    st.subheader("Can a linear map work?", anchor=False)
+    frame = charts_alignment.explained_frame(report.matrices["r2"])
+    share.figure(
+        charts_alignment.explained_figure(frame, look()),
+        frame,
+        key="explained",
+        caption=f"Explained by the best teacher layer, on held-out tokens · {origin(choice)}",
+        command=api.as_command(job),
+        python=api.as_python(job),
+        alt="Bars: R² of the best linear map from a teacher layer, per student layer",
+    )
+
+
+def agreement(choice: shell.Choice) -> None:
+    """Whether neighbouring matrices speak of the same residual dimensions, per selector."""
+    st.subheader("Do neighbours speak of the same dimensions?", anchor=False)
+    rows, refused = [], []
+    for kind in SELECTORS:
+        try:
+            plan = api.plan(_recipe(choice, kind))
+        except BadInput as problem:
+            refused.append(str(problem))
+            continue
+        kept = float(np.mean([item.kept_mass for item in plan.items]))
+        rows.append({"selector": kind, "agreement": plan.residual_agreement, "kept": kept})
+    safe.notes(dict.fromkeys(refused))
+    if not rows:
+        return
+    frame = pd.DataFrame(rows).astype({"agreement": float})
+    share.figure(
+        charts_alignment.agreement_figure(frame, look()),
+        frame,
+        key="agreement",
+        caption=f"Residual dimensions shared by neighbouring matrices · {choice.task}, "
+        f"{origin(choice)}",
+        command=api.as_command(_recipe(choice, SELECTORS[0]), "plan"),
+        python=api.as_python(_recipe(choice, SELECTORS[0])),
+        alt="Bars per selector: agreement of residual dimensions, and sensitivity kept",
+    )
+    st.caption(
+        "Independent windows cut each matrix out of other dimensions, so that what one writes the "
+        "next does not read. Only a consistent choice keeps a working circuit."
+    )
+
+
+def _recipe(choice: shell.Choice, selector: str) -> TransferRecipe:
+    """What would be extracted with a matrix selector; the rank does not matter here."""
+    return TransferRecipe.model_validate(
+        {
+            "teacher": choice.teacher,
+            "student": choice.student,
+            "device": choice.device,
+            "data": {"task": choice.task},
+            "extraction": {"matrices": {"kind": selector}},
+            "lora": {"r": 1},
+        }
+    )
+
+
+def look() -> charts.Look:
+    """The figure colours of the theme in use."""
+    return charts.look_of(st.context.theme.type)
+
+
+def origin(choice: shell.Choice) -> str:
+    """The pair, for captions."""
+    return f"{choice.teacher} → {choice.student}"

@@ -1,0 +1,42 @@
+"""Alignment: which layers of teacher and student resemble each other, and whether maps can work."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from nuggets import api
+from nuggets.recipe import AlignJob
+from nuggets.ui import alignment_parts as parts
+from nuggets.ui import measure, safe, shell
+
+
+def main() -> None:
+    """Draws the page."""
+    st.title("Alignment", anchor=False)
+    st.caption(
+        "Which teacher layer does the work of which student layer. Where no linear map exists, "
+        "moving weights cannot help."
+    )
+    choice = shell.current()
+    with safe.shown_problems("alignment"):
+        job = AlignJob(teacher=choice.teacher, student=choice.student, device=choice.device)
+        report = api.find_alignment(job)
+        if report is None:
+            measure.missing(
+                "Not measured yet",
+                f"How the layers of {choice.teacher} and {choice.student} resemble each other, "
+                "and what each student layer already knows of every skill. A built-in pair takes "
+                "less than a minute; the result is kept.",
+                {"Measure": [job]},
+                "alignment",
+            )
+            return
+        parts.similarity(report, choice, job)
+        left, right = st.columns(2, gap="medium")
+        with left:
+            parts.explained(report, choice, job)
+        with right:
+            parts.agreement(choice)
+
+
+main()

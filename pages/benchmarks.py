@@ -1,0 +1,88 @@
+"""Benchmarks: did it help? Arms beside their controls, with intervals, and one sentence."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from nuggets import api
+from nuggets.ui import benchmarks_parts as parts
+from nuggets.ui import live, safe, shell
+
+KINDS = {
+    "helps": ("helps", "green"),
+    "hurts": ("hurts", "red"),
+    "same_as_controls": ("same as its controls", "orange"),
+    "no_difference": ("no difference seen", "gray"),
+    "not_proven": ("not proven", "gray"),
+}
+
+
+def main() -> None:
+    """Draws the page."""
+    st.title("Benchmarks", anchor=False)
+    st.caption("Did it help? Every arm on the same items, beside its controls, with intervals.")
+    with safe.shown_problems("benchmarks"):
+        run = choose_run()
+        if run is None:
+            return
+        report = api.report(run)
+        if report is None:
+            unfinished(run)
+            return
+        origin = parts.Origin(run)
+        verdict(report, run)
+        parts.arms(report, origin)
+        parts.answers(report, run, origin)
+        parts.retention(report, origin)
+        parts.budget(report, origin)
+
+
+def choose_run() -> api.Run | None:
+    """The sidebar's run; without one, offers the finished transfers."""
+    transfers = [r for r in api.runs() if r.status() != "damaged" and r.record().kind == "transfer"]
+    chosen = shell.current().run
+    found = next((run for run in transfers if run.id == chosen), None)
+    if found is not None:
+        return found
+    finished = [run for run in transfers if run.status() == "done"]
+    with st.container(border=True, key="benchmarks-empty"):
+        if not finished:
+            st.subheader("No transfer has finished yet", anchor=False)
+            st.text("Run the recipe quick on the Transfer page: under a minute on a laptop.")
+            st.page_link(
+                "pages/transfer.py", label="Go to Transfer", icon=":material/arrow_forward:"
+            )
+            return None
+        st.subheader("Choose a finished transfer", anchor=False)
+        for run in finished[:8]:
+            with st.container(horizontal=True, vertical_alignment="center"):
+                st.button("Show", key=f"show-{run.id}", on_click=shell.choose,
+                          kwargs={"run": run.id})  # fmt: skip
+                with st.container(gap="xxsmall"):
+                    st.text(run.id)
+                    if (report := api.report(run)) is not None:
+                        st.text(report.verdict.sentence)
+    return None
+
+
+def unfinished(run: api.Run) -> None:
+    """The run has no report yet: how far it is, and how to go on."""
+    st.text("This run has no report yet; it is written when every arm and seed is finished.")
+    live.refused()
+    live.panel(run, key="benchmarks-live")
+
+
+def verdict(report: api.BenchmarkReport, run: api.Run) -> None:
+    """The one sentence, and the rules it follows."""
+    word, colour = KINDS[report.verdict.kind]
+    with st.container(border=True, key="verdict"):
+        st.badge(word, color=colour)  # type: ignore[arg-type]
+        st.subheader(safe.label(report.verdict.sentence, 600), anchor=False)
+        for name, other in report.verdicts.items():
+            if name != report.verdict.treatment:
+                st.text(other.sentence)
+        with st.popover("The rules"):
+            st.text(report.rules)
+
+
+main()

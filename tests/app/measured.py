@@ -1,0 +1,156 @@
+"""Models, maps, alignments and finished runs written by hand, for tests of pages.
+
+Nothing is computed with a model: the numbers are drawn, so that a page can be compared with them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from nuggets import api
+from nuggets.bench.report import CellOutcome, build_report
+from nuggets.core.alignment import AlignmentReport
+from nuggets.core.architecture import ArchSpec
+from nuggets.core.maps import SensitivityMap
+from nuggets.recipe import AlignJob, SensitivityJob, TransferRecipe
+from nuggets.runs import cache
+from nuggets.runs.inputs import seed_samples
+from nuggets.runs.store import Run
+
+Size = tuple[int, int, int, int]
+"""Layers, width, FFN width and attention heads."""
+SMALL = {"teacher": (6, 16, 24, 4), "independent": (4, 8, 12, 2), "sibling": (4, 8, 12, 2)}
+
+
+def write_models(root: Path, sizes: dict[str, Size] = SMALL) -> None:
+    """Folders that look like the built-in models: configuration and weights of nothing."""
+    for name, (layers, width, ffn, heads) in sizes.items():
+        folder = root / name
+        folder.mkdir(parents=True)
+        config = {
+            "model_type": "llama",
+            "num_hidden_layers": layers,
+            "hidden_size": width,
+            "intermediate_size": ffn,
+            "num_attention_heads": heads,
+            "num_key_value_heads": heads // 2,
+            "vocab_size": 30,
+            "tie_word_embeddings": False,
+        }
+        (folder / "config.json").write_text(json.dumps(config))
+        save_file({"name": np.frombuffer(name.encode(), np.uint8)}, folder / "model.safetensors")
+
+
+def make_map(spec: ArchSpec, seed: int, n_samples: int, meta: dict[str, str]) -> SensitivityMap:
+    """A map with heavy tails: few layers, neurons and entries hold most of it."""
+    rng = np.random.default_rng(seed)
+    full, samples, names = {}, [], []
+    for module, role, layer in spec.modules():
+        shape = spec.shape(role)
+        strength = rng.gamma(2.0) * (3.0 if layer in (0, 1) else 1.0)
+        entries = np.outer(rng.gamma(0.7, size=shape[0]), rng.gamma(0.7, size=shape[1]))
+        matrix = (strength * entries * rng.gamma(0.5, size=shape)).astype(np.float32)
+        weights = rng.gamma(1.5, size=n_samples)
+        full[module] = matrix
+        samples.append(matrix.sum(dtype=np.float64) * weights / weights.sum())
+        names.append(f"{module}.weight")
+    return SensitivityMap(
+        spec=spec,
+        score="theta_grad",
+        rows={name: matrix.sum(axis=1, dtype=np.float64) for name, matrix in full.items()},
+        cols={name: matrix.sum(axis=0, dtype=np.float64) for name, matrix in full.items()},
+        full=full,
+        parameters=tuple(names),
+        totals=np.stack(samples, axis=1),
+        meta=meta,
+    )
+
+
+def write_map(job: SensitivityJob, seed: int, n_samples: int = 16) -> SensitivityMap:
+    """Puts a map where the page looks for the result of a job."""
+    config = cache.with_dtype(job.sensitivity, job.device)
+    folder = cache.map_folder(job.model, seed_samples(job.data), config)
+    meta = {"model": job.model, "label": str(job.data.task), "digest": folder.name}
+    found = make_map(api.spec(job.model), seed, n_samples, meta)
+    api.save_map(found, folder)
+    return found
+
+
+def write_alignment(job: AlignJob, seed: int = 0) -> AlignmentReport:
+    """Puts an alignment where the page looks for the result of a job."""
+    rng = np.random.default_rng(seed)
+    shape = (api.spec(job.teacher).n_layers, api.spec(job.student).n_layers)
+    skills = job.tasks or tuple(api.skills())
+    near = 1 - np.abs(np.linspace(0, 1, shape[0])[:, None] - np.linspace(0, 1, shape[1]))
+    names = ("cka", "subspace", "r2", *(f"stitching.{skill}" for skill in skills))
+    matrices = {name: np.clip(near * rng.uniform(0.4, 1, shape), 0, 1) for name in names}
+    matrices[names[-1]][1, 0] = np.nan
+    meta = {
+        "baselines": {"cka": 0.11, "subspace": 0.05},
+        "scores": {skill: [1.0, 0.5] for skill in skills},
+    }
+    found = AlignmentReport(matrices, 320, skills, meta)
+    api.save_alignment(found, cache.alignment_folder(job))
+    return found
+
+
+ARMS = (
+    ("vanilla", "reference", 0.03),
+    ("plain", "baseline", 0.55),
+    ("paper", "treatment", 0.45),
+    ("permuted", "control", 0.47),
+)
+
+
+def write_benchmark(
+    recipe: TransferRecipe, arms: Iterable[tuple[str, str, float]] = ARMS, question: str = "q"
+) -> Run:
+    """A transfer that is done, with outcomes drawn at the rates given."""
+    run = api.create(recipe)
+    rng = np.random.default_rng(0)
+    cells = []
+    for arm, role, rate in arms:
+        for seed in recipe.seeds:
+            outcome = rng.random(40) < np.clip(rate + rng.normal(0, 0.08), 0, 1)
+            cell = CellOutcome(
+                arm=arm,
+                role=role,  # type: ignore[arg-type]
+                seed=seed,
+                items=[f"item-{n}" for n in range(40)],
+                outcomes={"exact_match": outcome.astype(float).tolist()},
+                old_skills={
+                    skill: (rng.random(20) < 0.8).astype(float).tolist()
+                    for skill in ("add", "copy")
+                },
+                curve=[(s, rate * s / 120 + 0.05 * rng.random()) for s in (0, 30, 60, 90, 120)],
+                seconds=2.5,
+                trainable_parameters=4096,
+                learning_rate=3e-3,
+                samples=256,
+                steps=120,
+            )
+            cells.append(cell)
+            folder = run.folder / "artifacts" / "cells" / f"{arm}-{seed}"
+            folder.mkdir(parents=True)
+            (folder / "cell.json").write_text(cell.model_dump_json())
+            rows = [
+                {
+                    "id": f"item-{n}",
+                    "question": f"{question} {n}",
+                    "expected": "yes",
+                    "answer": "yes" if right else "no",
+                }
+                for n, right in enumerate(outcome)
+            ]
+            (folder / "answers.json").write_text(json.dumps(rows))
+    report = build_report(cells, task="reverse", metric="exact_match")
+    folder = run.folder / "artifacts" / "report"
+    folder.mkdir()
+    (folder / "report.json").write_text(report.model_dump_json())
+    run.record_path.write_text(run.record().changed(status="done").model_dump_json())
+    return run
