@@ -25,12 +25,12 @@ def main() -> None:
         run = choose_run()
         if run is None:
             return
-        report = api.report(run)
+        report = parts.report_of(run)
         if report is None:
             unfinished(run)
             return
         origin = parts.Origin(run)
-        verdict(report, run)
+        verdict(report)
         parts.arms(report, origin)
         parts.answers(report, run, origin)
         parts.retention(report, origin)
@@ -49,9 +49,7 @@ def choose_run() -> api.Run | None:
         if not finished:
             st.subheader("No transfer has finished yet", anchor=False)
             st.text("Run the recipe quick on the Transfer page: under a minute on a laptop.")
-            st.page_link(
-                "pages/transfer.py", label="Go to Transfer", icon=":material/arrow_forward:"
-            )
+            st.page_link(shell.page("transfer"), label="To the Transfer page")
             return None
         st.subheader("Choose a finished transfer", anchor=False)
         for run in finished[:8]:
@@ -60,8 +58,9 @@ def choose_run() -> api.Run | None:
                           kwargs={"run": run.id})  # fmt: skip
                 with st.container(gap="xxsmall"):
                     st.text(run.id)
-                    if (report := api.report(run)) is not None:
-                        st.text(report.verdict.sentence)
+                    with safe.shown_problems(run.id):
+                        report = parts.report_of(run)
+                        st.text(report.verdict.sentence if report else "no report")
     return None
 
 
@@ -72,7 +71,7 @@ def unfinished(run: api.Run) -> None:
     live.panel(run, key="benchmarks-live")
 
 
-def verdict(report: api.BenchmarkReport, run: api.Run) -> None:
+def verdict(report: api.BenchmarkReport) -> None:
     """The one sentence, and the rules it follows."""
     word, colour = KINDS[report.verdict.kind]
     with st.container(border=True, key="verdict"):

@@ -7,6 +7,7 @@ from typing import Any
 import streamlit as st
 
 from nuggets import api
+from nuggets.errors import Damaged
 from nuggets.ui import charts, charts_benchmarks, safe, share
 
 
@@ -25,6 +26,21 @@ class Origin:
     def code(self) -> dict[str, Any]:
         """The commands that make the run again."""
         return {"command": self.command, "python": self.python}
+
+
+def report_of(run: api.Run) -> api.BenchmarkReport | None:
+    """The report of a run, if it has one.
+
+    Raises:
+        Damaged: if it cannot be read.
+    """
+    try:
+        return api.report(run)
+    except ValueError:
+        raise Damaged(
+            f"The report of run {run.id} cannot be read; it is incomplete or was altered. Run the "
+            "recipe again."
+        ) from None
 
 
 def arms(report: api.BenchmarkReport, origin: Origin) -> None:

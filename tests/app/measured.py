@@ -28,7 +28,7 @@ SMALL = {"teacher": (6, 16, 24, 4), "independent": (4, 8, 12, 2), "sibling": (4,
 
 
 def write_models(root: Path, sizes: dict[str, Size] = SMALL) -> None:
-    """Folders that look like the built-in models: configuration and weights of nothing."""
+    """Folders that look like the built-in models: configuration and random weights."""
     for name, (layers, width, ffn, heads) in sizes.items():
         folder = root / name
         folder.mkdir(parents=True)
@@ -43,7 +43,22 @@ def write_models(root: Path, sizes: dict[str, Size] = SMALL) -> None:
             "tie_word_embeddings": False,
         }
         (folder / "config.json").write_text(json.dumps(config))
-        save_file({"name": np.frombuffer(name.encode(), np.uint8)}, folder / "model.safetensors")
+        save_file(_weights(ArchSpec.from_config(config), name), folder / "model.safetensors")
+
+
+def _weights(spec: ArchSpec, name: str) -> dict[str, np.ndarray]:
+    """Every tensor that the configuration promises, different in every model."""
+    rng = np.random.default_rng(len(name))
+    found = {
+        f"{module}.weight": rng.normal(size=spec.shape(role)).astype(np.float32)
+        for module, role, _ in spec.modules()
+    }
+    norms = [
+        f"model.layers.{i}.{v}" for i in range(spec.n_layers) for v in spec.architecture.vectors
+    ]
+    return found | {
+        f"{norm}.weight": np.ones(spec.hidden_size, np.float32) for norm in [*norms, "model.norm"]
+    }
 
 
 def make_map(spec: ArchSpec, seed: int, n_samples: int, meta: dict[str, str]) -> SensitivityMap:

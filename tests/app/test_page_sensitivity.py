@@ -1,0 +1,166 @@
+"""The Sensitivity page: nothing measured, one task, several tasks, clicks, addresses."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import streamlit as st
+from streamlit.testing.v1 import AppTest
+
+from nuggets import api
+from nuggets.recipe import DataConfig, SensitivityJob
+from tests.app.conftest import shown
+from tests.app.measured import write_map, write_models
+
+Open = Callable[..., AppTest]
+
+
+@pytest.fixture(autouse=True)
+def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_models(tmp_path / "pairs")
+    monkeypatch.setenv("NUGGETS_ASSETS", str(tmp_path / "pairs"))
+    st.cache_resource.clear()
+
+
+def job(task: str, model: str = "teacher") -> SensitivityJob:
+    return SensitivityJob(name=f"sensitivity-{task}", model=model, data=DataConfig(task=task))
+
+
+def figures(at: AppTest) -> list[dict[str, Any]]:
+    """All figures on the page, in order."""
+    return [json.loads(chart.proto.spec) for chart in at.get("plotly_chart")]
+
+
+def map_values(at: AppTest) -> dict[str, str]:
+    """Module → hover text of the map's click targets."""
+    targets = next(t for t in figures(at)[0]["data"] if "customdata" in t)
+    return dict(zip(targets["customdata"], targets["hovertext"], strict=True))
+
+
+def test_nothing_measured_says_what_to_click_and_starts_it(open_page: Open) -> None:
+    at = open_page("sensitivity")
+    assert at.subheader[0].value == "Not measured yet"
+    assert not figures(at)
+    at.button(key="sensitivity-offer-0").click().run()
+    assert not at.exception
+    started = [api.job_of(run) for run in api.runs()]
+    assert started == [job("reverse")]
+
+
+def test_measuring_all_skills_starts_one_run_each(
+    open_page: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[Any] = []
+    monkeypatch.setattr(api, "start", started.append)
+    at = open_page("sensitivity", task="add")
+    at.button(key="sensitivity-offer-1").click().run()
+    assert started == [job(task) for task in api.skills()]
+
+
+def test_a_failed_measurement_shows_why(open_page: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    from nuggets.runs.schema import RunError
+
+    run = api.create(job("reverse"))
+    error = RunError(type="BadInput", message="The model is broken: 3 > 2.", exit_code=2)
+    record = run.record().changed(status="failed", error=error)
+    run.record_path.write_text(record.model_dump_json())
+    at = open_page("sensitivity")
+    assert "The model is broken: 3 > 2." in shown(at)
+    assert not at.button(key="sensitivity-offer-0").disabled
+
+
+def test_one_task_is_shown_as_shares(open_page: Open) -> None:
+    found = write_map(job("reverse"), 0)
+    at = open_page("sensitivity")
+    assert at.selectbox(key="mode").value == "share"
+    share = found.total("lm_head") / sum(found.total(m) for m, _, _ in found.spec.modules())
+    assert f"share of the total: {100 * share:.1f} %" in map_values(at)["lm_head"]
+    assert "teacher · 16 samples · map " in shown(at)
+    assert at.button(key="more-offer-0").label.startswith("Measure 9 more")
+
+
+def test_several_tasks_are_shown_distinctively(open_page: Open) -> None:
+    maps = [write_map(job(task), seed) for seed, task in enumerate(("add", "reverse"))]
+    at = open_page("sensitivity")
+    assert at.selectbox(key="mode").value == "distinctive"
+    expected = api.views.module_values(maps[1], "distinctive", maps).mean
+    text = map_values(at)["model.embed_tokens"]
+    assert f"{expected[0]:+.2f}".replace("-", "−") in text
+
+
+def test_a_link_restores_the_whole_view(open_page: Open) -> None:
+    a, b = write_map(job("reverse"), 0), write_map(job("add"), 1)
+    at = open_page(
+        "sensitivity",
+        other="add",
+        show="A − B",
+        mode="absolute",
+        scale="log",
+        matrix="L2.self_attn.k_proj",
+        blocks="max",
+        units="heads",
+    )
+    module = "model.layers.2.self_attn.k_proj"
+    ratio = f"{np.log2(a.total(module) / b.total(module)):+.2f}".replace("-", "−")
+    assert f"reverse − add, log₂ ratio: {ratio}" in map_values(at)[module]
+    assert f"{module} · 8 × 16" in shown(at)
+    matrix = next(t for t in figures(at)[2]["data"] if t["type"] == "heatmap")
+    assert matrix["coloraxis"] == "coloraxis"
+    assert figures(at)[2]["layout"]["coloraxis"]["colorbar"]["title"]["text"] == "max per block"
+    assert "Most sensitive heads of 24" in shown(at)
+
+
+def test_nonsense_in_the_address_falls_back(open_page: Open) -> None:
+    write_map(job("reverse"), 0)
+    at = open_page(
+        "sensitivity", side="x", other="<b>", show="Z", mode="?", scale="9", matrix="L99", units="-"
+    )
+    assert not at.exception
+    assert at.selectbox(key="matrix").value == "L0.mlp.down_proj"
+
+
+def test_a_click_on_the_map_chooses_the_matrix(open_page: Open) -> None:
+    write_map(job("reverse"), 0)
+    at = open_page("sensitivity")
+    at.selectbox(key="matrix").set_value("L1.mlp.up_proj").run()
+    assert "model.layers.1.mlp.up_proj · 24 × 16, window 12 × 8" in shown(at)
+    at.session_state["sensitivity-map-1"] = {
+        "selection": {"points": [{"customdata": "model.layers.4.self_attn.o_proj"}]}
+    }
+
+
+def test_windows_are_those_of_the_students_shape(open_page: Open) -> None:
+    found = write_map(job("reverse"), 0)
+    at = open_page("sensitivity", matrix="L3.mlp.down_proj")
+    best, _ = api.views.chosen_windows(found.matrix("model.layers.3.mlp.down_proj"), 8, 12)
+    drawn = next(t for t in figures(at)[2]["data"] if str(t.get("name")).startswith("chosen"))
+    assert (min(drawn["x"]), max(drawn["x"])) == (best.col, best.col + 12)
+    assert (min(drawn["y"]), max(drawn["y"])) == (best.row, best.row + 8)
+    assert f"{100 * best.share:.1f} %" in drawn["name"]
+
+
+def test_a_student_larger_than_the_teacher_is_one_sentence(open_page: Open) -> None:
+    write_map(job("reverse", "independent"), 0)
+    at = open_page("sensitivity", teacher="independent", student="teacher")
+    assert not at.exception
+    assert "does not fit into" in shown(at)
+
+
+def test_a_missing_model_is_one_sentence(open_page: Open, tmp_path: Path) -> None:
+    (tmp_path / "pairs" / "teacher" / "config.json").unlink()
+    at = open_page("sensitivity")
+    assert not figures(at)
+    assert "The built-in model 'teacher' is not at" in shown(at)
+
+
+def test_a_damaged_map_is_offered_again(open_page: Open, home: Path) -> None:
+    write_map(job("reverse"), 0)
+    for file in (home / "cache" / "sensitivity").rglob("map.json"):
+        file.write_text("{")
+    at = open_page("sensitivity")
+    assert at.subheader[0].value == "Not measured yet"
