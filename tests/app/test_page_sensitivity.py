@@ -14,6 +14,7 @@ from streamlit.testing.v1 import AppTest
 
 from nuggets import api
 from nuggets.recipe import DataConfig, SensitivityJob
+from nuggets.ui import charts_map, sensitivity_parts
 from tests.app.conftest import shown
 from tests.app.measured import write_map, write_models
 
@@ -124,14 +125,28 @@ def test_nonsense_in_the_address_falls_back(open_page: Open) -> None:
     assert at.selectbox(key="matrix").value == "L0.mlp.down_proj"
 
 
-def test_a_click_on_the_map_chooses_the_matrix(open_page: Open) -> None:
+def test_a_click_on_the_map_chooses_the_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
+    # What Streamlit stores on a click; a real click is made by the browser tests.
+    points = [{"customdata": "model.layers.4.self_attn.o_proj"}]
+    state: dict[str, Any] = {"map": {"selection": {"points": points}}, "matrix": "lm_head"}
+    monkeypatch.setattr(st, "session_state", state)
+    spec = api.spec("teacher")
+    n = len(list(spec.modules()))
+    values = api.views.Values(*(np.ones(n),) * 3)
+    frame = charts_map.map_frame(spec, values, np.ones(n))
+    sensitivity_parts._choose("map", frame)
+    assert state["matrix"] == "L4.self_attn.o_proj"
+    state["map"]["selection"]["points"] = []  # a click beside the cells
+    sensitivity_parts._choose("map", frame)
+    assert state["matrix"] == "L4.self_attn.o_proj"
+
+
+def test_choosing_by_keyboard_forgets_the_click(open_page: Open) -> None:
     write_map(job("reverse"), 0)
     at = open_page("sensitivity")
     at.selectbox(key="matrix").set_value("L1.mlp.up_proj").run()
     assert "model.layers.1.mlp.up_proj · 24 × 16, window 12 × 8" in shown(at)
-    at.session_state["sensitivity-map-1"] = {
-        "selection": {"points": [{"customdata": "model.layers.4.self_attn.o_proj"}]}
-    }
+    assert at.session_state["nuggets-map-round"] == 1  # the map has a new key: nothing selected
 
 
 def test_windows_are_those_of_the_students_shape(open_page: Open) -> None:
