@@ -58,7 +58,7 @@ def _pairs() -> None:
     for column, pair in zip(st.columns(len(api.PAIRS)), api.PAIRS.values(), strict=True):
         teacher, student = api.model_card(pair.teacher), api.model_card(pair.student)
         with column, st.container(border=True, height="stretch", key=f"pair-{pair.name}"):
-            st.markdown(f"#### {pair.teacher} → {pair.student}")
+            st.markdown(f"**{pair.teacher} → {pair.student}**")
             st.text(pair.description)
             st.caption(f"{teacher.parameters:,} → {student.parameters:,} weights")
             _scores(teacher, student)
@@ -76,15 +76,16 @@ def _scores(teacher: api.ModelCard, student: api.ModelCard) -> None:
             "skill": skill,
             "teacher": teacher.scores[skill],
             "student": student.scores.get(skill, 0.0),
-            "": "lacks it" if skill in student.lacks else "",
+            "": "lacking" if skill in student.lacks else "",
         }
         for skill in teacher.scores
     ]
-    bar = st.column_config.ProgressColumn(min_value=0, max_value=1, format="percent")
+    number = st.column_config.NumberColumn(format="percent", width=70)
+    bar = st.column_config.ProgressColumn(min_value=0, max_value=1, format="percent", width=110)
     st.dataframe(
         pd.DataFrame(rows),
         hide_index=True,
-        column_config={"teacher": bar, "student": bar},
+        column_config={"teacher": number, "student": bar},
         row_height=30,
         height="content",
         alt=f"Exact match per skill of {teacher.name} and {student.name}",

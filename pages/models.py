@@ -35,8 +35,8 @@ def _preflight(found: api.Preflight, choice: shell.Choice) -> None:
         st.badge("fits" if found.ok else "does not fit", color="green" if found.ok else "red")
         st.text(
             f"Vocabularies {found.vocabularies}  ·  "
-            f"{found.memory_available / GIB:.1f} GiB of memory free  ·  "
-            f"disk: {found.disk_needed / GIB:.2f} GiB needed, {found.disk_free / GIB:.0f} GiB free"
+            f"memory: {_size(found.memory_available)} free  ·  "
+            f"disk: {_size(found.disk_needed)} needed, {_size(found.disk_free)} free"
         )
     for index, sentence in enumerate(found.problems):
         safe.problem(sentence, f"preflight-{index}")
@@ -49,10 +49,11 @@ def _preflight(found: api.Preflight, choice: shell.Choice) -> None:
 
 
 def _dimensions(found: api.Preflight, choice: shell.Choice) -> None:
+    number = st.column_config.NumberColumn(format="localized")
     facts = [("weights", "parameters"), ("bytes on disk", "bytes_on_disk")]
     rows = [
         {
-            "dimension": d.name.replace("_", " "),
+            "dimension": d.name,
             "teacher": d.teacher,
             "student": d.student,
             "fits": "yes" if d.fits else "no: the student is larger",
@@ -76,6 +77,7 @@ def _dimensions(found: api.Preflight, choice: shell.Choice) -> None:
             caption="From configs and headers alone",
             command=shlex.join(["nuggets", "preflight", choice.teacher, choice.student]),
             height="content",
+            column_config={"teacher": number, "student": number},
             alt="Dimensions of teacher and student side by side",
         )
 
@@ -84,7 +86,7 @@ def _memory(found: api.Preflight) -> None:
     rows = [
         {
             "stage": stage.stage,
-            "memory": f"{stage.bytes_needed / GIB:.2f} GiB",
+            "memory": _size(stage.bytes_needed),
             "fits": "yes" if stage.fits else "no",
         }
         for stage in found.stages
@@ -98,13 +100,17 @@ def _memory(found: api.Preflight) -> None:
         )
 
 
+def _size(size: int) -> str:
+    return f"{size / GIB:.1f} GiB" if size >= GIB else f"{size / 2**20:.0f} MiB"
+
+
 def _ask(choice: shell.Choice) -> None:
     skill = api.skills()[choice.task]
     with st.form("ask", border=False):
         prompt = st.text_input(
             "Question", value=skill.example[0], key=f"question-{skill.name}", max_chars=2000
         )
-        asked = st.form_submit_button("Ask both", type="primary")
+        asked = st.form_submit_button("Ask both", type="primary", key="ask-both")
     if asked and prompt.strip():
         models = tuple(dict.fromkeys((choice.teacher, choice.student)))
         with safe.shown_problems("ask"):

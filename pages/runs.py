@@ -72,7 +72,7 @@ def _table(rows: list[dict[str, str]]) -> None:
         command="nuggets list",
         on_select=lambda: _open_selected(ids),
         selection_mode="single-row",
-        height=min(38 * (len(rows) + 1), 300),
+        height=min(35 * (len(rows) + 1) + 3, 300),
         alt="Runs with status, kind, start, duration and notes",
     )
 

@@ -37,13 +37,13 @@ def _chosen_run(choice: shell.Choice) -> None:
     run = api.open_run(choice.run)
     if run.status() != "damaged" and run.record().kind != "transfer":
         return
-    live.panel(run, "transfer-run")
     if run.status() == "done" and (report := api.report(run)):
         with st.container(border=True, horizontal=True, vertical_alignment="center"):
             with st.container(width="stretch"):
                 st.text(report.verdict.sentence)
             if st.button("See the benchmarks", type="primary", key="to-benchmarks"):
                 st.switch_page(shell.page("benchmarks"))
+    live.panel(run, "transfer-run")
 
 
 def _start_button(recipe: TransferRecipe) -> None:

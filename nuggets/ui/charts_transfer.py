@@ -70,7 +70,7 @@ def plan_figure(frame: pd.DataFrame, look: Look = LIGHT) -> go.Figure:
             ),
         )
     )
-    fig.update_yaxes(autorange="reversed", showgrid=False)
+    fig.update_yaxes(autorange="reversed", showgrid=False, title="teacher → student")
     fig.update_xaxes(side="top", showgrid=False)
     height = 56 + 30 * len(names)
     return charts.finish(fig, look, height, margin={"l": 8, "r": 8, "t": 36, "b": 4})

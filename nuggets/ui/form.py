@@ -17,12 +17,6 @@ from nuggets.ui import shell
 
 LAYERS = ("sensitivity", "first", "last", "uniform", "random", "cka", "by_hand")
 MATRICES = ("window", "rows_cols", "weights", "random_window", "consistent")
-KEYS = (
-    *("layers", "by_hand", "matrices", "roles", "r", "alpha"),
-    *("samples", "steps", "epochs", "lr", "batch", "arms", "seeds"),
-)
-"""Keys of the controls, also their names in the address."""
-
 LAYER_HELP = """How the teacher's layers are chosen. sensitivity: the most sensitive ones (the
 paper). cka: the path of greatest similarity. by_hand: name one teacher layer per student layer."""
 MATRIX_HELP = """Which entries of a teacher matrix are taken. window: one contiguous block (the
@@ -34,10 +28,31 @@ _ARMS: dict[str, Any] = {
 }
 
 
-def reset() -> None:
-    """Forgets all controls, so that they show the recipe's own values again."""
-    for key in KEYS:
-        st.session_state.pop(key, None)
+def reset(base: TransferRecipe) -> None:
+    """Sets all controls to a recipe's own values; from a callback only.
+
+    Dropping their state would not do: the address still has the old values.
+    """
+    own: dict[str, Any] = {
+        "layers": base.extraction.layers.kind,
+        "by_hand": _listed(base),
+        "matrices": base.extraction.matrices.kind,
+        "roles": list(base.extraction.roles),
+        "r": base.lora.r,
+        "alpha": float(base.lora.alpha or 0),
+        "samples": base.data.n_train,
+        "steps": base.train.steps,
+        "epochs": float(base.train.epochs or 1),
+        "lr": base.train.lr,
+        "batch": base.train.batch_size,
+        "arms": [arm.name for arm in base.arms],
+        "seeds": min(len(base.seeds), 10),
+    }
+    st.session_state.update(own)
+
+
+def _listed(base: TransferRecipe) -> str:
+    return ", ".join(str(layer) for layer in getattr(base.extraction.layers, "layers", range(4)))
 
 
 def recipe(base: TransferRecipe, choice: shell.Choice, file: str | None) -> TransferRecipe:
@@ -79,7 +94,7 @@ def _extraction(base: TransferRecipe) -> dict[str, Any]:
         chosen["layers"]["layers"] = _numbers(
             st.text_input(
                 "Teacher layer per student layer",
-                ", ".join(str(layer) for layer in getattr(have.layers, "layers", (0, 1, 2, 3))),
+                _listed(base),
                 key="by_hand",
                 bind="query-params",
             )

@@ -18,6 +18,8 @@ from nuggets.runs.schema import RunRecord, now
 from nuggets.ui import safe
 
 TICK_S = 1.0
+QUIET = ("", "queued", "running", "done")
+"""Messages that say no more than the status does."""
 STAGE_WEIGHTS = {"train": 40, "tune": 20, "sensitivity": 2}
 """How long stages take against each other, roughly; others take 1."""
 
@@ -47,7 +49,7 @@ def _panel(run: api.Run, key: str, losses: bool, was_live: bool) -> None:
         st.progress(1.0 if status == "done" else overall(record))
         _clocks(record, status, told(run).doing)
         if record.error is not None and status != "cancelled":
-            safe.problem(record.error.message, f"{key}-error")
+            safe.problem(record.error.message, f"{key}-error", "The run failed")
         if losses:
             _losses(run, key)
         _log(run, key)
@@ -135,7 +137,7 @@ def _clocks(record: RunRecord, status: api.RunStatus, doing: str) -> None:
     place = record.stages.index(record.stage) + 1 if record.stage in record.stages else 0
     stage = f"{record.stage} ({place} of {len(record.stages)})" if place else record.stage
     if doing and status in api.LIVE:
-        stage = f"{stage}, {doing}"
+        stage = f"{stage}, {doing}" if stage and status == "running" else doing
     parts = [f"Stage: {stage or 'not begun'}", f"Elapsed: {duration(elapsed(record))}"]
     if status == "interrupted":
         parts[1] = "The worker is gone; nothing that was committed is lost"
@@ -182,8 +184,8 @@ def told(run: api.Run) -> Told:
         known.last_seq = event.seq
         if event.type == "log":
             known.sentences.append(event.message)
-        if event.type in ("progress", "stage"):
-            known.doing = event.message if event.type == "progress" else ""
+        if event.type in ("progress", "stage", "status"):
+            known.doing = "" if event.message in QUIET else event.message
         loss, step = event.data.get("loss"), event.data.get("step")
         if event.type == "metric" and isinstance(loss, int | float) and isinstance(step, int):
             arm = str(event.data.get("arm") or event.stage)

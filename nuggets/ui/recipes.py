@@ -90,10 +90,10 @@ def _recipe_of(run_id: str | None) -> TransferRecipe | None:
 
 def _picked() -> None:
     """A new recipe brings its own pair, task and controls."""
-    form.reset()
     name = st.session_state.get("recipe")
     found = _recipe_of(st.session_state.get("run")) if name == OF_RUN else None
     base = found or _named(name)
+    form.reset(base)
     shell.choose(teacher=base.teacher, student=base.student)
     if base.data.task:
         shell.choose(task=base.data.task)

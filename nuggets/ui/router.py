@@ -18,7 +18,7 @@ def main() -> None:
     st.logo(str(ROOT / "assets" / "logo.svg"), size="large", icon_image=icon)
     pages = {name: _page(name) for name in PAGES if (ROOT / "pages" / f"{name}.py").exists()}
     st.session_state[shell.PAGES] = pages
-    chosen = st.navigation(list(pages.values()), expanded=True)
+    chosen = st.navigation(list(pages.values()), position="top")
     machine = shell.sidebar(chosen.url_path)
     chosen.run()
     shell.describe_machine(machine)

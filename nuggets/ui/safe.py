@@ -23,10 +23,10 @@ STATUS_COLOURS = {
 }
 
 
-def problem(text: object, key: str = "problem") -> None:
-    """A sentence about what went wrong, as plain text in a frame."""
+def problem(text: object, key: str = "problem", title: str = "This does not work") -> None:
+    """A sentence about what went wrong, as plain text in a frame; the title is our own."""
     with st.container(border=True, key=f"nuggets-{key}", gap="xsmall"):
-        st.badge("This does not work", color="red")
+        st.badge(title, color="red")
         st.text(str(text))
 
 

@@ -80,9 +80,10 @@ def page(name: str) -> st.Page:
 
 def pair_input(who: Literal["teacher", "student"]) -> None:
     """One of the two models: a built-in name, or anything that names a model."""
+    typed = st.session_state.get(who) or st.query_params.get(who)
     st.selectbox(
         who.capitalize(),
-        api.MODELS,
+        list(dict.fromkeys([*api.MODELS, *([typed] if typed else [])])),
         index=0 if who == "teacher" else 1,
         key=who,
         bind="query-params",
@@ -114,11 +115,12 @@ def _queue(ids: tuple[str, ...]) -> None:
     runs = [run for run in api.runs() if run.id in ids and run.status() in api.LIVE]
     if tuple(run.id for run in runs) != ids:
         st.rerun()
-    st.caption("Running and waiting")
-    for run in runs:
-        record = run.record()
-        st.text(f"{record.name}: {record.stage or run.status()}")
-        st.progress(live.overall(record))
+    with st.container(gap="xsmall"):
+        st.caption("Running and waiting")
+        for run in runs:
+            record = run.record()
+            st.text(f"{record.name}: {record.stage or run.status()}")
+            st.progress(live.overall(record))
 
 
 def describe_machine(place: Any) -> None:

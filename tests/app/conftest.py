@@ -1,0 +1,86 @@
+"""Pages in a fresh home, with the built-in pairs, a known machine and workers that only pretend."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from nuggets import api
+from nuggets.core.device import DeviceInfo
+from nuggets.runs import launch
+from nuggets.runs.context import installed_versions
+from nuggets.runs.doctor import Doctor
+
+ROOT = Path(__file__).parents[2]
+ROUTER = ROOT / "nuggets" / "ui" / "router.py"
+
+HOSTILE = (
+    '<img src=x onerror="alert(1)"> **bold** [link](http://evil.example) :red[red] $x^2$ `code` # h'
+)
+"""What must never be read as HTML or Markdown."""
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty NUGGETS_HOME on a machine with one CPU; workers run `app_pipeline`."""
+    folder = tmp_path / "home"
+    monkeypatch.setenv("NUGGETS_HOME", str(folder))
+    monkeypatch.setenv("NUGGETS_PIPELINE", "app_pipeline:execute")
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
+    cpu = DeviceInfo(name="cpu", label="A processor", memory_total=8 * 2**30, memory_free=2**32)
+    known = Doctor(versions=installed_versions(), devices=(cpu,), cores=2, home=str(folder))
+    (folder / "cache").mkdir(parents=True)
+    (folder / "cache" / "doctor.json").write_text(known.model_dump_json())
+    yield folder
+    for run in api.runs():
+        if run.status() in api.LIVE:
+            run.request_cancel()
+    for child in launch._children:
+        child.wait(timeout=20)
+
+
+@pytest.fixture
+def open_page() -> Callable[..., AppTest]:
+    """`open_page("transfer", run=…)`: the app at an address, drawn once, without exceptions."""
+
+    def opened(name: str = "home", **query: str) -> AppTest:
+        at = AppTest.from_file(str(ROUTER), default_timeout=30)
+        for key, value in query.items():
+            at.query_params[key] = value
+        at.run()
+        if name != "home":
+            at.switch_page(os.path.relpath(ROOT / "pages" / f"{name}.py", ROUTER.parent)).run()
+        assert not at.exception, at.exception
+        return at
+
+    return opened
+
+
+@pytest.fixture
+def wait_for() -> Callable[..., None]:
+    """`wait_for(run, "done")`: until a worker has brought a run there."""
+
+    def wait(run: api.Run, *statuses: str, seconds: float = 20) -> None:
+        deadline = time.monotonic() + seconds
+        while run.status() not in statuses:
+            assert time.monotonic() < deadline, f"{run.id} is {run.status()}: {run.log_tail()}"
+            time.sleep(0.05)
+
+    return wait
+
+
+def shown(at: AppTest) -> str:
+    """Everything on the page that is shown as plain text or code."""
+    return "\n".join(str(part.value) for part in [*at.text, *at.code])
+
+
+def rendered(at: AppTest) -> str:
+    """Everything on the page that Streamlit reads as Markdown, labels included."""
+    marked = [str(part.value) for part in [*at.markdown, *at.caption, *at.title, *at.subheader]]
+    widgets = [*at.button, *at.selectbox, *at.text_input, *at.number_input, *at.multiselect]
+    return "\n".join([*marked, *(widget.label for widget in widgets)])

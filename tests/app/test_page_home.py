@@ -1,0 +1,76 @@
+"""Home in a fresh home, with runs, and with what must not be rendered."""
+
+from __future__ import annotations
+
+from nuggets import api
+from tests.app.conftest import HOSTILE, rendered, shown
+from tests.app.measured import write_benchmark
+
+
+def table(at, alt_column):
+    """The frame that has a column."""
+    return next(part.value for part in at.dataframe if alt_column in part.value.columns)
+
+
+def test_cards_show_the_scores_of_the_model_cards(open_page):
+    at = open_page()
+    frames = [part.value for part in at.dataframe if "skill" in part.value.columns]
+    assert len(frames) == len(api.PAIRS)
+    for frame, pair in zip(frames, api.PAIRS.values(), strict=True):
+        card = api.model_card(pair.student)
+        assert dict(zip(frame["skill"], frame["student"], strict=True)) == card.scores
+        assert set(frame.loc[frame[""] == "lacking", "skill"]) == set(card.lacks)
+
+
+def test_use_this_pair_changes_the_sidebar(open_page):
+    at = open_page()
+    at.button("use-sibling").click().run()
+    assert at.selectbox("student").value == "sibling"
+
+
+def test_empty_home_says_what_to_click(open_page):
+    assert "No runs yet. Press “Run it now”" in shown(open_page())
+
+
+def test_try_it_starts_quick_and_opens_transfer(open_page):
+    at = open_page()
+    at.button("try-it").click().run()
+    assert not at.exception
+    (run,) = api.runs()
+    assert api.job_of(run) == api.load_recipe("quick")
+    assert at.title[0].value == "Transfer"
+    assert at.selectbox("run").value == run.id
+
+
+def test_recent_runs_carry_their_verdict(open_page):
+    run = write_benchmark(api.load_recipe("quick"))
+    frame = table(open_page(), "verdict")
+    report = api.report(run)
+    assert report is not None
+    assert list(frame["verdict"]) == [report.verdict.sentence]
+
+
+def test_damaged_run_does_not_break_the_page(open_page):
+    run = api.create(api.load_recipe("quick"))
+    run.record_path.write_text("{")
+    assert list(table(open_page(), "status")["status"]) == ["damaged"]
+
+
+def test_rules_are_those_of_the_verdict(open_page):
+    assert api.RULES.strip() in shown(open_page())
+
+
+def test_missing_models_are_one_sentence(open_page, tmp_path, monkeypatch):
+    monkeypatch.setenv("NUGGETS_ASSETS", str(tmp_path))
+    at = open_page()
+    assert "run `make pairs`" in shown(at)
+
+
+def test_hostile_label_stays_text(open_page):
+    recipe = api.load_recipe("quick")
+    arms = [arm.model_dump() for arm in recipe.arms]
+    arms[2]["label"] = HOSTILE[:40]
+    job = api.parse_job({**recipe.model_dump(), "arms": arms})
+    named = [("vanilla", "reference", 0.0), ("plain", "baseline", 0.5)]
+    write_benchmark(job, [*named, (HOSTILE[:40].replace("/", ""), "treatment", 0.9)])
+    assert "<img" not in rendered(open_page())

@@ -1,0 +1,124 @@
+"""The sidebar, the router and the rules for foreign text."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from nuggets import api
+from nuggets.runs.schema import Provenance, RunRecord
+from nuggets.ui import live, safe
+from tests.app.conftest import HOSTILE, ROOT, ROUTER, rendered, shown
+
+PAGES = ("home", "models", "sensitivity", "alignment", "transfer", "benchmarks", "runs")
+
+
+def record(**fields):
+    start = datetime(2026, 1, 1, tzinfo=UTC)
+    base = {
+        "id": "r",
+        "kind": "transfer",
+        "name": "r",
+        "status": "running",
+        "created": start,
+        "started": start,
+        "stage": "train",
+        "stages": ("load", "sensitivity", "plan", "train", "report"),
+        "progress": 0.5,
+        "provenance": Provenance(device="cpu"),
+        "attempts": 1,
+    }
+    return RunRecord(**(base | fields))
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_every_page_opens_in_a_fresh_home(open_page, name):
+    at = open_page(name)
+    assert at.title, f"{name} has no title"
+
+
+def test_address_restores_the_sidebar(open_page):
+    at = open_page("home", student="sibling", task="king", device="cpu")
+    assert at.selectbox("student").value == "sibling"
+    assert at.selectbox("task").value == "king"
+    assert at.selectbox("device").value == "cpu"
+
+
+def test_address_with_nonsense_falls_back(open_page):
+    at = open_page("home", task="<script>", run="no-such-run")
+    assert at.selectbox("task").value == "reverse"
+    assert at.selectbox("run").value is None
+
+
+def test_address_may_name_any_model(open_page):
+    at = open_page("home", teacher="org/name@main")
+    assert at.selectbox("teacher").value == "org/name@main"
+
+
+def test_queue_shows_live_runs(open_page, wait_for):
+    run = api.start(api.load_recipe("quick").model_copy(update={"name": "slow"}))
+    wait_for(run, "running")
+    at = open_page("home")
+    assert any(part.value.startswith("slow: ") for part in at.sidebar.text)
+    api.cancel(run.id)
+    wait_for(run, "cancelled")
+    assert "slow: " not in "".join(part.value for part in open_page("home").sidebar.text)
+
+
+def test_labels_disarm_markdown():
+    text = safe.label(HOSTILE, most=200)
+    assert ":red" not in text
+    assert "\\*\\*bold\\*\\*" in text
+    assert "\\<img" in text
+    assert "\\[link\\]\\(" in text
+
+
+def test_refused_button_is_shown_once(open_page):
+    at = open_page("transfer")
+    at.session_state["nuggets-refused"] = HOSTILE
+    at.run()
+    assert HOSTILE in shown(at)
+    assert HOSTILE not in rendered(at)
+    assert HOSTILE not in shown(at.run())
+
+
+def test_overall_progress_counts_stages_by_their_weight():
+    weights = [1, live.STAGE_WEIGHTS["sensitivity"], 1, live.STAGE_WEIGHTS["train"], 1]
+    expected = (sum(weights[:3]) + weights[3] / 2) / sum(weights)
+    assert live.overall(record()) == pytest.approx(expected)
+    assert live.overall(record(status="done", stage="", progress=None)) == 1.0
+    assert live.overall(record(stage="", progress=None)) == 0.0
+
+
+def test_estimate_is_proportional_and_withheld_early():
+    at = record().started + timedelta(seconds=30)
+    done = live.overall(record())
+    assert live.remaining(record(), at) == pytest.approx(30 * (1 - done) / done)
+    assert live.remaining(record(), record().started + timedelta(seconds=1)) is None
+    assert live.remaining(record(attempts=2), at) is None
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(None, "–"), (0.2, "0 s"), (59.6, "1 min 00 s"), (185, "3 min 05 s"), (7800, "2 h 10 min")],
+)
+def test_durations_read_like_words(seconds, text):
+    assert live.duration(seconds) == text
+
+
+def test_app_and_pages_never_import_torch():
+    code = (
+        "import sys; from streamlit.testing.v1 import AppTest\n"
+        f"at = AppTest.from_file({str(ROUTER)!r}, default_timeout=60).run()\n"
+        "assert not at.exception, at.exception\n"
+        f"for name in {PAGES[1:]!r}:\n"
+        "    at.switch_page(f'../../pages/{name}.py').run()\n"
+        "    assert not at.exception, (name, at.exception)\n"
+        "print(sorted({'torch', 'transformers', 'peft'} & set(sys.modules)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.strip() == "[]"
