@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from numpy import ndarray
 from torch import Tensor
 
 from nuggets.core.factorize import LowRankFactors, truncated_svd
@@ -46,11 +50,21 @@ def extract_factors(
     return factors
 
 
-def cut_matrix(weight: Tensor, item: PlanItem, pick: Pick) -> Tensor:
+def cut_matrix(weight: Float[Tensor, "_ _"], item: PlanItem, pick: Pick) -> Float[Tensor, "_ _"]:
     """The student-shaped matrix that a LoRA is to start from, `[out, in]` of its product.
 
     PEFT's LoRA of an embedding multiplies to `[hidden, vocab]`, the transpose of what is stored.
     """
-    # Pick.cut is written for NumPy; torch takes the same index arrays.
-    matrix: Tensor = pick.cut(weight.detach(), item.shape)  # type: ignore[arg-type, assignment]
+    if pick.entries is not None:
+        chosen = _index(pick.entries, weight)
+        matrix = weight.reshape(-1).index_select(0, chosen).reshape(item.shape)
+    else:
+        assert pick.rows is not None
+        assert pick.cols is not None
+        rows, cols = _index(pick.rows, weight), _index(pick.cols, weight)
+        matrix = weight.index_select(0, rows).index_select(1, cols)
     return matrix.T if item.role == "embed" else matrix
+
+
+def _index(chosen: Int[ndarray, " _"], weight: Tensor) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(chosen)).to(weight.device)

@@ -7,44 +7,18 @@ Torch-free at import: forms and recipes are made from these classes.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from nuggets.bench.verdict import Role
-from nuggets.core.architecture import Frozen
 from nuggets.core.layers import RandomLayers
 from nuggets.core.selectors import ConsistentSelector, RandomWindowSelector
 from nuggets.errors import BadInput
+from nuggets.train.arm import ArmBase
 
 if TYPE_CHECKING:
     from nuggets.train.lab import Lab, Trainee
-
-
-class ArmBase(Frozen):
-    """What all arms share.
-
-    Attributes:
-        label: the arm's name in the report, so that one kind can appear twice.
-    """
-
-    role: ClassVar[Role]
-    title: ClassVar[str]
-    kind: Any  # a literal in every arm
-    label: str | None = Field(default=None, min_length=1, max_length=40)
-
-    @property
-    def name(self) -> str:
-        """What the report calls this arm."""
-        return self.label or self.kind
-
-    def build(self, lab: Lab, seed: int) -> Trainee:
-        """Makes what is trained; the lab's models are not changed.
-
-        Raises:
-            BadInput: if the pair or the data cannot serve this arm, in one sentence.
-        """
-        raise NotImplementedError
 
 
 class Vanilla(ArmBase):

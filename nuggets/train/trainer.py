@@ -1,0 +1,194 @@
+"""transformers' Trainer with ready-made batches, our checkpoints and our checks."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils import clip_grad_norm_, get_total_norm
+from torch.utils.data import DataLoader
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+
+from nuggets.bench.evaluate import Encoded, pad_right
+from nuggets.core.progress import Progress
+from nuggets.errors import NonFinite
+from nuggets.train.checkpoints import (
+    LOG,
+    PREFIX,
+    Storage,
+    TrainLog,
+    drop_old,
+    load_weights,
+    save_weights,
+    trainable,
+)
+from nuggets.train.config import TrainConfig
+from nuggets.train.losses import Loss
+
+POINTS = 100
+"""Loss reports per training: more than a chart can show only tires the disk."""
+
+
+class CheckedTrainer(Trainer):
+    """Trains on given batches; see `nuggets.train.finetune` for what is promised.
+
+    Trainer's own traps: it saves straight into the final folder, and with NaN weights it logs a
+    loss of 0.0 and ends as if all were well.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: Any,
+        args: TrainingArguments,
+        batches: list[list[int]],
+        encoded: Sequence[Encoded],
+        folder: Path,
+        progress: Progress | None,
+        storage: Storage | None,
+        on_evaluate: Callable[[int], float] | None,
+        loss: Loss,
+        bf16: bool,
+        config: TrainConfig,
+    ) -> None:
+        super().__init__(model=model, args=args)
+        # It collects all garbage at every start, which takes as long as many small steps.
+        self.accelerator.free_memory = lambda *objects: objects
+        self.remove_callback(PrinterCallback)
+        self.add_callback(_Steps(self))
+        self.batches, self.encoded, self.folder = batches, encoded, folder
+        self.progress, self.storage, self.on_evaluate = progress, storage, on_evaluate
+        self.loss, self.bf16, self.config = loss, bf16, config
+        self.losses: list[float] = []
+        self.curve: list[tuple[int, float]] = []
+        self.weights = list(trainable(model).values())
+        self.seconds_before, self.started = 0.0, time.monotonic()
+
+    def fit(self) -> TrainLog:
+        """Trains from the newest valid checkpoint, or from the start."""
+        newest = self.storage.newest(self.folder, PREFIX) if self.storage else None
+        self.model.train()  # every part of it: PEFT leaves the base as the student was
+        if newest is None:
+            self.measure(0)
+            self.started = time.monotonic()
+        self.train(resume_from_checkpoint=str(newest) if newest else None)
+        return self.log_so_far()
+
+    def log_so_far(self) -> TrainLog:
+        """The log at this step."""
+        seconds = self.seconds_before + time.monotonic() - self.started
+        return TrainLog(losses=self.losses, curve=self.curve, seconds=seconds)
+
+    def measure(self, step: int) -> None:
+        """Adds a point to the learning curve; its time is not training time."""
+        if self.on_evaluate is None:
+            return
+        start = time.monotonic()
+        self.curve.append((step, self.on_evaluate(step)))
+        self.started += time.monotonic() - start
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Batches in our order; nothing is drawn here, so a resumed run sees the same."""
+        return DataLoader(
+            self.batches,  # type: ignore[arg-type]  # a list is a map-style dataset
+            batch_size=1,
+            shuffle=False,
+            collate_fn=lambda rows: pad_right([self.encoded[i] for i in rows[0]], "cpu"),
+        )
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> Any:
+        """The next batch; our losses are means and need no count of tokens."""
+        return [next(epoch_iterator)], None
+
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
+        """One forward and backward pass; stops before a bad loss reaches the weights."""
+        if self.progress is not None:
+            self.progress.check_cancelled()
+        if not model.training:  # after an evaluation; walking over all modules takes its time
+            model.train()
+        ids, labels = (tensor.to(self.args.device) for tensor in inputs)
+        half = self.bf16 and self.args.device.type == "cuda"
+        with torch.autocast("cuda", dtype=torch.bfloat16) if half else nullcontext():
+            loss = self.loss(model, ids, labels)
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise self.stopped(f"loss became {value}")
+        loss.backward()
+        self.losses.append(value)
+        return loss.detach()
+
+    def floating_point_ops(self, inputs: Any) -> int:
+        """Not counted: it walks over all parameters at every step."""
+        return 0
+
+    def _track_num_input_tokens(self, inputs: Any) -> None:
+        """Not counted."""
+
+    def _clip_grad_norm(self, model: Any) -> Tensor:
+        """Clips, and stops before a bad gradient reaches the weights."""
+        norm = clip_grad_norm_(self.weights, self.config.max_grad_norm)
+        if not math.isfinite(float(norm)):
+            raise self.stopped(f"gradient norm became {float(norm)}")
+        return norm
+
+    def check_weights(self) -> None:
+        """Stops after an update that overflowed, before it is saved."""
+        norm = float(get_total_norm([p.detach() for p in self.weights]))
+        if not math.isfinite(norm):
+            raise self.stopped("weights stopped being finite", self.state.global_step)
+
+    def stopped(self, what: str, step: int | None = None) -> NonFinite:
+        """The error for a training that cannot go on."""
+        step = self.state.global_step + 1 if step is None else step
+        rate = f"{self.config.lr:g}"
+        return NonFinite(
+            f"The {what} at step {step} (learning rate {rate}); training stopped and the last "
+            "checkpoint is finite. Lower the learning rate, or check the data."
+        )
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """One atomic folder instead of Trainer's files in their final place."""
+        assert self.storage is not None
+        with self.storage.commit(self.folder / f"{PREFIX}{self.state.global_step}") as temp:
+            save_weights(self.model, temp)
+            self._save_optimizer_and_scheduler(str(temp))
+            self._save_rng_state(str(temp))
+            self.state.save_to_json(str(temp / "trainer_state.json"))
+            (temp / LOG).write_text(self.log_so_far().model_dump_json())
+        drop_old(self.folder, self.storage)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """Reads what `_save_checkpoint` wrote; Trainer itself reads optimiser and generators."""
+        folder = Path(resume_from_checkpoint)
+        load_weights(self.model, folder)
+        log = TrainLog.model_validate_json((folder / LOG).read_text())
+        self.losses, self.curve, self.seconds_before = log.losses, log.curve, log.seconds
+
+
+class _Steps(TrainerCallback):
+    """What happens after every step, in this order: check, measure, report, save."""
+
+    def __init__(self, trainer: CheckedTrainer) -> None:
+        self.trainer = trainer
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
+        """Runs after the weights were updated."""
+        trainer, step, last = self.trainer, state.global_step, state.max_steps
+        trainer.check_weights()
+        every = trainer.config.evaluate_every
+        if step == last or (every and step % every == 0):
+            trainer.measure(step)
+        if trainer.progress is not None:
+            if step == last or step % max(1, last // POINTS) == 0:
+                rate = trainer._get_learning_rate()
+                trainer.progress.metric(step=step, loss=trainer.losses[-1], lr=rate)
+            trainer.progress.progress(step, last, "training")
+        due = step == last or step % trainer.config.checkpoint_every == 0
+        control.should_save = trainer.storage is not None and due
+        return control

@@ -1,0 +1,221 @@
+"""What every arm promises, checked on every arm."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from itertools import combinations
+from pathlib import Path
+from typing import get_args
+
+import pytest
+import torch
+from pydantic import TypeAdapter
+from transformers import AutoModelForCausalLM
+
+from nuggets.bench.evaluate import evaluation_mode, pad_right
+from nuggets.bench.verdict import Role
+from nuggets.core.adapter import load_adapter
+from nuggets.core.architecture import Frozen
+from nuggets.core.plan import ExtractionConfig, LoraConfig
+from nuggets.core.selectors import ConsistentSelector
+from nuggets.errors import BadInput
+from nuggets.train.arms import Arm, Distill, Graft, Pissa, WrongTask
+from nuggets.train.cells import CellResult, run_cell
+from tests.unit.train.tiny_lab import letters, make_lab
+
+KINDS = get_args(get_args(Arm)[0])
+SMALL = {"teacher_labels": {"n": 6}, "graft": {"heal_steps": 3, "heal_batch": 4, "heal_samples": 8}}
+ARMS = [cls(**SMALL.get(cls.model_fields["kind"].default, {})) for cls in KINDS]
+ARMS += [Graft(origin=origin, **SMALL["graft"]) for origin in ("first", "random", "permuted")]
+WITHOUT_ADAPTER = ("vanilla", "full", "graft")
+TEST = letters(5, 99)
+
+each_arm = pytest.mark.parametrize("arm", ARMS, ids=lambda arm: arm.name)
+
+
+@pytest.fixture(scope="module")
+def lab(tiny):
+    return make_lab(tiny)
+
+
+@pytest.fixture(scope="module")
+def before(lab):
+    """Both models as they were before any arm was built."""
+    return state(lab.student), state(lab.teacher)
+
+
+@pytest.fixture(scope="module")
+def trained(lab, before):
+    """Every arm trained once with seed 0."""
+    return {arm.name: cell(lab, arm) for arm in ARMS}
+
+
+def cell(lab, arm, seed=0) -> CellResult:
+    return run_cell(lab, arm, seed, Path("nothing-is-written"), test=TEST)
+
+
+def logits(lab, model):
+    with evaluation_mode(model):
+        return model(input_ids=pad_right(lab.encode(TEST), "cpu")[0]).logits.clone()
+
+
+def state(model):
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def equal(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_kinds_and_names_are_unique():
+    kinds = [cls.model_fields["kind"].default for cls in KINDS]
+    assert len(set(kinds)) == len(kinds) == 14
+    assert len({arm.name for arm in ARMS}) == len(ARMS)
+
+
+@each_arm
+def test_an_arm_is_described_and_survives_its_json(arm):
+    assert isinstance(arm, Frozen)
+    assert arm.role in get_args(Role)
+    assert arm.title
+    assert type(arm).__doc__
+    assert TypeAdapter(Arm).validate_json(arm.model_dump_json()) == arm
+    renamed = arm.model_copy(update={"label": "mine"})
+    assert renamed.name == "mine"
+
+
+@each_arm
+def test_student_logits_are_unchanged_at_step_zero_with_alpha_other_than_r(lab, trained, arm):
+    assert lab.lora.alpha != lab.lora.r
+    found = trained[arm.name].record.step0_difference
+    if arm.kind == "graft":
+        assert found is None
+    else:
+        trainee = arm.build(lab, 0)
+        torch.testing.assert_close(
+            logits(lab, trainee.model), logits(lab, lab.student), rtol=0, atol=1e-4
+        )
+        assert found is not None
+        assert found < 1e-4
+
+
+@each_arm
+def test_the_export_reloads_and_agrees_with_the_trained_model(lab, trained, arm, tmp_path):
+    result = trained[arm.name]
+    result.save_weights(tmp_path, base="student", card="# A card")
+    wanted = logits(lab, result.trainee.model)
+    if arm.kind in WITHOUT_ADAPTER:
+        reloaded = AutoModelForCausalLM.from_pretrained(tmp_path)
+    else:
+        reloaded = load_adapter(lab.fresh_student(), tmp_path)
+    torch.testing.assert_close(logits(lab, reloaded), wanted, rtol=0, atol=2e-4)
+    assert (tmp_path / "README.md").read_text() == "# A card"
+    if arm.kind != "vanilla":
+        changed = (wanted - logits(lab, lab.student)).abs().max()
+        assert changed > 1e-2, "the test needs a trained model"
+
+
+@each_arm
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(lab, trained, arm):
+    first = state(trained[arm.name].trainee.model)
+    again, other = (state(cell(lab, arm, seed).trainee.model) for seed in (0, 1))
+    assert equal(first, again)
+    assert equal(first, other) == (arm.kind == "vanilla")
+
+
+def test_the_labs_models_are_untouched(lab, before, trained):
+    assert equal(state(lab.student), before[0])
+    assert equal(state(lab.teacher), before[1])
+    assert not lab.student.training
+    assert not lab.teacher.training
+
+
+@each_arm
+def test_every_arm_gets_the_same_samples_and_steps(trained, arm):
+    outcome = trained[arm.name].record.outcome
+    extra = {"teacher_labels": 6}.get(arm.kind, 0)
+    assert outcome.samples == (0 if arm.kind == "vanilla" else 10 + extra)
+    assert outcome.steps == (0 if arm.kind == "vanilla" else 4)
+    assert outcome.items == [item.id for item in TEST]
+    assert (outcome.arm, outcome.role, outcome.seed) == (arm.name, arm.role, 0)
+
+
+def test_adapter_arms_have_the_same_capacity(lab, trained):
+    counts = {
+        arm.name: trained[arm.name].record.outcome.trainable_parameters
+        for arm in ARMS
+        if arm.kind not in ("vanilla", "full")
+    }
+    assert set(counts.values()) == {lab.plan().trainable_parameters}
+
+
+def test_ranks_chosen_by_energy_are_shared_by_all_arms(tiny):
+    lab = make_lab(tiny, LoraConfig(r=8, energy=0.6))
+    ranks = lab.ranks()
+    assert len(set(ranks.values())) > 1
+    for arm in ARMS:
+        model = arm.build(lab, 0).model
+        if arm.kind not in ("vanilla", "full"):
+            layers = dict(model.base_model.model.named_modules())
+            found = {name: layers[name].r["default"] for name in ranks}
+            assert found == ranks, arm.name
+
+
+@pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
+@pytest.mark.parametrize(
+    "arm", [a for a in ARMS if a.kind not in ("pissa", *WITHOUT_ADAPTER)], ids=lambda a: a.name
+)
+def test_embedding_and_head_are_exported_too(tiny, tmp_path, arm, tied):
+    extraction = ExtractionConfig(roles=("embed", "q", "down", "head"))
+    lab = make_lab(tiny, LoraConfig(r=4, alpha=6), extraction, tie_word_embeddings=tied)
+    result = cell(lab, arm)
+    assert result.record.step0_difference < 1e-4
+    result.save_weights(tmp_path, base="student", card="")
+    reloaded = load_adapter(lab.fresh_student(), tmp_path)
+    torch.testing.assert_close(
+        logits(lab, reloaded), logits(lab, result.trainee.model), rtol=0, atol=2e-4
+    )
+
+
+def test_the_control_of_a_consistent_choice_is_a_random_consistent_choice(tiny):
+    extraction = ExtractionConfig(matrices=ConsistentSelector())
+    lab = make_lab(tiny, extraction=extraction)
+    made = next(arm for arm in ARMS if arm.kind == "random_window").build(lab, 0)
+    random = ExtractionConfig(matrices=ConsistentSelector(order="random", seed=0))
+    for name, factor in lab.factors(lab.plan(random)).items():
+        assert torch.equal(made.initial[name].a, factor.a)
+
+
+def test_arms_that_cannot_work_say_so(tiny, lab):
+    import dataclasses
+
+    with pytest.raises(BadInput, match="another task"):
+        WrongTask().build(dataclasses.replace(lab, wrong_map=None), 0)
+    other = dataclasses.replace(
+        lab, teacher_spec=lab.teacher_spec.model_copy(update={"vocab_size": 41})
+    )
+    with pytest.raises(BadInput, match="41 in the teacher and 40 in the student"):
+        Distill().build(other, 0)
+    embedded = make_lab(tiny, extraction=ExtractionConfig(roles=("embed", "q")))
+    with pytest.raises(BadInput, match="no PiSSA for embeddings"):
+        Pissa().build(embedded, 0)
+
+
+def test_every_arm_learns_something_of_its_own(lab, trained):
+    # In so small a teacher, random layers and another task may well pick the same windows.
+    found = {
+        name: logits(lab, result.trainee.model)
+        for name, result in trained.items()
+        if name not in ("random_layers", "wrong_task")
+    }
+    for first, second in combinations(found, 2):
+        assert (found[first] - found[second]).abs().max() > 1e-4, (first, second)
+
+
+def test_arms_import_without_torch():
+    code = (
+        "import sys, nuggets.train.arms;"
+        "bad = {'torch', 'transformers', 'peft'} & set(sys.modules); assert not bad, bad"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,221 @@
+"""Cells end to end: killed and resumed, reported, tuned, healed."""
+
+from __future__ import annotations
+
+import dataclasses
+import multiprocessing
+import os
+import random
+import signal
+import time
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from nuggets.bench.evaluate import evaluate
+from nuggets.bench.report import build_report
+from nuggets.core.adapter import load_adapter
+from nuggets.core.progress import InMemoryProgress
+from nuggets.core.samples import Sample
+from nuggets.errors import Cancelled, NonFinite
+from nuggets.train.arms import Full, Gaussian, Graft, Paper, Plain, TeacherLabels, Vanilla
+from nuggets.train.cells import CellRecord, run_cell
+from nuggets.train.config import TrainConfig
+from nuggets.train.graft import cut
+from nuggets.train.tuning import tune_lr
+from tests.integration.cell_worker import ARMS, OLD, TEST, TRAIN, work
+from tests.unit.train.tiny_lab import STORAGE, STUDENT, TEACHER, letters, make_lab
+
+
+@pytest.fixture
+def lab(tiny):
+    return make_lab(tiny, train=TRAIN)
+
+
+@pytest.fixture(scope="module")
+def processes():
+    """Starts a cell in a process; what it imports is imported once for all of them."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.integration.cell_worker"])
+
+    def start(*arguments):
+        process = context.Process(target=work, args=arguments)
+        process.start()
+        return process
+
+    return start
+
+
+@pytest.mark.parametrize("kind", ARMS)
+def test_cells_killed_at_random_moments_resume_to_the_same_bytes(tiny, tmp_path, processes, kind):
+    pair = tiny("llama", **TEACHER), tiny("llama", **STUDENT)
+    draw, kills = random.Random(kind), 0
+    work(*pair, kind, tmp_path / "work-calm", tmp_path / "calm")
+    folder = tmp_path / "work-killed"
+
+    def checkpoints():
+        return {path.parent for path in folder.rglob("manifest.json")}
+
+    while not (tmp_path / "killed").exists():
+        process, seen = processes(*pair, kind, folder, tmp_path / "killed"), checkpoints()
+        while kills < 4 and process.is_alive() and not checkpoints() - seen:
+            time.sleep(0.001)
+        if kills < 4 and process.is_alive():
+            time.sleep(draw.uniform(0, 0.02))
+            os.kill(process.pid, signal.SIGKILL)
+            kills += 1
+        process.join()
+
+    assert kills >= 2, "the test needs a process that dies half-way"
+    file = "model.safetensors" if kind == "graft" else "adapter_model.safetensors"
+    calm, killed = (load_file(tmp_path / name / file) for name in ("calm", "killed"))
+    assert all(torch.equal(tensor, killed[name]) for name, tensor in calm.items())
+    records = [
+        CellRecord.model_validate_json((tmp_path / name / "record.json").read_text())
+        for name in ("calm", "killed")
+    ]
+    assert records[0].losses == records[1].losses
+    assert records[0].outcome.curve == records[1].outcome.curve
+    assert records[0].outcome.outcomes == records[1].outcome.outcomes
+    assert records[0].outcome.old_skills == records[1].outcome.old_skills
+
+
+def test_a_cell_tells_what_its_exported_adapter_does(lab, tmp_path):
+    record_of = run_cell(lab, Paper(), 0, tmp_path, test=TEST, old_skills=OLD, answers=True)
+    record_of.save_weights(tmp_path, "student", "")
+    outcome = record_of.record.outcome
+    reloaded = load_adapter(lab.fresh_student(), tmp_path)
+    again = evaluate(reloaded, lab.tokenizer, TEST, answers=True)
+    old = evaluate(reloaded, lab.tokenizer, OLD["old"])
+    assert outcome.outcomes["exact_match"] == again.values["exact_match"]
+    np.testing.assert_allclose(outcome.outcomes["loss"], again.values["loss"], rtol=1e-3)
+    assert outcome.old_skills == {"old": old.values["exact_match"]}
+    assert record_of.record.answers == again.answers
+    assert [step for step, _ in outcome.curve] == [0, 4, 8, 12]
+    assert outcome.curve[-1][1] == again.mean("exact_match")
+    assert len(record_of.record.losses) == outcome.steps == 12
+
+
+def test_cells_of_all_seeds_make_a_report(lab, tmp_path):
+    cells = [
+        run_cell(lab, arm, seed, tmp_path, test=TEST, metrics=("loss", "exact_match"))
+        for arm in (Vanilla(), Plain(), Paper(), Gaussian())
+        for seed in (0, 1)
+    ]
+    outcomes = [cell.record.outcome for cell in cells]
+    report = build_report(outcomes, task="letters", metric="loss", higher_is_better=False)
+    assert list(report.arms) == ["vanilla", "plain", "paper", "gaussian"]
+    by_hand = np.mean([cell.outcomes["loss"] for cell in outcomes[2:4]])
+    assert report.arms["plain"].value == pytest.approx(by_hand)
+    assert report.arms["plain"].value < report.arms["vanilla"].value
+    assert report.verdict.sentence
+
+
+def test_paired_arms_with_the_same_seed_see_the_same_samples_in_the_same_order(lab, tmp_path):
+    seen = []
+
+    def record(model, ids, labels):
+        from nuggets.train.losses import answer_loss
+
+        seen[-1].append(ids.tolist())
+        return answer_loss(model, ids, labels)
+
+    for arm in (Plain(), Paper(), Full()):
+        seen.append([])
+        made = arm.build(lab, 4)
+        spy = type("Spy", (), {"build": lambda *_, m=made: dataclasses.replace(m, loss=record)})
+        spied = spy()
+        spied.name, spied.role = arm.name, arm.role
+        run_cell(lab, spied, 4, tmp_path, test=TEST)
+    assert seen[0] == seen[1] == seen[2]
+    assert len(seen[0]) == 12
+
+
+def test_tuning_takes_the_rate_with_the_lowest_loss_where_nothing_is_right_yet(lab, tmp_path):
+    found = tune_lr(lab, Plain(), [1e-6, 1e-2, 1e39], tmp_path, items=letters(6, 55))
+    assert found.lr == 1e-2
+    assert [trial.lr for trial in found.trials] == [1e-6, 1e-2, 1e39]
+    assert found.trials[0].loss > found.trials[1].loss
+    assert found.trials[2].loss is None, "training diverged"
+    assert tune_lr(lab, Vanilla(), [1e-3], tmp_path, items=TEST).lr == TRAIN.lr
+
+
+def test_tuning_that_always_diverges_says_so(lab, tmp_path):
+    with pytest.raises(NonFinite, match=r"plain diverged at every learning rate tried: 1e\+39"):
+        tune_lr(lab, Plain(), [1e39], tmp_path, items=TEST)
+
+
+def test_tuning_uses_its_own_seed_and_leaves_the_cells_as_they_were(lab, tmp_path):
+    seeds = []
+    spied = dataclasses.replace(
+        lab, train_samples=lambda seed: seeds.append(seed) or letters(10, seed)
+    )
+    before = run_cell(lab, Plain(), 0, tmp_path, test=TEST).record.outcome.outcomes
+    tune_lr(spied, Plain(), [1e-2], tmp_path, items=letters(6, 55))
+    after = run_cell(lab, Plain(), 0, tmp_path, test=TEST).record.outcome.outcomes
+    assert set(seeds) == {TRAIN.tuning_seed}
+    assert before == after
+
+
+def test_teacher_labels_are_the_teachers_greedy_answers_to_the_extra_prompts(lab):
+    """A teacher that always says "a b" then stops is believed."""
+
+    class Parrot(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.config = lab.teacher.config
+
+        def forward(self, input_ids, past_key_values=None, **_):
+            step = 0 if past_key_values is None else past_key_values
+            said = lab.tokenizer(["a", "b", "<eos>"])["input_ids"][min(step, 2)][0]
+            logits = torch.zeros(*input_ids.shape, 40)
+            logits[..., said] = 1
+            return type("Output", (), {"logits": logits, "past_key_values": step + 1})
+
+    taught = dataclasses.replace(lab, teacher=Parrot().eval())
+    made = TeacherLabels(n=3).build(taught, 0)
+    prompts = letters(3, 1000)
+    wanted = lab.encode([Sample.of(p.id, p.prompt, "a b") for p in prompts])
+    assert made.encoded == [*lab.encode(letters(10, 0)), *wanted]
+    assert made.n_samples == 13
+
+
+def test_a_graft_is_cut_from_the_teacher_by_its_seed_and_healed_on_general_data(lab, tmp_path):
+    first, again, other = (cut(lab, seed, "random").state_dict() for seed in (0, 0, 1))
+    name = "model.layers.0.mlp.up_proj.weight"
+    assert torch.equal(first[name], again[name])
+    assert not torch.equal(first[name], other[name])
+    whole = lab.teacher.state_dict()
+    embedding = first["model.embed_tokens.weight"]  # columns of the teacher's
+    columns = {tuple(column.tolist()) for column in whole["model.embed_tokens.weight"].T}
+    assert all(tuple(column.tolist()) in columns for column in embedding.T)
+
+    general = letters(8, 2000)
+    arm = Graft(heal_steps=30, heal_batch=8, heal_samples=8)
+    losses = [
+        evaluate(model, lab.tokenizer, general, ["loss"]).mean("loss")
+        for model in (cut(lab, 0, "sensitivity"), arm.build(lab, 0).model)
+    ]
+    assert losses[1] < 0.7 * losses[0]
+
+
+def test_cancelling_ends_a_cell_and_a_resume_finishes_it(lab, tmp_path):
+    class Impatient(InMemoryProgress):
+        def metric(self, **data):
+            if data.get("step") == 7:
+                self.cancel()
+
+    with pytest.raises(Cancelled):
+        run_cell(lab, Plain(), 0, tmp_path, test=TEST, storage=STORAGE, progress=Impatient())
+    resumed = run_cell(lab, Plain(), 0, tmp_path, test=TEST, storage=STORAGE)
+    calm = run_cell(lab, Plain(), 0, tmp_path / "calm", test=TEST)
+    assert resumed.record.losses == calm.record.losses
+    assert resumed.record.outcome.outcomes == calm.record.outcome.outcomes
+
+
+def test_epochs_give_every_arm_the_steps_of_the_shared_samples(tiny, tmp_path):
+    lab = make_lab(tiny, train=TrainConfig(epochs=2, batch_size=4, lr=1e-3))
+    for arm in (Plain(), TeacherLabels(n=6)):  # 10 samples in batches of 4: 3 steps an epoch
+        assert run_cell(lab, arm, 0, tmp_path, test=TEST).record.outcome.steps == 6

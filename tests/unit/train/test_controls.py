@@ -1,0 +1,101 @@
+"""Extraction and its controls: what each keeps of the teacher and what it destroys."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from nuggets.core.extraction import extract_factors
+from nuggets.core.plan import ExtractionConfig, LoraConfig
+from nuggets.core.selectors import WeightsSelector
+from nuggets.train.controls import gaussian_factors, permute_factors, shuffle_factors
+from tests.unit.train.tiny_lab import make_lab
+
+
+@pytest.fixture(scope="module")
+def lab(tiny):
+    roles = ("embed", "q", "v", "o", "down", "head")
+    return make_lab(tiny, LoraConfig(r=4), ExtractionConfig(roles=roles))
+
+
+def spectrum(matrix):
+    return torch.linalg.svdvals(matrix.double())
+
+
+def test_full_rank_factors_rebuild_the_teachers_window(lab):
+    ranks = {item.student_module: min(item.shape) for item in lab.plan().items}
+    factors = extract_factors(lab.weight, lab.plan(), lab.map, ranks=ranks)
+    for item in lab.plan().items:
+        stored = lab.teacher.state_dict()[f"{item.teacher_module}.weight"]
+        row, col = item.rows[0], item.cols[0]
+        window = stored[row : row + item.shape[0], col : col + item.shape[1]]
+        wanted = window.T if item.role == "embed" else window
+        torch.testing.assert_close(factors[item.student_module].product(), wanted)
+
+
+def test_rank_r_factors_are_the_best_rank_r_approximation(lab):
+    factors = lab.factors()
+    for name, matrix in lab.matrices():
+        error = torch.linalg.norm(matrix - factors[name].product()).item()
+        rest = spectrum(matrix)[4:].square().sum().sqrt().item()  # Eckart & Young
+        assert error == pytest.approx(rest, rel=2e-2)
+
+
+def test_single_entries_are_read_row_by_row(tiny):
+    extraction = ExtractionConfig(matrices=WeightsSelector(), roles=("q",))
+    lab = make_lab(tiny, LoraConfig(r=4), extraction)
+    item, (_, matrix) = lab.plan().items[0], next(lab.matrices())
+    scores = lab.map.full[item.teacher_module].reshape(-1)
+    chosen = sorted(sorted(range(len(scores)), key=lambda i: (-scores[i], i))[: 16 * 16])
+    wanted = lab.weight(item.teacher_module).reshape(-1)[chosen].reshape(16, 16)
+    assert torch.equal(matrix, wanted)
+
+
+def test_permuting_keeps_spectrum_and_entries_but_not_their_places(lab):
+    factors = lab.factors()
+    permuted = permute_factors(factors, seed=3)
+    for name, factor in factors.items():
+        ours, theirs = permuted[name].product(), factor.product()
+        torch.testing.assert_close(spectrum(ours), spectrum(theirs), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(ours.flatten().sort()[0], theirs.flatten().sort()[0])
+        assert not torch.allclose(ours, theirs, atol=1e-3)
+
+
+@pytest.mark.parametrize("make", ["shuffled", "gaussian"])
+def test_noise_reaches_the_student_with_the_extractions_norm(lab, make):
+    factors = lab.factors()
+    if make == "shuffled":
+        noise = shuffle_factors(lab.matrices(), factors, seed=3)
+    else:
+        noise = gaussian_factors(factors, seed=3)
+    for name, factor in factors.items():
+        assert noise[name].rank == factor.rank
+        norms = [torch.linalg.norm(f.product()).item() for f in (noise[name], factor)]
+        assert norms[0] == pytest.approx(norms[1], rel=1e-4)
+        cosine = (noise[name].product() * factor.product()).sum() / (norms[0] * norms[1])
+        assert abs(cosine) < 0.5
+
+
+def test_shuffling_uses_the_teachers_entries(lab):
+    factors = {n: f for n, f in lab.factors().items() if n.endswith("layers.0.self_attn.q_proj")}
+    (name,) = factors
+    matrix = dict(lab.matrices())[name]
+    shuffled = shuffle_factors([(name, torch.full_like(matrix, 2.0))], factors, 0)
+    product = shuffled[name].product()  # a constant matrix stays one, scaled to the norm
+    torch.testing.assert_close(product, torch.full_like(product, product[0, 0].item()))
+
+
+def test_controls_follow_from_their_seed(lab):
+    factors = lab.factors()
+    name = next(iter(factors))
+
+    def draw(seed):
+        return [
+            permute_factors(factors, seed)[name].b,
+            shuffle_factors(lab.matrices(), factors, seed)[name].b,
+            gaussian_factors(factors, seed)[name].b,
+        ]
+
+    for first, again, other in zip(draw(1), draw(1), draw(2), strict=True):
+        assert torch.equal(first, again)
+        assert not torch.equal(first, other)

@@ -1,0 +1,266 @@
+"""Fine-tuning: against a plain loop, stopped and resumed bit for bit, and stopped at NaN."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from itertools import chain
+
+import numpy as np
+import pytest
+import torch
+
+from nuggets.bench.evaluate import pad_right
+from nuggets.core.adapter import add_lora
+from nuggets.core.plan import LoraConfig
+from nuggets.core.progress import InMemoryProgress
+from nuggets.core.samples import encode
+from nuggets.errors import BadInput, Cancelled, Damaged, NonFinite
+from nuggets.runs.commit import newest_valid
+from nuggets.train.checkpoints import PREFIX, load_weights, trainable
+from nuggets.train.config import TrainConfig
+from nuggets.train.finetune import count_steps, finetune, sample_order
+from nuggets.train.losses import answer_loss, distillation_loss
+from nuggets.train.randomness import seeded
+from tests.unit.train.tiny_lab import STORAGE, letters, load
+
+CONFIG = TrainConfig(
+    steps=10, batch_size=4, lr=5e-3, warmup=0.2, checkpoint_every=3, evaluate_every=4
+)
+
+
+@pytest.fixture
+def loaded(tiny):
+    return load(tiny("llama"))
+
+
+@pytest.fixture
+def encoded(loaded):
+    return [encode(sample, loaded.tokenizer) for sample in letters(10, 3)]
+
+
+def with_lora(loaded, dropout=0.0):
+    lora = LoraConfig(r=4, dropout=dropout)
+    ranks = {loaded.spec.module(role, 0): 4 for role in ("q", "v", "down")}
+    with seeded(0):
+        return add_lora(load_again(loaded), ranks, lora)
+
+
+def load_again(loaded):
+    import copy
+
+    return copy.deepcopy(loaded.model)
+
+
+def whole(loaded, dropout=0.0):
+    return load_again(loaded)
+
+
+def weights(model):
+    return {name: p.detach().clone() for name, p in trainable(model).items()}
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+class StopAt(InMemoryProgress):
+    """Cancels once a step is done."""
+
+    def __init__(self, step):
+        super().__init__()
+        self.step = step
+
+    def progress(self, done, total, message="", **data):
+        if done >= self.step:
+            self.cancel()
+
+
+def test_every_epoch_shows_each_sample_once_in_a_new_order():
+    batches = sample_order(10, steps=6, batch_size=4, seed=0)
+    assert [len(batch) for batch in batches] == [4, 4, 2, 4, 4, 2]
+    first, second = [*chain(*batches[:3])], [*chain(*batches[3:])]
+    assert sorted(first) == sorted(second) == list(range(10))
+    assert first != second
+    assert batches == sample_order(10, 6, 4, seed=0) != sample_order(10, 6, 4, seed=1)
+
+
+def test_steps_of_the_papers_three_epochs():
+    assert count_steps(TrainConfig(epochs=3, batch_size=64), 1000) == 48
+    assert count_steps(TrainConfig(steps=7), 1000) == 7
+    with pytest.raises(BadInput, match="no sample"):
+        count_steps(TrainConfig(steps=7), 0)
+
+
+@pytest.mark.parametrize("build", [with_lora, whole])
+def test_training_equals_a_plain_loop(loaded, encoded, tmp_path, build):
+    model = build(loaded)
+    log = finetune(model, encoded, CONFIG, 0, tmp_path / "none")
+
+    other = build(loaded).train()
+    own = list(trainable(other).values())
+    optimizer = torch.optim.AdamW(own, lr=CONFIG.lr, weight_decay=0.0)
+    losses = []
+    for step, batch in enumerate(sample_order(10, 10, 4, 0)):
+        rate = step / 2 if step < 2 else (10 - step) / 8  # two steps of warm-up, then linear
+        optimizer.param_groups[0]["lr"] = CONFIG.lr * rate
+        ids, labels = pad_right([encoded[i] for i in batch], "cpu")
+        loss = other(input_ids=ids, labels=labels).loss
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(own, 1.0)
+        optimizer.step()
+        losses.append(loss.item())
+
+    np.testing.assert_allclose(log.losses, losses, rtol=1e-4)
+    for name, value in weights(other).items():
+        np.testing.assert_allclose(weights(model)[name], value, atol=2e-5)
+
+
+@pytest.mark.parametrize("build", [with_lora, whole])
+@pytest.mark.parametrize("stop", [1, 3, 5, 10])
+def test_a_stopped_and_resumed_run_equals_the_uninterrupted_bit_for_bit(
+    loaded, encoded, tmp_path, build, stop
+):
+    def train(folder, progress=None):
+        model = build(loaded, dropout=0.1)
+
+        def point(step):
+            return float(sum(p.detach().double().sum() for p in trainable(model).values()))
+
+        log = finetune(
+            model,
+            encoded,
+            CONFIG,
+            7,
+            folder,
+            storage=STORAGE,
+            progress=progress,
+            on_evaluate=point,
+        )
+        return model, log
+
+    expected, log = train(tmp_path / "whole")
+    if stop == 10:  # everything was trained: the last checkpoint is the result
+        train(tmp_path / "parts")
+    else:
+        with pytest.raises(Cancelled):
+            train(tmp_path / "parts", StopAt(stop))
+    torch.manual_seed(99)  # whatever the new process has drawn so far
+    resumed, again = train(tmp_path / "parts")
+
+    assert same(weights(expected), weights(resumed))
+    assert (again.losses, again.curve) == (log.losses, log.curve)
+    assert [step for step, _ in log.curve] == [0, 4, 8, 10]
+
+
+def test_a_damaged_checkpoint_costs_only_the_steps_since_the_one_before(loaded, encoded, tmp_path):
+    expected = with_lora(loaded)
+    finetune(expected, encoded, CONFIG, 0, tmp_path, storage=STORAGE)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint-10", "checkpoint-9"]
+    broken = tmp_path / "checkpoint-10" / "weights.safetensors"
+    broken.write_bytes(broken.read_bytes()[:-8])
+    model = with_lora(loaded)
+    assert newest_valid(tmp_path, PREFIX) == tmp_path / "checkpoint-9"
+    shutil.rmtree(tmp_path / "checkpoint-10")
+    finetune(model, encoded, CONFIG, 0, tmp_path, storage=STORAGE)
+    assert same(weights(expected), weights(model))
+
+
+def test_a_checkpoint_of_another_model_is_refused(loaded, encoded, tmp_path):
+    finetune(with_lora(loaded), encoded, CONFIG, 0, tmp_path, storage=STORAGE)
+    with pytest.raises(Damaged, match="belongs to another model"):
+        finetune(whole(loaded), encoded, CONFIG, 0, tmp_path, storage=STORAGE)
+
+
+def bad_loss(model, ids, labels):
+    loss = answer_loss(model, ids, labels)
+    bad_loss.calls += 1
+    return loss * torch.nan if bad_loss.calls == 6 else loss
+
+
+def bad_gradient(model, ids, labels):
+    bad_gradient.calls += 1
+    loss = answer_loss(model, ids, labels)
+    if bad_gradient.calls < 6:
+        return loss
+    zero = (loss - loss.detach()) * 0  # √ has an infinite slope at 0, and 0 · ∞ is NaN
+    return loss + zero.abs().sqrt()
+
+
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [(bad_loss, "loss became nan at step 6"), (bad_gradient, "gradient norm became .* at step 6")],
+)
+def test_training_stops_at_the_step_of_a_bad_value_and_keeps_a_finite_checkpoint(
+    loaded, encoded, tmp_path, loss, message
+):
+    loss.calls = 0
+    model = with_lora(loaded)
+    with pytest.raises(NonFinite, match=message):
+        finetune(model, encoded, CONFIG, 0, tmp_path, storage=STORAGE, loss=loss)
+    newest = newest_valid(tmp_path, PREFIX)
+    assert newest == tmp_path / "checkpoint-3"
+    load_weights(model, newest)
+    assert all(torch.isfinite(value).all() for value in weights(model).values())
+
+
+def test_training_stops_at_the_step_that_overflows_the_weights(loaded, encoded, tmp_path):
+    config = TrainConfig(steps=10, batch_size=4, lr=1e39, warmup=0, checkpoint_every=1)
+    with pytest.raises(NonFinite, match="weights stopped being finite at step 1 "):
+        finetune(whole(loaded), encoded, config, 0, tmp_path, storage=STORAGE)
+    assert newest_valid(tmp_path, PREFIX) is None
+
+
+def test_cancelling_stops_before_the_next_step(loaded, encoded, tmp_path):
+    progress = StopAt(5)
+    with pytest.raises(Cancelled):
+        finetune(with_lora(loaded), encoded, CONFIG, 0, tmp_path / "none", progress=progress)
+    assert [m["step"] for m in progress.metrics] == [1, 2, 3, 4, 5]
+
+
+def test_events_carry_step_loss_and_the_rate_of_that_schedule(loaded, encoded, tmp_path):
+    progress = InMemoryProgress()
+    log = finetune(with_lora(loaded), encoded, CONFIG, 0, tmp_path / "none", progress=progress)
+    assert [m["loss"] for m in progress.metrics] == log.losses
+    assert progress.fraction == 1.0
+    assert progress.metrics[1]["lr"] == pytest.approx(CONFIG.lr)  # after warm-up
+
+
+def test_training_leaves_nothing_behind_but_weights(loaded, encoded, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    model = with_lora(loaded)
+    before = (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist())
+    finetune(model, encoded, CONFIG, 0, tmp_path / "run")
+    after = (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist())
+    assert before == after
+    assert model.config.use_cache
+    assert list(tmp_path.iterdir()) == []
+    assert capfd.readouterr() == ("", "")
+
+
+def test_zero_steps_train_nothing(loaded, encoded, tmp_path):
+    model = with_lora(loaded)
+    before = weights(model)
+    config = TrainConfig(steps=0)
+    log = finetune(model, encoded, config, 0, tmp_path / "none", on_evaluate=lambda step: 0.5)
+    assert same(before, weights(model))
+    assert (log.losses, log.curve) == ([], [(0, 0.5)])
+
+
+def test_distillation_loss_is_the_mean_kl_per_answer_token(tiny, loaded, encoded):
+    teacher = load(tiny("llama", num_hidden_layers=3)).model
+    batch = pad_right(encoded[:3], "cpu")
+    with torch.no_grad():
+        found = distillation_loss(teacher)(loaded.model, *batch).item()
+        total, n = 0.0, 0
+        for ids, labels in encoded[:3]:
+            p = teacher(torch.tensor([ids])).logits[0].double().softmax(-1)
+            q = loaded.model(torch.tensor([ids])).logits[0].double().softmax(-1)
+            for place in range(1, len(ids)):
+                if labels[place] != -100:
+                    total += float((p[place - 1] * (p[place - 1] / q[place - 1]).log()).sum())
+                    n += 1
+        itself = distillation_loss(loaded.model)(loaded.model, *batch).item()
+    assert found == pytest.approx(total / n, rel=1e-5)
+    assert itself == pytest.approx(0, abs=1e-6)

@@ -1,0 +1,93 @@
+"""A lab with tiny random models, and the digit and letter samples they are trained on."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging
+
+from nuggets.core.architecture import ArchSpec
+from nuggets.core.plan import ExtractionConfig, LoraConfig
+from nuggets.core.samples import Sample, encode
+from nuggets.core.sensitivity import compute_sensitivity
+from nuggets.runs.commit import commit_folder, newest_valid, remove_folder
+from nuggets.train.checkpoints import Storage
+from nuggets.train.config import TrainConfig
+from nuggets.train.lab import Lab
+
+# Two threads wait for each other longer than such small models compute.
+torch.set_num_threads(1)
+
+STORAGE = Storage(commit_folder, newest_valid, remove_folder)
+LETTERS = "abcdefgh"
+TEACHER: dict[str, Any] = {"num_hidden_layers": 3}
+STUDENT: dict[str, Any] = {
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "seed": 1,
+}
+
+
+@dataclass
+class Loaded:
+    model: Any
+    tokenizer: Any
+    spec: ArchSpec
+
+
+def load(folder: Path) -> Loaded:
+    logging.disable_progress_bar()
+    model = AutoModelForCausalLM.from_pretrained(folder).eval()
+    spec = ArchSpec.from_config(model.config.to_dict())
+    return Loaded(model, AutoTokenizer.from_pretrained(folder), spec)
+
+
+def letters(n: int, seed: int = 0) -> list[Sample]:
+    """Reversed letters, two to four of them; the choices are two wrong orders and the answer."""
+    draw = random.Random(seed)
+    made = []
+    for i in range(n):
+        word = draw.sample(LETTERS, draw.randint(2, 4))
+        answer = " ".join(reversed(word))
+        choices = (" ".join(word), answer, word[0])
+        made.append(Sample.of(f"{seed}-{i}", " ".join(word), answer, choices))
+    return made
+
+
+def make_lab(
+    tiny: Callable[..., Path],
+    lora: LoraConfig | None = None,
+    extraction: ExtractionConfig | None = None,
+    train: TrainConfig | None = None,
+    **student: Any,
+) -> Lab:
+    teacher, pupil = load(tiny("llama", **TEACHER)), load(tiny("llama", **(STUDENT | student)))
+    tokenizer = pupil.tokenizer
+
+    def map_of(seed: int):
+        encoded = [encode(sample, tokenizer) for sample in letters(4, seed)]
+        return compute_sensitivity(teacher.model, teacher.spec, encoded)
+
+    return Lab(
+        teacher=teacher.model,
+        teacher_spec=teacher.spec,
+        student=pupil.model,
+        student_spec=pupil.spec,
+        tokenizer=tokenizer,
+        map=map_of(7),
+        extraction=extraction or ExtractionConfig(),
+        lora=lora or LoraConfig(r=4, alpha=12),
+        train=train or TrainConfig(steps=4, batch_size=4, lr=1e-2, checkpoint_every=2),
+        train_samples=lambda seed: letters(10, seed),
+        extra_prompts=lambda n, seed: letters(n, 1000 + seed),
+        general_samples=lambda n, seed: letters(n, 2000 + seed),
+        wrong_map=map_of(8),
+    )
