@@ -46,7 +46,7 @@ class InMemoryProgress:
         if self._cancelled:
             raise Cancelled("The computation was cancelled on request.")
 
-    def progress(self, done: float, total: float, message: str = "", **data: Any) -> None:  # noqa: ARG002
+    def progress(self, done: float, total: float, message: str = "", **data: Any) -> None:
         """Keeps the fraction done and the message, if there is one."""
         self.fraction = done / total if total > 0 else None
         if message:

@@ -121,7 +121,7 @@ def test_merged_model_reloads_and_equals_the_trained_model(tied, tmp_path):
 
 
 def test_adapter_folder_speaks_pefts_names(tmp_path):
-    _, spec, factors, peft = trained(False, LORAS[0])
+    _, spec, factors, _peft = trained(False, LORAS[0])
     weights = {name: (f.a, f.b) for name, f in factors.items()}
     save_adapter(tmp_path, weights, dict.fromkeys(weights, 1.0), spec, "org/student", "a card")
     stored = load_file(tmp_path / "adapter_model.safetensors")

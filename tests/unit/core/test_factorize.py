@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 import torch
-from benchmarks import published
 
+from benchmarks import published
 from nuggets.core.factorize import truncated_svd
 from nuggets.errors import NonFinite
 

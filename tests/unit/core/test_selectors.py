@@ -53,8 +53,8 @@ def make_map(teacher=TEACHER, seed=0, keep=True):
     )
 
 
-MATRIX_KINDS = [member for member in get_args(get_args(MatrixSelector)[0])]
-LAYER_KINDS = [member for member in get_args(get_args(LayerSelector)[0])]
+MATRIX_KINDS = list(get_args(get_args(MatrixSelector)[0]))
+LAYER_KINDS = list(get_args(get_args(LayerSelector)[0]))
 
 
 def a_layer_selector(kind):

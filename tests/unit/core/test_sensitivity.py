@@ -3,9 +3,9 @@ import json
 import numpy as np
 import pytest
 import torch
-from benchmarks import published
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from benchmarks import published
 from nuggets.core.architecture import ArchSpec
 from nuggets.core.maps import SensitivityMap
 from nuggets.core.progress import InMemoryProgress
@@ -51,7 +51,8 @@ def test_hooks_equal_the_published_procedure_bit_for_bit(tied):
 
 
 def test_one_weight_by_hand():
-    # With one sample the score is |θ·g|; g by central differences (norms work in float32: no small steps).
+    # With one sample the score is |θ·g|; g by central differences, in large steps because
+    # norms work in float32.
     model, spec = tiny(dtype=torch.float64)
     ids, labels = samples(1)[0]
     weight = model.model.layers[1].mlp.up_proj.weight
