@@ -35,18 +35,22 @@ from nuggets.recipe import (
     DataConfig,
     SensitivityJob,
     TransferRecipe,
+    anchored,
     dump_job,
     load_job,
     load_recipe,
+    parse_cut,
     parse_job,
     shipped_recipes,
 )
 from nuggets.runs import cache, launch
+from nuggets.runs.checks import check_job
 from nuggets.runs.commands import as_command, as_python
-from nuggets.runs.commit import atomic_write, commit_folder, make_folder
+from nuggets.runs.commit import atomic_write, make_folder
 from nuggets.runs.doctor import Doctor, diagnose, resolve_device_name
 from nuggets.runs.home import nuggets_home, runs_dir
 from nuggets.runs.inputs import seed_samples
+from nuggets.runs.outputs import output_folder, refuse_existing
 from nuggets.runs.planning import alignment_job, map_job, plan_from_cache
 from nuggets.runs.results import answers, ask_answers, cells, compare, map_of, plan_of, report
 from nuggets.runs.schema import LIVE, RESUMABLE, RunEvent, RunStatus
@@ -106,10 +110,12 @@ __all__ = [
     "measured_plan",
     "model_card",
     "open_run",
+    "parse_cut",
     "parse_job",
     "plan",
     "plan_of",
     "preflight",
+    "refuse_existing",
     "report",
     "resume",
     "run",
@@ -225,15 +231,13 @@ def measure_builtin(progress: Progress | None = None) -> None:
 
 def save_map(map: SensitivityMap, out: Path) -> None:
     """Writes a map into a new folder, whole or not at all."""
-    make_folder(out.absolute().parent)
-    with commit_folder(out.absolute()) as folder:
+    with output_folder(out) as folder:
         map.save(folder)
 
 
 def save_alignment(report: AlignmentReport, out: Path) -> None:
     """Writes an alignment into a new folder, whole or not at all."""
-    make_folder(out.absolute().parent)
-    with commit_folder(out.absolute()) as folder:
+    with output_folder(out) as folder:
         report.save(folder)
 
 
@@ -283,8 +287,17 @@ def extract(recipe: TransferRecipe, out: Path, progress: Progress | None = None)
 
 
 def create(job: AnyJob) -> Run:
-    """Writes a run folder for a job, without starting it."""
+    """Writes a run folder for a job that can work, without starting it.
+
+    Relative paths are made absolute, as seen from here.
+
+    Raises:
+        BadInput: if configurations, headers or samples say that the job cannot work; no folder
+            is made then.
+    """
     device = resolve_device_name(job.device)
+    job = anchored(job)
+    check_job(job.model_copy(update={"device": device}))
     return RunStore(runs_dir()).create(job.job, dump_job(job), job.name, device=device)
 
 
@@ -296,11 +309,22 @@ def start(job: AnyJob) -> Run:
 
 
 def run(job: AnyJob, on_event: Callable[[RunEvent], None] = lambda event: None) -> Run:
-    """Runs a job here, reporting events as they happen. Imports torch."""
+    """Runs a job here, reporting events as they happen. Imports torch.
+
+    Raises:
+        BadInput: if the job cannot work. When that shows before anything was kept, no run is
+            left behind.
+        NuggetsError: as the job does.
+    """
     from nuggets.worker import run_in_foreground
 
     made = create(job)
-    run_in_foreground(made, on_event)
+    try:
+        run_in_foreground(made, on_event)
+    except BadInput:
+        if not any((made.folder / "artifacts").glob("*")):
+            delete(made.id)
+        raise
     return made
 
 

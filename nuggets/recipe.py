@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,8 +13,27 @@ from nuggets.core.architecture import Frozen
 from nuggets.core.plan import ExtractionConfig, LoraConfig
 from nuggets.core.scores import Score, ThetaGrad
 from nuggets.errors import BadInput
+from nuggets.recipe_tree import absolute_paths, override, parse_yaml, read_recipe, shipped_recipes
 from nuggets.train.arms import Arm, Paper, Plain, Vanilla
 from nuggets.train.config import TrainConfig
+
+__all__ = [
+    "AlignJob",
+    "AskJob",
+    "CutJob",
+    "DataConfig",
+    "Job",
+    "SensitivityConfig",
+    "SensitivityJob",
+    "TransferRecipe",
+    "anchored",
+    "dump_job",
+    "load_job",
+    "load_recipe",
+    "parse_cut",
+    "parse_job",
+    "shipped_recipes",
+]
 
 Device = str
 """`auto`, `cpu`, `mps`, `cuda` or `cuda:1`."""
@@ -194,105 +212,70 @@ Job = Annotated[TransferRecipe | SensitivityJob | AlignJob | AskJob, Field(discr
 _JOBS: TypeAdapter[Any] = TypeAdapter(Job)
 
 
-def shipped_recipes() -> dict[str, str]:
-    """Names and YAML texts of the recipes in the package."""
-    folder = resources.files("nuggets") / "recipes"
-    files = sorted((f for f in folder.iterdir() if f.name.endswith(".yaml")), key=lambda f: f.name)
-    return {file.name.removesuffix(".yaml"): file.read_text() for file in files}
-
-
 def load_recipe(source: str | Path, overrides: Iterable[str] = ()) -> TransferRecipe:
     """Reads a shipped recipe by name, or a YAML file, and applies `path.to.field=value`.
+
+    Paths become absolute: those in a file are seen from its folder, others from here.
 
     Raises:
         BadInput: for an unknown recipe, broken YAML, or a value that does not fit, naming it.
     """
-    shipped = shipped_recipes()
-    if str(source) in shipped:
-        text = shipped[str(source)]
-    else:
-        path = Path(source)
-        if not path.is_file():
-            raise BadInput(
-                f"There is no recipe {str(source)!r}: it is neither a file nor one of "
-                f"{', '.join(shipped)}."
-            )
-        text = path.read_text(errors="replace")
-    tree = _parse(text, str(source))
-    for override in overrides:
-        _override(tree, override)
-    job = parse_job({"job": "transfer", **tree})
+    tree = read_recipe(source)
+    for each in overrides:
+        override(tree, each)
+    job = parse_job({"job": "transfer", **absolute_paths(tree, Path.cwd())})
     if not isinstance(job, TransferRecipe):
         raise BadInput(f"{source} holds a {job.job} job, not a transfer recipe.")
     return job
-
-
-def _parse(text: str, source: str) -> dict[str, Any]:
-    try:
-        tree = yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError) as problem:
-        raise BadInput(f"{source} is not valid YAML: {problem}") from None
-    if not isinstance(tree, dict):
-        raise BadInput(f"{source} is not a recipe: it should hold `field: value` lines.")
-    return tree
-
-
-def _override(tree: dict[str, Any], override: str) -> None:
-    """Sets one dotted field; a new `kind` drops the old kind's parameters."""
-    path, equals, text = override.partition("=")
-    if not equals or not path:
-        raise BadInput(f"--set {override!r} should look like lora.r=8.")
-    *parents, leaf = path.strip().split(".")
-    node: Any = tree
-    for parent in parents:
-        node = node.setdefault(parent, {}) if isinstance(node, dict) else None
-        if node is None:
-            raise BadInput(f"--set {override!r}: {parent} has no fields to set.")
-    if not isinstance(node, dict):
-        raise BadInput(f"--set {override!r}: {'.'.join(parents)} has no fields to set.")
-    if leaf == "kind":
-        node.clear()
-    if parents == ["data"]:
-        _drop_other_sources(node, leaf)
-    try:
-        node[leaf] = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise BadInput(f"--set {override!r}: the value is not valid YAML.") from None
-
-
-def _drop_other_sources(data: dict[str, Any], leaf: str) -> None:
-    """Naming one source of samples drops the others that the recipe had."""
-    apart = ("seeds", "train", "test")
-    rivals = {"task": ("file", *apart), "file": ("task", *apart)}
-    rivals |= dict.fromkeys(apart, ("task", "file"))
-    for rival in rivals.get(leaf, ()):
-        data.pop(rival, None)
 
 
 def parse_job(tree: Mapping[str, Any]) -> Any:
     """Validates a job; the error names the field, the value and what is allowed.
 
     Raises:
-        BadInput: with one line per problem.
+        BadInput: with the first few faults in one sentence.
     """
     try:
         return _JOBS.validate_python(dict(tree))
     except ValidationError as problem:
-        lines = []
-        for error in problem.errors()[:5]:
-            where = ".".join(str(part) for part in error["loc"][1:]) or "recipe"
-            lines.append(f"{where}: {error['msg']} (got {_short(error['input'])})")
-        raise BadInput("The recipe does not fit. " + "; ".join(lines) + ".") from None
+        raise _refusal("The recipe does not fit", problem, 1) from None
 
 
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+def parse_cut(tree: Mapping[str, Any]) -> CutJob:
+    """As `parse_job`, for a cut, which is no worker's job.
+
+    Raises:
+        BadInput: with the first few faults in one sentence.
+    """
+    try:
+        return CutJob.model_validate(dict(tree))
+    except ValidationError as problem:
+        raise _refusal("The cut does not fit", problem, 0) from None
+
+
+def _refusal(what: str, problem: ValidationError, depth: int) -> BadInput:
+    faults = "; ".join(_fault(error, depth) for error in problem.errors()[:5])
+    return BadInput(f"{what}: {faults}.")
+
+
+def _fault(error: Any, depth: int) -> str:
+    """One fault: which field (its name starts at `depth`), what is wrong, what was given."""
+    where = ".".join(str(part) for part in error["loc"][depth:]) or "recipe"
+    if error["type"] == "extra_forbidden":
+        return f"there is no field {where}"
+    text = repr(error["input"])
+    given = text if len(text) <= 60 else text[:57] + "..."
+    return f"{where}: {error['msg'].removeprefix('Value error, ')} (got {given})"
+
+
+def anchored(job: Frozen) -> Any:
+    """The same job with absolute paths, seen from here: a worker runs in another folder."""
+    return parse_job(absolute_paths(job.model_dump(), Path.cwd()))
 
 
 def load_job(text: str) -> Any:
     """Reads a job back from the YAML that `dump_job` wrote."""
-    return parse_job(_parse(text, "The recipe"))
+    return parse_job(parse_yaml(text, "The recipe"))
 
 
 def dump_job(job: Frozen) -> str:

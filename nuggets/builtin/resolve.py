@@ -7,10 +7,14 @@ from nuggets.core.references import ModelRef, parse_ref
 from nuggets.errors import BadInput
 
 
-def resolve(name: str) -> ModelRef:
+def resolve(name: str, weights: bool = True) -> ModelRef:
     """The model behind a built-in name, a folder, a `.gguf` file or `org/name@revision`.
 
     A built-in name wins over a folder of the same name; write `./teacher` for the folder.
+
+    Args:
+        name: what the user typed.
+        weights: False where the config alone will be read: a folder then needs no weights.
 
     Raises:
         BadInput: if it is none of these or does not exist; the sentence lists the built-in names.
@@ -18,7 +22,7 @@ def resolve(name: str) -> ModelRef:
     if name in MODELS:
         return ModelRef(source=name, path=model_folder(name).absolute())
     try:
-        return parse_ref(name)
+        return parse_ref(name, weights)
     except BadInput as problem:
         if "/" in name or "\\" in name or "." in name:
             raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import typer
 
@@ -18,6 +19,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+UsageError: Any = typer.BadParameter.__base__
+"""A wrong option or a missing argument; typer has no public name for it."""
 
 _COMMANDS = (
     measure.doctor,
@@ -45,9 +49,21 @@ for command in _COMMANDS:
 def main() -> None:
     """Runs a command; a failure is one sentence on stderr and the error's exit code."""
     try:
-        app()
+        code = app(standalone_mode=False)
     except NuggetsError as error:
-        if "--json" in sys.argv:
-            print_json({"error": {"type": type(error).__name__, "message": str(error)}})
-        say(str(error))
-        sys.exit(error.exit_code)
+        sys.exit(_refuse(type(error).__name__, str(error), error.exit_code))
+    except UsageError as error:  # a wrong option, a missing argument
+        if not sys.argv[1:]:
+            sys.exit(_refuse("BadInput", error.format_message(), 2))  # the list of commands
+        sentence = f"{error.format_message().rstrip('.')}. See `nuggets --help`."
+        sys.exit(_refuse("BadInput", sentence, 2))
+    except (typer.Abort, KeyboardInterrupt):
+        sys.exit(_refuse("Cancelled", "Stopped on request.", 1))
+    sys.exit(code or 0)
+
+
+def _refuse(kind: str, sentence: str, code: int) -> int:
+    if "--json" in sys.argv:
+        print_json({"error": {"type": kind, "message": sentence}})
+    say(sentence)
+    return code

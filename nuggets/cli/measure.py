@@ -10,7 +10,6 @@ import typer
 from nuggets import api
 from nuggets.cli import options as o
 from nuggets.cli.output import bars, print_json, say, table
-from nuggets.errors import BadInput
 
 Out = Annotated[Path, typer.Option(help="A new folder; nothing is ever overwritten.")]
 
@@ -59,10 +58,28 @@ def preflight(
     if json:
         print_json(found)
     else:
-        for row in found.sentences():
-            say(row)
+        show_preflight(found)
     if not found.ok:
         raise typer.Exit(2)
+
+
+def show_preflight(found: api.Preflight) -> None:
+    """Draws the two models side by side, what each stage needs, and what is wrong."""
+    rows = [(d.name, d.teacher, d.student, _yes(d.fits)) for d in found.dimensions]
+    if rows:
+        table(("dimension", "teacher", "student", "fits"), rows, f"words {found.vocabularies}")
+    stages = [(s.stage, f"{s.bytes_needed / 2**20:,.0f} MiB", _yes(s.fits)) for s in found.stages]
+    if stages:
+        free = f"{found.memory_available / 2**20:,.0f} MiB free"
+        table(("stage", "needs about", "fits"), stages, free)
+    for sentence in (*found.notes, *found.problems):
+        say(sentence)
+    if found.ok:
+        say("This pair works.")
+
+
+def _yes(fits: bool) -> str:
+    return "yes" if fits else "no"
 
 
 def sensitivity(
@@ -70,6 +87,7 @@ def sensitivity(
     out: Out,
     task: o.Task = None,
     seeds: o.Seeds = None,
+    data: o.Data = None,
     n: Annotated[int, typer.Option(help="Seed samples used.")] = 32,
     score: Annotated[str, typer.Option(help="theta_grad, fisher, magnitude or random.")] = (
         "theta_grad"
@@ -80,16 +98,15 @@ def sensitivity(
     json: o.AsJson = False,
 ) -> None:
     """Where a model keeps a skill: Σ |θ·g| of every parameter."""
-    data = o.source_of(task, seeds, None)
     tree = {
         "job": "sensitivity",
         "model": o.absolute(model),
-        "data": {**data, "n_seeds": n},
+        "data": {**o.source_of(task, seeds, data), "n_seeds": n},
         "sensitivity": {"score": {"kind": score}, "keep": keep, "dtype": dtype},
         "device": device,
     }
     job = api.parse_job(tree)
-    refuse_existing(out)
+    api.refuse_existing(out)
     with bars() as progress:
         map = api.measure(job, progress)
         api.save_map(map, out)
@@ -116,20 +133,28 @@ def align(
     student: str,
     task: o.Task = None,
     data: o.Data = None,
+    n_fit: Annotated[int, typer.Option(help="Samples per task that maps are fitted on.")] = 64,
+    n_test: Annotated[int, typer.Option(help="Samples per task that they are tested on.")] = 32,
     out: Annotated[Path | None, typer.Option(help="A new folder for the matrices.")] = None,
     device: o.Device = "auto",
     json: o.AsJson = False,
 ) -> None:
     """How the layers of two models resemble each other."""
-    job = api.AlignJob(
-        teacher=o.absolute(teacher),
-        student=o.absolute(student),
-        tasks=(task,) if task else (),
-        data=api.DataConfig(file=str(data.absolute())) if data else None,
-        device=device,
+    source = o.source_of(task, None, data)
+    job = api.parse_job(
+        {
+            "job": "align",
+            "teacher": o.absolute(teacher),
+            "student": o.absolute(student),
+            "tasks": [task] if task else [],
+            "data": source if data else None,
+            "n_fit": n_fit,
+            "n_test": n_test,
+            "device": device,
+        }
     )
     if out is not None:
-        refuse_existing(out)
+        api.refuse_existing(out)
     with bars() as progress:
         report = api.align(job, progress)
     if out is not None:
@@ -230,36 +255,35 @@ def cut(
     seeds: o.Seeds = None,
     heal: Annotated[Path | None, typer.Option(help="JSONL to heal on.")] = None,
     heal_steps: Annotated[int, typer.Option(help="0 leaves the cut as it is.")] = 0,
+    heal_batch_size: Annotated[int, typer.Option(help="Samples per healing step.")] = 16,
     heal_lr: Annotated[float, typer.Option(help="Peak learning rate of the healing.")] = 1e-3,
     seed: int = 0,
     device: o.Device = "auto",
     json: o.AsJson = False,
 ) -> None:
     """Make a student from a teacher by one consistent choice, and heal it."""
-    refuse_existing(out)
-    sizes = {"n_layers": layers, "hidden_size": width, "intermediate_size": ffn}
-    job = api.CutJob(
-        teacher=o.absolute(teacher),
-        like=None if like is None else o.absolute(like),
-        sizes={k: v for k, v in {**sizes, "n_kv_heads": kv_heads}.items() if v is not None},
-        order=order,  # type: ignore[arg-type]
-        data=api.DataConfig(**o.source_of(task, seeds, None)),
-        heal=None if heal is None else str(heal.absolute()),
-        heal_steps=heal_steps,
-        heal_lr=heal_lr,
-        seed=seed,
-        device=device,
+    api.refuse_existing(out)
+    sizes = {
+        "n_layers": layers,
+        "hidden_size": width,
+        "intermediate_size": ffn,
+        "n_kv_heads": kv_heads,
+    }
+    job = api.parse_cut(
+        {
+            "teacher": o.absolute(teacher),
+            "like": None if like is None else o.absolute(like),
+            "sizes": {name: size for name, size in sizes.items() if size is not None},
+            "order": order,
+            "data": o.source_of(task, seeds),
+            "heal": None if heal is None else str(heal.absolute()),
+            "heal_steps": heal_steps,
+            "heal_lr": heal_lr,
+            "heal_batch_size": heal_batch_size,
+            "seed": seed,
+            "device": device,
+        }
     )
     with bars() as progress:
         card: dict[str, Any] = api.cut(job, out, progress)
     return print_json(card) if json else say(f"Wrote {out}: {card['parameters']:,} weights.")
-
-
-def refuse_existing(out: Path) -> None:
-    """Refuses an output that exists, before hours are spent.
-
-    Raises:
-        BadInput: if the folder exists.
-    """
-    if out.exists():
-        raise BadInput(f"{out} exists; nothing is ever overwritten. Name a new folder.")

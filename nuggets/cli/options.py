@@ -10,6 +10,7 @@ import typer
 
 from nuggets import api
 from nuggets.errors import BadInput
+from nuggets.recipe_tree import absolute_model
 
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 Teacher = Annotated[
@@ -48,7 +49,9 @@ def recipe(
     return api.load_recipe(source, [*named, *(overrides or ())])
 
 
-def source_of(task: str | None, seeds: str | None, data: Path | None) -> dict[str, str]:
+def source_of(
+    task: str | None, seeds: str | None, data: Path | None = None
+) -> dict[str, str | int]:
     """The field of `DataConfig` that the options name; `--seeds` takes a task's name too.
 
     Raises:
@@ -68,6 +71,4 @@ def source_of(task: str | None, seeds: str | None, data: Path | None) -> dict[st
 
 def absolute(model: str) -> str:
     """A folder or file as an absolute path: the worker runs elsewhere; other names unchanged."""
-    if model in api.MODELS or not Path(model).exists():
-        return model
-    return str(Path(model).absolute())
+    return absolute_model(model, Path.cwd())

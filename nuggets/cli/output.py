@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,20 +23,26 @@ out = Console(highlight=False)
 
 
 def print_json(document: Any) -> None:
-    """Writes one JSON document to stdout."""
-    json.dump(document, sys.stdout, indent=1, default=_plain, allow_nan=False)
+    """Writes one JSON document to stdout; what is not a number becomes null."""
+    json.dump(_plain(document), sys.stdout, indent=1, allow_nan=False)
     sys.stdout.write("\n")
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, BaseModel):
-        return value.model_dump(mode="json")
-    return str(value)
+        return _plain(value.model_dump(mode="json"))
+    if isinstance(value, Mapping):
+        return {str(name): _plain(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    return value if isinstance(value, str | int | None) else str(value)
 
 
 def say(text: str) -> None:
-    """Writes words to stderr, never as markup."""
-    words.print(Text(text))
+    """Writes words to stderr, never as markup, a sentence per line."""
+    words.print(Text(text), soft_wrap=True)
 
 
 def table(headers: Sequence[str], rows: Iterable[Sequence[Any]], title: str = "") -> None:
@@ -78,22 +85,23 @@ class Bars:
 
     def log(self, text: str) -> None:
         """Prints one sentence above the bar."""
-        self._bars.console.print(Text(text))
+        say(text)
 
     def show(self, event: RunEvent) -> None:
         """Draws one event of a run."""
-        data: Mapping[str, Any] = event.data
+        data: Any = event.data
         if event.type == "stage":
             self._bars.update(self._task, description=event.message, completed=0, total=None)
         elif event.type == "progress":
-            self.progress(float(data["done"]), float(data["total"]), event.message or event.stage)
-        elif event.type == "log" or (event.type == "status" and event.message != "running"):
+            self.progress(data["done"], data["total"], event.message or event.stage)
+        elif event.type == "log" or "holder" in data:  # who has the device that this run awaits
             self.log(event.message)
 
 
 @contextmanager
 def bars() -> Iterator[Bars]:
-    """Progress bars on stderr while the block runs."""
+    """Progress bars on stderr while the block runs; only words where nobody watches."""
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=words, transient=True) as drawn:
+    shown = words.is_terminal
+    with Progress(*columns, console=words, transient=True, disable=not shown) as drawn:
         yield Bars(drawn)

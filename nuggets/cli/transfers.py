@@ -71,14 +71,17 @@ def follow(run_id: o.RunId, json: o.AsJson = False) -> None:
 
 def cancel(run_id: o.RunId, json: o.AsJson = False) -> None:
     """Ask a run to stop; it can be resumed."""
-    status = api.cancel(run_id, wait=10.0)
-    return print_json({"run": run_id, "status": status}) if json else say(f"{run_id}: {status}")
+    found = api.open_run(run_id)
+    status = api.cancel(found.id, wait=10.0)
+    return print_json({"run": found.id, "status": status}) if json else say(f"{found.id}: {status}")
 
 
 def resume(run_id: o.RunId, json: o.AsJson = False) -> None:
     """Continue a run that was interrupted, cancelled or failed."""
     found = api.resume(run_id)
-    return print_json({"run": found.id}) if json else say(f"Resumed {found.id}.")
+    if json:
+        return print_json({"run": found.id, "status": found.status()})
+    return say(f"Resumed {found.id}. Watch it with: nuggets follow {found.id}")
 
 
 def show(run_id: o.RunId, json: o.AsJson = False) -> None:

@@ -46,8 +46,12 @@ class ModelRef(Frozen):
     format: Literal["safetensors", "gguf"] = "safetensors"
 
 
-def parse_ref(text: str) -> ModelRef:
+def parse_ref(text: str, weights: bool = True) -> ModelRef:
     """Understands a folder, a `.gguf` file or `org/name@revision`.
+
+    Args:
+        text: what the user wrote.
+        weights: False where the config alone will be read: a folder then needs no weights.
 
     Raises:
         BadInput: if it is none of these, does not exist, or holds only pickled weights.
@@ -58,7 +62,7 @@ def parse_ref(text: str) -> ModelRef:
     try:
         path = Path(text).expanduser()
         if path.is_dir():
-            return _folder_ref(text, path.absolute())
+            return _folder_ref(text, path.absolute(), weights)
         if path.is_file():
             return _file_ref(text, path.absolute())
     except OSError as problem:
@@ -76,9 +80,9 @@ def parse_ref(text: str) -> ModelRef:
     return ModelRef(source=text, hub_id=match["id"], revision=match["revision"])
 
 
-def _folder_ref(text: str, folder: Path) -> ModelRef:
+def _folder_ref(text: str, folder: Path, weights: bool) -> ModelRef:
     names = {file.name for file in folder.iterdir()}
-    if WEIGHTS in names or INDEX in names:
+    if WEIGHTS in names or INDEX in names or (CONFIG in names and not weights):
         return ModelRef(source=text, path=folder)
     if any(Path(name).suffix in PICKLE_SUFFIXES for name in names):
         raise BadInput(f"The weights in {text} are an {UNSAFE_PICKLE}.")

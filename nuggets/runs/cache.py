@@ -8,19 +8,33 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from nuggets.builtin.resolve import resolve
 from nuggets.core.alignment import AlignmentReport
 from nuggets.core.data import samples_digest
+from nuggets.core.files import check_inside, sha256_file
 from nuggets.core.maps import SensitivityMap
-from nuggets.core.models import model_digest
+from nuggets.core.models import model_digest, model_path
 from nuggets.core.samples import Sample
-from nuggets.recipe import AlignJob, SensitivityConfig
+from nuggets.errors import Damaged
+from nuggets.recipe import AlignJob, DataConfig, SensitivityConfig
+from nuggets.runs.commit import remove_folder
 from nuggets.runs.home import cache_dir
 from nuggets.runs.inputs import align_samples
+
+T = TypeVar("T")
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "tokenizer.model",
+    "vocab.json",
+    "merges.txt",
+)
 
 
 def digest_of(**parts: Any) -> str:
@@ -30,8 +44,27 @@ def digest_of(**parts: Any) -> str:
 
 
 def digest_model(model: str) -> str:
-    """Names the content of a model that is on this machine."""
-    return model_digest(resolve(model), cache_dir())
+    """Names the content of a model that is on this machine, its tokenizer included."""
+    ref = resolve(model)
+    parts = {"weights": model_digest(ref, cache_dir())}
+    folder = model_path(ref)
+    for name in _TOKENIZER_FILES if folder.is_dir() else ():
+        file = folder / name
+        if file.is_file():
+            check_inside(folder, file)
+            parts[name] = sha256_file(file, cache_dir())
+    return digest_of(**parts)
+
+
+def digest_files(data: DataConfig) -> dict[str, str]:
+    """Names the content of the user's files of samples; keys are fields, such as `data.train`."""
+    fields = ("file", "seeds", "train", "test", "general")
+    files = {name: Path(path) for name in fields if (path := getattr(data, name)) is not None}
+    return {
+        f"data.{name}": sha256_file(path, cache_dir())
+        for name, path in files.items()
+        if path.is_file()
+    }
 
 
 def map_folder(model: str, samples: Sequence[Sample], config: SensitivityConfig) -> Path:
@@ -50,9 +83,20 @@ def find_map(
     """The cached map; one that keeps everything also answers for one that keeps sums."""
     for keep in dict.fromkeys((config.keep, "full")):
         folder = map_folder(model, samples, config.model_copy(update={"keep": keep}))
-        if folder.is_dir():
-            return SensitivityMap.load(folder)
+        if (found := _load(SensitivityMap.load, folder)) is not None:
+            return found
     return None
+
+
+def _load(load: Callable[[Path], T], folder: Path) -> T | None:
+    """Reads a cache entry; a damaged one is deleted, since it is worth no more than none."""
+    if not folder.is_dir():
+        return None
+    try:
+        return load(folder)
+    except Damaged:
+        remove_folder(folder)
+        return None
 
 
 def with_dtype(config: SensitivityConfig, device: str) -> SensitivityConfig:
@@ -74,4 +118,4 @@ def alignment_folder(job: AlignJob) -> Path:
 
 def find_alignment(folder: Path) -> AlignmentReport | None:
     """The cached alignment, if it was measured."""
-    return AlignmentReport.load(folder) if folder.is_dir() else None
+    return _load(AlignmentReport.load, folder)

@@ -18,17 +18,19 @@ from nuggets.core.extraction import extract_factors
 from nuggets.core.loading import load_model, load_tokenizer
 from nuggets.core.maps import SensitivityMap
 from nuggets.core.models import ModelRef, read_spec
-from nuggets.core.plan import ExtractionPlan, check_pair, make_plan
+from nuggets.core.plan import ExtractionPlan, make_plan
 from nuggets.core.progress import Progress
 from nuggets.core.samples import Sample, encode
-from nuggets.core.sensitivity import Encoded, compute_sensitivity
-from nuggets.errors import BadInput
+from nuggets.core.sensitivity import compute_sensitivity
+from nuggets.errors import NuggetsError
 from nuggets.recipe import AlignJob, DataConfig, SensitivityConfig, SensitivityJob, TransferRecipe
 from nuggets.runs import cache
+from nuggets.runs.checks import check_alignment, check_extraction
 from nuggets.runs.commit import commit_folder, make_folder
 from nuggets.runs.context import RunContext
 from nuggets.runs.doctor import resolve_device_name
 from nuggets.runs.inputs import align_samples, align_tasks, seed_samples
+from nuggets.runs.outputs import output_folder, refuse_existing
 from nuggets.runs.planning import alignment_job, map_job
 from nuggets.runs.results import MAP
 
@@ -37,13 +39,15 @@ class Loaded:
     """A model with its tokenizer and dimensions, on one device."""
 
     def __init__(self, name: str, device: str, dtype: str = "float32") -> None:
-        self.name = name
+        self.name, self.dtype = name, dtype
         self.ref: ModelRef = resolve(name)
         self.spec: ArchSpec = read_spec(self.ref)
         self.tokenizer: Any = load_tokenizer(self.ref)
         self.model: nn.Module = load_model(self.ref, dtype=dtype, device=device)
 
-    def encode(self, samples: Sequence[Sample], max_length: int) -> list[Encoded]:
+    def encode(
+        self, samples: Sequence[Sample], max_length: int
+    ) -> list[tuple[list[int], list[int]]]:
         """Token ids and response-only labels of samples."""
         return [encode(sample, self.tokenizer, max_length) for sample in samples]
 
@@ -62,25 +66,36 @@ def measure_map(
     device = resolve_device_name(job.device)
     config = cache.with_dtype(job.sensitivity, device)
     found = cache.find_map(job.model, samples, config)
-    if found is not None:
-        return found
-    model = loaded or Loaded(job.model, device, config.dtype)
-    encoded = model.encode(samples, config.max_length)
+    if found is not None:  # perhaps measured under another name of the same model and samples
+        meta = {**found.meta, **_meta(job, config, device)}
+        return dataclasses.replace(found, meta=meta)
+    # A model that was loaded for something else may compute in another number format.
+    if loaded is None or loaded.dtype != config.dtype:
+        loaded = Loaded(job.model, device, config.dtype)
+    encoded = loaded.encode(samples, config.max_length)
     folder = cache.map_folder(job.model, samples, config)
     map = compute_sensitivity(
-        model.model,
-        model.spec,
+        loaded.model,
+        loaded.spec,
         encoded,
         config.score,
         config.keep,
         progress,
-        meta=_meta(job, config, device, folder.name),
+        meta={**_meta(job, config, device), "digest": folder.name},
     )
-    make_folder(folder.parent)
-    if not folder.exists():  # another process may have been faster with the same result
-        with commit_folder(folder) as temp:
-            map.save(temp)
+    _keep(map, folder)
     return SensitivityMap.load(folder)
+
+
+def _keep(result: SensitivityMap | AlignmentReport, folder: Path) -> None:
+    """Puts a result into the cache, where another process may have been faster with the same."""
+    make_folder(folder.parent)
+    try:
+        with commit_folder(folder) as temp:
+            result.save(temp)
+    except NuggetsError:
+        if not folder.is_dir():
+            raise
 
 
 def keep_map(map: SensitivityMap, ctx: RunContext) -> None:
@@ -90,14 +105,13 @@ def keep_map(map: SensitivityMap, ctx: RunContext) -> None:
             dataclasses.replace(map, full={}).save(folder)
 
 
-def _meta(job: SensitivityJob, config: SensitivityConfig, device: str, key: str) -> dict[str, Any]:
+def _meta(job: SensitivityJob, config: SensitivityConfig, device: str) -> dict[str, Any]:
     data = job.data
     return {
         "model": job.model,
         "label": data.task or Path(str(data.file or data.seeds)).stem,
         "dtype": config.dtype,
         "device": device,
-        "digest": key,
     }
 
 
@@ -106,6 +120,7 @@ def measure_alignment(job: AlignJob, progress: Progress | None = None) -> Alignm
     folder = cache.alignment_folder(job)
     if (found := cache.find_alignment(folder)) is not None:
         return found
+    check_alignment(job)
     device = resolve_device_name(job.device)
     teacher, student = Loaded(job.teacher, device), Loaded(job.student, device)
     fit, test = align_samples(job)
@@ -119,10 +134,7 @@ def measure_alignment(job: AlignJob, progress: Progress | None = None) -> Alignm
         maps=_maps(job, (teacher, student), progress),
         progress=progress,
     )
-    make_folder(folder.parent)
-    if not folder.exists():
-        with commit_folder(folder) as temp:
-            report.save(temp)
+    _keep(report, folder)
     return AlignmentReport.load(folder)
 
 
@@ -147,38 +159,26 @@ def plan_recipe(
     teacher: Loaded | None = None,
 ) -> tuple[ExtractionPlan, SensitivityMap]:
     """The plan of a recipe and its map; measures what is not cached yet."""
-    check_student(recipe)
+    check_extraction(recipe)
     map = measure_map(map_job(recipe), progress, teacher)
     cka = None
     if recipe.extraction.layers.kind == "cka":
         cka = measure_alignment(alignment_job(recipe), progress).matrices["cka"]
-    student = read_spec(resolve(recipe.student))
+    student = read_spec(resolve(recipe.student, weights=False))
     return make_plan(map, student, recipe.extraction, recipe.lora, cka), map
-
-
-def check_student(recipe: TransferRecipe) -> None:
-    """Refuses impossible pairs before anything is measured."""
-    teacher, student = read_spec(resolve(recipe.teacher)), read_spec(resolve(recipe.student))
-    check_pair(teacher, student, recipe.extraction.roles)
-    for role in recipe.extraction.roles:
-        recipe.lora.rank(role, student.shape(role))
 
 
 def extract_to(
     recipe: TransferRecipe, out: Path, progress: Progress | None = None
 ) -> ExtractionPlan:
     """Writes `plan.json` and the initial factors as a rank-r PEFT adapter into a new folder."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise BadInput(f"{out} exists and is not an empty folder; nothing is ever overwritten.")
-    check_student(recipe)
+    refuse_existing(out)
+    check_extraction(recipe)
     device = resolve_device_name(recipe.device)
     teacher = Loaded(recipe.teacher, device)
     plan, map = plan_recipe(recipe, progress, teacher)
     factors = extract_factors(weights_of(teacher.model), plan, map)
-    if out.exists():
-        out.rmdir()
-    make_folder(out.parent)
-    with commit_folder(out.absolute()) as folder:
+    with output_folder(out) as folder:
         write_extraction(folder, plan, factors, recipe)
     return plan
 
@@ -203,7 +203,7 @@ def write_extraction(
         folder,
         {name: (factor.a, factor.b) for name, factor in factors.items()},
         {name: plan.lora.scale(factor.rank) for name, factor in factors.items()},
-        read_spec(resolve(recipe.student)),
+        read_spec(resolve(recipe.student, weights=False)),
         recipe.student,
         card,
     )

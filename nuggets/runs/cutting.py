@@ -20,9 +20,9 @@ from nuggets.core.plan import check_pair
 from nuggets.core.progress import Progress
 from nuggets.errors import BadInput
 from nuggets.recipe import CutJob, DataConfig, SensitivityConfig, SensitivityJob
-from nuggets.runs.commit import commit_folder, make_folder
 from nuggets.runs.compute import Loaded, measure_map
 from nuggets.runs.doctor import resolve_device_name
+from nuggets.runs.outputs import output_folder, refuse_existing
 from nuggets.train.config import TrainConfig
 from nuggets.train.finetune import finetune
 
@@ -39,8 +39,7 @@ def cut_to(job: CutJob, out: Path, progress: Progress | None = None) -> dict[str
     Raises:
         BadInput: if the sizes do not fit the teacher, or `out` exists.
     """
-    if out.exists():
-        raise BadInput(f"{out} exists; nothing is ever overwritten. Name a new folder.")
+    refuse_existing(out)
     wanted = student_spec(job)
     healing = _healing_samples(job)
     device = resolve_device_name(job.device)
@@ -56,8 +55,7 @@ def cut_to(job: CutJob, out: Path, progress: Progress | None = None) -> dict[str
     if job.order == "permuted":
         permute_matrices(student, job.seed)
     losses = _heal(student, teacher, healing, job, out, device, progress)
-    make_folder(out.absolute().parent)
-    with commit_folder(out.absolute()) as folder:
+    with output_folder(out) as folder:
         student.save_pretrained(folder)
         teacher.tokenizer.save_pretrained(folder)
         (folder / "README.md").write_text(_card(job, wanted, choice.layers, losses))

@@ -8,7 +8,8 @@ from typing import Any
 
 from nuggets.errors import BadInput
 from nuggets.recipe import TransferRecipe, load_job
-from nuggets.runs.commit import commit_folder, make_folder, verify_folder
+from nuggets.runs.commit import verify_folder
+from nuggets.runs.outputs import output_folder, refuse_existing
 from nuggets.runs.results import cell_folder
 from nuggets.runs.store import Run
 
@@ -32,10 +33,8 @@ def export_arm(run: Run, out: Path, arm: str, seed: int | None, merged: bool) ->
     if not adapter.is_dir() and not (merged and model.is_dir()):
         hint = "export it with --merged" if model.is_dir() else "it trained nothing"
         raise BadInput(f"The arm {arm!r} has no adapter for the untouched student; {hint}.")
-    if out.exists():
-        raise BadInput(f"{out} exists; nothing is ever overwritten. Name a new folder.")
-    make_folder(out.absolute().parent)
-    with commit_folder(out.absolute()) as target:
+    refuse_existing(out)
+    with output_folder(out) as target:
         if merged and adapter.is_dir():
             _merge(recipe, adapter, target)
         else:

@@ -77,7 +77,7 @@ def load_datasets(data: DataConfig, taught: Sequence[str], lacking: Sequence[str
         for skill in (taught if data.old_skills is None else data.old_skills)
         if skill != data.task
     }
-    without = tuple(sorted({*lacking, *([data.task] if data.task else [])}))
+    without = tuple(sorted({*lacking, data.task} - {None}))
     general = _general(data, without)
     if data.task is not None:
         return _builtin(data, old, general)
@@ -122,7 +122,10 @@ def _from_files(
         test = load_samples(Path(data.test))
     check_leakage([*seeds, *pool], test)
     counted, tuning = test[: data.n_test], test[data.n_test : data.n_test + N_TUNING]
-    notes = [] if len(tuning) >= N_TUNING // 2 else ["Learning rates share the test items."]
+    notes = []
+    if len(tuning) < N_TUNING // 2:
+        tuning = counted
+        notes.append(f"There are only {len(test)} test items: learning rates share them.")
 
     def draw(seed: int) -> list[Sample]:
         return random.Random(seed).sample(pool, min(data.n_train, len(pool)))  # noqa: S311
@@ -138,7 +141,7 @@ def _from_files(
         return random.Random(seed).sample(rest, min(n, len(rest)))  # noqa: S311
 
     label = Path(data.file or data.train or "samples").stem
-    return Datasets(label, seeds, draw, counted, tuning or counted, old, extra, general, notes)
+    return Datasets(label, seeds, draw, counted, tuning, old, extra, general, notes)
 
 
 def _split_file(data: DataConfig) -> tuple[list[Sample], list[Sample], list[Sample]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from typing import Any
@@ -32,6 +33,7 @@ def execute(run: Run, ctx: RunContext) -> None:
     }
     if job.job not in steps:
         raise BadInput(f"A run cannot do a {job.job!r} job.")
+    ctx.provenance(recipe=hashlib.sha256(run.recipe_text().encode()).hexdigest())
     steps[job.job](job.model_copy(update={"device": run.device()}), ctx)
 
 

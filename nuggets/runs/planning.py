@@ -54,5 +54,5 @@ def plan_from_cache(recipe: TransferRecipe) -> ExtractionPlan:
         if report is None:
             raise BadInput("The layer map `cka` needs the pair's alignment; measure it first.")
         cka = report.matrices["cka"]
-    student = read_spec(resolve(recipe.student))
+    student = read_spec(resolve(recipe.student, weights=False))
     return make_plan(map, student, recipe.extraction, recipe.lora, cka)

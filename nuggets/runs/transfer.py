@@ -9,16 +9,15 @@ from typing import Any
 import torch
 
 from nuggets.bench.report import CellOutcome, build_report
-from nuggets.builtin.pairs import MODELS, model_card
 from nuggets.core.extraction import extract_factors
 from nuggets.core.samples import Sample
 from nuggets.errors import BadInput
 from nuggets.recipe import DataConfig, TransferRecipe
 from nuggets.runs import cache, results
+from nuggets.runs.checks import check_transfer
 from nuggets.runs.commit import commit_folder, newest_valid, remove_folder
 from nuggets.runs.compute import (
     Loaded,
-    check_student,
     keep_map,
     measure_alignment,
     measure_map,
@@ -27,7 +26,7 @@ from nuggets.runs.compute import (
     write_extraction,
 )
 from nuggets.runs.context import RunContext
-from nuggets.runs.inputs import Datasets, load_datasets
+from nuggets.runs.inputs import Datasets
 from nuggets.runs.planning import alignment_job, map_job
 from nuggets.train.arms import Arm
 from nuggets.train.cells import CellRecord, run_cell
@@ -60,15 +59,14 @@ def run_transfer(recipe: TransferRecipe, ctx: RunContext) -> None:
 
 def _prepare(recipe: TransferRecipe, ctx: RunContext) -> tuple[Lab, Datasets]:
     """Samples, models and map; refuses whatever cannot work before training starts."""
-    taught, lacking = _skills_of(recipe.student)
-    data = load_datasets(recipe.data, taught, lacking)
-    check_student(recipe)
     ctx.provenance(
         teacher=cache.digest_model(recipe.teacher),
         student=cache.digest_model(recipe.student),
-        samples=cache.samples_digest([*data.seeds, *data.train(recipe.seeds[0]), *data.test]),
+        **cache.digest_files(recipe.data),
     )
-    for note in data.notes:
+    data = check_transfer(recipe)
+    ctx.provenance(samples=_digest(data, recipe))
+    for note in data.notes if recipe.train.lr_grid else ():
         ctx.log(note)
     teacher = Loaded(recipe.teacher, recipe.device)
     student = Loaded(recipe.student, recipe.device)
@@ -77,7 +75,7 @@ def _prepare(recipe: TransferRecipe, ctx: RunContext) -> tuple[Lab, Datasets]:
         torch.set_num_threads(1)
     ctx.check_cancelled()
     ctx.stage("sensitivity")
-    map = measure_map(map_job(recipe), ctx)
+    map = measure_map(map_job(recipe), ctx, teacher)
     keep_map(map, ctx)
     return _lab(recipe, teacher, student, map, data, ctx), data
 
@@ -119,12 +117,11 @@ def _lab(
     )
 
 
-def _skills_of(model: str) -> tuple[Sequence[str], Sequence[str]]:
-    """Skills that a built-in student was taught, and those it lacks; nothing for other models."""
-    if model not in MODELS:
-        return (), ()
-    card = model_card(model)
-    return [skill for skill in card.scores if skill not in card.lacks], card.lacks
+def _digest(data: Datasets, recipe: TransferRecipe) -> str:
+    """Names every sample that is learned from or counted."""
+    trained = [sample for seed in recipe.seeds for sample in data.train(seed)]
+    old = [sample for samples in data.old.values() for sample in samples]
+    return cache.samples_digest([*data.seeds, *trained, *data.test, *data.tuning, *old])
 
 
 def _keep_plan(recipe: TransferRecipe, lab: Lab, ctx: RunContext) -> None:

@@ -1,0 +1,149 @@
+"""Recipes as plain trees: YAML, `path.to.field=value`, and paths made absolute. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from nuggets.builtin.pairs import MODELS
+from nuggets.errors import BadInput
+
+Tree = dict[str, Any]
+
+_FILES = ("file", "seeds", "train", "test", "general")
+_MODEL_FIELDS = ("teacher", "student", "model")
+_APART = ("seeds", "train", "test")
+_RIVALS = {
+    "task": ("file", *_APART),
+    "file": ("task", *_APART),
+    **dict.fromkeys(_APART, ("task", "file")),
+}
+
+
+def shipped_recipes() -> dict[str, str]:
+    """Names and YAML texts of the recipes in the package."""
+    folder = resources.files("nuggets") / "recipes"
+    files = sorted((f for f in folder.iterdir() if f.name.endswith(".yaml")), key=lambda f: f.name)
+    return {file.name.removesuffix(".yaml"): file.read_text() for file in files}
+
+
+def read_recipe(source: str | Path) -> Tree:
+    """The tree of a shipped recipe, or of a YAML file with its paths made absolute.
+
+    Raises:
+        BadInput: if there is no such recipe, or it is not YAML.
+    """
+    shipped = shipped_recipes()
+    if str(source) in shipped:
+        return parse_yaml(shipped[str(source)], str(source))
+    path = Path(source)
+    if not path.is_file():
+        raise BadInput(
+            f"There is no recipe {str(source)!r}: it is neither a file nor one of "
+            f"{', '.join(shipped)}."
+        )
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as problem:
+        raise BadInput(f"The recipe {source} cannot be read: {problem}.") from None
+    return absolute_paths(parse_yaml(text, str(source)), path.absolute().parent)
+
+
+def parse_yaml(text: str, source: str) -> Tree:
+    """Reads YAML that holds fields.
+
+    Raises:
+        BadInput: in one sentence, with the line.
+    """
+    try:
+        tree = yaml.safe_load(text)
+    except (yaml.YAMLError, RecursionError, ValueError) as problem:
+        raise BadInput(f"{source} is not valid YAML: {_reason(problem)}.") from None
+    if not isinstance(tree, dict) or not all(isinstance(name, str) for name in tree):
+        raise BadInput(f"{source} is not a recipe: it should hold `field: value` lines.")
+    return tree
+
+
+def override(tree: Tree, assignment: str) -> None:
+    """Sets one dotted field; a new `kind` drops the old kind's parameters.
+
+    Raises:
+        BadInput: if it does not read `path.to.field=value`, or the path leads nowhere.
+    """
+    path, equals, text = assignment.partition("=")
+    names = [name.strip() for name in path.split(".")]
+    if not equals or not all(names):
+        raise BadInput(f"--set {assignment!r} should look like lora.r=8.")
+    *parents, leaf = names
+    node: Any = tree
+    for depth, parent in enumerate(parents):
+        if node.get(parent) is None:
+            node[parent] = {}
+        node = node[parent]
+        if not isinstance(node, dict):
+            whole = ".".join(parents[: depth + 1])
+            raise BadInput(f"--set {assignment!r}: {whole} has no fields to set.")
+    try:
+        value = yaml.safe_load(text)
+    except (yaml.YAMLError, RecursionError, ValueError):
+        raise BadInput(f"--set {assignment!r}: the value is not valid YAML.") from None
+    if leaf == "kind":
+        node.clear()
+    if parents == ["data"] and value is not None:
+        for rival in _RIVALS.get(leaf, ()):
+            node.pop(rival, None)
+    node[leaf] = value
+
+
+def absolute_paths(tree: Tree, base: Path) -> Tree:
+    """A copy whose files and model folders are absolute: a worker runs in another folder.
+
+    Samples are always files. A model's name is left alone if it is built in, or if nothing of
+    that name is below `base`: it is then an id of the hub.
+    """
+    found = dict(tree)
+    for name in _MODEL_FIELDS:
+        if isinstance(found.get(name), str):
+            found[name] = absolute_model(found[name], base)
+    if isinstance(found.get("models"), list | tuple):
+        found["models"] = [
+            absolute_model(model, base) if isinstance(model, str) else model
+            for model in found["models"]
+        ]
+    if isinstance(found.get("data"), dict):
+        found["data"] = dict(_absolute_files(found["data"], base))
+    return found
+
+
+def _absolute_files(data: Tree, base: Path) -> Iterator[tuple[str, Any]]:
+    for name, value in data.items():
+        is_file = name in _FILES and isinstance(value, str) and value
+        yield name, str(absolute(value, base)) if is_file else value
+
+
+def absolute_model(name: str, base: Path) -> str:
+    """A model's folder or file as an absolute path; built-in names and hub ids unchanged."""
+    if name in MODELS or not name.strip() or "\0" in name:
+        return name
+    path = absolute(name, base)
+    looks_like_a_path = name.startswith((".", "/", "~"))
+    return str(path) if looks_like_a_path or path.exists() else name
+
+
+def absolute(path: str | Path, base: Path) -> Path:
+    """A path as seen from `base`, with the user's home folder spelled out."""
+    try:
+        return (base / Path(path).expanduser()).absolute()
+    except RuntimeError:  # there is no such user behind ~name
+        return (base / path).absolute()
+
+
+def _reason(problem: Exception) -> str:
+    """What YAML found wrong, on one line."""
+    mark = getattr(problem, "problem_mark", None)
+    what = getattr(problem, "problem", None) or str(problem) or type(problem).__name__
+    return f"{what}, line {mark.line + 1}" if mark is not None else " ".join(what.split())

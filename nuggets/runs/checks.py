@@ -1,0 +1,119 @@
+"""What is refused before anything is loaded, written or started. Torch-free."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nuggets.builtin.pairs import MODELS, model_card
+from nuggets.builtin.resolve import resolve
+from nuggets.core.headers import check_keys
+from nuggets.core.models import check_vocabularies, read_pair, read_spec
+from nuggets.core.plan import check_pair
+from nuggets.core.preflight import preflight
+from nuggets.errors import BadInput
+from nuggets.recipe import AlignJob, AskJob, SensitivityJob, TransferRecipe
+from nuggets.runs.doctor import diagnose
+from nuggets.runs.home import nuggets_home
+from nuggets.runs.inputs import Datasets, align_samples, load_datasets, seed_samples
+
+
+def check_job(job: Any) -> None:
+    """Refuses a job of which configurations, headers and samples already say that it cannot work.
+
+    Raises:
+        BadInput: in one sentence.
+    """
+    if isinstance(job, TransferRecipe):
+        check_transfer(job)
+    elif isinstance(job, SensitivityJob):
+        check_model(job.model)
+        seed_samples(job.data)
+    elif isinstance(job, AlignJob):
+        for model in (job.teacher, job.student):
+            check_model(model)
+        check_alignment(job)
+        align_samples(job)
+    elif isinstance(job, AskJob):
+        for model in job.models:
+            check_model(model)
+
+
+def check_model(model: str) -> None:
+    """Refuses a model whose headers do not hold exactly what its config describes."""
+    ref = resolve(model)
+    check_keys(ref, read_spec(ref))
+
+
+def check_alignment(job: AlignJob) -> None:
+    """Refuses models whose states on the same token ids mean nothing to each other."""
+    check_vocabularies(read_pair(resolve(job.teacher), resolve(job.student)))
+
+
+def check_extraction(recipe: TransferRecipe) -> None:
+    """Refuses pairs, ranks and samples that cannot be extracted from or for.
+
+    Of the student only its configuration is read.
+    """
+    pair = read_pair(resolve(recipe.teacher), resolve(recipe.student, weights=False))
+    check_pair(pair.teacher_spec, pair.student_spec, recipe.extraction.roles)
+    check_vocabularies(pair)
+    for role in recipe.extraction.roles:
+        recipe.lora.rank(role, pair.student_spec.shape(role))
+    seed_samples(recipe.data)
+
+
+def check_transfer(recipe: TransferRecipe) -> Datasets:
+    """Refuses transfers that cannot work; returns their samples."""
+    check_extraction(recipe)
+    found = preflight(
+        resolve(recipe.teacher),
+        resolve(recipe.student),
+        roles=recipe.extraction.roles,
+        batch_size=recipe.train.batch_size,
+        memory_available=_device_memory(recipe.device),
+        folder=_existing_home(),
+    )
+    if found.problems:
+        raise BadInput(found.problems[0])
+    data = transfer_samples(recipe)
+    _check_arms(recipe, data)
+    return data
+
+
+def transfer_samples(recipe: TransferRecipe) -> Datasets:
+    """All samples of a transfer, with those that show what its student forgets."""
+    if recipe.student not in MODELS:
+        return load_datasets(recipe.data, (), ())
+    card = model_card(recipe.student)
+    taught = [skill for skill in card.scores if skill not in card.lacks]
+    return load_datasets(recipe.data, taught, card.lacks)
+
+
+def _check_arms(recipe: TransferRecipe, data: Datasets) -> None:
+    kinds = {arm.kind for arm in recipe.arms}
+    if recipe.data.metric == "choice" and not all(sample.choices for sample in data.test):
+        raise BadInput(
+            "The metric choice needs test samples with choices, and some have none. Give every "
+            "test sample a question, choices and an answer, or choose the metric exact_match."
+        )
+    if "pissa" in kinds and "embed" in recipe.extraction.roles:
+        raise BadInput(
+            "PEFT has no PiSSA for embeddings. Leave the role embed out of the extraction, or "
+            "leave the arm pissa out."
+        )
+    if "teacher_labels" in kinds:
+        for seed in recipe.seeds:
+            data.extra(1, seed)  # noqa: S610 - not Django's
+
+
+def _device_memory(device: str) -> int | None:
+    """The memory of a GPU; None for the machine's own."""
+    if "cuda" not in device:
+        return None
+    return next((d.memory_total for d in diagnose().devices if d.name == device), None)
+
+
+def _existing_home() -> Any:
+    """The folder of all runs, or the first above it that exists."""
+    home = nuggets_home()
+    return next(folder for folder in (home, *home.parents) if folder.is_dir())
