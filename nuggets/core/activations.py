@@ -42,7 +42,8 @@ DIRECTIONS = 8
 
 Maps = Mapping[str, tuple[SensitivityMap, SensitivityMap]]
 """Skill → sensitivity maps of teacher and student."""
-States = Float[ndarray, "n_layers n_tokens hidden"]
+States = Float[ndarray, "_ _ _"]
+"""`[n_layers, n_tokens, hidden]`."""
 
 
 @dataclass(frozen=True, eq=False)
