@@ -32,38 +32,55 @@ def as_command(job: Frozen, verb: str = "run") -> str:
             words += ["--set", f"{name}={_yaml(value)}"]
         return shlex.join([*words, *(["--out", "extracted"] if verb == "extract" else [])])
     if isinstance(job, SensitivityJob):
-        config = job.sensitivity
-        source = (
-            ["--task", job.data.task] if job.data.task else ["--seeds", job.data.seeds or "FILE"]
-        )
-        options = [
-            "--n",
-            str(job.data.n_seeds),
-            "--score",
-            config.score.kind,
-            "--keep",
-            config.keep,
-        ]
-        return shlex.join(
-            ["nuggets", "sensitivity", job.model, *source, *options, "--out", "sensitivity-map"]
-        )
+        return shlex.join(_sensitivity(job))
     if isinstance(job, AlignJob):
         task = ["--task", job.tasks[0]] if len(job.tasks) == 1 else []
-        return shlex.join(["nuggets", "align", job.teacher, job.student, *task])
+        data = ["--data", job.data.file] if job.data is not None and job.data.file else []
+        return shlex.join(["nuggets", "align", job.teacher, job.student, *task, *data])
     return ""
+
+
+def _sensitivity(job: SensitivityJob) -> list[str]:
+    data, config = job.data, job.sensitivity
+    sources = {"--task": data.task, "--seeds": data.seeds, "--data": data.file}
+    source = [word for pair in sources.items() if pair[1] is not None for word in pair]
+    options = {
+        "--n": str(data.n_seeds),
+        "--score": config.score.kind,
+        "--keep": config.keep,
+        "--dtype": config.dtype,
+        "--device": job.device,
+    }
+    usual = {"--dtype": "auto", "--device": "auto"}
+    changed = [word for pair in options.items() if pair[1] != usual.get(pair[0]) for word in pair]
+    words = [word for word in (*source, *changed) if word is not None]
+    return ["nuggets", "sensitivity", job.model, *words, "--out", "sensitivity-map"]
 
 
 def as_python(job: Frozen) -> str:
     """A script that does exactly this job with the Python API."""
     kinds = {TransferRecipe: "run", SensitivityJob: "measure", AlignJob: "align", AskJob: "run"}
     verb = kinds.get(type(job), "run")
-    tree = job.model_dump(mode="json", exclude_defaults=True)
-    fields = {"job": job.model_dump()["job"], **tree}
-    lines = ["from nuggets import api", "", f"job = api.parse_job({_pretty(fields)})"]
+    lines = ["from nuggets import api", "", f"job = api.parse_job({_pretty(_given(job))})"]
     result = {"run": "run = api.run(job)\nprint(api.report(run))"}.get(
         verb, f"print(api.{verb}(job))"
     )
     return "\n".join([*lines, result])
+
+
+def _given(value: Any) -> Any:
+    """What differs from the defaults; `job` and `kind` always stay, since they choose the class."""
+    if isinstance(value, Frozen):
+        defaults = {
+            name: field.get_default(call_default_factory=True)
+            for name, field in type(value).model_fields.items()
+        }
+        return {
+            name: _given(each)
+            for name, each in value
+            if name in ("job", "kind") or each != defaults[name]
+        }
+    return [_given(each) for each in value] if isinstance(value, tuple) else value
 
 
 def _nearest(job: TransferRecipe) -> tuple[str, dict[str, Any]]:
@@ -83,13 +100,13 @@ def _nearest(job: TransferRecipe) -> tuple[str, dict[str, Any]]:
 
 
 def _leaves(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Dotted names of all settable fields; strategies with a `kind` stay whole, and so do lists."""
+    """Dotted names of all fields; lists, strategies with a `kind` and `ranks` stay whole."""
     flat: dict[str, Any] = {}
     for name, value in tree.items():
         path = f"{prefix}{name}"
-        if isinstance(value, dict) and value and "kind" not in value:
+        if isinstance(value, dict) and "kind" not in value and name != "ranks":
             flat |= _leaves(value, f"{path}.")
-        elif path != "description":
+        else:
             flat[path] = value
     return flat
 
