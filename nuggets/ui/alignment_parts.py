@@ -18,6 +18,7 @@ MEASURES = {
     "r2": ("R² of a linear map", "how much of the student layer a linear map explains"),
     "stitching": ("stitching accuracy", "student up to its layer → linear map → teacher's rest"),
 }
+ALL = "all skills"
 SELECTORS = ("window", "rows_cols", "weights", "random_window", "consistent")
 
 
@@ -28,16 +29,12 @@ def similarity(report: api.AlignmentReport, choice: shell.Choice, job: AlignJob)
         chosen = st.selectbox("Measure", names, key="measure", bind="query-params", width=240,
                               format_func=lambda m: MEASURES.get(m, (m,))[0])  # fmt: skip
         chosen = chosen if chosen in names else names[0]
-        skills = list(report.stitching)
-        skill = st.selectbox("Skill", skills, key="skill", bind="query-params", width=170,
-                             index=skills.index(choice.task) if choice.task in skills else 0,
-                             disabled=chosen != "stitching")  # fmt: skip
+        skill = _skill(report, chosen, choice.task)
         overlay = st.toggle("Layer maps", value=True, key="maps", bind="query-params",
                             help="The teacher layer that each student layer gets.")  # fmt: skip
     title, meaning = MEASURES[chosen]
-    skill = skill if skill in skills else next(iter(skills), "")
-    matrix = report.stitching[skill] if chosen == "stitching" else report.matrices[chosen]
-    about = f"{title} · {skill}" if chosen == "stitching" else title
+    matrix = report.matrices[f"{chosen}.{skill}" if skill else chosen]
+    about = f"{title} · {skill}" if skill else title
     maps = layer_maps(report, choice) if overlay else None
     bounds = {"profile": (-1.0, 1.0), "r2": None}.get(chosen, (0.0, 1.0))
     share.figure(
@@ -51,16 +48,31 @@ def similarity(report: api.AlignmentReport, choice: shell.Choice, job: AlignJob)
     )
 
 
-def facts(report: api.AlignmentReport, chosen: str, skill: str) -> str:
+def _skill(report: api.AlignmentReport, chosen: str, task: str) -> str | None:
+    """The skill whose samples are looked at; None for all together."""
+    skills = [skill for skill in report.skills if f"{chosen}.{skill}" in report.matrices]
+    together = [ALL] if chosen in report.matrices else []
+    if not skills:
+        return None
+    options = together + skills
+    default = task if not together and task in skills else options[0]
+    key = "of_skill" if together else "skill"
+    found = st.selectbox("Skill", options, index=options.index(default), key=key,
+                         bind="query-params", width=170)  # fmt: skip
+    found = found if found in options else default
+    return None if found == ALL else found
+
+
+def facts(report: api.AlignmentReport, chosen: str, skill: str | None) -> str:
     """What the numbers are to be compared with."""
     scores = report.meta.get("scores", {}).get(skill)
     if chosen == "stitching" and scores:
         pair = list(scores.values()) if isinstance(scores, dict) else list(scores)
         return f"teacher alone {pair[0]:.2f}, student alone {pair[1]:.2f}"
     baseline = report.meta.get("baselines", {}).get(chosen)
-    if isinstance(baseline, int | float):
+    if isinstance(baseline, int | float) and skill is None:
         return f"unrelated layers give {baseline:.2f}"
-    return f"{report.n_tokens} answer tokens"
+    return "answer tokens of this skill" if skill else f"{report.n_tokens} answer tokens"
 
 
 def layer_maps(report: api.AlignmentReport, choice: shell.Choice) -> charts_alignment.Maps:

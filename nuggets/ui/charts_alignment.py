@@ -166,6 +166,6 @@ def agreement_figure(frame: pd.DataFrame, look: Look = LIGHT) -> go.Figure:
             textfont={"size": 13},
             hovertemplate=f"%{{y}}: {title} %{{x:.1%}}<extra></extra>",
         )
-    fig.update_xaxes(range=[0, 1.02], tickformat=".0%", dtick=0.25)
+    fig.update_xaxes(range=[0, 1.06], tickformat=".0%", dtick=0.25)
     fig.update_yaxes(autorange="reversed", showgrid=False)
     return charts.finish(fig, look, 110 + 56 * max(3, len(frame)), barmode="group")

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from nuggets.bench.report import BenchmarkReport
+from nuggets.bench.report import BenchmarkReport, CurvePoint
 from nuggets.bench.verdict import Difference
 from nuggets.ui import charts
 from nuggets.ui.charts import LIGHT, Look
@@ -129,24 +129,23 @@ def curves_figure(
     report: BenchmarkReport, arms: Sequence[str] = (), look: Look = LIGHT
 ) -> go.Figure:
     """Learning curves with bands over seeds, in the colours of the arms' roles."""
-    frame, labels, styles = curves_frame(report), charts.labels(report.arms), arm_styles(report)
+    labels, styles = charts.labels(report.arms), arm_styles(report)
     fig = go.Figure()
-    for name in (arm for arm in report.arms if not arms or arm in arms):
-        curve = frame[frame["arm"] == name]
-        if len(curve):
-            _add_curve(fig, curve.to_dict("list"), labels[name], *styles[name])
+    for name, arm in report.arms.items():
+        if arm.curve and (not arms or name in arms):
+            _add_curve(fig, arm.curve, labels[name], *styles[name])
     fig.update_xaxes(title="training step", showgrid=False)
     fig.update_yaxes(title=charts.plain_name(report.metric))
     return charts.finish(fig, look, 420, hovermode="closest")
 
 
 def _add_curve(
-    fig: go.Figure, curve: Mapping[Any, Any], label: str, colour: str, dash: str, symbol: str
+    fig: go.Figure, curve: Sequence[CurvePoint], label: str, colour: str, dash: str, symbol: str
 ) -> None:
-    steps = curve["step"]
+    steps, means, lows, highs = (list(column) for column in zip(*curve, strict=True))
     fig.add_scatter(
         x=[*steps, *steps[::-1]],
-        y=[*curve["high"], *curve["low"][::-1]],
+        y=[*highs, *lows[::-1]],
         mode="lines",
         fill="toself",
         fillcolor=charts.fade(colour, 0.16),
@@ -157,13 +156,13 @@ def _add_curve(
     )
     fig.add_scatter(
         x=steps,
-        y=curve["mean"],
+        y=means,
         mode="lines+markers",
         name=label,
         legendgroup=label,
         line={"color": colour, "width": 2.5, "dash": dash},
         marker={"symbol": symbol, "size": 9},
-        customdata=list(zip(curve["low"], curve["high"], strict=True)),
+        customdata=list(zip(lows, highs, strict=True)),
         hovertemplate=f"{label}, step %{{x}}: %{{y:.3f}} "
         "[%{customdata[0]:.3f}, %{customdata[1]:.3f}]<extra></extra>",
     )

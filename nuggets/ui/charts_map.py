@@ -168,6 +168,7 @@ def _add_block(
         y=np.arange(n_layers),
         text=text,
         texttemplate="%{text}" if n_layers <= _LABELS_UP_TO else None,
+        textfont={"size": 13},
         coloraxis="coloraxis",
         xgap=2,
         ygap=2,

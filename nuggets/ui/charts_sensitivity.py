@@ -160,7 +160,7 @@ def layers_figure(frame: pd.DataFrame, look: Look = LIGHT) -> go.Figure:
         col=2,
     )
     fig.update_yaxes(autorange="reversed", showgrid=False)
-    fig.update_xaxes(title="share of all layers", tickformat=".0%", row=1, col=1)
+    fig.update_xaxes(title="share of all layers", tickformat=".0%", nticks=4, row=1, col=1)
     fig.update_xaxes(
         title="chosen again", tickformat=".0%", range=[0, 1.05], dtick=0.5, row=1, col=2
     )

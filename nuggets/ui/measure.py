@@ -104,7 +104,10 @@ def runs_of(jobs: Sequence[Measurement]) -> list[tuple[Measurement, api.Run]]:
     for run in api.runs()[:LOOK_BACK]:
         if run.status() == "damaged" or run.record().kind not in kinds:
             continue
-        job = api.job_of(run)
+        try:
+            job = api.job_of(run)
+        except NuggetsError:
+            continue  # a recipe that cannot be read is a matter for the Runs page
         if job in jobs and all(job != other for other, _ in found):
             found.insert(0, (job, run))  # type: ignore[arg-type]
     return found

@@ -127,17 +127,13 @@ def _matrix(
     job: SensitivityJob,
 ) -> None:  # fmt: skip
     views, spec = api.views, found.spec
-    weights = found.matrix(module)
-    binned = views.bin_matrix(weights)
-    shape, windows, note = api.spec(choice.student).shape(role), [], ""
-    try:
-        windows = [w for w in views.chosen_windows(weights, *shape) if w is not None]
-    except BadInput as problem:
-        note = str(problem)
+    shape = api.spec(choice.student).shape(role)
+    key = str(found.meta.get("digest") or id(found))
+    binned, windows, note = _blocks(key, module, shape, found)
     profiles = views.profile(found.rows[module]), views.profile(found.cols[module])
     axes = views.axis_name(spec, role)
     look = charts.look_of(st.context.theme.type)
-    size = f"{weights.shape[0]} × {weights.shape[1]}, window {shape[0]} × {shape[1]}"
+    size = f"{binned.rows[-1]} × {binned.cols[-1]}, window {shape[0]} × {shape[1]}"
     share.figure(
         charts_sensitivity.matrix_figure(binned, which, windows, profiles, axes, look=look),
         charts_sensitivity.matrix_frame(binned, which),
@@ -149,6 +145,19 @@ def _matrix(
     )
     if note:
         st.text(note)
+
+
+@st.cache_data(max_entries=128, show_spinner="Looking at every entry…")
+def _blocks(
+    key: str, module: str, shape: tuple[int, int], _found: api.SensitivityMap
+) -> tuple[Any, list[Any], str]:
+    """Blocks and windows of a matrix, and why there is no window; kept, as large ones take long."""
+    weights = _found.matrix(module)
+    try:
+        windows = [w for w in api.views.chosen_windows(weights, *shape) if w is not None]
+    except BadInput as problem:
+        return api.views.bin_matrix(weights), [], str(problem)
+    return api.views.bin_matrix(weights), windows, ""
 
 
 def _units(found: api.SensitivityMap, units: Any, task: str, job: SensitivityJob) -> None:

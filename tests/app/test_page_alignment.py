@@ -25,6 +25,7 @@ def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_models(tmp_path / "pairs")
     monkeypatch.setenv("NUGGETS_ASSETS", str(tmp_path / "pairs"))
     st.cache_resource.clear()
+    st.cache_data.clear()
 
 
 def figures(at: AppTest) -> list[dict[str, Any]]:
@@ -79,6 +80,13 @@ def test_a_link_restores_measure_and_skill(open_page: Open) -> None:
     at = open_page("alignment", measure="stitching accuracy", skill="king", maps="false")
     (drawn,) = figures(at)[0]["data"]
     assert decoded(drawn["z"]) == report.stitching["king"].tolist()
+
+
+def test_similarity_can_be_that_of_one_skill(open_page: Open) -> None:
+    report = write_alignment(JOB)
+    at = open_page("alignment", of_skill="copy")
+    assert decoded(figures(at)[0]["data"][0]["z"]) == report.matrices["cka.copy"].tolist()
+    assert "answer tokens of this skill" in shown(at)
 
 
 def test_layer_maps_are_drawn_over_the_matrix(open_page: Open) -> None:

@@ -26,6 +26,7 @@ def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_models(tmp_path / "pairs")
     monkeypatch.setenv("NUGGETS_ASSETS", str(tmp_path / "pairs"))
     st.cache_resource.clear()
+    st.cache_data.clear()
 
 
 def job(task: str, model: str = "teacher") -> SensitivityJob:
