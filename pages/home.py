@@ -41,7 +41,7 @@ def _try_it() -> None:
         st.button("Run it now", type="primary", key="try-it", on_click=_start_quick)
     live.refused()
     if st.session_state.pop("nuggets-started", False):
-        st.switch_page(shell.page("transfer"))
+        shell.go("transfer")
 
 
 def _start_quick() -> None:

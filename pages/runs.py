@@ -108,7 +108,7 @@ def _overview(run: api.Run, status: api.RunStatus) -> None:
     run_actions.notes(run)
     with st.container(horizontal=True):
         if report is not None and st.button("See the benchmarks", key="to-benchmarks"):
-            st.switch_page(shell.page("benchmarks"))
+            shell.go("benchmarks")
         if st.button("Delete…", key="delete", disabled=status in api.LIVE):
             run_actions.confirm_delete(run)
     if status != "damaged":

@@ -42,7 +42,7 @@ def _chosen_run(choice: shell.Choice) -> None:
             with st.container(width="stretch"):
                 st.text(report.verdict.sentence)
             if st.button("See the benchmarks", type="primary", key="to-benchmarks"):
-                st.switch_page(shell.page("benchmarks"))
+                shell.go("benchmarks")
     live.panel(run, "transfer-run")
 
 

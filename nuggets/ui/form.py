@@ -213,7 +213,6 @@ def _select(label: str, options: Iterable[str], value: str, key: str, help_: str
         label,
         known,
         index=known.index(value),
-        format_func=lambda name: name.replace("_", " "),
         key=key,
         bind="query-params",
         help=help_,

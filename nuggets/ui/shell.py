@@ -78,6 +78,12 @@ def page(name: str) -> st.Page:
     return st.session_state[PAGES][name]
 
 
+def go(name: str) -> None:
+    """Goes to another page, with all choices of the sidebar."""
+    # Without the empty mapping Streamlit refuses: it will not clear what widgets are bound to.
+    st.switch_page(page(name), query_params={})
+
+
 def pair_input(who: Literal["teacher", "student"]) -> None:
     """One of the two models: a built-in name, or anything that names a model."""
     typed = st.session_state.get(who) or st.query_params.get(who)

@@ -1,0 +1,109 @@
+"""Runs: table and filters, notes, comparison, export, deletion, hostile text."""
+
+from __future__ import annotations
+
+import pytest
+
+from nuggets import api
+from tests.app.conftest import HOSTILE, rendered, shown
+from tests.app.measured import write_benchmark
+
+
+def table(at):
+    return next(part.value for part in at.dataframe if "status" in part.value.columns)
+
+
+@pytest.fixture
+def two():
+    """A finished transfer, and a sensitivity measurement that was never started."""
+    done = write_benchmark(api.load_recipe("quick"))
+    return done, api.create(api.map_job(api.load_recipe("quick")))
+
+
+def test_no_runs_says_what_to_do(open_page):
+    assert "No runs yet" in shown(open_page("runs"))
+
+
+def test_table_lists_all_newest_first(open_page, two):
+    frame = table(open_page("runs"))
+    assert set(frame["run"]) == {run.id for run in two}
+    assert list(frame["run"]) == sorted(frame["run"], reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("query", "index"),
+    [({"status": "done"}, 0), ({"kind": "sensitivity"}, 1), ({"containing": "QUICK"}, 0)],
+)
+def test_filters_from_the_address(open_page, two, query, index):
+    assert list(table(open_page("runs", **query))["run"]) == [two[index].id]
+
+
+def test_filter_without_a_match_says_so(open_page, two):
+    assert "No run fits the filter." in shown(open_page("runs", containing="zebra"))
+
+
+def test_notes_are_kept_and_shown_as_text(open_page, two):
+    run = two[0]
+    at = open_page("runs", run=run.id)
+    at.text_area(f"notes-{run.id}").set_value(HOSTILE).run()
+    assert not at.exception
+    assert run.notes() == HOSTILE
+    at = open_page("runs", run=run.id)
+    assert HOSTILE in set(table(at)["notes"])
+    assert HOSTILE not in rendered(at)
+
+
+def test_comparison_shows_recipe_and_results(open_page, two):
+    other = write_benchmark(api.load_recipe("quick", ["lora.r=4"]))
+    at = open_page("runs", run=two[0].id, **{"with": other.id})
+    frames = [part.value for part in at.dataframe]
+    recipe = next(frame for frame in frames if "recipe" in frame.columns)
+    assert dict(zip(recipe["recipe"], recipe[other.id], strict=True))["lora.r"] == "4"
+    results = next(frame for frame in frames if "results" in frame.columns)
+    assert "paper" in set(results["results"])
+
+
+def test_export_writes_what_the_api_writes(open_page, two, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(api, "export", lambda run, out, arm, seed: asked.append((arm, seed, out)))
+    at = open_page("runs", run=two[0].id)
+    at.selectbox("export-arm").select("paper").run()
+    at.selectbox("export-seed").select(1).run()
+    at.text_input(f"export-{two[0].id}-paper-1").set_value(str(tmp_path / "out")).run()
+    at.button("export").click().run()
+    assert not at.exception
+    assert asked == [("paper", 1, tmp_path / "out")]
+
+
+def test_export_of_a_missing_adapter_is_one_sentence(open_page, two):
+    at = open_page("runs", run=two[0].id)
+    at.button("export").click().run()
+    assert not at.exception
+    assert str(two[0].id) in shown(at)
+    assert any("Traceback" not in part.value for part in at.text)
+
+
+def test_damaged_run_can_be_listed_and_opened(open_page, two):
+    two[1].record_path.write_text("{")
+    at = open_page("runs", run=two[1].id)
+    assert "damaged" in set(table(at)["status"])
+    assert "cannot be read" in shown(at)
+    assert not at.button("delete").disabled
+
+
+def test_live_run_cannot_be_deleted(open_page, wait_for):
+    run = api.start(api.load_recipe("quick").model_copy(update={"name": "slow"}))
+    wait_for(run, "running")
+    assert open_page("runs", run=run.id).button("delete").disabled
+
+
+def test_delete_only_asks(open_page, two):
+    at = open_page("runs", run=two[0].id)
+    at.button("delete").click().run()
+    assert at.button("delete-yes")  # pressing it needs a browser: see tests/browser
+    assert {run.id for run in api.runs()} == {run.id for run in two}
+
+
+def test_run_of_an_older_address_is_forgotten(open_page, two):
+    at = open_page("runs", run="20200101-000000-gone-0000")
+    assert "choose a run in the sidebar" in shown(at)
