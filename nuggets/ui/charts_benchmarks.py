@@ -104,6 +104,7 @@ def _add_seed_dots(
         customdata=[seed for _, _, seed in dots],
         mode="markers",
         name="one seed",
+        cliponaxis=False,
         marker={"size": 9, "color": look.paper, "line": {"color": look.ink, "width": 1.6}},
         hovertemplate="%{y}, seed %{customdata}: %{x:.3f}<extra></extra>",
     )
