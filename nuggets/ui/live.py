@@ -6,6 +6,7 @@ is another process: a reload, another page or a restart of the app does not touc
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -18,6 +19,8 @@ from nuggets.runs.schema import RunRecord, now
 from nuggets.ui import safe
 
 TICK_S = 1.0
+WINDOW = 7
+"""Ticks of progress from which the speed is taken."""
 QUIET = ("", "queued", "running", "done")
 """Messages that say no more than the status does."""
 STAGE_WEIGHTS = {"train": 40, "tune": 20, "sensitivity": 2}
@@ -47,7 +50,7 @@ def _panel(run: api.Run, key: str, losses: bool, was_live: bool) -> None:
         record = run.record()
         _head(run, record, status, key)
         st.progress(1.0 if status == "done" else overall(record))
-        _clocks(record, status, told(run).doing)
+        _clocks(record, status, told(run))
         if record.error is not None and status != "cancelled":
             safe.problem(record.error.message, f"{key}-error", "The run failed")
         if losses:
@@ -113,12 +116,19 @@ def elapsed(record: RunRecord, at: datetime | None = None) -> float | None:
     return max(0.0, ((record.finished or at or now()) - record.started).total_seconds())
 
 
-def remaining(record: RunRecord, at: datetime | None = None) -> float | None:
-    """Seconds that are left if the rest goes as fast; None too early to say."""
-    spent, done = elapsed(record, at), overall(record)
-    if spent is None or spent < 3 or not 0.03 <= done < 1 or record.attempts > 1:
+def remaining(ticks: Sequence[tuple[datetime, float]], at: datetime | None = None) -> float | None:
+    """Seconds left in a stage, at the speed of its last ticks; None while too early to say.
+
+    Args:
+        ticks: times at which fractions of the stage were done.
+        at: the time now.
+    """
+    recent = ticks[-WINDOW:]
+    if len(recent) < 2 or recent[-1][1] <= recent[0][1]:
         return None
-    return spent * (1 - done) / done
+    (began, first), (last, done) = recent[0], recent[-1]
+    pace = (last - began).total_seconds() / (done - first)
+    return max(0.0, pace * (1 - done) - ((at or now()) - last).total_seconds())
 
 
 def duration(seconds: float | None) -> str:
@@ -133,16 +143,16 @@ def duration(seconds: float | None) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
-def _clocks(record: RunRecord, status: api.RunStatus, doing: str) -> None:
+def _clocks(record: RunRecord, status: api.RunStatus, known: Told) -> None:
     place = record.stages.index(record.stage) + 1 if record.stage in record.stages else 0
     stage = f"{record.stage} ({place} of {len(record.stages)})" if place else record.stage
-    if doing and status in api.LIVE:
-        stage = f"{stage}, {doing}" if stage and status == "running" else doing
+    if known.doing and status in api.LIVE:
+        stage = f"{stage}, {known.doing}" if stage and status == "running" else known.doing
     parts = [f"Stage: {stage or 'not begun'}", f"Elapsed: {duration(elapsed(record))}"]
     if status == "interrupted":
         parts[1] = "The worker is gone; nothing that was committed is lost"
     if status in api.LIVE:
-        left = remaining(record)
+        left = remaining(known.ticks)
         parts.append("Left: too early to say" if left is None else f"Left: about {duration(left)}")
     parts.append(f"Device: {record.provenance.device}")
     st.text("  ·  ".join(parts))
@@ -173,6 +183,7 @@ class Told:
 
     last_seq: int = -1
     doing: str = ""
+    ticks: list[tuple[datetime, float]] = field(default_factory=list)
     losses: list[dict[str, float | str]] = field(default_factory=list)
     sentences: list[str] = field(default_factory=list)
 
@@ -182,15 +193,29 @@ def told(run: api.Run) -> Told:
     known = st.session_state.setdefault("nuggets-told", {}).setdefault(run.id, Told())
     for event in run.events(after_seq=known.last_seq):
         known.last_seq = event.seq
-        if event.type == "log":
-            known.sentences.append(event.message)
-        if event.type in ("progress", "stage", "status"):
-            known.doing = "" if event.message in QUIET else event.message
-        loss, step = event.data.get("loss"), event.data.get("step")
-        if event.type == "metric" and isinstance(loss, int | float) and isinstance(step, int):
-            arm = str(event.data.get("arm") or event.stage)
-            known.losses.append({"arm": arm, "step": step, "loss": float(loss)})
+        _hear(event, known)
     return known
+
+
+def _hear(event: api.RunEvent, known: Told) -> None:
+    data = event.data
+    if event.type == "log":
+        known.sentences.append(event.message)
+    if event.type in ("progress", "stage", "status"):
+        known.doing = "" if event.message in QUIET else event.message
+    if event.type in ("stage", "status"):
+        known.ticks.clear()
+    done, total = data.get("done"), data.get("total")
+    if (
+        event.type == "progress"
+        and isinstance(done, int | float)
+        and isinstance(total, int | float)
+    ):
+        known.ticks.append((event.time, done / total if total else 0.0))
+    loss, step = data.get("loss"), data.get("step")
+    if event.type == "metric" and isinstance(loss, int | float) and isinstance(step, int):
+        arm = str(data.get("arm") or event.stage)
+        known.losses.append({"arm": arm, "step": step, "loss": float(loss)})
 
 
 def _log(run: api.Run, key: str) -> None:

@@ -93,12 +93,16 @@ def test_overall_progress_counts_stages_by_their_weight():
     assert live.overall(record(stage="", progress=None)) == 0.0
 
 
-def test_estimate_is_proportional_and_withheld_early():
-    at = record().started + timedelta(seconds=30)
-    done = live.overall(record())
-    assert live.remaining(record(), at) == pytest.approx(30 * (1 - done) / done)
-    assert live.remaining(record(), record().started + timedelta(seconds=1)) is None
-    assert live.remaining(record(attempts=2), at) is None
+def test_estimate_follows_the_last_ticks_and_is_withheld_early():
+    start = datetime(2026, 1, 1, tzinfo=UTC)
+    ticks = [(start + timedelta(seconds=10 * n), n / 10) for n in range(5)]
+    last = ticks[-1][0]
+    assert live.remaining(ticks, last) == pytest.approx(60)  # 6 tenths at 10 s each
+    assert live.remaining(ticks, last + timedelta(seconds=5)) == pytest.approx(55)
+    assert live.remaining(ticks, last + timedelta(hours=1)) == 0
+    assert live.remaining(ticks[:1], last) is None
+    skipped = [(start, 0.0), *[(start, 0.5)] * 9, (start + timedelta(seconds=4), 0.6)]
+    assert live.remaining(skipped, skipped[-1][0]) == pytest.approx(16)  # not the skipped half
 
 
 @pytest.mark.parametrize(
