@@ -59,7 +59,7 @@ class CheckedTrainer(Trainer):
     ) -> None:
         super().__init__(model=model, args=args)
         # It collects all garbage at every start, which takes as long as many small steps.
-        self.accelerator.free_memory = lambda *objects: objects
+        self.accelerator.free_memory = lambda *objects: list(objects)
         self.remove_callback(PrinterCallback)
         self.add_callback(_Steps(self))
         self.batches, self.encoded, self.folder = batches, encoded, folder
@@ -73,6 +73,7 @@ class CheckedTrainer(Trainer):
     def fit(self) -> TrainLog:
         """Trains from the newest valid checkpoint, or from the start."""
         newest = self.storage.newest(self.folder, PREFIX) if self.storage else None
+        assert self.model is not None
         self.model.train()  # every part of it: PEFT leaves the base as the student was
         if newest is None:
             self.measure(0)
