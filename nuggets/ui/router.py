@@ -16,7 +16,7 @@ def main() -> None:
     icon = str(ROOT / "assets" / "icon.svg")
     st.set_page_config("Nuggets", icon, layout="wide")
     st.logo(str(ROOT / "assets" / "logo.svg"), size="large", icon_image=icon)
-    pages = {name: _page(name) for name in PAGES if (ROOT / "pages" / f"{name}.py").exists()}
+    pages = {name: _page(name) for name in PAGES}
     st.session_state[shell.PAGES] = pages
     chosen = st.navigation(list(pages.values()), position="top")
     machine = shell.sidebar(chosen.url_path)

@@ -39,9 +39,9 @@ def _save_notes(run: api.Run, key: str) -> None:
 
 def compare(run: api.Run) -> None:
     """What differs between two runs: recipe beside results."""
-    others = [other.id for other in api.runs() if other.id != run.id]
+    others = [other.id for other in api.runs() if other.id != run.id and _alike(other, run)]
     if not others:
-        st.text("There is no other run to compare with.")
+        st.text("There is no other run of this kind to compare with.")
         return
     other = st.selectbox(
         "With",
@@ -64,6 +64,13 @@ def compare(run: api.Run) -> None:
         st.text(f"{run_id}: {sentence or 'no verdict'}")
 
 
+def _alike(one: api.Run, other: api.Run) -> bool:
+    """Whether two runs do the same kind of job, so that their fields can be compared."""
+    if "damaged" in (one.status(), other.status()):
+        return False
+    return one.record().kind == other.record().kind
+
+
 def _differences(
     rows: dict[str, list[object]], what: str, empty: str, first: str, second: str, command: str
 ) -> None:
@@ -74,7 +81,8 @@ def _differences(
         {what: name, first: _shown(values[0]), second: _shown(values[1])}
         for name, values in rows.items()
     ]
-    share.table(pd.DataFrame(lines), f"diff-{what}", f"Different {what}", command)
+    title = "recipes" if what == "recipe" else what
+    share.table(pd.DataFrame(lines), f"diff-{what}", f"What differs in the {title}", command)
 
 
 def _shown(value: object) -> str:
