@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, TypeAdapter, ValidationError, model_validator
+from pydantic import Field, PositiveInt, TypeAdapter, ValidationError, model_validator
 
 from nuggets.core.architecture import Frozen
 from nuggets.core.plan import ExtractionConfig, LoraConfig
@@ -152,7 +152,7 @@ class CutJob(Frozen):
     job: Literal["cut"] = "cut"
     teacher: str
     like: str | None = None
-    sizes: dict[str, int] = Field(default_factory=dict)
+    sizes: dict[str, PositiveInt] = Field(default_factory=dict)
     order: Literal["sensitivity", "first", "random", "permuted"] = "sensitivity"
     data: DataConfig = Field(default_factory=DataConfig)
     heal: str | None = None

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from nuggets.builtin.pairs import MODELS, model_card
 from nuggets.builtin.resolve import resolve
+from nuggets.core.consistent import check_consistent
 from nuggets.core.headers import check_keys
-from nuggets.core.models import check_vocabularies, read_pair, read_spec
+from nuggets.core.models import ModelPair, check_vocabularies, read_pair, read_spec
 from nuggets.core.plan import check_pair
 from nuggets.core.preflight import preflight
 from nuggets.errors import BadInput
@@ -59,7 +62,23 @@ def check_extraction(recipe: TransferRecipe) -> None:
     check_vocabularies(pair)
     for role in recipe.extraction.roles:
         recipe.lora.rank(role, pair.student_spec.shape(role))
+    _check_selectors(recipe, pair)
     seed_samples(recipe.data)
+
+
+def _check_selectors(recipe: TransferRecipe, pair: ModelPair) -> None:
+    """Asks the selectors what they would refuse, before they have anything to look at."""
+    teacher, student = pair.teacher_spec, pair.student_spec
+    n = teacher.n_layers, student.n_layers
+    recipe.extraction.layers.select(np.zeros(n[0]), n[1], np.zeros(n))
+    kind = recipe.extraction.matrices.kind
+    if kind == "consistent" or any(arm.kind == "graft" for arm in recipe.arms):
+        check_consistent(teacher, student)
+    if kind in ("window", "weights") and recipe.sensitivity.keep == "sums":
+        raise BadInput(
+            f"The selector {kind} looks at every entry, but sensitivity.keep is sums. Set it to "
+            "full, or choose the selector rows_cols or consistent."
+        )
 
 
 def check_transfer(recipe: TransferRecipe) -> Datasets:
