@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
@@ -137,9 +138,13 @@ def absolute_model(name: str, base: Path) -> str:
 def absolute(path: str | Path, base: Path) -> Path:
     """A path as seen from `base`, with the user's home folder spelled out."""
     try:
-        return (base / Path(path).expanduser()).absolute()
+        found = (base / Path(path).expanduser()).absolute()
     except RuntimeError:  # there is no such user behind ~name
-        return (base / path).absolute()
+        found = (base / path).absolute()
+    # `a/../b` is `b`, unless `a` is a link.
+    short = Path(os.path.normpath(found))
+    same = found.exists() and short.exists() and short.samefile(found)
+    return short if same else found
 
 
 def _reason(problem: Exception) -> str:

@@ -23,6 +23,8 @@ app = typer.Typer(
 UsageError: Any = typer.BadParameter.__base__
 """A wrong option or a missing argument; typer has no public name for it."""
 
+_INTERRUPTED = 130  # what newer typers return after Ctrl-C; older ones raise Abort
+
 _COMMANDS = (
     measure.doctor,
     measure.pairs,
@@ -58,8 +60,8 @@ def main() -> None:
         sentence = f"{error.format_message().rstrip('.')}. See `nuggets --help`."
         sys.exit(_refuse("BadInput", sentence, 2))
     except (typer.Abort, KeyboardInterrupt):
-        sys.exit(_refuse("Cancelled", "Stopped on request.", 1))
-    sys.exit(code or 0)
+        code = _INTERRUPTED
+    sys.exit(_refuse("Cancelled", "Stopped on request.", 1) if code == _INTERRUPTED else code or 0)
 
 
 def _refuse(kind: str, sentence: str, code: int) -> int:

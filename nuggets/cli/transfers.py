@@ -73,7 +73,10 @@ def cancel(run_id: o.RunId, json: o.AsJson = False) -> None:
     """Ask a run to stop; it can be resumed."""
     found = api.open_run(run_id)
     status = api.cancel(found.id, wait=10.0)
-    return print_json({"run": found.id, "status": status}) if json else say(f"{found.id}: {status}")
+    if json:
+        return print_json({"run": found.id, "status": status})
+    later = "; it stops at its next step" if status in api.LIVE else ""
+    return say(f"{found.id}: {status}{later}")
 
 
 def resume(run_id: o.RunId, json: o.AsJson = False) -> None:

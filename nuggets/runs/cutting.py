@@ -24,6 +24,7 @@ from nuggets.runs.compute import Loaded, measure_map
 from nuggets.runs.doctor import resolve_device_name
 from nuggets.runs.outputs import output_folder, refuse_existing
 from nuggets.train.config import TrainConfig
+from nuggets.train.export import save_model
 from nuggets.train.finetune import finetune
 
 HEAL_SAMPLES_PER_STEP = 1
@@ -56,9 +57,8 @@ def cut_to(job: CutJob, out: Path, progress: Progress | None = None) -> dict[str
         permute_matrices(student, job.seed)
     losses = _heal(student, teacher, healing, job, out, device, progress)
     with output_folder(out) as folder:
-        student.save_pretrained(folder)
-        teacher.tokenizer.save_pretrained(folder)
-        (folder / "README.md").write_text(_card(job, wanted, choice.layers, losses))
+        card = _card(job, wanted, choice.layers, losses)
+        save_model(student, teacher.tokenizer, folder, card)
     parameters = sum(p.numel() for p in student.parameters())
     return {
         "out": str(out),

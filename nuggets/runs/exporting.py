@@ -36,17 +36,22 @@ def export_arm(run: Run, out: Path, arm: str, seed: int | None, merged: bool) ->
     refuse_existing(out)
     with output_folder(out) as target:
         if merged and adapter.is_dir():
-            _merge(recipe, adapter, target)
+            card = (
+                f"# {arm}, seed {seed}\n\nThe student `{recipe.student}` with the adapter of run "
+                f"{run.id} merged into its weights.\n"
+            )
+            _merge(recipe, adapter, target, card)
         else:
             shutil.copytree(model if merged else adapter, target, dirs_exist_ok=True)
     return {"out": str(out), "run": run.id, "arm": arm, "seed": seed, "merged": merged}
 
 
-def _merge(recipe: TransferRecipe, adapter: Path, target: Path) -> None:
+def _merge(recipe: TransferRecipe, adapter: Path, target: Path, card: str) -> None:
     from nuggets.core.adapter import load_adapter, untie
     from nuggets.runs.compute import Loaded
+    from nuggets.train.export import save_model
 
     student = Loaded(recipe.student, "cpu")
     untie(student.model, [student.spec.module("embed")])
-    load_adapter(student.model, adapter).merge_and_unload().save_pretrained(target)
-    student.tokenizer.save_pretrained(target)
+    model = load_adapter(student.model, adapter)
+    save_model(model, student.tokenizer, target, card)

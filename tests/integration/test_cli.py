@@ -1,0 +1,339 @@
+"""Every command through its entry point: one JSON document on stdout, words on stderr, codes."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from transformers import AutoModelForCausalLM
+
+from nuggets import api
+from nuggets.builtin.pairs import MODELS, assets_root
+from nuggets.errors import BadInput
+from nuggets.runs import launch
+from nuggets.runs.schema import LIVE
+
+STUDENT = {
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+}
+FAST = ("--set", "lora.r=2", "--set", "train.steps=2", "--set", "seeds=[0]", "--device", "cpu")
+COMMANDS = (
+    *("doctor", "pairs", "preflight", "sensitivity", "align", "plan", "extract", "cut"),
+    *("run", "start", "follow", "cancel", "resume", "show", "list", "export", "compare"),
+)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory, tiny, jsonl):
+    """A folder with two models, one file of samples and a recipe, all named by relative paths."""
+    folder = tmp_path_factory.mktemp("place")
+    (folder / "models").mkdir()
+    (folder / "models" / "large").symlink_to(tiny("llama", seed=1, num_hidden_layers=3))
+    (folder / "models" / "small").symlink_to(tiny("llama", seed=2, **STUDENT))
+    draw = random.Random(1)
+    pairs = {" ".join(draw.choices("0123456789", k=5)): "1 2" for _ in range(40)}
+    jsonl(folder / "all.jsonl", pairs)
+    recipe = {
+        "name": "mine",
+        "teacher": "models/large",
+        "student": "models/small",
+        "data": {"file": "all.jsonl", "n_train": 4, "n_test": 4, "n_seeds": 3},
+        "lora": {"r": 2},
+        "train": {"steps": 2, "batch_size": 2},
+        "seeds": [0],
+        "device": "cpu",
+    }
+    (folder / "mine.yaml").write_text(yaml.safe_dump(recipe))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(autouse=True)
+def here(place, home, monkeypatch):
+    """Commands are typed in the folder with the models; all share one home."""
+    monkeypatch.chdir(place)
+    monkeypatch.setenv("NUGGETS_HOME", str(home))
+    yield
+    for run in api.runs():
+        if run.status() in LIVE:
+            run.request_cancel()
+    for child in launch._children:
+        child.wait(timeout=30)
+
+
+@pytest.fixture(scope="module")
+def finished(place, home):
+    """A finished run, made from the recipe file as seen from another folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(home)
+        patch.setenv("NUGGETS_HOME", str(home))
+        return api.run(api.load_recipe(os.path.relpath(place / "mine.yaml")))
+
+
+PAIR = ("--teacher", "models/large", "--student", "models/small")
+
+
+def test_help_names_every_command_of_the_manual(nuggets):
+    ended = nuggets("--help")
+    assert ended.code == 0
+    assert [line.split()[0] for line in ended.out.split("Commands:")[1].splitlines() if line]
+    for command in COMMANDS:
+        assert f"  {command} " in ended.out
+        assert nuggets(command, "--help").code == 0
+
+
+def test_doctor_tells_versions_and_devices(nuggets, home):
+    ended = nuggets("doctor", "--json")
+    assert (ended.code, ended.err) == (0, "")
+    assert {"python", "torch", "nuggets"} <= ended.json["versions"].keys()
+    assert ended.json["devices"][-1]["name"] == "cpu"
+    assert ended.json["devices"][0]["memory_total"] > 0
+    assert ended.json["home"] == str(home)
+    assert "Runs and caches are kept in" in nuggets("doctor").err
+
+
+def test_preflight_compares_two_folders(nuggets):
+    ended = nuggets("preflight", "models/large", "models/small", "--roles", "q,embed", "--json")
+    assert (ended.code, ended.err) == (0, "")
+    assert ended.json["ok"] is True
+    assert ended.json["vocabularies"] == "agree"
+    layers = next(d for d in ended.json["dimensions"] if d["name"] == "n_layers")
+    assert (layers["teacher"], layers["student"]) == (3, 2)
+    words = nuggets("preflight", "models/large", "models/small")
+    assert "hidden_size" in words.out
+    assert words.err.endswith("This pair works.\n")
+
+
+def test_sensitivity_writes_a_map_and_prints_layers(nuggets, tmp_path):
+    out = tmp_path / "map"
+    words = ["sensitivity", "models/large", "--data", "all.jsonl", "--n", 3, "--device", "cpu"]
+    ended = nuggets(*words, "--out", out, "--json")
+    assert (ended.code, ended.err) == (0, "")
+    assert ended.json["n_samples"] == 3
+    assert len(ended.json["layers"]) == 3
+    assert min(ended.json["layers"]) > 0
+    assert ended.json["modules"].keys() >= {"model.embed_tokens", "lm_head"}
+    assert api.SensitivityMap.load(out).layer_scores.tolist() == ended.json["layers"]
+    drawn = nuggets(*words, "--keep", "sums", "--score", "fisher", "--out", tmp_path / "other")
+    assert drawn.code == 0
+    assert drawn.err.endswith(f"Wrote {tmp_path / 'other'}.\n")
+    assert [f"L{i}" for i in range(3) if f"L{i}" in drawn.out] == ["L0", "L1", "L2"]
+
+
+def test_align_prints_matrices_of_teacher_by_student(nuggets, tmp_path):
+    words = ["align", "models/large", "models/small", "--data", "all.jsonl", "--device", "cpu"]
+    ended = nuggets(*words, "--out", tmp_path / "alignment", "--json")
+    assert (ended.code, ended.err) == (0, "")
+    assert {"cka"} <= ended.json["matrices"].keys()
+    assert (tmp_path / "alignment").is_dir()
+    assert nuggets(*words).code == 0
+    assert nuggets(*words, "--out", tmp_path / "alignment").code == 2
+
+
+def test_plan_has_the_names_that_others_rely_on(nuggets, place):
+    ended = nuggets("plan", "mine.yaml", "--json")
+    assert (ended.code, ended.err) == (0, "")
+    pairs = ended.json["alignment"]["pairs"]
+    assert [student for student, _ in pairs] == [0, 1]
+    first = ended.json["items"][0]
+    assert first["student_module"] == "model.layers.0.self_attn.q_proj"
+    assert first["teacher_module"] == f"model.layers.{pairs[0][1]}.self_attn.q_proj"
+    assert (len(first["rows"]), len(first["cols"])) == (16, 16)
+    assert 0 < first["kept_mass"] < 1
+    drawn = nuggets("plan", "mine.yaml", "--set", "extraction.matrices.kind=consistent")
+    assert drawn.code == 0
+    assert "trainable parameters." in drawn.err
+
+
+def test_extract_takes_folders_and_files_by_relative_path(nuggets, tmp_path):
+    out = tmp_path / "deep" / "down"
+    words = ["extract", "paper", *PAIR, "--seeds", "all.jsonl", *FAST]
+    ended = nuggets(*words, "--out", out, "--json")
+    assert (ended.code, ended.err) == (0, "")
+    assert ended.json["plan"] == json.loads((out / "plan.json").read_text())
+    files = {path.name for path in out.iterdir()}
+    assert files == {
+        "plan.json",
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "README.md",
+        "manifest.json",
+    }
+    assert nuggets(*words, "--out", out).code == 2
+
+
+def test_cut_makes_a_model_that_plain_transformers_loads(nuggets, tmp_path):
+    out = tmp_path / "student"
+    words = ["cut", "models/large", "--like", "models/small", "--seeds", "all.jsonl"]
+    heal = ["--heal", "all.jsonl", "--heal-steps", 2, "--device", "cpu"]
+    ended = nuggets(*words, *heal, "--out", out, "--json")
+    assert (ended.code, ended.err) == (0, "")
+    model = AutoModelForCausalLM.from_pretrained(out)
+    assert sum(p.numel() for p in model.parameters()) == ended.json["parameters"]
+    assert (model.config.hidden_size, model.config.num_hidden_layers) == (16, 2)
+    assert len(ended.json["layers"]) == 2
+    assert nuggets("preflight", out, out).code == 0
+    first = ["cut", "models/large", "--layers", 1, "--order", "first", "--device", "cpu"]
+    assert nuggets(*first, "--out", tmp_path / "first").code == 0
+
+
+def test_run_gives_arms_and_a_verdict(nuggets):
+    data = ["--data", "all.jsonl", "--set", "data.n_train=4", "--set", "data.n_test=4"]
+    ended = nuggets("run", "quick", *PAIR, *data, *FAST, "--json")
+    assert ended.code == 0, ended.err
+    assert ended.err == ""
+    report = ended.json["report"]
+    assert list(report["arms"]) == ["vanilla", "plain", "paper", "permuted"]
+    for arm in report["arms"].values():
+        assert arm["interval"][0] <= arm["value"] <= arm["interval"][1]
+        assert (arm["seeds"], arm["n"]) == ([0], 4)
+    assert isinstance(report["verdict"]["sentence"], str)
+    assert ended.json["status"] == "done"
+    recipe = yaml.safe_load((Path(ended.json["folder"]) / "recipe.yaml").read_text())
+    for path in (recipe["teacher"], recipe["student"], recipe["data"]["file"]):
+        assert Path(path).is_absolute()
+        assert Path(path).exists()
+
+
+def test_a_run_is_listed_shown_and_compared(nuggets, finished):
+    assert finished.status() == "done", finished.log_tail()
+    listed = nuggets("list", "--json")
+    assert {"run": finished.id, "status": "done"} in listed.json
+    assert finished.id in nuggets("list").out
+    shown = nuggets("show", finished.id[:-1], "--json")
+    assert (shown.code, shown.err) == (0, "")
+    assert shown.json["run"] == finished.id
+    assert shown.json["report"] == json.loads(
+        (finished.folder / "artifacts" / "report" / "report.json").read_text()
+    )
+    words = nuggets("show", finished.id)
+    assert words.err == f"{finished.id}: done\n"
+    assert "paired difference" in words.out
+    other = api.run(api.load_recipe("mine.yaml", ["lora.r=1"]))
+    compared = nuggets("compare", finished.id, other.id, "--json")
+    assert compared.json["recipe"] == {"lora.r": [2, 1]}
+    assert list(compared.json["results"]) == ["vanilla", "plain", "paper"]
+    assert [run["run"] for run in compared.json["runs"]] == [finished.id, other.id]
+    assert "lora.r" in nuggets("compare", finished.id, other.id).out
+    assert nuggets("compare", finished.id).code == 2
+
+
+def test_export_writes_an_adapter(nuggets, finished, tmp_path):
+    ended = nuggets("export", finished.id, "--arm", "plain", "--out", tmp_path / "a", "--json")
+    assert (ended.code, ended.err) == (0, "")
+    assert ended.json["arm"] == "plain"
+    assert (tmp_path / "a" / "adapter_config.json").is_file()
+
+
+def test_starting_following_cancelling_and_resuming(nuggets):
+    started = nuggets("start", "mine.yaml", "--set", "train.steps=100000", "--json")
+    assert started.code == 0, started.err
+    name = started.json["run"]
+    assert started.json["status"] in ("queued", "running")
+    cancelled = nuggets("cancel", name, "--json").json
+    assert cancelled["run"] == name
+    assert cancelled["status"] in ("cancelled", "running")  # it may still be importing torch
+    followed = nuggets("follow", name, "--json")
+    assert followed.code == 1
+    assert followed.json["error"]["type"] == "NuggetsError"
+    assert "cancelled on request" in followed.err
+    assert nuggets("resume", name, "--json").json["run"] == name
+    assert nuggets("cancel", name).err.startswith(f"{name}: ")
+    assert nuggets("follow", name).code == 1
+    assert nuggets("cancel", name).code == 2
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["show", "nothing"],
+        ["follow", "nothing"],
+        ["cancel", "nothing"],
+        ["resume", "nothing"],
+        ["export", "nothing", "--out", "x"],
+        ["compare", "nothing", "else"],
+        ["run", "nothing"],
+        ["run"],
+        ["run", "quick", "--nope"],
+        ["run", "quick", "--task", "king", "--data", "all.jsonl"],
+        ["sensitivity", "models/large", "--n", "many", "--out", "x"],
+        ["sensitivity", "models/large", "--n", "0", "--out", "x"],
+        ["sensitivity", "models/large", "--score", "guess", "--task", "king", "--out", "x"],
+        ["sensitivity", "models/large", "--out", "x"],
+        ["nonsense"],
+    ],
+)
+def test_wrong_words_are_one_sentence_and_code_2(nuggets, words, place):
+    ended = nuggets(*words)
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.err.count("\n") == 1, ended.err
+    ended = nuggets(*words, "--json")
+    assert ended.code == 2
+    assert ended.json["error"]["message"] + "\n" == ended.err
+    assert not (place / "x").exists()
+
+
+def test_without_a_command_the_commands_are_listed(nuggets):
+    ended = nuggets()
+    assert (ended.code, ended.out) == (2, "")
+    for command in COMMANDS:
+        assert f"  {command} " in ended.err
+
+
+def test_ctrl_c_is_code_1(nuggets, monkeypatch):
+    def interrupted(job, on_event):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(api, "run", interrupted)
+    ended = nuggets("run", "mine.yaml")
+    assert (ended.code, ended.err) == (1, "Stopped on request.\n")
+
+
+def test_markup_in_names_is_text(nuggets, place, jsonl):
+    ended = nuggets("show", "[red]no[/red]")
+    assert "'[red]no[/red]'" in ended.err
+
+
+def test_the_installed_command_prints_one_document_and_nothing_else(place, home):
+    command = [Path(sys.executable).with_name("nuggets"), "plan", "mine.yaml", "--json"]
+    ended = subprocess.run(command, capture_output=True, text=True, cwd=place, timeout=120)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert json.loads(ended.stdout)["version"] == 1
+    refused = subprocess.run(
+        [*command[:2], "nothing"], capture_output=True, text=True, cwd=place, timeout=120
+    )
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert refused.stderr.startswith("There is no recipe 'nothing'")
+
+
+@pytest.fixture
+def builtin():
+    try:
+        for name in MODELS:
+            api.model_card(name)
+        return assets_root()
+    except BadInput as problem:
+        pytest.skip(str(problem))
+
+
+def test_built_in_names_are_taken_everywhere(nuggets, builtin, tmp_path):
+    cards = nuggets("pairs", "--json")
+    assert (cards.code, cards.err) == (0, "")
+    assert list(cards.json) == list(MODELS)
+    assert cards.json["teacher"]["scores"].keys() == api.skills().keys()
+    assert "exact match" in nuggets("pairs").out
+    assert nuggets("preflight", "teacher", "independent").code == 0
+    plan = nuggets("plan", "quick", "--seeds", "king", "--device", "cpu", "--json")
+    assert plan.code == 0, plan.err
+    assert plan.json["provenance"]["label"] == "king"
