@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from functools import cache
 from typing import Any
 
 import yaml
@@ -87,9 +88,7 @@ def _nearest(job: TransferRecipe) -> tuple[str, dict[str, Any]]:
     """The shipped recipe that needs the fewest changes, and those changes."""
     wanted = _leaves(job.model_dump(mode="json"))
     best: tuple[str, dict[str, Any]] | None = None
-    for name in shipped_recipes():
-        base = load_recipe(name).model_dump(mode="json")
-        have = _leaves(base)
+    for name, have in _shipped().items():
         changes = {k: v for k, v in wanted.items() if k not in have or have[k] != v}
         if name == job.name:
             return name, changes
@@ -97,6 +96,12 @@ def _nearest(job: TransferRecipe) -> tuple[str, dict[str, Any]]:
             best = (name, changes)
     assert best is not None
     return best
+
+
+@cache
+def _shipped() -> dict[str, dict[str, Any]]:
+    """The fields of every shipped recipe."""
+    return {name: _leaves(load_recipe(name).model_dump(mode="json")) for name in shipped_recipes()}
 
 
 def _leaves(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -15,6 +15,7 @@ from nuggets import api
 from nuggets.builtin.pairs import MODELS, assets_root
 from nuggets.errors import BadInput
 from nuggets.runs import launch
+from nuggets.runs.doctor import Doctor
 from nuggets.runs.schema import LIVE
 
 STUDENT = {
@@ -93,13 +94,14 @@ def test_help_names_every_command_of_the_manual(nuggets):
         assert nuggets(command, "--help").code == 0
 
 
-def test_doctor_tells_versions_and_devices(nuggets, home):
+def test_doctor_tells_versions_and_devices(nuggets, home, monkeypatch):
     ended = nuggets("doctor", "--json")
     assert (ended.code, ended.err) == (0, "")
     assert {"python", "torch", "nuggets"} <= ended.json["versions"].keys()
     assert ended.json["devices"][-1]["name"] == "cpu"
     assert ended.json["devices"][0]["memory_total"] > 0
     assert ended.json["home"] == str(home)
+    monkeypatch.setattr(api, "doctor", lambda refresh: Doctor(**ended.json))
     assert "Runs and caches are kept in" in nuggets("doctor").err
 
 

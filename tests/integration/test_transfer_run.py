@@ -254,13 +254,18 @@ def nursery():
     made.process.stdout.close()
 
 
+def wait_until(condition, run):
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, run.log_tail()
+        time.sleep(0.001)
+
+
 def kill_in(run, nursery, stage, draw):
     """Starts an attempt and kills it a random moment after it entered a stage (or a later one)."""
     pid = nursery.start(run)
-    deadline = time.monotonic() + 60
-    while run.record().stage not in STAGES[STAGES.index(stage) :] and run.status() != "done":
-        assert time.monotonic() < deadline, run.log_tail()
-        time.sleep(0.001)
+    later = STAGES[STAGES.index(stage) :]
+    wait_until(lambda: run.record().stage in later or run.status() == "done", run)
     time.sleep(draw.uniform(0, 0.8 if stage == "train" else 0.05))
     os.kill(pid, signal.SIGKILL)
     nursery.wait()
@@ -295,17 +300,16 @@ def test_a_run_killed_at_random_moments_ends_as_if_nothing_had_happened(
 
 
 def test_a_run_is_cancelled_within_seconds_and_resumes_to_the_same_end(
-    finished, material, home, nuggets
+    finished, material, home, nuggets, nursery
 ):
-    run = api.start(recipe_of(material))
-    deadline = time.monotonic() + 60
-    while run.record().stage != "train":
-        assert time.monotonic() < deadline, run.log_tail()
-        time.sleep(0.01)
+    run = api.create(recipe_of(material))
+    nursery.start(run)
+    wait_until(lambda: run.record().stage == "train", run)
     before = time.monotonic()
     ended = nuggets("cancel", run.id[:-1], "--json")
     assert ended.json == {"run": run.id, "status": "cancelled"}
     assert time.monotonic() - before < 10
+    assert os.waitstatus_to_exitcode(nursery.wait()) == 1
     assert nuggets("cancel", run.id).code == 2
     assert nuggets("follow", run.id).code == 1
     assert nuggets("resume", run.id, "--json").json["run"] == run.id
@@ -365,10 +369,14 @@ def test_a_resume_with_changed_input_is_refused_and_names_it(change, material, t
     assert sorted(path.name for path in (run.folder / "artifacts" / "cells").glob("*")) == cells
 
 
-def test_two_runs_on_one_device_queue_visibly(material, home, nuggets):
-    first = api.start(recipe_of(material, name="first"))
-    second = api.start(recipe_of(material, name="second", seeds=[0], arms=[{"kind": "vanilla"}]))
-    followed = nuggets("follow", second.id)
-    assert followed.code == 0, followed.err
-    assert f"Waiting for cpu, held by run {first.id}." in followed.err
+def test_two_runs_on_one_device_queue_visibly(material, home, nuggets, nursery, tmp_path):
+    first = api.create(recipe_of(material, name="first"))
+    nursery.start(first)
+    wait_until(lambda: first.status() == "running", first)
+    second = recipe_of(material, name="second", seeds=[0], arms=[{"kind": "vanilla"}])
+    (tmp_path / "second.yaml").write_text(api.dump_job(second))
+    ended = nuggets("run", tmp_path / "second.yaml")
+    assert ended.code == 0, ended.err
+    assert f"Waiting for cpu, held by run {first.id}." in ended.err
     assert first.status() == "done"
+    assert nursery.wait() == 0
