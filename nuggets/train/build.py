@@ -86,6 +86,12 @@ def with_teacher_labels(lab: Lab, seed: int, n: int) -> Trainee:
         )
     # An answer that did not end would teach the student to end in mid-sentence.
     labelled = [_answered(p, a.text) for p, a in zip(prompts, answers, strict=True) if a.finished]
+    if not labelled:
+        raise BadInput(
+            f"The teacher ended none of its {len(prompts)} answers in time, so the arm "
+            "teacher_labels would be plain LoRA. Leave it out, or choose a teacher that knows "
+            "the task."
+        )
     cut = len(prompts) - len(labelled)
     seconds = time.monotonic() - start
     plain = with_lora(lab, seed)

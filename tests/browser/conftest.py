@@ -119,7 +119,7 @@ def open_context(browser, server: Server):
         seen = Seen()
         context.route("**/*", lambda route: _guard(route, server, seen))
         page = context.new_page()
-        page.set_default_timeout(60_000)  # the first page of a fresh home starts torch once, in a child
+        page.set_default_timeout(60_000)  # a fresh home starts torch once, in a child
         page.on("console", lambda message: _note_console(message, seen))
         page.on("pageerror", lambda error: seen.errors.append(str(error)))
         return page, seen

@@ -20,9 +20,9 @@ from nuggets.core.architecture import Frozen
 from nuggets.core.plan import ExtractionConfig, LoraConfig
 from nuggets.core.selectors import ConsistentSelector
 from nuggets.errors import BadInput
-from nuggets.train.arms import Arm, Distill, Graft, Pissa, WrongTask
+from nuggets.train.arms import Arm, Distill, Graft, Pissa, TeacherLabels, WrongTask
 from nuggets.train.cells import CellResult, run_cell
-from tests.unit.train.tiny_lab import letters, make_lab
+from tests.unit.train.tiny_lab import letters, load, make_lab
 
 KINDS = get_args(get_args(Arm)[0])
 SMALL = {"teacher_labels": {"n": 6}, "graft": {"heal_steps": 3, "heal_batch": 4, "heal_samples": 8}}
@@ -197,6 +197,9 @@ def test_arms_that_cannot_work_say_so(tiny, lab):
     )
     with pytest.raises(BadInput, match="41 in the teacher and 40 in the student"):
         Distill().build(other, 0)
+    endless = dataclasses.replace(lab, teacher=load(tiny("llama")).model)
+    with pytest.raises(BadInput, match="ended none of its 6 answers"):
+        TeacherLabels(n=6).build(endless, 0)
     embedded = make_lab(tiny, extraction=ExtractionConfig(roles=("embed", "q")))
     with pytest.raises(BadInput, match="no PiSSA for embeddings"):
         Pissa().build(embedded, 0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from nuggets.core.sensitivity import compute_sensitivity
 from nuggets.runs.commit import commit_folder, newest_valid, remove_folder
 from nuggets.train.checkpoints import Storage
 from nuggets.train.config import TrainConfig
+from nuggets.train.finetune import finetune
 from nuggets.train.lab import Lab
 
 # Two threads wait for each other longer than such small models compute.
@@ -62,6 +64,16 @@ def letters(n: int, seed: int = 0) -> list[Sample]:
     return made
 
 
+@cache
+def taught(folder: Path) -> Loaded:
+    """A teacher that ends its answers, right or wrong: a random one goes on for ever."""
+    loaded = load(folder)
+    encoded = [encode(sample, loaded.tokenizer) for sample in letters(32, 5000)]
+    config = TrainConfig(steps=30, batch_size=16, lr=1e-2)
+    finetune(loaded.model, encoded, config, 0, Path("nothing-is-written"))
+    return loaded
+
+
 def make_lab(
     tiny: Callable[..., Path],
     lora: LoraConfig | None = None,
@@ -69,7 +81,8 @@ def make_lab(
     train: TrainConfig | None = None,
     **student: Any,
 ) -> Lab:
-    teacher, pupil = load(tiny("llama", **TEACHER)), load(tiny("llama", **(STUDENT | student)))
+    teacher = taught(Path(tiny("llama", **TEACHER)))
+    pupil = load(tiny("llama", **(STUDENT | student)))
     tokenizer = pupil.tokenizer
 
     def map_of(seed: int):
