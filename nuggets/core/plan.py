@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 from nuggets.core.architecture import LAYER_ROLES, ArchSpec, Frozen
 from nuggets.core.layers import LayerSelector, TopLayers
 from nuggets.core.maps import SensitivityMap
+from nuggets.core.models import check_pair
 from nuggets.core.selectors import (
     MatrixSelector,
     Pick,
@@ -145,32 +146,6 @@ class ExtractionPlan(Frozen):
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:16]
 
 
-def check_pair(teacher: ArchSpec, student: ArchSpec, roles: Sequence[str]) -> None:
-    """Refuses pairs that extraction cannot serve.
-
-    Raises:
-        BadInput: naming the dimension in which the student is larger, with both values.
-    """
-    wider = [
-        ("has more layers", "n_layers", teacher.n_layers, student.n_layers),
-        ("is wider", "hidden_size", teacher.hidden_size, student.hidden_size),
-        ("has a wider FFN", "ffn", teacher.intermediate_size, student.intermediate_size),
-        ("has wider queries", "q", teacher.size("q_heads"), student.size("q_heads")),
-        ("has wider keys", "kv", teacher.size("kv_heads"), student.size("kv_heads")),
-    ]
-    for what, _, large, small in wider:
-        if small > large:
-            raise BadInput(
-                f"The student {what} than the teacher: {small} > {large}. Extraction only "
-                "shrinks matrices; swap the two models."
-            )
-    if {"embed", "head"} & set(roles) and teacher.vocab_size != student.vocab_size:
-        raise BadInput(
-            f"Embedding and head cannot be extracted: the teacher has {teacher.vocab_size} words "
-            f"and the student {student.vocab_size}. Leave the roles embed and head out."
-        )
-
-
 def make_plan(
     map: SensitivityMap,
     student: ArchSpec,
@@ -191,7 +166,7 @@ def make_plan(
         BadInput: for pairs or options that cannot work, in one sentence.
     """
     teacher = map.spec
-    check_pair(teacher, student, extraction.roles)
+    check_pair(teacher, student, embed=not {"embed", "head"}.isdisjoint(extraction.roles))
     chosen = extraction.layers.select(map.layer_scores, student.n_layers, cka)
     pairs = tuple(enumerate(chosen))
     sites = _sites(teacher, student, pairs, extraction.roles)

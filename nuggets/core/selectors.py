@@ -55,12 +55,6 @@ class Pick:
     entries: Index | None = None
     runner_up: tuple[int, int, float] | None = None
 
-    def cut(self, weight: Float[ndarray, "_ _"], shape: tuple[int, int]) -> Float[ndarray, "_ _"]:
-        """Takes the chosen entries out of a teacher's weight."""
-        if self.entries is not None:
-            return weight.reshape(-1)[self.entries].reshape(shape)
-        return weight[self.rows][:, self.cols]
-
 
 @dataclass(frozen=True, eq=False)
 class Request:

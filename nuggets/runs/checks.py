@@ -10,8 +10,13 @@ from nuggets.builtin.pairs import MODELS, model_card
 from nuggets.builtin.resolve import resolve
 from nuggets.core.consistent import check_consistent
 from nuggets.core.headers import check_keys
-from nuggets.core.models import ModelPair, check_vocabularies, read_pair, read_spec
-from nuggets.core.plan import check_pair
+from nuggets.core.models import (
+    ModelPair,
+    check_pair,
+    check_vocabularies,
+    read_pair,
+    read_spec,
+)
 from nuggets.core.preflight import preflight
 from nuggets.errors import BadInput
 from nuggets.recipe import AlignJob, AskJob, SensitivityJob, TransferRecipe
@@ -58,7 +63,8 @@ def check_extraction(recipe: TransferRecipe) -> None:
     Of the student only its configuration is read.
     """
     pair = read_pair(resolve(recipe.teacher), resolve(recipe.student, weights=False))
-    check_pair(pair.teacher_spec, pair.student_spec, recipe.extraction.roles)
+    embed = not {"embed", "head"}.isdisjoint(recipe.extraction.roles)
+    check_pair(pair.teacher_spec, pair.student_spec, embed=embed)
     check_vocabularies(pair)
     for role in recipe.extraction.roles:
         recipe.lora.rank(role, pair.student_spec.shape(role))

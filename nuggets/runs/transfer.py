@@ -153,7 +153,7 @@ def _tune(
                 items=data.tuning,
                 metric=recipe.data.metric,
                 storage=STORAGE,
-                progress=ctx,
+                progress=_Labelled(ctx, f"tune {arm.name}", recipe.train.tuning_seed),
             )
             with ctx.commit(name) as folder:
                 (folder / "tuning.json").write_text(found.model_dump_json(indent=1))
