@@ -14,11 +14,12 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from benchmarks import published
 from nuggets.core.architecture import ArchSpec
+from nuggets.core.memory import return_freed_memory
 from nuggets.core.sensitivity import compute_sensitivity
 
 TITLE = "Sensitivity of 8 samples × 64 tokens, 138 M parameters, float32"
 WAYS = ("published", "full map", "row and column sums")
-ROUNDS = 3
+ROUNDS = 2
 _MB = 2**20
 
 
@@ -55,6 +56,7 @@ def _child(way: str) -> dict[str, float]:
 
 def run_once(way: str) -> dict[str, float]:
     """Measures one procedure in this process: seconds, and bytes above the loaded weights."""
+    return_freed_memory()  # for all three alike
     config = LlamaConfig(
         hidden_size=768,
         intermediate_size=2048,

@@ -17,6 +17,7 @@ from nuggets.core.architecture import ArchSpec
 from nuggets.core.extraction import extract_factors
 from nuggets.core.loading import load_model, load_tokenizer
 from nuggets.core.maps import SensitivityMap
+from nuggets.core.memory import return_freed_memory
 from nuggets.core.models import ModelRef, read_spec
 from nuggets.core.plan import ExtractionPlan, make_plan
 from nuggets.core.progress import Progress
@@ -74,6 +75,7 @@ def measure_map(
         loaded = Loaded(job.model, device, config.dtype)
     encoded = loaded.encode(samples, config.max_length)
     folder = cache.map_folder(job.model, samples, config)
+    return_freed_memory()
     map = compute_sensitivity(
         loaded.model,
         loaded.spec,

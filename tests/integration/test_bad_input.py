@@ -173,7 +173,7 @@ CASES = {
     "too large r": (also("lora.r=17"), "Rank 17 is too large: .* 16", RECIPES),
     "unknown recipe": (put("recipe", "quickly"), "no recipe 'quickly'", RECIPES),
     "unknown task": (
-        lambda j: j.update(seeds=None, train=None, test=None, set=["data.task=juggle"]),
+        lambda j: j.update(seeds=None, train=None, test=None, set=["data.task=juggle", "lora.r=2"]),
         "no skill 'juggle'",
         RECIPES,
     ),
@@ -288,7 +288,7 @@ def test_preflight_says_every_problem_and_exits_with_2(job, nuggets):
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["--layers", 9], "more layers than the teacher: 9 > 2"),
+        (["--layers", 9], "deeper than the teacher: 9 > 2"),
         ([], "Say how small"),
         (["--layers", 1, "--order", "weird"], "order: "),
         (["--layers", 1, "--heal", "nowhere.jsonl", "--heal-steps", 3], "does not exist"),
