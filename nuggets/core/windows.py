@@ -25,16 +25,19 @@ def window_sums(
 ) -> Float[ndarray, "_ _"]:
     """Sums of every `height` × `width` window, float64, indexed by the top-left corner.
 
-    Two running sums, each differenced before the next one, so that rounding grows with one
-    side of the matrix and not with its area.
+    A strip of `height` rows is summed once and then moved down: each step adds the row that
+    enters and takes off the one that leaves, so the matrix is read once and rounding grows with
+    one side of it and not with its area. The strips are then treated likewise along the columns.
     """
-    down = np.cumsum(values, axis=0, dtype=np.float64)
-    strips = down[height - 1 :].copy()
-    strips[1:] -= down[:-height]
-    across = np.cumsum(strips, axis=1, out=strips)
-    sums = across[:, width - 1 :].copy()
-    sums[:, 1:] -= across[:, :-width]
-    return sums
+    return _slide(_slide(values, height).T, width).T
+
+
+def _slide(values: Float[ndarray, "n _"], size: int) -> Float[ndarray, "_ _"]:
+    """Sums of `size` consecutive rows, starting at every row, float64."""
+    sums = np.empty((len(values) - size + 1, values.shape[1]))
+    np.sum(values[:size], axis=0, dtype=np.float64, out=sums[0])
+    np.subtract(values[size:], values[:-size], dtype=np.float64, out=sums[1:])
+    return np.cumsum(sums, axis=0, out=sums)
 
 
 def find_window(
