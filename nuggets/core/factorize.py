@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -66,15 +67,15 @@ def truncated_svd(
     Raises:
         NonFinite: if the matrix has NaN or infinite entries.
     """
-    if not torch.isfinite(weight).all():
-        raise NonFinite("A matrix to factorise has NaN or infinite entries.")
     matrix = weight if weight.dtype == torch.float64 else weight.float()
+    whole = float(torch.linalg.vector_norm(matrix)) ** 2
+    if not math.isfinite(whole):  # any NaN or infinity reaches the norm: one pass is enough
+        raise NonFinite("A matrix to factorise has NaN or infinite entries.")
     # Near full rank the random range is the whole space and an exact SVD costs no more.
     if method == "exact" or rank + OVERSAMPLING >= min(matrix.shape):
         u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
     else:
         u, s, vh = _randomized(matrix, rank, seed)
-    whole = float(matrix.double().square().sum())
     if energy is not None:
         reached = s.double().square().cumsum(0) >= energy * whole
         rank = min(rank, int((~reached).sum()) + 1)
