@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import time
 from pathlib import Path
 
@@ -10,7 +9,6 @@ import pytest
 
 from nuggets.runs import launch
 from nuggets.runs.home import runs_dir
-from nuggets.runs.schema import LIVE
 from nuggets.runs.store import RunStore
 
 HERE = Path(__file__).parent
@@ -29,10 +27,8 @@ def store(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(HERE), prepend=os.pathsep)
     store = RunStore(runs_dir())
     yield store
-    for run in store.list():
-        if run.status() in LIVE:
-            os.kill(worker_pid(run), signal.SIGKILL)
     for child in launch._children:
+        child.kill()
         child.wait(timeout=10)
 
 
@@ -44,19 +40,14 @@ def toy(store):
     )
 
 
-def worker_pid(run):
-    """The process that holds the run's lock, from the kernel's list of locks."""
-    inode = run.lock_path.stat().st_ino
-    for line in Path("/proc/locks").read_text().splitlines():
-        fields = line.replace("-> ", "").split()
-        if fields[5].endswith(f":{inode}") and fields[3] == "WRITE":
-            return int(fields[4])
-    raise AssertionError(f"nobody holds {run.lock_path}")
+def find_worker(run):
+    """The process id of the worker that this process started for the run last."""
+    return [c.pid for c in launch._children if c.args[-1] == str(run.folder)][-1]
 
 
-@pytest.fixture(name="worker_pid")
-def worker_pid_fixture():
-    return worker_pid
+@pytest.fixture
+def worker_pid():
+    return find_worker
 
 
 @pytest.fixture

@@ -17,8 +17,6 @@ from nuggets.runs.commit import verify_folder
 from nuggets.runs.home import device_lock_path
 from nuggets.runs.locks import Lock
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="finds lock owners in /proc/locks")
-
 
 def artifact(run):
     verify_folder(run.folder / "artifacts" / "final")
@@ -169,7 +167,7 @@ def test_a_forked_child_does_not_keep_its_dead_parents_lock(tmp_path):
         os.kill(child, signal.SIGKILL)
 
 
-def test_a_worker_outlives_the_process_that_started_it(toy, until, worker_pid):
+def test_a_worker_outlives_the_process_that_started_it(toy, until):
     run = toy(steps=300, sleep=0.01)
     script = (
         "import sys\n"
@@ -177,15 +175,18 @@ def test_a_worker_outlives_the_process_that_started_it(toy, until, worker_pid):
         "from nuggets.runs import launch\n"
         "from nuggets.runs.store import Run\n"
         "launch.start(Run(Path(sys.argv[1])))\n"
+        "print(launch._children[0].pid, flush=True)\n"
         "import os, signal\n"
         "os.killpg(os.getpid(), signal.SIGKILL)\n"
     )
-    starter = subprocess.Popen(
-        [sys.executable, "-c", script, str(run.folder)], start_new_session=True
+    starter = subprocess.run(
+        [sys.executable, "-c", script, str(run.folder)],
+        start_new_session=True,
+        stdout=subprocess.PIPE,
     )
-    assert starter.wait(timeout=30) == -signal.SIGKILL
+    assert starter.returncode == -signal.SIGKILL
     until(lambda: run.status() == "running")
-    assert os.getsid(worker_pid(run)) == worker_pid(run)
+    assert os.getsid(worker := int(starter.stdout)) == worker
     until(lambda: run.status() == "done")
 
 
