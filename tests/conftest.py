@@ -32,7 +32,19 @@ PER_ARCHITECTURE: dict[str, dict[str, Any]] = {
     "gemma": {"tie_word_embeddings": True},
     "gemma2": {"tie_word_embeddings": True, "query_pre_attn_scalar": 8},
     "gemma3_text": {"tie_word_embeddings": True, "query_pre_attn_scalar": 8},
+    "gpt_neox": {"num_key_value_heads": None, "head_dim": None},
+    "gpt2": {"tie_word_embeddings": True, "num_key_value_heads": None, "head_dim": None},
 }
+RENAMED = {
+    "gpt2": {
+        "hidden_size": "n_embd",
+        "intermediate_size": "n_inner",
+        "num_hidden_layers": "n_layer",
+        "num_attention_heads": "n_head",
+        "max_position_embeddings": "n_positions",
+    }
+}
+"""Config fields that an architecture calls otherwise, or (above, None) does not have."""
 
 
 def write_tokenizer(folder: Path) -> None:
@@ -72,7 +84,13 @@ def _write_model(
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    fields = TINY | PER_ARCHITECTURE.get(kind, {}) | config
+    given = TINY | PER_ARCHITECTURE.get(kind, {}) | config
+    names = RENAMED.get(kind, {})
+    fields = {
+        names.get(name, name): value
+        for name, value in given.items()
+        if value is not None or name == "bos_token_id"
+    }
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **fields))

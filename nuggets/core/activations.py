@@ -12,7 +12,7 @@ from numpy import ndarray
 from torch import nn
 
 from nuggets.core.alignment import AlignmentReport
-from nuggets.core.architecture import LAYER_ROLES, ArchSpec
+from nuggets.core.architecture import ArchSpec
 from nuggets.core.linear_maps import PENALTY, r2_matrix, ridge_map
 from nuggets.core.maps import SensitivityMap
 from nuggets.core.progress import InMemoryProgress, Progress
@@ -98,9 +98,10 @@ def align_models(
     ]
     matrices, facts = _similarities(sides[0], sides[1], fit, told)
     if maps:
+        roles = _shared_roles(teacher_spec, student_spec)
         matrices["profile"] = profile_correlation(
-            _profiles([of_teacher for of_teacher, _ in maps.values()]),
-            _profiles([of_student for _, of_student in maps.values()]),
+            _profiles([of_teacher for of_teacher, _ in maps.values()], roles),
+            _profiles([of_student for _, of_student in maps.values()], roles),
         )
     scores: dict[str, dict[str, float]] = {}
     layers = [_spread(spec.n_layers, MAX_STITCHED_LAYERS) for spec in (teacher_spec, student_spec)]
@@ -149,8 +150,9 @@ def _similarities(
     tokens = _spread(x.shape[1], MAX_TOKENS)
     k = _directions(teacher.spec, student.spec, len(tokens))
     pooled = [sample for samples in fit.values() for sample in samples]
+    roles = _shared_roles(teacher.spec, student.spec)
     reads = [
-        collect_reads(side.model, side.spec, pooled, k, progress=progress)[:, :, tokens]
+        collect_reads(side.model, side.spec, pooled, k, roles, progress=progress)[:, :, tokens]
         for side in (teacher, student)
     ]
     shuffled = np.random.default_rng(0).permutation(len(tokens))
@@ -178,19 +180,26 @@ def _spread(n: int, most: int) -> list[int]:
     return sorted({int(i) for i in np.linspace(0, n - 1, min(n, most)).round()})
 
 
+def _shared_roles(teacher: ArchSpec, student: ArchSpec) -> tuple[str, ...]:
+    return tuple(role for role in teacher.architecture.roles if student.has(role))
+
+
 def _directions(teacher: ArchSpec, student: ArchSpec, n_tokens: int) -> int:
     """k: few enough for every matrix, and for subspaces of so few tokens to be able to differ."""
-    sides = [min(spec.shape(role)) for spec in (teacher, student) for role in LAYER_ROLES]
+    roles = _shared_roles(teacher, student)
+    sides = [min(spec.shape(role)) for spec in (teacher, student) for role in roles]
     return max(1, min(DIRECTIONS, *sides, n_tokens // 4))
 
 
-def _profiles(maps: Sequence[SensitivityMap]) -> Float[ndarray, "n_layers profile"]:
+def _profiles(
+    maps: Sequence[SensitivityMap], roles: Sequence[str]
+) -> Float[ndarray, "n_layers profile"]:
     """Share of each map's sensitivity per layer, in columns of skill × role."""
     columns = []
     for map in maps:
         spec = map.spec
         totals = np.array(
-            [[map.total(spec.module(role, layer)) for role in LAYER_ROLES]
+            [[map.total(spec.module(role, layer)) for role in roles]
              for layer in range(spec.n_layers)]
         )  # fmt: skip
         columns.append(totals / max(totals.sum(), np.finfo(float).tiny))

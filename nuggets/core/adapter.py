@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from nuggets.core.architecture import ArchSpec
 from nuggets.core.factorize import LowRankFactors
+from nuggets.core.fused import join_fused, stored_factors
 from nuggets.core.plan import LoraConfig
 from nuggets.errors import BadInput
 
@@ -145,6 +146,9 @@ def save_adapter(
 ) -> None:
     """Writes a PEFT folder: `adapter_config.json`, `adapter_model.safetensors`, `README.md`.
 
+    The adapter is for the student as transformers loads it: factors of roles that share a stored
+    module are put together (`nuggets.core.fused.stored_factors`).
+
     Args:
         folder: an existing folder.
         weights: module → `(A [r, in], B [out, r])`.
@@ -154,6 +158,7 @@ def save_adapter(
         card: text of the model card.
     """
     tensors = {}
+    weights, scales = stored_factors(weights, scales, spec)
     for name, (a, b) in weights.items():
         embedding = name == spec.module("embed")
         kind, tail = ("lora_embedding_", "") if embedding else ("lora_", ".weight")
@@ -162,7 +167,8 @@ def save_adapter(
         tensors[f"{prefix}B{tail}"] = b.cpu().float().contiguous()
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     ranks = {name: a.shape[0] for name, (a, _) in weights.items()}
-    config = peft_config(ranks, scales)
+    transposed = any(matrix.transposed for matrix in spec.architecture.matrices)
+    config = peft_config(ranks, scales, fan_in_fan_out=transposed)
     config.base_model_name_or_path = base
     config.inference_mode = True
     config.target_modules = sorted(ranks)  # PEFT keeps a set, whose order changes from day to day
@@ -170,8 +176,10 @@ def save_adapter(
     (folder / "README.md").write_text(card)
 
 
-def load_adapter(model: nn.Module, folder: Path) -> PeftModel:
+def load_adapter(model: Any, folder: Path) -> PeftModel:
     """Loads a PEFT folder on a student, strictly: every key, right shapes, finite values.
+
+    Adapters name the modules that files hold, so the student's fused modules are put together.
 
     Raises:
         BadInput: if keys are missing or left over, or a value is not finite.
@@ -184,7 +192,8 @@ def load_adapter(model: nn.Module, folder: Path) -> PeftModel:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PEFT only warns where the check below refuses
-            peft = PeftModel.from_pretrained(model, str(folder))  # type: ignore[arg-type]
+            join_fused(model, ArchSpec.from_config(model.config.to_dict()))
+            peft = PeftModel.from_pretrained(model, str(folder))
     except (RuntimeError, ValueError) as problem:
         raise BadInput(f"The adapter in {folder} does not fit this model: {problem}") from None
     expected = {name.replace(f".{ADAPTER}", "") for name in peft.state_dict() if ".lora_" in name}

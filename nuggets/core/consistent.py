@@ -47,7 +47,7 @@ class ConsistentChoice:
             return (self.heads[place][:, None] * self.head_dim + inside).reshape(-1)
         if axis == "kv_heads":
             return (self.kv_heads[place][:, None] * self.head_dim + inside).reshape(-1)
-        whole = {"vocab": np.arange(self.vocab), "head_dim": inside}
+        whole = {"vocab": np.arange(self.vocab), "head_dim": inside, "positions": np.arange(0)}
         return {"resid": self.resid, "ffn": self.ffn[place], **whole}[axis]
 
 
@@ -67,6 +67,20 @@ def check_consistent(teacher: ArchSpec, student: ArchSpec) -> None:
             f"A consistent choice keeps whole head groups, but the student has {student.group} "
             f"query heads per key/value head and the teacher only {teacher.group}. Use the "
             "selector window."
+        )
+
+
+def check_heads_fill(spec: ArchSpec, n_heads: int, hidden_size: int) -> None:
+    """Refuses a width that an architecture without a head size of its own cannot have.
+
+    Raises:
+        BadInput: if the heads do not fill the width exactly.
+    """
+    if not spec.architecture.free_heads and n_heads * spec.head_dim != hidden_size:
+        raise BadInput(
+            f"The heads of a {spec.model_type} model fill its width: {n_heads} heads of "
+            f"{spec.head_dim} make {n_heads * spec.head_dim}, not {hidden_size}. Choose a width "
+            f"that is a multiple of {spec.head_dim}, and as many heads as fill it."
         )
 
 

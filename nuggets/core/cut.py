@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nuggets.core.architecture import ArchSpec, Axis
-from nuggets.core.consistent import ConsistentChoice
+from nuggets.core.architecture import WHOLE_AXES, ArchSpec, Axis
+from nuggets.core.consistent import ConsistentChoice, check_heads_fill
 from nuggets.errors import BadInput, Unsupported
 
 if TYPE_CHECKING:
@@ -28,11 +28,11 @@ def cut_model(teacher: Any, choice: ConsistentChoice) -> Any:
     copied in the teacher's dtype, so a full choice gives bit-identical logits.
 
     Args:
-        teacher: a transformers causal language model of a supported architecture.
+        teacher: a causal language model of a supported architecture, as `load_model` gives it.
         choice: the kept indices.
 
     Returns:
-        A model of the teacher's class, in evaluation mode, on the teacher's device.
+        A model of the teacher's class, likewise in evaluation mode, on the teacher's device.
 
     Raises:
         BadInput: if an index is out of range, repeated or tears a head from its group.
@@ -43,11 +43,14 @@ def cut_model(teacher: Any, choice: ConsistentChoice) -> Any:
     import torch
     from transformers import AutoModelForCausalLM
 
+    from nuggets.core.fused import split_fused
+
     config = _cut_config(teacher.config, spec, choice)
     with torch.random.fork_rng(devices=[]):  # the initial values are all replaced below
         student = AutoModelForCausalLM.from_config(
             config, dtype=teacher.dtype, trust_remote_code=False
         ).to(teacher.device)
+    split_fused(student, ArchSpec.from_config(config.to_dict()))
     weights = teacher.state_dict()
     sliced = {}
     for name in student.state_dict():
@@ -75,7 +78,7 @@ def permute_matrices(model: Any, seed: int = 0) -> None:
         for module, role, _ in spec.modules():
             weight = weights[f"{module}.weight"]
             for dim, axis in enumerate(spec.axes(role)):
-                if axis != "vocab":
+                if axis not in WHOLE_AXES:
                     order = torch.randperm(weight.shape[dim], generator=generator)
                     weight.copy_(weight.index_select(dim, order.to(weight.device)))
 
@@ -91,6 +94,7 @@ def check_choice(spec: ArchSpec, choice: ConsistentChoice) -> None:
             f"A cut keeps heads of {spec.head_dim} and all {spec.vocab_size} words, but the choice "
             f"was made for heads of {choice.head_dim} and {choice.vocab} words."
         )
+    check_heads_fill(spec, len(choice.heads[0]), len(choice.resid))
     # A layer may stand anywhere and more than once: a map by hand can repeat layers.
     _check_range("layers", np.asarray(choice.layers), spec.n_layers)
     _check_axis("resid", choice.resid, spec.hidden_size)
@@ -138,12 +142,19 @@ def _check_groups(spec: ArchSpec, heads: np.ndarray, kv_heads: np.ndarray) -> No
 def _cut_config(config: Any, spec: ArchSpec, choice: ConsistentChoice) -> Any:
     """The teacher's config with the student's dimensions."""
     small = copy.deepcopy(config)
-    small.num_hidden_layers = len(choice.layers)
-    small.hidden_size = len(choice.resid)
-    small.num_attention_heads = len(choice.heads[0])
-    small.num_key_value_heads = len(choice.kv_heads[0])
-    small.intermediate_size = len(choice.ffn[0])
-    small.head_dim = spec.head_dim  # otherwise derived from the new width, which is wrong
+    row = spec.architecture
+    sizes = {
+        "num_hidden_layers": len(choice.layers),
+        "hidden_size": len(choice.resid),
+        "num_attention_heads": len(choice.heads[0]),
+        "intermediate_size": len(choice.ffn[0]),
+    }
+    if row.grouped:
+        sizes["num_key_value_heads"] = len(choice.kv_heads[0])
+    if row.free_heads:
+        sizes["head_dim"] = spec.head_dim  # otherwise derived from the new width, which is wrong
+    for name, size in sizes.items():
+        setattr(small, row.keys.get(name, name), size)
     if getattr(config, "layer_types", None):  # sliding or full attention, layer by layer
         small.layer_types = [config.layer_types[i] for i in choice.layers]
     return small
@@ -157,11 +168,15 @@ def _origin(
     outside: dict[str, tuple[Axis, ...]] = {
         f"{row.embed}.weight": ("vocab", "resid"),
         f"{row.head}.weight": ("vocab", "resid"),
+        f"{row.positions}.weight": ("positions", "resid"),
         f"{row.final_norm}.weight": ("resid",),
+        f"{row.final_norm}.bias": ("resid",),
     }
     if name in outside:
         return name, outside[name], 0  # no layer: these axes are the same in all
-    inside: dict[str, tuple[Axis, ...]] = {f"{v}.weight": (a,) for v, a in row.vectors.items()}
+    inside: dict[str, tuple[Axis, ...]] = {}
+    for suffix, axis in row.vectors.items():
+        inside[f"{suffix}.weight"] = inside[f"{suffix}.bias"] = (axis,)
     for matrix in row.matrices:
         inside[f"{matrix.suffix}.weight"] = (matrix.out, matrix.into)
         inside[f"{matrix.suffix}.bias"] = (matrix.out,)
@@ -176,7 +191,7 @@ def _slice(weight: Tensor, axes: tuple[Axis, ...], place: int, choice: Consisten
     import torch
 
     for dim, axis in enumerate(axes):
-        if axis not in ("vocab", "head_dim"):  # kept whole
+        if axis not in WHOLE_AXES:
             kept = torch.from_numpy(np.ascontiguousarray(choice.index(axis, place)))
             weight = weight.index_select(dim, kept.to(weight.device))
     return weight

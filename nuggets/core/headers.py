@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +17,7 @@ from nuggets.core.files import check_not_lfs, damaged, parse_json, read_json
 from nuggets.core.gguf_headers import read_gguf
 from nuggets.core.hub import cached_folder, hub_shapes
 from nuggets.core.references import INDEX, WEIGHTS, ModelRef, weight_files
+from nuggets.core.stored import canonical_name, expected_tensors, is_table, optional_tensors
 from nuggets.errors import Damaged, Unsupported
 
 MAX_HEADER_BYTES = 16_000_000
@@ -27,7 +28,6 @@ _BITS = {
     "BOOL": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F4": 4, "C64": 64,
 }  # fmt: skip
 FLOATS = ("F64", "F32", "F16", "BF16")
-_ROTARY = "rotary_emb.inv_freq"  # a table that old checkpoints store and transformers computes
 
 
 class TensorHeader(NamedTuple):
@@ -136,34 +136,13 @@ def _check_index(folder: Path, headers: Mapping[str, Mapping[str, TensorHeader]]
                 )
 
 
-def expected_tensors(spec: ArchSpec) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Name and shape of every weight a model must have, norms included and biases left out.
-
-    A tied head has no weight of its own and is left out.
-    """
-    for module, role, _ in spec.modules():
-        yield f"{module}.weight", spec.shape(role)
-    for layer in range(spec.n_layers):
-        for suffix, axis in spec.architecture.vectors.items():
-            yield f"{spec.architecture.layers}.{layer}.{suffix}.weight", (spec.size(axis),)
-    yield f"{spec.architecture.final_norm}.weight", (spec.hidden_size,)
-
-
-def optional_tensors(spec: ArchSpec) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Name and shape of every weight a model may have: biases, and a stored copy of a tied head."""
-    for layer in range(spec.n_layers):
-        for matrix in spec.architecture.matrices:
-            yield f"{spec.module(matrix.role, layer)}.bias", (spec.size(matrix.out),)
-    yield f"{spec.module('head')}.weight", spec.shape("head")
-
-
 def count_parameters(spec: ArchSpec, shapes: Mapping[str, TensorHeader]) -> int:
     """Parameters of the model as stored; a tied head counts once."""
     head = f"{spec.module('head')}.weight"
     return sum(
         math.prod(tensor.shape)
         for name, tensor in shapes.items()
-        if not (spec.tied and name == head) and not name.endswith(_ROTARY)
+        if not (spec.tied and name == head) and not is_table(spec, name)
     )
 
 
@@ -175,17 +154,17 @@ def check_keys(ref: ModelRef, spec: ArchSpec) -> dict[str, TensorHeader]:
         spec: its dimensions, as `read_spec` gives them.
 
     Returns:
-        What `tensor_shapes` gave, so that headers are read once.
+        What `tensor_shapes` gave, under transformers' names, so that headers are read once.
 
     Raises:
         Damaged: naming what is missing, left over or of another shape.
         Unsupported: if a weight is not stored as floating-point numbers.
     """
-    shapes = tensor_shapes(ref)
+    shapes = {canonical_name(spec, name): t for name, t in tensor_shapes(ref).items()}
     expected = dict(expected_tensors(spec))
     allowed = expected | dict(optional_tensors(spec))
     missing = [name for name in expected if name not in shapes]
-    extra = [n for n in shapes if n not in allowed and not n.endswith(_ROTARY)]
+    extra = [n for n in shapes if n not in allowed and not is_table(spec, n)]
     for what, names in (("lack", missing), ("have, unlike the config,", extra)):
         if names:
             raise Damaged(

@@ -13,9 +13,12 @@ from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
+from nuggets.core.architecture import ArchSpec
+from nuggets.core.fused import split_fused
 from nuggets.core.headers import check_keys, some
 from nuggets.core.models import read_spec
 from nuggets.core.references import ModelRef, model_path
+from nuggets.core.stored import is_table
 from nuggets.errors import BadInput, Damaged, NuggetsError, Unsupported
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -34,7 +37,8 @@ def load_model(
         device: where the whole model goes; it is never spread or offloaded.
 
     Returns:
-        The model in evaluation mode, all parameters trainable.
+        The model in evaluation mode, all parameters trainable, with one module per role (see
+        `nuggets.core.fused`).
 
     Raises:
         BadInput: if it cannot be found, or is damaged: a key missing, left over or of another
@@ -57,11 +61,11 @@ def load_model(
             **kwargs,
         )
     model, info = loaded
-    _check_loading_info(ref, info)
+    _check_loading_info(ref, info, spec)
     _check_tied(ref, model, spec.tied)
     check_trainable(model, ref.source)
     check_finite(model, ref.source)
-    return model.to(device).eval()
+    return split_fused(model.to(device), spec).eval()
 
 
 def _gguf_kwargs(path: Path) -> dict[str, Any]:
@@ -73,11 +77,13 @@ def _gguf_kwargs(path: Path) -> dict[str, Any]:
     return {"gguf_file": path.name, "quantization_config": packed}
 
 
-def _check_loading_info(ref: ModelRef, info: dict[str, Any]) -> None:
+def _check_loading_info(ref: ModelRef, info: dict[str, Any], spec: ArchSpec) -> None:
     """Refuses a model of which transformers filled or dropped anything."""
     faults = {
         "are missing": info["missing_keys"],
-        "are not part of this architecture": info["unexpected_keys"],
+        "are not part of this architecture": [
+            key for key in info["unexpected_keys"] if not is_table(spec, key)
+        ],
         "have another shape than the config says": info["mismatched_keys"],
     }
     for fault, keys in faults.items():

@@ -167,9 +167,10 @@ def make_plan(
     """
     teacher = map.spec
     check_pair(teacher, student, embed=not {"embed", "head"}.isdisjoint(extraction.roles))
+    roles = _shared_roles(teacher, student, extraction.roles)
     chosen = extraction.layers.select(map.layer_scores, student.n_layers, cka)
     pairs = tuple(enumerate(chosen))
-    sites = _sites(teacher, student, pairs, extraction.roles)
+    sites = _sites(teacher, student, pairs, roles)
     request = Request(map, teacher, student, sites, pairs)
     picks = extraction.matrices.pick(request)
     items = tuple(_item(site, picks[site.student_module], request, lora) for site in sites)
@@ -183,6 +184,19 @@ def make_plan(
         notes=_notes(teacher, student, extraction),
         provenance=dict(map.meta),
     )
+
+
+def _shared_roles(
+    teacher: ArchSpec, student: ArchSpec, wanted: Sequence[str]
+) -> tuple[str, ...]:
+    """The wanted roles that both models have; GPT-2 and GPT-NeoX have no gate."""
+    roles = tuple(role for role in wanted if teacher.has(role) and student.has(role))
+    if not roles:
+        raise BadInput(
+            f"There is nothing to extract: a {teacher.model_type} teacher and a "
+            f"{student.model_type} student do not both have {', '.join(wanted)}."
+        )
+    return roles
 
 
 def _sites(
@@ -225,6 +239,9 @@ def _item(site: Site, pick: Pick, request: Request, lora: LoraConfig) -> PlanIte
 
 def _notes(teacher: ArchSpec, student: ArchSpec, extraction: ExtractionConfig) -> tuple[str, ...]:
     notes = []
+    absent = [r for r in extraction.roles if not (teacher.has(r) and student.has(r))]
+    if absent:
+        notes.append(f"Not both models have {', '.join(absent)}; nothing is extracted there.")
     if student.tied and {"embed", "head"} & set(extraction.roles):
         notes.append(
             "The student ties its embedding to its head. They are trained apart; the adapter "

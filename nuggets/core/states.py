@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 from torch import Tensor, nn
 
-from nuggets.core.architecture import LAYER_ROLES, ArchSpec
+from nuggets.core.architecture import ArchSpec
 from nuggets.core.factorize import truncated_svd
 from nuggets.core.progress import Progress
 from nuggets.core.samples import IGNORED
@@ -126,22 +126,33 @@ def collect_reads(
     spec: ArchSpec,
     encoded: Sequence[Encoded],
     k: int,
+    roles: Sequence[str] = (),
     batch_size: int = BATCH_SIZE,
     progress: Progress | None = None,
 ) -> Float[ndarray, "n_layers roles n_tokens k"]:
     """What every matrix reads at the answer positions along its k strongest directions.
 
-    `X·V_k` with the inputs X of the matrix and its top right singular vectors, in the order of
-    `LAYER_ROLES`; see `nuggets.core.similarity.weight_subspace_similarity`.
+    `X·V_k` with the inputs X of the matrix and its top right singular vectors; see
+    `nuggets.core.similarity.weight_subspace_similarity`.
+
+    Args:
+        model: a causal language model; left as it was.
+        spec: its dimensions.
+        encoded: `(input_ids, labels)` per sample.
+        k: read-outs per matrix.
+        roles: the matrices, in the order of the result; all of a layer when not given.
+        batch_size: samples per forward pass; it does not change the result.
+        progress: asked for a cancel before every batch.
 
     Returns:
         float32; the tokens are those of `collect_states`.
     """
     check_samples(encoded, spec)
+    roles = roles or spec.architecture.roles
     modules = [
         model.get_submodule(spec.module(role, layer))
         for layer in range(spec.n_layers)
-        for role in LAYER_ROLES
+        for role in roles
     ]
     found: list[list[Tensor]] = [[] for _ in modules]
     kept: Tensor | None = None
@@ -161,7 +172,7 @@ def collect_reads(
             kept = batch.answers
             decoder_of(model, spec)(input_ids=batch.ids, use_cache=False)
     reads = np.stack([torch.cat(parts).numpy() for parts in found])
-    return reads.reshape(spec.n_layers, len(LAYER_ROLES), -1, k)
+    return reads.reshape(spec.n_layers, len(roles), -1, k)
 
 
 def check_samples(encoded: Sequence[Encoded], spec: ArchSpec) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from nuggets.builtin.resolve import resolve
 from nuggets.builtin.skills import general_samples
 from nuggets.core.architecture import ArchSpec
-from nuggets.core.consistent import check_consistent, choose_consistent
+from nuggets.core.consistent import check_consistent, check_heads_fill, choose_consistent
 from nuggets.core.cut import cut_model, permute_matrices
 from nuggets.core.data import load_samples
 from nuggets.core.layers import TopLayers, UniformLayers
@@ -106,10 +106,13 @@ def student_spec(job: CutJob) -> ArchSpec:
     if not job.sizes and job.like is None:
         raise BadInput("Say how small: --like MODEL, or --layers, --width, --ffn, --kv-heads.")
     kv_heads = job.sizes.get("n_kv_heads", spec.n_kv_heads)
+    if not teacher.architecture.free_heads and "n_kv_heads" not in job.sizes:
+        kv_heads = job.sizes.get("hidden_size", spec.hidden_size) // spec.head_dim
     changes = {**job.sizes, "n_heads": kv_heads * spec.group, "vocab_size": teacher.vocab_size}
     changed = ArchSpec(**{**spec.model_dump(), **changes, "model_type": teacher.model_type})
     check_pair(teacher, changed, embed=False)
     check_consistent(teacher, changed)
+    check_heads_fill(teacher, changed.n_heads, changed.hidden_size)
     return changed
 
 

@@ -9,6 +9,9 @@ from typing import Any
 from peft import PeftModel
 from transformers.utils import logging
 
+from nuggets.core.architecture import ArchSpec
+from nuggets.core.fused import stored_layout
+
 
 def save_model(model: Any, tokenizer: Any, folder: Path, card: str) -> None:
     """Writes a whole model, a LoRA merged into a copy of it."""
@@ -16,7 +19,8 @@ def save_model(model: Any, tokenizer: Any, folder: Path, card: str) -> None:
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
-        whole.save_pretrained(folder)
+        with stored_layout(whole, ArchSpec.from_config(whole.config.to_dict())):
+            whole.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
     finally:
         if shown:

@@ -1,0 +1,129 @@
+"""Fused modules taken apart: the same function, the same files, the right rows for every role."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+from transformers import AutoModelForCausalLM
+
+from nuggets.core.architecture import ARCHITECTURES
+from nuggets.core.fused import join_fused, split_fused, stored_factors, stored_layout
+from nuggets.core.models import parse_ref, read_spec
+from nuggets.core.stored import expected_tensors, optional_tensors, place_of
+
+FUSED = ("phi3", "gpt_neox", "gpt2")
+
+
+def whole(tiny, kind):
+    folder = tiny(kind)
+    return AutoModelForCausalLM.from_pretrained(folder).eval(), read_spec(parse_ref(str(folder)))
+
+
+def prompt():
+    return torch.arange(3, 12)[None]
+
+
+@pytest.mark.parametrize("kind", ARCHITECTURES)
+def test_split_model_has_one_linear_per_role_and_computes_the_same(tiny, kind):
+    model, spec = whole(tiny, kind)
+    expected = model(prompt()).logits
+    split_fused(model, spec)
+    for module, role, layer in spec.modules():
+        found = model.get_submodule(module)
+        assert tuple(found.weight.shape) == spec.shape(role), module
+        assert layer is None or isinstance(found, nn.Linear)
+    torch.testing.assert_close(model(prompt()).logits, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ARCHITECTURES)
+def test_join_undoes_split_bit_for_bit(tiny, kind):
+    model, spec = whole(tiny, kind)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    join_fused(split_fused(split_fused(model, spec), spec), spec)
+    after = model.state_dict()
+    assert list(before) == list(after)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.parametrize("kind", FUSED)
+def test_saving_a_split_model_writes_the_files_it_came_from(tiny, kind, tmp_path):
+    model, spec = whole(tiny, kind)
+    split_fused(model, spec)
+    with stored_layout(model, spec):
+        model.save_pretrained(tmp_path)
+    assert isinstance(model.get_submodule(spec.module("k", 1)), nn.Linear)
+    ours, theirs = (load_file(f / "model.safetensors") for f in (tmp_path, tiny(kind)))
+    assert sorted(ours) == sorted(theirs)
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+@pytest.mark.parametrize("kind", ARCHITECTURES)
+def test_place_of_reads_every_role_out_of_the_stored_tensors(tiny, kind):
+    model, spec = whole(tiny, kind)
+    stored = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    split_fused(model, spec)
+    for module, _, _ in spec.modules():
+        name, rows, transposed = place_of(spec, module)
+        weight = stored[f"{name}.weight"]
+        weight = weight.T if transposed else weight
+        weight = weight if rows is None else weight[torch.from_numpy(rows)]
+        assert torch.equal(weight, model.get_submodule(module).weight), module
+
+
+@pytest.mark.parametrize("kind", ARCHITECTURES)
+def test_tensors_are_described_as_transformers_names_and_shapes_them(tiny, kind):
+    model, spec = whole(tiny, kind)
+    theirs = {name: tuple(p.shape) for name, p in model.named_parameters()}
+    required = dict(expected_tensors(spec))
+    allowed = required | dict(optional_tensors(spec))
+    assert set(required) <= set(theirs)
+    assert {name: allowed[name] for name in theirs} == theirs
+
+
+def test_neox_rows_are_interleaved_head_by_head(tiny):
+    _, spec = whole(tiny, "gpt_neox")
+    rows = {role: place_of(spec, spec.module(role, 0)).rows.tolist() for role in "qkv"}
+    assert rows["q"][:10] == [0, 1, 2, 3, 4, 5, 6, 7, 24, 25]
+    assert rows["k"][:9] == [8, 9, 10, 11, 12, 13, 14, 15, 32]
+    assert rows["v"][:2] == [16, 17]
+    assert sorted(sum(rows.values(), [])) == list(range(96))
+
+
+def test_gpt2_stores_its_matrices_transposed(tiny):
+    model, spec = whole(tiny, "gpt2")
+    stored = model.get_submodule("transformer.h.1.mlp.c_fc").weight.clone()
+    split_fused(model, spec)
+    assert torch.equal(model.get_submodule(spec.module("up", 1)).weight, stored.T)
+
+
+@pytest.mark.parametrize("kind", FUSED)
+def test_factors_put_together_are_the_roles_products_in_their_rows(tiny, kind):
+    """With a rank and a scale of its own per role: W + s·B·A of the whole is that of the parts."""
+    model, spec = whole(tiny, kind)
+    generator = torch.Generator().manual_seed(5)
+    weights, scales = {}, {}
+    for rank, role in enumerate(("k", "q", "o", "v"), start=2):
+        out, into = spec.shape(role)
+        name = spec.module(role, 1)
+        weights[name] = (
+            torch.randn(rank, into, generator=generator),
+            torch.randn(out, rank, generator=generator),
+        )
+        scales[name] = 0.5 + rank
+    found, factors = stored_factors(weights, scales, spec)
+    assert len(found) == 2
+    changed = split_fused(copy.deepcopy(model), spec)
+    for name, (a, b) in weights.items():
+        changed.get_submodule(name).weight.data += scales[name] * b @ a
+    join_fused(changed, spec)
+    for name, (a, b) in found.items():
+        product = factors[name] * b @ a
+        product = product.T if ARCHITECTURES[kind].matrices[0].transposed else product
+        expected = changed.get_submodule(name).weight - model.get_submodule(name).weight
+        torch.testing.assert_close(product, expected.detach(), atol=1e-5, rtol=1e-4)
+    fused = spec.architecture.matrix("q").stored
+    assert next(a.shape[0] for name, (a, _) in found.items() if name.endswith(fused)) == 2 + 3 + 5
