@@ -201,7 +201,7 @@ ARCHITECTURES: dict[str, Architecture] = {
             grouped=False,
             free_heads=False,
             aliases={"embed_out.": "lm_head."},
-            tables=("rotary_emb.inv_freq", "attention.bias", "attention.masked_bias"),
+            tables=("rotary_emb.inv_freq", ".attention.bias", ".attention.masked_bias"),
         ),
         Architecture(
             model_type="gpt2",
@@ -224,7 +224,7 @@ ARCHITECTURES: dict[str, Architecture] = {
             },
             # The published files leave out the prefix of the decoder.
             aliases={name: f"transformer.{name}" for name in ("h.", "wte.", "wpe.", "ln_f.")},
-            tables=("attn.bias", "attn.masked_bias"),
+            tables=(".attn.bias", ".attn.masked_bias"),
             defaults={"tie_word_embeddings": True, "n_positions": 1024},
         ),
     )

@@ -186,9 +186,7 @@ def make_plan(
     )
 
 
-def _shared_roles(
-    teacher: ArchSpec, student: ArchSpec, wanted: Sequence[str]
-) -> tuple[str, ...]:
+def _shared_roles(teacher: ArchSpec, student: ArchSpec, wanted: Sequence[str]) -> tuple[str, ...]:
     """The wanted roles that both models have; GPT-2 and GPT-NeoX have no gate."""
     roles = tuple(role for role in wanted if teacher.has(role) and student.has(role))
     if not roles:

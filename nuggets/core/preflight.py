@@ -12,7 +12,7 @@ from typing import Literal, TypeVar
 import psutil
 from pydantic import computed_field
 
-from nuggets.core.architecture import ROLES, ArchSpec, Frozen
+from nuggets.core.architecture import ArchSpec, Frozen
 from nuggets.core.consistent import check_consistent
 from nuggets.core.headers import check_keys, count_parameters, weight_bytes
 from nuggets.core.hub import cached_folder
@@ -235,7 +235,7 @@ def _memory(
     once, a gradient and its score in float32 for the largest matrix only. LoRA's own gradients and
     optimizer are left out: they are small beside the activations of a batch.
     """
-    largest = max(math.prod(large.spec.shape(role)) for role in ROLES)
+    largest = max(math.prod(large.spec.shape(role)) for _, role, _ in large.spec.modules())
     sums = large.parameters * width + _activations(large.spec, tokens, width)
     sums += largest * (width + 2 * _BYTES["float32"])
     training = small.parameters * width + batch * _activations(small.spec, tokens, width)

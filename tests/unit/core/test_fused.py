@@ -6,12 +6,14 @@ import copy
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoModelForCausalLM
 
 from nuggets.core.architecture import ARCHITECTURES
 from nuggets.core.fused import join_fused, split_fused, stored_factors, stored_layout
+from nuggets.core.headers import check_keys, count_parameters
+from nuggets.core.loading import load_model
 from nuggets.core.models import parse_ref, read_spec
 from nuggets.core.stored import expected_tensors, optional_tensors, place_of
 
@@ -90,7 +92,25 @@ def test_neox_rows_are_interleaved_head_by_head(tiny):
     assert rows["q"][:10] == [0, 1, 2, 3, 4, 5, 6, 7, 24, 25]
     assert rows["k"][:9] == [8, 9, 10, 11, 12, 13, 14, 15, 32]
     assert rows["v"][:2] == [16, 17]
-    assert sorted(sum(rows.values(), [])) == list(range(96))
+    assert sorted(row for own in rows.values() for row in own) == list(range(96))
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "gpt_neox"])
+def test_files_as_they_were_published_load_too(tiny, tiny_copy, kind):
+    """GPT-2 without the decoder's prefix; both with the masks that old versions stored."""
+    folder = tiny_copy(kind)
+    path = folder / "model.safetensors"
+    old = {name.removeprefix("transformer."): t for name, t in load_file(path).items()}
+    block = "h.{}.attn" if kind == "gpt2" else "gpt_neox.layers.{}.attention"
+    for layer in range(2):
+        old[f"{block.format(layer)}.bias"] = torch.ones(1, 1, 64, 64).tril()
+        old[f"{block.format(layer)}.masked_bias"] = torch.tensor(-1e4)
+    save_file(old, path, metadata={"format": "pt"})
+    ref, plain = parse_ref(str(folder)), parse_ref(str(tiny(kind)))
+    spec = read_spec(ref)
+    counts = [count_parameters(spec, check_keys(r, spec)) for r in (ref, plain)]
+    assert counts[0] == counts[1]
+    assert torch.equal(load_model(ref)(prompt()).logits, load_model(plain)(prompt()).logits)
 
 
 def test_gpt2_stores_its_matrices_transposed(tiny):
