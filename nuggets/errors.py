@@ -27,6 +27,10 @@ class NonFinite(NuggetsError):
     """A loss, gradient, weight or score is NaN or infinite."""
 
 
+class OutOfMemory(NuggetsError):
+    """The device or the machine has not enough memory for what was asked."""
+
+
 class Cancelled(NuggetsError):
     """The user asked the run to stop."""
 

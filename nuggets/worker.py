@@ -23,6 +23,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from nuggets.core.memory import memory_reported
 from nuggets.errors import BadInput, Cancelled, NuggetsError, RunBusy
 from nuggets.runs.context import RunContext
 from nuggets.runs.devices import device_turn
@@ -104,7 +105,8 @@ def _attempt(run: Run, ctx: RunContext) -> None:
         with _device(run, ctx):
             ctx.check_cancelled()
             ctx.set_status("running")
-            _pipeline()(run, ctx)
+            with memory_reported("This run", "see `nuggets preflight` for what it needs"):
+                _pipeline()(run, ctx)
         ctx.set_status("done")
     except KeyboardInterrupt:
         stopped = Cancelled(f"Run {run.id} was interrupted twice; resume it to continue.")

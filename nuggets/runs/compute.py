@@ -17,7 +17,7 @@ from nuggets.core.architecture import ArchSpec
 from nuggets.core.extraction import extract_factors
 from nuggets.core.loading import load_model, load_tokenizer
 from nuggets.core.maps import SensitivityMap
-from nuggets.core.memory import return_freed_memory
+from nuggets.core.memory import memory_reported, return_freed_memory
 from nuggets.core.models import ModelRef, read_spec
 from nuggets.core.plan import ExtractionPlan, make_plan
 from nuggets.core.progress import Progress
@@ -44,7 +44,8 @@ class Loaded:
         self.ref: ModelRef = resolve(name)
         self.spec: ArchSpec = read_spec(self.ref)
         self.tokenizer: Any = load_tokenizer(self.ref)
-        self.model: nn.Module = load_model(self.ref, dtype=dtype, device=device)
+        with memory_reported(f"Loading {name}", "use bfloat16, a smaller model or another device"):
+            self.model: nn.Module = load_model(self.ref, dtype=dtype, device=device)
 
     def encode(
         self, samples: Sequence[Sample], max_length: int

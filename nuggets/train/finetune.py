@@ -11,6 +11,7 @@ import torch
 from transformers import TrainingArguments
 
 from nuggets.bench.evaluate import Encoded
+from nuggets.core.memory import memory_reported
 from nuggets.core.progress import Progress
 from nuggets.errors import BadInput
 from nuggets.train.checkpoints import Storage, TrainLog
@@ -62,6 +63,7 @@ def finetune(
 
     Raises:
         Cancelled: at the step at which somebody asked to stop.
+        OutOfMemory: if even half a batch does not fit; a whole one that does not is halved.
         NonFinite: when a loss, gradient or weight is not finite, at that very step; the last
             checkpoint is finite.
     """
@@ -86,7 +88,8 @@ def finetune(
             config=config,
         )
         try:
-            return trainer.fit()
+            with memory_reported("Training", "lower train.batch_size or train.max_length"):
+                return trainer.fit()
         finally:
             model.config.use_cache = used_cache
             model.train(was_training)

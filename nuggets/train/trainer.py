@@ -16,7 +16,9 @@ from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from nuggets.bench.evaluate import Encoded, pad_right
+from nuggets.core.memory import is_out_of_memory, memory_reported
 from nuggets.core.progress import Progress
+from nuggets.core.samples import IGNORED
 from nuggets.errors import NonFinite
 from nuggets.train.checkpoints import (
     LOG,
@@ -65,6 +67,7 @@ class CheckedTrainer(Trainer):
         self.batches, self.encoded, self.folder = batches, encoded, folder
         self.progress, self.storage, self.on_evaluate = progress, storage, on_evaluate
         self.loss, self.bf16, self.config = loss, bf16, config
+        self.parts = 1
         self.losses: list[float] = []
         self.curve: list[tuple[int, float]] = []
         self.weights = list(trainable(model).values())
@@ -108,21 +111,59 @@ class CheckedTrainer(Trainer):
         return [next(epoch_iterator)], None
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
-        """One forward and backward pass; stops before a bad loss reaches the weights."""
+        """One forward and backward pass, in halves once a whole batch found no memory."""
         if self.progress is not None:
             self.progress.check_cancelled()
         if not model.training:  # after an evaluation; walking over all modules takes its time
             model.train()
         ids, labels = (tensor.to(self.args.device) for tensor in inputs)
+        loss = self._backward_or_nothing(model, ids, labels) if self.parts == 1 else None
+        if loss is None:
+            with memory_reported("Half a training batch", "lower train.batch_size or max_length"):
+                loss = self._backward(model, ids, labels)
+        self.losses.append(float(loss))
+        return loss
+
+    def _backward_or_nothing(self, model: Any, ids: Tensor, labels: Tensor) -> Tensor | None:
+        """Tries the batch whole; None if there is no memory for it, and it is to be halved."""
+        try:
+            return self._backward(model, ids, labels)
+        except Exception as problem:
+            if len(ids) == 1 or not is_out_of_memory(problem):
+                raise
+        for weight in self.weights:  # whatever part of the gradient was there already
+            weight.grad = None
+        if self.args.device.type == "cuda":
+            torch.cuda.empty_cache()
+        self.parts = 2
+        if self.progress is not None:
+            self.progress.log(
+                f"A batch of {len(ids)} did not fit into memory; from step "
+                f"{self.state.global_step + 1} on its halves are computed one after the other, "
+                "which gives the same gradient."
+            )
+        return None
+
+    def _backward(self, model: Any, ids: Tensor, labels: Tensor) -> Tensor:
+        """Loss and gradient of a batch, in `parts`; stops before a bad loss reaches the weights.
+
+        The loss is a mean over answer tokens, so every part counts by its own.
+        """
         half = self.bf16 and self.args.device.type == "cuda"
-        with torch.autocast("cuda", dtype=torch.bfloat16) if half else nullcontext():
-            loss = self.loss(model, ids, labels)
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            raise self.stopped(f"loss became {value}")
-        loss.backward()
-        self.losses.append(value)
-        return loss.detach()
+        size = math.ceil(len(ids) / self.parts)
+        counts = [int((part[:, 1:] != IGNORED).sum()) for part in labels.split(size)]
+        whole = ids.new_zeros((), dtype=torch.float32)
+        for part, answers, n in zip(ids.split(size), labels.split(size), counts, strict=True):
+            with torch.autocast("cuda", dtype=torch.bfloat16) if half else nullcontext():
+                loss = self.loss(model, part, answers)
+            if self.parts > 1:
+                loss = loss * (n / sum(counts))
+            value = float(loss.detach())
+            if not math.isfinite(value):
+                raise self.stopped(f"loss became {value}")
+            loss.backward()
+            whole = loss.detach() if self.parts == 1 else whole + loss.detach()
+        return whole
 
     def floating_point_ops(self, inputs: Any) -> int:
         """Not counted: it walks over all parameters at every step."""
