@@ -30,7 +30,6 @@ from nuggets.core.progress import Progress
 from nuggets.errors import BadInput
 from nuggets.recipe import (
     AlignJob,
-    AskJob,
     CutJob,
     DataConfig,
     SensitivityJob,
@@ -43,16 +42,16 @@ from nuggets.recipe import (
     parse_job,
     shipped_recipes,
 )
-from nuggets.runs import cache, launch
+from nuggets.runs import cache, launch, playground
 from nuggets.runs.checks import check_job
 from nuggets.runs.commands import as_command, as_python
 from nuggets.runs.commit import atomic_write, make_folder
-from nuggets.runs.doctor import Doctor, diagnose, resolve_device_name
+from nuggets.runs.doctor import Doctor, diagnose, diagnose_soon, resolve_device_name
 from nuggets.runs.home import nuggets_home, runs_dir
 from nuggets.runs.inputs import seed_samples
 from nuggets.runs.outputs import output_folder, refuse_existing
 from nuggets.runs.planning import alignment_job, map_job, plan_from_cache
-from nuggets.runs.results import answers, ask_answers, cells, compare, map_of, plan_of, report
+from nuggets.runs.results import answers, cells, compare, map_of, plan_of, report
 from nuggets.runs.schema import LIVE, RESUMABLE, RunEvent, RunStatus
 from nuggets.runs.store import Run, RunStore
 
@@ -66,7 +65,6 @@ __all__ = [
     "AlignJob",
     "AlignmentReport",
     "ArchSpec",
-    "AskJob",
     "BenchmarkReport",
     "CellOutcome",
     "CutJob",
@@ -87,13 +85,13 @@ __all__ = [
     "answers",
     "as_command",
     "as_python",
-    "ask_answers",
     "cancel",
     "cells",
     "compare",
     "create",
     "cut",
     "delete",
+    "diagnose_soon",
     "doctor",
     "dump_job",
     "export",
@@ -114,6 +112,7 @@ __all__ = [
     "parse_job",
     "plan",
     "plan_of",
+    "playground",
     "preflight",
     "refuse_existing",
     "report",
@@ -130,7 +129,7 @@ __all__ = [
     "views",
 ]
 
-AnyJob = TransferRecipe | SensitivityJob | AlignJob | AskJob
+AnyJob = TransferRecipe | SensitivityJob | AlignJob
 
 
 # Models and tasks

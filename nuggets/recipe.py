@@ -19,7 +19,6 @@ from nuggets.train.config import TrainConfig
 
 __all__ = [
     "AlignJob",
-    "AskJob",
     "CutJob",
     "DataConfig",
     "Job",
@@ -124,17 +123,6 @@ class AlignJob(Frozen):
     device: Device = "auto"
 
 
-class AskJob(Frozen):
-    """Ask several models the same question, greedily."""
-
-    job: Literal["ask"] = "ask"
-    name: str = "ask"
-    models: tuple[str, ...] = Field(min_length=1)
-    prompt: str = Field(min_length=1, max_length=20_000)
-    max_new_tokens: int = Field(default=24, ge=1, le=512)
-    device: Device = "auto"
-
-
 class CutJob(Frozen):
     """Make a student from a teacher by one consistent choice of dimensions, and heal it.
 
@@ -206,7 +194,7 @@ class TransferRecipe(Frozen):
         return self
 
 
-Job = Annotated[TransferRecipe | SensitivityJob | AlignJob | AskJob, Field(discriminator="job")]
+Job = Annotated[TransferRecipe | SensitivityJob | AlignJob, Field(discriminator="job")]
 """Everything a worker can do, chosen by `job`."""
 
 _JOBS: TypeAdapter[Any] = TypeAdapter(Job)

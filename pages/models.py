@@ -8,8 +8,7 @@ import pandas as pd
 import streamlit as st
 
 from nuggets import api
-from nuggets.errors import NuggetsError
-from nuggets.ui import live, safe, share, shell
+from nuggets.ui import answers, safe, share, shell
 
 GIB = 2**30
 
@@ -111,33 +110,19 @@ def _ask(choice: shell.Choice) -> None:
             "Question", value=skill.example[0], key=f"question-{skill.name}", max_chars=2000
         )
         asked = st.form_submit_button("Ask both", type="primary", key="ask-both")
-    if asked and prompt.strip():
-        models = tuple(dict.fromkeys((choice.teacher, choice.student)))
-        with safe.shown_problems("ask"):
-            job = api.AskJob(models=models, prompt=prompt.strip(), device=choice.device)
-            st.session_state["nuggets-asked"] = api.start(job).id
-    if run_id := st.session_state.get("nuggets-asked"):
-        try:
-            run = api.open_run(run_id)
-        except NuggetsError:
-            return  # deleted meanwhile
-        _answers(run)
-
-
-def _answers(run: api.Run) -> None:
-    if run.status() != "done":
-        live.panel(run, "asking", losses=False)
+    if not prompt.strip():
         return
-    job = api.job_of(run)
-    st.text(f"Question: {job.prompt}" if isinstance(job, api.AskJob) else "")
-    answers = api.ask_answers(run)
-    for column, answer in zip(st.columns(len(answers)), answers, strict=True):
-        with column, st.container(border=True):
-            st.text(answer["model"])
-            st.code(answer["text"] or "(nothing)", language=None, wrap_lines=True)
-            tokens = pd.DataFrame(answer["tokens"], columns=["token", "probability"])
-            bar = st.column_config.ProgressColumn(min_value=0, max_value=1, format="percent")
-            st.dataframe(tokens, hide_index=True, column_config={"probability": bar})
+    with safe.shown_problems("ask"):
+        models = dict.fromkeys((choice.teacher, choice.student))
+        question = answers.Question(
+            speakers=tuple(api.playground.Speaker(model=model) for model in models),
+            prompt=prompt.strip(),
+            device=choice.device,
+        )
+        if asked:
+            api.playground.post(question)
+        answers.panel(question, "ask")
+    st.page_link(shell.page("playground"), label="Ask arms of a run, and scale their adapters")
 
 
 main()

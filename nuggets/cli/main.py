@@ -7,7 +7,7 @@ from typing import Any
 
 import typer
 
-from nuggets.cli import measure, transfers
+from nuggets.cli import ask, measure, transfers
 from nuggets.cli.output import print_json, say
 from nuggets.errors import NuggetsError
 
@@ -43,6 +43,7 @@ _COMMANDS = (
     transfers.list_,
     transfers.export,
     transfers.compare,
+    ask.ask,
 )
 for command in _COMMANDS:
     app.command(command.__name__.rstrip("_"))(command)

@@ -176,27 +176,38 @@ def save_adapter(
     (folder / "README.md").write_text(card)
 
 
-def load_adapter(model: Any, folder: Path) -> PeftModel:
+def load_adapter(model: Any, folder: Path, name: str = ADAPTER) -> PeftModel:
     """Loads a PEFT folder on a student, strictly: every key, right shapes, finite values.
 
     Adapters name the modules that files hold, so the student's fused modules are put together.
 
+    Args:
+        model: the student, or the result of an earlier call, which then has one adapter more.
+        folder: what `save_adapter` wrote.
+        name: what the model calls the adapter.
+
     Raises:
-        BadInput: if keys are missing or left over, or a value is not finite.
+        BadInput: if keys are missing or left over, or a value is not finite. The model may then
+            be changed and should be dropped.
     """
     from safetensors.torch import load_file
 
     stored = load_file(folder / "adapter_model.safetensors")
-    if bad := [name for name, tensor in stored.items() if not torch.isfinite(tensor).all()]:
+    if bad := [key for key, tensor in stored.items() if not torch.isfinite(tensor).all()]:
         raise BadInput(f"The adapter in {folder} has NaN or infinite values in {bad[0]}.")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PEFT only warns where the check below refuses
-            join_fused(model, ArchSpec.from_config(model.config.to_dict()))
-            peft = PeftModel.from_pretrained(model, str(folder))
+            if isinstance(model, PeftModel):
+                model.load_adapter(str(folder), adapter_name=name)
+                peft = model
+            else:
+                join_fused(model, ArchSpec.from_config(model.config.to_dict()))
+                peft = PeftModel.from_pretrained(model, str(folder), adapter_name=name)
     except (RuntimeError, ValueError) as problem:
         raise BadInput(f"The adapter in {folder} does not fit this model: {problem}") from None
-    expected = {name.replace(f".{ADAPTER}", "") for name in peft.state_dict() if ".lora_" in name}
+    parts = [key.split(".") for key in peft.state_dict() if ".lora_" in key]
+    expected = {".".join(p for p in key if p != name) for key in parts if name in key}
     if wrong := sorted(expected ^ set(stored)):
         what = "is missing" if wrong[0] in expected else "has no place in the model"
         raise BadInput(f"The adapter in {folder} does not fit this model: {wrong[0]} {what}.")

@@ -19,7 +19,7 @@ from nuggets.core.models import (
 )
 from nuggets.core.preflight import preflight
 from nuggets.errors import BadInput
-from nuggets.recipe import AlignJob, AskJob, SensitivityJob, TransferRecipe
+from nuggets.recipe import AlignJob, SensitivityJob, TransferRecipe
 from nuggets.runs.doctor import diagnose
 from nuggets.runs.home import nuggets_home
 from nuggets.runs.inputs import Datasets, align_samples, load_datasets, seed_samples
@@ -41,9 +41,6 @@ def check_job(job: Any) -> None:
             check_model(model)
         check_alignment(job)
         align_samples(job)
-    elif isinstance(job, AskJob):
-        for model in job.models:
-            check_model(model)
 
 
 def check_model(model: str) -> None:

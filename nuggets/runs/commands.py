@@ -11,12 +11,12 @@ import yaml
 from nuggets.core.architecture import Frozen
 from nuggets.recipe import (
     AlignJob,
-    AskJob,
     SensitivityJob,
     TransferRecipe,
     load_recipe,
     shipped_recipes,
 )
+from nuggets.runs.playground import Question
 
 
 def as_command(job: Frozen, verb: str = "run") -> str:
@@ -38,7 +38,24 @@ def as_command(job: Frozen, verb: str = "run") -> str:
         task = ["--task", job.tasks[0]] if len(job.tasks) == 1 else []
         data = ["--data", job.data.file] if job.data is not None and job.data.file else []
         return shlex.join(["nuggets", "align", job.teacher, job.student, *task, *data])
+    if isinstance(job, Question):
+        return shlex.join(_question(job))
     return ""
+
+
+def _question(asked: Question) -> list[str]:
+    models = [s.model for s in asked.speakers if s.arm is None]
+    arms = [s for s in asked.speakers if s.arm is not None]
+    words = ["nuggets", "ask", asked.prompt, *(w for name in models for w in ("--model", name))]
+    if arms:
+        words += ["--run", str(arms[0].run), "--seed", str(arms[0].seed)]
+        words += [w for name in dict.fromkeys(str(s.arm) for s in arms) for w in ("--arm", name)]
+    usual = Question.model_fields
+    options = {"--scale": "scale", "--tokens": "max_new_tokens", "--device": "device"}
+    for option, field in options.items():
+        if (value := getattr(asked, field)) != usual[field].default:
+            words += [option, str(value)]
+    return words
 
 
 def _sensitivity(job: SensitivityJob) -> list[str]:
@@ -60,7 +77,11 @@ def _sensitivity(job: SensitivityJob) -> list[str]:
 
 def as_python(job: Frozen) -> str:
     """A script that does exactly this job with the Python API."""
-    kinds = {TransferRecipe: "run", SensitivityJob: "measure", AlignJob: "align", AskJob: "run"}
+    if isinstance(job, Question):
+        fields = ", ".join(f"{name}={value!r}" for name, value in _given(job).items())
+        asked = f"api.playground.question({fields})"
+        return f"from nuggets import api\n\nprint(api.playground.ask({asked}))"
+    kinds = {TransferRecipe: "run", SensitivityJob: "measure", AlignJob: "align"}
     verb = kinds.get(type(job), "run")
     lines = ["from nuggets import api", "", f"job = api.parse_job({_pretty(_given(job))})"]
     result = {"run": "run = api.run(job)\nprint(api.report(run))"}.get(

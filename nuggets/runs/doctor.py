@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import psutil
 from pydantic import ValidationError
@@ -26,6 +27,13 @@ _CHILD = (
 )
 
 
+_ACCELERATORS = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/nvmap", "/dev/dxg", "/dev/kfd")
+"""What a Linux machine has when torch may find a GPU: NVIDIA's, Jetson's, WSL's, AMD's."""
+
+_looking: list[subprocess.Popen[str]] = []
+"""The child that looks at the machine for `diagnose_soon`, if one was started."""
+
+
 class Doctor(Frozen):
     """Versions and devices; the first device is the one that `auto` means."""
 
@@ -36,25 +44,80 @@ class Doctor(Frozen):
 
 
 def diagnose(refresh: bool = False) -> Doctor:
-    """Looks at the machine, or returns what was found with the same versions before."""
-    path = cache_dir() / "doctor.json"
-    versions = installed_versions()
-    if not refresh and path.is_file():
-        try:
-            known = Doctor.model_validate_json(path.read_text())
-            if known.versions == versions and known.home == str(nuggets_home()):
-                return known
-        except (ValidationError, OSError):
-            pass  # a damaged cache entry is worth no more than a missing one
-    found = Doctor(
-        versions=versions,
-        devices=_devices(),
-        cores=psutil.cpu_count() or 1,
-        home=str(nuggets_home()),
-    )
-    make_folder(path.parent)
-    atomic_write(path, found.model_dump_json(indent=1))
+    """Looks at the machine, or returns what was found with the same versions before.
+
+    A machine without any accelerator needs no torch to be known; `refresh` asks torch all the
+    same, which also shows whether it starts.
+    """
+    found = None if refresh else _known()
+    if found is None:
+        found = Doctor(
+            versions=installed_versions(),
+            devices=_devices() if refresh or may_have_accelerator() else (_cpu(),),
+            cores=psutil.cpu_count() or 1,
+            home=str(nuggets_home()),
+        )
+        path = cache_dir() / "doctor.json"
+        make_folder(path.parent)
+        atomic_write(path, found.model_dump_json(indent=1))
     return found
+
+
+def diagnose_soon() -> Doctor | None:
+    """As `diagnose`, but never waits for torch: None while a child still looks.
+
+    Raises:
+        NuggetsError: if the child ended without an answer.
+    """
+    if not may_have_accelerator() or _known() is not None:
+        return diagnose()
+    if not _looking:
+        _looking.append(_start_looking())
+    child = _looking[0]
+    if child.poll() is None:
+        return None
+    _looking.clear()
+    if child.returncode != 0:
+        raise _does_not_start(child.communicate()[1])
+    return _known()
+
+
+def may_have_accelerator() -> bool:
+    """Whether torch has to be asked for devices; False only where it can find the CPU alone."""
+    if installed_versions().get("torch", "").endswith("+cpu"):
+        return False
+    return sys.platform != "linux" or any(Path(device).exists() for device in _ACCELERATORS)
+
+
+def _known() -> Doctor | None:
+    """What an earlier look found, if versions and home are still the same."""
+    path = cache_dir() / "doctor.json"
+    if not path.is_file():
+        return None
+    try:
+        known = Doctor.model_validate_json(path.read_text())
+    except (ValidationError, OSError):
+        return None  # a damaged cache entry is worth no more than a missing one
+    same = known.versions == installed_versions() and known.home == str(nuggets_home())
+    return known if same else None
+
+
+def _cpu() -> DeviceInfo:
+    memory = psutil.virtual_memory()
+    label = f"CPU, {psutil.cpu_count() or 1} threads"
+    return DeviceInfo(
+        name="cpu", label=label, memory_total=memory.total, memory_free=memory.available
+    )
+
+
+def _start_looking() -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-P", "-c", "from nuggets.runs.doctor import diagnose; diagnose()"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def _devices() -> tuple[DeviceInfo, ...]:
@@ -62,9 +125,13 @@ def _devices() -> tuple[DeviceInfo, ...]:
         [sys.executable, "-P", "-c", _CHILD], capture_output=True, text=True, check=False
     )
     if child.returncode != 0:
-        last = child.stderr.strip().splitlines()[-1:] or ["no message"]
-        raise NuggetsError(f"PyTorch does not start on this machine: {last[0]}")
+        raise _does_not_start(child.stderr)
     return tuple(DeviceInfo(**device) for device in json.loads(child.stdout.splitlines()[-1]))
+
+
+def _does_not_start(stderr: str) -> NuggetsError:
+    last = stderr.strip().splitlines()[-1:] or ["no message"]
+    return NuggetsError(f"PyTorch does not start on this machine: {last[0]}")
 
 
 def resolve_device_name(device: str) -> str:

@@ -81,7 +81,7 @@ def _launch(run: Run, allowed: Collection[RunStatus]) -> None:
         if "created" not in allowed:
             run.clear_cancel()  # a request to the attempt before; one for this attempt comes later
         attempts = run.record().attempts
-        _wait_for_worker(run, _spawn(run), attempts)
+        _wait_for_worker(run, spawn("nuggets.worker", run.folder, run.log_path), attempts)
     finally:
         lock.release()
 
@@ -100,13 +100,20 @@ def _check_status(run: Run, allowed: Collection[RunStatus]) -> None:
     raise BadInput(f"Run {run.id} is {status}. {advice}")
 
 
-def _spawn(run: Run) -> subprocess.Popen[bytes]:
+def spawn(module: str, folder: Path, log_path: Path) -> subprocess.Popen[bytes]:
+    """Starts `python -m module folder` as a detached process that outlives this one.
+
+    Args:
+        module: one of ours.
+        folder: its argument and its working folder.
+        log_path: where its output is appended.
+    """
     _children[:] = [child for child in _children if child.poll() is None]
-    with run.log_path.open("ab") as log:
-        # -P keeps the run folder off the import path: a file in it must never run as code.
+    with log_path.open("ab") as log:
+        # -P keeps the folder off the import path: a file in it must never run as code.
         child = subprocess.Popen(  # noqa: S603 - our own module with our own folder
-            [sys.executable, "-P", "-m", "nuggets.worker", str(run.folder)],
-            cwd=run.folder,
+            [sys.executable, "-P", "-m", module, str(folder)],
+            cwd=folder,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

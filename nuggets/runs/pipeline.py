@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable
 from typing import Any
 
 from nuggets.errors import BadInput
-from nuggets.recipe import AlignJob, AskJob, SensitivityJob, load_job
+from nuggets.recipe import AlignJob, SensitivityJob, load_job
 from nuggets.runs import cache
-from nuggets.runs.asking import ask
-from nuggets.runs.compute import Loaded, keep_map, measure_alignment, measure_map
+from nuggets.runs.compute import keep_map, measure_alignment, measure_map
 from nuggets.runs.context import RunContext
 from nuggets.runs.inputs import seed_samples
 from nuggets.runs.store import Run
@@ -29,7 +27,6 @@ def execute(run: Run, ctx: RunContext) -> None:
         "transfer": run_transfer,
         "sensitivity": _sensitivity,
         "align": _align,
-        "ask": _ask,
     }
     if job.job not in steps:
         raise BadInput(f"A run cannot do a {job.job!r} job.")
@@ -54,22 +51,3 @@ def _align(job: AlignJob, ctx: RunContext) -> None:
     if not ctx.done("alignment"):
         with ctx.commit("alignment") as folder:
             report.save(folder)
-
-
-def _ask(job: AskJob, ctx: RunContext) -> None:
-    """Greedy answers of several models to one question, one model in memory at a time."""
-    ctx.plan(("ask",))
-    ctx.stage("ask")
-    if ctx.done("asked"):
-        return
-    found = []
-    for index, name in enumerate(job.models):
-        ctx.check_cancelled()
-        model = Loaded(name, job.device)
-        tokens = ask(model.model, model.tokenizer, job.prompt, job.max_new_tokens, job.device)
-        text = model.tokenizer.decode([t.id for t in tokens], skip_special_tokens=True)
-        pairs = [(token.text, token.probability) for token in tokens]
-        found.append({"model": name, "text": text.strip(), "tokens": pairs})
-        ctx.progress(index + 1, len(job.models), name)
-    with ctx.commit("asked") as folder:
-        (folder / "answers.json").write_text(json.dumps(found, indent=1))

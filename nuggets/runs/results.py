@@ -21,7 +21,6 @@ CELLS = "cells"
 CELL = "cell.json"
 RECORD = "record.json"
 ANSWERS = "answers.json"
-ASKED = "asked/answers.json"
 
 
 def report(run: Run) -> BenchmarkReport | None:
@@ -61,12 +60,6 @@ def cells(run: Run) -> list[CellOutcome]:
 def answers(run: Run, arm: str, seed: int) -> list[dict[str, Any]]:
     """Question, expected answer and the arm's own answer per test item."""
     path = cell_folder(run, arm, seed) / ANSWERS
-    return json.loads(path.read_text()) if path.is_file() else []
-
-
-def ask_answers(run: Run) -> list[dict[str, Any]]:
-    """Answers of an ask job: `model`, `text`, and `tokens` as (token, probability) pairs."""
-    path = run.folder / "artifacts" / ASKED
     return json.loads(path.read_text()) if path.is_file() else []
 
 

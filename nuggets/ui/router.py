@@ -8,7 +8,19 @@ from nuggets.ui import shell
 
 ROOT = Path(__file__).parents[2]
 # In the order of the pipeline; file name, title and address are one word.
-PAGES = ("home", "models", "sensitivity", "alignment", "transfer", "benchmarks", "runs")
+PAGES = (
+    "home",
+    "models",
+    "sensitivity",
+    "alignment",
+    "transfer",
+    "benchmarks",
+    "playground",
+    "runs",
+    "learn",
+)
+NEED_DEVICES = ("sensitivity", "alignment", "transfer", "learn")
+"""Pages that look for maps, which differ from device to device."""
 
 
 def main() -> None:
@@ -20,7 +32,10 @@ def main() -> None:
     st.session_state[shell.PAGES] = pages
     chosen = st.navigation(list(pages.values()), position="top")
     machine = shell.sidebar(chosen.url_path)
-    chosen.run()
+    if chosen.url_path in NEED_DEVICES and not shell.knows_machine():
+        shell.wait_for_machine()
+    else:
+        chosen.run()
     shell.describe_machine(machine)
 
 

@@ -129,21 +129,48 @@ def _queue(ids: tuple[str, ...]) -> None:
             st.progress(live.overall(record))
 
 
-def describe_machine(place: Any) -> None:
-    """Says what `auto` means and how much memory is there.
-
-    Called after the page is drawn: the first look at a machine takes seconds.
-    """
+def knows_machine() -> bool:
+    """Whether it is known what `auto` means here; never waits for torch."""
     try:
-        devices = {device.name: device for device in api.doctor().devices}
+        return api.diagnose_soon() is not None
+    except NuggetsError:
+        return True  # the page shows the sentence where it needs a device
+
+
+def wait_for_machine() -> None:
+    """Stands in for a page while a child process asks torch for devices."""
+    st.text("Looking at this machine: which devices there are takes a few seconds, once.")
+    st.fragment(_wait, run_every=0.5)()
+
+
+def _wait() -> None:
+    if knows_machine():
+        st.rerun()
+
+
+def describe_machine(place: Any) -> None:
+    """Says what `auto` means and how much memory is there, as soon as it is known."""
+    with place.container():
+        known = knows_machine()
+        st.fragment(_machine, run_every=None if known else 1.0)(known)
+
+
+def _machine(was_known: bool) -> None:
+    try:
+        found = api.diagnose_soon()
     except NuggetsError as error:
-        with place.container():
-            safe.problem(error, "machine")
+        safe.problem(error, "machine")
         return
+    if found is None:
+        st.caption("Looking at this machine…")
+        return
+    if not was_known:
+        st.rerun()
+    devices = {device.name: device for device in found.devices}
     wanted = current().device
     device = devices.get(wanted) or next(iter(devices.values()))
     free = f"{device.memory_free / 2**30:.0f} of {device.memory_total / 2**30:.0f} GiB free"
-    place.caption(f"{device.name}: {free}" if wanted in ("auto", device.name) else "not found here")
+    st.caption(f"{device.name}: {free}" if wanted in ("auto", device.name) else "not found here")
 
 
 def _text(value: Any, default: str) -> str:

@@ -1,0 +1,121 @@
+"""Playground: one question to teacher, student and arms of a run, token by token."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from nuggets import api
+from nuggets.errors import NuggetsError
+from nuggets.ui import answers, live, safe, shell
+
+TEACHER, STUDENT = "teacher", "student"
+MIB = 2**20
+
+
+def main() -> None:
+    """Draws the page."""
+    st.title("Playground", anchor=False)
+    st.caption("One question to teacher, student and the arms of a run, token by token.")
+    live.refused()
+    choice = shell.current()
+    with safe.shown_problems("playground"):
+        left, right = st.columns([3, 2], gap="medium")
+        with left:
+            prompt = _prompt(choice.task)
+        with right:
+            speakers = _speakers(choice)
+            scale = _scale(speakers)
+        with st.container(horizontal=True, vertical_alignment="center"):
+            asked = st.button("Ask", type="primary", key="ask", shortcut="Mod+Enter")
+            length = st.number_input("Most tokens", 1, 512, 24, key="tokens", bind="query-params",
+                                     width=150)  # fmt: skip
+            _memory()
+        if not prompt.strip() or not speakers:
+            st.text("Write a question and choose who answers.")
+            return
+        question = answers.Question(
+            speakers=tuple(speakers),
+            prompt=prompt.strip(),
+            scale=scale,
+            max_new_tokens=int(length),
+            device=choice.device,
+        )
+        moved = st.session_state.pop("nuggets-scale-moved", False)
+        if asked or (moved and api.playground.state().alive):
+            answers.post(question)
+        if not answers.panel(question, "playground"):
+            st.text("Press Ask (Ctrl+Enter). A worker of its own loads each model once.")
+
+
+def _prompt(task: str) -> str:
+    example = api.skills()[task].example[0]
+    return st.text_area(
+        "Question",
+        value=example,
+        key="prompt",
+        bind="query-params",
+        max_chars=2000,
+        height=110,
+        help="Put to every model in the paper's prompt format, answered greedily.",
+    )
+
+
+def _speakers(choice: shell.Choice) -> list[api.playground.Speaker]:
+    """The controls of who answers; arms are those of the sidebar's run."""
+    options = {
+        TEACHER: api.playground.Speaker(model=choice.teacher),
+        STUDENT: api.playground.Speaker(model=choice.student),
+    }
+    if choice.run is not None:
+        options |= {each.label: each for each in _arms(choice.run)}
+    names = {TEACHER: f"teacher: {choice.teacher}", STUDENT: f"student: {choice.student}"}
+    chosen = st.multiselect(
+        "Who answers",
+        list(options),
+        default=[TEACHER, STUDENT],
+        key="speakers",
+        bind="query-params",
+        format_func=lambda name: safe.label(names.get(name, name), 50),
+        help="Choose a finished transfer in the sidebar to add its arms.",
+    )
+    return [options[name] for name in chosen if name in options]
+
+
+def _arms(run_id: str) -> list[api.playground.Speaker]:
+    try:
+        return api.playground.speakers_of(api.open_run(run_id))
+    except NuggetsError:
+        return []  # a damaged run is a matter for the Runs page
+
+
+def _scale(speakers: list[api.playground.Speaker]) -> float:
+    """The factor on the adapters; without any there is nothing to scale."""
+    return st.slider(
+        "Adapter scale",
+        0.0,
+        2.0,
+        1.0,
+        0.1,
+        key="scale",
+        bind="query-params",
+        disabled=all(speaker.arm is None for speaker in speakers),
+        on_change=lambda: st.session_state.update({"nuggets-scale-moved": True}),
+        help="0 is the untouched student, 1 the arm as trained.",
+    )
+
+
+def _memory() -> None:
+    """What is loaded, and the button that frees it."""
+    state = api.playground.state()
+    if not state.alive:
+        st.caption("Nothing is loaded.")
+        return
+    with st.container(width="stretch"):
+        loaded = ", ".join(state.loaded) or "loading"
+        size = f" · {state.bytes / MIB:,.0f} MiB on {state.device}" if state.bytes else ""
+        st.text(f"In memory: {loaded}{size}")
+    st.button("Free the memory", key="free", on_click=api.playground.free,
+              help="It is also freed after five minutes without a question.")  # fmt: skip
+
+
+main()
