@@ -7,13 +7,17 @@ from transformers import (
     Gemma2Config,
     Gemma3TextConfig,
     GemmaConfig,
+    GPT2Config,
+    GPTNeoXConfig,
     LlamaConfig,
     MistralConfig,
+    Phi3Config,
     Qwen2Config,
     Qwen3Config,
 )
 
 from nuggets.core.architecture import ARCHITECTURES, ArchSpec
+from nuggets.core.fused import split_fused
 from nuggets.errors import BadInput, Unsupported
 
 CONFIGS = [
@@ -24,6 +28,9 @@ CONFIGS = [
     GemmaConfig,
     Gemma2Config,
     Gemma3TextConfig,
+    Phi3Config,
+    GPTNeoXConfig,
+    GPT2Config,
 ]
 
 
@@ -35,9 +42,14 @@ def make(config_class):
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
         "vocab_size": 50,
+        "pad_token_id": 0,
     }
-    if config_class is not Qwen2Config:
+    if config_class not in (Qwen2Config, GPTNeoXConfig, GPT2Config):
         sizes["head_dim"] = 8
+    if config_class in (GPTNeoXConfig, GPT2Config):  # every head has its own keys and values
+        del sizes["num_key_value_heads"]
+    if config_class is GPT2Config:
+        sizes["n_inner"] = sizes.pop("intermediate_size")
     return config_class(**sizes)
 
 
@@ -51,22 +63,21 @@ def test_the_description_names_every_parameter_of_the_real_model(config_class):
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
     spec = ArchSpec.from_config(json.loads(config.to_json_string()))
-    named = dict(model.named_parameters())
+    named = dict(split_fused(model, spec).named_parameters())
     for module, role, layer in spec.modules():
         assert tuple(named.pop(f"{module}.weight").shape) == spec.shape(role)
         assert spec.layer_of(f"{module}.weight") == layer
     for name, parameter in named.items():  # what is left are norms and biases
-        layer = spec.layer_of(name)
+        row, layer = spec.architecture, spec.layer_of(name)
         if layer is None:
-            assert name == f"{spec.architecture.final_norm}.weight"
-            continue
-        suffix = name.split(f".{layer}.", 1)[1]
-        if suffix.endswith(".bias"):
-            matrix = next(m for m in spec.architecture.matrices if f"{m.suffix}.bias" == suffix)
-            axis = matrix.out
+            rows = {f"{row.positions}.weight": ("positions", "resid")}
+            axes = rows.get(name, ("resid",))
+            assert name in rows or name.rpartition(".")[0] == row.final_norm
         else:
-            axis = spec.architecture.vectors[suffix.removesuffix(".weight")]
-        assert parameter.shape == (spec.size(axis),)
+            module, _, kind = name.split(f".{layer}.", 1)[1].rpartition(".")
+            biases = {m.suffix: m.out for m in row.matrices} if kind == "bias" else {}
+            axes = ((row.vectors | biases)[module],)
+        assert parameter.shape == tuple(spec.size(axis) for axis in axes)
 
 
 @pytest.mark.parametrize("config_class", CONFIGS)

@@ -70,7 +70,7 @@ def test_damaged_model_is_a_problem_and_the_other_is_still_described(pair, tiny_
 
 def test_both_damaged_models_are_named(tiny_copy):
     folder = tiny_copy()
-    (folder / "config.json").write_text('{"model_type": "gpt2"}')
+    (folder / "config.json").write_text('{"model_type": "mamba"}')
     found = check(parse_ref(str(folder)), parse_ref(str(folder)))
     assert len(found.problems) == 2
 
