@@ -12,6 +12,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from nuggets.bench.power import DetectableEffect, detectable_effect
 from nuggets.bench.report import BenchmarkReport, CellOutcome
 from nuggets.bench.verdict import RULES
 from nuggets.builtin.pairs import MODELS, PAIRS, ModelCard, model_card
@@ -43,7 +44,7 @@ from nuggets.recipe import (
     shipped_recipes,
 )
 from nuggets.runs import cache, launch, playground
-from nuggets.runs.checks import check_job
+from nuggets.runs.checks import check_job, transfer_samples
 from nuggets.runs.commands import as_command, as_python
 from nuggets.runs.commit import atomic_write, make_folder
 from nuggets.runs.doctor import Doctor, diagnose, diagnose_soon, resolve_device_name
@@ -69,6 +70,7 @@ __all__ = [
     "CellOutcome",
     "CutJob",
     "DataConfig",
+    "DetectableEffect",
     "Doctor",
     "ExtractionPlan",
     "ModelCard",
@@ -91,6 +93,8 @@ __all__ = [
     "create",
     "cut",
     "delete",
+    "detectable",
+    "detectable_effect",
     "diagnose_soon",
     "doctor",
     "dump_job",
@@ -247,6 +251,21 @@ def plan(recipe: TransferRecipe) -> ExtractionPlan:
         BadInput: if the teacher's map was not measured yet, or the recipe cannot work.
     """
     return plan_from_cache(recipe)
+
+
+def detectable(recipe: TransferRecipe) -> DetectableEffect:
+    """What a transfer can show before it is run: its smallest difference that would be seen.
+
+    Counted with the test items that there really are and with Holm over the treatment's baseline
+    and controls. It assumes 0/1 outcomes and the usual spread of seeds (see
+    `nuggets.bench.power`).
+
+    Raises:
+        BadInput: if the samples cannot be read.
+    """
+    n_items = len(transfer_samples(recipe).test)
+    against = sum(arm.role in ("baseline", "control") for arm in recipe.arms)
+    return detectable_effect(len(recipe.seeds), n_items, max(against, 1))
 
 
 def measured_plan(recipe: TransferRecipe, progress: Progress | None = None) -> ExtractionPlan:

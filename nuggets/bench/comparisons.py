@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from nuggets.bench.power import minimum_detectable_effect
+from nuggets.bench.resampling import bootstrap_interval
 from nuggets.bench.spread import Outcomes, is_binary
 from nuggets.bench.statistics import LEVEL, holm, paired_difference
 from nuggets.bench.verdict import Difference, Role
@@ -66,6 +67,7 @@ def compare_family(
             p=difference.p,
             p_holm=p_holm,
             minimum_detectable=_detectable(*paired[arm, versus], level=bonferroni),
+            bootstrap=bootstrap_interval(np.subtract(*paired[arm, versus])),
         )
         for ((arm, versus), difference), p_holm in zip(found.items(), adjusted, strict=True)
     ]

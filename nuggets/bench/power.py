@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import ArrayLike
+from pydantic import BaseModel, ConfigDict
 from scipy import special, stats
 
 from nuggets.bench.spread import Spread, checked_outcomes, combine_parts, spread_of
@@ -11,6 +12,54 @@ from nuggets.errors import BadInput
 
 POWER = 0.8
 """Chance of finding a difference for which detectable differences are given."""
+
+
+class DetectableEffect(BaseModel):
+    """The smallest difference that a planned experiment should show, and for which design.
+
+    `value` is `None` when not even a difference of 1 would be found. `n_comparisons` is the size
+    of the treatment's family (the baseline and every control), allowed for by Bonferroni.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    n_seeds: int
+    n_items: int
+    n_comparisons: int = 1
+    base_rate: float = 0.5
+    power: float = POWER
+    value: float | None
+
+    @property
+    def sentence(self) -> str:
+        """The answer in one sentence."""
+        seeds = "1 seed" if self.n_seeds == 1 else f"{self.n_seeds} seeds"
+        if self.value is None:
+            return f"With {seeds} and {self.n_items} items you can see no difference at all."
+        return (
+            f"With {seeds} and {self.n_items} items you can see differences above {self.value:.2f}."
+        )
+
+
+def detectable_effect(
+    n_seeds: int, n_items: int, n_comparisons: int = 1, base_rate: float = 0.5
+) -> DetectableEffect:
+    """Return what a design promises, with the usual spread (see `planned_detectable_effect`).
+
+    Raises:
+        BadInput: A value is outside its range.
+    """
+    if n_comparisons < 1:
+        raise BadInput(f"Planning needs at least one comparison; got {n_comparisons}.")
+    level = 1 - 0.05 / n_comparisons
+    value = planned_detectable_effect(n_seeds, n_items, base_rate, level=level)
+    return DetectableEffect(
+        n_seeds=n_seeds,
+        n_items=n_items,
+        n_comparisons=n_comparisons,
+        base_rate=base_rate,
+        value=value if value <= 1 else None,
+    )
 
 
 def minimum_detectable_effect(

@@ -6,15 +6,13 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
-from scipy import stats
 
 from nuggets.bench.comparisons import SeedOutcomes, compare_family, families
+from nuggets.bench.curves import CurvePoint, area_interval, compare_areas, curve_band
+from nuggets.bench.power import DetectableEffect, detectable_effect
 from nuggets.bench.statistics import LEVEL, Interval, mean_interval
 from nuggets.bench.verdict import RULES, Difference, Role, Verdict, decide
 from nuggets.errors import BadInput
-
-CurvePoint = tuple[int, float, float, float]
-"""Step, mean over seeds, low, high; a single seed has no band: low = mean = high."""
 
 
 class Frozen(BaseModel):
@@ -28,7 +26,8 @@ class CellOutcome(Frozen):
 
     `items` are item ids, the same in the same order for all cells; `outcomes` holds per metric
     one value per item, `old_skills` per skill one 0/1 value per item of that skill. `curve` is
-    (step, mean of the main metric). `seconds` is training time.
+    (step, mean of the main metric). `seconds` and `flops` are what building and training took;
+    evaluation is not counted.
     """
 
     arm: str
@@ -43,12 +42,15 @@ class CellOutcome(Frozen):
     learning_rate: float | None = None
     samples: int = 0
     steps: int = 0
+    flops: float = 0.0
 
 
 class ArmReport(Frozen):
     """One arm over its seeds; `per_seed` follows `seeds`.
 
-    `n` counts items, `seconds` is the mean and `trainable_parameters` the most of all seeds.
+    `n` counts items; `seconds` and `flops` are means and `trainable_parameters` the most of all
+    seeds. `area` is the mean height of the learning curve (see `curves`), `None` where only the
+    end was measured.
     """
 
     name: str
@@ -66,13 +68,16 @@ class ArmReport(Frozen):
     learning_rate: float | None
     samples: int
     steps: int
+    flops: float = 0.0
+    area: Interval | None = None
 
 
 class BenchmarkReport(Frozen):
     """Every arm, every difference and the verdict of one benchmark.
 
     `verdicts` judges each treatment by itself; `verdict` is that of the treatment named before
-    the run.
+    the run. `planned` is what seeds and items promised to show before any of it was run;
+    `area_differences` compares learning curves, over seeds alone, and decides nothing.
     """
 
     task: str
@@ -85,6 +90,8 @@ class BenchmarkReport(Frozen):
     verdict: Verdict
     verdicts: dict[str, Verdict]
     rules: str
+    planned: DetectableEffect | None = None
+    area_differences: list[Difference] = Field(default_factory=list)
 
 
 def build_report(
@@ -123,6 +130,8 @@ def build_report(
         for family in families(roles)
         for difference in compare_family(outcomes, family, higher_is_better)
     ]
+    curves = {name: {s: c.curve for s, c in by_seed.items()} for name, by_seed in arms.items()}
+    n_items = len(cells[0].items)
     reports = {name: _arm_report(by_seed, metric) for name, by_seed in arms.items()}
     values = {name: report.value for name, report in reports.items()}
     treatments = [name for name, role in roles.items() if role == "treatment"]
@@ -131,13 +140,33 @@ def build_report(
         metric=metric,
         higher_is_better=higher_is_better,
         level=LEVEL,
-        n_items=len(cells[0].items),
+        n_items=n_items,
         arms=reports,
         differences=differences,
         verdict=decide(roles, values, differences, treatment),
         verdicts={name: decide(roles, values, differences, name) for name in treatments},
         rules=RULES,
+        planned=_planned(arms, roles, n_items, higher_is_better),
+        area_differences=[
+            difference
+            for family in families(roles)
+            for difference in compare_areas(curves, family, higher_is_better, n_items)
+        ],
     )
+
+
+def _planned(
+    arms: Mapping[str, Mapping[int, CellOutcome]],
+    roles: Mapping[str, Role],
+    n_items: int,
+    binary: bool,
+) -> DetectableEffect | None:
+    """Return what the design could show; nothing is assumed about the spread of losses."""
+    treatments = [name for name, role in roles.items() if role == "treatment"]
+    if not treatments or not binary or n_items < 2:
+        return None
+    against = sum(role in ("baseline", "control") for role in roles.values())
+    return detectable_effect(len(arms[treatments[0]]), n_items, max(against, 1))
 
 
 def _grouped(cells: Sequence[CellOutcome], metric: str) -> dict[str, dict[int, CellOutcome]]:
@@ -206,25 +235,12 @@ def _arm_report(by_seed: Mapping[int, CellOutcome], metric: str) -> ArmReport:
         per_seed=[float(np.mean(c.outcomes[metric])) for c in cells],
         metrics=metrics,
         old_skills={s: mean_interval([c.old_skills[s] for c in cells]) for s in first.old_skills},
-        curve=_curve(cells),
+        curve=curve_band([cell.curve for cell in cells]),
         seconds=float(np.mean([c.seconds for c in cells])),
         trainable_parameters=max(c.trainable_parameters for c in cells),
         learning_rate=first.learning_rate,
         samples=first.samples,
         steps=first.steps,
+        flops=float(np.mean([c.flops for c in cells])),
+        area=area_interval([cell.curve for cell in cells], main.n_items),
     )
-
-
-def _curve(cells: Sequence[CellOutcome]) -> list[CurvePoint]:
-    """Return mean and Student interval over seeds at every step that all seeds recorded."""
-    curves = [dict(cell.curve) for cell in cells]
-    steps = sorted(set.intersection(*(set(curve) for curve in curves)))
-    points: list[CurvePoint] = []
-    for step in steps:
-        values = [curve[step] for curve in curves]
-        mean, half = float(np.mean(values)), 0.0
-        if len(values) > 1:
-            critical = float(stats.t.isf((1 - LEVEL) / 2, len(values) - 1))
-            half = critical * float(stats.sem(values))
-        points.append((step, mean, mean - half, mean + half))
-    return points

@@ -45,6 +45,8 @@ A comparator that beats the treatment (Holm over the comparators) is named, the 
 class Difference(BaseModel):
     """How much better `arm` is than `versus`; positive is better whatever the metric.
 
+    `bootstrap` is the percentile interval of the hierarchical bootstrap, seeds then items; the
+    verdict rests on `interval` (see `resampling`); `None` where seeds alone are compared.
     `p_holm` is adjusted within its family (see `comparisons.families`). `minimum_detectable`
     allows for the whole family by Bonferroni, so Holm needs no more; `None` when not even the
     largest possible difference of 0/1 outcomes would be found with that power, or when losses
@@ -59,6 +61,7 @@ class Difference(BaseModel):
     p: float
     p_holm: float
     minimum_detectable: float | None
+    bootstrap: tuple[float, float] | None = None
 
     @property
     def better(self) -> bool:

@@ -32,6 +32,7 @@ _COMMANDS = (
     measure.sensitivity,
     measure.align,
     measure.plan,
+    measure.power,
     measure.extract,
     measure.cut,
     transfers.run,

@@ -185,7 +185,37 @@ def plan(
         made = api.measured_plan(asked, progress)
     if json:
         return print_json(made)
-    return show_plan(made)
+    show_plan(made)
+    return say(api.detectable(asked).sentence)
+
+
+def power(
+    recipe: Annotated[str | None, typer.Argument(help="A recipe whose design to judge.")] = None,
+    seeds: Annotated[int, typer.Option(help="Seeds per arm, without a recipe.")] = 3,
+    items: Annotated[int, typer.Option(help="Test items, without a recipe.")] = 100,
+    comparisons: Annotated[int, typer.Option(help="The baseline and every control.")] = 1,
+    rate: Annotated[float, typer.Option(help="Expected exact match.")] = 0.5,
+    overrides: o.Overrides = None,
+    json: o.AsJson = False,
+) -> None:
+    """Which differences a design can see, before it is run."""
+    if recipe is None:
+        found = api.detectable_effect(seeds, items, comparisons, rate)
+    else:
+        found = api.detectable(o.recipe(recipe, overrides))
+    if json:
+        return print_json({**found.model_dump(), "sentence": found.sentence})
+    say(found.sentence)
+    rows = [
+        (n, *(_smallest(n, m, found) for m in (50, 100, 200, 400))) for n in (1, 2, 3, 5, 8, 12)
+    ]
+    title = f"smallest difference seen in {found.power:.0%} of experiments"
+    return table(("seeds", *(f"{m} items" for m in (50, 100, 200, 400))), rows, title)
+
+
+def _smallest(n_seeds: int, n_items: int, like: api.DetectableEffect) -> str:
+    value = api.detectable_effect(n_seeds, n_items, like.n_comparisons, like.base_rate).value
+    return "none" if value is None else f"{value:.2f}"
 
 
 def show_plan(made: api.ExtractionPlan) -> None:

@@ -164,12 +164,26 @@ def show_report(report: api.BenchmarkReport) -> None:
             interval(*arm.interval),
             len(arm.seeds),
             arm.n,
-            f"{arm.seconds:.1f} s",
+            "" if arm.area is None else f"{arm.area.mean:.3f}",
         )
         for arm in report.arms.values()
     ]
-    headers = ("arm", "role", report.metric, "95 %", "seeds", "items", "time")
+    headers = ("arm", "role", report.metric, "95 %", "seeds", "items", "curve area")
     table(headers, rows, f"task {report.task}")
+    budget = [
+        (
+            arm.name,
+            arm.samples,
+            arm.steps,
+            "" if arm.learning_rate is None else f"{arm.learning_rate:g}",
+            f"{arm.trainable_parameters:,}",
+            f"{arm.flops:.2g}",
+            f"{arm.seconds:.1f}",
+        )
+        for arm in report.arms.values()
+    ]
+    spent = ("budget per seed", "samples", "steps", "lr", "trained weights", "FLOP", "seconds")
+    table(spent, budget)
     pairs = [
         (
             f"{d.arm} − {d.versus}",

@@ -6,6 +6,8 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from torch.utils.flop_counter import FlopCounterMode
+
 from nuggets.bench.answers import greedy_answers
 from nuggets.bench.evaluate import evaluation_mode
 from nuggets.core.adapter import add_lora, inject, read_factors
@@ -75,7 +77,7 @@ def with_teacher_labels(lab: Lab, seed: int, n: int) -> Trainee:
     """A plain LoRA on the training samples and on prompts that the teacher answered."""
     start = time.monotonic()
     prompts = lab.extra_prompts(n, seed)
-    with evaluation_mode(lab.teacher):
+    with evaluation_mode(lab.teacher), FlopCounterMode(display=False) as counter:
         answers = greedy_answers(
             lab.teacher,
             lab.teacher_tokenizer or lab.tokenizer,
@@ -103,6 +105,7 @@ def with_teacher_labels(lab: Lab, seed: int, n: int) -> Trainee:
         plain.encoded + lab.encode(labelled),
         n_samples=plain.n_samples + len(prompts),
         seconds=seconds,
+        flops=counter.get_total_flops(),
         note=note,
     )
 

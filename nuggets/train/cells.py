@@ -28,6 +28,7 @@ from nuggets.train.checkpoints import Storage, TrainLog, trainable
 from nuggets.train.config import TrainConfig
 from nuggets.train.export import save_model
 from nuggets.train.finetune import count_steps, finetune
+from nuggets.train.flops import training_flops
 from nuggets.train.lab import Lab, Trainee, Workspace
 
 EVALUATION_BATCHES = 4
@@ -123,6 +124,7 @@ def run_cell(
     trainee = arm.build(replace(lab, workspace=Workspace(folder, storage, progress)), seed)
     difference = step0_difference(lab, trainee, test)
     config = shared_config(lab, seed, lr)
+    flops = _flops(lab, trainee, config, seed)
     _forget_peak(lab.device)
     log = train_cell(lab, trainee, config, seed, folder, test, metrics[0], storage, progress)
     measured = measure(lab, trainee.model, test, metrics, progress, answers)
@@ -143,6 +145,7 @@ def run_cell(
         learning_rate=config.lr if trainee.trains else None,
         samples=trainee.n_samples,
         steps=config.steps if trainee.trains else 0,
+        flops=flops,
     )
     record = CellRecord(
         outcome=outcome,
@@ -233,6 +236,15 @@ def shared_config(lab: Lab, seed: int, lr: float | None) -> TrainConfig:
     steps = count_steps(lab.train, len(lab.train_samples(seed)))
     changes: dict[str, Any] = {"steps": steps, "epochs": None}
     return lab.train.model_copy(update=changes if lr is None else changes | {"lr": lr})
+
+
+def _flops(lab: Lab, trainee: Trainee, config: TrainConfig, seed: int) -> float:
+    """Operations of building and training, before anything is trained."""
+    if not trainee.trains:
+        return trainee.flops
+    size = config.steps, config.batch_size, seed
+    own = training_flops(trainee.model, trainee.encoded, *size, trainee.loss, lab.device)
+    return trainee.flops + own
 
 
 def _count(trainee: Trainee) -> int:

@@ -10,6 +10,7 @@ from nuggets.core.cut import cut_model, permute_matrices
 from nuggets.train.checkpoints import TrainLog
 from nuggets.train.config import TrainConfig
 from nuggets.train.finetune import finetune
+from nuggets.train.flops import training_flops
 from nuggets.train.lab import Lab, Trainee
 from nuggets.train.randomness import seeded
 
@@ -23,7 +24,7 @@ def grafted(lab: Lab, seed: int, arm: Graft) -> Trainee:
     Every seed cuts (where the cut is random), heals and trains anew: seeds are students.
     """
     model = cut(lab, seed, arm.origin)
-    healing = heal(lab, model, seed, arm)
+    healing, flops = heal(lab, model, seed, arm)
     samples = lab.train_samples(seed)
     with seeded(seed, lab.device):
         peft = add_lora(model, lab.ranks(), lab.lora)
@@ -33,6 +34,7 @@ def grafted(lab: Lab, seed: int, arm: Graft) -> Trainee:
         own_base=True,
         n_samples=len(samples),
         seconds=healing.seconds,
+        flops=flops,
         note=f"Cut from the teacher ({arm.origin}) and healed for {arm.heal_steps} steps.",
     )
 
@@ -49,10 +51,10 @@ def cut(lab: Lab, seed: int, origin: str) -> Any:
     return model
 
 
-def heal(lab: Lab, model: Any, seed: int, arm: Graft) -> TrainLog:
-    """Trains every weight of a cut model on general data, in place."""
+def heal(lab: Lab, model: Any, seed: int, arm: Graft) -> tuple[TrainLog, float]:
+    """Trains every weight of a cut model on general data, in place; also its FLOPs."""
     if arm.heal_steps == 0:
-        return TrainLog()
+        return TrainLog(), 0.0
     config = TrainConfig(
         steps=arm.heal_steps,
         batch_size=arm.heal_batch,
@@ -65,9 +67,11 @@ def heal(lab: Lab, model: Any, seed: int, arm: Graft) -> TrainLog:
     for parameter in model.parameters():
         parameter.requires_grad_(True)
     work = lab.workspace
-    return finetune(
+    encoded = lab.encode(lab.general_samples(arm.heal_samples, seed))
+    flops = training_flops(model, encoded, arm.heal_steps, arm.heal_batch, seed, None, lab.device)
+    log = finetune(
         model,
-        lab.encode(lab.general_samples(arm.heal_samples, seed)),
+        encoded,
         config,
         seed,
         work.folder / "healing",
@@ -76,3 +80,4 @@ def heal(lab: Lab, model: Any, seed: int, arm: Graft) -> TrainLog:
         storage=work.storage,
         bf16=lab.bf16,
     )
+    return log, flops

@@ -49,6 +49,7 @@ class Trainee:
         own_base: whether it starts from another model than the lab's student.
         n_samples: samples that the arm was given.
         seconds: time that building took beyond what every arm needs.
+        flops: operations of matrix products in that time.
         note: what the user should know, one sentence.
     """
 
@@ -60,6 +61,7 @@ class Trainee:
     own_base: bool = False
     n_samples: int = 0
     seconds: float = 0.0
+    flops: float = 0.0
     note: str = ""
 
     @property

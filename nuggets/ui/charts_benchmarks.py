@@ -301,6 +301,7 @@ def budget_frame(report: BenchmarkReport) -> pd.DataFrame:
                 "steps": arm.steps,
                 "learning_rate": arm.learning_rate,
                 "trainable_parameters": arm.trainable_parameters,
+                "flops": arm.flops,
                 "seconds_per_seed": arm.seconds,
                 "seeds": len(arm.seeds),
             }

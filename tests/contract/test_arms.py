@@ -137,6 +137,7 @@ def test_every_arm_gets_the_same_samples_and_steps(trained, arm):
     extra = {"teacher_labels": 6}.get(arm.kind, 0)
     assert outcome.samples == (0 if arm.kind == "vanilla" else 10 + extra)
     assert outcome.steps == (0 if arm.kind == "vanilla" else 4)
+    assert (outcome.flops > 0) == (arm.kind != "vanilla")
     assert outcome.items == [item.id for item in TEST]
     assert (outcome.arm, outcome.role, outcome.seed) == (arm.name, arm.role, 0)
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import stats
 
+from nuggets.bench.resampling import bootstrap_interval, bootstrap_means
 from nuggets.bench.spread import spread_of
 from nuggets.bench.statistics import holm, mean_interval, paired_difference
 from nuggets.errors import BadInput, NonFinite
@@ -191,3 +192,31 @@ def test_outcomes_without_an_interval_are_refused_in_a_sentence(outcomes, level,
 def test_arms_of_different_shape_cannot_be_paired():
     with pytest.raises(BadInput, match=r"\(2, 5\) and \(3, 5\)"):
         paired_difference(np.ones((2, 5)), np.ones((3, 5)))
+
+
+def test_the_vectorised_bootstrap_is_the_looped_one():
+    rng = np.random.default_rng(4)
+    outcomes = rng.normal(0, 0.5, (4, 1)) + rng.normal(0, 1, (4, 25))
+    fast = bootstrap_means(outcomes, draws=20_000)
+    assert fast.mean() == pytest.approx(outcomes.mean(), abs=0.01)
+    assert fast.var() == pytest.approx(looped_bootstrap(outcomes, 8_000, rng), rel=0.06)
+
+
+def test_the_closed_form_agrees_with_the_hierarchical_bootstrap_where_seeds_are_many():
+    # With many seeds and items neither the bias of the bootstrap nor Student's tails matter.
+    rng = np.random.default_rng(5)
+    delta = rng.normal(0.1, 0.1, (60, 1)) + rng.normal(0, 0.3, (1, 300))
+    delta = delta + rng.normal(0, 0.3, (60, 300))
+    spread = spread_of(delta)
+    half = stats.t.isf(0.025, spread.df) * spread.error
+    low, high = bootstrap_interval(delta, draws=20_000)
+    assert (low, high) == pytest.approx((spread.mean - half, spread.mean + half), abs=0.06 * half)
+
+
+def test_with_three_seeds_the_percentile_interval_is_the_narrower_one():
+    rng = np.random.default_rng(6)
+    delta = rng.normal(0, 0.1, (3, 1)) + rng.normal(0, 0.2, (3, 80))
+    spread = spread_of(delta)
+    half = stats.t.isf(0.025, spread.df) * spread.error
+    low, high = bootstrap_interval(delta)
+    assert high - low < 0.7 * 2 * half
