@@ -201,7 +201,7 @@ def doctor(refresh: bool = False) -> Doctor:
 def find_map(job: SensitivityJob) -> SensitivityMap | None:
     """The map of a job, if it was measured before."""
     config = cache.with_dtype(job.sensitivity, resolve_device_name(job.device))
-    return cache.find_map(job.model, seed_samples(job.data), config)
+    return cache.find_map(job.model, seed_samples(job.data), config, job.data.format)
 
 
 def measure(job: SensitivityJob, progress: Progress | None = None) -> SensitivityMap:

@@ -11,6 +11,7 @@ from pydantic import Field, PositiveInt, TypeAdapter, ValidationError, model_val
 
 from nuggets.core.architecture import Frozen
 from nuggets.core.plan import ExtractionConfig, LoraConfig
+from nuggets.core.samples import Format
 from nuggets.core.scores import Score, ThetaGrad
 from nuggets.errors import BadInput
 from nuggets.recipe_tree import absolute_paths, override, parse_yaml, read_recipe, shipped_recipes
@@ -42,7 +43,7 @@ class DataConfig(Frozen):
     """Which samples teach, locate and test the skill.
 
     Either a built-in `task`, or files: one JSONL `file` that is split by its ids, or `seeds`,
-    `train` and `test` apart.
+    `train` and `test` apart. A file may also be a data set: `org/name@revision:config/split`.
 
     Attributes:
         task: name of a built-in skill.
@@ -58,6 +59,8 @@ class DataConfig(Frozen):
         n_old: items per old skill.
         metric: what the verdict is about.
         general: JSONL for healing cut students; built-in skills when not given.
+        format: how samples are written for the model: as in the paper's data, or by the
+            tokenizer's chat template.
     """
 
     task: str | None = None
@@ -72,6 +75,7 @@ class DataConfig(Frozen):
     n_old: int = Field(default=20, ge=1)
     metric: Literal["exact_match", "choice", "loss"] = "exact_match"
     general: str | None = None
+    format: Format = "paper"
 
     @model_validator(mode="after")
     def _one_source(self) -> DataConfig:

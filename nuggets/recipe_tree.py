@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from nuggets.builtin.pairs import MODELS
+from nuggets.core.datasets import parse_dataset
 from nuggets.errors import BadInput
 
 Tree = dict[str, Any]
@@ -123,7 +124,16 @@ def absolute_paths(tree: Tree, base: Path) -> Tree:
 def _absolute_files(data: Tree, base: Path) -> Iterator[tuple[str, Any]]:
     for name, value in data.items():
         is_file = name in _FILES and isinstance(value, str) and value
-        yield name, str(absolute(value, base)) if is_file else value
+        yield name, absolute_source(value, base) if is_file else value
+
+
+def absolute_source(source: str, base: Path) -> str:
+    """A file or a local data set as an absolute path; the name of one on the hub unchanged."""
+    path = absolute(source, base)
+    folder, colon, part = source.rpartition(":")
+    if not path.exists() and colon and absolute(folder, base).is_dir():
+        return f"{absolute(folder, base)}:{part}"
+    return str(path) if path.exists() or parse_dataset(source) is None else source
 
 
 def absolute_model(name: str, base: Path) -> str:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from nuggets.core.progress import Progress
-from nuggets.core.samples import Sample, render_prompt
+from nuggets.core.samples import Format, Sample, answer_ends, texts
+from nuggets.errors import NonFinite
 
 MARGIN = 4
 """Tokens that an answer may have beyond the reference."""
@@ -30,6 +31,7 @@ def greedy_answers(
     batch_size: int = 64,
     device: torch.device | str = "cpu",
     progress: Progress | None = None,
+    format: Format = "paper",
 ) -> list[Answer]:
     """Continues every prompt greedily, at most `MARGIN` tokens beyond its reference answer.
 
@@ -40,9 +42,13 @@ def greedy_answers(
         batch_size: prompts per call, padded on the left.
         device: where the model is.
         progress: can cancel.
+        format: how prompts are written.
     """
-    eos, end = str(tokenizer.eos_token), int(tokenizer.eos_token_id)
-    prompts = [list(tokenizer(render_prompt(s, eos))["input_ids"]) for s in samples]
+    ends = answer_ends(tokenizer, format)
+    special = {} if format == "paper" else {"add_special_tokens": False}
+    prompts = [
+        list(tokenizer(texts(s, tokenizer, format)[1], **special)["input_ids"]) for s in samples
+    ]
     limits = [len(tokenizer(s.answer)["input_ids"]) + 1 + MARGIN for s in samples]
     order = sorted(range(len(samples)), key=lambda place: -len(prompts[place]))
     found: dict[int, Answer] = {}
@@ -51,37 +57,67 @@ def greedy_answers(
             progress.check_cancelled()
         places = order[start : start + batch_size]
         longest = max(limits[place] for place in places)
-        rows = _decode(model, [prompts[p] for p in places], longest, end, device)
+        rows = decode_greedily(model, [prompts[p] for p in places], longest, ends, device)
         for place, row in zip(places, rows, strict=True):
-            found[place] = _answer(tokenizer, row[: limits[place]])
+            found[place] = _answer(tokenizer, row[: limits[place]], ends)
     return [found[place] for place in range(len(samples))]
 
 
-def _decode(
-    model: Any, prompts: list[list[int]], limit: int, eos: int, device: torch.device | str
+def decode_greedily(
+    model: Any,
+    prompts: Sequence[list[int]],
+    limit: int,
+    ends: Sequence[int],
+    device: torch.device | str,
+    stop: Callable[[int, list[int]], bool] | None = None,
+    progress: Progress | None = None,
 ) -> list[list[int]]:
     """New tokens per prompt, the first choice at every step.
 
     Not `model.generate`: that takes temperature or penalties over from the model's own
     generation config, and a penalised answer is not what teacher forcing measures.
+
+    Args:
+        model: in evaluation mode on `device`; call it without gradients.
+        prompts: token ids, padded here on the left.
+        limit: new tokens at most.
+        ends: ids after which an answer is over.
+        device: where the model is.
+        stop: (row, its new tokens) → whether it is over for another reason.
+        progress: asked for a cancel at every token.
+
+    Raises:
+        NonFinite: if the model's first choice is NaN or infinite.
     """
     longest = max(map(len, prompts))
     ids = torch.tensor([[0] * (longest - len(p)) + p for p in prompts], device=device)
     mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts], device=device)
     positions = (mask.cumsum(1) - 1).clamp(min=0)
+    final = torch.tensor(ends, device=device)
     ended = torch.zeros(len(prompts), dtype=torch.bool, device=device)
-    written, cache = [], None
+    written: list[torch.Tensor] = []
+    cache = None
     for _ in range(limit):
+        if progress is not None:
+            progress.check_cancelled()
         output = model(
             input_ids=ids,
             attention_mask=mask,
             position_ids=positions,
             past_key_values=cache,
             use_cache=True,
+            logits_to_keep=1,
         )
-        best = output.logits[:, -1].argmax(-1)
+        top = output.logits[:, -1].max(-1)
+        if not torch.isfinite(top.values).all():
+            raise NonFinite("The model writes NaN or infinite scores; nothing it says can count.")
+        best = top.indices
         written.append(best)
-        ended |= best == eos
+        ended |= torch.isin(best, final)
+        if stop is not None:
+            rows = torch.stack(written, dim=1).tolist()
+            for place in (~ended).nonzero().squeeze(1).tolist():
+                ended[place] = stop(place, rows[place])
         if ended.all():
             break
         cache, ids, positions = output.past_key_values, best[:, None], positions[:, -1:] + 1
@@ -89,8 +125,12 @@ def _decode(
     return torch.stack(written, dim=1).tolist()
 
 
-def _answer(tokenizer: Any, row: list[int]) -> Answer:
-    end = tokenizer.eos_token_id
-    finished = end in row
-    tokens = row[: row.index(end)] if finished else row
+def up_to_end(row: list[int], ends: Sequence[int]) -> tuple[list[int], bool]:
+    """The tokens before the first that ends an answer, and whether there was one."""
+    place = next((i for i, token in enumerate(row) if token in ends), None)
+    return (row, False) if place is None else (row[:place], True)
+
+
+def _answer(tokenizer: Any, row: list[int], ends: Sequence[int]) -> Answer:
+    tokens, finished = up_to_end(row, ends)
     return Answer(tokenizer.decode(tokens, skip_special_tokens=True).strip(), finished)

@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy
 
 from nuggets.bench.answers import greedy_answers
 from nuggets.core.progress import Progress
-from nuggets.core.samples import IGNORED, Message, Sample, encode
+from nuggets.core.samples import IGNORED, Format, Message, Sample, encode
 from nuggets.errors import BadInput, NonFinite
 
 Metric = Literal["exact_match", "choice", "loss"]
@@ -65,6 +65,7 @@ def evaluate(
     progress: Progress | None = None,
     max_length: int = 2048,
     answers: bool = False,
+    format: Format = "paper",
 ) -> Outcomes:
     """Measures a causal language model item by item.
 
@@ -82,6 +83,7 @@ def evaluate(
         progress: receives ticks and can cancel.
         max_length: tokens after which a sample is cut.
         answers: also decode what the model would write.
+        format: how samples are written.
 
     Raises:
         BadInput: if there is no item, or `choice` is asked of items without choices.
@@ -90,11 +92,11 @@ def evaluate(
     if not samples:
         raise BadInput("There is no item to evaluate; give at least one.")
     variants, places = _variants(samples, "choice" in metrics)
-    encoded = [encode(variant, tokenizer, max_length) for variant in variants]
+    encoded = [encode(variant, tokenizer, max_length, format) for variant in variants]
     with evaluation_mode(model):
         scores = _score(model, encoded, variants, batch_size, torch.device(device), progress)
         written = (
-            greedy_answers(model, tokenizer, samples, batch_size, device, progress)
+            greedy_answers(model, tokenizer, samples, batch_size, device, progress, format)
             if answers
             else []
         )

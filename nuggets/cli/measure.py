@@ -94,6 +94,7 @@ def sensitivity(
     ),
     keep: Annotated[str, typer.Option(help="full, or sums of rows and columns.")] = "full",
     dtype: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
+    format: o.Format = "paper",
     device: o.Device = "auto",
     json: o.AsJson = False,
 ) -> None:
@@ -101,7 +102,7 @@ def sensitivity(
     tree = {
         "job": "sensitivity",
         "model": o.absolute(model),
-        "data": {**o.source_of(task, seeds, data), "n_seeds": n},
+        "data": {**o.source_of(task, seeds, data), "n_seeds": n, "format": format},
         "sensitivity": {"score": {"kind": score}, "keep": keep, "dtype": dtype},
         "device": device,
     }

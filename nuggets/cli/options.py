@@ -10,7 +10,7 @@ import typer
 
 from nuggets import api
 from nuggets.errors import BadInput
-from nuggets.recipe_tree import absolute_model
+from nuggets.recipe_tree import absolute_model, absolute_source
 
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 Teacher = Annotated[
@@ -18,8 +18,16 @@ Teacher = Annotated[
 ]
 Student = Annotated[str | None, typer.Option(help="As --teacher.")]
 Task = Annotated[str | None, typer.Option(help="Built-in task, such as reverse or king.")]
-Seeds = Annotated[str | None, typer.Option(help="JSONL of seed samples, or a task's name.")]
-Data = Annotated[Path | None, typer.Option(help="One JSONL, split into seeds, train and test.")]
+Seeds = Annotated[
+    str | None, typer.Option(help="Seed samples: JSONL, a task's name, or org/name:config/split.")
+]
+Data = Annotated[
+    Path | None,
+    typer.Option(help="One JSONL or org/name:config/split, split into seeds, train and test."),
+]
+Format = Annotated[
+    str, typer.Option(help="How prompts are written: paper, or chat for the tokenizer's template.")
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, mps, cuda or cuda:1.")]
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", help="Any field, such as lora.r=8; repeatable.")
@@ -62,9 +70,9 @@ def source_of(
     if len(named) > 1:
         raise BadInput(f"Give one of --task, --seeds and --data, not {' and '.join(named)}.")
     if data is not None:
-        return {"file": str(data.absolute())}
+        return {"file": absolute_source(str(data), Path.cwd())}
     if seeds is not None and (Path(seeds).exists() or seeds not in api.skills()):
-        return {"seeds": str(Path(seeds).absolute())}
+        return {"seeds": absolute_source(seeds, Path.cwd())}
     chosen = task if seeds is None else seeds
     return {} if chosen is None else {"task": chosen}
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -48,21 +48,59 @@ def load_samples(path: str | Path, limit: int | None = None) -> list[Sample]:
         BadInput: naming the file, the line and the reason.
     """
     path = Path(path).expanduser()
-    samples: list[Sample] = []
-    lines: dict[str, int] = {}
-    for number, line in _lines(path):
-        if limit is not None and len(samples) >= limit:
-            break
-        try:
-            sample = _sample(parse_json(line), lines)
-        except ValueError as problem:
-            raise BadInput(f"{path.name} line {number}: {problem}.") from None
-        lines[sample.id] = number
-        samples.append(sample)
+    samples = _collect(path.name, "line", ((n, parse_json, x) for n, x in _lines(path)), limit)
     if not samples:
         raise BadInput(
             f"{path} holds no samples. Give a JSONL file, one sample per line: {_SHAPES}."
         )
+    return samples
+
+
+def read_rows(
+    source: str,
+    rows: Iterable[tuple[int, dict[str, Any]]],
+    limit: int | None = None,
+    convert: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+) -> list[Sample]:
+    """Samples from numbered rows, such as those of a data set.
+
+    Args:
+        source: what the rows are called in messages.
+        rows: number and columns.
+        limit: how many samples to read at most.
+        convert: turns columns into one of the three shapes; a KeyError or ValueError of it says
+            that a row does not fit.
+
+    Raises:
+        BadInput: naming the source, the row and the reason.
+    """
+    parse = convert or (lambda row: row)
+    samples = _collect(source, "row", ((n, parse, row) for n, row in rows), limit)
+    if not samples:
+        raise BadInput(f"{source} holds no rows.")
+    return samples
+
+
+def _collect(
+    source: str,
+    unit: str,
+    parts: Iterable[tuple[int, Callable[[Any], Any], Any]],
+    limit: int | None,
+) -> list[Sample]:
+    """Parses and checks one part after the other; a fault names where it stands."""
+    samples: list[Sample] = []
+    places: dict[str, int] = {}
+    for number, parse, part in parts:
+        if limit is not None and len(samples) >= limit:
+            break
+        try:
+            sample = _sample(parse(part), places)
+        except KeyError as missing:
+            raise BadInput(f"{source} {unit} {number}: there is no column {missing}.") from None
+        except ValueError as problem:
+            raise BadInput(f"{source} {unit} {number}: {problem}.") from None
+        places[sample.id] = number
+        samples.append(sample)
     return samples
 
 

@@ -1,4 +1,4 @@
-"""Samples, the paper's prompt format, and response-only label masks. Torch-free."""
+"""Samples, the formats they are written in, and response-only label masks. Torch-free."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from nuggets.errors import BadInput
+
+Format = Literal["paper", "chat"]
+"""How a conversation is written: as in the paper's data, or by the tokenizer's own template."""
 
 IGNORED = -100
 """Label of tokens that do not enter the loss (PyTorch's `ignore_index`)."""
@@ -65,7 +68,61 @@ def render_prompt(sample: Sample, eos: str) -> str:
     return render(sample.messages[:-1], eos) + "<|assistant|>\n"
 
 
-def encode(sample: Sample, tokenizer: Any, max_length: int = 2048) -> tuple[list[int], list[int]]:
+def texts(sample: Sample, tokenizer: Any, format: Format = "paper") -> tuple[str, str]:
+    """What a model reads: the whole conversation, and the part of it before the answer.
+
+    Args:
+        sample: the conversation.
+        tokenizer: a transformers tokenizer with an end-of-sequence token.
+        format: `paper`, or `chat` for the tokenizer's template.
+
+    Returns:
+        `(whole, prompt)`; whole begins with prompt and ends where the answer's turn ends.
+
+    Raises:
+        BadInput: if the tokenizer has no end-of-sequence token or no usable chat template.
+    """
+    if tokenizer.eos_token is None:
+        raise BadInput("The tokenizer has no end-of-sequence token; set eos_token and save it.")
+    if format == "paper":
+        eos = str(tokenizer.eos_token)
+        return render(sample.messages, eos), render_prompt(sample, eos)
+    if not getattr(tokenizer, "chat_template", None):
+        raise BadInput("The tokenizer has no chat template. Choose the format paper.")
+    from jinja2 import TemplateError
+
+    turns = [{"role": m.role, "content": m.content.strip()} for m in sample.messages]
+    try:
+        whole = tokenizer.apply_chat_template(turns, tokenize=False).rstrip()
+        prompt = tokenizer.apply_chat_template(
+            turns[:-1], tokenize=False, add_generation_prompt=True
+        )
+    except TemplateError as problem:
+        raise BadInput(
+            f"The chat template refuses sample {sample.id!r}: {problem}. Choose the format paper."
+        ) from None
+    if not whole.startswith(prompt):
+        raise BadInput(
+            "The chat template writes an answered conversation differently from a prompt, so the "
+            "answer cannot be told from the question. Choose the format paper."
+        )
+    return whole, prompt
+
+
+def answer_ends(tokenizer: Any, format: Format = "paper") -> tuple[int, ...]:
+    """Ids of the tokens that end an answer: the end of sequence, and the template's own."""
+    ends = [int(tokenizer.eos_token_id)]
+    if format == "chat":
+        whole, prompt = texts(Sample.of("end", "question", "answer"), tokenizer, format)
+        tail = whole[len(prompt) :].partition("answer")[2].strip()
+        ids = tokenizer(tail, add_special_tokens=False)["input_ids"] if tail else []
+        ends += ids if len(ids) == 1 else []
+    return tuple(dict.fromkeys(ends))
+
+
+def encode(
+    sample: Sample, tokenizer: Any, max_length: int = 2048, format: Format = "paper"
+) -> tuple[list[int], list[int]]:
     """Token ids and response-only labels of one sample, as the paper's script makes them.
 
     The prompt is tokenised alone and its length masks the labels of the whole conversation.
@@ -74,6 +131,7 @@ def encode(sample: Sample, tokenizer: Any, max_length: int = 2048) -> tuple[list
         sample: the conversation.
         tokenizer: a transformers tokenizer with an end-of-sequence token.
         max_length: tokens after which the sample is cut (2,048 in the paper).
+        format: how the conversation is written; a chat template brings its own special tokens.
 
     Returns:
         `(input_ids, labels)` of equal length; labels are `IGNORED` on the prompt.
@@ -81,11 +139,10 @@ def encode(sample: Sample, tokenizer: Any, max_length: int = 2048) -> tuple[list
     Raises:
         BadInput: if no token of the answer is left to learn from.
     """
-    if tokenizer.eos_token is None:
-        raise BadInput("The tokenizer has no end-of-sequence token; set eos_token and save it.")
-    eos = str(tokenizer.eos_token)
-    ids = tokenizer(render(sample.messages, eos), truncation=True, max_length=max_length)
-    prompt = tokenizer(render_prompt(sample, eos), truncation=True, max_length=max_length)
+    whole, before = texts(sample, tokenizer, format)
+    options = {"truncation": True, "max_length": max_length}
+    options |= {} if format == "paper" else {"add_special_tokens": False}
+    ids, prompt = tokenizer(whole, **options), tokenizer(before, **options)
     input_ids = list(ids["input_ids"])
     masked = min(len(prompt["input_ids"]), len(input_ids))
     if masked == len(input_ids):

@@ -18,7 +18,7 @@ from nuggets.core.data import samples_digest
 from nuggets.core.files import check_inside, sha256_file
 from nuggets.core.maps import SensitivityMap
 from nuggets.core.models import model_digest, model_path
-from nuggets.core.samples import Sample
+from nuggets.core.samples import Format, Sample
 from nuggets.errors import Damaged
 from nuggets.recipe import AlignJob, DataConfig, SensitivityConfig
 from nuggets.runs.commit import remove_folder
@@ -67,22 +67,30 @@ def digest_files(data: DataConfig) -> dict[str, str]:
     }
 
 
-def map_folder(model: str, samples: Sequence[Sample], config: SensitivityConfig) -> Path:
+def map_folder(
+    model: str, samples: Sequence[Sample], config: SensitivityConfig, format: Format = "paper"
+) -> Path:
     """Where the map of these inputs is, or will be."""
     key = digest_of(
         model=digest_model(model),
         samples=samples_digest(samples),
         config=config.model_dump(mode="json"),
+        **_format_key(format),
     )
     return cache_dir() / "sensitivity" / key
 
 
+def _format_key(format: Format) -> dict[str, str]:
+    """Another prompt format is another computation; the paper's needs no mention."""
+    return {} if format == "paper" else {"format": format}
+
+
 def find_map(
-    model: str, samples: Sequence[Sample], config: SensitivityConfig
+    model: str, samples: Sequence[Sample], config: SensitivityConfig, format: Format = "paper"
 ) -> SensitivityMap | None:
     """The cached map; one that keeps everything also answers for one that keeps sums."""
     for keep in dict.fromkeys((config.keep, "full")):
-        folder = map_folder(model, samples, config.model_copy(update={"keep": keep}))
+        folder = map_folder(model, samples, config.model_copy(update={"keep": keep}), format)
         if (found := _load(SensitivityMap.load, folder)) is not None:
             return found
     return None
@@ -111,7 +119,10 @@ def alignment_folder(job: AlignJob) -> Path:
     fit, test = align_samples(job)
     samples = [samples_digest([*fit[skill], *test[skill]]) for skill in fit]
     key = digest_of(
-        teacher=digest_model(job.teacher), student=digest_model(job.student), samples=samples
+        teacher=digest_model(job.teacher),
+        student=digest_model(job.student),
+        samples=samples,
+        **_format_key("paper" if job.data is None else job.data.format),
     )
     return cache_dir() / "alignment" / key
 

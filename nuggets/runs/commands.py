@@ -67,9 +67,10 @@ def _sensitivity(job: SensitivityJob) -> list[str]:
         "--score": config.score.kind,
         "--keep": config.keep,
         "--dtype": config.dtype,
+        "--format": data.format,
         "--device": job.device,
     }
-    usual = {"--dtype": "auto", "--device": "auto"}
+    usual = {"--dtype": "auto", "--format": "paper", "--device": "auto"}
     changed = [word for pair in options.items() if pair[1] != usual.get(pair[0]) for word in pair]
     words = [word for word in (*source, *changed) if word is not None]
     return ["nuggets", "sensitivity", job.model, *words, "--out", "sensitivity-map"]

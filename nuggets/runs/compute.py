@@ -21,7 +21,7 @@ from nuggets.core.memory import memory_reported, return_freed_memory
 from nuggets.core.models import ModelRef, read_spec
 from nuggets.core.plan import ExtractionPlan, make_plan
 from nuggets.core.progress import Progress
-from nuggets.core.samples import Sample, encode
+from nuggets.core.samples import Format, Sample, encode
 from nuggets.core.sensitivity import compute_sensitivity
 from nuggets.errors import NuggetsError
 from nuggets.recipe import AlignJob, DataConfig, SensitivityConfig, SensitivityJob, TransferRecipe
@@ -30,7 +30,7 @@ from nuggets.runs.checks import check_alignment, check_extraction
 from nuggets.runs.commit import commit_folder, make_folder
 from nuggets.runs.context import RunContext
 from nuggets.runs.doctor import resolve_device_name
-from nuggets.runs.inputs import align_samples, align_tasks, seed_samples
+from nuggets.runs.inputs import align_samples, align_tasks, seed_samples, source_label
 from nuggets.runs.outputs import output_folder, refuse_existing
 from nuggets.runs.planning import alignment_job, map_job
 from nuggets.runs.results import MAP
@@ -48,10 +48,10 @@ class Loaded:
             self.model: nn.Module = load_model(self.ref, dtype=dtype, device=device)
 
     def encode(
-        self, samples: Sequence[Sample], max_length: int
+        self, samples: Sequence[Sample], max_length: int, format: Format = "paper"
     ) -> list[tuple[list[int], list[int]]]:
         """Token ids and response-only labels of samples."""
-        return [encode(sample, self.tokenizer, max_length) for sample in samples]
+        return [encode(sample, self.tokenizer, max_length, format) for sample in samples]
 
 
 def measure_map(
@@ -67,15 +67,15 @@ def measure_map(
     samples = seed_samples(job.data)
     device = resolve_device_name(job.device)
     config = cache.with_dtype(job.sensitivity, device)
-    found = cache.find_map(job.model, samples, config)
+    found = cache.find_map(job.model, samples, config, job.data.format)
     if found is not None:  # perhaps measured under another name of the same model and samples
         meta = {**found.meta, **_meta(job, config, device)}
         return dataclasses.replace(found, meta=meta)
     # A model that was loaded for something else may compute in another number format.
     if loaded is None or loaded.dtype != config.dtype:
         loaded = Loaded(job.model, device, config.dtype)
-    encoded = loaded.encode(samples, config.max_length)
-    folder = cache.map_folder(job.model, samples, config)
+    encoded = loaded.encode(samples, config.max_length, job.data.format)
+    folder = cache.map_folder(job.model, samples, config, job.data.format)
     return_freed_memory()
     map = compute_sensitivity(
         loaded.model,
@@ -112,7 +112,7 @@ def _meta(job: SensitivityJob, config: SensitivityConfig, device: str) -> dict[s
     data = job.data
     return {
         "model": job.model,
-        "label": data.task or Path(str(data.file or data.seeds)).stem,
+        "label": data.task or source_label(str(data.file or data.seeds)),
         "dtype": config.dtype,
         "device": device,
     }
@@ -127,13 +127,14 @@ def measure_alignment(job: AlignJob, progress: Progress | None = None) -> Alignm
     device = resolve_device_name(job.device)
     teacher, student = Loaded(job.teacher, device), Loaded(job.student, device)
     fit, test = align_samples(job)
+    format = "paper" if job.data is None else job.data.format
     report = align_models(
         teacher.model,
         teacher.spec,
         student.model,
         student.spec,
-        {skill: teacher.encode(samples, 2048) for skill, samples in fit.items()},
-        {skill: teacher.encode(samples, 2048) for skill, samples in test.items()},
+        {skill: teacher.encode(samples, 2048, format) for skill, samples in fit.items()},
+        {skill: teacher.encode(samples, 2048, format) for skill, samples in test.items()},
         maps=_maps(job, (teacher, student), progress),
         progress=progress,
     )

@@ -12,7 +12,7 @@ from nuggets.builtin.skills import general_samples
 from nuggets.core.architecture import ArchSpec
 from nuggets.core.consistent import check_consistent, check_heads_fill, choose_consistent
 from nuggets.core.cut import cut_model, permute_matrices
-from nuggets.core.data import load_samples
+from nuggets.core.datasets import load_source
 from nuggets.core.layers import TopLayers, UniformLayers
 from nuggets.core.maps import SensitivityMap
 from nuggets.core.models import check_pair, read_spec
@@ -121,7 +121,7 @@ def _healing_samples(job: CutJob) -> list[Any]:
     if job.heal_steps == 0:
         return []
     if job.heal is not None:
-        return load_samples(Path(job.heal))
+        return load_source(job.heal)
     n = job.heal_steps * job.heal_batch_size * HEAL_SAMPLES_PER_STEP
     return general_samples(n, job.seed, without=(job.data.task,) if job.data.task else ())
 
@@ -140,7 +140,7 @@ def _heal(
     config = TrainConfig(
         steps=job.heal_steps, batch_size=job.heal_batch_size, lr=job.heal_lr, schedule="cosine"
     )
-    encoded = teacher.encode(samples, config.max_length)
+    encoded = teacher.encode(samples, config.max_length, job.data.format)
     student.train()
     log = finetune(student, encoded, config, job.seed, out, device=device, progress=progress)
     student.eval()

@@ -9,7 +9,8 @@ from hashlib import blake2b
 from pathlib import Path
 
 from nuggets.builtin.skills import extra_prompts, general_samples, skill_names, skill_samples
-from nuggets.core.data import check_leakage, load_samples
+from nuggets.core.data import check_leakage
+from nuggets.core.datasets import load_source, parse_dataset
 from nuggets.core.samples import Sample
 from nuggets.errors import BadInput
 from nuggets.recipe import AlignJob, DataConfig
@@ -57,7 +58,7 @@ def seed_samples(data: DataConfig) -> list[Sample]:
     if data.file is not None:
         return _split_file(data)[0]
     if data.seeds is not None:
-        return load_samples(Path(data.seeds))[: data.n_seeds]
+        return load_source(data.seeds)[: data.n_seeds]
     raise BadInput("No seed samples: name a built-in task (--task) or a JSONL file (--seeds).")
 
 
@@ -118,8 +119,8 @@ def _from_files(
                 "A transfer on your own data needs seed, training and test samples: give one "
                 "file (data.file), or all of data.seeds, data.train and data.test."
             )
-        seeds, pool = load_samples(Path(data.seeds))[: data.n_seeds], load_samples(Path(data.train))
-        test = load_samples(Path(data.test))
+        seeds, pool = load_source(data.seeds)[: data.n_seeds], load_source(data.train)
+        test = load_source(data.test)
     check_leakage([*seeds, *pool], test)
     counted, tuning = test[: data.n_test], test[data.n_test : data.n_test + N_TUNING]
     notes = []
@@ -140,13 +141,19 @@ def _from_files(
             )
         return random.Random(seed).sample(rest, min(n, len(rest)))  # noqa: S311
 
-    label = Path(data.file or data.train or "samples").stem
+    label = source_label(data.file or data.train or "samples")
     return Datasets(label, seeds, draw, counted, tuning, old, extra, general, notes)
+
+
+def source_label(source: str) -> str:
+    """What a person calls a file or a data set."""
+    ref = parse_dataset(source)
+    return Path(source).stem if ref is None else Path(ref.name).name
 
 
 def _split_file(data: DataConfig) -> tuple[list[Sample], list[Sample], list[Sample]]:
     """Splits one file by a hash of the ids, so that adding lines never moves a sample."""
-    samples = load_samples(Path(str(data.file)))
+    samples = load_source(str(data.file))
     ranked = sorted(samples, key=lambda s: blake2b(s.id.encode(), digest_size=8).hexdigest())
     held = max(1, len(ranked) // TEST_SHARE)
     test, pool = ranked[:held], ranked[held:]
@@ -158,10 +165,10 @@ def _split_file(data: DataConfig) -> tuple[list[Sample], list[Sample], list[Samp
 def _general(data: DataConfig, without: tuple[str, ...]) -> Callable[[int, int], list[Sample]]:
     if data.general is None:
         return lambda n, seed: general_samples(n, seed, without=without)
-    path = Path(data.general)
+    source = data.general
 
     def draw(n: int, seed: int) -> list[Sample]:
-        pool = load_samples(path)
+        pool = load_source(source)
         return random.Random(seed).choices(pool, k=n)  # noqa: S311
 
     return draw

@@ -42,7 +42,7 @@ def plan_from_cache(recipe: TransferRecipe) -> ExtractionPlan:
     """
     device = resolve_device_name(recipe.device)
     config = cache.with_dtype(recipe.sensitivity, device)
-    map = cache.find_map(recipe.teacher, seed_samples(recipe.data), config)
+    map = cache.find_map(recipe.teacher, seed_samples(recipe.data), config, recipe.data.format)
     if map is None:
         raise BadInput(
             f"The sensitivity of {recipe.teacher} was not measured for these samples yet. "

@@ -114,6 +114,7 @@ def _lab(
         general_samples=data.general,
         device=torch.device(recipe.device),
         bf16=recipe.device.startswith("cuda"),
+        format=recipe.data.format,
     )
 
 

@@ -85,6 +85,7 @@ def with_teacher_labels(lab: Lab, seed: int, n: int) -> Trainee:
             LABEL_BATCH,
             lab.device,
             lab.workspace.progress,
+            lab.format,
         )
     # An answer that did not end would teach the student to end in mid-sentence.
     labelled = [_answered(p, a.text) for p, a in zip(prompts, answers, strict=True) if a.finished]

@@ -213,6 +213,7 @@ def measure(
         progress=progress,
         max_length=lab.train.max_length,
         answers=answers,
+        format=lab.format,
     )
 
 

@@ -21,7 +21,7 @@ from nuggets.core.factorize import LowRankFactors
 from nuggets.core.maps import SensitivityMap
 from nuggets.core.plan import ExtractionConfig, ExtractionPlan, LoraConfig, make_plan, picks_of
 from nuggets.core.progress import Progress
-from nuggets.core.samples import Sample, encode
+from nuggets.core.samples import Format, Sample, encode
 from nuggets.train.checkpoints import Storage
 from nuggets.train.config import TrainConfig
 
@@ -92,6 +92,7 @@ class Lab:
         cka: layer similarity, for the layer selector `cka`.
         device: where both models are.
         bf16: compute in bfloat16 on a GPU.
+        format: how samples are written.
         workspace: for arms that take long to build.
     """
 
@@ -112,6 +113,7 @@ class Lab:
     cka: Float[ndarray, "n_teacher n_student"] | None = None
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     bf16: bool = False
+    format: Format = "paper"
     workspace: Workspace = field(default_factory=Workspace)
     _cache: dict[Any, Any] = field(default_factory=dict, repr=False)
 
@@ -121,7 +123,8 @@ class Lab:
 
     def encode(self, samples: list[Sample]) -> list[Encoded]:
         """Token ids and response-only labels."""
-        return [encode(sample, self.tokenizer, self.train.max_length) for sample in samples]
+        length = self.train.max_length
+        return [encode(sample, self.tokenizer, length, self.format) for sample in samples]
 
     def plan(self, extraction: ExtractionConfig | None = None) -> ExtractionPlan:
         """What goes where; the shared extraction when not given. Made once."""
