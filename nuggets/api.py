@@ -8,7 +8,6 @@ either run in a worker process (`start`, `resume`) or say that they run here (`r
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,6 @@ from nuggets.builtin.skills import SKILLS, Skill
 from nuggets.core import views
 from nuggets.core.alignment import AlignmentReport
 from nuggets.core.architecture import ROLES, ArchSpec
-from nuggets.core.data import load_samples
 from nuggets.core.maps import SensitivityMap
 from nuggets.core.models import read_spec
 from nuggets.core.plan import ExtractionPlan
@@ -46,11 +44,11 @@ from nuggets.recipe import (
 from nuggets.runs import cache, launch, playground
 from nuggets.runs.checks import check_job, transfer_samples
 from nuggets.runs.commands import as_command, as_python
-from nuggets.runs.commit import atomic_write, make_folder
 from nuggets.runs.doctor import Doctor, diagnose, diagnose_soon, resolve_device_name
-from nuggets.runs.home import nuggets_home, runs_dir
+from nuggets.runs.home import runs_dir
 from nuggets.runs.inputs import seed_samples
 from nuggets.runs.outputs import output_folder, refuse_existing
+from nuggets.runs.own_data import name_of, own_data, remember, save_upload
 from nuggets.runs.planning import alignment_job, map_job, plan_from_cache
 from nuggets.runs.results import answers, cells, compare, map_of, plan_of, report
 from nuggets.runs.schema import LIVE, RESUMABLE, RunEvent, RunStatus
@@ -111,7 +109,9 @@ __all__ = [
     "measure_builtin",
     "measured_plan",
     "model_card",
+    "name_of",
     "open_run",
+    "own_data",
     "parse_cut",
     "parse_job",
     "plan",
@@ -147,29 +147,6 @@ def skills() -> dict[str, Skill]:
 def spec(model: str) -> ArchSpec:
     """A model's dimensions, from its configuration alone."""
     return read_spec(resolve(model))
-
-
-def save_upload(content: bytes) -> Path:
-    """Keeps an uploaded JSONL under a name made from its content, after checking every line.
-
-    The uploader's own file name is never used.
-
-    Raises:
-        BadInput: naming the first line that is not a sample, and why.
-    """
-    folder = nuggets_home() / "data"
-    make_folder(folder)
-    path = folder / f"{sha256(content).hexdigest()[:16]}.jsonl"
-    if not path.exists():
-        unchecked = path.with_suffix(".unchecked")
-        atomic_write(unchecked, content)
-        try:
-            load_samples(unchecked)
-            unchecked.rename(path)
-        except BadInput:
-            unchecked.unlink()
-            raise
-    return path
 
 
 def preflight(teacher: str, student: str, roles: Iterable[str] = ()) -> Preflight:
@@ -316,6 +293,9 @@ def create(job: AnyJob) -> Run:
     device = resolve_device_name(job.device)
     job = anchored(job)
     check_job(job.model_copy(update={"device": device}))
+    data = getattr(job, "data", None)
+    if data is not None:
+        remember(data)
     return RunStore(runs_dir()).create(job.job, dump_job(job), job.name, device=device)
 
 

@@ -33,7 +33,7 @@ def extract_factors(
     Args:
         weights: gives the teacher's weight of a module; it is not changed.
         plan: what goes where.
-        map: the map the plan was made from; only the selector `weights` needs it.
+        map: the map the plan was made from; the selector `weights` and a ratio below 1 need it.
         seed: of the randomised SVD.
         ranks: student module → rank, instead of the plan's rank and energy.
 
@@ -63,6 +63,10 @@ def cut_matrix(weight: Float[Tensor, "_ _"], item: PlanItem, pick: Pick) -> Floa
         assert pick.cols is not None
         rows, cols = _index(pick.rows, weight), _index(pick.cols, weight)
         matrix = weight.index_select(0, rows).index_select(1, cols)
+    if pick.kept is not None:
+        taken = _index(pick.kept, weight)
+        mask = torch.zeros(matrix.numel(), dtype=matrix.dtype, device=matrix.device)
+        matrix = matrix * mask.index_fill(0, taken, 1).reshape(matrix.shape)
     return matrix.T if item.role == "embed" else matrix
 
 

@@ -21,6 +21,7 @@ from nuggets.core.selectors import (
     Request,
     Site,
     WindowSelector,
+    keep_share,
     residual_agreement,
     top,
 )
@@ -30,11 +31,20 @@ Role = Literal["embed", "q", "k", "v", "o", "gate", "up", "down", "head"]
 
 
 class ExtractionConfig(Frozen):
-    """What to take out of the teacher."""
+    """What to take out of the teacher.
+
+    Attributes:
+        layers: which teacher layers.
+        matrices: which entries of each matrix.
+        roles: which matrices of a layer, and embedding or head.
+        ratio: extraction ratio, the share of the chosen entries that are taken, the most
+            sensitive ones; the others become 0. The paper takes all of them (1).
+    """
 
     layers: LayerSelector = Field(default_factory=TopLayers)
     matrices: MatrixSelector = Field(default_factory=WindowSelector)
     roles: tuple[Role, ...] = LAYER_ROLES  # type: ignore[assignment]
+    ratio: float = Field(default=1.0, gt=0, le=1)
 
     @model_validator(mode="after")
     def _some_role(self) -> ExtractionConfig:
@@ -173,6 +183,12 @@ def make_plan(
     sites = _sites(teacher, student, pairs, roles)
     request = Request(map, teacher, student, sites, pairs)
     picks = extraction.matrices.pick(request)
+    if extraction.ratio < 1:
+        for site in sites:
+            scores = map.matrix(site.teacher_module)
+            picks[site.student_module] = keep_share(
+                picks[site.student_module], scores, extraction.ratio
+            )
     items = tuple(_item(site, picks[site.student_module], request, lora) for site in sites)
     return ExtractionPlan(
         alignment=LayerAlignment(selector=extraction.layers.kind, pairs=pairs),
@@ -219,6 +235,7 @@ def _item(site: Site, pick: Pick, request: Request, lora: LoraConfig) -> PlanIte
     small, large = request.student.shape(site.role), request.teacher.shape(site.role)
     corner = pick.runner_up
     share = pick.mass / pick.total if pick.total else 0.0
+    taken = small[0] * small[1] if pick.kept is None else pick.kept.size
     return PlanItem(
         student_module=site.student_module,
         teacher_module=site.teacher_module,
@@ -229,7 +246,7 @@ def _item(site: Site, pick: Pick, request: Request, lora: LoraConfig) -> PlanIte
         rows=None if pick.rows is None else tuple(pick.rows.tolist()),
         cols=None if pick.cols is None else tuple(pick.cols.tolist()),
         kept_mass=share,
-        area=small[0] * small[1] / (large[0] * large[1]),
+        area=taken / (large[0] * large[1]),
         runner_up=None if corner is None else (corner[0], corner[1], corner[2] / pick.total),
         rank=lora.rank(site.role, small),
     )
@@ -256,11 +273,14 @@ def picks_of(plan: ExtractionPlan, map: SensitivityMap | None = None) -> dict[st
     """The plan's choices as index arrays, keyed by student module.
 
     The single entries of the selector `weights` are too many to write down; they are found
-    again in the map the plan was made from.
+    again in the map the plan was made from, as are those that an extraction ratio leaves.
 
     Raises:
-        BadInput: for the selector `weights` without its map.
+        BadInput: for the selector `weights`, or a ratio below 1, without the map.
     """
+    ratio = plan.extraction.ratio
+    if ratio < 1 and map is None:
+        raise BadInput(f"A plan with an extraction ratio of {ratio:g} needs the map it came from.")
     picks = {}
     for item in plan.items:
         share = (item.kept_mass, 1.0)
@@ -271,5 +291,8 @@ def picks_of(plan: ExtractionPlan, map: SensitivityMap | None = None) -> dict[st
             pick = Pick(None, None, *share, entries=top(scores, item.shape[0] * item.shape[1]))
         else:
             raise BadInput("A plan with the selector `weights` needs the map it was made from.")
+        if ratio < 1:
+            assert map is not None
+            pick = keep_share(pick, map.matrix(item.teacher_module), ratio)
         picks[item.student_module] = pick
     return picks

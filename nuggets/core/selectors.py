@@ -6,8 +6,9 @@ without touching the models.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Annotated, Literal
 
@@ -46,6 +47,8 @@ class Pick:
         mass: summed sensitivity of what was chosen.
         total: summed sensitivity of the whole matrix.
         runner_up: for windows, the next best corner `(row, col, mass)` that mostly lies elsewhere.
+        kept: flat positions in the student-shaped choice of the entries that are taken, ascending;
+            None takes all of them.
     """
 
     rows: Index | None
@@ -54,6 +57,7 @@ class Pick:
     total: float
     entries: Index | None = None
     runner_up: tuple[int, int, float] | None = None
+    kept: Index | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,6 +186,26 @@ MatrixSelector = Annotated[
 def top(scores: Float[ndarray, " n"], k: int) -> Index:
     """Indices of the `k` largest scores, ascending; ties go to the lowest index."""
     return np.sort(np.argsort(-scores, kind="stable")[:k])
+
+
+def keep_share(pick: Pick, scores: Float[ndarray, "_ _"], ratio: float) -> Pick:
+    """The same choice with only its most sensitive entries taken; the others become 0.
+
+    Args:
+        pick: what a selector chose.
+        scores: the teacher matrix's sensitivity, entry by entry.
+        ratio: share of the chosen entries that are taken, above 0; at least one is.
+    """
+    if ratio >= 1:
+        return pick
+    if pick.entries is not None:
+        chosen = scores.reshape(-1)[pick.entries]
+    else:
+        assert pick.rows is not None
+        assert pick.cols is not None
+        chosen = scores[pick.rows][:, pick.cols].reshape(-1)
+    kept = top(chosen, max(1, math.ceil(ratio * chosen.size)))
+    return replace(pick, kept=kept, mass=float(chosen[kept].sum(dtype=np.float64)))
 
 
 def residual_agreement(

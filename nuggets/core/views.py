@@ -32,6 +32,7 @@ from nuggets.core.view_matrices import (
     unit_scores,
     units_of,
 )
+from nuggets.core.view_residual import Residual, residual_dimensions
 from nuggets.core.view_stability import (
     Halves,
     LayerStability,
@@ -51,6 +52,7 @@ __all__ = [
     "Mode",
     "Overlap",
     "Placed",
+    "Residual",
     "Units",
     "Values",
     "axis_name",
@@ -66,6 +68,7 @@ __all__ = [
     "module_values",
     "overlap",
     "profile",
+    "residual_dimensions",
     "split_half",
     "stability_by_samples",
     "top_units",

@@ -76,19 +76,25 @@ def _sensitivity(job: SensitivityJob) -> list[str]:
     return ["nuggets", "sensitivity", job.model, *words, "--out", "sensitivity-map"]
 
 
-def as_python(job: Frozen) -> str:
-    """A script that does exactly this job with the Python API."""
+def as_python(job: Frozen, then: str = "") -> str:
+    """A script that does exactly this job with the Python API.
+
+    Args:
+        job: a transfer, a sensitivity measurement, an alignment or a question.
+        then: lines that go on with the result (`map`, `report`, `run`, or `plan` of a transfer
+            that is only planned) instead of printing it.
+    """
     if isinstance(job, Question):
         fields = ", ".join(f"{name}={value!r}" for name, value in _given(job).items())
         asked = f"api.playground.question({fields})"
         return f"from nuggets import api\n\nprint(api.playground.ask({asked}))"
-    kinds = {TransferRecipe: "run", SensitivityJob: "measure", AlignJob: "align"}
-    verb = kinds.get(type(job), "run")
+    kinds = {SensitivityJob: "map = api.measure(job)", AlignJob: "report = api.align(job)"}
+    made = kinds.get(type(job), "run = api.run(job)")
+    shown = "api.report(run)" if isinstance(job, TransferRecipe) else made.partition(" ")[0]
+    if then.startswith("plan"):
+        made = ""
     lines = ["from nuggets import api", "", f"job = api.parse_job({_pretty(_given(job))})"]
-    result = {"run": "run = api.run(job)\nprint(api.report(run))"}.get(
-        verb, f"print(api.{verb}(job))"
-    )
-    return "\n".join([*lines, result])
+    return "\n".join([*lines, *([made] if made else []), then or f"print({shown})"])
 
 
 def _given(value: Any) -> Any:

@@ -12,7 +12,8 @@ import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
 
-ImageFormat = Literal["svg", "png"]
+from nuggets.ui import take_away
+
 OnSelect = Callable[..., None] | Literal["rerun"]
 
 _PAGE = """<!doctype html>
@@ -50,7 +51,7 @@ def figure(
     Returns:
         The selection if `on_select` is given, else nothing of use.
     """
-    with st.container(gap="xxsmall"):
+    with st.container(gap="xxsmall", key=_frame(key)):
         drawn = st.plotly_chart(
             fig,
             width="stretch",
@@ -81,11 +82,8 @@ def table(
 
 
 def image_config(key: str) -> dict[str, Any]:
-    """Plotly's mode bar: one button that saves the figure, in the format chosen below it."""
-    chosen: ImageFormat = "png" if st.session_state.get(f"{key}-image") == "PNG" else "svg"
-    image: dict[str, Any] = {"format": chosen, "filename": _slug(key)}
-    if chosen == "png":
-        image["scale"] = 3
+    """Plotly's mode bar; its camera saves an SVG, as do the buttons of the foot."""
+    image = {"format": "svg", "filename": _slug(key)}
     return {"displaylogo": False, "toImageButtonOptions": image, "scrollZoom": False}
 
 
@@ -132,6 +130,7 @@ def _files(
     python: str | None,
 ) -> None:
     name = _slug(key)
+    take_away.buttons(name, f"{key}-buttons", None if fig is None else _frame(key))
     with st.container(horizontal=True):
         st.download_button(
             "Data (CSV)",
@@ -141,23 +140,20 @@ def _files(
             key=f"{key}-csv",
             on_click="ignore",
         )
-        if fig is None:
-            return
-        st.download_button(
-            "Page (HTML)",
-            partial(self_contained_html, fig, caption, command, python),
-            f"{name}.html",
-            "text/html",
-            key=f"{key}-html",
-            on_click="ignore",
-        )
-    st.segmented_control(
-        "The camera above the figure saves",
-        ("SVG", "PNG"),
-        default="SVG",
-        required=True,
-        key=f"{key}-image",
-    )
+        if fig is not None:
+            st.download_button(
+                "Page (HTML)",
+                partial(self_contained_html, fig, caption, command, python),
+                f"{name}.html",
+                "text/html",
+                key=f"{key}-html",
+                on_click="ignore",
+            )
+
+
+def _frame(key: str) -> str:
+    """Key of the container around a figure, by which its buttons find it."""
+    return f"figure-{_slug(key)}"
 
 
 def _csv(data: pd.DataFrame) -> str:

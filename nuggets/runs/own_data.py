@@ -1,0 +1,108 @@
+"""The user's own samples, remembered by a name, so that every page can offer them. Torch-free.
+
+One small JSON per data set; deleting them loses names only.
+"""
+
+from __future__ import annotations
+
+import json
+from hashlib import sha256
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from nuggets.builtin.skills import SKILLS
+from nuggets.core.data import load_samples
+from nuggets.errors import BadInput
+from nuggets.recipe import DataConfig
+from nuggets.runs.commit import atomic_write, make_folder
+from nuggets.runs.home import nuggets_home
+
+SOURCES = ("file", "seeds", "train", "test", "general")
+NAME_LENGTH = 40
+
+
+def save_upload(content: bytes, name: str = "") -> Path:
+    """Keeps an uploaded JSONL under a name made from its content, after checking every line.
+
+    The uploader's own file name is never used as a path.
+
+    Args:
+        content: the file.
+        name: what people call it; a short digest when not given.
+
+    Raises:
+        BadInput: naming the first line that is not a sample, and why.
+    """
+    path = _folder() / f"{sha256(content).hexdigest()[:16]}.jsonl"
+    if not path.exists():
+        unchecked = path.with_suffix(".unchecked")
+        atomic_write(unchecked, content)
+        try:
+            load_samples(unchecked)
+            unchecked.rename(path)
+        except BadInput:
+            unchecked.unlink()
+            raise
+    if name:
+        remember(DataConfig(file=str(path)), name)
+    return path
+
+
+def remember(data: DataConfig, name: str = "") -> None:
+    """Writes down which files a data set is made of; a built-in task needs no remembering.
+
+    A name that was given before stays, unless a new one is given.
+    """
+    files = {field: path for field in SOURCES if (path := getattr(data, field)) is not None}
+    if data.task is not None or not files:
+        return
+    path = _folder() / f"{sha256(json.dumps(files).encode()).hexdigest()[:16]}.json"
+    if name or not path.exists():
+        given = plain(name) or plain(Path(next(iter(files.values()))).stem)
+        atomic_write(path, json.dumps({"name": given or "samples", "data": files}).encode())
+
+
+def own_data() -> dict[str, DataConfig]:
+    """Data sets whose files are still there, by names that differ from each other and from skills.
+
+    Those that were remembered first come first.
+    """
+    found: dict[str, DataConfig] = {}
+    folder = nuggets_home() / "data"
+    for path in sorted(folder.glob("*.json"), key=lambda p: (p.stat().st_mtime_ns, p.name)):
+        try:
+            head = json.loads(path.read_text())
+            data, name = DataConfig.model_validate(head["data"]), plain(str(head["name"]))
+        except (OSError, ValueError, KeyError, TypeError, ValidationError):
+            continue  # only a name is lost: the files are where they were
+        if not all(Path(file).is_file() for file in head["data"].values()):
+            continue
+        if not name or name in found or name in SKILLS:
+            name = f"{name} ({path.stem[:6]})"
+        found[name] = data
+    return found
+
+
+def name_of(data: DataConfig) -> str | None:
+    """What people call the samples of a job: the skill, or the name of the user's own data."""
+    if data.task is not None:
+        return data.task
+    same = (name for name, own in own_data().items() if sources(own) == sources(data))
+    return next(same, None)
+
+
+def sources(data: DataConfig) -> tuple[str | None, ...]:
+    """The files of a data set, in a fixed order: what makes two of them the same."""
+    return tuple(getattr(data, field) for field in ("task", *SOURCES))
+
+
+def plain(name: str) -> str:
+    """A name on one line, short, without characters that cannot be seen."""
+    return " ".join("".join(c if c.isprintable() else " " for c in name).split())[:NAME_LENGTH]
+
+
+def _folder() -> Path:
+    folder = nuggets_home() / "data"
+    make_folder(folder)
+    return folder
