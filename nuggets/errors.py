@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+import re
+
+_TOKEN = re.compile(r"\b(hf|api_org)_[A-Za-z0-9]{8,}")
+
+
+def hide_tokens(text: str) -> str:
+    """A text without the access tokens of the hub that may stand in it."""
+    return _TOKEN.sub(r"\1_…", text)
+
 
 class NuggetsError(Exception):
     """Something went wrong; the message says what, with the values, and what to do."""
 
     exit_code = 1
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(hide_tokens(message))
 
 
 class BadInput(NuggetsError):

@@ -24,7 +24,7 @@ from types import FrameType
 from typing import Any
 
 from nuggets.core.memory import memory_reported
-from nuggets.errors import BadInput, Cancelled, NuggetsError, RunBusy
+from nuggets.errors import BadInput, Cancelled, NuggetsError, RunBusy, hide_tokens
 from nuggets.runs.context import RunContext
 from nuggets.runs.devices import device_turn
 from nuggets.runs.schema import RunError, RunEvent, RunRecord
@@ -50,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return BUSY_EXIT_CODE
     except BaseException as error:
-        traceback.print_exc()
+        print(hide_tokens(traceback.format_exc()), file=sys.stderr, end="")
         return _exit_code(error)
     return 0
 
@@ -79,7 +79,7 @@ def run_in_foreground(run: Run, on_event: Callable[[RunEvent], None]) -> RunReco
         raise
     except BaseException as error:
         with contextlib.suppress(OSError), run.log_path.open("a") as log:
-            traceback.print_exception(error, file=log)
+            log.write(hide_tokens("".join(traceback.format_exception(error))))
         raise
     return run.record()
 
@@ -120,7 +120,9 @@ def _attempt(run: Run, ctx: RunContext) -> None:
 
 
 def _record_end(ctx: RunContext, error: BaseException) -> None:
-    failure = RunError(type=type(error).__name__, message=str(error), exit_code=_exit_code(error))
+    failure = RunError(
+        type=type(error).__name__, message=hide_tokens(str(error)), exit_code=_exit_code(error)
+    )
     # With a full disk even this may fail. The lock is freed all the same, and the run is then
     # shown as interrupted.
     with contextlib.suppress(NuggetsError, OSError):

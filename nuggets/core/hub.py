@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from threading import Lock
+from typing import Any, TypeVar
 
+from nuggets.core.progress import Progress
 from nuggets.errors import BadInput
 
 MODEL_FILES = ("*.json", "*.safetensors", "tokenizer.model", "merges.txt", "vocab.txt", "*.jinja")
@@ -35,8 +37,13 @@ def hub_file(hub_id: str, revision: str | None, name: str) -> Path | None:
     return _told(hub_id, revision, fetch)
 
 
-def hub_folder(hub_id: str, revision: str | None) -> Path:
+def hub_folder(hub_id: str, revision: str | None, progress: Progress | None = None) -> Path:
     """The local folder of a hub model, downloaded if need be.
+
+    Args:
+        hub_id: `org/name`.
+        revision: branch, tag or commit; None is the default branch.
+        progress: receives the bytes of the download, and can cancel it.
 
     Raises:
         BadInput: if the model cannot be reached; the sentence says why and what to do.
@@ -44,9 +51,45 @@ def hub_folder(hub_id: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
 
     def fetch() -> Path:
-        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=list(MODEL_FILES)))
+        told = _bars(hub_id, progress) if progress is not None else None
+        patterns = list(MODEL_FILES)
+        return Path(
+            snapshot_download(hub_id, revision=revision, allow_patterns=patterns, tqdm_class=told)
+        )
 
     return _told(hub_id, revision, fetch)
+
+
+def _bars(hub_id: str, progress: Progress) -> Any:
+    """A class of progress bars for huggingface_hub that draw nothing and tell `progress`.
+
+    The hub makes one bar for bytes that came in and one for bytes on disk, and moves them from
+    several threads; the one that is ahead is told.
+    """
+    from tqdm import tqdm
+
+    lock, bars = Lock(), []
+
+    class Told(tqdm):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            kwargs["disable"] = True
+            super().__init__(*args, **kwargs)
+            self.moved = kwargs.get("initial") or 0
+            if kwargs.get("unit") == "B":
+                bars.append(self)
+
+        def update(self, n: float | None = 1) -> bool | None:
+            with lock:
+                progress.check_cancelled()
+                self.moved += n or 0
+                if self in bars:
+                    done, total = (
+                        max(getattr(b, x) or 0 for b in bars) for x in ("moved", "total")
+                    )
+                    progress.progress(min(done, total), total, f"downloading {hub_id}")
+            return None
+
+    return Told
 
 
 def cached_folder(hub_id: str, revision: str | None) -> Path | None:
@@ -110,6 +153,9 @@ def hub_sentence(problem: Exception, hub_id: str, revision: str | None) -> str:
 
     page = f"https://huggingface.co/{hub_id}"
     log_in = "Set HF_TOKEN, or run `hf auth login`"
+    status = getattr(getattr(problem, "response", None), "status_code", None)
+    if status == 401 and get_token() is not None:
+        return f"The hub does not know your token, so {hub_id} is closed to it. {log_in} anew."
     if isinstance(problem, errors.GatedRepoError):
         if get_token() is None:
             return f"{hub_id} is gated and there is no token. {log_in}, then accept {page}."

@@ -18,7 +18,8 @@ from nuggets.core.files import (
     sha256_file,
 )
 from nuggets.core.hub import hub_file, hub_folder
-from nuggets.errors import BadInput, Damaged
+from nuggets.core.progress import Progress
+from nuggets.errors import BadInput, Damaged, hide_tokens
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -57,6 +58,11 @@ def parse_ref(text: str, weights: bool = True) -> ModelRef:
         BadInput: if it is none of these, does not exist, or holds only pickled weights.
     """
     text = text.strip()
+    if hide_tokens(text) != text:
+        raise BadInput(
+            "The model's name holds an access token, which would be written into recipes and "
+            "records. Leave it out and set HF_TOKEN instead; if others saw it, revoke it."
+        )
     if not text or "\0" in text:
         raise BadInput("The model's name is empty. Give a folder, a .gguf file or org/name.")
     try:
@@ -101,8 +107,12 @@ def _file_ref(text: str, file: Path) -> ModelRef:
     raise BadInput(f"{text} is not a model: give a folder, a .gguf file or org/name.")
 
 
-def model_path(ref: ModelRef) -> Path:
+def model_path(ref: ModelRef, progress: Progress | None = None) -> Path:
     """The local folder or `.gguf` file of a model; a hub model is downloaded if need be.
+
+    Args:
+        ref: the model.
+        progress: receives the bytes of a download, and can cancel it.
 
     Raises:
         BadInput: if the hub model cannot be had.
@@ -110,7 +120,7 @@ def model_path(ref: ModelRef) -> Path:
     if ref.path is not None:
         return ref.path
     assert ref.hub_id is not None, "a reference names a path or a hub id"
-    return hub_folder(ref.hub_id, ref.revision)
+    return hub_folder(ref.hub_id, ref.revision, progress)
 
 
 def model_file(ref: ModelRef, name: str) -> Path | None:

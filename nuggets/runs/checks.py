@@ -64,7 +64,8 @@ def check_extraction(recipe: TransferRecipe) -> None:
     check_pair(pair.teacher_spec, pair.student_spec, embed=embed)
     check_vocabularies(pair)
     for role in recipe.extraction.roles:
-        recipe.lora.rank(role, pair.student_spec.shape(role))
+        if pair.student_spec.has(role):
+            recipe.lora.rank(role, pair.student_spec.shape(role))
     _check_selectors(recipe, pair)
     seed_samples(recipe.data)
 

@@ -18,7 +18,7 @@ from nuggets.core.extraction import extract_factors
 from nuggets.core.loading import load_model, load_tokenizer
 from nuggets.core.maps import SensitivityMap
 from nuggets.core.memory import memory_reported, return_freed_memory
-from nuggets.core.models import ModelRef, read_spec
+from nuggets.core.models import ModelRef, model_path, read_spec
 from nuggets.core.plan import ExtractionPlan, make_plan
 from nuggets.core.progress import Progress
 from nuggets.core.samples import Format, Sample, encode
@@ -39,9 +39,16 @@ from nuggets.runs.results import MAP
 class Loaded:
     """A model with its tokenizer and dimensions, on one device."""
 
-    def __init__(self, name: str, device: str, dtype: str = "float32") -> None:
+    def __init__(
+        self,
+        name: str,
+        device: str,
+        dtype: str = "float32",
+        progress: Progress | None = None,
+    ) -> None:
         self.name, self.dtype = name, dtype
         self.ref: ModelRef = resolve(name)
+        model_path(self.ref, progress)  # downloaded now, if need be, where it is seen
         self.spec: ArchSpec = read_spec(self.ref)
         self.tokenizer: Any = load_tokenizer(self.ref)
         with memory_reported(f"Loading {name}", "use bfloat16, a smaller model or another device"):
@@ -73,7 +80,7 @@ def measure_map(
         return dataclasses.replace(found, meta=meta)
     # A model that was loaded for something else may compute in another number format.
     if loaded is None or loaded.dtype != config.dtype:
-        loaded = Loaded(job.model, device, config.dtype)
+        loaded = Loaded(job.model, device, config.dtype, progress)
     encoded = loaded.encode(samples, config.max_length, job.data.format)
     folder = cache.map_folder(job.model, samples, config, job.data.format)
     return_freed_memory()
@@ -125,7 +132,8 @@ def measure_alignment(job: AlignJob, progress: Progress | None = None) -> Alignm
         return found
     check_alignment(job)
     device = resolve_device_name(job.device)
-    teacher, student = Loaded(job.teacher, device), Loaded(job.student, device)
+    teacher = Loaded(job.teacher, device, progress=progress)
+    student = Loaded(job.student, device, progress=progress)
     fit, test = align_samples(job)
     format = "paper" if job.data is None else job.data.format
     report = align_models(
@@ -179,7 +187,7 @@ def extract_to(
     refuse_existing(out)
     check_extraction(recipe)
     device = resolve_device_name(recipe.device)
-    teacher = Loaded(recipe.teacher, device)
+    teacher = Loaded(recipe.teacher, device, progress=progress)
     plan, map = plan_recipe(recipe, progress, teacher)
     factors = extract_factors(weights_of(teacher.model), plan, map)
     with output_folder(out) as folder:

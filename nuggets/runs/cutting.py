@@ -43,7 +43,7 @@ def cut_to(job: CutJob, out: Path, progress: Progress | None = None) -> dict[str
     wanted = student_spec(job)
     healing = _healing_samples(job)
     device = resolve_device_name(job.device)
-    teacher = Loaded(job.teacher, device)
+    teacher = Loaded(job.teacher, device, progress=progress)
     map = _map(job, teacher, progress)
     by_map = map is not None
     selector = TopLayers() if by_map else UniformLayers()

@@ -68,8 +68,8 @@ def _prepare(recipe: TransferRecipe, ctx: RunContext) -> tuple[Lab, Datasets]:
     ctx.provenance(samples=_digest(data, recipe))
     for note in data.notes if recipe.train.lr_grid else ():
         ctx.log(note)
-    teacher = Loaded(recipe.teacher, recipe.device)
-    student = Loaded(recipe.student, recipe.device)
+    teacher = Loaded(recipe.teacher, recipe.device, progress=ctx)
+    student = Loaded(recipe.student, recipe.device, progress=ctx)
     small = sum(p.numel() for p in teacher.model.parameters()) < SMALL
     if small and recipe.device == "cpu":
         torch.set_num_threads(1)
