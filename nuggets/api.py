@@ -24,7 +24,6 @@ from nuggets.core.maps import SensitivityMap
 from nuggets.core.models import read_spec
 from nuggets.core.plan import ExtractionPlan
 from nuggets.core.preflight import Preflight
-from nuggets.core.preflight import preflight as check_models
 from nuggets.core.progress import Progress
 from nuggets.errors import BadInput
 from nuggets.recipe import (
@@ -42,7 +41,7 @@ from nuggets.recipe import (
     shipped_recipes,
 )
 from nuggets.runs import cache, launch, playground
-from nuggets.runs.checks import check_job, transfer_samples
+from nuggets.runs.checks import check_job, preflight_models, transfer_samples
 from nuggets.runs.commands import as_command, as_python
 from nuggets.runs.doctor import Doctor, diagnose, diagnose_soon, resolve_device_name
 from nuggets.runs.home import runs_dir
@@ -149,18 +148,27 @@ def spec(model: str) -> ArchSpec:
     return read_spec(resolve(model))
 
 
-def preflight(teacher: str, student: str, roles: Iterable[str] = ()) -> Preflight:
-    """What can be known of a pair from configurations and headers alone.
+def preflight(
+    teacher: str,
+    student: str,
+    roles: Iterable[str] = (),
+    *,
+    device: str = "auto",
+    recipe: TransferRecipe | None = None,
+) -> Preflight:
+    """What can be known of a pair from configurations and headers alone, and what it will need.
 
     Args:
         teacher: built-in name, folder, GGUF file or `org/name@revision`.
         student: likewise.
         roles: matrices that are to be extracted, such as `("q", "embed")`.
+        device: where it is to run; its memory and measured speed are counted with.
+        recipe: how much is to be done; a usual transfer when not given.
 
     Raises:
         BadInput: if one of the two is not a model at all.
     """
-    return check_models(resolve(teacher), resolve(student), roles=tuple(roles))
+    return preflight_models(teacher, student, tuple(roles), device, recipe)
 
 
 def doctor(refresh: bool = False) -> Doctor:

@@ -50,11 +50,16 @@ def preflight(
     teacher: str,
     student: str,
     roles: Annotated[str, typer.Option(help="Matrices, such as q,k,embed.")] = "",
+    recipe: Annotated[str, typer.Option(help="How much is to be done: a recipe.")] = "",
+    device: o.Device = "auto",
     json: o.AsJson = False,
 ) -> None:
     """What will work, what it needs and what will not, before anything is loaded."""
     wanted = tuple(role for role in roles.split(",") if role)
-    found = api.preflight(o.absolute(teacher), o.absolute(student), wanted)
+    asked = api.load_recipe(recipe) if recipe else None
+    found = api.preflight(
+        o.absolute(teacher), o.absolute(student), wanted, device=device, recipe=asked
+    )
     if json:
         print_json(found)
     else:
@@ -68,14 +73,42 @@ def show_preflight(found: api.Preflight) -> None:
     rows = [(d.name, d.teacher, d.student, _yes(d.fits)) for d in found.dimensions]
     if rows:
         table(("dimension", "teacher", "student", "fits"), rows, f"words {found.vocabularies}")
-    stages = [(s.stage, f"{s.bytes_needed / 2**20:,.0f} MiB", _yes(s.fits)) for s in found.stages]
-    if stages:
-        free = f"{found.memory_available / 2**20:,.0f} MiB free"
-        table(("stage", "needs about", "fits"), stages, free)
+    roles = [
+        (r.role, _shape(r.teacher_shape), _shape(r.student_shape), r.reason or _yes(r.fits))
+        for r in found.roles
+    ]
+    if roles:
+        table(("matrix", "teacher", "student", "can be extracted"), roles)
+    stages = [
+        (s.stage, _size(s.bytes_needed), _size(s.disk_needed), _time(s.seconds), _yes(s.fits))
+        for s in found.stages
+    ]
+    if stages and found.machine:
+        here = found.machine
+        title = (
+            f"{here.device}: {_size(here.memory_free)} of memory, {_size(here.disk_free)} of disk"
+        )
+        table(("stage", "memory", "disk", "time, about", "fits"), stages, title)
     for sentence in (*found.notes, *found.problems):
         say(sentence)
     if found.ok:
         say("This pair works.")
+
+
+def _shape(shape: tuple[int, int] | None) -> str:
+    return "none" if shape is None else f"{shape[0]} × {shape[1]}"
+
+
+def _size(size: int) -> str:
+    return f"{size / 2**20:,.0f} MiB" if size < 2**30 else f"{size / 2**30:,.1f} GiB"
+
+
+def _time(seconds: float | None) -> str:
+    if seconds is None:
+        return "–"
+    if seconds < 100:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 def _yes(fits: bool) -> str:

@@ -19,6 +19,7 @@ from nuggets.core.headers import check_keys, some
 from nuggets.core.models import read_spec
 from nuggets.core.references import ModelRef, model_path
 from nuggets.core.stored import is_table
+from nuggets.core.vocabulary import check_ids
 from nuggets.errors import BadInput, Damaged, NuggetsError, Unsupported
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -167,12 +168,7 @@ def load_tokenizer(ref: ModelRef) -> Any:
         )
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    word, largest = max(words.items(), key=lambda item: item[1])
-    if largest >= rows:
-        raise BadInput(
-            f"The tokenizer of {ref.source} gives {word!r} the id {largest}, but the embedding has "
-            f"only {rows} rows. Tokenizer and model do not belong together."
-        )
+    check_ids(ref, words, rows)
     return tokenizer
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -12,17 +11,24 @@ from typing import Literal, TypeVar
 import psutil
 from pydantic import computed_field
 
-from nuggets.core.architecture import ArchSpec, Frozen
+from nuggets.core.architecture import ROLES, ArchSpec, Frozen
 from nuggets.core.consistent import check_consistent
 from nuggets.core.headers import check_keys, count_parameters, weight_bytes
 from nuggets.core.hub import cached_folder
-from nuggets.core.models import check_pair, check_vocabularies, read_pair, read_spec
+from nuggets.core.models import (
+    ModelPair,
+    check_pair,
+    check_vocabularies,
+    read_config,
+    read_pair,
+    read_spec,
+)
+from nuggets.core.needs import Machine, Size, StageNeed, Work, estimate_stages
 from nuggets.core.references import ModelRef
+from nuggets.core.vocabulary import check_ids, digest_of, vocabulary
 from nuggets.errors import BadInput
 
 T = TypeVar("T")
-Stage = Literal["load", "sensitivity (sums)", "sensitivity (full map)", "training"]
-_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _NEEDED = ("load", "sensitivity (sums)")  # without these stages there is no transfer at all
 
 
@@ -37,6 +43,8 @@ class ModelFacts(Frozen):
         parameters: number of weights, biases and norms included; a tied head counts once.
         bytes_on_disk: size of the weight files.
         bytes_to_download: the same for a hub model that is not in the cache, else 0.
+        vocabulary: hash of every token and its id; None if it cannot be read without loading.
+        max_tokens: longest text that the model was made for, where its config says.
     """
 
     source: str
@@ -46,6 +54,8 @@ class ModelFacts(Frozen):
     parameters: int
     bytes_on_disk: int
     bytes_to_download: int
+    vocabulary: str | None = None
+    max_tokens: int | None = None
 
 
 class Dimension(Frozen):
@@ -57,12 +67,26 @@ class Dimension(Frozen):
     fits: bool
 
 
-class StageMemory(Frozen):
-    """Estimated peak memory of one stage, and whether it fits into what is free."""
+class RoleFit(Frozen):
+    """Whether one kind of matrix can be extracted.
 
-    stage: Stage
-    bytes_needed: int
+    Attributes:
+        role: such as `q` or `down`.
+        teacher_module: its module in the teacher, in the first layer; None if there is none.
+        student_module: likewise in the student.
+        teacher_shape: `[out, in]`; None if there is none.
+        student_shape: likewise.
+        fits: whether it can be extracted.
+        reason: why not, or what to know; empty if nothing.
+    """
+
+    role: str
+    teacher_module: str | None
+    student_module: str | None
+    teacher_shape: tuple[int, int] | None
+    student_shape: tuple[int, int] | None
     fits: bool
+    reason: str = ""
 
 
 class Preflight(Frozen):
@@ -72,11 +96,13 @@ class Preflight(Frozen):
         teacher: the teacher; None if it cannot be used, as `problems` says.
         student: likewise.
         dimensions: the two side by side; empty unless both can be read.
+        roles: which matrices can be extracted, and why not.
         vocabularies: whether both tokenizers give each word the same id.
         problems: what makes the transfer impossible, one sentence each.
         notes: what to know besides, one sentence each.
-        stages: estimated memory per stage.
-        memory_available: bytes of memory that are free.
+        stages: estimated memory, disk and time per stage.
+        machine: what is there.
+        memory_available: bytes of memory that are free on the computing device.
         disk_needed: bytes to be downloaded, plus the full sensitivity map.
         disk_free: bytes that are free where results are kept.
     """
@@ -84,10 +110,12 @@ class Preflight(Frozen):
     teacher: ModelFacts | None
     student: ModelFacts | None
     dimensions: tuple[Dimension, ...] = ()
+    roles: tuple[RoleFit, ...] = ()
     vocabularies: Literal["agree", "differ", "unknown"] = "unknown"
     problems: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-    stages: tuple[StageMemory, ...] = ()
+    stages: tuple[StageNeed, ...] = ()
+    machine: Machine | None = None
     memory_available: int
     disk_needed: int = 0
     disk_free: int
@@ -104,11 +132,8 @@ def preflight(
     student: ModelRef,
     *,
     roles: Sequence[str] = (),
-    dtype: str = "float32",
-    max_tokens: int = 512,
-    batch_size: int = 16,
-    memory_available: int | None = None,
-    folder: Path | None = None,
+    work: Work | None = None,
+    machine: Machine | None = None,
 ) -> Preflight:
     """Compares two models from configs and headers alone; faults become `problems`.
 
@@ -116,50 +141,99 @@ def preflight(
         teacher: the larger model.
         student: the smaller model.
         roles: matrices to be extracted; `embed` and `head` need equal vocabularies.
-        dtype: number format in which the models compute.
-        max_tokens: longest sample.
-        batch_size: samples per training step.
-        memory_available: bytes free on the computing device; by default the machine's memory.
-        folder: where results are kept, for the free disk space; by default the current folder.
+        work: how much is to be done; a usual transfer when not given.
+        machine: what is there; this machine's CPU and current folder when not given.
     """
-    free = psutil.virtual_memory().available if memory_available is None else memory_available
-    disk_free = shutil.disk_usage(folder or Path.cwd()).free
+    machine = machine or this_machine()
+    work = work or Work()
     problems: list[str] = []
     large = _told(problems, lambda: _facts(teacher))
     small = _told(problems, lambda: _facts(student))
+    found = Preflight(
+        teacher=large,
+        student=small,
+        machine=machine,
+        memory_available=machine.memory_free,
+        disk_free=machine.disk_free,
+    )
     if large is None or small is None:
-        found = Preflight(teacher=large, student=small, memory_available=free, disk_free=disk_free)
         return found.model_copy(update={"problems": tuple(problems)})
     embed = bool({"embed", "head"} & set(roles))
     _told(problems, lambda: check_pair(large.spec, small.spec, embed=embed))
     pair = _told(problems, lambda: read_pair(teacher, student))
     if pair is not None:
         _told(problems, lambda: check_vocabularies(pair))
-    stages = tuple(
-        StageMemory(stage=stage, bytes_needed=needed, fits=needed <= free)
-        for stage, needed in _memory(large, small, _BYTES[dtype], max_tokens, batch_size).items()
-    )
     notes = list(_notes(large.spec, small.spec))
     if pair is not None and pair.vocabularies == "unknown":
         notes.append("The vocabularies cannot be compared: one model has no tokenizer.json.")
-    for stage in stages:
-        if not stage.fits:
-            (problems if stage.stage in _NEEDED else notes).append(_shortage(stage, free))
-    disk_needed = large.bytes_to_download + small.bytes_to_download + 4 * large.parameters
-    if disk_needed > disk_free:
-        problems.append(f"{_gb(disk_needed)} of disk are needed and {_gb(disk_free)} are free.")
-    return Preflight(
-        teacher=large,
-        student=small,
-        dimensions=tuple(_dimensions(large.spec, small.spec)),
-        vocabularies="unknown" if pair is None else pair.vocabularies,
-        problems=tuple(problems),
-        notes=tuple(notes),
-        stages=stages,
-        memory_available=free,
-        disk_needed=disk_needed,
-        disk_free=disk_free,
-    )
+    longest = [facts.max_tokens for facts in (large, small) if facts.max_tokens]
+    work = work.model_copy(update={"max_tokens": min(work.max_tokens, *longest)})
+    stages = estimate_stages(_size(large), _size(small), work, machine)
+    for need in stages:
+        if not need.fits and need.stage != "sensitivity (streaming)":
+            (problems if need.stage in _NEEDED else notes).append(_shortage(need, machine))
+    disk_needed = sum(need.disk_needed for need in stages)
+    if disk_needed > machine.disk_free:
+        free = _gb(machine.disk_free)
+        problems.append(f"{_gb(disk_needed)} of disk are needed and {free} are free.")
+    known = {
+        "dimensions": tuple(_dimensions(large.spec, small.spec)),
+        "roles": tuple(_roles(large.spec, small.spec, pair)),
+        "vocabularies": "unknown" if pair is None else pair.vocabularies,
+        "problems": tuple(problems),
+        "notes": tuple(notes),
+        "stages": stages,
+        "disk_needed": disk_needed,
+    }
+    return found.model_copy(update=known)
+
+
+def this_machine(folder: Path | None = None) -> Machine:
+    """The CPU with the memory and disk that are free now, its speed not measured."""
+    free = psutil.virtual_memory().available
+    disk = shutil.disk_usage(folder or Path.cwd()).free
+    return Machine(memory_free=free, ram_free=free, disk_free=disk)
+
+
+def _size(facts: ModelFacts) -> Size:
+    return Size(**{name: getattr(facts, name) for name in Size.model_fields})
+
+
+def _roles(teacher: ArchSpec, student: ArchSpec, pair: ModelPair | None) -> Iterator[RoleFit]:
+    """Every kind of matrix that one of the two models has."""
+    for role in ROLES:
+        shapes = [spec.shape(role) if spec.has(role) else None for spec in (teacher, student)]
+        if shapes == [None, None]:
+            continue
+        reason = _why_not(role, shapes, pair)
+        tied = role == "head" and (teacher.tied or student.tied)
+        modules = [
+            spec.module(role, None if role in ("embed", "head") else 0) if spec.has(role) else None
+            for spec in (teacher, student)
+        ]
+        yield RoleFit(
+            role=role,
+            teacher_module=modules[0],
+            student_module=modules[1],
+            teacher_shape=shapes[0],
+            student_shape=shapes[1],
+            fits=not reason,
+            reason=reason or ("tied to the embedding" if tied else ""),
+        )
+
+
+def _why_not(role: str, shapes: Sequence[tuple[int, int] | None], pair: ModelPair | None) -> str:
+    large, small = shapes
+    if large is None or small is None:
+        return f"the {'teacher' if large is None else 'student'} has none"
+    if role in ("embed", "head"):
+        if large[0] != small[0]:
+            return f"vocabularies of {large[0]} and {small[0]} words"
+        if pair is not None and pair.vocabularies == "differ":
+            return "the same row is another word"
+    if small[0] > large[0] or small[1] > large[1]:
+        return f"the student's is larger: {small[0]} × {small[1]} > {large[0]} × {large[1]}"
+    return ""
 
 
 def _told(problems: list[str], look: Callable[[], T]) -> T | None:
@@ -175,6 +249,7 @@ def _facts(ref: ModelRef) -> ModelFacts:
     spec = read_spec(ref)
     shapes = check_keys(ref, spec)
     size = weight_bytes(ref, shapes)
+    digest = _checked_vocabulary(ref, spec)
     kinds = Counter(tensor.dtype for tensor in shapes.values())
     cached = ref.path is not None or cached_folder(ref.hub_id or "", ref.revision) is not None
     return ModelFacts(
@@ -185,7 +260,23 @@ def _facts(ref: ModelRef) -> ModelFacts:
         parameters=count_parameters(spec, shapes),
         bytes_on_disk=size,
         bytes_to_download=0 if cached else size,
+        vocabulary=digest,
+        max_tokens=_longest(ref),
     )
+
+
+def _longest(ref: ModelRef) -> int | None:
+    config = read_config(ref)
+    length = config.get("max_position_embeddings") or config.get("n_positions")
+    return length if isinstance(length, int) and length > 0 else None
+
+
+def _checked_vocabulary(ref: ModelRef, spec: ArchSpec) -> str | None:
+    """The vocabulary's hash; refuses one with ids that the embedding has no row for."""
+    words = vocabulary(ref)
+    if words:
+        check_ids(ref, words, spec.vocab_size)
+    return None if words is None else digest_of(words)
 
 
 def _dimensions(teacher: ArchSpec, student: ArchSpec) -> Iterator[Dimension]:
@@ -226,48 +317,23 @@ def _notes(teacher: ArchSpec, student: ArchSpec) -> Iterator[str]:
         yield str(problem)
 
 
-def _memory(
-    large: ModelFacts, small: ModelFacts, width: int, tokens: int, batch: int
-) -> dict[Stage, int]:
-    """Estimated peak bytes of each stage.
-
-    Sensitivity holds the teacher, one sample's activations, and, since each gradient is freed at
-    once, a gradient and its score in float32 for the largest matrix only. LoRA's own gradients and
-    optimizer are left out: they are small beside the activations of a batch.
-    """
-    largest = max(math.prod(large.spec.shape(role)) for _, role, _ in large.spec.modules())
-    sums = large.parameters * width + _activations(large.spec, tokens, width)
-    sums += largest * (width + 2 * _BYTES["float32"])
-    training = small.parameters * width + batch * _activations(small.spec, tokens, width)
-    return {
-        "load": large.parameters * width,
-        "sensitivity (sums)": sums,
-        "sensitivity (full map)": sums + large.parameters * _BYTES["float32"],
-        "training": training,
-    }
-
-
-def _activations(spec: ArchSpec, tokens: int, width: int) -> int:
-    """Bytes that one sample's forward pass keeps for the backward pass.
-
-    Counted on a Llama block: about 8 residual-wide tensors (norms keep float32 copies), queries,
-    keys and values before and after rotation, 4 FFN-wide ones; logits, also in float32 with their
-    gradient.
-    """
-    heads = 3 * spec.size("q_heads") + 3 * spec.size("kv_heads")
-    block = 8 * spec.hidden_size + heads + 4 * spec.intermediate_size
-    logits = spec.vocab_size * (width + 2 * _BYTES["float32"])
-    return tokens * (spec.n_layers * block * width + logits)
-
-
-def _shortage(stage: StageMemory, free: int) -> str:
+def _shortage(need: StageNeed, machine: Machine) -> str:
+    """What is short for a stage, and what to do."""
     advice = {
-        "training": "use smaller batches or shorter samples",
+        "training": "use smaller batches, shorter samples or bfloat16",
+        "evaluation": "use shorter samples or bfloat16",
         "sensitivity (full map)": "keep row and column sums only",
-    }.get(stage.stage, "choose a smaller model, bfloat16 or a machine with more memory")
+        "download": "free some, or set HF_HOME to another disk",
+    }.get(need.stage, "choose a smaller model, bfloat16 or a machine with more memory")
+    short = [
+        (f"of memory on {machine.device}", need.bytes_needed, machine.memory_free),
+        ("of memory", need.ram_needed, machine.ram_free),
+        ("of disk", need.disk_needed, machine.disk_free),
+    ]
+    what, needed, free = next(row for row in short if row[1] > row[2])
+    what = "of memory" if machine.device == "cpu" and "memory" in what else what
     return (
-        f"Stage {stage.stage} needs about {_gb(stage.bytes_needed)} of memory and {_gb(free)} are "
-        f"free; {advice}."
+        f"Stage {need.stage} needs about {_gb(needed)} {what} and {_gb(free)} are free; {advice}."
     )
 
 

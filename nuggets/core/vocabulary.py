@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 
 from nuggets.core.files import MAX_TOKENIZER_BYTES, read_json
 from nuggets.core.gguf_headers import read_gguf
 from nuggets.core.references import ModelRef, model_file
-from nuggets.errors import Damaged
+from nuggets.errors import BadInput, Damaged
 
 TOKENIZER = "tokenizer.json"
 
@@ -44,9 +45,26 @@ def tokenizer_digest(ref: ModelRef) -> str | None:
         Damaged: if the tokenizer file is not a tokenizer.
     """
     words = vocabulary(ref)
-    if words is None:
-        return None
+    return None if words is None else digest_of(words)
+
+
+def digest_of(words: Mapping[str, int]) -> str:
+    """A hash of every token and its id."""
     return hashlib.sha256(json.dumps(sorted(words.items())).encode()).hexdigest()
+
+
+def check_ids(ref: ModelRef, words: Mapping[str, int], rows: int) -> None:
+    """Refuses a tokenizer with ids that the embedding has no row for.
+
+    Raises:
+        BadInput: naming the word, its id and the embedding's rows.
+    """
+    word, largest = max(words.items(), key=lambda item: item[1])
+    if largest >= rows:
+        raise BadInput(
+            f"The tokenizer of {ref.source} gives {word!r} the id {largest}, but the embedding has "
+            f"only {rows} rows. Tokenizer and model do not belong together."
+        )
 
 
 def vocabularies_agree(first: ModelRef, second: ModelRef) -> bool | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,10 +19,11 @@ from nuggets.core.models import (
     read_pair,
     read_spec,
 )
-from nuggets.core.preflight import preflight
+from nuggets.core.needs import Work
+from nuggets.core.preflight import Preflight, preflight
 from nuggets.errors import BadInput
 from nuggets.recipe import AlignJob, SensitivityJob, TransferRecipe
-from nuggets.runs.doctor import diagnose
+from nuggets.runs.doctor import machine_of
 from nuggets.runs.home import nuggets_home
 from nuggets.runs.inputs import Datasets, align_samples, load_datasets, seed_samples
 
@@ -88,13 +91,13 @@ def _check_selectors(recipe: TransferRecipe, pair: ModelPair) -> None:
 def check_transfer(recipe: TransferRecipe) -> Datasets:
     """Refuses transfers that cannot work; returns their samples."""
     check_extraction(recipe)
+    machine = machine_of(recipe.device, _existing_home())
     found = preflight(
         resolve(recipe.teacher),
         resolve(recipe.student),
         roles=recipe.extraction.roles,
-        batch_size=recipe.train.batch_size,
-        memory_available=_device_memory(recipe.device),
-        folder=_existing_home(),
+        work=work_of(recipe, machine.device),
+        machine=machine,
     )
     if found.problems:
         raise BadInput(found.problems[0])
@@ -129,11 +132,52 @@ def _check_arms(recipe: TransferRecipe, data: Datasets) -> None:
             data.extra(1, seed)  # noqa: S610 - not Django's
 
 
-def _device_memory(device: str) -> int | None:
-    """The memory of a GPU; None for the machine's own."""
-    if "cuda" not in device:
-        return None
-    return next((d.memory_total for d in diagnose().devices if d.name == device), None)
+def preflight_models(
+    teacher: str,
+    student: str,
+    roles: Sequence[str] = (),
+    device: str = "auto",
+    recipe: TransferRecipe | None = None,
+) -> Preflight:
+    """Everything that can be said of a pair before weights are read, on this machine.
+
+    Args:
+        teacher: what the user wrote.
+        student: likewise.
+        roles: matrices to be extracted.
+        device: where it is to run.
+        recipe: how much is to be done; a usual transfer when not given.
+    """
+    machine = machine_of(device, _existing_home())
+    work = Work(dtype=_dtype("auto", machine.device))
+    if recipe is not None:
+        work = work_of(recipe, machine.device)
+    return preflight(resolve(teacher), resolve(student), roles=roles, work=work, machine=machine)
+
+
+def work_of(recipe: TransferRecipe, device: str) -> Work:
+    """How much a recipe asks for; epochs count the samples that it names."""
+    train, data = recipe.train, recipe.data
+    steps = train.steps
+    if train.epochs is not None:
+        steps = math.ceil(train.epochs * math.ceil(data.n_train / train.batch_size))
+    return Work(
+        n_seeds=data.n_seeds,
+        max_tokens=min(512, recipe.sensitivity.max_length),
+        rank=recipe.lora.r,
+        batch_size=train.batch_size,
+        steps=steps,
+        trainings=len(recipe.arms) * len(recipe.seeds),
+        n_test=data.n_test,
+        dtype=_dtype(recipe.sensitivity.dtype, device),
+    )
+
+
+def _dtype(asked: str, device: str) -> Any:
+    """Sensitivity's number format; it is the widest stage, so others are judged by it."""
+    if asked != "auto":
+        return asked
+    return "bfloat16" if device.startswith("cuda") else "float32"
 
 
 def _existing_home() -> Any:

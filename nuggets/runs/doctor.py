@@ -16,6 +16,9 @@ from pydantic import ValidationError
 
 from nuggets.core.architecture import Frozen
 from nuggets.core.device import DeviceInfo
+from nuggets.core.needs import Machine, Speed
+from nuggets.core.preflight import this_machine
+from nuggets.core.speed import measure_cpu
 from nuggets.errors import BadInput, NuggetsError
 from nuggets.runs.commit import atomic_write, make_folder
 from nuggets.runs.context import installed_versions
@@ -23,7 +26,9 @@ from nuggets.runs.home import cache_dir, nuggets_home
 
 _CHILD = (
     "import json; from nuggets.core.device import describe_devices; "
-    "print(json.dumps([d.model_dump() for d in describe_devices()]))"
+    "from nuggets.core.speed import measure_device; devices = describe_devices(); "
+    "speeds = [measure_device(d.name) for d in devices if d.name != 'cpu']; "
+    "print(json.dumps([[x.model_dump() for x in found] for found in (devices, speeds)]))"
 )
 
 
@@ -35,10 +40,11 @@ _looking: list[subprocess.Popen[str]] = []
 
 
 class Doctor(Frozen):
-    """Versions and devices; the first device is the one that `auto` means."""
+    """Versions, devices and what they were measured to do; `auto` means the first device."""
 
     versions: dict[str, str]
     devices: tuple[DeviceInfo, ...]
+    speeds: tuple[Speed, ...] = ()
     cores: int
     home: str
 
@@ -51,9 +57,12 @@ def diagnose(refresh: bool = False) -> Doctor:
     """
     found = None if refresh else _known()
     if found is None:
+        look = refresh or may_have_accelerator()
+        devices, speeds = _devices() if look else ((_cpu(),), ())
         found = Doctor(
             versions=installed_versions(),
-            devices=_devices() if refresh or may_have_accelerator() else (_cpu(),),
+            devices=devices,
+            speeds=(*speeds, measure_cpu()),
             cores=psutil.cpu_count() or 1,
             home=str(nuggets_home()),
         )
@@ -120,13 +129,33 @@ def _start_looking() -> subprocess.Popen[str]:
     )
 
 
-def _devices() -> tuple[DeviceInfo, ...]:
+def _devices() -> tuple[tuple[DeviceInfo, ...], tuple[Speed, ...]]:
     child = subprocess.run(  # noqa: S603 - our own interpreter and program
         [sys.executable, "-P", "-c", _CHILD], capture_output=True, text=True, check=False
     )
     if child.returncode != 0:
         raise _does_not_start(child.stderr)
-    return tuple(DeviceInfo(**device) for device in json.loads(child.stdout.splitlines()[-1]))
+    devices, speeds = json.loads(child.stdout.splitlines()[-1])
+    return tuple(DeviceInfo(**d) for d in devices), tuple(Speed(**s) for s in speeds)
+
+
+def machine_of(device: str, folder: Path | None = None) -> Machine:
+    """What is there on a device, by its resolved name: memory and disk free now, measured speed.
+
+    Raises:
+        BadInput: for a device this machine does not have.
+    """
+    name = resolve_device_name(device)
+    found, here = diagnose(), this_machine(folder)
+    gpu = next((d for d in found.devices if d.name == name and name.startswith("cuda")), None)
+    return here.model_copy(
+        update={
+            "device": name,
+            # Of a GPU all of it counts: runs take turns, and what is free changes.
+            "memory_free": here.memory_free if gpu is None else gpu.memory_total,
+            "speed": next((speed for speed in found.speeds if speed.device == name), None),
+        }
+    )
 
 
 def _does_not_start(stderr: str) -> NuggetsError:

@@ -12,6 +12,7 @@ from streamlit.testing.v1 import AppTest
 
 from nuggets import api
 from nuggets.core.device import DeviceInfo
+from nuggets.core.needs import Speed
 from nuggets.runs import launch
 from nuggets.runs.context import installed_versions
 from nuggets.runs.doctor import Doctor
@@ -33,7 +34,10 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("NUGGETS_PIPELINE", "app_pipeline:execute")
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
     cpu = DeviceInfo(name="cpu", label="A processor", memory_total=8 * 2**30, memory_free=2**32)
-    known = Doctor(versions=installed_versions(), devices=(cpu,), cores=2, home=str(folder))
+    speed = Speed(device="cpu", flops={"float32": 1e11}, bandwidth=1e10, call=1e-6)
+    known = Doctor(
+        versions=installed_versions(), devices=(cpu,), speeds=(speed,), cores=2, home=str(folder)
+    )
     (folder / "cache").mkdir(parents=True)
     (folder / "cache" / "doctor.json").write_text(known.model_dump_json())
     yield folder

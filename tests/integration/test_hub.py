@@ -60,9 +60,9 @@ class Answer(BaseHTTPRequestHandler):
         repo = next((r for r in ("org/open", GATED) if f"/{r}" in path), None)
         if repo is None:
             return self.send(404 if token else 401, b"", {"X-Error-Code": "RepoNotFound"})
-        if revision := re.search(r"/(?:revision|resolve|tree)/([^/]+)", path):
-            if revision[1] not in ("main", COMMIT):
-                return self.send(404, b"", {"X-Error-Code": "RevisionNotFound"})
+        revision = re.search(r"/(?:revision|resolve|tree)/([^/]+)", path)
+        if revision and revision[1] not in ("main", COMMIT):
+            return self.send(404, b"", {"X-Error-Code": "RevisionNotFound"})
         content = self.server.files.get(path.rpartition("/")[2])
         if path.startswith("/api/"):
             return self.send(200, json.dumps(self.listing(repo, path)).encode())
@@ -72,6 +72,7 @@ class Answer(BaseHTTPRequestHandler):
             return self.send(404, b"", {"X-Error-Code": "EntryNotFound"})
         etag = f'"{hashlib.sha1(content).hexdigest()}"'
         self.send(200, content, {"ETag": etag, "X-Repo-Commit": COMMIT})
+        return None
 
     def listing(self, repo: str, path: str) -> object:
         sizes = {name: len(content) for name, content in self.server.files.items()}
@@ -243,7 +244,7 @@ def test_a_download_can_be_cancelled_and_counts_the_bytes_it_writes(command, ser
 
 @pytest.mark.parametrize("text", [f"https://user:{ACCEPTED}@host/org/name", f"org/name@{ACCEPTED}"])
 def test_a_token_in_a_models_name_is_refused_and_not_repeated(text):
-    with pytest.raises(BadInput, match="holds an access token.*HF_TOKEN") as refused:
+    with pytest.raises(BadInput, match=r"holds an access token.*HF_TOKEN") as refused:
         parse_ref(text)
     assert ACCEPTED not in str(refused.value)
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from types import SimpleNamespace
 
 import pytest
 import torch
 
-from nuggets.core import preflight as module
+from nuggets.core import needs
 from nuggets.core.loading import load_model
 from nuggets.core.models import parse_ref
+from nuggets.core.needs import Machine, Speed, Work
 from nuggets.core.preflight import Preflight, preflight
 
 SMALL = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "head_dim": 8}
@@ -22,8 +22,13 @@ def pair(tiny):
     return parse_ref(str(tiny())), parse_ref(str(tiny(**STUDENT)))
 
 
+def machine(memory=10**9, **changes) -> Machine:
+    known = {"memory_free": memory, "ram_free": 10**12, "disk_free": 10**12}
+    return Machine(**(known | changes))
+
+
 def check(teacher, student, **options) -> Preflight:
-    return preflight(teacher, student, memory_available=10**9, **options)
+    return preflight(teacher, student, **({"machine": machine()} | options))
 
 
 def test_fitting_pair_has_no_problem(pair):
@@ -127,18 +132,91 @@ def test_memory_shortage_names_needed_and_free(pair):
     needed = {s.stage: s.bytes_needed for s in check(*pair).stages}
     assert needed["load"] < needed["sensitivity (sums)"] < needed["sensitivity (full map)"]
     sums = needed["sensitivity (sums)"]
-    found = preflight(*pair, memory_available=sums, batch_size=1)
+    little = Work(batch_size=1)
+    found = preflight(*pair, work=little, machine=machine(sums))
     assert found.ok
     assert any("keep row and column sums only" in note for note in found.notes)
-    found = preflight(*pair, memory_available=sums - 1)
+    found = preflight(*pair, work=little, machine=machine(sums - 1))
     assert not found.ok
     assert "Stage sensitivity (sums) needs about 0.0 GB of memory" in found.problems[0]
 
 
-def test_disk_shortage_is_a_problem(pair, monkeypatch):
-    usage = SimpleNamespace(disk_usage=lambda _: SimpleNamespace(free=1000))
-    monkeypatch.setattr(module, "shutil", usage)
-    assert "of disk are needed and 0.0 GB are free" in check(*pair).problems[0]
+def test_disk_shortage_is_a_problem(pair):
+    found = check(*pair, machine=machine(disk_free=1000))
+    assert "of disk are needed and 0.0 GB are free" in found.problems[-1]
+    assert any("sensitivity (full map) needs about" in s and "of disk" in s for s in found.notes)
+
+
+def test_a_gpu_needs_its_own_memory_and_the_machines_to_load(pair):
+    """Weights pass through the machine's memory; what is computed stays on the GPU."""
+    gpu = machine(device="cuda:0", ram_free=1000)
+    found = check(*pair, machine=gpu)
+    assert "Stage load needs about 0.0 GB of memory and 0.0 GB are free" in found.problems[0]
+    full = next(s for s in found.stages if s.stage == "sensitivity (full map)")
+    assert full.ram_needed < full.bytes_needed
+    small = check(*pair, machine=machine(memory=1000, device="cuda:0"))
+    assert "of memory on cuda:0 and 0.0 GB are free" in small.problems[0]
+
+
+def test_time_is_operations_over_the_measured_rate(tiny):
+    """By hand, with one rate at a time and all others infinite."""
+    ref = parse_ref(str(tiny()))
+    work = Work(n_seeds=3, max_tokens=50, steps=7, batch_size=2, trainings=5)
+
+    def seconds(flops, bandwidth, call):
+        speed = Speed(device="cpu", flops={"float32": flops}, bandwidth=bandwidth, call=call)
+        stages = check(ref, ref, work=work, machine=machine(speed=speed)).stages
+        return {s.stage: s.seconds for s in stages}
+
+    n = load_model(ref).num_parameters()
+    found = seconds(1e6, 1e30, 0.0)
+    assert found["sensitivity (sums)"] == pytest.approx(6 * n * 3 * 50 / (1e6 * needs._REACHED))
+    assert found["sensitivity (streaming)"] / found["sensitivity (sums)"] == pytest.approx(8 / 6)
+    assert found["training"] == pytest.approx(4 * n * 7 * 2 * 50 * 5 / (1e6 * needs._REACHED))
+    assert seconds(1e30, 1e6, 0.0)["sensitivity (sums)"] == pytest.approx(24 * n * 3 / 1e6)
+    assert seconds(1e30, 1e30, 1.0)["training"] == pytest.approx(7 * 5 * 2 * 200)
+    assert all(s.seconds is None for s in check(ref, ref).stages), "no rate, no time"
+
+
+def test_no_text_is_longer_than_the_models_take(pair):
+    short = check(*pair, work=Work(max_tokens=64)).stages
+    assert check(*pair, work=Work(max_tokens=512)).stages == short, "the configs say 64"
+
+
+def test_streaming_needs_less_memory_than_the_whole_model(tiny):
+    ref = parse_ref(str(tiny(num_hidden_layers=12)))
+    stages = check(ref, ref, work=Work(n_seeds=1, max_tokens=8)).stages
+    needed = {s.stage: s.bytes_needed for s in stages}
+    assert needed["sensitivity (streaming)"] < needed["sensitivity (sums)"] / 2
+
+
+def test_every_matrix_says_whether_it_can_be_extracted(pair, tiny):
+    rows = {row.role: row for row in check(*pair).roles}
+    assert all(row.fits for row in rows.values())
+    assert (rows["k"].teacher_shape, rows["k"].student_shape) == ((16, 32), (8, 16))
+    phi, gpt = (parse_ref(str(tiny(kind))) for kind in ("phi3", "gpt2"))
+    rows = {row.role: row for row in check(phi, gpt).roles}
+    assert (rows["gate"].fits, rows["gate"].reason) == (False, "the student has none")
+    assert rows["k"].reason == "the student's is larger: 32 × 32 > 16 × 32"
+    assert rows["q"].teacher_module == "model.layers.0.self_attn.qkv_proj.q"
+    assert rows["head"].reason == "tied to the embedding"
+    other = parse_ref(str(tiny(vocab_size=48, **STUDENT)))
+    rows = {row.role: row for row in check(pair[0], other).roles}
+    assert rows["embed"].reason == "vocabularies of 40 and 48 words"
+
+
+def test_a_tokenizer_with_ids_beyond_the_embedding_is_a_problem(pair, tiny_copy):
+    folder = tiny_copy(**STUDENT)
+    text = (folder / "tokenizer.json").read_text()
+    (folder / "tokenizer.json").write_text(text.replace('"a": 13', '"a": 400'))
+    found = check(pair[0], parse_ref(str(folder)))
+    assert "gives 'a' the id 400, but the embedding has only 40 rows" in found.problems[0]
+
+
+def test_vocabularies_are_compared_by_their_hash(pair, tiny_copy):
+    found = check(*pair)
+    assert found.teacher.vocabulary == found.student.vocabulary
+    assert len(found.teacher.vocabulary) == 64
 
 
 def test_absurd_config_is_refused_without_building_a_model(tiny_copy):
@@ -162,5 +240,5 @@ def test_activation_estimate_is_near_what_autograd_saves(tiny):
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         model(input_ids=ids, labels=ids)
     measured = sum(size for place, size in saved.items() if place not in weights)
-    estimated = module._activations(check(ref, ref).teacher.spec, 64, 4)
+    estimated = needs.activation_bytes(check(ref, ref).teacher.spec, 64, 4)
     assert 0.5 < estimated / measured < 2, (estimated, measured)

@@ -79,9 +79,9 @@ def test_other_errors_are_not(error):
 
 
 def test_a_real_allocation_that_cannot_be_made_is_one_sentence():
-    with pytest.raises(OutOfMemory, match=r"^This ran out of memory \(.*\); wait\.$"):
-        with memory_reported("This", "wait"):
-            torch.empty(2**60, dtype=torch.uint8)
+    sentence = r"^This ran out of memory \(.*\); wait\.$"
+    with pytest.raises(OutOfMemory, match=sentence), memory_reported("This", "wait"):
+        torch.empty(2**60, dtype=torch.uint8)
 
 
 def test_our_own_sentences_pass_unchanged():

@@ -1,0 +1,269 @@
+"""What each stage of a transfer needs: memory, disk and time, from dimensions alone. Torch-free.
+
+Estimates, not promises: operations are counted on paper, and divided by what this machine was
+measured to do.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+from pydantic import Field
+
+from nuggets.core.architecture import ArchSpec, Frozen
+
+Stage = Literal[
+    "download",
+    "load",
+    "sensitivity (sums)",
+    "sensitivity (full map)",
+    "sensitivity (streaming)",
+    "extraction",
+    "training",
+    "evaluation",
+]
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+_FLOAT = 4
+_REACHED = 0.5
+"""Share of the measured matmul rate that whole forward and backward passes reach: .35–.75 on
+Llamas of 0.1–138 M parameters, which also pay for norms, softmax and Python."""
+_SKETCH = 16 + 4 * 2
+"""Columns beyond the rank, and passes, of the randomised SVD (`nuggets.core.factorize`)."""
+
+
+class Speed(Frozen):
+    """What one device was measured to do, by a benchmark of a fraction of a second.
+
+    Attributes:
+        device: its name, such as `cpu` or `cuda:0`.
+        flops: multiplications and additions per second of a matrix product, per number format.
+        bandwidth: bytes per second that an elementwise operation reads and writes.
+        call: seconds that the smallest operation takes.
+    """
+
+    device: str
+    flops: dict[str, float]
+    bandwidth: float = Field(gt=0)
+    call: float = Field(ge=0)
+
+
+class Work(Frozen):
+    """How much is to be done.
+
+    Attributes:
+        n_seeds: samples that sensitivity is measured on.
+        max_tokens: longest sample.
+        rank: r of the adapter.
+        batch_size: samples per training step.
+        steps: training steps of one arm with one seed.
+        trainings: arms × seeds that are trained.
+        n_test: samples that each training is measured on.
+        dtype: number format in which the models compute.
+    """
+
+    n_seeds: int = 32
+    max_tokens: int = 512
+    rank: int = 16
+    batch_size: int = 16
+    steps: int = 200
+    trainings: int = 1
+    n_test: int = 80
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+
+
+class Machine(Frozen):
+    """What is there.
+
+    Attributes:
+        device: where it computes, such as `cpu` or `cuda:0`.
+        memory_free: bytes free on that device.
+        ram_free: bytes free in the machine's memory; the same for `cpu`.
+        disk_free: bytes free where results are kept.
+        speed: what the device was measured to do; None if it was not.
+    """
+
+    device: str = "cpu"
+    memory_free: int
+    ram_free: int
+    disk_free: int
+    speed: Speed | None = None
+
+
+class StageNeed(Frozen):
+    """What one stage needs, estimated.
+
+    Attributes:
+        stage: its name.
+        bytes_needed: peak memory on the computing device.
+        ram_needed: peak of the machine's own memory; equal to `bytes_needed` on the CPU.
+        disk_needed: bytes that the stage leaves on disk.
+        seconds: about how long it takes here; None if the device was not measured.
+        fits: whether memory and disk suffice.
+    """
+
+    stage: Stage
+    bytes_needed: int
+    ram_needed: int = 0
+    disk_needed: int = 0
+    seconds: float | None = None
+    fits: bool = True
+
+
+class Size(Frozen):
+    """What is counted of one model: its dimensions, weights, and bytes on disk or to download."""
+
+    spec: ArchSpec
+    parameters: int
+    bytes_on_disk: int
+    bytes_to_download: int = 0
+
+
+def estimate_stages(
+    teacher: Size, student: Size, work: Work, machine: Machine
+) -> tuple[StageNeed, ...]:
+    """Memory, disk and time of every stage, and whether they are there."""
+    needs = (
+        _download(teacher, student),
+        _load(teacher, work),
+        *_sensitivity(teacher, work, machine.speed),
+        _extraction(teacher, student, work, machine.speed),
+        _training(student, work, machine.speed),
+        _evaluation(student, work, machine.speed),
+    )
+    return tuple(_judged(need, machine) for need in needs)
+
+
+def _judged(need: StageNeed, machine: Machine) -> StageNeed:
+    on_cpu = machine.device == "cpu"
+    ram = max(need.ram_needed, need.bytes_needed) if on_cpu else need.ram_needed
+    fits = (
+        need.bytes_needed <= machine.memory_free
+        and ram <= machine.ram_free
+        and need.disk_needed <= machine.disk_free
+    )
+    return need.model_copy(update={"ram_needed": ram, "fits": fits})
+
+
+def _download(teacher: Size, student: Size) -> StageNeed:
+    size = teacher.bytes_to_download + student.bytes_to_download
+    return StageNeed(stage="download", bytes_needed=0, disk_needed=size)
+
+
+def _load(teacher: Size, work: Work) -> StageNeed:
+    size = teacher.parameters * BYTES[work.dtype]
+    return StageNeed(stage="load", bytes_needed=size, ram_needed=size)
+
+
+def _sensitivity(
+    teacher: Size, work: Work, speed: Speed | None
+) -> tuple[StageNeed, StageNeed, StageNeed]:
+    """Whole model with sums, whole model with the full map, and block by block with sums.
+
+    Each gradient is freed at once, so beside the teacher there are one sample's activations, and
+    a gradient and its score in float32 for the largest matrix only. Streaming holds the largest
+    block with its gradients, and every sample's states between blocks.
+    """
+    width, weights, spec = BYTES[work.dtype], teacher.parameters, teacher.spec
+    shapes = [math.prod(spec.shape(role)) for _, role, _ in spec.modules()]
+    scored = max(shapes) * (width + 2 * _FLOAT)
+    sums = weights * width + activation_bytes(spec, work.max_tokens, width) + scored
+    map_bytes = weights * _FLOAT
+    head = spec.vocab_size * spec.hidden_size
+    block = max(head, sum(math.prod(spec.shape(role)) for role in spec.architecture.roles))
+    states = work.n_seeds * work.max_tokens * spec.hidden_size * (spec.n_layers + 1)
+    one = activation_bytes(spec.model_copy(update={"n_layers": 1}), work.max_tokens, width)
+    streaming = block * width + scored + states * width + one
+    tokens = work.n_seeds * work.max_tokens
+    scoring = 6 * _FLOAT * weights * work.n_seeds  # read θ and g, write the score, sum it twice
+    calls = work.n_seeds * spec.n_layers * 100
+    seconds = _seconds(speed, work.dtype, 6.0 * weights * tokens, scoring, calls)
+    recomputed = _seconds(speed, work.dtype, 8.0 * weights * tokens, scoring, calls)
+    return (
+        StageNeed(stage="sensitivity (sums)", bytes_needed=sums, seconds=seconds),
+        StageNeed(
+            stage="sensitivity (full map)",
+            bytes_needed=sums + map_bytes,
+            ram_needed=map_bytes,
+            disk_needed=map_bytes,
+            seconds=seconds,
+        ),
+        StageNeed(stage="sensitivity (streaming)", bytes_needed=streaming, seconds=recomputed),
+    )
+
+
+def _extraction(teacher: Size, student: Size, work: Work, speed: Speed | None) -> StageNeed:
+    """One pass over each full map in float64, then an SVD of student-shaped matrices."""
+    roles = [role for role in teacher.spec.architecture.roles if student.spec.has(role)]
+    large = [math.prod(teacher.spec.shape(role)) for role in roles]
+    small = [math.prod(student.spec.shape(role)) for role in roles]
+    layers = student.spec.n_layers
+    sketched = 2.0 * layers * sum(small) * (work.rank + 16) * 10
+    read = layers * sum(large) * (_FLOAT + 4 * 8)
+    factors = layers * work.rank * sum(sum(student.spec.shape(role)) for role in roles)
+    return StageNeed(
+        stage="extraction",
+        bytes_needed=max(large, default=0) * (_FLOAT + 3 * 8) + max(small, default=0) * 3 * _FLOAT,
+        disk_needed=factors * _FLOAT,
+        seconds=_seconds(speed, "float32", sketched, read, layers * len(roles) * 50),
+    )
+
+
+def _training(student: Size, work: Work, speed: Speed | None) -> StageNeed:
+    """A LoRA on frozen weights: forward, and backward through activations only.
+
+    Its own gradients and optimiser are small beside the activations of a batch.
+    """
+    width, spec = BYTES[work.dtype], student.spec
+    factors = work.rank * sum(sum(spec.shape(role)) for _, role, _ in spec.modules())
+    needed = student.parameters * width + 4 * factors * _FLOAT
+    needed += work.batch_size * activation_bytes(spec, work.max_tokens, width)
+    steps = work.steps * work.trainings
+    tokens = steps * work.batch_size * work.max_tokens
+    return StageNeed(
+        stage="training",
+        bytes_needed=needed,
+        disk_needed=work.trainings * 2 * 3 * factors * _FLOAT,
+        seconds=_seconds(
+            speed, work.dtype, 4.0 * student.parameters * tokens, 0, steps * spec.n_layers * 200
+        ),
+    )
+
+
+def _evaluation(student: Size, work: Work, speed: Speed | None) -> StageNeed:
+    """Every test sample twice: its answer scored, and its answer written token by token."""
+    width, spec = BYTES[work.dtype], student.spec
+    tokens = work.trainings * work.n_test * work.max_tokens
+    logits = work.batch_size * work.max_tokens * spec.vocab_size * _FLOAT
+    return StageNeed(
+        stage="evaluation",
+        bytes_needed=student.parameters * width + logits,
+        seconds=_seconds(
+            speed, work.dtype, 4.0 * student.parameters * tokens, 0, tokens // 8 * spec.n_layers
+        ),
+    )
+
+
+def _seconds(
+    speed: Speed | None, dtype: str, flops: float, moved: float, calls: float
+) -> float | None:
+    """Time of so many operations, bytes moved and calls; what is not measured is not told."""
+    if speed is None:
+        return None
+    rate = speed.flops.get(dtype, speed.flops.get("float32", 0.0))
+    if rate <= 0:
+        return None
+    return flops / (rate * _REACHED) + moved / speed.bandwidth + calls * speed.call
+
+
+def activation_bytes(spec: ArchSpec, tokens: int, width: int) -> int:
+    """Bytes that one sample's forward pass keeps for the backward pass.
+
+    Counted on a Llama block: about 8 residual-wide tensors (norms keep float32 copies), queries,
+    keys and values before and after rotation, 4 FFN-wide ones; logits, also in float32 with their
+    gradient.
+    """
+    heads = 3 * spec.size("q_heads") + 3 * spec.size("kv_heads")
+    block = 8 * spec.hidden_size + heads + 4 * spec.intermediate_size
+    logits = spec.vocab_size * (width + 2 * _FLOAT)
+    return tokens * (spec.n_layers * block * width + logits)
