@@ -35,6 +35,7 @@ _COMMANDS = (
     measure.power,
     measure.extract,
     measure.cut,
+    measure.convert,
     transfers.run,
     transfers.start,
     transfers.follow,

@@ -351,3 +351,9 @@ def cut(
     with bars() as progress:
         card: dict[str, Any] = api.cut(job, out, progress)
     return print_json(card) if json else say(f"Wrote {out}: {card['parameters']:,} weights.")
+
+
+def convert(source: Path, out: Out, json: o.AsJson = False) -> None:
+    """Turn pickled weights (.bin, .pt) into safetensors; nothing in them can run."""
+    card = api.convert(source, out)
+    return print_json(card) if json else say(f"Wrote {out}: {card['tensors']} tensors.")

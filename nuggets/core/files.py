@@ -17,7 +17,10 @@ LFS_MAGIC = b"version https://git-lfs"
 MAX_CONFIG_BYTES = 10_000_000
 MAX_TOKENIZER_BYTES = 200_000_000
 PICKLE_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"})
-UNSAFE_PICKLE = "unsafe pickle, which can run code when it is opened; convert to safetensors"
+UNSAFE_PICKLE = (
+    "unsafe pickle, which can run code when it is opened; convert to safetensors "
+    "(`nuggets convert`)"
+)
 
 
 def damaged(path: Path, reason: str) -> Damaged:

@@ -52,7 +52,7 @@ def hub_folder(hub_id: str, revision: str | None, progress: Progress | None = No
 
     def fetch() -> Path:
         told = _bars(hub_id, progress) if progress is not None else None
-        patterns = list(MODEL_FILES)
+        patterns: list[str] = list(MODEL_FILES)
         return Path(
             snapshot_download(hub_id, revision=revision, allow_patterns=patterns, tqdm_class=told)
         )
