@@ -16,7 +16,9 @@ from torch import Tensor, nn
 
 from nuggets.core.architecture import ArchSpec
 from nuggets.core.factorize import LowRankFactors
+from nuggets.core.files import PICKLE_SUFFIXES, UNSAFE_PICKLE
 from nuggets.core.fused import join_fused, stored_factors
+from nuggets.core.headers import read_header
 from nuggets.core.plan import LoraConfig
 from nuggets.errors import BadInput
 
@@ -24,6 +26,8 @@ Factors = Mapping[str, LowRankFactors]
 """Student module → factors. An embedding's are those of its transpose `[hidden, vocab]`."""
 
 ADAPTER = "default"
+WEIGHTS = "adapter_model.safetensors"
+CONFIG = "adapter_config.json"
 
 # peft 0.21 asks transformers 5.23 for an attribute under its old name, at every wrap.
 warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
@@ -165,7 +169,7 @@ def save_adapter(
         prefix = f"base_model.model.{name}.{kind}"
         tensors[f"{prefix}A{tail}"] = a.cpu().float().contiguous()
         tensors[f"{prefix}B{tail}"] = b.cpu().float().contiguous()
-    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
     ranks = {name: a.shape[0] for name, (a, _) in weights.items()}
     transposed = any(matrix.transposed for matrix in spec.architecture.matrices)
     config = peft_config(ranks, scales, fan_in_fan_out=transposed)
@@ -187,12 +191,10 @@ def load_adapter(model: Any, folder: Path, name: str = ADAPTER) -> PeftModel:
         name: what the model calls the adapter.
 
     Raises:
-        BadInput: if keys are missing or left over, or a value is not finite. The model may then
-            be changed and should be dropped.
+        BadInput: if the file is missing, pickled or damaged, keys are missing or left over, or a
+            value is not finite. The model may then be changed and should be dropped.
     """
-    from safetensors.torch import load_file
-
-    stored = load_file(folder / "adapter_model.safetensors")
+    stored = _adapter_tensors(folder)
     if bad := [key for key, tensor in stored.items() if not torch.isfinite(tensor).all()]:
         raise BadInput(f"The adapter in {folder} has NaN or infinite values in {bad[0]}.")
     try:
@@ -212,3 +214,18 @@ def load_adapter(model: Any, folder: Path, name: str = ADAPTER) -> PeftModel:
         what = "is missing" if wrong[0] in expected else "has no place in the model"
         raise BadInput(f"The adapter in {folder} does not fit this model: {wrong[0]} {what}.")
     return peft
+
+
+def _adapter_tensors(folder: Path) -> dict[str, Tensor]:
+    """What an adapter's file holds, its header checked first."""
+    from safetensors.torch import load_file
+
+    file = folder / WEIGHTS
+    if not file.is_file():
+        if any(other.suffix in PICKLE_SUFFIXES for other in folder.glob("adapter_model.*")):
+            raise BadInput(f"The adapter in {folder} is an {UNSAFE_PICKLE}.")
+        raise BadInput(f"{folder} holds no adapter: there is no {WEIGHTS} in it.")
+    if not (folder / CONFIG).is_file():
+        raise BadInput(f"The adapter in {folder} has no {CONFIG}.")
+    read_header(file)
+    return load_file(file)

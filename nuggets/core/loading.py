@@ -204,7 +204,7 @@ def _reported(what: str) -> Iterator[None]:
         if not isinstance(problem, Exception) and type(problem).__name__ != "PanicException":
             raise
         reason = " ".join(str(problem).split())[:300] or type(problem).__name__
-        raise Damaged(f"{what}: {reason}") from problem
+        raise Damaged(f"{what}: {reason.rstrip('.')}.") from problem
     finally:
         transformers_logging.set_verbosity(verbosity)
         if bars:
