@@ -66,6 +66,7 @@ def load_model(
     _check_tied(ref, model, spec.tied)
     check_trainable(model, ref.source)
     check_finite(model, ref.source)
+    model.loss_type = "ForCausalLM"  # GPT-2's class name does not say so, and warns at every loss
     return split_fused(model.to(device), spec).eval()
 
 

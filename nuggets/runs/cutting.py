@@ -108,7 +108,8 @@ def student_spec(job: CutJob) -> ArchSpec:
     kv_heads = job.sizes.get("n_kv_heads", spec.n_kv_heads)
     if not teacher.architecture.free_heads and "n_kv_heads" not in job.sizes:
         kv_heads = job.sizes.get("hidden_size", spec.hidden_size) // spec.head_dim
-    changes = {**job.sizes, "n_heads": kv_heads * spec.group, "vocab_size": teacher.vocab_size}
+    heads = {"n_kv_heads": kv_heads, "n_heads": kv_heads * spec.group}
+    changes = {**job.sizes, **heads, "vocab_size": teacher.vocab_size}
     changed = ArchSpec(**{**spec.model_dump(), **changes, "model_type": teacher.model_type})
     check_pair(teacher, changed, embed=False)
     check_consistent(teacher, changed)
