@@ -12,6 +12,7 @@ from typing import Literal
 from pydantic import Field
 
 from nuggets.core.architecture import ArchSpec, Frozen
+from nuggets.core.footprint import FLOAT32, activation_bytes, hooks_bytes, streaming_bytes
 
 Stage = Literal[
     "download",
@@ -24,12 +25,9 @@ Stage = Literal[
     "evaluation",
 ]
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-_FLOAT = 4
 _REACHED = 0.5
 """Share of the measured matmul rate that whole forward and backward passes reach: .35–.75 on
 Llamas of 0.1–138 M parameters, which also pay for norms, softmax and Python."""
-_SKETCH = 16 + 4 * 2
-"""Columns beyond the rank, and passes, of the randomised SVD (`nuggets.core.factorize`)."""
 
 
 class Speed(Frozen):
@@ -60,6 +58,7 @@ class Work(Frozen):
         trainings: arms × seeds that are trained.
         n_test: samples that each training is measured on.
         dtype: number format in which the models compute.
+        runs_teacher: whether an arm runs the teacher, which then has to be loaded whole.
     """
 
     n_seeds: int = 32
@@ -70,6 +69,7 @@ class Work(Frozen):
     trainings: int = 1
     n_test: int = 80
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    runs_teacher: bool = False
 
 
 class Machine(Frozen):
@@ -158,24 +158,13 @@ def _load(teacher: Size, work: Work) -> StageNeed:
 def _sensitivity(
     teacher: Size, work: Work, speed: Speed | None
 ) -> tuple[StageNeed, StageNeed, StageNeed]:
-    """Whole model with sums, whole model with the full map, and block by block with sums.
-
-    Each gradient is freed at once, so beside the teacher there are one sample's activations, and
-    a gradient and its score in float32 for the largest matrix only. Streaming holds the largest
-    block with its gradients, and every sample's states between blocks.
-    """
+    """Whole model with sums, whole model with the full map, and block by block."""
     width, weights, spec = BYTES[work.dtype], teacher.parameters, teacher.spec
-    shapes = [math.prod(spec.shape(role)) for _, role, _ in spec.modules()]
-    scored = max(shapes) * (width + 2 * _FLOAT)
-    sums = weights * width + activation_bytes(spec, work.max_tokens, width) + scored
-    map_bytes = weights * _FLOAT
-    head = spec.vocab_size * spec.hidden_size
-    block = max(head, sum(math.prod(spec.shape(role)) for role in spec.architecture.roles))
-    states = work.n_seeds * work.max_tokens * spec.hidden_size * (spec.n_layers + 1)
-    one = activation_bytes(spec.model_copy(update={"n_layers": 1}), work.max_tokens, width)
-    streaming = block * width + scored + states * width + one
+    sums = hooks_bytes(spec, weights, work.max_tokens, width, full=False)
+    streaming = streaming_bytes(spec, [work.max_tokens] * work.n_seeds, width)
+    map_bytes = weights * FLOAT32
     tokens = work.n_seeds * work.max_tokens
-    scoring = 6 * _FLOAT * weights * work.n_seeds  # read θ and g, write the score, sum it twice
+    scoring = 6 * FLOAT32 * weights * work.n_seeds  # read θ and g, write the score, sum it twice
     calls = work.n_seeds * spec.n_layers * 100
     seconds = _seconds(speed, work.dtype, 6.0 * weights * tokens, scoring, calls)
     recomputed = _seconds(speed, work.dtype, 8.0 * weights * tokens, scoring, calls)
@@ -199,12 +188,13 @@ def _extraction(teacher: Size, student: Size, work: Work, speed: Speed | None) -
     small = [math.prod(student.spec.shape(role)) for role in roles]
     layers = student.spec.n_layers
     sketched = 2.0 * layers * sum(small) * (work.rank + 16) * 10
-    read = layers * sum(large) * (_FLOAT + 4 * 8)
+    read = layers * sum(large) * (FLOAT32 + 4 * 8)
     factors = layers * work.rank * sum(sum(student.spec.shape(role)) for role in roles)
     return StageNeed(
         stage="extraction",
-        bytes_needed=max(large, default=0) * (_FLOAT + 3 * 8) + max(small, default=0) * 3 * _FLOAT,
-        disk_needed=factors * _FLOAT,
+        bytes_needed=max(large, default=0) * (FLOAT32 + 3 * 8)
+        + max(small, default=0) * 3 * FLOAT32,
+        disk_needed=factors * FLOAT32,
         seconds=_seconds(speed, "float32", sketched, read, layers * len(roles) * 50),
     )
 
@@ -216,14 +206,14 @@ def _training(student: Size, work: Work, speed: Speed | None) -> StageNeed:
     """
     width, spec = BYTES[work.dtype], student.spec
     factors = work.rank * sum(sum(spec.shape(role)) for _, role, _ in spec.modules())
-    needed = student.parameters * width + 4 * factors * _FLOAT
+    needed = student.parameters * width + 4 * factors * FLOAT32
     needed += work.batch_size * activation_bytes(spec, work.max_tokens, width)
     steps = work.steps * work.trainings
     tokens = steps * work.batch_size * work.max_tokens
     return StageNeed(
         stage="training",
         bytes_needed=needed,
-        disk_needed=work.trainings * 2 * 3 * factors * _FLOAT,
+        disk_needed=work.trainings * 2 * 3 * factors * FLOAT32,
         seconds=_seconds(
             speed, work.dtype, 4.0 * student.parameters * tokens, 0, steps * spec.n_layers * 200
         ),
@@ -234,7 +224,7 @@ def _evaluation(student: Size, work: Work, speed: Speed | None) -> StageNeed:
     """Every test sample twice: its answer scored, and its answer written token by token."""
     width, spec = BYTES[work.dtype], student.spec
     tokens = work.trainings * work.n_test * work.max_tokens
-    logits = work.batch_size * work.max_tokens * spec.vocab_size * _FLOAT
+    logits = work.batch_size * work.max_tokens * spec.vocab_size * FLOAT32
     return StageNeed(
         stage="evaluation",
         bytes_needed=student.parameters * width + logits,
@@ -254,16 +244,3 @@ def _seconds(
     if rate <= 0:
         return None
     return flops / (rate * _REACHED) + moved / speed.bandwidth + calls * speed.call
-
-
-def activation_bytes(spec: ArchSpec, tokens: int, width: int) -> int:
-    """Bytes that one sample's forward pass keeps for the backward pass.
-
-    Counted on a Llama block: about 8 residual-wide tensors (norms keep float32 copies), queries,
-    keys and values before and after rotation, 4 FFN-wide ones; logits, also in float32 with their
-    gradient.
-    """
-    heads = 3 * spec.size("q_heads") + 3 * spec.size("kv_heads")
-    block = 8 * spec.hidden_size + heads + 4 * spec.intermediate_size
-    logits = spec.vocab_size * (width + 2 * _FLOAT)
-    return tokens * (spec.n_layers * block * width + logits)

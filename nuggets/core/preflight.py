@@ -29,7 +29,8 @@ from nuggets.core.vocabulary import check_ids, digest_of, vocabulary
 from nuggets.errors import BadInput
 
 T = TypeVar("T")
-_NEEDED = ("load", "sensitivity (sums)")  # without these stages there is no transfer at all
+_NEEDED = ("load", "sensitivity (sums)")  # where streaming does not help, there is no other way
+_STREAMED = "sensitivity (streaming)"
 
 
 class ModelFacts(Frozen):
@@ -169,9 +170,7 @@ def preflight(
     longest = [facts.max_tokens for facts in (large, small) if facts.max_tokens]
     work = work.model_copy(update={"max_tokens": min(work.max_tokens, *longest)})
     stages = estimate_stages(_size(large), _size(small), work, machine)
-    for need in stages:
-        if not need.fits and need.stage != "sensitivity (streaming)":
-            (problems if need.stage in _NEEDED else notes).append(_shortage(need, machine))
+    _judge(stages, machine, large, work, problems, notes)
     disk_needed = sum(need.disk_needed for need in stages)
     if disk_needed > machine.disk_free:
         free = _gb(machine.disk_free)
@@ -186,6 +185,30 @@ def preflight(
         "disk_needed": disk_needed,
     }
     return found.model_copy(update=known)
+
+
+def _judge(
+    stages: Sequence[StageNeed],
+    machine: Machine,
+    teacher: ModelFacts,
+    work: Work,
+    problems: list[str],
+    notes: list[str],
+) -> None:
+    """Tells what is short: a note where there is another way, else a problem."""
+    short = [need for need in stages if not need.fits]
+    by_blocks = teacher.format == "safetensors" and not work.runs_teacher
+    by_blocks &= all(need.stage != _STREAMED for need in short)
+    for need in short:
+        if need.stage in _NEEDED and not by_blocks:
+            problems.append(_shortage(need, machine))
+        elif need.stage not in (*_NEEDED, _STREAMED):
+            notes.append(_shortage(need, machine))
+    if by_blocks and any(need.stage in _NEEDED for need in short):
+        notes.append(
+            "The teacher does not fit into memory whole; its sensitivity is measured block by "
+            "block from its files, and only the extracted parts are read."
+        )
 
 
 def this_machine(folder: Path | None = None) -> Machine:

@@ -27,6 +27,9 @@ from nuggets.runs.doctor import machine_of
 from nuggets.runs.home import nuggets_home
 from nuggets.runs.inputs import Datasets, align_samples, load_datasets, seed_samples
 
+RUN_TEACHER = ("distill", "teacher_labels", "graft")
+"""Arms that run the teacher or copy it whole; the others read single matrices."""
+
 
 def check_job(job: Any) -> None:
     """Refuses a job of which configurations, headers and samples already say that it cannot work.
@@ -170,6 +173,7 @@ def work_of(recipe: TransferRecipe, device: str) -> Work:
         trainings=len(recipe.arms) * len(recipe.seeds),
         n_test=data.n_test,
         dtype=_dtype(recipe.sensitivity.dtype, device),
+        runs_teacher=any(arm.kind in RUN_TEACHER for arm in recipe.arms),
     )
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from nuggets.core import needs
+from nuggets.core.footprint import activation_bytes
 from nuggets.core.loading import load_model
 from nuggets.core.models import parse_ref
 from nuggets.core.needs import Machine, Speed, Work
@@ -132,13 +133,28 @@ def test_memory_shortage_names_needed_and_free(pair):
     needed = {s.stage: s.bytes_needed for s in check(*pair).stages}
     assert needed["load"] < needed["sensitivity (sums)"] < needed["sensitivity (full map)"]
     sums = needed["sensitivity (sums)"]
-    little = Work(batch_size=1)
+    little = Work(batch_size=1, runs_teacher=True)
     found = preflight(*pair, work=little, machine=machine(sums))
     assert found.ok
     assert any("keep row and column sums only" in note for note in found.notes)
     found = preflight(*pair, work=little, machine=machine(sums - 1))
     assert not found.ok
     assert "Stage sensitivity (sums) needs about 0.0 GB of memory" in found.problems[0]
+
+
+def test_a_teacher_that_fits_only_block_by_block_is_streamed_unless_an_arm_runs_it(tiny):
+    ref = parse_ref(str(tiny(num_hidden_layers=12)))
+    work = Work(n_seeds=1, max_tokens=8, batch_size=1)
+    needed = {s.stage: s.bytes_needed for s in check(ref, ref, work=work).stages}
+    assert needed["sensitivity (streaming)"] < needed["load"] / 2
+    found = check(ref, ref, work=work, machine=machine(needed["load"] - 1))
+    assert any("block by block from its files" in note for note in found.notes)
+    assert found.ok
+    work = work.model_copy(update={"runs_teacher": True})
+    found = check(ref, ref, work=work, machine=machine(needed["load"] - 1))
+    assert "Stage load needs" in found.problems[0]
+    nothing = machine(needed["sensitivity (streaming)"] - 1)
+    assert "Stage load needs" in check(ref, ref, machine=nothing).problems[0]
 
 
 def test_disk_shortage_is_a_problem(pair):
@@ -150,11 +166,12 @@ def test_disk_shortage_is_a_problem(pair):
 def test_a_gpu_needs_its_own_memory_and_the_machines_to_load(pair):
     """Weights pass through the machine's memory; what is computed stays on the GPU."""
     gpu = machine(device="cuda:0", ram_free=1000)
-    found = check(*pair, machine=gpu)
+    whole = Work(runs_teacher=True)
+    found = check(*pair, machine=gpu, work=whole)
     assert "Stage load needs about 0.0 GB of memory and 0.0 GB are free" in found.problems[0]
     full = next(s for s in found.stages if s.stage == "sensitivity (full map)")
     assert full.ram_needed < full.bytes_needed
-    small = check(*pair, machine=machine(memory=1000, device="cuda:0"))
+    small = check(*pair, machine=machine(memory=1000, device="cuda:0"), work=whole)
     assert "of memory on cuda:0 and 0.0 GB are free" in small.problems[0]
 
 
@@ -181,13 +198,6 @@ def test_time_is_operations_over_the_measured_rate(tiny):
 def test_no_text_is_longer_than_the_models_take(pair):
     short = check(*pair, work=Work(max_tokens=64)).stages
     assert check(*pair, work=Work(max_tokens=512)).stages == short, "the configs say 64"
-
-
-def test_streaming_needs_less_memory_than_the_whole_model(tiny):
-    ref = parse_ref(str(tiny(num_hidden_layers=12)))
-    stages = check(ref, ref, work=Work(n_seeds=1, max_tokens=8)).stages
-    needed = {s.stage: s.bytes_needed for s in stages}
-    assert needed["sensitivity (streaming)"] < needed["sensitivity (sums)"] / 2
 
 
 def test_every_matrix_says_whether_it_can_be_extracted(pair, tiny):
@@ -240,5 +250,5 @@ def test_activation_estimate_is_near_what_autograd_saves(tiny):
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         model(input_ids=ids, labels=ids)
     measured = sum(size for place, size in saved.items() if place not in weights)
-    estimated = needs.activation_bytes(check(ref, ref).teacher.spec, 64, 4)
+    estimated = activation_bytes(check(ref, ref).teacher.spec, 64, 4)
     assert 0.5 < estimated / measured < 2, (estimated, measured)
