@@ -5,7 +5,9 @@ Honours HF_HOME, HF_TOKEN and HF_HUB_OFFLINE, as huggingface_hub reads them. Tor
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from threading import Lock
 from typing import Any, TypeVar
@@ -26,12 +28,18 @@ def hub_file(hub_id: str, revision: str | None, name: str) -> Path | None:
         BadInput: if the model cannot be reached; the sentence says why and what to do.
     """
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import RemoteEntryNotFoundError
+    from huggingface_hub.errors import LocalEntryNotFoundError, RemoteEntryNotFoundError
 
     def fetch() -> Path | None:
+        here = not reachable()
         try:
-            return Path(hf_hub_download(hub_id, name, revision=revision))
+            return Path(hf_hub_download(hub_id, name, revision=revision, local_files_only=here))
         except RemoteEntryNotFoundError:
+            return None
+        except LocalEntryNotFoundError:
+            # Of a model that was downloaded, all files are there: this one does not exist.
+            if cached_folder(hub_id, revision) is None:
+                raise
             return None
 
     return _told(hub_id, revision, fetch)
@@ -58,6 +66,30 @@ def hub_folder(hub_id: str, revision: str | None, progress: Progress | None = No
         )
 
     return _told(hub_id, revision, fetch)
+
+
+def reachable() -> bool:
+    """Whether the hub answers; asked once a minute, and never where HF_HUB_OFFLINE is set.
+
+    huggingface_hub itself tries five times, for half a minute and for every file, before it looks
+    into the cache.
+    """
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return False
+    return _answers(constants.ENDPOINT, int(time.monotonic() // 60))
+
+
+@lru_cache(maxsize=2)
+def _answers(endpoint: str, minute: int) -> bool:
+    from huggingface_hub.utils import get_session
+
+    try:
+        get_session().head(endpoint, timeout=10)
+    except (_http_error(), OSError):
+        return False
+    return True
 
 
 def _bars(hub_id: str, progress: Progress) -> Any:
@@ -111,9 +143,15 @@ def hub_shapes(hub_id: str, revision: str | None) -> dict[str, tuple[str, tuple[
         BadInput: if the model cannot be reached or has no safetensors weights.
     """
     from huggingface_hub import get_safetensors_metadata
-    from huggingface_hub.errors import NotASafetensorsRepoError, SafetensorsParsingError
+    from huggingface_hub.errors import (
+        LocalEntryNotFoundError,
+        NotASafetensorsRepoError,
+        SafetensorsParsingError,
+    )
 
     def fetch() -> dict[str, tuple[str, tuple[int, ...]]]:
+        if not reachable():
+            raise LocalEntryNotFoundError(hub_id)
         try:
             files = get_safetensors_metadata(hub_id, revision=revision).files_metadata
         except (NotASafetensorsRepoError, SafetensorsParsingError):

@@ -168,11 +168,13 @@ def test_a_download_tells_its_progress_and_serves_offline_afterwards(
     assert (tmp_path / "out" / "map.safetensors").is_file()
     student = tiny(hidden_size=16, num_attention_heads=2, num_key_value_heads=1)
     nowhere = "http://127.0.0.1:9"
-    ended = command(
-        "preflight", "org/open", student, "--json", HF_HUB_OFFLINE="1", HF_ENDPOINT=nowhere
-    )
-    assert ended.returncode == 0, ended.stderr
-    assert json.loads(ended.stdout)["teacher"]["bytes_to_download"] == 0
+    for extra in ({"HF_HUB_OFFLINE": "1"}, {}):  # asked to be offline, or cut off
+        ended = command("preflight", "org/open", student, "--json", HF_ENDPOINT=nowhere, **extra)
+        assert ended.returncode == 0, ended.stderr
+        assert json.loads(ended.stdout)["teacher"]["bytes_to_download"] == 0
+    ended = command("preflight", "org/other", student, HF_ENDPOINT=nowhere)
+    assert "org/other is not in the local cache and the hub cannot be reached" in ended.stderr
+    assert ended.stderr.count("\n") == 1, "one sentence at once, and no retries"
     ended = command("preflight", "org/other", student, HF_HUB_OFFLINE="1")
     assert "org/other is not in the local cache and HF_HUB_OFFLINE is set" in one_sentence(ended)
 
