@@ -43,7 +43,7 @@ from nuggets.recipe import (
 from nuggets.runs import cache, launch, playground
 from nuggets.runs.checks import check_job, preflight_models, transfer_samples
 from nuggets.runs.commands import as_command, as_python
-from nuggets.runs.converting import convert as convert_pickles
+from nuggets.runs.converting import convert
 from nuggets.runs.doctor import Doctor, diagnose, diagnose_soon, resolve_device_name
 from nuggets.runs.home import runs_dir
 from nuggets.runs.inputs import seed_samples
@@ -229,19 +229,6 @@ def save_alignment(report: AlignmentReport, out: Path) -> None:
     """Writes an alignment into a new folder, whole or not at all."""
     with output_folder(out) as folder:
         report.save(folder)
-
-
-def convert(source: Path, out: Path) -> dict[str, Any]:
-    """Writes a model or adapter whose weights are pickled as a folder with safetensors.
-
-    Args:
-        source: a folder with pickled weights, or one such file.
-        out: a new folder.
-
-    Raises:
-        BadInput: if there are none, or a pickle holds anything but tensors.
-    """
-    return convert_pickles(source, out)
 
 
 def plan(recipe: TransferRecipe) -> ExtractionPlan:
