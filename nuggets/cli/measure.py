@@ -83,10 +83,12 @@ def show_preflight(found: api.Preflight) -> None:
         (s.stage, _size(s.bytes_needed), _size(s.disk_needed), _time(s.seconds), _yes(s.fits))
         for s in found.stages
     ]
-    if stages and found.machine:
-        here = found.machine
+    if stages and found.machine and found.work:
+        here, work = found.machine, found.work
         title = (
-            f"{here.device}: {_size(here.memory_free)} of memory, {_size(here.disk_free)} of disk"
+            f"{here.device}: {_size(here.memory_free)} of memory, {_size(here.disk_free)} of disk; "
+            f"{work.n_seeds} seed samples, {work.trainings} × {work.steps} steps of "
+            f"{work.batch_size}, {work.n_test} test samples, each of {work.tokens} tokens"
         )
         table(("stage", "memory", "disk", "time, about", "fits"), stages, title)
     for sentence in (*found.notes, *found.problems):

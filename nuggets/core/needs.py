@@ -51,7 +51,8 @@ class Work(Frozen):
 
     Attributes:
         n_seeds: samples that sensitivity is measured on.
-        max_tokens: longest sample.
+        max_tokens: longest sample, for memory.
+        mean_tokens: average sample, for time; `max_tokens` when not given.
         rank: r of the adapter.
         batch_size: samples per training step.
         steps: training steps of one arm with one seed.
@@ -63,6 +64,7 @@ class Work(Frozen):
 
     n_seeds: int = 32
     max_tokens: int = 512
+    mean_tokens: int | None = None
     rank: int = 16
     batch_size: int = 16
     steps: int = 200
@@ -70,6 +72,11 @@ class Work(Frozen):
     n_test: int = 80
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     runs_teacher: bool = False
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of an average sample."""
+        return min(self.mean_tokens or self.max_tokens, self.max_tokens)
 
 
 class Machine(Frozen):
@@ -163,7 +170,7 @@ def _sensitivity(
     sums = hooks_bytes(spec, weights, work.max_tokens, width, full=False)
     streaming = streaming_bytes(spec, [work.max_tokens] * work.n_seeds, width)
     map_bytes = weights * FLOAT32
-    tokens = work.n_seeds * work.max_tokens
+    tokens = work.n_seeds * work.tokens
     scoring = 6 * FLOAT32 * weights * work.n_seeds  # read θ and g, write the score, sum it twice
     calls = work.n_seeds * spec.n_layers * 100
     seconds = _seconds(speed, work.dtype, 6.0 * weights * tokens, scoring, calls)
@@ -209,7 +216,7 @@ def _training(student: Size, work: Work, speed: Speed | None) -> StageNeed:
     needed = student.parameters * width + 4 * factors * FLOAT32
     needed += work.batch_size * activation_bytes(spec, work.max_tokens, width)
     steps = work.steps * work.trainings
-    tokens = steps * work.batch_size * work.max_tokens
+    tokens = steps * work.batch_size * work.tokens
     return StageNeed(
         stage="training",
         bytes_needed=needed,
@@ -223,7 +230,7 @@ def _training(student: Size, work: Work, speed: Speed | None) -> StageNeed:
 def _evaluation(student: Size, work: Work, speed: Speed | None) -> StageNeed:
     """Every test sample twice: its answer scored, and its answer written token by token."""
     width, spec = BYTES[work.dtype], student.spec
-    tokens = work.trainings * work.n_test * work.max_tokens
+    tokens = work.trainings * work.n_test * work.tokens
     logits = work.batch_size * work.max_tokens * spec.vocab_size * FLOAT32
     return StageNeed(
         stage="evaluation",

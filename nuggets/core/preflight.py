@@ -103,6 +103,7 @@ class Preflight(Frozen):
         notes: what to know besides, one sentence each.
         stages: estimated memory, disk and time per stage.
         machine: what is there.
+        work: how much the stages were counted for; no sample is longer than the models take.
         memory_available: bytes of memory that are free on the computing device.
         disk_needed: bytes to be downloaded, plus the full sensitivity map.
         disk_free: bytes that are free where results are kept.
@@ -117,6 +118,7 @@ class Preflight(Frozen):
     notes: tuple[str, ...] = ()
     stages: tuple[StageNeed, ...] = ()
     machine: Machine | None = None
+    work: Work | None = None
     memory_available: int
     disk_needed: int = 0
     disk_free: int
@@ -168,7 +170,7 @@ def preflight(
     if pair is not None and pair.vocabularies == "unknown":
         notes.append("The vocabularies cannot be compared: one model has no tokenizer.json.")
     longest = [facts.max_tokens for facts in (large, small) if facts.max_tokens]
-    work = work.model_copy(update={"max_tokens": min(work.max_tokens, *longest)})
+    work = work.model_copy(update={"max_tokens": min([work.max_tokens, *longest])})
     stages = estimate_stages(_size(large), _size(small), work, machine)
     _judge(stages, machine, large, work, problems, notes)
     disk_needed = sum(need.disk_needed for need in stages)
@@ -182,6 +184,7 @@ def preflight(
         "problems": tuple(problems),
         "notes": tuple(notes),
         "stages": stages,
+        "work": work,
         "disk_needed": disk_needed,
     }
     return found.model_copy(update=known)

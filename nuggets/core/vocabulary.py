@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from nuggets.core.files import MAX_TOKENIZER_BYTES, read_json
 from nuggets.core.gguf_headers import read_gguf
@@ -75,3 +75,20 @@ def vocabularies_agree(first: ModelRef, second: ModelRef) -> bool | None:
     """
     digests = tokenizer_digest(first), tokenizer_digest(second)
     return None if None in digests else digests[0] == digests[1]
+
+
+def count_tokens(ref: ModelRef, texts: Sequence[str]) -> list[int] | None:
+    """How many tokens a model's tokenizer makes of texts; None if it cannot be told so lightly.
+
+    Only the `tokenizers` package is needed. Faults are told where the model is loaded.
+    """
+    file = model_file(ref, TOKENIZER)
+    if file is None:
+        return None
+    from tokenizers import Tokenizer
+
+    try:
+        tokenizer = Tokenizer.from_file(str(file))
+        return [len(found.ids) for found in tokenizer.encode_batch(list(texts))]
+    except Exception:  # the package raises nothing more precise
+        return None

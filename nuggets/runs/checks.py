@@ -21,12 +21,17 @@ from nuggets.core.models import (
 )
 from nuggets.core.needs import Work
 from nuggets.core.preflight import Preflight, preflight
+from nuggets.core.vocabulary import count_tokens
 from nuggets.errors import BadInput
 from nuggets.recipe import AlignJob, SensitivityJob, TransferRecipe
 from nuggets.runs.doctor import machine_of
 from nuggets.runs.home import nuggets_home
 from nuggets.runs.inputs import Datasets, align_samples, load_datasets, seed_samples
 
+USUAL_LENGTH = 512
+"""Tokens per sample where they cannot be counted."""
+_FRAME = 4
+"""Tokens that a prompt format adds: roles and the end."""
 RUN_TEACHER = ("distill", "teacher_labels", "graft")
 """Arms that run the teacher or copy it whole; the others read single matrices."""
 
@@ -164,9 +169,11 @@ def work_of(recipe: TransferRecipe, device: str) -> Work:
     steps = train.steps
     if train.epochs is not None:
         steps = math.ceil(train.epochs * math.ceil(data.n_train / train.batch_size))
+    lengths = _lengths(recipe)
     return Work(
         n_seeds=data.n_seeds,
-        max_tokens=min(512, recipe.sensitivity.max_length),
+        max_tokens=min(max(lengths), recipe.sensitivity.max_length),
+        mean_tokens=math.ceil(sum(lengths) / len(lengths)),
         rank=recipe.lora.r,
         batch_size=train.batch_size,
         steps=steps,
@@ -175,6 +182,13 @@ def work_of(recipe: TransferRecipe, device: str) -> Work:
         dtype=_dtype(recipe.sensitivity.dtype, device),
         runs_teacher=any(arm.kind in RUN_TEACHER for arm in recipe.arms),
     )
+
+
+def _lengths(recipe: TransferRecipe) -> list[int]:
+    """Tokens of every seed sample, roles included; a usual length where nobody can tell."""
+    texts = ["\n".join(m.content for m in s.messages) for s in seed_samples(recipe.data)]
+    found = count_tokens(resolve(recipe.teacher), texts)
+    return [n + _FRAME for n in found] if found else [USUAL_LENGTH]
 
 
 def _dtype(asked: str, device: str) -> Any:

@@ -15,6 +15,7 @@ from nuggets.core.activations import (
     stitching_accuracy,
 )
 from nuggets.core.architecture import ARCHITECTURES, LAYER_ROLES, ArchSpec
+from nuggets.core.fused import split_fused
 from nuggets.core.progress import InMemoryProgress
 from nuggets.core.samples import encode
 from nuggets.core.sensitivity import compute_sensitivity
@@ -28,7 +29,8 @@ FIT, TEST = 0, 1
 
 def load(folder):
     model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=False).eval()
-    return model, ArchSpec.from_config(json.loads((folder / "config.json").read_text()))
+    spec = ArchSpec.from_config(json.loads((folder / "config.json").read_text()))
+    return split_fused(model, spec), spec
 
 
 def samples(n=6, seed=FIT):

@@ -18,6 +18,7 @@ from nuggets.core.gguf_headers import read_gguf
 from nuggets.core.headers import check_keys
 from nuggets.core.loading import load_model, load_tokenizer
 from nuggets.core.models import parse_ref, read_spec, tokenizer_digest
+from nuggets.core.preflight import preflight
 from nuggets.errors import BadInput, Damaged, NuggetsError, Unsupported
 
 TOKENS = ["<unk>", "<s>", "</s>", *"abcdefghijklmnopqrstuvwxyz0123456789", "ab"]
@@ -109,6 +110,15 @@ def test_spec_and_keys_of_a_gguf_are_those_of_the_folder(tiny, make_gguf):
     assert {n: t.shape for n, t in names.items()} == {
         n: t.shape for n, t in check_keys(folder, read_spec(folder)).items()
     }
+
+
+def test_preflight_reads_a_gguf_from_its_header(make_gguf):
+    ref = parse_ref(str(make_gguf(quantise=True)))
+    found = preflight(ref, ref)
+    assert (found.problems, found.vocabularies) == ((), "agree")
+    assert found.teacher is not None
+    assert (found.teacher.format, found.teacher.stored[0]) == ("gguf", "Q8_0")
+    assert found.teacher.parameters == load_model(ref).num_parameters()
 
 
 def test_loaded_gguf_equals_the_folder_and_can_be_trained(tiny, make_gguf):
