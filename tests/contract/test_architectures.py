@@ -12,7 +12,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from nuggets.core.activations import align_models
-from nuggets.core.adapter import inject, read_factors, save_adapter, stack_factors
+from nuggets.core.adapter import inject, load_adapter, read_factors, save_adapter, stack_factors
 from nuggets.core.architecture import ARCHITECTURES
 from nuggets.core.consistent import choose_consistent
 from nuggets.core.cut import cut_model
@@ -57,8 +57,8 @@ class Pair:
         self.specs = [read_spec(ref) for ref in self.refs]
         self.map = compute_sensitivity(self.teacher, self.specs[0], SAMPLES)
 
-    def factors(self, selector=None):
-        extraction = ExtractionConfig(matrices=selector or WindowSelector())
+    def factors(self, selector=None, **options):
+        extraction = ExtractionConfig(matrices=selector or WindowSelector(), **options)
         plan = make_plan(self.map, self.specs[1], extraction, LORA)
 
         def weights(module):
@@ -161,6 +161,43 @@ def test_a_trained_adapter_loads_on_the_untouched_student_and_merges(kind, pairs
     save_model(peft, AutoTokenizer.from_pretrained(pair.folders[1]), merged, "card")
     again = load_model(parse_ref(str(merged)))
     torch.testing.assert_close(again(IDS).logits, expected, atol=2e-4, rtol=0)
+
+
+@each
+def test_an_adapter_of_the_embedding_loads_on_the_untouched_student(kind, pairs, tmp_path):
+    """Tied or not, stored transposed or not; beside a role that may share a module."""
+    pair = pairs(kind)
+    roles = ("embed", "v") if pair.specs[1].tied else ("embed", "v", "head")
+    _, factors = pair.factors(roles=roles)
+    peft = inject(copy.deepcopy(pair.student), factors, LORA)
+    with torch.no_grad():
+        for parameter in peft.parameters():
+            if parameter.requires_grad:
+                parameter.mul_(1.3)
+    expected = peft.eval()(IDS).logits
+    assert (expected - pair.student(IDS).logits).abs().max() > 1e-2
+    scales = {name: LORA.scale(factor.rank) for name, factor in factors.items()}
+    stacked = stack_factors(read_factors(peft), factors)
+    save_adapter(tmp_path, stacked, scales, pair.specs[1], str(pair.folders[1]), "card")
+    loaded = load_adapter(AutoModelForCausalLM.from_pretrained(pair.folders[1]), tmp_path).eval()
+    torch.testing.assert_close(loaded(IDS).logits, expected, atol=2e-4, rtol=0)
+
+
+@each
+def test_half_precision_shards_load_split_and_are_measured(kind, pairs, tiny_copy):
+    """bfloat16 weights in several files: the same numbers, rounded once."""
+    folder = tiny_copy(kind, num_hidden_layers=3)
+    model = AutoModelForCausalLM.from_pretrained(folder).to(torch.bfloat16)
+    (folder / "model.safetensors").unlink()
+    model.save_pretrained(folder, max_shard_size="20KB")
+    assert len(list(folder.glob("model-*.safetensors"))) > 1
+    ref = parse_ref(str(folder))
+    loaded = load_model(ref, "bfloat16")
+    spec = read_spec(ref)
+    whole = pairs(kind).teacher.get_submodule(spec.module("k", 2)).weight
+    assert torch.equal(loaded.get_submodule(spec.module("k", 2)).weight, whole.bfloat16())
+    map = compute_sensitivity(loaded, spec, SAMPLES, keep="sums")
+    np.testing.assert_allclose(map.layer_scores, pairs(kind).map.layer_scores, rtol=0.2)
 
 
 @each
