@@ -25,8 +25,9 @@ def training_flops(
 ) -> float:
     """Floating-point operations of matrix products in a training, forward and backward.
 
-    The first step is run under `torch.utils.flop_counter` without an update (a teacher that the
-    loss asks is counted too) and scaled by the padded tokens of all steps. Attention grows
+    The longest sample of the first step is run under `torch.utils.flop_counter` without an update
+    (a teacher that the loss asks is counted too) and scaled by the padded tokens of all steps: a
+    whole batch might not fit into memory, which the training itself can mend. Attention grows
     faster than the tokens; over batches of one training that is below a percent.
 
     Args:
@@ -41,12 +42,12 @@ def training_flops(
     if not steps or not encoded:
         return 0.0
     order = sample_order(len(encoded), steps, batch_size, seed)
-    first = [encoded[i] for i in order[0]]
+    first = max((encoded[i] for i in order[0]), key=lambda sample: len(sample[0]))
     was_training = model.training
     model.train()
     with seeded(seed, device), FlopCounterMode(display=False) as counter:
-        (loss or answer_loss)(model, *pad_right(first, device)).backward()
+        (loss or answer_loss)(model, *pad_right([first], device)).backward()
     model.zero_grad(set_to_none=True)
     model.train(was_training)
     tokens = [len(batch) * max(len(encoded[i][0]) for i in batch) for batch in order]
-    return counter.get_total_flops() * sum(tokens) / tokens[0]
+    return counter.get_total_flops() * sum(tokens) / len(first[0])

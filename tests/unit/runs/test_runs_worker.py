@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from nuggets import worker
-from nuggets.errors import BadInput, Cancelled, NonFinite, RunBusy
+from nuggets.errors import BadInput, Cancelled, NonFinite, OutOfMemory, RunBusy
 from nuggets.runs import launch
 from nuggets.runs.home import cache_dir, device_lock_path, nuggets_home
 from nuggets.runs.locks import is_held
@@ -63,6 +63,31 @@ def test_a_failure_is_recorded_logged_and_raised_as_it_is(run, pipeline, error, 
     assert "Traceback" in run.log_tail()
     assert "the cause" in run.log_tail()
     assert run.events()[-1].message == str(error)
+
+
+def test_memory_that_ran_out_is_recorded_as_such(run, pipeline):
+    def execute(run, ctx):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: 4 bytes")
+
+    pipeline(execute)
+    with pytest.raises(OutOfMemory, match="nuggets preflight"):
+        worker.run_in_foreground(run, lambda event: None)
+    assert run.record().error.type == "OutOfMemory"
+    assert "can't allocate memory" in run.record().error.message
+
+
+def test_a_token_in_an_error_reaches_neither_record_nor_log(run, pipeline):
+    token = "hf_" + "X" * 20
+
+    def execute(run, ctx):
+        raise ValueError(f"the header was Bearer {token}")
+
+    pipeline(execute)
+    with pytest.raises(ValueError, match="header"):
+        worker.run_in_foreground(run, lambda event: None)
+    kept = [file.read_bytes() for file in run.folder.rglob("*") if file.is_file()]
+    assert not [data for data in kept if token.encode() in data]
+    assert "hf_…" in run.record().error.message
 
 
 def test_a_requested_cancel_ends_the_run_and_does_not_outlive_it(run, pipeline):
