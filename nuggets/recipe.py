@@ -94,12 +94,15 @@ class SensitivityConfig(Frozen):
         dtype: of weights and gradients; accumulators are float32 in any case. `auto` is
             bfloat16 on a GPU and float32 elsewhere.
         max_length: tokens after which a sample is cut (the paper: 2,048).
+        method: `hooks` loads the whole model; `streaming` one block at a time from its files,
+            with the same result; `auto` streams when the model does not fit into memory.
     """
 
     score: Score = Field(default_factory=ThetaGrad)
     keep: Literal["full", "sums"] = "full"
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     max_length: int = Field(default=2048, ge=8)
+    method: Literal["auto", "hooks", "streaming"] = "auto"
 
 
 class SensitivityJob(Frozen):

@@ -127,9 +127,8 @@ class _Stream:
         parts: MapParts,
     ) -> None:
         self.ref, self.spec = ref, read_spec(ref)
-        self.dtype, self.device, self.score, self.keep, self.parts = (
-            dtype, device, score, keep, parts,
-        )  # fmt: skip
+        self.dtype, self.device, self.score, self.parts = dtype, device, score, parts
+        self.keep: Keep = keep
         self.weights = StoredWeights(ref, self.spec)
         self.model = _skeleton(ref, self.spec, dtype, device)
         self.blocks = blocks_of(self.model, self.spec)

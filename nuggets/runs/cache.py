@@ -74,7 +74,7 @@ def map_folder(
     key = digest_of(
         model=digest_model(model),
         samples=samples_digest(samples),
-        config=config.model_dump(mode="json"),
+        config=config.model_dump(mode="json", exclude={"method"}),  # both give the same bits
         **_format_key(format),
     )
     return cache_dir() / "sensitivity" / key
