@@ -100,7 +100,9 @@ def _factorisation() -> list[Row]:
         window = random_matrix(small)[0].to(DEVICE)
         ours, _ = timed(lambda w=window: _synchronised(lambda: truncated_svd(w, RANK)), 2)
         theirs, _ = timed(lambda w=window: _synchronised(lambda: published.factors(w, RANK)))
-        rows.append(Row(f"SVD, {name}", f"{theirs:.2f} s", f"{ours:.3f} s", f"{theirs / ours:.0f}×"))
+        rows.append(
+            Row(f"SVD, {name}", f"{theirs:.2f} s", f"{ours:.3f} s", f"{theirs / ours:.0f}×")
+        )
     return rows
 
 

@@ -14,7 +14,9 @@ from torch import Tensor, nn
 Encoded = tuple[Sequence[int], Sequence[int]]
 
 
-def sensitivity(model: nn.Module, encoded: Sequence[Encoded]) -> dict[str, Tensor]:
+def sensitivity(
+    model: nn.Module, encoded: Sequence[Encoded], device: str = "cpu"
+) -> dict[str, Tensor]:
     """Σ |θ·g|: all gradients, one sample's scores and the sums are in memory at once.
 
     With the weights these are the four float32 copies of the model that the published script
@@ -22,7 +24,7 @@ def sensitivity(model: nn.Module, encoded: Sequence[Encoded]) -> dict[str, Tenso
     """
     sums: dict[str, Tensor] = {}
     for ids, labels in encoded:
-        for name, score in _of_one_sample(model, ids, labels).items():
+        for name, score in _of_one_sample(model, ids, labels, device).items():
             if name in sums:
                 sums[name] += score
             else:
@@ -31,10 +33,11 @@ def sensitivity(model: nn.Module, encoded: Sequence[Encoded]) -> dict[str, Tenso
 
 
 def _of_one_sample(
-    model: nn.Module, ids: Sequence[int], labels: Sequence[int]
+    model: nn.Module, ids: Sequence[int], labels: Sequence[int], device: str
 ) -> dict[str, Tensor]:
     model.zero_grad()
-    out = model(input_ids=torch.tensor([list(ids)]), labels=torch.tensor([list(labels)]))
+    batch = (torch.tensor([list(part)], device=device) for part in (ids, labels))
+    out = model(**dict(zip(("input_ids", "labels"), batch, strict=True)))
     out.loss.backward()
     scores = {}
     for name, parameter in model.named_parameters():

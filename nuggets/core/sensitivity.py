@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint as computed_again
 
 from nuggets.core.accumulate import (
     Encoded,
@@ -20,7 +23,9 @@ from nuggets.core.accumulate import (
 from nuggets.core.architecture import ArchSpec
 from nuggets.core.maps import SensitivityMap
 from nuggets.core.progress import Progress
+from nuggets.core.ranks import add_up, share_of
 from nuggets.core.scores import Score, ThetaGrad
+from nuggets.core.states import blocks_of
 
 __all__ = ["Encoded", "Keep", "compute_sensitivity"]
 
@@ -34,12 +39,14 @@ def compute_sensitivity(
     keep: Keep = "full",
     progress: Progress | None = None,
     meta: Mapping[str, Any] | None = None,
+    checkpoint: bool = False,
 ) -> SensitivityMap:
     """Sums a score over samples, one sample at a time (|Σ| is not Σ|·|; eq. 2 of the paper).
 
     A hook on every parameter takes the gradient the moment it is complete, adds its score and
     frees it, so that no more than one gradient lives beside the accumulators. The accumulators
-    are float32 whatever the model's dtype.
+    are float32 whatever the model's dtype. Where several processes form a group
+    (`torch.distributed`), each takes its share of the samples and all get the same map.
 
     Args:
         model: a causal language model; its weights and gradients are left as they were.
@@ -49,6 +56,8 @@ def compute_sensitivity(
         keep: `full` keeps every entry, `sums` only row and column sums.
         progress: receives one tick per sample and can cancel.
         meta: stored with the map.
+        checkpoint: keep what stands between blocks only, and compute each block again on the way
+            back: a third more work, and the same bits, where long samples do not fit.
 
     Raises:
         BadInput: if there is no sample.
@@ -63,18 +72,33 @@ def compute_sensitivity(
     try:
         model.eval()
         with Hooks(named, score, keep) as hooks:
-            for index, sample in enumerate(encoded):
+            share = share_of(len(encoded))
+            for done, index in enumerate(share):
                 if progress is not None:
                     progress.check_cancelled()
-                ids, labels = sample_tensors(sample, device)
-                loss = model(input_ids=ids, labels=labels, use_cache=False).loss
-                check_loss(loss, index)
-                loss.backward()
-                hooks.check_fired(index)
+                ids, labels = sample_tensors(encoded[index], device)
+                with checkpointed(blocks_of(model, spec)) if checkpoint else nullcontext():
+                    loss = model(input_ids=ids, labels=labels, use_cache=False).loss
+                    check_loss(loss, index)
+                    loss.backward()
+                hooks.check_fired(done)
                 if progress is not None:
-                    progress.progress(index + 1, len(encoded), "seed samples")
+                    progress.progress(done + 1, len(share), "seed samples")
     finally:
         model.train(was_training)
+    add_up(hooks.sums, named, len(encoded))
     parts = MapParts()
     parts.take(hooks.sums.values())
     return parts.finish(spec, score.kind, list(named), meta or {})
+
+
+@contextmanager
+def checkpointed(blocks: Sequence[nn.Module]) -> Iterator[None]:
+    """Lets blocks forget what they computed until the gradient asks for it."""
+    for block in blocks:
+        block.forward = partial(computed_again, block.forward, use_reentrant=False)
+    try:
+        yield
+    finally:
+        for block in blocks:
+            del block.forward

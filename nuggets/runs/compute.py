@@ -28,12 +28,13 @@ from nuggets.core.memory import memory_reported, return_freed_memory
 from nuggets.core.models import ModelRef, model_path, read_spec
 from nuggets.core.plan import ExtractionPlan, make_plan
 from nuggets.core.progress import Progress
+from nuggets.core.ranks import measure_on
 from nuggets.core.samples import Format, Sample, encode
 from nuggets.core.sensitivity import Encoded, compute_sensitivity
 from nuggets.core.streaming import stream_sensitivity
 from nuggets.core.threads import threads_for
 from nuggets.core.weights import StoredWeights
-from nuggets.errors import NuggetsError
+from nuggets.errors import BadInput, NuggetsError
 from nuggets.recipe import AlignJob, DataConfig, SensitivityConfig, SensitivityJob, TransferRecipe
 from nuggets.runs import cache
 from nuggets.runs.checks import check_alignment, check_extraction
@@ -131,8 +132,12 @@ def _measure(
 ) -> None:
     """Measures with the whole model, or one block at a time, and puts the map into the cache."""
     return_freed_memory()
+    if config.processes > 1:
+        devices = devices_for(loaded.device, config.processes)
+        options = (config.score, config.keep, config.dtype, progress, meta)
+        return _keep(lambda temp: measure_on(devices, loaded.ref, encoded, temp, *options), folder)
     if not streams(loaded, config, [len(ids) for ids, _ in encoded]):
-        options = (config.score, config.keep, progress, meta)
+        options = (config.score, config.keep, progress, meta, config.checkpoint)
         map = compute_sensitivity(loaded.model, loaded.spec, encoded, *options)
         return _keep(map.save, folder)
     if progress is not None:
@@ -149,6 +154,23 @@ def _measure(
             map.save(temp)
 
     return _keep(write, folder)
+
+
+def devices_for(device: str, processes: int) -> list[str]:
+    """A device for every process: as many GPUs, or the CPU several times.
+
+    Raises:
+        BadInput: if there are not so many GPUs.
+    """
+    if not device.startswith("cuda"):
+        return [device] * processes
+    there = torch.cuda.device_count()
+    if processes > there:
+        raise BadInput(
+            f"{processes} processes need {processes} GPUs and there are {there}. Lower "
+            "sensitivity.processes."
+        )
+    return [f"cuda:{index}" for index in range(processes)]
 
 
 def streams(loaded: Loaded, config: SensitivityConfig, tokens: Sequence[int]) -> bool:

@@ -11,7 +11,9 @@ from nuggets.core.loading import load_model
 from nuggets.core.map_writer import MapWriter
 from nuggets.core.maps import SensitivityMap
 from nuggets.core.models import parse_ref, read_spec
+from nuggets.core.ranks import measure_on
 from nuggets.core.sensitivity import compute_sensitivity
+from nuggets.core.states import blocks_of
 from nuggets.core.streaming import stream_sensitivity
 
 SAMPLES = [
@@ -63,3 +65,27 @@ def test_a_map_written_as_it_grows_is_the_map_that_is_saved_at_the_end(kind, tin
     assert not writer.full
     assert_equal_maps(grown, SensitivityMap.load(tmp_path / "saved"))
     assert (tmp_path / "grown/map.json").read_text() == (tmp_path / "saved/map.json").read_text()
+
+
+def test_checkpointing_changes_no_bit_and_leaves_the_model_as_it_was(tiny):
+    ref = parse_ref(str(tiny()))
+    model, spec = load_model(ref), read_spec(ref)
+    plain = compute_sensitivity(model, spec, SAMPLES)
+    assert_equal_maps(compute_sensitivity(model, spec, SAMPLES, checkpoint=True), plain)
+    assert all("forward" not in vars(block) for block in blocks_of(model, spec))
+
+
+@pytest.mark.parametrize("keep", ["full", "sums"])
+def test_two_processes_add_up_to_the_map_of_one(keep, tiny, tmp_path):
+    """Not the gradient of both halves: |a + b| would be smaller than |a| + |b|."""
+    ref = parse_ref(str(tiny()))
+    alone = compute_sensitivity(load_model(ref), read_spec(ref), SAMPLES, keep=keep)
+    measure_on(["cpu", "cpu"], ref, SAMPLES, tmp_path, keep=keep, meta={"label": "both"})
+    both = SensitivityMap.load(tmp_path)
+    assert both.meta == {"label": "both"}
+    np.testing.assert_allclose(both.totals, alone.totals, rtol=1e-6)
+    for module in alone.rows:
+        np.testing.assert_allclose(both.rows[module], alone.rows[module], rtol=1e-5)
+        np.testing.assert_allclose(both.cols[module], alone.cols[module], rtol=1e-5)
+    for module in alone.full:
+        np.testing.assert_allclose(both.full[module], alone.full[module], rtol=1e-5, atol=1e-12)
