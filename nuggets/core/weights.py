@@ -8,7 +8,7 @@ from torch import Tensor
 
 from nuggets.core.architecture import ArchSpec
 from nuggets.core.files import damaged
-from nuggets.core.headers import check_keys
+from nuggets.core.headers import check_keys, read_header
 from nuggets.core.references import ModelRef, weight_files
 from nuggets.core.stored import canonical_name, place_of
 from nuggets.errors import Damaged, Unsupported
@@ -35,10 +35,11 @@ class StoredWeights:
         check_keys(ref, spec)
         self._spec = spec
         self._matrices = {module for module, _, _ in spec.modules()}
-        self._files = {}
-        for path in weight_files(ref):
-            file = safe_open(path, framework="pt")
-            self._files |= {canonical_name(spec, key): (path, file, key) for key in file.keys()}  # noqa: SIM118
+        self._files = {
+            canonical_name(spec, key): (path, key)
+            for path in weight_files(ref)
+            for key in read_header(path)
+        }
 
     def weight(self, module: str) -> Tensor:
         """The weight of a module, `[out, in]`, in the stored number format."""
@@ -60,9 +61,11 @@ class StoredWeights:
         return tensor if place.rows is None else tensor[torch.from_numpy(place.rows)]
 
     def _read(self, name: str) -> Tensor:
-        path, file, key = self._files[name]
+        path, key = self._files[name]
         try:
-            return file.get_tensor(key)
+            # Opened each time: pages of a file that stays open count as this process's memory.
+            with safe_open(path, framework="pt") as file:
+                return file.get_tensor(key)
         except (SafetensorError, OSError) as problem:
             raise damaged(path, str(problem)) from None
 
