@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PORT ?= 8501
 
-.PHONY: app test test-fast browser demo check format bench pairs faults real clean help
+.PHONY: app test test-fast browser demo check format bench bench-gpu pairs faults real clean help
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -43,8 +43,11 @@ format: $(STAMP)  ## format and fix what can be fixed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(STAMP)  ## speed and memory against the published procedure, as ratios in one run
+bench: $(STAMP)  ## speed and memory against the published procedure and the machine, one table
 	$(BIN)/python -m benchmarks
+
+bench-gpu: $(STAMP)  ## the same on CUDA, with the shapes of Llama-2-13B → 7B
+	$(BIN)/python -m benchmarks.gpu
 
 pairs: $(STAMP)  ## train the built-in models again (about half an hour on 2 cores)
 	$(BIN)/python -m nuggets.builtin.train_pairs

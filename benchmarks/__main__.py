@@ -1,9 +1,10 @@
-"""`make bench`: time and memory against the published procedure, as ratios in one run."""
+"""`python -m benchmarks`: one table of time and memory, ratios taken in one run."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 from pathlib import Path
 
@@ -11,37 +12,52 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import extraction, sensitivity
+from benchmarks import extraction, machine, sensitivity
+from benchmarks.rows import Row
+
+PARTS = ("extraction", "sensitivity", "machine")
 
 
 def main() -> None:
-    """Runs the benchmarks and prints the tables."""
+    """Runs the benchmarks and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path, help="also write the rows here")
-    parser.add_argument("--only", choices=["extraction", "sensitivity"])
+    parser.add_argument("--only", choices=PARTS)
+    parser.add_argument("--small", action="store_true", help="small shapes: to try it, not to tell")
     arguments = parser.parse_args()
-    console = Console(width=110)
-    console.print(
-        f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}, "
-        f"Python {platform.python_version()}"
+    console = Console(width=150)
+    busy = " ".join(f"{load:.2f}" for load in os.getloadavg())
+    title = (
+        f"{platform.machine()}, {torch.get_num_threads()} threads, load {busy}, torch "
+        f"{torch.__version__}, Python {platform.python_version()}"
+        + (", SMALL SHAPES" if arguments.small else "")
     )
-    parts = {"extraction": extraction, "sensitivity": sensitivity}
-    rows = {}
-    for name, part in parts.items():
-        if arguments.only in (None, name):
-            rows[name] = part.measure()
-            console.print(_table(part.TITLE, rows[name]))
+    rows: list[Row] = []
+    for part in PARTS:
+        if arguments.only in (None, part):
+            with console.status(f"{part} …"):
+                rows += measure(part, arguments.small)
+    console.print(table(title, rows))
     if arguments.json:
-        arguments.json.write_text(json.dumps(rows, indent=1))
+        found = {"machine": title, "rows": [row._asdict() for row in rows]}
+        arguments.json.write_text(json.dumps(found, indent=1, ensure_ascii=False))
 
 
-def _table(title: str, rows: list[dict[str, str]]) -> Table:
-    table = Table(title=title, title_justify="left")
-    for name in rows[0]:
-        table.add_column(name, justify="left" if name == next(iter(rows[0])) else "right")
+def measure(part: str, small: bool) -> list[Row]:
+    """The rows of one part."""
+    if part == "extraction":
+        return extraction.measure(8 if small else 1)
+    return sensitivity.measure(small) if part == "sensitivity" else machine.measure(small)
+
+
+def table(title: str, rows: list[Row]) -> Table:
+    """All rows as one table."""
+    shown = Table(title=title, title_justify="left")
+    for name in ("what", "published or machine", "nuggets", "ratio", "aim", "note"):
+        shown.add_column(name, justify="left" if name in ("what", "note") else "right")
     for row in rows:
-        table.add_row(*row.values())
-    return table
+        shown.add_row(*row)
+    return shown
 
 
 if __name__ == "__main__":

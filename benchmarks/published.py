@@ -14,22 +14,37 @@ from torch import Tensor, nn
 Encoded = tuple[Sequence[int], Sequence[int]]
 
 
-def sensitivity(model: nn.Module, encoded: Sequence[Encoded]) -> dict[str, Tensor]:
-    """Σ |θ·g| with `.grad` of all parameters at once and one accumulator per parameter."""
+def sensitivity(
+    model: nn.Module, encoded: Sequence[Encoded], device: str = "cpu"
+) -> dict[str, Tensor]:
+    """Σ |θ·g|: all gradients, one sample's scores and the sums are in memory at once.
+
+    With the weights these are the four float32 copies of the model that the published script
+    holds: it returns a sample's scores from a function, and adds them up outside.
+    """
     sums: dict[str, Tensor] = {}
     for ids, labels in encoded:
-        model.zero_grad()
-        out = model(input_ids=torch.tensor([list(ids)]), labels=torch.tensor([list(labels)]))
-        out.loss.backward()
-        for name, parameter in model.named_parameters():
-            assert parameter.grad is not None
-            score = (parameter * parameter.grad).abs().detach()
+        for name, score in _of_one_sample(model, ids, labels, device).items():
             if name in sums:
                 sums[name] += score
             else:
                 sums[name] = score
-    model.zero_grad()
     return sums
+
+
+def _of_one_sample(
+    model: nn.Module, ids: Sequence[int], labels: Sequence[int], device: str
+) -> dict[str, Tensor]:
+    model.zero_grad()
+    batch = (torch.tensor([list(part)], device=device) for part in (ids, labels))
+    out = model(**dict(zip(("input_ids", "labels"), batch, strict=True)))
+    out.loss.backward()
+    scores = {}
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None
+        scores[name] = (parameter * parameter.grad).abs().detach()
+    model.zero_grad()
+    return scores
 
 
 def layers(sums: dict[str, Tensor], n: int) -> list[int]:

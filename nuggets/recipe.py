@@ -94,12 +94,28 @@ class SensitivityConfig(Frozen):
         dtype: of weights and gradients; accumulators are float32 in any case. `auto` is
             bfloat16 on a GPU and float32 elsewhere.
         max_length: tokens after which a sample is cut (the paper: 2,048).
+        method: `hooks` loads the whole model; `streaming` one block at a time from its files,
+            with the same result; `auto` streams when the model does not fit into memory.
+        processes: samples are split among so many, each with a copy of the model: one GPU each,
+            or on the CPU a share of the threads.
+        checkpoint: compute activations twice instead of keeping them; the same result.
     """
 
     score: Score = Field(default_factory=ThetaGrad)
     keep: Literal["full", "sums"] = "full"
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     max_length: int = Field(default=2048, ge=8)
+    method: Literal["auto", "hooks", "streaming"] = "auto"
+    processes: int = Field(default=1, ge=1, le=64)
+    checkpoint: bool = False
+
+    @model_validator(mode="after")
+    def _one_way(self) -> SensitivityConfig:
+        if self.processes > 1 and self.method == "streaming":
+            raise ValueError(
+                "processes split samples by hooks; set method to hooks or processes to 1"
+            )
+        return self
 
 
 class SensitivityJob(Frozen):

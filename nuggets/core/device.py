@@ -85,3 +85,13 @@ def describe_devices() -> list[DeviceInfo]:
         total, free = memory.total, memory.available
         devices.append(DeviceInfo(name=name, label=label, memory_total=total, memory_free=free))
     return devices
+
+
+def free_memory(name: str) -> int:
+    """Bytes that are free on a device: `cuda:N`'s own, else the machine's."""
+    import psutil
+    import torch
+
+    if name.startswith("cuda"):
+        return torch.cuda.mem_get_info(torch.device(name))[0]
+    return psutil.virtual_memory().available

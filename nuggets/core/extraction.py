@@ -14,6 +14,7 @@ from nuggets.core.factorize import LowRankFactors, truncated_svd
 from nuggets.core.maps import SensitivityMap
 from nuggets.core.plan import ExtractionPlan, PlanItem, picks_of
 from nuggets.core.selectors import Pick
+from nuggets.core.threads import each_on_a_thread
 
 Weights = Callable[[str], Tensor]
 """The teacher's weight of a module, as stored `[out, in]` (embedding: `[vocab, hidden]`)."""
@@ -25,10 +26,13 @@ def extract_factors(
     map: SensitivityMap | None = None,
     seed: int = 0,
     ranks: Mapping[str, int] | None = None,
+    device: torch.device | str | None = None,
 ) -> dict[str, LowRankFactors]:
     """Initial factors for every student matrix of a plan (section 3.3 and eq. 6 of the paper).
 
-    Weights are asked for one at a time, so a teacher on disk is never held in memory whole.
+    Weights are asked for one at a time, so a teacher on disk is never held in memory whole
+    (`nuggets.core.weights.StoredWeights`), and only the student-shaped part goes to the device.
+    On the CPU several matrices are factorised at once, a thread each.
 
     Args:
         weights: gives the teacher's weight of a module; it is not changed.
@@ -36,18 +40,22 @@ def extract_factors(
         map: the map the plan was made from; the selector `weights` and a ratio below 1 need it.
         seed: of the randomised SVD.
         ranks: student module → rank, instead of the plan's rank and energy.
+        device: where the factors are computed; the weights' own when not given.
 
     Returns:
-        Student module → factors, float32, on the weights' device.
+        Student module → factors, float32, on the device.
     """
     picks = picks_of(plan, map)
-    factors = {}
-    for item in plan.items:
+    energy = plan.lora.energy if ranks is None else None
+
+    def factorise(item: PlanItem) -> LowRankFactors:
         matrix = cut_matrix(weights(item.teacher_module), item, picks[item.student_module])
         rank = item.rank if ranks is None else ranks[item.student_module]
-        energy = plan.lora.energy if ranks is None else None
-        factors[item.student_module] = truncated_svd(matrix, rank, plan.lora.svd, energy, seed)
-    return factors
+        moved = matrix if device is None else matrix.to(device)
+        return truncated_svd(moved, rank, plan.lora.svd, energy, seed)
+
+    names = [item.student_module for item in plan.items]
+    return dict(zip(names, each_on_a_thread(factorise, plan.items, device or "cpu"), strict=True))
 
 
 def cut_matrix(weight: Float[Tensor, "_ _"], item: PlanItem, pick: Pick) -> Float[Tensor, "_ _"]:
@@ -61,13 +69,20 @@ def cut_matrix(weight: Float[Tensor, "_ _"], item: PlanItem, pick: Pick) -> Floa
     else:
         assert pick.rows is not None
         assert pick.cols is not None
-        rows, cols = _index(pick.rows, weight), _index(pick.cols, weight)
-        matrix = weight.index_select(0, rows).index_select(1, cols)
+        matrix = _take(_take(weight, 0, pick.rows), 1, pick.cols)
     if pick.kept is not None:
         taken = _index(pick.kept, weight)
         mask = torch.zeros(matrix.numel(), dtype=matrix.dtype, device=matrix.device)
         matrix = matrix * mask.index_fill(0, taken, 1).reshape(matrix.shape)
     return matrix.T if item.role == "embed" else matrix
+
+
+def _take(weight: Tensor, dim: int, chosen: Int[ndarray, " _"]) -> Tensor:
+    """Rows or columns of a matrix; neighbours are a view, and nothing is copied or read."""
+    first, count = int(chosen[0]), len(chosen)
+    if np.array_equal(chosen, np.arange(first, first + count)):
+        return weight.narrow(dim, first, count)
+    return weight.index_select(dim, _index(chosen, weight))
 
 
 def _index(chosen: Int[ndarray, " _"], weight: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -118,16 +118,7 @@ class SensitivityMap:
         tensors |= {f"full.{name}": values for name, values in self.full.items()}
         # safetensors writes a transposed view's bytes in the wrong order without a word.
         save_file({k: np.ascontiguousarray(v) for k, v in tensors.items()}, folder / TENSORS)
-        head = {
-            "schema": SCHEMA,
-            "spec": self.spec.model_dump(),
-            "score": self.score,
-            "parameters": list(self.parameters),
-            "modules": list(self.rows),
-            "full": list(self.full),
-            "meta": dict(self.meta),
-        }
-        (folder / META).write_text(json.dumps(head, indent=1))
+        write_head(self, folder, list(self.full))
 
     @classmethod
     def load(cls, folder: Path) -> SensitivityMap:
@@ -159,3 +150,17 @@ class SensitivityMap:
                 f"The sensitivity map in {folder} is damaged or incomplete ({problem}). Delete "
                 "the folder and compute it again."
             ) from None
+
+
+def write_head(map: SensitivityMap, folder: Path, full: Sequence[str]) -> None:
+    """Writes `map.json`: all but the numbers, and for which modules the full map is kept."""
+    head = {
+        "schema": SCHEMA,
+        "spec": map.spec.model_dump(),
+        "score": map.score,
+        "parameters": list(map.parameters),
+        "modules": list(map.rows),
+        "full": list(full),
+        "meta": dict(map.meta),
+    }
+    (folder / META).write_text(json.dumps(head, indent=1))

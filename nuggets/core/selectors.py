@@ -109,7 +109,7 @@ class WindowSelector(PerMatrix):
         matrix = request.map.matrix(site.teacher_module)
         best, runner_up = find_window(matrix, *shape)
         rows, cols = best.row + np.arange(shape[0]), best.col + np.arange(shape[1])
-        total = float(matrix.sum(dtype=np.float64))
+        total = request.map.total(site.teacher_module)
         return Pick(rows, cols, best.mass, total, runner_up=runner_up)
 
 

@@ -74,7 +74,7 @@ def map_folder(
     key = digest_of(
         model=digest_model(model),
         samples=samples_digest(samples),
-        config=config.model_dump(mode="json"),
+        config=_deciding(config),
         **_format_key(format),
     )
     return cache_dir() / "sensitivity" / key
@@ -83,6 +83,12 @@ def map_folder(
 def _format_key(format: Format) -> dict[str, str]:
     """Another prompt format is another computation; the paper's needs no mention."""
     return {} if format == "paper" else {"format": format}
+
+
+def _deciding(config: SensitivityConfig) -> dict[str, Any]:
+    """What decides a map's numbers: streaming and checkpointing change no bit of them."""
+    same = {"method", "checkpoint"} | ({"processes"} if config.processes == 1 else set())
+    return config.model_dump(mode="json", exclude=same)
 
 
 def find_map(

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from nuggets.builtin.resolve import resolve
@@ -14,16 +17,24 @@ from nuggets.core.activations import align_models
 from nuggets.core.adapter import save_adapter
 from nuggets.core.alignment import AlignmentReport
 from nuggets.core.architecture import ArchSpec
+from nuggets.core.device import free_memory
 from nuggets.core.extraction import extract_factors
+from nuggets.core.footprint import hooks_bytes
+from nuggets.core.headers import check_keys, count_parameters
 from nuggets.core.loading import load_model, load_tokenizer
+from nuggets.core.map_writer import MapWriter
 from nuggets.core.maps import SensitivityMap
 from nuggets.core.memory import memory_reported, return_freed_memory
 from nuggets.core.models import ModelRef, model_path, read_spec
 from nuggets.core.plan import ExtractionPlan, make_plan
 from nuggets.core.progress import Progress
+from nuggets.core.ranks import measure_on
 from nuggets.core.samples import Format, Sample, encode
-from nuggets.core.sensitivity import compute_sensitivity
-from nuggets.errors import NuggetsError
+from nuggets.core.sensitivity import Encoded, compute_sensitivity
+from nuggets.core.streaming import stream_sensitivity
+from nuggets.core.threads import threads_for
+from nuggets.core.weights import StoredWeights
+from nuggets.errors import BadInput, NuggetsError
 from nuggets.recipe import AlignJob, DataConfig, SensitivityConfig, SensitivityJob, TransferRecipe
 from nuggets.runs import cache
 from nuggets.runs.checks import check_alignment, check_extraction
@@ -37,7 +48,7 @@ from nuggets.runs.results import MAP
 
 
 class Loaded:
-    """A model with its tokenizer and dimensions, on one device."""
+    """A model with its tokenizer and dimensions; its weights go to one device when first used."""
 
     def __init__(
         self,
@@ -46,13 +57,35 @@ class Loaded:
         dtype: str = "float32",
         progress: Progress | None = None,
     ) -> None:
-        self.name, self.dtype = name, dtype
+        self.name, self.dtype, self.device = name, dtype, device
         self.ref: ModelRef = resolve(name)
         model_path(self.ref, progress)  # downloaded now, if need be, where it is seen
         self.spec: ArchSpec = read_spec(self.ref)
         self.tokenizer: Any = load_tokenizer(self.ref)
-        with memory_reported(f"Loading {name}", "use bfloat16, a smaller model or another device"):
-            self.model: nn.Module = load_model(self.ref, dtype=dtype, device=device)
+        self.parameters = count_parameters(self.spec, check_keys(self.ref, self.spec))
+
+    @cached_property
+    def model(self) -> nn.Module:
+        """The whole model, on its device."""
+        advice = "use bfloat16, a smaller model or another device"
+        with memory_reported(f"Loading {self.name}", advice):
+            return load_model(self.ref, dtype=self.dtype, device=self.device)
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether the whole model was loaded."""
+        return "model" in self.__dict__
+
+    @cached_property
+    def weight(self) -> Callable[[str], Tensor]:
+        """Module → its weight `[out, in]`: of the model if it is loaded, else from the files."""
+        if self.in_memory or self.ref.format == "gguf":
+            return weights_of(self.model)
+        return StoredWeights(self.ref, self.spec).weight
+
+    def threads(self) -> AbstractContextManager[None]:
+        """As many threads as this model is worth."""
+        return threads_for(self.parameters, self.device)
 
     def encode(
         self, samples: Sequence[Sample], max_length: int, format: Format = "paper"
@@ -81,28 +114,81 @@ def measure_map(
     # A model that was loaded for something else may compute in another number format.
     if loaded is None or loaded.dtype != config.dtype:
         loaded = Loaded(job.model, device, config.dtype, progress)
-    encoded = loaded.encode(samples, config.max_length, job.data.format)
     folder = cache.map_folder(job.model, samples, config, job.data.format)
-    return_freed_memory()
-    map = compute_sensitivity(
-        loaded.model,
-        loaded.spec,
-        encoded,
-        config.score,
-        config.keep,
-        progress,
-        meta={**_meta(job, config, device), "digest": folder.name},
-    )
-    _keep(map, folder)
+    meta = {**_meta(job, config, device), "digest": folder.name}
+    with loaded.threads():
+        encoded = loaded.encode(samples, config.max_length, job.data.format)
+        _measure(loaded, encoded, config, folder, meta, progress)
     return SensitivityMap.load(folder)
 
 
-def _keep(result: SensitivityMap | AlignmentReport, folder: Path) -> None:
+def _measure(
+    loaded: Loaded,
+    encoded: Sequence[Encoded],
+    config: SensitivityConfig,
+    folder: Path,
+    meta: Mapping[str, Any],
+    progress: Progress | None,
+) -> None:
+    """Measures with the whole model, or one block at a time, and puts the map into the cache."""
+    return_freed_memory()
+    if config.processes > 1:
+        devices = devices_for(loaded.device, config.processes)
+        options = (config.score, config.keep, config.dtype, progress, meta)
+        return _keep(lambda temp: measure_on(devices, loaded.ref, encoded, temp, *options), folder)
+    if not streams(loaded, config, [len(ids) for ids, _ in encoded]):
+        options = (config.score, config.keep, progress, meta, config.checkpoint)
+        map = compute_sensitivity(loaded.model, loaded.spec, encoded, *options)
+        return _keep(map.save, folder)
+    if progress is not None:
+        progress.log(f"{loaded.name} is measured one block at a time, from its files.")
+
+    def write(temp: Path) -> None:
+        full = config.keep == "full"
+        map = stream_sensitivity(
+            loaded.ref, encoded, config.score, config.keep,
+            getattr(torch, config.dtype), loaded.device,
+            MapWriter(temp) if full else None, progress, meta,
+        )  # fmt: skip
+        if not full:
+            map.save(temp)
+
+    return _keep(write, folder)
+
+
+def devices_for(device: str, processes: int) -> list[str]:
+    """A device for every process: as many GPUs, or the CPU several times.
+
+    Raises:
+        BadInput: if there are not so many GPUs.
+    """
+    if not device.startswith("cuda"):
+        return [device] * processes
+    there = torch.cuda.device_count()
+    if processes > there:
+        raise BadInput(
+            f"{processes} processes need {processes} GPUs and there are {there}. Lower "
+            "sensitivity.processes."
+        )
+    return [f"cuda:{index}" for index in range(processes)]
+
+
+def streams(loaded: Loaded, config: SensitivityConfig, tokens: Sequence[int]) -> bool:
+    """Whether a model is measured block by block: on request, or where it does not fit whole."""
+    if config.method != "auto" or loaded.in_memory or loaded.ref.format == "gguf":
+        return config.method == "streaming"
+    width = 4 if config.dtype == "float32" else 2
+    full = config.keep == "full"
+    needed = hooks_bytes(loaded.spec, loaded.parameters, max(tokens), width, full=full)
+    return needed > free_memory(loaded.device)
+
+
+def _keep(write: Callable[[Path], None], folder: Path) -> None:
     """Puts a result into the cache, where another process may have been faster with the same."""
     make_folder(folder.parent)
     try:
         with commit_folder(folder) as temp:
-            result.save(temp)
+            write(temp)
     except NuggetsError:
         if not folder.is_dir():
             raise
@@ -136,17 +222,18 @@ def measure_alignment(job: AlignJob, progress: Progress | None = None) -> Alignm
     student = Loaded(job.student, device, progress=progress)
     fit, test = align_samples(job)
     format = "paper" if job.data is None else job.data.format
-    report = align_models(
-        teacher.model,
-        teacher.spec,
-        student.model,
-        student.spec,
-        {skill: teacher.encode(samples, 2048, format) for skill, samples in fit.items()},
-        {skill: teacher.encode(samples, 2048, format) for skill, samples in test.items()},
-        maps=_maps(job, (teacher, student), progress),
-        progress=progress,
-    )
-    _keep(report, folder)
+    with max(teacher, student, key=lambda loaded: loaded.parameters).threads():
+        report = align_models(
+            teacher.model,
+            teacher.spec,
+            student.model,
+            student.spec,
+            {skill: teacher.encode(samples, 2048, format) for skill, samples in fit.items()},
+            {skill: teacher.encode(samples, 2048, format) for skill, samples in test.items()},
+            maps=_maps(job, (teacher, student), progress),
+            progress=progress,
+        )
+    _keep(report.save, folder)
     return AlignmentReport.load(folder)
 
 
@@ -189,7 +276,8 @@ def extract_to(
     device = resolve_device_name(recipe.device)
     teacher = Loaded(recipe.teacher, device, progress=progress)
     plan, map = plan_recipe(recipe, progress, teacher)
-    factors = extract_factors(weights_of(teacher.model), plan, map)
+    with teacher.threads():
+        factors = extract_factors(teacher.weight, plan, map, device=device)
     with output_folder(out) as folder:
         write_extraction(folder, plan, factors, recipe)
     return plan

@@ -9,8 +9,11 @@ from typing import Any
 import torch
 
 from nuggets.bench.report import CellOutcome, build_report
+from nuggets.builtin.resolve import resolve
 from nuggets.core.extraction import extract_factors
+from nuggets.core.models import read_spec
 from nuggets.core.samples import Sample
+from nuggets.core.threads import threads_for
 from nuggets.errors import BadInput
 from nuggets.recipe import DataConfig, TransferRecipe
 from nuggets.runs import cache, results
@@ -22,7 +25,6 @@ from nuggets.runs.compute import (
     measure_alignment,
     measure_map,
     plan_recipe,
-    weights_of,
     write_extraction,
 )
 from nuggets.runs.context import RunContext
@@ -35,8 +37,8 @@ from nuggets.train.lab import Lab
 from nuggets.train.tuning import Tuning, tune_lr
 
 STAGES = ("load", "sensitivity", "plan", "tune", "train", "report")
-SMALL = 20_000_000
-"""Below so many weights, threads cost more in waiting than they bring in computing."""
+RUN_TEACHER = ("distill", "teacher_labels", "graft")
+"""Arms that run the teacher or copy it whole; the others read single matrices."""
 STORAGE = Storage(commit=commit_folder, newest=newest_valid, remove=remove_folder)
 
 
@@ -47,12 +49,14 @@ def run_transfer(recipe: TransferRecipe, ctx: RunContext) -> None:
     """
     ctx.plan([stage for stage in STAGES if stage != "tune" or recipe.train.lr_grid])
     ctx.stage("load")
-    lab, data = _prepare(recipe, ctx)
-    ctx.stage("plan")
-    _keep_plan(recipe, lab, ctx)
-    rates = _tune(recipe, lab, data, ctx)
-    ctx.stage("train")
-    _cells(recipe, lab, data, rates, ctx)
+    teacher = read_spec(resolve(recipe.teacher))
+    with threads_for(teacher.n_matrix_parameters, recipe.device):
+        lab, data = _prepare(recipe, ctx)
+        ctx.stage("plan")
+        _keep_plan(recipe, lab, ctx)
+        rates = _tune(recipe, lab, data, ctx)
+        ctx.stage("train")
+        _cells(recipe, lab, data, rates, ctx)
     ctx.stage("report")
     _report(recipe, data, ctx)
 
@@ -70,9 +74,6 @@ def _prepare(recipe: TransferRecipe, ctx: RunContext) -> tuple[Lab, Datasets]:
         ctx.log(note)
     teacher = Loaded(recipe.teacher, recipe.device, progress=ctx)
     student = Loaded(recipe.student, recipe.device, progress=ctx)
-    small = sum(p.numel() for p in teacher.model.parameters()) < SMALL
-    if small and recipe.device == "cpu":
-        torch.set_num_threads(1)
     ctx.check_cancelled()
     ctx.stage("sensitivity")
     map = measure_map(map_job(recipe), ctx, teacher)
@@ -96,8 +97,10 @@ def _lab(
         job = map_job(recipe)
         wrong_data = DataConfig(task=other, n_seeds=recipe.data.n_seeds)
         wrong = measure_map(job.model_copy(update={"data": wrong_data}), ctx)
+    runs_teacher = any(arm.kind in RUN_TEACHER for arm in recipe.arms)
     return Lab(
-        teacher=teacher.model,
+        teacher=teacher.model if runs_teacher else None,
+        teacher_weight=teacher.weight,
         teacher_spec=teacher.spec,
         student=student.model,
         student_spec=student.spec,
@@ -129,7 +132,7 @@ def _keep_plan(recipe: TransferRecipe, lab: Lab, ctx: RunContext) -> None:
     if ctx.done("plan"):
         return
     plan, map = plan_recipe(recipe, ctx)
-    factors = extract_factors(weights_of(lab.teacher), plan, map)
+    factors = extract_factors(lab.weight, plan, map, device=lab.device)
     with ctx.commit("plan") as folder:
         write_extraction(folder, plan, factors, recipe)
 

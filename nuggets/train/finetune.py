@@ -9,10 +9,12 @@ from typing import Any
 
 import torch
 from transformers import TrainingArguments
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from nuggets.bench.evaluate import Encoded
 from nuggets.core.memory import memory_reported
 from nuggets.core.progress import Progress
+from nuggets.core.sensitivity import checkpointed
 from nuggets.errors import BadInput
 from nuggets.train.checkpoints import Storage, TrainLog
 from nuggets.train.config import TrainConfig
@@ -20,6 +22,8 @@ from nuggets.train.losses import Loss, answer_loss
 from nuggets.train.randomness import generator, seeded
 from nuggets.train.trainer import CheckedTrainer
 
+GROUPED = 8
+"""Batches whose samples are sorted by length together."""
 _SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
 
 
@@ -73,11 +77,18 @@ def finetune(
     device = torch.device(device)
     used_cache = model.config.use_cache  # Trainer switches it off in the model's own config
     was_training = model.training
-    with seeded(seed, device):
+    blocks = _blocks(model) if config.activation_checkpointing else []
+    with seeded(seed, device), checkpointed(blocks):
         trainer = CheckedTrainer(
             model=model,
             args=_arguments(config, steps, seed, folder, device, writes=storage is not None),
-            batches=sample_order(len(encoded), steps, config.batch_size, seed),
+            batches=sample_order(
+                len(encoded),
+                steps,
+                config.batch_size,
+                seed,
+                [len(ids) for ids, _ in encoded] if config.group_lengths else None,
+            ),
             encoded=encoded,
             folder=folder,
             progress=progress,
@@ -104,15 +115,39 @@ def count_steps(config: TrainConfig, n_samples: int) -> int:
     return math.ceil(config.epochs * math.ceil(n_samples / config.batch_size))
 
 
-def sample_order(n_samples: int, steps: int, batch_size: int, seed: int) -> list[list[int]]:
-    """Which samples each step sees: a new permutation per epoch, the last batch smaller."""
+def sample_order(
+    n_samples: int,
+    steps: int,
+    batch_size: int,
+    seed: int,
+    lengths: Sequence[int] | None = None,
+) -> list[list[int]]:
+    """Which samples each step sees: a new permutation per epoch, the last batch smaller.
+
+    With `lengths`, neighbours in length share a batch: stretches of the permutation are sorted,
+    cut into batches, and the batches are drawn in a random order (the smaller one stays last).
+    """
     batches: list[list[int]] = []
     epoch = 0
     while len(batches) < steps:
-        order = torch.randperm(n_samples, generator=generator(seed, f"epoch {epoch}")).tolist()
-        batches += [order[i : i + batch_size] for i in range(0, n_samples, batch_size)]
+        draw = generator(seed, f"epoch {epoch}")
+        order = torch.randperm(n_samples, generator=draw).tolist()
+        if lengths is not None:
+            stretch = GROUPED * batch_size
+            parts = [order[i : i + stretch] for i in range(0, n_samples, stretch)]
+            order = [i for part in parts for i in sorted(part, key=lengths.__getitem__)]
+        cut = [order[i : i + batch_size] for i in range(0, n_samples, batch_size)]
+        if lengths is not None:
+            full = n_samples // batch_size
+            places = torch.randperm(full, generator=draw).tolist()
+            cut = [cut[place] for place in places] + cut[full:]
+        batches += cut
         epoch += 1
     return batches[:steps]
+
+
+def _blocks(model: Any) -> list[Any]:
+    return [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
 
 
 def _arguments(

@@ -75,7 +75,9 @@ class Lab:
     """The material of one transfer; nothing in it is changed by arms.
 
     Attributes:
-        teacher: a causal language model in evaluation mode.
+        teacher: a causal language model in evaluation mode; None where no arm runs it.
+        teacher_weight: module → the teacher's weight, from memory or from its files; the
+            model's own when not given.
         teacher_spec: its dimensions.
         student: likewise; never trained itself.
         student_spec: its dimensions.
@@ -108,6 +110,7 @@ class Lab:
     train_samples: Callable[[int], list[Sample]]
     extra_prompts: Callable[[int, int], list[Sample]]
     general_samples: Callable[[int, int], list[Sample]]
+    teacher_weight: Callable[[str], Tensor] | None = None
     wrong_map: SensitivityMap | None = None
     teacher_tokenizer: Any = None
     cka: Float[ndarray, "n_teacher n_student"] | None = None
@@ -136,6 +139,8 @@ class Lab:
 
     def weight(self, module: str) -> Tensor:
         """The teacher's weight of a module, as stored."""
+        if self.teacher_weight is not None:
+            return self.teacher_weight(module)
         return self.teacher.get_submodule(module).weight.detach()
 
     def factors(self, plan: ExtractionPlan | None = None) -> dict[str, LowRankFactors]:
@@ -145,13 +150,19 @@ class Lab:
         where ranks follow from the energy.
         """
         if plan is not None:
-            return extract_factors(self.weight, plan, self.map, ranks=self.ranks())
-        return self._once("factors", lambda: extract_factors(self.weight, self.plan(), self.map))
+            return self._extract(plan, self.map)
+        return self._once(
+            "factors",
+            lambda: extract_factors(self.weight, self.plan(), self.map, device=self.device),
+        )
 
     def wrong_factors(self, map: SensitivityMap) -> dict[str, LowRankFactors]:
         """Initial factors located by another task's map."""
         plan = make_plan(map, self.student_spec, self.extraction, self.lora, self.cka)
-        return extract_factors(self.weight, plan, map, ranks=self.ranks())
+        return self._extract(plan, map)
+
+    def _extract(self, plan: ExtractionPlan, map: SensitivityMap) -> dict[str, LowRankFactors]:
+        return extract_factors(self.weight, plan, map, ranks=self.ranks(), device=self.device)
 
     def matrices(self) -> Iterator[tuple[str, Tensor]]:
         """The extracted student-shaped matrices of the shared plan, one at a time."""
@@ -159,7 +170,8 @@ class Lab:
         picks = picks_of(plan, self.map)
         for item in plan.items:
             pick = picks[item.student_module]
-            yield item.student_module, cut_matrix(self.weight(item.teacher_module), item, pick)
+            matrix = cut_matrix(self.weight(item.teacher_module), item, pick)
+            yield item.student_module, matrix.to(self.device)
 
     def ranks(self) -> dict[str, int]:
         """Student module → rank, the same in every arm."""

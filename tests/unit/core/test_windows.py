@@ -1,10 +1,12 @@
 import math
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
+from nuggets.core import windows
 from nuggets.core.windows import TIE, find_window, window_sums
 
 SHAPES = npst.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=9)
@@ -90,3 +92,16 @@ def test_sums_stay_exact_in_float64_where_float32_tables_fail():
     values[200, 250] += 1.0
     best, _ = find_window(values, 2, 2)
     assert (best.row, best.col) == (199, 249)
+
+
+@pytest.mark.parametrize("threads", [2, 3])
+def test_threads_do_not_change_a_bit_of_the_sums(monkeypatch, threads):
+    values = np.random.default_rng(0).random((83, 61), dtype=np.float32)
+    monkeypatch.setattr(windows, "_BLOCK", 4)
+    monkeypatch.setattr(windows, "_PART", 8)
+    alone = window_sums(values, 50, 33)
+    monkeypatch.setattr(windows, "_PER_THREAD", 1)
+    monkeypatch.setattr(windows, "cpu_threads", lambda: threads)
+    np.testing.assert_array_equal(window_sums(values, 50, 33), alone)
+    expected = [exact_sum(values, row, col, 50, 33) for row in range(34) for col in range(29)]
+    np.testing.assert_allclose(alone.ravel(), expected, rtol=1e-13)

@@ -264,3 +264,48 @@ def test_distillation_loss_is_the_mean_kl_per_answer_token(tiny, loaded, encoded
         itself = distillation_loss(loaded.model)(loaded.model, *batch).item()
     assert found == pytest.approx(total / n, rel=1e-5)
     assert itself == pytest.approx(0, abs=1e-6)
+
+
+def test_grouped_batches_hold_every_sample_once_and_less_padding():
+    lengths = np.random.default_rng(0).integers(5, 300, size=50).tolist()
+
+    def padding(batches):
+        return sum(
+            max(lengths[i] for i in b) * len(b) - sum(lengths[i] for i in b) for b in batches
+        )
+
+    plain, grouped = (sample_order(50, 26, 4, 0, given) for given in (None, lengths))
+    for epoch in (grouped[:13], grouped[13:]):
+        assert sorted(chain(*epoch)) == list(range(50))
+        assert [len(batch) for batch in epoch] == [4] * 12 + [2]
+    assert grouped[:13] != grouped[13:]
+    assert padding(grouped) < padding(plain) / 3
+    firsts = [max(lengths[i] for i in batch) for batch in grouped[:8]]
+    assert firsts != sorted(firsts)  # short samples do not come first
+    assert grouped == sample_order(50, 26, 4, 0, lengths)
+
+
+@pytest.mark.parametrize("make", [with_lora, whole])
+def test_activation_checkpointing_trains_the_same_weights(make, loaded, encoded, tmp_path):
+    plain, frugal = make(loaded), make(loaded)
+    first = finetune(plain, encoded, CONFIG, 0, tmp_path / "a")
+    config = CONFIG.model_copy(update={"activation_checkpointing": True})
+    second = finetune(frugal, encoded, config, 0, tmp_path / "b")
+    assert first.losses == second.losses
+    for name, weight in weights(plain).items():
+        assert torch.equal(weights(frugal)[name], weight)
+    assert all("forward" not in vars(module) for module in frugal.modules())
+
+
+def test_activation_checkpointing_keeps_less_for_the_backward_pass(loaded, encoded, tmp_path):
+    def kept(config):
+        sizes = []
+        hooks = torch.autograd.graph.saved_tensors_hooks(
+            lambda tensor: sizes.append(tensor.numel()) or tensor, lambda tensor: tensor
+        )
+        with hooks:
+            finetune(with_lora(loaded), encoded, config, 0, tmp_path / "none")
+        return sum(sizes)
+
+    frugal = CONFIG.model_copy(update={"activation_checkpointing": True, "steps": 1})
+    assert kept(frugal) < 0.6 * kept(CONFIG.model_copy(update={"steps": 1}))

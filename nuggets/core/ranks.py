@@ -1,0 +1,154 @@
+"""Sensitivity on several devices: each takes its share of the samples and adds up |θ·g| itself.
+
+Averaging gradients first, as training does, would give another quantity: |Σ g| is not Σ |g|.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.multiprocessing.spawn import ProcessRaisedException, spawn
+
+from nuggets.core.accumulate import Accumulator, Encoded, Keep, check_samples
+from nuggets.core.progress import Progress
+from nuggets.core.references import ModelRef
+from nuggets.core.scores import Score
+from nuggets.errors import NuggetsError
+
+POLL_S = 0.5
+"""How often a cancel is looked for."""
+
+
+def in_ranks() -> bool:
+    """Whether this process is one of several that share out the samples."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def share_of(n_samples: int) -> range:
+    """Which samples this process takes: all of them unless it is one of several."""
+    if not in_ranks():
+        return range(n_samples)
+    return range(dist.get_rank(), n_samples, dist.get_world_size())
+
+
+def add_up(
+    sums: Mapping[str, Accumulator], parameters: Mapping[str, nn.Parameter], n_samples: int
+) -> None:
+    """Gives every process the sums over all samples, in place; alone, nothing is to be done."""
+    if not in_ranks():
+        return
+    own = share_of(n_samples)
+    for name, each in sums.items():
+        weight = parameters[name]
+        totals = torch.zeros(n_samples, dtype=torch.float64, device=weight.device)
+        for place, total in zip(own, each.per_sample, strict=True):
+            totals[place] = total
+        dist.all_reduce(totals)
+        each.per_sample = list(totals)
+        if weight.ndim == 1:
+            continue
+        if each.keep_full:
+            each.full = _summed(each.full, weight.shape, torch.float32, weight.device)
+        else:
+            each.rows = _summed(each.rows, weight.shape[:1], torch.float64, weight.device)
+            each.cols = _summed(each.cols, weight.shape[1:], torch.float64, weight.device)
+
+
+def _summed(
+    own: Tensor | None, shape: Sequence[int], dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    """The sum over all processes; one with no sample adds nothing."""
+    whole = torch.zeros(shape, dtype=dtype, device=device) if own is None else own
+    dist.all_reduce(whole)
+    return whole
+
+
+def measure_on(
+    devices: Sequence[str],
+    ref: ModelRef,
+    encoded: Sequence[Encoded],
+    folder: Path,
+    score: Score | None = None,
+    keep: Keep = "full",
+    dtype: str = "float32",
+    progress: Progress | None = None,
+    meta: Mapping[str, Any] | None = None,
+) -> None:
+    """Measures with one process and one copy of the model per device; writes the map to `folder`.
+
+    Sums of several processes are added in another order than one process adds them, so the last
+    digits of a map depend on their number.
+
+    Args:
+        devices: such as `["cuda:0", "cuda:1"]`, or `["cpu", "cpu"]`.
+        ref: the model, on this machine.
+        encoded: `(input_ids, labels)` per sample.
+        folder: an existing folder.
+        score: what is summed; |θ · g| when not given.
+        keep: `full` keeps every entry, `sums` only row and column sums.
+        dtype: of weights and gradients.
+        progress: can cancel; every process is then ended.
+        meta: stored with the map.
+
+    Raises:
+        BadInput: if there is no sample.
+        NuggetsError: if a process failed, with what it said.
+    """
+    check_samples(encoded)
+    with tempfile.TemporaryDirectory() as meeting:
+        told = dict(meta or {})
+        arguments = (list(devices), ref, list(encoded), folder, score, keep, dtype, told, meeting)
+        running: Any = spawn(_rank, arguments, nprocs=len(devices), join=False)
+        try:
+            while not running.join(timeout=POLL_S):
+                if progress is not None:
+                    progress.check_cancelled()
+        except ProcessRaisedException as problem:
+            raise NuggetsError(f"A process of {len(devices)} failed: {problem}") from problem
+        finally:
+            for process in running.processes:
+                if process.is_alive():
+                    process.kill()
+
+
+def _rank(
+    rank: int,
+    devices: list[str],
+    ref: ModelRef,
+    encoded: list[Encoded],
+    folder: Path,
+    score: Score | None,
+    keep: Keep,
+    dtype: str,
+    meta: dict[str, Any],
+    meeting: str,
+) -> None:
+    """One process: loads the model, measures its share; the first one writes the map."""
+    from nuggets.core.loading import load_model
+    from nuggets.core.models import read_spec
+    from nuggets.core.sensitivity import compute_sensitivity
+
+    device = torch.device(devices[rank])
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    else:
+        torch.set_num_threads(max(1, torch.get_num_threads() // len(devices)))
+    dist.init_process_group(
+        "nccl" if device.type == "cuda" else "gloo",
+        init_method=f"file://{meeting}/meeting",
+        rank=rank,
+        world_size=len(devices),
+    )
+    try:
+        model = load_model(ref, dtype, device)
+        map = compute_sensitivity(model, read_spec(ref), encoded, score, keep, meta=meta)
+        if rank == 0:
+            map.save(folder)
+    finally:
+        dist.destroy_process_group()

@@ -1,0 +1,91 @@
+"""Block streaming gives what hooks give, for every architecture of the table."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from nuggets.core.architecture import ARCHITECTURES
+from nuggets.core.loading import load_model
+from nuggets.core.map_writer import MapWriter
+from nuggets.core.maps import SensitivityMap
+from nuggets.core.models import parse_ref, read_spec
+from nuggets.core.ranks import measure_on
+from nuggets.core.sensitivity import compute_sensitivity
+from nuggets.core.states import blocks_of
+from nuggets.core.streaming import stream_sensitivity
+
+SAMPLES = [
+    ([3, 5, 7, 9, 11, 2], [-100, -100, -100, 9, 11, 2]),
+    ([4, 6, 8, 10, 2], [-100, -100, -100, 10, 2]),
+    (list(range(3, 24)), [-100] * 9 + list(range(12, 24))),
+]
+
+
+def both(folder, **options):
+    ref = parse_ref(str(folder))
+    dtype = options.get("dtype", torch.float32)
+    model = load_model(ref, str(dtype).removeprefix("torch."))
+    keep = options.get("keep", "full")
+    hooks = compute_sensitivity(model, read_spec(ref), SAMPLES, options.get("score"), keep)
+    return hooks, stream_sensitivity(ref, SAMPLES, **options)
+
+
+def assert_equal_maps(found, expected):
+    assert found.parameters == expected.parameters
+    assert list(found.rows) == list(expected.rows)
+    np.testing.assert_array_equal(found.totals, expected.totals)
+    for module in expected.rows:
+        np.testing.assert_array_equal(found.rows[module], expected.rows[module])
+        np.testing.assert_array_equal(found.cols[module], expected.cols[module])
+    assert list(found.full) == list(expected.full)
+    for module in expected.full:
+        np.testing.assert_array_equal(found.full[module], expected.full[module])
+
+
+@pytest.mark.parametrize("keep", ["full", "sums"])
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("kind", ARCHITECTURES)
+def test_streaming_equals_hooks_bit_for_bit(kind, tied, keep, tiny):
+    folder = tiny(kind, num_hidden_layers=3, tie_word_embeddings=tied, shard_size="20KB")
+    hooks, streamed = both(folder, keep=keep)
+    assert_equal_maps(streamed, hooks)
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "gemma2"])
+def test_a_map_written_as_it_grows_is_the_map_that_is_saved_at_the_end(kind, tiny, tmp_path):
+    ref = parse_ref(str(tiny(kind)))
+    whole = stream_sensitivity(ref, SAMPLES, meta={"label": "x"})
+    (tmp_path / "saved").mkdir()
+    whole.save(tmp_path / "saved")
+    (tmp_path / "grown").mkdir()
+    writer = MapWriter(tmp_path / "grown")
+    grown = stream_sensitivity(ref, SAMPLES, parts=writer, meta={"label": "x"})
+    assert not writer.full
+    assert_equal_maps(grown, SensitivityMap.load(tmp_path / "saved"))
+    assert (tmp_path / "grown/map.json").read_text() == (tmp_path / "saved/map.json").read_text()
+
+
+def test_checkpointing_changes_no_bit_and_leaves_the_model_as_it_was(tiny):
+    ref = parse_ref(str(tiny()))
+    model, spec = load_model(ref), read_spec(ref)
+    plain = compute_sensitivity(model, spec, SAMPLES)
+    assert_equal_maps(compute_sensitivity(model, spec, SAMPLES, checkpoint=True), plain)
+    assert all("forward" not in vars(block) for block in blocks_of(model, spec))
+
+
+@pytest.mark.parametrize("keep", ["full", "sums"])
+def test_two_processes_add_up_to_the_map_of_one(keep, tiny, tmp_path):
+    """Not the gradient of both halves: |a + b| would be smaller than |a| + |b|."""
+    ref = parse_ref(str(tiny()))
+    alone = compute_sensitivity(load_model(ref), read_spec(ref), SAMPLES, keep=keep)
+    measure_on(["cpu", "cpu"], ref, SAMPLES, tmp_path, keep=keep, meta={"label": "both"})
+    both = SensitivityMap.load(tmp_path)
+    assert both.meta == {"label": "both"}
+    np.testing.assert_allclose(both.totals, alone.totals, rtol=1e-6)
+    for module in alone.rows:
+        np.testing.assert_allclose(both.rows[module], alone.rows[module], rtol=1e-5)
+        np.testing.assert_allclose(both.cols[module], alone.cols[module], rtol=1e-5)
+    for module in alone.full:
+        np.testing.assert_allclose(both.full[module], alone.full[module], rtol=1e-5, atol=1e-12)

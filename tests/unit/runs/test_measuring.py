@@ -1,0 +1,110 @@
+"""Measuring by hooks or block by block, chosen by what fits; what is never loaded stays on disk."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file
+
+from nuggets.core.progress import InMemoryProgress
+from nuggets.core.threads import SMALL, each_on_a_thread, threads_for
+from nuggets.recipe import parse_job
+from nuggets.runs import compute
+from nuggets.runs.compute import extract_to, measure_map
+
+
+@pytest.fixture
+def job(tiny, jsonl, tmp_path):
+    seeds = jsonl(tmp_path / "seeds.jsonl", {"1 2 3": "4 5", "6 7": "8"})
+
+    def make(**sensitivity):
+        tree = {
+            "job": "sensitivity",
+            "model": str(tiny(num_hidden_layers=3)),
+            "data": {"seeds": str(seeds), "n_seeds": 2},
+            "sensitivity": sensitivity,
+            "device": "cpu",
+        }
+        return parse_job(tree)
+
+    return make
+
+
+@pytest.fixture
+def never_loaded(monkeypatch):
+    def refuse(*_, **__):
+        raise AssertionError("the whole model was loaded")
+
+    monkeypatch.setattr(compute, "load_model", refuse)
+
+
+def at_home(monkeypatch, folder):
+    monkeypatch.setenv("NUGGETS_HOME", str(folder))
+
+
+def test_both_methods_give_one_map_and_share_the_cache(job, monkeypatch, tmp_path):
+    at_home(monkeypatch, tmp_path / "a")
+    hooks = measure_map(job(method="hooks"))
+    at_home(monkeypatch, tmp_path / "b")
+    streamed = measure_map(job(method="streaming"))
+    assert streamed.meta["digest"] == hooks.meta["digest"]
+    for module in hooks.full:
+        np.testing.assert_array_equal(streamed.full[module], hooks.full[module])
+    monkeypatch.setattr(compute, "_measure", None)  # nothing is measured twice
+    assert measure_map(job(method="hooks")).meta["digest"] == hooks.meta["digest"]
+
+
+@pytest.mark.parametrize("keep", ["full", "sums"])
+def test_a_model_that_does_not_fit_is_streamed_and_never_loaded(
+    keep, job, monkeypatch, tmp_path, never_loaded
+):
+    at_home(monkeypatch, tmp_path / "home")
+    monkeypatch.setattr(compute, "free_memory", lambda device: 10_000)
+    progress = InMemoryProgress()
+    found = measure_map(job(keep=keep), progress)
+    assert any("one block at a time" in message for message in progress.messages)
+    assert bool(found.full) == (keep == "full")
+    assert progress.fraction == 1.0
+
+
+def test_extraction_reads_windows_from_the_files(tiny, job, monkeypatch, tmp_path, request):
+    recipe = parse_job(
+        {
+            "job": "transfer",
+            "teacher": job().model,
+            "student": str(tiny(hidden_size=16, intermediate_size=48, seed=1)),
+            "data": job().data.model_dump(),
+            "lora": {"r": 3},
+            "device": "cpu",
+        }
+    )
+    at_home(monkeypatch, tmp_path / "home")
+    extract_to(recipe, tmp_path / "whole")
+    request.getfixturevalue("never_loaded")
+    at_home(monkeypatch, tmp_path / "other")
+    streaming = recipe.sensitivity.model_copy(update={"method": "streaming"})
+    extract_to(recipe.model_copy(update={"sensitivity": streaming}), tmp_path / "lazy")
+    whole, lazy = (
+        load_file(tmp_path / name / "adapter_model.safetensors") for name in ("whole", "lazy")
+    )
+    assert list(whole) == list(lazy)
+    for name in whole:
+        np.testing.assert_array_equal(lazy[name], whole[name])
+
+
+@pytest.mark.parametrize(
+    ("parameters", "device", "expected"),
+    [(SMALL - 1, "cpu", 1), (SMALL, "cpu", 2), (SMALL - 1, "cuda:0", 2)],
+)
+def test_small_models_compute_on_one_thread(parameters, device, expected):
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with threads_for(parameters, device):
+            assert torch.get_num_threads() == expected
+        assert torch.get_num_threads() == 2
+        assert each_on_a_thread(lambda n: n * n, range(5), "cpu") == [0, 1, 4, 9, 16]
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
