@@ -236,9 +236,9 @@ def _memory(
     optimizer are left out: they are small beside the activations of a batch.
     """
     largest = max(math.prod(large.spec.shape(role)) for _, role, _ in large.spec.modules())
-    sums = large.parameters * width + _activations(large.spec, tokens, width)
+    sums = large.parameters * width + activation_bytes(large.spec, tokens, width)
     sums += largest * (width + 2 * _BYTES["float32"])
-    training = small.parameters * width + batch * _activations(small.spec, tokens, width)
+    training = small.parameters * width + batch * activation_bytes(small.spec, tokens, width)
     return {
         "load": large.parameters * width,
         "sensitivity (sums)": sums,
@@ -247,7 +247,7 @@ def _memory(
     }
 
 
-def _activations(spec: ArchSpec, tokens: int, width: int) -> int:
+def activation_bytes(spec: ArchSpec, tokens: int, width: int) -> int:
     """Bytes that one sample's forward pass keeps for the backward pass.
 
     Counted on a Llama block: about 8 residual-wide tensors (norms keep float32 copies), queries,

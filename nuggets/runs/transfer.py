@@ -15,7 +15,7 @@ from nuggets.errors import BadInput
 from nuggets.recipe import DataConfig, TransferRecipe
 from nuggets.runs import cache, results
 from nuggets.runs.checks import check_transfer
-from nuggets.runs.commit import commit_folder, newest_valid, remove_folder
+from nuggets.runs.commit import atomic_write, commit_folder, newest_valid, remove_folder
 from nuggets.runs.compute import (
     Loaded,
     keep_map,
@@ -29,14 +29,15 @@ from nuggets.runs.context import RunContext
 from nuggets.runs.inputs import Datasets
 from nuggets.runs.planning import alignment_job, map_job
 from nuggets.train.arms import Arm
-from nuggets.train.cells import CellRecord, run_cell
+from nuggets.train.batches import SMALL, Batch, Form, plan_batches
+from nuggets.train.cells import CellRecord, CellResult
 from nuggets.train.checkpoints import Storage
+from nuggets.train.concurrent import Cell, run_batch
 from nuggets.train.lab import Lab
 from nuggets.train.tuning import Tuning, tune_lr
 
 STAGES = ("load", "sensitivity", "plan", "tune", "train", "report")
-SMALL = 20_000_000
-"""Below so many weights, threads cost more in waiting than they bring in computing."""
+BATCHES = "batches.json"
 STORAGE = Storage(commit=commit_folder, newest=newest_valid, remove=remove_folder)
 
 
@@ -171,42 +172,74 @@ def _cells(
     ctx: RunContext,
 ) -> None:
     """Every arm with every seed, seeds outermost: a cancelled run still compares all arms."""
-    todo = [(arm, seed) for seed in recipe.seeds for arm in recipe.arms]
-    for index, (arm, seed) in enumerate(todo):
+    cells = {
+        (arm.name, seed): Cell(arm, seed, rates[arm.name], _Labelled(ctx, arm.name, seed))
+        for seed in recipe.seeds
+        for arm in recipe.arms
+    }
+    done = 0
+    for index, batch in enumerate(_batches(lab, list(cells.values()), ctx)):
         ctx.check_cancelled()
-        ctx.progress(index, len(todo), f"{arm.name}, seed {seed}")
-        name = f"{results.CELLS}/{arm.name}-{seed}"
-        if not ctx.done(name):
-            _cell(recipe, lab, data, arm, seed, rates[arm.name], name, ctx)
-    ctx.progress(len(todo), len(todo), "all arms")
+        own = [cells[key] for key in batch.cells]
+        together = _Together(ctx, done, len(own), len(cells))
+        together.progress(0, 1, "training")
+        _batch(recipe, lab, data, own, batch.form, index, together)
+        done += len(own)
+    ctx.progress(len(cells), len(cells), "all arms")
 
 
-def _cell(
+def _batches(lab: Lab, cells: list[Cell], ctx: RunContext) -> list[Batch]:
+    """Which cells share a program: chosen once, since a resume may find less memory free."""
+    path = ctx.checkpoints / BATCHES
+    if not path.is_file():
+        chosen = plan_batches(lab, [(cell.arm, cell.seed) for cell in cells])
+        text = json.dumps([batch.model_dump() for batch in chosen])
+        atomic_write(path, text)
+    return [Batch.model_validate(batch) for batch in json.loads(path.read_text())]
+
+
+def _batch(
     recipe: TransferRecipe,
     lab: Lab,
     data: Datasets,
-    arm: Arm,
-    seed: int,
-    lr: float | None,
-    name: str,
-    ctx: RunContext,
+    cells: list[Cell],
+    form: Form,
+    index: int,
+    together: _Together,
 ) -> None:
-    checkpoints = ctx.checkpoints / f"{arm.name}-{seed}"
-    done = run_cell(
-        lab,
-        arm,
-        seed,
-        checkpoints,
-        test=data.test,
-        old_skills=data.old,
-        metrics=_metrics(recipe, data.test),
-        lr=lr,
-        answers=True,
-        storage=STORAGE,
-        progress=_Labelled(ctx, arm.name, seed),
-    )
-    with ctx.commit(name) as folder:
-        record = done.record
+    """Trains some cells side by side, or one, and keeps each."""
+    ctx = together.ctx
+
+    def missing(cell: Cell) -> bool:
+        return not ctx.done(f"{results.CELLS}/{cell.name}")
+
+    checkpoints = ctx.checkpoints / f"batch-{index}"
+    if any(map(missing, cells)):
+        found = run_batch(
+            lab,
+            cells,
+            form,
+            checkpoints,
+            test=data.test,
+            old_skills=data.old,
+            metrics=_metrics(recipe, data.test),
+            answers=True,
+            storage=STORAGE,
+            progress=together,
+            wanted=missing,
+        )
+        for cell, result in found:
+            _keep(recipe, data, cell, result, ctx)
+    if checkpoints.exists():
+        remove_folder(checkpoints)
+
+
+def _keep(
+    recipe: TransferRecipe, data: Datasets, cell: Cell, done: CellResult, ctx: RunContext
+) -> None:
+    """Commits a finished cell."""
+    record = done.record
+    with ctx.commit(f"{results.CELLS}/{cell.name}") as folder:
         (folder / results.CELL).write_text(record.outcome.model_dump_json(indent=1))
         (folder / results.RECORD).write_text(record.model_dump_json(exclude={"outcome"}))
         rows = _answer_rows(data.test, record)
@@ -214,11 +247,36 @@ def _cell(
         if done.trainee.trains:
             kind = "adapter" if done.trainee.is_adapter else "model"
             (folder / kind).mkdir()
-            done.save_weights(folder / kind, recipe.student, _card(recipe, arm, seed, ctx))
-    if checkpoints.exists():
-        remove_folder(checkpoints)
+            card = _card(recipe, cell.arm, cell.seed, ctx)
+            done.save_weights(folder / kind, recipe.student, card)
     value = sum(record.outcome.outcomes[recipe.data.metric]) / len(record.outcome.items)
-    ctx.metric(arm=arm.name, seed=seed, value=value, step0=record.step0_difference)
+    ctx.metric(arm=cell.arm.name, seed=cell.seed, value=value, step0=record.step0_difference)
+
+
+class _Together:
+    """The run's progress while some cells are trained; the bar counts cells."""
+
+    def __init__(self, ctx: RunContext, before: int, n: int, total: int) -> None:
+        self.ctx = ctx
+        self._before, self._n, self._total = before, n, total
+
+    def check_cancelled(self) -> None:
+        self.ctx.check_cancelled()
+
+    def progress(self, done: float, total: float, message: str = "", **data: Any) -> None:
+        """A share of the training is the same share of its cells."""
+        if message == "training":
+            cells = self._before + self._n * done / total
+            what = f"arms and seeds {self._before + 1} to {self._before + self._n}"
+            if self._n == 1:
+                what = f"arm and seed {self._before + 1}"
+            self.ctx.progress(cells, self._total, f"{what} of {self._total}")
+
+    def metric(self, **data: Any) -> None:
+        self.ctx.metric(**data)
+
+    def log(self, text: str) -> None:
+        self.ctx.log(text)
 
 
 class _Labelled:

@@ -27,6 +27,9 @@ class TrainConfig(Frozen):
         evaluate_every: steps between points of the learning curve; 0 for the end only.
         checkpoint_every: steps between checkpoints; at most this many are lost by a kill.
         max_length: tokens after which a sample is cut.
+        concurrent: train arms and seeds side by side in one program. `auto` does so for small
+            students and on GPUs, as far as memory allows; `always` wherever it is possible; `never`
+            trains one after another. The results are the same up to rounding.
     """
 
     steps: int = Field(default=200, ge=0)
@@ -42,3 +45,4 @@ class TrainConfig(Frozen):
     evaluate_every: int = Field(default=0, ge=0)
     checkpoint_every: int = Field(default=100, ge=1)
     max_length: int = Field(default=2048, ge=8)
+    concurrent: Literal["auto", "always", "never"] = "auto"

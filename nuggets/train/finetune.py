@@ -20,7 +20,7 @@ from nuggets.train.losses import Loss, answer_loss
 from nuggets.train.randomness import generator, seeded
 from nuggets.train.trainer import CheckedTrainer
 
-_SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
+SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
 
 
 def finetune(
@@ -143,7 +143,7 @@ def _arguments(
         max_steps=steps,
         per_device_train_batch_size=1,  # one ready-made batch
         learning_rate=config.lr,
-        lr_scheduler_type=_SCHEDULES[config.schedule],
+        lr_scheduler_type=SCHEDULES[config.schedule],
         warmup_steps=math.ceil(config.warmup * steps),
         weight_decay=config.weight_decay,
         max_grad_norm=config.max_grad_norm,

@@ -1,0 +1,320 @@
+"""Cells side by side: many arms and seeds trained and measured as lanes of one program.
+
+`nuggets.train.cells.run_cell` stays the meaning of a cell: what is done here equals it up to
+rounding, and it takes over where cells cannot share a program.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+
+from nuggets.bench.evaluate import (
+    Metric,
+    Outcomes,
+    answer_logits,
+    evaluate_lanes,
+    evaluation_mode,
+    pad_right,
+)
+from nuggets.core.progress import Progress
+from nuggets.core.samples import Sample
+from nuggets.errors import NonFinite
+from nuggets.train.arms import Arm
+from nuggets.train.batches import Form
+from nuggets.train.cells import PROBED, CellResult, record_cell, run_cell, shared_config
+from nuggets.train.checkpoints import Storage, TrainLog
+from nuggets.train.lab import Lab, Trainee, Workspace
+from nuggets.train.lane_model import LaneModel, Unstackable
+from nuggets.train.lane_training import Lane, LaneTrainer
+from nuggets.train.losses import DistillationLoss
+
+EVALUATED = 16
+"""Items per forward pass of all lanes: larger passes leave the processor's cache."""
+
+
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """One arm with one seed.
+
+    Attributes:
+        arm: what is compared.
+        seed: of samples, initialisation and order.
+        lr: learning rate instead of the lab's.
+        progress: receives this cell's metrics.
+    """
+
+    arm: Arm
+    seed: int
+    lr: float | None = None
+    progress: Progress | None = None
+
+    @property
+    def name(self) -> str:
+        """For folders and messages."""
+        return f"{self.arm.name}-{self.seed}"
+
+
+class Program:
+    """Some cells stacked into one model, ready to be trained and measured."""
+
+    def __init__(
+        self,
+        lab: Lab,
+        cells: Sequence[Cell],
+        folder: Path,
+        *,
+        merge: bool,
+        storage: Storage | None = None,
+        progress: Progress | None = None,
+        trainees: Sequence[Trainee] | None = None,
+    ) -> None:
+        """Builds every cell's arm and stacks what they train.
+
+        Args:
+            lab: models, map, data and settings.
+            cells: arms and seeds; all of the same `stacks`.
+            folder: for checkpoints, used only with `storage`.
+            merge: see `LaneModel`.
+            storage: how checkpoints are committed and found.
+            progress: of all cells together; can cancel.
+            trainees: as the arms built them, where that is done already.
+
+        Raises:
+            Unstackable: if they cannot share a program.
+            BadInput: if the pair or the data cannot serve an arm.
+        """
+        self.lab, self.cells, self.folder = lab, list(cells), folder
+        self.storage, self.progress = storage, progress
+        self.configs = [shared_config(lab, cell.seed, cell.lr) for cell in cells]
+        if len({config.steps for config in self.configs}) != 1 or not self.configs[0].steps:
+            raise Unstackable("cells of different steps")
+        built = trainees if trainees is not None else [self._build(c, merge) for c in cells]
+        self.trainees = list(built)
+        for trainee in built:
+            if not (trainee.loss is None or isinstance(trainee.loss, DistillationLoss)):
+                raise Unstackable("a loss of its own")
+        self.model = LaneModel(lab, built, [cell.seed for cell in cells], merge=merge)
+
+    def train(
+        self, test: Sequence[Sample], metric: Metric, *, keep_going: bool = False
+    ) -> list[TrainLog]:
+        """Trains all lanes; the learning curve is left out where there are no test items.
+
+        Raises:
+            NonFinite: naming the lane, unless lanes may stop one by one.
+            Cancelled: on request.
+        """
+
+        def points(step: int) -> list[float]:
+            found = self._finite(self.measure(test, (metric,), None))
+            return [each.mean(metric) for each in found]
+
+        self.lanes = [
+            Lane(
+                name=f"the arm {cell.arm.name}, seed {cell.seed}",
+                encoded=trainee.encoded,
+                seed=cell.seed,
+                lr=config.lr,
+                loss=trainee.loss,  # type: ignore[arg-type]  # checked above
+                progress=cell.progress,
+            )
+            for cell, trainee, config in zip(self.cells, self.trainees, self.configs, strict=True)
+        ]
+        trainer = LaneTrainer(
+            self.model,
+            self.lanes,
+            self.configs[0],
+            self.folder / "training",
+            device=self.lab.device,
+            progress=self.progress,
+            storage=self.storage,
+            on_evaluate=points if test else None,
+            bf16=self.lab.bf16,
+            keep_going=keep_going,
+        )
+        return trainer.fit()
+
+    def measure(
+        self,
+        samples: Sequence[Sample],
+        metrics: Sequence[Metric],
+        progress: Progress | None,
+        answers: bool = False,
+    ) -> list[Outcomes | NonFinite]:
+        """Every lane's outcomes of the same items."""
+        return evaluate_lanes(
+            self.model.model,
+            self.model.n_lanes,
+            self.lab.tokenizer,
+            samples,
+            metrics,
+            batch_size=EVALUATED,
+            device=self.lab.device,
+            progress=progress,
+            max_length=self.lab.train.max_length,
+            answers=answers,
+        )
+
+    def step0_differences(self, samples: Sequence[Sample]) -> list[float | None]:
+        """As `nuggets.train.cells.step0_difference`, for every lane of this program."""
+        batch = self.lab.encode(list(samples[:PROBED]))
+        ids, labels = pad_right(batch * self.model.n_lanes, self.lab.device)
+        with evaluation_mode(self.lab.student), evaluation_mode(self.model.model):
+            ours = answer_logits(self.model.model, ids, labels)[0]
+            theirs = answer_logits(self.lab.student, *pad_right(batch, self.lab.device))[0]
+        lanes = ours.view(self.model.n_lanes, *theirs.shape)
+        found = (lanes - theirs).abs().flatten(1).amax(1).tolist()
+        return [
+            None if trainee.own_base else difference
+            for trainee, difference in zip(self.trainees, found, strict=True)
+        ]
+
+    def finished(self, lane: int) -> Trainee:
+        """A trainee with what its lane learned."""
+        trainee = self.trainees[lane]
+        if trainee.adapter is not None:
+            return replace(trainee, adapter=self.model.factors(lane))
+        self.model.write_back(lane, trainee)
+        return trainee
+
+    def _build(self, cell: Cell, merge: bool) -> Trainee:
+        if self.progress is not None:
+            self.progress.check_cancelled()
+        work = Workspace(self.folder / cell.name, self.storage, cell.progress)
+        trainee = cell.arm.build(replace(self.lab, workspace=work), cell.seed)
+        if merge or trainee.whole or trainee.own_base:
+            return trainee
+        return replace(trainee, model=None, adapter=trainee.factors())
+
+    def _finite(self, found: list[Outcomes | NonFinite]) -> list[Outcomes]:
+        for cell, each in zip(self.cells, found, strict=True):
+            if isinstance(each, NonFinite):
+                raise NonFinite(f"The arm {cell.arm.name}, seed {cell.seed}: {each}")
+        return [each for each in found if isinstance(each, Outcomes)]
+
+
+def run_batch(
+    lab: Lab,
+    cells: Sequence[Cell],
+    form: Form,
+    folder: Path,
+    *,
+    test: Sequence[Sample],
+    old_skills: Mapping[str, Sequence[Sample]] | None = None,
+    metrics: Sequence[Metric] = ("exact_match", "loss"),
+    answers: bool = False,
+    storage: Storage | None = None,
+    progress: Progress | None = None,
+    wanted: Callable[[Cell], bool] = lambda cell: True,
+) -> Iterator[tuple[Cell, CellResult]]:
+    """Builds, trains and measures cells: side by side where they can be, else one by one.
+
+    Args:
+        lab: models, map, data and settings.
+        cells: arms and seeds; all of them, also when a resume needs only some.
+        form: what `nuggets.train.batches.plan_batches` chose.
+        folder: for checkpoints, used only with `storage`; may be deleted afterwards.
+        test: items that the report counts.
+        old_skills: skill → items that show what was forgotten, by exact match.
+        metrics: what is measured on the test items; the first makes the learning curve.
+        answers: also keep what the trained models write.
+        storage: how checkpoints are committed and found; with it, a call with the same
+            arguments resumes.
+        progress: of all cells together; can cancel.
+        wanted: which cells to hand out; the others were finished before.
+
+    Yields:
+        The wanted cells and their results, in order.
+
+    Raises:
+        BadInput: if the pair or the data cannot serve an arm.
+        NonFinite: naming the cell whose training or evaluation went to NaN or infinity.
+        Cancelled: on request.
+    """
+    measures: dict[str, Any] = {
+        "test": test,
+        "old_skills": old_skills,
+        "metrics": metrics,
+        "answers": answers,
+    }
+    program = None
+    if form != "alone":
+        try:
+            merge = form == "merged"
+            program = Program(lab, cells, folder, merge=merge, storage=storage, progress=progress)
+        except Unstackable as reason:
+            if progress is not None:
+                progress.log(f"Arms and seeds are trained one after another: {reason}.")
+    if program is not None:
+        yield from run_program(program, **measures, wanted=wanted)
+        return
+    for cell in filter(wanted, cells):
+        place, own = folder / cell.name, cell.progress
+        yield (
+            cell,
+            run_cell(
+                lab,
+                cell.arm,
+                cell.seed,
+                place,
+                **measures,
+                lr=cell.lr,
+                storage=storage,
+                progress=own,
+            ),
+        )
+
+
+def run_program(
+    program: Program,
+    *,
+    test: Sequence[Sample],
+    old_skills: Mapping[str, Sequence[Sample]] | None = None,
+    metrics: Sequence[Metric] = ("exact_match", "loss"),
+    answers: bool = False,
+    wanted: Callable[[Cell], bool] = lambda cell: True,
+) -> Iterator[tuple[Cell, CellResult]]:
+    """Trains a program and measures its cells item by item, as `run_cell` does one.
+
+    Args:
+        program: the cells; with storage, a program of the same cells resumes.
+        test: items that the report counts.
+        old_skills: skill → items that show what was forgotten, by exact match.
+        metrics: what is measured on the test items; the first makes the learning curve.
+        answers: also keep what the trained models write.
+        wanted: which cells to hand out; the others were finished before.
+
+    Yields:
+        The wanted cells and their results, in order.
+
+    Raises:
+        NonFinite: naming the cell whose training or evaluation went to NaN or infinity.
+        Cancelled: on request.
+    """
+    differences = program.step0_differences(test)
+    logs = program.train(test, metrics[0])
+    progress = program.progress
+    measured = program._finite(program.measure(test, metrics, progress, answers))
+    kept = {
+        skill: program._finite(program.measure(items, ("exact_match",), progress))
+        for skill, items in (old_skills or {}).items()
+    }
+    for lane, cell in enumerate(program.cells):
+        if not wanted(cell):
+            continue
+        trainee = program.finished(lane)
+        record = record_cell(
+            cell.arm,
+            cell.seed,
+            trainee,
+            program.configs[lane],
+            logs[lane],
+            measured[lane],
+            {skill: found[lane] for skill, found in kept.items()},
+            differences[lane],
+        )
+        yield cell, CellResult(record, trainee, program.lab)
