@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -72,13 +73,15 @@ def _prepare(recipe: TransferRecipe, ctx: RunContext) -> tuple[Lab, Datasets]:
     teacher = Loaded(recipe.teacher, recipe.device)
     student = Loaded(recipe.student, recipe.device)
     small = sum(p.numel() for p in teacher.model.parameters()) < SMALL
+    threads = torch.get_num_threads()
     if small and recipe.device == "cpu":
         torch.set_num_threads(1)
     ctx.check_cancelled()
     ctx.stage("sensitivity")
     map = measure_map(map_job(recipe), ctx, teacher)
     keep_map(map, ctx)
-    return _lab(recipe, teacher, student, map, data, ctx), data
+    lab = _lab(recipe, teacher, student, map, data, ctx)
+    return replace(lab, threads=threads), data
 
 
 def _lab(

@@ -43,10 +43,11 @@ def plan_batches(lab: Lab, cells: Sequence[tuple[Arm, int]]) -> list[Batch]:
         lab: its `train.concurrent` says whether at all.
         cells: arms and seeds, in the order in which results are wanted.
     """
-    forms = {arm.name: _form(lab, arm) for arm, _ in cells}
+    forms: dict[str, Form] = {arm.name: _form(lab, arm) for arm, _ in cells}
     kinds: dict[tuple[str, Form], list[tuple[Arm, int]]] = {}
     for arm, seed in cells:
-        kinds.setdefault((str(arm.stacks), forms[arm.name]), []).append((arm, seed))
+        key = (str(arm.stacks), forms[arm.name])
+        kinds.setdefault(key, []).append((arm, seed))
     batches = []
     for (_, form), own in kinds.items():
         size = 1 if form == "alone" else lanes_that_fit(lab, own[0][0], own[0][1], form)

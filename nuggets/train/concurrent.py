@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-
 from nuggets.bench.evaluate import (
     Metric,
     Outcomes,
@@ -29,9 +28,12 @@ from nuggets.train.cells import PROBED, CellResult, record_cell, run_cell, share
 from nuggets.train.checkpoints import Storage, TrainLog
 from nuggets.train.lab import Lab, Trainee, Workspace
 from nuggets.train.lane_model import LaneModel, Unstackable
-from nuggets.train.lane_training import Lane, LaneTrainer
+from nuggets.train.lane_training import Lane, LaneTrainer, Together
 from nuggets.train.losses import DistillationLoss
+from nuggets.train.threads import Threads, one_processor_each
 
+STACKED = 6
+"""Lanes in one model on a processor: more leave its cache. A GPU gets all."""
 EVALUATED = 16
 """Items per forward pass of all lanes: larger passes leave the processor's cache."""
 
@@ -59,7 +61,7 @@ class Cell:
 
 
 class Program:
-    """Some cells stacked into one model, ready to be trained and measured."""
+    """Some cells stacked into a few models, ready to be trained and measured."""
 
     def __init__(
         self,
@@ -97,23 +99,22 @@ class Program:
         for trainee in built:
             if not (trainee.loss is None or isinstance(trainee.loss, DistillationLoss)):
                 raise Unstackable("a loss of its own")
-        self.model = LaneModel(lab, built, [cell.seed for cell in cells], merge=merge)
+        width = STACKED if lab.device.type == "cpu" else len(self.cells)
+        self.models: list[LaneModel] = []
+        for start in range(0, len(self.cells), width):
+            seeds = [cell.seed for cell in self.cells[start : start + width]]
+            self.models.append(LaneModel(lab, built[start : start + width], seeds, merge=merge))
 
     def train(
         self, test: Sequence[Sample], metric: Metric, *, keep_going: bool = False
-    ) -> list[TrainLog]:
+    ) -> tuple[list[Lane], list[TrainLog]]:
         """Trains all lanes; the learning curve is left out where there are no test items.
 
         Raises:
             NonFinite: naming the lane, unless lanes may stop one by one.
             Cancelled: on request.
         """
-
-        def points(step: int) -> list[float]:
-            found = self._finite(self.measure(test, (metric,), None))
-            return [each.mean(metric) for each in found]
-
-        self.lanes = [
+        lanes = [
             Lane(
                 name=f"the arm {cell.arm.name}, seed {cell.seed}",
                 encoded=trainee.encoded,
@@ -124,62 +125,104 @@ class Program:
             )
             for cell, trainee, config in zip(self.cells, self.trainees, self.configs, strict=True)
         ]
-        trainer = LaneTrainer(
-            self.model,
-            self.lanes,
-            self.configs[0],
-            self.folder / "training",
-            device=self.lab.device,
-            progress=self.progress,
-            storage=self.storage,
-            on_evaluate=points if test else None,
-            bf16=self.lab.bf16,
-            keep_going=keep_going,
-        )
-        return trainer.fit()
+        rest = iter(lanes)
+        trainers = [
+            LaneTrainer(
+                model,
+                [next(rest) for _ in range(model.n_lanes)],
+                self.configs[0],
+                self.lab.device,
+                bf16=self.lab.bf16,
+                keep_going=keep_going,
+            )
+            for model in self.models
+        ]
+
+        def points(step: int) -> list[float]:
+            found = self.finite(self._measure(threads, test, (metric,), None, False))
+            return [each.mean(metric) for each in found]
+
+        with one_processor_each(self.lab.threads, self.lab.device) as threads:
+            together = Together(
+                trainers,
+                self.folder / "training",
+                threads,
+                progress=self.progress,
+                storage=self.storage,
+                on_evaluate=points if test else None,
+            )
+            return lanes, together.fit()
 
     def measure(
+        self, samples: Sequence[Sample], metrics: Sequence[Metric], answers: bool = False
+    ) -> list[Outcomes | NonFinite]:
+        """Every lane's outcomes of the same items."""
+        with one_processor_each(self.lab.threads, self.lab.device) as threads:
+            return self._measure(threads, samples, metrics, self.progress, answers)
+
+    def _measure(
         self,
+        threads: Threads,
         samples: Sequence[Sample],
         metrics: Sequence[Metric],
         progress: Progress | None,
-        answers: bool = False,
+        answers: bool,
     ) -> list[Outcomes | NonFinite]:
-        """Every lane's outcomes of the same items."""
-        return evaluate_lanes(
-            self.model.model,
-            self.model.n_lanes,
-            self.lab.tokenizer,
-            samples,
-            metrics,
-            batch_size=EVALUATED,
-            device=self.lab.device,
-            progress=progress,
-            max_length=self.lab.train.max_length,
-            answers=answers,
-        )
+        def one(model: LaneModel) -> list[Outcomes | NonFinite]:
+            if progress is not None:
+                progress.check_cancelled()
+            return evaluate_lanes(
+                model.model,
+                model.n_lanes,
+                self.lab.tokenizer,
+                samples,
+                metrics,
+                batch_size=EVALUATED,
+                device=self.lab.device,
+                max_length=self.lab.train.max_length,
+                answers=answers,
+            )
+
+        return [lane for lanes in threads.map(one, self.models) for lane in lanes]
 
     def step0_differences(self, samples: Sequence[Sample]) -> list[float | None]:
         """As `nuggets.train.cells.step0_difference`, for every lane of this program."""
         batch = self.lab.encode(list(samples[:PROBED]))
-        ids, labels = pad_right(batch * self.model.n_lanes, self.lab.device)
-        with evaluation_mode(self.lab.student), evaluation_mode(self.model.model):
-            ours = answer_logits(self.model.model, ids, labels)[0]
+        found: list[float] = []
+        with evaluation_mode(self.lab.student):
             theirs = answer_logits(self.lab.student, *pad_right(batch, self.lab.device))[0]
-        lanes = ours.view(self.model.n_lanes, *theirs.shape)
-        found = (lanes - theirs).abs().flatten(1).amax(1).tolist()
+        for model in self.models:
+            ids, labels = pad_right(batch * model.n_lanes, self.lab.device)
+            with evaluation_mode(model.model):
+                ours = answer_logits(model.model, ids, labels)[0]
+            lanes = ours.view(model.n_lanes, *theirs.shape)
+            found += (lanes - theirs).abs().flatten(1).amax(1).tolist()
         return [
             None if trainee.own_base else difference
             for trainee, difference in zip(self.trainees, found, strict=True)
         ]
 
-    def finished(self, lane: int) -> Trainee:
+    def finished(self, index: int) -> Trainee:
         """A trainee with what its lane learned."""
-        trainee = self.trainees[lane]
+        trainee = self.trainees[index]
+        # Every model but the last holds as many lanes as the first.
+        place, lane = divmod(index, self.models[0].n_lanes)
+        model = self.models[place]
         if trainee.adapter is not None:
-            return replace(trainee, adapter=self.model.factors(lane))
-        self.model.write_back(lane, trainee)
+            return replace(trainee, adapter=model.factors(lane))
+        model.write_back(lane, trainee)
         return trainee
+
+    def finite(self, found: list[Outcomes | NonFinite]) -> list[Outcomes]:
+        """The outcomes.
+
+        Raises:
+            NonFinite: if a lane has none, naming it.
+        """
+        for cell, each in zip(self.cells, found, strict=True):
+            if isinstance(each, NonFinite):
+                raise NonFinite(f"The arm {cell.arm.name}, seed {cell.seed}: {each}")
+        return [each for each in found if isinstance(each, Outcomes)]
 
     def _build(self, cell: Cell, merge: bool) -> Trainee:
         if self.progress is not None:
@@ -189,12 +232,6 @@ class Program:
         if merge or trainee.whole or trainee.own_base:
             return trainee
         return replace(trainee, model=None, adapter=trainee.factors())
-
-    def _finite(self, found: list[Outcomes | NonFinite]) -> list[Outcomes]:
-        for cell, each in zip(self.cells, found, strict=True):
-            if isinstance(each, NonFinite):
-                raise NonFinite(f"The arm {cell.arm.name}, seed {cell.seed}: {each}")
-        return [each for each in found if isinstance(each, Outcomes)]
 
 
 def run_batch(
@@ -296,11 +333,10 @@ def run_program(
         Cancelled: on request.
     """
     differences = program.step0_differences(test)
-    logs = program.train(test, metrics[0])
-    progress = program.progress
-    measured = program._finite(program.measure(test, metrics, progress, answers))
+    _, logs = program.train(test, metrics[0])
+    measured = program.finite(program.measure(test, metrics, answers))
     kept = {
-        skill: program._finite(program.measure(items, ("exact_match",), progress))
+        skill: program.finite(program.measure(items, ("exact_match",)))
         for skill, items in (old_skills or {}).items()
     }
     for lane, cell in enumerate(program.cells):

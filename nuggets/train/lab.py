@@ -105,6 +105,7 @@ class Lab:
         device: where both models are.
         bf16: compute in bfloat16 on a GPU.
         format: how samples are written.
+        threads: processors that arms trained side by side may use.
         workspace: for arms that take long to build.
     """
 
@@ -126,6 +127,7 @@ class Lab:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     bf16: bool = False
     format: Format = "paper"
+    threads: int = 1
     workspace: Workspace = field(default_factory=Workspace)
     _cache: dict[Any, Any] = field(default_factory=dict, repr=False)
 

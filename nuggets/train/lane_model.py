@@ -193,10 +193,8 @@ def trained_values(trainee: Trainee) -> dict[str, Tensor]:
 
 def _carrier(lab: Lab, trainee: Trainee) -> Any:
     """A student of which only the modules are used; what lanes do not share is replaced."""
-    if trainee.own_base:
-        model = copy.deepcopy(trainee.model).unload()
-    else:
-        model = lab.fresh_student()
+    own = trainee.own_base
+    model = copy.deepcopy(trainee.model).unload() if own else lab.fresh_student()
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     if not trainee.whole:
@@ -206,7 +204,7 @@ def _carrier(lab: Lab, trainee: Trainee) -> Any:
 
 def _base_values(trainee: Trainee) -> dict[str, Tensor]:
     """Every frozen tensor of a trainee's model by its name in the plain model."""
-    model = trainee.model
+    model: Any = trainee.model
     if isinstance(model, PeftModel):
         model = model.base_model.model
     named = model.named_parameters(remove_duplicate=False)

@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 from itertools import groupby
 
 import numpy as np
 import pytest
-import torch
 
-from nuggets.core.adapter import load_adapter
-from nuggets.core.plan import ExtractionConfig, LoraConfig
-from nuggets.core.progress import InMemoryProgress
-from nuggets.errors import Cancelled, NonFinite
-from nuggets.train.arms import Full, Paper, Plain
-from nuggets.train.batches import plan_batches
 from nuggets.train.cells import run_cell
-from nuggets.train.concurrent import Cell, Program, run_batch
+from nuggets.train.concurrent import Cell, run_batch
 from nuggets.train.config import TrainConfig
 from tests.contract.test_arms import ARMS
-from tests.unit.train.tiny_lab import STORAGE, letters, make_lab
+from tests.unit.train.tiny_lab import letters, make_lab
 
 TRAIN = TrainConfig(
     steps=12, batch_size=4, lr=1e-2, evaluate_every=5, checkpoint_every=3, weight_decay=0.01
