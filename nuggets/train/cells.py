@@ -124,7 +124,7 @@ def run_cell(
     trainee = arm.build(replace(lab, workspace=Workspace(folder, storage, progress)), seed)
     difference = step0_difference(lab, trainee, test)
     config = shared_config(lab, seed, lr)
-    flops = _flops(lab, trainee, config, seed)
+    flops = count_flops(lab, trainee, config, seed)
     _forget_peak(lab.device)
     log = train_cell(lab, trainee, config, seed, folder, test, metrics[0], storage, progress)
     measured = measure(lab, trainee.model, test, metrics, progress, answers)
@@ -132,7 +132,7 @@ def run_cell(
         skill: measure(lab, trainee.model, items, ("exact_match",), progress)
         for skill, items in (old_skills or {}).items()
     }
-    record = record_cell(arm, seed, trainee, config, log, measured, kept, difference)
+    record = record_cell(arm, seed, trainee, config, log, measured, kept, difference, flops)
     record = record.model_copy(update={"peak_memory": _peak_memory(lab.device)})
     return CellResult(record, trainee, lab)
 
@@ -146,6 +146,7 @@ def record_cell(
     measured: Outcomes,
     kept: Mapping[str, Outcomes],
     difference: float | None,
+    flops: float,
 ) -> CellRecord:
     """Everything about a trained and measured cell but its weights."""
     outcome = CellOutcome(
@@ -253,7 +254,7 @@ def shared_config(lab: Lab, seed: int, lr: float | None) -> TrainConfig:
     return lab.train.model_copy(update=changes if lr is None else changes | {"lr": lr})
 
 
-def _flops(lab: Lab, trainee: Trainee, config: TrainConfig, seed: int) -> float:
+def count_flops(lab: Lab, trainee: Trainee, config: TrainConfig, seed: int) -> float:
     """Operations of building and training, before anything is trained."""
     if not trainee.trains:
         return trainee.flops

@@ -24,7 +24,14 @@ from nuggets.core.samples import Sample
 from nuggets.errors import NonFinite
 from nuggets.train.arms import Arm
 from nuggets.train.batches import Form
-from nuggets.train.cells import PROBED, CellResult, record_cell, run_cell, shared_config
+from nuggets.train.cells import (
+    PROBED,
+    CellResult,
+    count_flops,
+    record_cell,
+    run_cell,
+    shared_config,
+)
 from nuggets.train.checkpoints import Storage, TrainLog
 from nuggets.train.lab import Lab, Trainee, Workspace
 from nuggets.train.lane_model import LaneModel, Unstackable
@@ -94,8 +101,10 @@ class Program:
         self.configs = [shared_config(lab, cell.seed, cell.lr) for cell in cells]
         if len({config.steps for config in self.configs}) != 1 or not self.configs[0].steps:
             raise Unstackable("cells of different steps")
-        built = trainees if trainees is not None else [self._build(c, merge) for c in cells]
-        self.trainees = list(built)
+        self.flops = [0.0] * len(self.cells)
+        if trainees is None:
+            trainees = [self._build(index, merge) for index in range(len(self.cells))]
+        self.trainees = built = list(trainees)
         for trainee in built:
             if not (trainee.loss is None or isinstance(trainee.loss, DistillationLoss)):
                 raise Unstackable("a loss of its own")
@@ -181,6 +190,7 @@ class Program:
                 device=self.lab.device,
                 max_length=self.lab.train.max_length,
                 answers=answers,
+                format=self.lab.format,
             )
 
         return [lane for lanes in threads.map(one, self.models) for lane in lanes]
@@ -224,11 +234,14 @@ class Program:
                 raise NonFinite(f"The arm {cell.arm.name}, seed {cell.seed}: {each}")
         return [each for each in found if isinstance(each, Outcomes)]
 
-    def _build(self, cell: Cell, merge: bool) -> Trainee:
+    def _build(self, index: int, merge: bool) -> Trainee:
+        """Builds one arm; without `merge` only its adapter is kept."""
+        cell = self.cells[index]
         if self.progress is not None:
             self.progress.check_cancelled()
         work = Workspace(self.folder / cell.name, self.storage, cell.progress)
         trainee = cell.arm.build(replace(self.lab, workspace=work), cell.seed)
+        self.flops[index] = count_flops(self.lab, trainee, self.configs[index], cell.seed)
         if merge or trainee.whole or trainee.own_base:
             return trainee
         return replace(trainee, model=None, adapter=trainee.factors())
@@ -352,5 +365,6 @@ def run_program(
             measured[lane],
             {skill: found[lane] for skill, found in kept.items()},
             differences[lane],
+            program.flops[lane],
         )
         yield cell, CellResult(record, trainee, program.lab)
