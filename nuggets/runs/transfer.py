@@ -35,10 +35,9 @@ from nuggets.train.cells import CellRecord, CellResult
 from nuggets.train.checkpoints import Storage
 from nuggets.train.concurrent import Cell, run_batch
 from nuggets.train.lab import Lab
-from nuggets.train.tuning import Tuning, tune_lr
+from nuggets.train.tuning import Tuning, tune_batch
 
 STAGES = ("load", "sensitivity", "plan", "tune", "train", "report")
-BATCHES = "batches.json"
 STORAGE = Storage(commit=commit_folder, newest=newest_valid, remove=remove_folder)
 
 
@@ -145,26 +144,39 @@ def _tune(
     if not recipe.train.lr_grid:
         return {arm.name: None for arm in recipe.arms}
     ctx.stage("tune")
-    rates: dict[str, float | None] = {}
-    for index, arm in enumerate(recipe.arms):
-        name = f"tuning/{arm.name}"
-        path = ctx.artifacts / name / "tuning.json"
-        if not ctx.done(name):
-            found = tune_lr(
+    grid, seed = recipe.train.lr_grid, recipe.train.tuning_seed
+    arms = {arm.name: arm for arm in recipe.arms}
+    cells = [(arm, seed) for arm in recipe.arms]
+    done = 0
+    for index, batch in enumerate(_batches(lab, cells, ctx, "tuning.json", len(grid))):
+        own = [arms[name] for name, _ in batch.cells]
+        together = _Together(ctx, done, len(own), len(arms), "tuning")
+        together.progress(0, 1, "training")
+        if not all(ctx.done(f"tuning/{arm.name}") for arm in own):
+            found = tune_batch(
                 lab,
-                arm,
-                recipe.train.lr_grid,
-                ctx.checkpoints / "tuning" / arm.name,
+                own,
+                grid,
+                batch.form,
+                ctx.checkpoints / "tuning" / f"batch-{index}",
                 items=data.tuning,
                 metric=recipe.data.metric,
                 storage=STORAGE,
-                progress=_Labelled(ctx, f"tune {arm.name}", recipe.train.tuning_seed),
+                progress=together,
+                progress_of=lambda arm: _Labelled(ctx, f"tune {arm.name}", seed),
             )
-            with ctx.commit(name) as folder:
-                (folder / "tuning.json").write_text(found.model_dump_json(indent=1))
-        rates[arm.name] = Tuning.model_validate_json(path.read_text()).lr
-        ctx.progress(index + 1, len(recipe.arms), f"tuned {arm.name}")
-    return rates
+            _keep_tunings(found, ctx)
+        done += len(own)
+    ctx.progress(len(arms), len(arms), "tuned all arms")
+    paths = {name: ctx.artifacts / "tuning" / name / "tuning.json" for name in arms}
+    return {n: Tuning.model_validate_json(p.read_text()).lr for n, p in paths.items()}
+
+
+def _keep_tunings(found: Sequence[Tuning], ctx: RunContext) -> None:
+    for tuning in found:
+        if not ctx.done(f"tuning/{tuning.arm}"):
+            with ctx.commit(f"tuning/{tuning.arm}") as folder:
+                (folder / "tuning.json").write_text(tuning.model_dump_json(indent=1))
 
 
 def _cells(
@@ -181,23 +193,25 @@ def _cells(
         for arm in recipe.arms
     }
     done = 0
-    for index, batch in enumerate(_batches(lab, list(cells.values()), ctx)):
+    pairs = [(cell.arm, cell.seed) for cell in cells.values()]
+    for index, batch in enumerate(_batches(lab, pairs, ctx, "batches.json")):
         ctx.check_cancelled()
         own = [cells[key] for key in batch.cells]
-        together = _Together(ctx, done, len(own), len(cells))
+        together = _Together(ctx, done, len(own), len(cells), "training")
         together.progress(0, 1, "training")
         _batch(recipe, lab, data, own, batch.form, index, together)
         done += len(own)
     ctx.progress(len(cells), len(cells), "all arms")
 
 
-def _batches(lab: Lab, cells: list[Cell], ctx: RunContext) -> list[Batch]:
+def _batches(
+    lab: Lab, cells: Sequence[tuple[Arm, int]], ctx: RunContext, name: str, copies: int = 1
+) -> list[Batch]:
     """Which cells share a program: chosen once, since a resume may find less memory free."""
-    path = ctx.checkpoints / BATCHES
+    path = ctx.checkpoints / name
     if not path.is_file():
-        chosen = plan_batches(lab, [(cell.arm, cell.seed) for cell in cells])
-        text = json.dumps([batch.model_dump() for batch in chosen])
-        atomic_write(path, text)
+        chosen = plan_batches(lab, cells, copies)
+        atomic_write(path, json.dumps([batch.model_dump() for batch in chosen]))
     return [Batch.model_validate(batch) for batch in json.loads(path.read_text())]
 
 
@@ -259,9 +273,9 @@ def _keep(
 class _Together:
     """The run's progress while some cells are trained; the bar counts cells."""
 
-    def __init__(self, ctx: RunContext, before: int, n: int, total: int) -> None:
+    def __init__(self, ctx: RunContext, before: int, n: int, total: int, doing: str) -> None:
         self.ctx = ctx
-        self._before, self._n, self._total = before, n, total
+        self._before, self._n, self._total, self._doing = before, n, total, doing
 
     def check_cancelled(self) -> None:
         self.ctx.check_cancelled()
@@ -270,10 +284,9 @@ class _Together:
         """A share of the training is the same share of its cells."""
         if message == "training":
             cells = self._before + self._n * done / total
-            what = f"arms and seeds {self._before + 1} to {self._before + self._n}"
-            if self._n == 1:
-                what = f"arm and seed {self._before + 1}"
-            self.ctx.progress(cells, self._total, f"{what} of {self._total}")
+            last = self._before + self._n
+            which = f"{self._before + 1}" if self._n == 1 else f"{self._before + 1} to {last}"
+            self.ctx.progress(cells, self._total, f"{self._doing} {which} of {self._total}")
 
     def metric(self, **data: Any) -> None:
         self.ctx.metric(**data)

@@ -36,12 +36,13 @@ class Batch(Frozen):
     cells: tuple[tuple[str, int], ...]
 
 
-def plan_batches(lab: Lab, cells: Sequence[tuple[Arm, int]]) -> list[Batch]:
+def plan_batches(lab: Lab, cells: Sequence[tuple[Arm, int]], copies: int = 1) -> list[Batch]:
     """Groups cells that can share a program, as many as fit into memory, in the given order.
 
     Args:
         lab: its `train.concurrent` says whether at all.
         cells: arms and seeds, in the order in which results are wanted.
+        copies: lanes of each cell, such as one per learning rate.
     """
     forms: dict[str, Form] = {arm.name: _form(lab, arm) for arm, _ in cells}
     kinds: dict[tuple[str, Form], list[tuple[Arm, int]]] = {}
@@ -50,10 +51,10 @@ def plan_batches(lab: Lab, cells: Sequence[tuple[Arm, int]]) -> list[Batch]:
         kinds.setdefault(key, []).append((arm, seed))
     batches = []
     for (_, form), own in kinds.items():
-        size = 1 if form == "alone" else lanes_that_fit(lab, own[0][0], own[0][1], form)
+        size = 1 if form == "alone" else max(1, lanes_that_fit(lab, *own[0], form) // copies)
         for start in range(0, len(own), size):
             part = own[start : start + size]
-            chosen: Form = form if len(part) > 1 else "alone"
+            chosen: Form = form if len(part) * copies > 1 else "alone"
             batches.append(Batch(form=chosen, cells=tuple((arm.name, seed) for arm, seed in part)))
     place = {(arm.name, seed): index for index, (arm, seed) in enumerate(cells)}
     return sorted(batches, key=lambda batch: place[batch.cells[0]])

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from nuggets.bench.evaluate import (
     Metric,
@@ -19,6 +20,7 @@ from nuggets.bench.evaluate import (
     evaluation_mode,
     pad_right,
 )
+from nuggets.core.memory import is_out_of_memory
 from nuggets.core.progress import Progress
 from nuggets.core.samples import Sample
 from nuggets.errors import NonFinite
@@ -38,6 +40,8 @@ from nuggets.train.lane_model import LaneModel, Unstackable
 from nuggets.train.lane_training import Lane, LaneTrainer, Together
 from nuggets.train.losses import DistillationLoss
 from nuggets.train.threads import Threads, one_processor_each
+
+R = TypeVar("R")
 
 STACKED = 6
 """Lanes in one model on a processor: more leave its cache. A GPU gets all."""
@@ -79,7 +83,6 @@ class Program:
         merge: bool,
         storage: Storage | None = None,
         progress: Progress | None = None,
-        trainees: Sequence[Trainee] | None = None,
     ) -> None:
         """Builds every cell's arm and stacks what they train.
 
@@ -90,7 +93,6 @@ class Program:
             merge: see `LaneModel`.
             storage: how checkpoints are committed and found.
             progress: of all cells together; can cancel.
-            trainees: as the arms built them, where that is done already.
 
         Raises:
             Unstackable: if they cannot share a program.
@@ -102,9 +104,7 @@ class Program:
         if len({config.steps for config in self.configs}) != 1 or not self.configs[0].steps:
             raise Unstackable("cells of different steps")
         self.flops = [0.0] * len(self.cells)
-        if trainees is None:
-            trainees = [self._build(index, merge) for index in range(len(self.cells))]
-        self.trainees = built = list(trainees)
+        self.trainees = built = self._build_all(merge)
         for trainee in built:
             if not (trainee.loss is None or isinstance(trainee.loss, DistillationLoss)):
                 raise Unstackable("a loss of its own")
@@ -234,6 +234,14 @@ class Program:
                 raise NonFinite(f"The arm {cell.arm.name}, seed {cell.seed}: {each}")
         return [each for each in found if isinstance(each, Outcomes)]
 
+    def _build_all(self, merge: bool) -> list[Trainee]:
+        """Every cell's trainee; cells that differ in the learning rate alone share one."""
+        made: dict[str, Trainee] = {}
+        for index, cell in enumerate(self.cells):
+            if cell.name not in made:
+                made[cell.name] = self._build(index, merge)
+        return [made[cell.name] for cell in self.cells]
+
     def _build(self, index: int, merge: bool) -> Trainee:
         """Builds one arm; without `merge` only its adapter is kept."""
         cell = self.cells[index]
@@ -291,17 +299,17 @@ def run_batch(
         "metrics": metrics,
         "answers": answers,
     }
-    program = None
     if form != "alone":
-        try:
-            merge = form == "merged"
-            program = Program(lab, cells, folder, merge=merge, storage=storage, progress=progress)
-        except Unstackable as reason:
-            if progress is not None:
-                progress.log(f"Arms and seeds are trained one after another: {reason}.")
-    if program is not None:
-        yield from run_program(program, **measures, wanted=wanted)
-        return
+        merge = form == "merged"
+        options: dict[str, Any] = {"storage": storage, "progress": progress}
+        found = together_or_none(
+            lambda: Program(lab, cells, folder, merge=merge, **options),
+            lambda program: _train_and_measure(program, **measures),
+            progress,
+        )
+        if found is not None:
+            yield from ((c, make()) for c, make in zip(cells, found, strict=True) if wanted(c))
+            return
     for cell in filter(wanted, cells):
         place, own = folder / cell.name, cell.progress
         yield (
@@ -319,32 +327,36 @@ def run_batch(
         )
 
 
-def run_program(
+def together_or_none(
+    make: Callable[[], Program], work: Callable[[Program], R], progress: Progress | None
+) -> R | None:
+    """What a program gives, or None if its cells must be trained one after another.
+
+    That is so where their models or losses cannot be stacked, and where the memory, however
+    carefully it was estimated, turns out too small.
+    """
+    try:
+        return work(make())
+    except Unstackable as problem:
+        reason = str(problem)
+    except Exception as problem:
+        if not is_out_of_memory(problem):
+            raise
+        reason = "side by side they found too little memory"
+    if progress is not None:
+        progress.log(f"Arms and seeds are trained one after another: {reason}.")
+    return None
+
+
+def _train_and_measure(
     program: Program,
     *,
     test: Sequence[Sample],
-    old_skills: Mapping[str, Sequence[Sample]] | None = None,
-    metrics: Sequence[Metric] = ("exact_match", "loss"),
-    answers: bool = False,
-    wanted: Callable[[Cell], bool] = lambda cell: True,
-) -> Iterator[tuple[Cell, CellResult]]:
-    """Trains a program and measures its cells item by item, as `run_cell` does one.
-
-    Args:
-        program: the cells; with storage, a program of the same cells resumes.
-        test: items that the report counts.
-        old_skills: skill → items that show what was forgotten, by exact match.
-        metrics: what is measured on the test items; the first makes the learning curve.
-        answers: also keep what the trained models write.
-        wanted: which cells to hand out; the others were finished before.
-
-    Yields:
-        The wanted cells and their results, in order.
-
-    Raises:
-        NonFinite: naming the cell whose training or evaluation went to NaN or infinity.
-        Cancelled: on request.
-    """
+    old_skills: Mapping[str, Sequence[Sample]] | None,
+    metrics: Sequence[Metric],
+    answers: bool,
+) -> list[Callable[[], CellResult]]:
+    """Trains a program and measures its cells item by item; every result is made when called."""
     differences = program.step0_differences(test)
     _, logs = program.train(test, metrics[0])
     measured = program.finite(program.measure(test, metrics, answers))
@@ -352,10 +364,9 @@ def run_program(
         skill: program.finite(program.measure(items, ("exact_match",)))
         for skill, items in (old_skills or {}).items()
     }
-    for lane, cell in enumerate(program.cells):
-        if not wanted(cell):
-            continue
-        trainee = program.finished(lane)
+
+    def result(lane: int) -> CellResult:
+        cell, trainee = program.cells[lane], program.finished(lane)
         record = record_cell(
             cell.arm,
             cell.seed,
@@ -367,4 +378,6 @@ def run_program(
             differences[lane],
             program.flops[lane],
         )
-        yield cell, CellResult(record, trainee, program.lab)
+        return CellResult(record, trainee, program.lab)
+
+    return [partial(result, lane) for lane in range(len(program.cells))]

@@ -14,7 +14,7 @@ from tests.contract.test_arms import ARMS
 from tests.unit.train.tiny_lab import letters, make_lab
 
 TRAIN = TrainConfig(
-    steps=12, batch_size=4, lr=1e-2, evaluate_every=5, checkpoint_every=3, weight_decay=0.01
+    steps=6, batch_size=4, lr=1e-2, evaluate_every=4, checkpoint_every=2, weight_decay=0.01
 )
 TEST, OLD = letters(6, 99), {"old": letters(3, 98)}
 SEEDS = (0, 1)
