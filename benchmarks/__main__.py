@@ -30,12 +30,13 @@ def main() -> None:
     for name, part in parts.items():
         if arguments.only in (None, name):
             rows[name] = part.measure()
-            console.print(_table(part.TITLE, rows[name]))
+            console.print(table(part.TITLE, rows[name]))
     if arguments.json:
         arguments.json.write_text(json.dumps(rows, indent=1))
 
 
-def _table(title: str, rows: list[dict[str, str]]) -> Table:
+def table(title: str, rows: list[dict[str, str]]) -> Table:
+    """Rows of a benchmark as a table."""
     table = Table(title=title, title_justify="left")
     for name in rows[0]:
         table.add_column(name, justify="left" if name == next(iter(rows[0])) else "right")

@@ -47,6 +47,14 @@ def run_transfer(recipe: TransferRecipe, ctx: RunContext) -> None:
     Finished stages and cells are skipped, so a resumed run goes on where it was.
     """
     ctx.plan([stage for stage in STAGES if stage != "tune" or recipe.train.lr_grid])
+    threads = torch.get_num_threads()
+    try:
+        _stages(recipe, ctx)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _stages(recipe: TransferRecipe, ctx: RunContext) -> None:
     ctx.stage("load")
     lab, data = _prepare(recipe, ctx)
     ctx.stage("plan")
