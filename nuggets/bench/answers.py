@@ -44,6 +44,20 @@ def greedy_answers(
         progress: can cancel.
         format: how prompts are written.
     """
+    return greedy_lanes(model, 1, tokenizer, samples, batch_size, device, progress, format)[0]
+
+
+def greedy_lanes(
+    model: Any,
+    n_lanes: int,
+    tokenizer: Any,
+    samples: Sequence[Sample],
+    batch_size: int,
+    device: torch.device | str,
+    progress: Progress | None = None,
+    format: Format = "paper",
+) -> list[list[Answer]]:
+    """As `greedy_answers`, for a model whose batches hold the rows of several lanes."""
     ends = answer_ends(tokenizer, format)
     special = {} if format == "paper" else {"add_special_tokens": False}
     prompts = [
@@ -51,16 +65,18 @@ def greedy_answers(
     ]
     limits = [len(tokenizer(s.answer)["input_ids"]) + 1 + MARGIN for s in samples]
     order = sorted(range(len(samples)), key=lambda place: -len(prompts[place]))
-    found: dict[int, Answer] = {}
+    found: list[dict[int, Answer]] = [{} for _ in range(n_lanes)]
     for start in range(0, len(order), batch_size):
         if progress is not None:
             progress.check_cancelled()
         places = order[start : start + batch_size]
         longest = max(limits[place] for place in places)
-        rows = decode_greedily(model, [prompts[p] for p in places], longest, ends, device)
-        for place, row in zip(places, rows, strict=True):
-            found[place] = _answer(tokenizer, row[: limits[place]], ends)
-    return [found[place] for place in range(len(samples))]
+        asked = [prompts[place] for place in places] * n_lanes
+        rows = iter(decode_greedily(model, asked, longest, ends, device))
+        for own in found:
+            for place in places:
+                own[place] = _answer(tokenizer, next(rows)[: limits[place]], ends)
+    return [[own[place] for place in range(len(samples))] for own in found]
 
 
 def decode_greedily(

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from nuggets.bench.answers import greedy_answers
+from nuggets.bench.answers import Answer, greedy_lanes
 from nuggets.core.progress import Progress
 from nuggets.core.samples import IGNORED, Format, Message, Sample, encode
 from nuggets.errors import BadInput, NonFinite
@@ -89,24 +89,81 @@ def evaluate(
         BadInput: if there is no item, or `choice` is asked of items without choices.
         NonFinite: if a likelihood is NaN or infinite, naming the item.
     """
+    (found,) = evaluate_lanes(
+        model,
+        1,
+        tokenizer,
+        samples,
+        metrics,
+        batch_size=batch_size,
+        device=device,
+        progress=progress,
+        max_length=max_length,
+        answers=answers,
+        format=format,
+    )
+    if isinstance(found, NonFinite):
+        raise found
+    return found
+
+
+def evaluate_lanes(
+    model: Any,
+    n_lanes: int,
+    tokenizer: Any,
+    samples: Sequence[Sample],
+    metrics: Sequence[Metric],
+    *,
+    batch_size: int,
+    device: torch.device | str,
+    progress: Progress | None = None,
+    max_length: int = 2048,
+    answers: bool = False,
+    format: Format = "paper",
+) -> list[Outcomes | NonFinite]:
+    """As `evaluate`, for a model whose batches hold the rows of several lanes, lane by lane.
+
+    Every lane gets the same items, `batch_size` of them per forward pass. A lane with a
+    likelihood that is not finite gets the error in place of its outcomes.
+
+    Raises:
+        BadInput: as `evaluate` does.
+    """
     if not samples:
         raise BadInput("There is no item to evaluate; give at least one.")
     variants, places = _variants(samples, "choice" in metrics)
     encoded = [encode(variant, tokenizer, max_length, format) for variant in variants]
+    device = torch.device(device)
     with evaluation_mode(model):
-        scores = _score(model, encoded, variants, batch_size, torch.device(device), progress)
-        written = (
-            greedy_answers(model, tokenizer, samples, batch_size, device, progress, format)
-            if answers
-            else []
-        )
-    values = {
-        metric: [
-            _value(metric, scores, own, sample) for own, sample in zip(places, samples, strict=True)
-        ]
-        for metric in metrics
-    }
-    return Outcomes([s.id for s in samples], values, [answer.text for answer in written])
+        scored = _score(model, n_lanes, encoded, batch_size, device, progress)
+        problems = [_not_finite(scores, variants) for scores in scored]
+        written: list[list[Answer]] = [[] for _ in range(n_lanes)]
+        if answers and not any(problems):
+            written = greedy_lanes(
+                model, n_lanes, tokenizer, samples, batch_size, device, progress, format
+            )
+    found: list[Outcomes | NonFinite] = []
+    for scores, problem, own_answers in zip(scored, problems, written, strict=True):
+        values = {
+            metric: [
+                _value(metric, scores, own, sample)
+                for own, sample in zip(places, samples, strict=True)
+            ]
+            for metric in metrics
+        }
+        outcomes = Outcomes([s.id for s in samples], values, [each.text for each in own_answers])
+        found.append(problem or outcomes)
+    return found
+
+
+def _not_finite(scores: list[_Score], samples: Sequence[Sample]) -> NonFinite | None:
+    for score, sample in zip(scores, samples, strict=True):
+        if not math.isfinite(score.log_likelihood):
+            return NonFinite(
+                f"The model's likelihood of item {sample.id!r} is {score.log_likelihood}. Its "
+                "weights diverged or are damaged; nothing that it answers can be counted."
+            )
+    return None
 
 
 @contextmanager
@@ -156,43 +213,39 @@ def _value(metric: str, scores: list[_Score], own: list[int], sample: Sample) ->
 
 def _score(
     model: Any,
+    n_lanes: int,
     encoded: Sequence[Encoded],
-    samples: Sequence[Sample],
     batch_size: int,
     device: torch.device,
     progress: Progress | None,
-) -> list[_Score]:
-    """Scores sequences, the long ones first: memory runs out at once or never."""
+) -> list[list[_Score]]:
+    """Scores sequences per lane, the long ones first: memory runs out at once or never."""
     order = sorted(range(len(encoded)), key=lambda place: -len(encoded[place][0]))
-    scores: list[_Score | None] = [None] * len(encoded)
+    scores: list[dict[int, _Score]] = [{} for _ in range(n_lanes)]
     for start in range(0, len(order), batch_size):
         if progress is not None:
             progress.check_cancelled()
         places = order[start : start + batch_size]
-        for place, score in zip(
-            places, _score_batch(model, [encoded[i] for i in places], device), strict=True
-        ):
-            if not math.isfinite(score.log_likelihood):
-                raise NonFinite(
-                    f"The model's likelihood of item {samples[place].id!r} is "
-                    f"{score.log_likelihood}. Its weights diverged or are damaged; nothing that "
-                    "it answers can be counted."
-                )
-            scores[place] = score
+        batch = [encoded[place] for place in places]
+        found = iter(_score_batch(model, batch * n_lanes, device))
+        for own in scores:
+            own.update(zip(places, found, strict=False))
         if progress is not None:
             progress.progress(start + len(places), len(order), "evaluating")
-    return [score for score in scores if score is not None]
+    return [[own[place] for place in range(len(encoded))] for own in scores]
 
 
 def _score_batch(model: Any, batch: Sequence[Encoded], device: torch.device) -> list[_Score]:
     ids, labels = pad_right(batch, device)
     logits, targets = answer_logits(model, ids, labels)
+    counts = (labels[:, 1:] != IGNORED).sum(1)
+    row = torch.arange(len(batch), device=device).repeat_interleave(counts)
     nll = cross_entropy(logits, targets, reduction="none").double()
-    hits = logits.argmax(-1) == targets
-    counts = (labels[:, 1:] != IGNORED).sum(1).tolist()
+    sums = nll.new_zeros(len(batch)).index_add_(0, row, nll)
+    misses = nll.new_zeros(len(batch)).index_add_(0, row, (logits.argmax(-1) != targets).double())
     return [
-        _Score(-float(own.sum()), n, bool(hit.all()))
-        for own, hit, n in zip(nll.split(counts), hits.split(counts), counts, strict=True)
+        _Score(-total, n, missed == 0)
+        for total, n, missed in zip(sums.tolist(), counts.tolist(), misses.tolist(), strict=True)
     ]
 
 

@@ -123,6 +123,15 @@ def read_factors(peft: Any) -> dict[str, tuple[Tensor, Tensor]]:
     }
 
 
+def write_factors(peft: Any, factors: Mapping[str, tuple[Tensor, Tensor]]) -> None:
+    """Sets the adapter's `(A, B)` per module: the inverse of `read_factors`."""
+    with torch.no_grad():
+        for name, values in factors.items():
+            layer = peft.base_model.model.get_submodule(name)
+            for parameter, value in zip(_lora_weights(layer), values, strict=True):
+                parameter.copy_(value)
+
+
 def stack_factors(
     trained: Mapping[str, tuple[Tensor, Tensor]], factors: Factors
 ) -> dict[str, tuple[Float[Tensor, "r2 in"], Float[Tensor, "out r2"]]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,8 +18,8 @@ from nuggets.core.threads import threads_for
 from nuggets.errors import BadInput
 from nuggets.recipe import DataConfig, TransferRecipe
 from nuggets.runs import cache, results
-from nuggets.runs.checks import check_transfer
-from nuggets.runs.commit import commit_folder, newest_valid, remove_folder
+from nuggets.runs.checks import RUN_TEACHER, check_transfer
+from nuggets.runs.commit import atomic_write, commit_folder, newest_valid, remove_folder
 from nuggets.runs.compute import (
     Loaded,
     keep_map,
@@ -31,14 +32,14 @@ from nuggets.runs.context import RunContext
 from nuggets.runs.inputs import Datasets
 from nuggets.runs.planning import alignment_job, map_job
 from nuggets.train.arms import Arm
-from nuggets.train.cells import CellRecord, run_cell
+from nuggets.train.batches import Batch, Form, plan_batches
+from nuggets.train.cells import CellRecord, CellResult
 from nuggets.train.checkpoints import Storage
+from nuggets.train.concurrent import Cell, run_batch
 from nuggets.train.lab import Lab
-from nuggets.train.tuning import Tuning, tune_lr
+from nuggets.train.tuning import Tuning, tune_batch
 
 STAGES = ("load", "sensitivity", "plan", "tune", "train", "report")
-RUN_TEACHER = ("distill", "teacher_labels", "graft")
-"""Arms that run the teacher or copy it whole; the others read single matrices."""
 STORAGE = Storage(commit=commit_folder, newest=newest_valid, remove=remove_folder)
 
 
@@ -50,8 +51,10 @@ def run_transfer(recipe: TransferRecipe, ctx: RunContext) -> None:
     ctx.plan([stage for stage in STAGES if stage != "tune" or recipe.train.lr_grid])
     ctx.stage("load")
     teacher = read_spec(resolve(recipe.teacher))
+    threads = torch.get_num_threads()
     with threads_for(teacher.n_matrix_parameters, recipe.device):
         lab, data = _prepare(recipe, ctx)
+        lab = replace(lab, threads=threads)
         ctx.stage("plan")
         _keep_plan(recipe, lab, ctx)
         rates = _tune(recipe, lab, data, ctx)
@@ -144,26 +147,39 @@ def _tune(
     if not recipe.train.lr_grid:
         return {arm.name: None for arm in recipe.arms}
     ctx.stage("tune")
-    rates: dict[str, float | None] = {}
-    for index, arm in enumerate(recipe.arms):
-        name = f"tuning/{arm.name}"
-        path = ctx.artifacts / name / "tuning.json"
-        if not ctx.done(name):
-            found = tune_lr(
+    grid, seed = recipe.train.lr_grid, recipe.train.tuning_seed
+    arms = {arm.name: arm for arm in recipe.arms}
+    cells = [(arm, seed) for arm in recipe.arms]
+    done = 0
+    for index, batch in enumerate(_batches(lab, cells, ctx, "tuning.json", len(grid))):
+        own = [arms[name] for name, _ in batch.cells]
+        together = _Together(ctx, done, len(own), len(arms), "tuning")
+        together.progress(0, 1, "training")
+        if not all(ctx.done(f"tuning/{arm.name}") for arm in own):
+            found = tune_batch(
                 lab,
-                arm,
-                recipe.train.lr_grid,
-                ctx.checkpoints / "tuning" / arm.name,
+                own,
+                grid,
+                batch.form,
+                ctx.checkpoints / "tuning" / f"batch-{index}",
                 items=data.tuning,
                 metric=recipe.data.metric,
                 storage=STORAGE,
-                progress=_Labelled(ctx, f"tune {arm.name}", recipe.train.tuning_seed),
+                progress=together,
+                progress_of=lambda arm: _Labelled(ctx, f"tune {arm.name}", seed),
             )
-            with ctx.commit(name) as folder:
-                (folder / "tuning.json").write_text(found.model_dump_json(indent=1))
-        rates[arm.name] = Tuning.model_validate_json(path.read_text()).lr
-        ctx.progress(index + 1, len(recipe.arms), f"tuned {arm.name}")
-    return rates
+            _keep_tunings(found, ctx)
+        done += len(own)
+    ctx.progress(len(arms), len(arms), "tuned all arms")
+    paths = {name: ctx.artifacts / "tuning" / name / "tuning.json" for name in arms}
+    return {n: Tuning.model_validate_json(p.read_text()).lr for n, p in paths.items()}
+
+
+def _keep_tunings(found: Sequence[Tuning], ctx: RunContext) -> None:
+    for tuning in found:
+        if not ctx.done(f"tuning/{tuning.arm}"):
+            with ctx.commit(f"tuning/{tuning.arm}") as folder:
+                (folder / "tuning.json").write_text(tuning.model_dump_json(indent=1))
 
 
 def _cells(
@@ -174,42 +190,76 @@ def _cells(
     ctx: RunContext,
 ) -> None:
     """Every arm with every seed, seeds outermost: a cancelled run still compares all arms."""
-    todo = [(arm, seed) for seed in recipe.seeds for arm in recipe.arms]
-    for index, (arm, seed) in enumerate(todo):
+    cells = {
+        (arm.name, seed): Cell(arm, seed, rates[arm.name], _Labelled(ctx, arm.name, seed))
+        for seed in recipe.seeds
+        for arm in recipe.arms
+    }
+    done = 0
+    pairs = [(cell.arm, cell.seed) for cell in cells.values()]
+    for index, batch in enumerate(_batches(lab, pairs, ctx, "batches.json")):
         ctx.check_cancelled()
-        ctx.progress(index, len(todo), f"{arm.name}, seed {seed}")
-        name = f"{results.CELLS}/{arm.name}-{seed}"
-        if not ctx.done(name):
-            _cell(recipe, lab, data, arm, seed, rates[arm.name], name, ctx)
-    ctx.progress(len(todo), len(todo), "all arms")
+        own = [cells[key] for key in batch.cells]
+        together = _Together(ctx, done, len(own), len(cells), "training")
+        together.progress(0, 1, "training")
+        _batch(recipe, lab, data, own, batch.form, index, together)
+        done += len(own)
+    ctx.progress(len(cells), len(cells), "all arms")
 
 
-def _cell(
+def _batches(
+    lab: Lab, cells: Sequence[tuple[Arm, int]], ctx: RunContext, name: str, copies: int = 1
+) -> list[Batch]:
+    """Which cells share a program: chosen once, since a resume may find less memory free."""
+    path = ctx.checkpoints / name
+    if not path.is_file():
+        chosen = plan_batches(lab, cells, copies)
+        atomic_write(path, json.dumps([batch.model_dump() for batch in chosen]))
+    return [Batch.model_validate(batch) for batch in json.loads(path.read_text())]
+
+
+def _batch(
     recipe: TransferRecipe,
     lab: Lab,
     data: Datasets,
-    arm: Arm,
-    seed: int,
-    lr: float | None,
-    name: str,
-    ctx: RunContext,
+    cells: list[Cell],
+    form: Form,
+    index: int,
+    together: _Together,
 ) -> None:
-    checkpoints = ctx.checkpoints / f"{arm.name}-{seed}"
-    done = run_cell(
-        lab,
-        arm,
-        seed,
-        checkpoints,
-        test=data.test,
-        old_skills=data.old,
-        metrics=_metrics(recipe, data.test),
-        lr=lr,
-        answers=True,
-        storage=STORAGE,
-        progress=_Labelled(ctx, arm.name, seed),
-    )
-    with ctx.commit(name) as folder:
-        record = done.record
+    """Trains some cells side by side, or one, and keeps each."""
+    ctx = together.ctx
+
+    def missing(cell: Cell) -> bool:
+        return not ctx.done(f"{results.CELLS}/{cell.name}")
+
+    checkpoints = ctx.checkpoints / f"batch-{index}"
+    if any(map(missing, cells)):
+        found = run_batch(
+            lab,
+            cells,
+            form,
+            checkpoints,
+            test=data.test,
+            old_skills=data.old,
+            metrics=_metrics(recipe, data.test),
+            answers=True,
+            storage=STORAGE,
+            progress=together,
+            wanted=missing,
+        )
+        for cell, result in found:
+            _keep(recipe, data, cell, result, ctx)
+    if checkpoints.exists():
+        remove_folder(checkpoints)
+
+
+def _keep(
+    recipe: TransferRecipe, data: Datasets, cell: Cell, done: CellResult, ctx: RunContext
+) -> None:
+    """Commits a finished cell."""
+    record = done.record
+    with ctx.commit(f"{results.CELLS}/{cell.name}") as folder:
         (folder / results.CELL).write_text(record.outcome.model_dump_json(indent=1))
         (folder / results.RECORD).write_text(record.model_dump_json(exclude={"outcome"}))
         rows = _answer_rows(data.test, record)
@@ -217,11 +267,35 @@ def _cell(
         if done.trainee.trains:
             kind = "adapter" if done.trainee.is_adapter else "model"
             (folder / kind).mkdir()
-            done.save_weights(folder / kind, recipe.student, _card(recipe, arm, seed, ctx))
-    if checkpoints.exists():
-        remove_folder(checkpoints)
+            card = _card(recipe, cell.arm, cell.seed, ctx)
+            done.save_weights(folder / kind, recipe.student, card)
     value = sum(record.outcome.outcomes[recipe.data.metric]) / len(record.outcome.items)
-    ctx.metric(arm=arm.name, seed=seed, value=value, step0=record.step0_difference)
+    ctx.metric(arm=cell.arm.name, seed=cell.seed, value=value, step0=record.step0_difference)
+
+
+class _Together:
+    """The run's progress while some cells are trained; the bar counts cells."""
+
+    def __init__(self, ctx: RunContext, before: int, n: int, total: int, doing: str) -> None:
+        self.ctx = ctx
+        self._before, self._n, self._total, self._doing = before, n, total, doing
+
+    def check_cancelled(self) -> None:
+        self.ctx.check_cancelled()
+
+    def progress(self, done: float, total: float, message: str = "", **data: Any) -> None:
+        """A share of the training is the same share of its cells."""
+        if message == "training":
+            cells = self._before + self._n * done / total
+            last = self._before + self._n
+            which = f"{self._before + 1}" if self._n == 1 else f"{self._before + 1} to {last}"
+            self.ctx.progress(cells, self._total, f"{self._doing} {which} of {self._total}")
+
+    def metric(self, **data: Any) -> None:
+        self.ctx.metric(**data)
+
+    def log(self, text: str) -> None:
+        self.ctx.log(text)
 
 
 class _Labelled:

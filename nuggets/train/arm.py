@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -22,6 +22,9 @@ class ArmBase(Frozen):
 
     role: ClassVar[Role]
     title: ClassVar[str]
+    stacks: ClassVar[Literal["adapter", "own_base", "whole"] | None] = None
+    """What it trains, if it can share a program with other arms of the same: an adapter of the
+    untouched student, an adapter of another base, or a whole model."""
     kind: Any  # a literal in every arm
     label: str | None = Field(default=None, min_length=1, max_length=40)
 

@@ -40,6 +40,7 @@ class Plain(ArmBase):
 
     role: ClassVar[Role] = "baseline"
     title: ClassVar[str] = "Plain LoRA"
+    stacks = "adapter"
     kind: Literal["plain"] = "plain"
 
     def build(self, lab: Lab, seed: int) -> Trainee:
@@ -54,6 +55,7 @@ class Paper(ArmBase):
 
     role: ClassVar[Role] = "treatment"
     title: ClassVar[str] = "Extracted parameters"
+    stacks = "adapter"
     kind: Literal["paper"] = "paper"
 
     def build(self, lab: Lab, seed: int) -> Trainee:
@@ -68,6 +70,7 @@ class Permuted(ArmBase):
 
     role: ClassVar[Role] = "control"
     title: ClassVar[str] = "Permuted extraction"
+    stacks = "adapter"
     kind: Literal["permuted"] = "permuted"
 
     def build(self, lab: Lab, seed: int) -> Trainee:
@@ -82,6 +85,7 @@ class Shuffled(ArmBase):
 
     role: ClassVar[Role] = "control"
     title: ClassVar[str] = "Shuffled extraction"
+    stacks = "adapter"
     kind: Literal["shuffled"] = "shuffled"
 
     def build(self, lab: Lab, seed: int) -> Trainee:
@@ -97,6 +101,7 @@ class Gaussian(ArmBase):
 
     role: ClassVar[Role] = "control"
     title: ClassVar[str] = "Gaussian noise"
+    stacks = "adapter"
     kind: Literal["gaussian"] = "gaussian"
 
     def build(self, lab: Lab, seed: int) -> Trainee:
@@ -111,6 +116,7 @@ class RandomLayerChoice(ArmBase):
 
     role: ClassVar[Role] = "control"
     title: ClassVar[str] = "Random layers"
+    stacks = "adapter"
     kind: Literal["random_layers"] = "random_layers"
 
     def build(self, lab: Lab, seed: int) -> Trainee:
@@ -128,6 +134,7 @@ class RandomWindow(ArmBase):
 
     role: ClassVar[Role] = "control"
     title: ClassVar[str] = "Random window"
+    stacks = "adapter"
     kind: Literal["random_window"] = "random_window"
 
     def build(self, lab: Lab, seed: int) -> Trainee:
@@ -148,6 +155,7 @@ class WrongTask(ArmBase):
 
     role: ClassVar[Role] = "control"
     title: ClassVar[str] = "Wrong task"
+    stacks = "adapter"
     kind: Literal["wrong_task"] = "wrong_task"
 
     def build(self, lab: Lab, seed: int) -> Trainee:
@@ -167,6 +175,7 @@ class Pissa(ArmBase):
 
     role: ClassVar[Role] = "comparator"
     title: ClassVar[str] = "PiSSA"
+    stacks = "adapter"
     kind: Literal["pissa"] = "pissa"
 
     def build(self, lab: Lab, seed: int) -> Trainee:
@@ -181,6 +190,7 @@ class Distill(ArmBase):
 
     role: ClassVar[Role] = "comparator"
     title: ClassVar[str] = "Distillation"
+    stacks = "adapter"
     kind: Literal["distill"] = "distill"
 
     def build(self, lab: Lab, seed: int) -> Trainee:
@@ -199,6 +209,7 @@ class TeacherLabels(ArmBase):
 
     role: ClassVar[Role] = "comparator"
     title: ClassVar[str] = "Teacher's answers"
+    stacks = "adapter"
     kind: Literal["teacher_labels"] = "teacher_labels"
     n: int = Field(default=1500, ge=1)
 
@@ -214,6 +225,7 @@ class Full(ArmBase):
 
     role: ClassVar[Role] = "comparator"
     title: ClassVar[str] = "Full fine-tuning"
+    stacks = "whole"
     kind: Literal["full"] = "full"
 
     def build(self, lab: Lab, seed: int) -> Trainee:
@@ -239,6 +251,7 @@ class Graft(ArmBase):
     """
 
     title: ClassVar[str] = "Graft and heal"
+    stacks = "own_base"
     kind: Literal["graft"] = "graft"
     origin: Literal["sensitivity", "first", "random", "permuted"] = "sensitivity"
     heal_steps: int = Field(default=1500, ge=0)

@@ -10,12 +10,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from nuggets.bench.answers import greedy_answers
 from nuggets.bench.evaluate import evaluation_mode
-from nuggets.core.adapter import add_lora, inject, read_factors
+from nuggets.core.adapter import add_lora, inject
 from nuggets.core.factorize import LowRankFactors
 from nuggets.core.samples import Message, Sample
 from nuggets.errors import BadInput
 from nuggets.train.lab import Lab, Trainee
-from nuggets.train.losses import distillation_loss
+from nuggets.train.losses import DistillationLoss
 from nuggets.train.randomness import seeded
 
 LABEL_BATCH = 128
@@ -24,18 +24,18 @@ LABEL_BATCH = 128
 
 def with_lora(lab: Lab, seed: int, **options: Any) -> Trainee:
     """The student with a LoRA on the plan's matrices; `options` reach PEFT."""
-    samples = lab.train_samples(seed)
+    encoded = lab.training(seed)
     with seeded(seed, lab.device):
         model = add_lora(lab.fresh_student(), lab.ranks(), lab.lora, **options)
-    return Trainee(model, lab.encode(samples), n_samples=len(samples))
+    return Trainee(model, encoded, n_samples=len(encoded))
 
 
 def injected(lab: Lab, seed: int, factors: Mapping[str, LowRankFactors], note: str = "") -> Trainee:
     """The student with a LoRA that starts from factors, on a function-preserving base."""
-    samples = lab.train_samples(seed)
+    encoded = lab.training(seed)
     with seeded(seed, lab.device):
         model = inject(lab.fresh_student(), factors, lab.lora)
-    return Trainee(model, lab.encode(samples), initial=factors, n_samples=len(samples), note=note)
+    return Trainee(model, encoded, initial=factors, n_samples=len(encoded), note=note)
 
 
 def with_pissa(lab: Lab, seed: int) -> Trainee:
@@ -48,7 +48,7 @@ def with_pissa(lab: Lab, seed: int) -> Trainee:
     trainee = with_lora(lab, seed, init_lora_weights="pissa")
     initial = {
         name: LowRankFactors(a, b, b.norm(dim=0) * a.norm(dim=1), 1.0)
-        for name, (a, b) in read_factors(trainee.model).items()
+        for name, (a, b) in trainee.factors().items()
     }
     return Trainee(trainee.model, trainee.encoded, initial, n_samples=trainee.n_samples)
 
@@ -68,7 +68,7 @@ def distilled(lab: Lab, seed: int) -> Trainee:
     return Trainee(
         plain.model,
         plain.encoded,
-        loss=distillation_loss(lab.teacher),
+        loss=DistillationLoss(lab.teacher),
         n_samples=plain.n_samples,
     )
 
@@ -118,8 +118,8 @@ def _answered(sample: Sample, text: str) -> Sample:
 
 def fully_trainable(lab: Lab, seed: int) -> Trainee:
     """A copy of the student with every weight trainable."""
-    samples = lab.train_samples(seed)
+    encoded = lab.training(seed)
     model = lab.fresh_student()
     for parameter in model.parameters():
         parameter.requires_grad_(True)
-    return Trainee(model, lab.encode(samples), n_samples=len(samples))
+    return Trainee(model, encoded, n_samples=len(encoded))

@@ -19,7 +19,7 @@ from nuggets.bench.evaluate import (
     pad_right,
 )
 from nuggets.bench.report import CellOutcome
-from nuggets.core.adapter import read_factors, save_adapter, stack_factors
+from nuggets.core.adapter import save_adapter, stack_factors
 from nuggets.core.architecture import Frozen
 from nuggets.core.progress import Progress
 from nuggets.core.samples import Sample
@@ -81,7 +81,7 @@ class CellResult:
         if not trainee.is_adapter:
             save_model(trainee.model, lab.tokenizer, folder, card)
             return
-        weights = stack_factors(read_factors(trainee.model), trainee.initial)
+        weights = stack_factors(trainee.factors(), trainee.initial)
         scales = {name: lab.lora.scale(rank) for name, rank in lab.ranks().items()}
         save_adapter(folder, weights, scales, lab.student_spec, base, card)
 
@@ -124,7 +124,7 @@ def run_cell(
     trainee = arm.build(replace(lab, workspace=Workspace(folder, storage, progress)), seed)
     difference = step0_difference(lab, trainee, test)
     config = shared_config(lab, seed, lr)
-    flops = _flops(lab, trainee, config, seed)
+    flops = count_flops(lab, trainee, config, seed)
     _forget_peak(lab.device)
     log = train_cell(lab, trainee, config, seed, folder, test, metrics[0], storage, progress)
     measured = measure(lab, trainee.model, test, metrics, progress, answers)
@@ -132,6 +132,23 @@ def run_cell(
         skill: measure(lab, trainee.model, items, ("exact_match",), progress)
         for skill, items in (old_skills or {}).items()
     }
+    record = record_cell(arm, seed, trainee, config, log, measured, kept, difference, flops)
+    record = record.model_copy(update={"peak_memory": _peak_memory(lab.device)})
+    return CellResult(record, trainee, lab)
+
+
+def record_cell(
+    arm: Arm,
+    seed: int,
+    trainee: Trainee,
+    config: TrainConfig,
+    log: TrainLog,
+    measured: Outcomes,
+    kept: Mapping[str, Outcomes],
+    difference: float | None,
+    flops: float,
+) -> CellRecord:
+    """Everything about a trained and measured cell but its weights."""
     outcome = CellOutcome(
         arm=arm.name,
         role=arm.role,
@@ -147,15 +164,13 @@ def run_cell(
         steps=config.steps if trainee.trains else 0,
         flops=flops,
     )
-    record = CellRecord(
+    return CellRecord(
         outcome=outcome,
         step0_difference=difference,
         losses=log.losses,
         answers=measured.answers,
         note=trainee.note,
-        peak_memory=_peak_memory(lab.device),
     )
-    return CellResult(record, trainee, lab)
 
 
 def train_cell(
@@ -234,12 +249,12 @@ def step0_difference(lab: Lab, trainee: Trainee, samples: Sequence[Sample]) -> f
 
 def shared_config(lab: Lab, seed: int, lr: float | None) -> TrainConfig:
     """The run's training settings in steps: arms with more samples get no more of them."""
-    steps = count_steps(lab.train, len(lab.train_samples(seed)))
+    steps = count_steps(lab.train, len(lab.training(seed)))
     changes: dict[str, Any] = {"steps": steps, "epochs": None}
     return lab.train.model_copy(update=changes if lr is None else changes | {"lr": lr})
 
 
-def _flops(lab: Lab, trainee: Trainee, config: TrainConfig, seed: int) -> float:
+def count_flops(lab: Lab, trainee: Trainee, config: TrainConfig, seed: int) -> float:
     """Operations of building and training, before anything is trained."""
     if not trainee.trains:
         return trainee.flops
@@ -251,7 +266,9 @@ def _flops(lab: Lab, trainee: Trainee, config: TrainConfig, seed: int) -> float:
 def _count(trainee: Trainee) -> int:
     if not trainee.trains:
         return 0
-    return sum(parameter.numel() for parameter in trainable(trainee.model).values())
+    if trainee.whole:
+        return sum(parameter.numel() for parameter in trainable(trainee.model).values())
+    return sum(a.numel() + b.numel() for a, b in trainee.factors().values())
 
 
 def _forget_peak(device: torch.device) -> None:

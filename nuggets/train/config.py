@@ -31,6 +31,9 @@ class TrainConfig(Frozen):
             still come once per epoch in an order drawn from the seed, the same for every arm.
         activation_checkpointing: keep what stands between blocks only and compute the rest
             twice: a third more work, the same numbers, and long samples fit.
+        concurrent: train arms and seeds side by side in one program. `auto` does so for small
+            students and on GPUs, as far as memory allows; `always` wherever it is possible; `never`
+            trains one after another. The results are the same up to rounding.
     """
 
     steps: int = Field(default=200, ge=0)
@@ -48,3 +51,4 @@ class TrainConfig(Frozen):
     max_length: int = Field(default=2048, ge=8)
     group_lengths: bool = False
     activation_checkpointing: bool = False
+    concurrent: Literal["auto", "always", "never"] = "auto"

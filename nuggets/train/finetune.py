@@ -24,7 +24,7 @@ from nuggets.train.trainer import CheckedTrainer
 
 GROUPED = 8
 """Batches whose samples are sorted by length together."""
-_SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
+SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
 
 
 def finetune(
@@ -82,13 +82,7 @@ def finetune(
         trainer = CheckedTrainer(
             model=model,
             args=_arguments(config, steps, seed, folder, device, writes=storage is not None),
-            batches=sample_order(
-                len(encoded),
-                steps,
-                config.batch_size,
-                seed,
-                [len(ids) for ids, _ in encoded] if config.group_lengths else None,
-            ),
+            batches=batch_order(encoded, config, steps, seed),
             encoded=encoded,
             folder=folder,
             progress=progress,
@@ -113,6 +107,14 @@ def count_steps(config: TrainConfig, n_samples: int) -> int:
     if config.epochs is None:
         return config.steps
     return math.ceil(config.epochs * math.ceil(n_samples / config.batch_size))
+
+
+def batch_order(
+    encoded: Sequence[Encoded], config: TrainConfig, steps: int, seed: int
+) -> list[list[int]]:
+    """`sample_order` of encoded samples, grouped by length if the configuration asks for it."""
+    lengths = [len(ids) for ids, _ in encoded] if config.group_lengths else None
+    return sample_order(len(encoded), steps, config.batch_size, seed, lengths)
 
 
 def sample_order(
@@ -178,7 +180,7 @@ def _arguments(
         max_steps=steps,
         per_device_train_batch_size=1,  # one ready-made batch
         learning_rate=config.lr,
-        lr_scheduler_type=_SCHEDULES[config.schedule],
+        lr_scheduler_type=SCHEDULES[config.schedule],
         warmup_steps=math.ceil(config.warmup * steps),
         weight_decay=config.weight_decay,
         max_grad_norm=config.max_grad_norm,

@@ -25,14 +25,14 @@ def grafted(lab: Lab, seed: int, arm: Graft) -> Trainee:
     """
     model = cut(lab, seed, arm.origin)
     healing, flops = heal(lab, model, seed, arm)
-    samples = lab.train_samples(seed)
+    encoded = lab.training(seed)
     with seeded(seed, lab.device):
         peft = add_lora(model, lab.ranks(), lab.lora)
     return Trainee(
         peft,
-        lab.encode(samples),
+        encoded,
         own_base=True,
-        n_samples=len(samples),
+        n_samples=len(encoded),
         seconds=healing.seconds,
         flops=flops,
         note=f"Cut from the teacher ({arm.origin}) and healed for {arm.heal_steps} steps.",

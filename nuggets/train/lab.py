@@ -15,6 +15,7 @@ from peft import PeftModel
 from torch import Tensor
 
 from nuggets.bench.evaluate import Encoded
+from nuggets.core.adapter import read_factors
 from nuggets.core.architecture import ArchSpec
 from nuggets.core.extraction import cut_matrix, extract_factors
 from nuggets.core.factorize import LowRankFactors
@@ -51,6 +52,7 @@ class Trainee:
         seconds: time that building took beyond what every arm needs.
         flops: operations of matrix products in that time.
         note: what the user should know, one sentence.
+        adapter: `(A, B)` per module where they are kept without their model.
     """
 
     model: Any
@@ -63,11 +65,21 @@ class Trainee:
     seconds: float = 0.0
     flops: float = 0.0
     note: str = ""
+    adapter: Mapping[str, tuple[Tensor, Tensor]] | None = None
+
+    @property
+    def whole(self) -> bool:
+        """Whether every weight is trained, rather than an adapter."""
+        return self.adapter is None and not isinstance(self.model, PeftModel)
 
     @property
     def is_adapter(self) -> bool:
         """Whether the result is an adapter of the untouched student."""
-        return isinstance(self.model, PeftModel) and not self.own_base
+        return not self.whole and not self.own_base
+
+    def factors(self) -> Mapping[str, tuple[Tensor, Tensor]]:
+        """The adapter's current `(A, B)` per module."""
+        return read_factors(self.model) if self.adapter is None else self.adapter
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,6 +107,7 @@ class Lab:
         device: where both models are.
         bf16: compute in bfloat16 on a GPU.
         format: how samples are written.
+        threads: processors that arms trained side by side may use.
         workspace: for arms that take long to build.
     """
 
@@ -117,6 +130,7 @@ class Lab:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     bf16: bool = False
     format: Format = "paper"
+    threads: int = 1
     workspace: Workspace = field(default_factory=Workspace)
     _cache: dict[Any, Any] = field(default_factory=dict, repr=False)
 
@@ -128,6 +142,11 @@ class Lab:
         """Token ids and response-only labels."""
         length = self.train.max_length
         return [encode(sample, self.tokenizer, length, self.format) for sample in samples]
+
+    def training(self, seed: int) -> list[Encoded]:
+        """The training samples of a seed, encoded; all arms get the same. Made once."""
+        key = ("training", seed, self.train_samples, self.train.max_length)
+        return self._once(key, lambda: self.encode(self.train_samples(seed)))
 
     def plan(self, extraction: ExtractionConfig | None = None) -> ExtractionPlan:
         """What goes where; the shared extraction when not given. Made once."""

@@ -20,17 +20,24 @@ def answer_loss(model: Any, input_ids: Tensor, labels: Tensor) -> Tensor:
     return cross_entropy(*answer_logits(model, input_ids, labels))
 
 
-def distillation_loss(teacher: Any) -> Loss:
-    """KL(teacher ‖ student) per answer token, mean (Hinton et al. 2015, temperature 1).
+class DistillationLoss:
+    """KL(teacher ‖ student) per answer token, mean (Hinton et al. 2015, temperature 1)."""
 
-    Args:
-        teacher: in evaluation mode, with the student's vocabulary.
-    """
+    def __init__(self, teacher: Any) -> None:
+        """Remembers the teacher: in evaluation mode, with the student's vocabulary."""
+        self.teacher = teacher
 
-    def loss(model: Any, input_ids: Tensor, labels: Tensor) -> Tensor:
+    def __call__(self, model: Any, input_ids: Tensor, labels: Tensor) -> Tensor:
+        """The loss of a batch."""
+        wanted = self.wanted(input_ids, labels)
+        return self.distance(answer_logits(model, input_ids, labels)[0], wanted)
+
+    def wanted(self, input_ids: Tensor, labels: Tensor) -> Tensor:
+        """The teacher's log-probabilities `[answer tokens, vocab]`."""
         with torch.no_grad():
-            wanted = log_softmax(answer_logits(teacher, input_ids, labels)[0], dim=-1)
-        ours = log_softmax(answer_logits(model, input_ids, labels)[0], dim=-1)
-        return kl_div(ours, wanted, log_target=True, reduction="batchmean")
+            return log_softmax(answer_logits(self.teacher, input_ids, labels)[0], dim=-1)
 
-    return loss
+    @staticmethod
+    def distance(logits: Tensor, wanted: Tensor) -> Tensor:
+        """KL(teacher ‖ student) of a student's logits, mean over tokens."""
+        return kl_div(log_softmax(logits, dim=-1), wanted, log_target=True, reduction="batchmean")

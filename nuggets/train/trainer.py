@@ -116,6 +116,8 @@ class CheckedTrainer(Trainer):
             self.progress.check_cancelled()
         if not model.training:  # after an evaluation; walking over all modules takes its time
             model.train()
+        if self.state.global_step == 0:  # whatever was drawn so far: dropout follows from the seed
+            torch.manual_seed(self.args.seed)
         ids, labels = (tensor.to(self.args.device) for tensor in inputs)
         loss = self._backward_or_nothing(model, ids, labels) if self.parts == 1 else None
         if loss is None:

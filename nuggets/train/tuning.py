@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-from nuggets.bench.evaluate import Metric
+from nuggets.bench.evaluate import Metric, Outcomes
 from nuggets.core.architecture import Frozen
 from nuggets.core.progress import Progress
 from nuggets.core.samples import Sample
 from nuggets.errors import NonFinite
 from nuggets.train.arms import Arm
+from nuggets.train.batches import Form
 from nuggets.train.cells import measure, shared_config, train_cell
 from nuggets.train.checkpoints import Storage
+from nuggets.train.concurrent import Cell, Program, together_or_none
 from nuggets.train.lab import Lab, Workspace
 
 
@@ -80,6 +84,77 @@ def tune_lr(
             continue
         trials.append(Trial(lr=lr, value=found.mean(metric), loss=found.mean("loss")))
     return Tuning(arm=arm.name, lr=_best(trials, metric, arm.name), trials=trials)
+
+
+def tune_batch(
+    lab: Lab,
+    arms: Sequence[Arm],
+    grid: Sequence[float],
+    form: Form,
+    folder: Path,
+    *,
+    items: Sequence[Sample],
+    metric: Metric = "exact_match",
+    storage: Storage | None = None,
+    progress: Progress | None = None,
+    progress_of: Callable[[Arm], Progress | None] = lambda arm: None,
+) -> list[Tuning]:
+    """As `tune_lr` for several arms, side by side if `form` says so: a lane per learning rate.
+
+    Args:
+        lab: as for the cells of the report.
+        arms: which arms.
+        grid: learning rates, the same for all arms.
+        form: what `nuggets.train.batches.plan_batches` chose.
+        folder: for checkpoints, used only with `storage`.
+        items: items that the report does not count.
+        metric: what the verdict is about.
+        storage: how checkpoints are committed and found.
+        progress: of all arms together; can cancel.
+        progress_of: who receives an arm's own metrics.
+
+    Raises:
+        NonFinite: if an arm diverged at every learning rate.
+    """
+    seed = lab.train.tuning_seed
+    still = replace(lab, train=lab.train.model_copy(update={"evaluate_every": 0}))
+    cells = [Cell(arm, seed, lr, progress_of(arm)) for arm in arms for lr in sorted(grid)]
+    options: dict[str, Any] = {"storage": storage, "progress": progress}
+    trials = None
+    if form != "alone":
+        make = partial(Program, still, cells, folder, merge=form == "merged", **options)
+        trials = together_or_none(make, lambda program: _trials(program, items, metric), progress)
+    if trials is None:
+        return [
+            tune_lr(
+                lab,
+                arm,
+                grid,
+                folder / arm.name,
+                items=items,
+                metric=metric,
+                storage=storage,
+                progress=progress_of(arm),
+            )
+            for arm in arms
+        ]
+    rows = [trials[start : start + len(grid)] for start in range(0, len(trials), len(grid))]
+    return [
+        Tuning(arm=arm.name, lr=_best(own, metric, arm.name), trials=own)
+        for arm, own in zip(arms, rows, strict=True)
+    ]
+
+
+def _trials(program: Program, items: Sequence[Sample], metric: Metric) -> list[Trial]:
+    lanes, _ = program.train((), metric, keep_going=True)
+    trials = []
+    measured = program.measure(items, (metric, "loss"))
+    for lane, found in zip(lanes, measured, strict=True):
+        value, loss = None, None
+        if lane.stopped is None and isinstance(found, Outcomes):
+            value, loss = found.mean(metric), found.mean("loss")
+        trials.append(Trial(lr=lane.lr, value=value, loss=loss))
+    return trials
 
 
 def _best(trials: Sequence[Trial], metric: Metric, name: str) -> float:

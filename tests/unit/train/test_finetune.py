@@ -20,7 +20,7 @@ from nuggets.runs.commit import newest_valid
 from nuggets.train.checkpoints import PREFIX, load_weights, trainable
 from nuggets.train.config import TrainConfig
 from nuggets.train.finetune import count_steps, finetune, sample_order
-from nuggets.train.losses import answer_loss, distillation_loss
+from nuggets.train.losses import DistillationLoss, answer_loss
 from nuggets.train.randomness import seeded
 from tests.unit.train.tiny_lab import STORAGE, letters, load
 
@@ -252,7 +252,7 @@ def test_distillation_loss_is_the_mean_kl_per_answer_token(tiny, loaded, encoded
     teacher = load(tiny("llama", num_hidden_layers=3)).model
     batch = pad_right(encoded[:3], "cpu")
     with torch.no_grad():
-        found = distillation_loss(teacher)(loaded.model, *batch).item()
+        found = DistillationLoss(teacher)(loaded.model, *batch).item()
         total, n = 0.0, 0
         for ids, labels in encoded[:3]:
             p = teacher(torch.tensor([ids])).logits[0].double().softmax(-1)
@@ -261,7 +261,7 @@ def test_distillation_loss_is_the_mean_kl_per_answer_token(tiny, loaded, encoded
                 if labels[place] != -100:
                     total += float((p[place - 1] * (p[place - 1] / q[place - 1]).log()).sum())
                     n += 1
-        itself = distillation_loss(loaded.model)(loaded.model, *batch).item()
+        itself = DistillationLoss(loaded.model)(loaded.model, *batch).item()
     assert found == pytest.approx(total / n, rel=1e-5)
     assert itself == pytest.approx(0, abs=1e-6)
 

@@ -1,0 +1,195 @@
+"""Layers that compute many lanes at once; a lane is one arm with one seed.
+
+Every batch holds the rows of lane 0, then those of lane 1, and so on: `[lanes * rows, ...]`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.functional import embedding, linear
+
+
+@dataclass(eq=False)
+class LaneDropout:
+    """LoRA dropout whose numbers are those that each lane would draw if it were trained alone.
+
+    Attributes:
+        p: probability of dropping an input.
+        generators: one per lane.
+        rows: rows of each lane's own batch, without those that only fill up the stack.
+        places: where a lane's own columns stand in the stacked batch, per number of columns.
+    """
+
+    p: float
+    generators: list[torch.Generator]
+    rows: list[int] = field(default_factory=list)
+    places: dict[int, list[Tensor]] = field(default_factory=dict)
+
+    def begin(self, labels: Sequence[Tensor], columns: Tensor, length: int) -> None:
+        """Prepares for a batch.
+
+        Args:
+            labels: each lane's own labels `[rows, length of the lane]`.
+            columns: columns of the stacked batch that reach the head.
+            length: of the stacked batch.
+        """
+        self.rows = [own.shape[0] for own in labels]
+        answers = [own[:, 1:].ne(-100).any(0).nonzero().squeeze(1) for own in labels]
+        self.places = {
+            len(columns): [torch.searchsorted(columns, own) for own in answers],
+            length: [torch.arange(own.shape[1]) for own in labels],
+        }
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Drops entries of `[lanes, rows, columns, features]` and scales what stays."""
+        noise = torch.zeros_like(x)
+        places = self.places[x.shape[2]]
+        for lane, (rows, columns) in enumerate(zip(self.rows, places, strict=True)):
+            drawn = x.new_empty(rows, len(columns), x.shape[3])
+            drawn.bernoulli_(1 - self.p, generator=self.generators[lane])
+            noise[lane, :rows, columns] = drawn
+        return x * noise.div_(1 - self.p)
+
+
+@dataclass(eq=False)
+class LaneAdapter:
+    """LoRA factors of all lanes for one module.
+
+    Attributes:
+        a: `[lanes, r, in]`, trained.
+        b: `[lanes, out, r]`, trained.
+        scale: alpha / r.
+        initial: `(A₀, B₀)` that are subtracted from the base, likewise stacked: the frozen half
+            that lets all lanes share the untouched student. None where no lane has one.
+    """
+
+    a: Tensor
+    b: Tensor
+    scale: float
+    initial: tuple[Tensor, Tensor] | None = None
+
+    def halves(self) -> list[tuple[Tensor, Tensor, float]]:
+        """`(A, B, factor)` of every product that is added to the base."""
+        trained = [(self.a, self.b, self.scale)]
+        return trained if self.initial is None else [*trained, (*self.initial, -self.scale)]
+
+
+class LaneLinear(nn.Module):
+    """A linear layer with a LoRA, or a whole weight, of its own for every lane.
+
+    `y = W x + s·B A x − s·B₀ A₀ x`. On a shared base the products are applied to the inputs;
+    where every lane has a base of its own they are added to the weights first, which costs
+    fewer operations as long as a batch has more tokens than the LoRA has ranks.
+    """
+
+    def __init__(
+        self,
+        weight: Tensor,
+        bias: Tensor | None,
+        adapter: LaneAdapter | None,
+        n_lanes: int,
+        dropout: LaneDropout | None,
+        *,
+        merge: bool,
+    ) -> None:
+        super().__init__()
+        self.weight, self.bias = _own(weight), None if bias is None else _own(bias)
+        self.adapter, self.n_lanes, self.dropout, self.merge = adapter, n_lanes, dropout, merge
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Applies every lane to its rows."""
+        lanes = x.reshape(self.n_lanes, -1, x.shape[-1])
+        y = self._merged(lanes) if self.merge else self._shared(x, lanes)
+        if self.bias is not None:
+            y = y + (self.bias if self.bias.ndim == 1 else self.bias[:, None])
+        return y.reshape(*x.shape[:-1], y.shape[-1])
+
+    def _merged(self, x: Tensor) -> Tensor:
+        weight = self.weight.expand(self.n_lanes, -1, -1)
+        for a, b, scale in self.adapter.halves() if self.adapter else ():
+            weight = torch.baddbmm(weight, b, a, alpha=scale)
+        return torch.bmm(x, weight.transpose(1, 2))
+
+    def _shared(self, whole: Tensor, x: Tensor) -> Tensor:
+        assert self.adapter is not None
+        y = linear(x, self.weight)
+        for a, b, scale in self.adapter.halves():
+            inputs = x.to(a.dtype)
+            if self.dropout is not None and self.training and scale > 0:
+                spread = inputs.reshape(self.n_lanes, -1, *whole.shape[1:])
+                inputs = self.dropout(spread).reshape(x.shape)
+            hidden = torch.bmm(inputs, a.transpose(1, 2))
+            y = torch.baddbmm(y.to(hidden.dtype), hidden, b.transpose(1, 2), alpha=scale)
+        return y.to(x.dtype) if not torch.is_autocast_enabled(x.device.type) else y
+
+
+class LaneEmbedding(nn.Module):
+    """An embedding with a LoRA, or a whole table, of its own for every lane.
+
+    PEFT's factors of an embedding are those of its transpose: A `[r, vocab]`, B `[hidden, r]`.
+    """
+
+    def __init__(
+        self, weight: Tensor, padding: int | None, adapter: LaneAdapter | None, n_lanes: int
+    ) -> None:
+        super().__init__()
+        self.weight, self.padding = _own(weight), padding
+        self.adapter, self.n_lanes = adapter, n_lanes
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Looks up every lane's rows in the lane's own table."""
+        lanes = ids.reshape(self.n_lanes, -1)
+        y = self._table(lanes)
+        for a, b, scale in self.adapter.halves() if self.adapter else ():
+            index = lanes[:, None].expand(-1, a.shape[1], -1)
+            found = a.gather(2, index).transpose(1, 2)
+            found = self._without_padding(found, lanes)
+            y = torch.baddbmm(y, found, b.transpose(1, 2), alpha=scale)
+        return y.reshape(*ids.shape, y.shape[-1])
+
+    def _table(self, lanes: Tensor) -> Tensor:
+        if self.weight.ndim == 2:
+            return embedding(lanes, self.weight)
+        start = torch.arange(self.n_lanes, device=lanes.device) * self.weight.shape[1]
+        rows = embedding(lanes + start[:, None], self.weight.flatten(0, 1))
+        return self._without_padding(rows, lanes)
+
+    def _without_padding(self, rows: Tensor, ids: Tensor) -> Tensor:
+        """As torch's own embedding: the padding token gets no gradient."""
+        if self.padding is None or not rows.requires_grad:
+            return rows
+        return torch.where((ids == self.padding)[..., None], rows.detach(), rows)
+
+
+class LaneVectors(nn.Module):
+    """Any module whose parameters are vectors, such as a norm, with its own for every lane."""
+
+    def __init__(self, module: nn.Module, values: dict[str, Tensor], n_lanes: int) -> None:
+        super().__init__()
+        self.n_lanes = n_lanes
+        self._module: Callable[..., Any] = lambda *a: functional_call(module, *a)
+        for name, value in values.items():
+            setattr(self, name, _own(value))
+        self._names = list(values)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Gives every row the vectors of its lane, broadcast over what stands between."""
+        rows = x.shape[0] // self.n_lanes
+        middle = [1] * (x.ndim - 2)
+        spread = {}
+        for name in self._names:
+            value = getattr(self, name)
+            each = value[:, None].expand(-1, rows, -1)
+            spread[name] = each.reshape(x.shape[0], *middle, value.shape[-1])
+        return self._module(spread, (x,))
+
+
+def _own(value: Tensor) -> nn.Parameter:
+    """A tensor as a module's parameter: trained values are leaves already, others are frozen."""
+    return value if isinstance(value, nn.Parameter) else nn.Parameter(value, requires_grad=False)
