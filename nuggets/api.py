@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from nuggets.bench.outcomes import BenchmarkTable
 from nuggets.bench.power import DetectableEffect, detectable_effect
 from nuggets.bench.report import BenchmarkReport, CellOutcome
 from nuggets.bench.verdict import RULES
@@ -31,6 +32,7 @@ from nuggets.recipe import (
     AlignJob,
     CutJob,
     DataConfig,
+    EvaluateJob,
     SensitivityJob,
     TransferRecipe,
     anchored,
@@ -50,7 +52,15 @@ from nuggets.runs.inputs import seed_samples
 from nuggets.runs.outputs import output_folder, refuse_existing
 from nuggets.runs.own_data import name_of, own_data, remember, save_upload
 from nuggets.runs.planning import alignment_job, map_job, plan_from_cache
-from nuggets.runs.results import answers, cells, compare, map_of, plan_of, report
+from nuggets.runs.results import (
+    answers,
+    benchmark_tables,
+    cells,
+    compare,
+    map_of,
+    plan_of,
+    report,
+)
 from nuggets.runs.schema import LIVE, RESUMABLE, RunEvent, RunStatus
 from nuggets.runs.store import Run, RunStore
 
@@ -65,11 +75,13 @@ __all__ = [
     "AlignmentReport",
     "ArchSpec",
     "BenchmarkReport",
+    "BenchmarkTable",
     "CellOutcome",
     "CutJob",
     "DataConfig",
     "DetectableEffect",
     "Doctor",
+    "EvaluateJob",
     "ExtractionPlan",
     "ModelCard",
     "Preflight",
@@ -85,6 +97,7 @@ __all__ = [
     "answers",
     "as_command",
     "as_python",
+    "benchmark_tables",
     "cancel",
     "cells",
     "compare",
@@ -119,11 +132,13 @@ __all__ = [
     "playground",
     "preflight",
     "refuse_existing",
+    "rendered",
     "report",
     "resume",
     "run",
     "runs",
     "save_alignment",
+    "save_benchmarks",
     "save_map",
     "save_upload",
     "shipped_recipes",
@@ -133,7 +148,7 @@ __all__ = [
     "views",
 ]
 
-AnyJob = TransferRecipe | SensitivityJob | AlignJob
+AnyJob = TransferRecipe | SensitivityJob | AlignJob | EvaluateJob
 
 
 # Models and tasks
@@ -170,6 +185,32 @@ def doctor(refresh: bool = False) -> Doctor:
         refresh: look again instead of returning what was found before.
     """
     return diagnose(refresh)
+
+
+def rendered(
+    model: str, data: dict[str, Any], benchmark: dict[str, Any] | None = None, n: int = 1
+) -> list[Any]:
+    """The exact text that a model reads, and which part enters the loss. Imports transformers.
+
+    Args:
+        model: built-in name, folder, GGUF file or `org/name@revision`; only its tokenizer loads.
+        data: fields of `DataConfig`: which samples, in which format.
+        benchmark: fields of a benchmark, to show its prompt instead.
+        n: how many samples.
+
+    Returns:
+        `Rendered` values: prompt, answer, and how many tokens each has.
+
+    Raises:
+        BadInput: if samples or tokenizer cannot be read.
+    """
+    from nuggets.runs.prompts import render_benchmark, render_samples
+
+    if benchmark is not None:
+        job = parse_job({"job": "evaluate", "models": [model], "benchmarks": [benchmark]})
+        return render_benchmark(model, job.benchmarks[0], n)
+    job = parse_job({"job": "sensitivity", "model": model, "data": data | {"n_seeds": n}})
+    return render_samples(model, seed_samples(job.data), job.data.format)
 
 
 # Sensitivity, alignment, plan
@@ -360,6 +401,20 @@ def delete(run_id: str) -> None:
 def job_of(run: Run) -> AnyJob:
     """The job a run was made for."""
     return load_job(run.recipe_text())
+
+
+def save_benchmarks(run: Run, out: Path) -> None:
+    """Copies what a run measured on benchmarks into a new folder.
+
+    Per benchmark and model: `results.json` in lm-eval's shape, a line per sample, and the
+    outcomes per item; `tables/tables.json` has intervals and paired differences.
+
+    Raises:
+        BadInput: if the run has no tables yet, or `out` exists.
+    """
+    from nuggets.runs.exporting import export_benchmarks
+
+    export_benchmarks(run, out)
 
 
 def export(

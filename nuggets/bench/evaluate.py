@@ -46,7 +46,7 @@ class Outcomes:
 
 
 @dataclass(frozen=True)
-class _Score:
+class Score:
     """One sequence: summed log-likelihood of its answer, its length, and whether greedy."""
 
     log_likelihood: float
@@ -144,7 +144,7 @@ def _with_answer(sample: Sample, text: str) -> Sample:
     return sample.model_copy(update={"messages": (*sample.messages[:-1], last)})
 
 
-def _value(metric: str, scores: list[_Score], own: list[int], sample: Sample) -> float:
+def _value(metric: str, scores: list[Score], own: list[int], sample: Sample) -> float:
     right = own[sample.choices.index(sample.answer)] if len(own) > 1 else own[0]
     if metric == "choice":
         best = max(own, key=lambda place: scores[place].log_likelihood)  # ties: the first
@@ -161,16 +161,16 @@ def _score(
     batch_size: int,
     device: torch.device,
     progress: Progress | None,
-) -> list[_Score]:
+) -> list[Score]:
     """Scores sequences, the long ones first: memory runs out at once or never."""
     order = sorted(range(len(encoded)), key=lambda place: -len(encoded[place][0]))
-    scores: list[_Score | None] = [None] * len(encoded)
+    scores: list[Score | None] = [None] * len(encoded)
     for start in range(0, len(order), batch_size):
         if progress is not None:
             progress.check_cancelled()
         places = order[start : start + batch_size]
         for place, score in zip(
-            places, _score_batch(model, [encoded[i] for i in places], device), strict=True
+            places, score_batch(model, [encoded[i] for i in places], device), strict=True
         ):
             if not math.isfinite(score.log_likelihood):
                 raise NonFinite(
@@ -184,14 +184,15 @@ def _score(
     return [score for score in scores if score is not None]
 
 
-def _score_batch(model: Any, batch: Sequence[Encoded], device: torch.device) -> list[_Score]:
+def score_batch(model: Any, batch: Sequence[Encoded], device: torch.device) -> list[Score]:
+    """Scores the answers of a few sequences in one forward pass, without gradients."""
     ids, labels = pad_right(batch, device)
     logits, targets = answer_logits(model, ids, labels)
     nll = cross_entropy(logits, targets, reduction="none").double()
     hits = logits.argmax(-1) == targets
     counts = (labels[:, 1:] != IGNORED).sum(1).tolist()
     return [
-        _Score(-float(own.sum()), n, bool(hit.all()))
+        Score(-float(own.sum()), n, bool(hit.all()))
         for own, hit, n in zip(nll.split(counts), hits.split(counts), counts, strict=True)
     ]
 
