@@ -196,7 +196,9 @@ def _subjects(name: str, job: EvaluateJob, ctx: RunContext) -> list[Subject]:
             loaded = Loaded(name, job.device, dtype)
             yield loaded.model, loaded.tokenizer
 
-        return [Subject(label=name, folder=folder, opened=opened)]
+        short = Path(name).name
+        unique = sum(Path(each).name == short for each in job.models) == 1
+        return [Subject(label=short if unique else name, folder=folder, opened=opened)]
     run = RunStore(runs_dir()).open(name.removeprefix(RUN_PREFIX))
     recipe = load_job(run.recipe_text())
     ctx.provenance(**{f"student.{run.id}": cache.digest_model(recipe.student)})
