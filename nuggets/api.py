@@ -47,11 +47,13 @@ from nuggets.runs import cache, launch, playground
 from nuggets.runs.checks import check_job, transfer_samples
 from nuggets.runs.commands import as_command, as_python
 from nuggets.runs.doctor import Doctor, diagnose, diagnose_soon, resolve_device_name
+from nuggets.runs.exporting import export_benchmarks as save_benchmarks
 from nuggets.runs.home import runs_dir
 from nuggets.runs.inputs import seed_samples
 from nuggets.runs.outputs import output_folder, refuse_existing
 from nuggets.runs.own_data import name_of, own_data, remember, save_upload
 from nuggets.runs.planning import alignment_job, map_job, plan_from_cache
+from nuggets.runs.prompts import rendered
 from nuggets.runs.results import (
     answers,
     benchmark_tables,
@@ -185,32 +187,6 @@ def doctor(refresh: bool = False) -> Doctor:
         refresh: look again instead of returning what was found before.
     """
     return diagnose(refresh)
-
-
-def rendered(
-    model: str, data: dict[str, Any], benchmark: dict[str, Any] | None = None, n: int = 1
-) -> list[Any]:
-    """The exact text that a model reads, and which part enters the loss. Imports transformers.
-
-    Args:
-        model: built-in name, folder, GGUF file or `org/name@revision`; only its tokenizer loads.
-        data: fields of `DataConfig`: which samples, in which format.
-        benchmark: fields of a benchmark, to show its prompt instead.
-        n: how many samples.
-
-    Returns:
-        `Rendered` values: prompt, answer, and how many tokens each has.
-
-    Raises:
-        BadInput: if samples or tokenizer cannot be read.
-    """
-    from nuggets.runs.prompts import render_benchmark, render_samples
-
-    if benchmark is not None:
-        job = parse_job({"job": "evaluate", "models": [model], "benchmarks": [benchmark]})
-        return render_benchmark(model, job.benchmarks[0], n)
-    job = parse_job({"job": "sensitivity", "model": model, "data": data | {"n_seeds": n}})
-    return render_samples(model, seed_samples(job.data), job.data.format)
 
 
 # Sensitivity, alignment, plan
@@ -401,20 +377,6 @@ def delete(run_id: str) -> None:
 def job_of(run: Run) -> AnyJob:
     """The job a run was made for."""
     return load_job(run.recipe_text())
-
-
-def save_benchmarks(run: Run, out: Path) -> None:
-    """Copies what a run measured on benchmarks into a new folder.
-
-    Per benchmark and model: `results.json` in lm-eval's shape, a line per sample, and the
-    outcomes per item; `tables/tables.json` has intervals and paired differences.
-
-    Raises:
-        BadInput: if the run has no tables yet, or `out` exists.
-    """
-    from nuggets.runs.exporting import export_benchmarks
-
-    export_benchmarks(run, out)
 
 
 def export(

@@ -116,7 +116,17 @@ class SensitivityJob(Frozen):
 
 
 class AlignJob(Frozen):
-    """Measure how the layers of two models resemble each other."""
+    """Measure how the layers of two models resemble each other.
+
+    Attributes:
+        teacher: the larger model.
+        student: the smaller one.
+        tasks: built-in tasks; all of them when none is named and there are no data.
+        data: samples of one's own.
+        n_fit: samples per task that maps are fitted on.
+        n_test: samples per task that they are tested on.
+        stitch: whether stitching is measured, the longest part on large models.
+    """
 
     job: Literal["align"] = "align"
     name: str = "align"
@@ -126,6 +136,7 @@ class AlignJob(Frozen):
     data: DataConfig | None = None
     n_fit: int = Field(default=64, ge=8)
     n_test: int = Field(default=32, ge=4)
+    stitch: bool = True
     device: Device = "auto"
 
 

@@ -136,6 +136,7 @@ def align(
     data: o.Data = None,
     n_fit: Annotated[int, typer.Option(help="Samples per task that maps are fitted on.")] = 64,
     n_test: Annotated[int, typer.Option(help="Samples per task that they are tested on.")] = 32,
+    stitch: Annotated[bool, typer.Option(help="Measure stitching, the longest part.")] = True,
     out: Annotated[Path | None, typer.Option(help="A new folder for the matrices.")] = None,
     device: o.Device = "auto",
     json: o.AsJson = False,
@@ -148,9 +149,11 @@ def align(
             "teacher": o.absolute(teacher),
             "student": o.absolute(student),
             "tasks": [task] if task else [],
-            "data": source if data else None,
+            # Sensitivities are measured on as many samples as maps are fitted on, at most 32.
+            "data": source | {"n_seeds": min(n_fit, 32)} if data else None,
             "n_fit": n_fit,
             "n_test": n_test,
+            "stitch": stitch,
             "device": device,
         }
     )

@@ -137,6 +137,7 @@ def measure_alignment(job: AlignJob, progress: Progress | None = None) -> Alignm
         {skill: teacher.encode(samples, 2048, format) for skill, samples in test.items()},
         maps=_maps(job, (teacher, student), progress),
         progress=progress,
+        stitch=job.stitch,
     )
     _keep(report, folder)
     return AlignmentReport.load(folder)

@@ -47,7 +47,14 @@ def export_arm(run: Run, out: Path, arm: str, seed: int | None, merged: bool) ->
 
 
 def export_benchmarks(run: Run, out: Path) -> None:
-    """Copies the benchmarks of a run into a new folder."""
+    """Copies what a run measured on benchmarks into a new folder.
+
+    Per benchmark and model: `results.json` in lm-eval's shape, a line per sample, and the
+    outcomes per item; `tables/tables.json` has intervals and paired differences.
+
+    Raises:
+        BadInput: if the run has no tables yet, or `out` exists.
+    """
     source = run.folder / "artifacts" / BENCHMARKS
     if not (run.folder / "artifacts" / TABLES_FOLDER).is_dir():
         raise BadInput(f"Run {run.id} has not measured its benchmarks to the end.")

@@ -1,14 +1,14 @@
-"""The exact text that a model reads, with the part that enters the loss. Imports transformers."""
+"""The exact text that a model reads, with the part that enters the loss. Torch-free at import."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Any
 
-from nuggets.bench.tasks import Benchmark
 from nuggets.builtin.resolve import resolve
 from nuggets.core.architecture import Frozen
-from nuggets.core.loading import load_tokenizer
 from nuggets.core.samples import Format, Sample, encode, texts
+from nuggets.recipe import parse_job
+from nuggets.runs.inputs import seed_samples
 
 
 class Rendered(Frozen):
@@ -29,23 +29,36 @@ class Rendered(Frozen):
     n_answer: int
 
 
-def render_samples(model: str, samples: Sequence[Sample], format: Format) -> list[Rendered]:
-    """Samples as the model is trained on them."""
-    tokenizer = load_tokenizer(resolve(model))
-    return [_rendered(sample, tokenizer, format) for sample in samples]
+def rendered(
+    model: str, data: dict[str, Any], benchmark: dict[str, Any] | None = None, n: int = 1
+) -> list[Rendered]:
+    """The exact text that a model reads, and which part enters the loss. Imports transformers.
+
+    Args:
+        model: built-in name, folder, GGUF file or `org/name@revision`; only its tokenizer loads.
+        data: fields of `DataConfig`: which samples, in which format.
+        benchmark: fields of a benchmark, to show its prompt, examples included, instead.
+        n: how many samples.
+
+    Raises:
+        BadInput: if samples or tokenizer cannot be read.
+    """
+    from nuggets.core.loading import load_tokenizer
+
+    if benchmark is None:
+        job = parse_job({"job": "sensitivity", "model": model, "data": data | {"n_seeds": n}})
+        samples, tokenizer = seed_samples(job.data), load_tokenizer(resolve(model))
+        return [_rendered(sample, tokenizer, job.data.format) for sample in samples]
+    job = parse_job({"job": "evaluate", "models": [model], "benchmarks": [benchmark]})
+    task = job.benchmarks[0]
+    items, tokenizer = task.items()[:n], load_tokenizer(resolve(model))
+    return [_opened(_rendered(i.sample, tokenizer, task.format), i.opening) for i in items]
 
 
-def render_benchmark(model: str, task: Benchmark, n: int) -> list[Rendered]:
-    """Items of a benchmark, examples included, as the model is asked."""
-    tokenizer = load_tokenizer(resolve(model))
-    found = []
-    for item in task.items()[:n]:
-        shown = _rendered(item.sample, tokenizer, task.format)
-        answer = shown.answer.removeprefix(item.opening)
-        found.append(
-            shown.model_copy(update={"prompt": shown.prompt + item.opening, "answer": answer})
-        )
-    return found
+def _opened(shown: Rendered, opening: str) -> Rendered:
+    """The beginning of the answer that a benchmark gives to the model counts as prompt."""
+    answer = shown.answer.removeprefix(opening)
+    return shown.model_copy(update={"prompt": shown.prompt + opening, "answer": answer})
 
 
 def _rendered(sample: Sample, tokenizer: object, format: Format) -> Rendered:
