@@ -1,8 +1,7 @@
 """The façade: everything that pages, the command line and notebooks call.
 
 Importing this module is light: nothing here imports torch. Functions that compute with models
-either run in a worker process (`start`, `resume`) or say that they run here (`run`, `measure`,
-`extract`) and import what they need.
+either run in a worker process (`start`, `resume`) or say that they import torch and run here.
 """
 
 from __future__ import annotations
@@ -53,7 +52,7 @@ from nuggets.runs.inputs import seed_samples
 from nuggets.runs.outputs import output_folder, refuse_existing
 from nuggets.runs.own_data import name_of, own_data, remember, save_upload
 from nuggets.runs.planning import alignment_job, map_job, plan_from_cache
-from nuggets.runs.prompts import rendered
+from nuggets.runs.prompts import Rendered, rendered, rendered_apart
 from nuggets.runs.results import (
     answers,
     benchmark_tables,
@@ -87,6 +86,7 @@ __all__ = [
     "ExtractionPlan",
     "ModelCard",
     "Preflight",
+    "Rendered",
     "Run",
     "RunEvent",
     "RunStatus",
@@ -135,6 +135,7 @@ __all__ = [
     "preflight",
     "refuse_existing",
     "rendered",
+    "rendered_apart",
     "report",
     "resume",
     "run",

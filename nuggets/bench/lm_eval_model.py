@@ -213,7 +213,8 @@ def _stop_place(text: str, stops: Sequence[str]) -> int | None:
 
 def _positions(model: Any) -> int:
     config = getattr(model, "config", None)
-    config = config.get_text_config() if hasattr(config, "get_text_config") else config
+    text_config = getattr(config, "get_text_config", None)  # models of several kinds of input
+    config = config if text_config is None else text_config()
     return int(getattr(config, "max_position_embeddings", None) or 1 << 20)
 
 

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from typing import Any
 
 from nuggets.builtin.resolve import resolve
 from nuggets.core.architecture import Frozen
 from nuggets.core.samples import Format, Sample, encode, texts
-from nuggets.recipe import parse_job
+from nuggets.errors import BadInput
+from nuggets.recipe import DataConfig, parse_job
 from nuggets.runs.inputs import seed_samples
+
+CHILD_TIMEOUT_S = 120.0
+_CHILD = (
+    "import json, sys; from nuggets.errors import NuggetsError; "
+    "from nuggets.runs.prompts import rendered\n"
+    "try: print(json.dumps([r.model_dump() for r in rendered(*json.loads(sys.argv[1]))]))\n"
+    "except NuggetsError as problem: print(json.dumps(str(problem)))"
+)
 
 
 class Rendered(Frozen):
@@ -53,6 +65,32 @@ def rendered(
     task = job.benchmarks[0]
     items, tokenizer = task.items()[:n], load_tokenizer(resolve(model))
     return [_opened(_rendered(i.sample, tokenizer, task.format), i.opening) for i in items]
+
+
+def rendered_apart(model: str, data: DataConfig) -> list[Rendered]:
+    """The first seed sample as the model reads it, rendered in a child process.
+
+    Raises:
+        BadInput: as `rendered` does, or if the child does not answer in time.
+    """
+    asked = json.dumps([model, data.model_dump(mode="json")])
+    try:
+        child = subprocess.run(  # noqa: S603 - our own interpreter and program
+            [sys.executable, "-P", "-c", _CHILD, asked],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=CHILD_TIMEOUT_S,
+        )
+        found = json.loads(child.stdout.splitlines()[-1])
+    except (subprocess.TimeoutExpired, IndexError, ValueError):
+        raise BadInput(
+            f"The tokenizer of {model} gave no answer within {CHILD_TIMEOUT_S:.0f} s. "
+            f"`nuggets prompt {model}` says more."
+        ) from None
+    if isinstance(found, str):
+        raise BadInput(found)
+    return [Rendered.model_validate(each) for each in found]
 
 
 def _opened(shown: Rendered, opening: str) -> Rendered:
