@@ -5,17 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
 
 from nuggets.bench.statistics import Interval, PairedDifference, mean_interval, paired_difference
+from nuggets.core.architecture import Frozen
 from nuggets.core.samples import Format
 from nuggets.errors import BadInput
-
-
-class Frozen(BaseModel):
-    """Base of the values that are written to disk."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class BenchmarkOutcome(Frozen):

@@ -135,14 +135,7 @@ class Gsm8k(Task):
         """Free text; the last number counts, and beside it the number after `answer is`."""
         number = r"(-?\$?[0-9][0-9,]*(?:\.[0-9]+)?)"
         exact = {"ignore_case": True, "regexes_to_ignore": [",", "\\$", r"\.0+$", r"\.$"]}
-        return {
-            "output_type": "generate_until",
-            "doc_to_target": "target",
-            "generation_kwargs": {
-                "until": ["Question:", "<|user|>"],
-                "max_gen_toks": self.max_new_tokens,
-                "do_sample": False,
-            },
+        return _free(self.max_new_tokens, "Question:") | {
             "metric_list": [_mean("exact_match") | exact],
             "filter_list": [
                 _filter("last-number", number, -1),
@@ -167,13 +160,7 @@ class Mmlu(Task):
 
     def settings(self) -> Tree:
         """The letter of largest likelihood counts."""
-        return {
-            "output_type": "multiple_choice",
-            "doc_to_choice": "choices",
-            "doc_to_target": "right",
-            "target_delimiter": "",
-            "metric_list": [_mean("acc")],
-        }
+        return _choice() | {"metric_list": [_mean("acc")]}
 
     def _item(self, sample: Sample, examples: Sequence[Sample]) -> Item:
         return make.mmlu_item(make.lettered(sample), [make.lettered(e) for e in examples])
@@ -225,14 +212,8 @@ class SkillTask(Task):
 
     def settings(self) -> Tree:
         """All choices compete with their ends; a skill without choices has the one answer."""
-        return {
-            "output_type": "multiple_choice",
-            "doc_to_choice": "choices",
-            "doc_to_target": "right",
-            "target_delimiter": "",
-            "process_results": _skill_metrics,
-            "metric_list": [_mean("exact_match"), _mean("choice"), _mean("loss", better=False)],
-        }
+        metrics = [_mean("exact_match"), _mean("choice"), _mean("loss", better=False)]
+        return _choice() | {"process_results": _skill_metrics, "metric_list": metrics}
 
     def _samples(self) -> tuple[list[Sample], list[Sample]]:
         return skill_samples(self.skill, "test", self.limit), []
@@ -269,12 +250,21 @@ class Dialogue(Task):
         return _free(self.max_new_tokens) | {"metric_list": metrics}
 
 
-def _free(max_new_tokens: int) -> Tree:
+def _choice() -> Tree:
+    return {
+        "output_type": "multiple_choice",
+        "doc_to_choice": "choices",
+        "doc_to_target": "right",
+        "target_delimiter": "",
+    }
+
+
+def _free(max_new_tokens: int, *stops: str) -> Tree:
     return {
         "output_type": "generate_until",
         "doc_to_target": "target",
         "generation_kwargs": {
-            "until": ["<|user|>"],
+            "until": [*stops, "<|user|>"],
             "max_gen_toks": max_new_tokens,
             "do_sample": False,
         },

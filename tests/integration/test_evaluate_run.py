@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from nuggets import api
-from nuggets.errors import BadInput, Cancelled
+from nuggets.errors import BadInput, Cancelled, NuggetsError
 from nuggets.runs import evaluating
 from nuggets.runs.schema import LIVE
 from nuggets.worker import run_in_foreground
+from tests.unit.bench.judge_server import Server
 
 pytest.importorskip("lm_eval")
 
@@ -242,6 +243,35 @@ def test_a_teachers_likelihood_judges_under_a_name_of_its_own(place, home):
     assert table.benchmark == "dialogue-teacher_likelihood"
     assert table.metric == "teacher_likelihood_win_rate"
     assert set(table.rows[0].metrics) == {"teacher_likelihood_win_rate"}
+
+
+def test_an_endpoint_judges_keeps_its_verdicts_and_its_key_is_nowhere(place, home, monkeypatch):
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setenv("JUDGE_KEY", "sk-very-secret")
+    server = Server()
+    server.replies = ["A", "B", "T", "T", 503]
+    judge = {"kind": "endpoint", "url": server.url, "model": "j", "key_env": "JUDGE_KEY"}
+    benchmark = {
+        "kind": "dialogue",
+        "data": str(place / "asked.jsonl"),
+        "limit": 3,
+        "max_new_tokens": 4,
+        "judge": judge | {"attempts": 1},
+    }
+    run = api.create(job_of(place, models=[str(place / "large")], benchmarks=[benchmark]))
+    try:
+        with pytest.raises(NuggetsError, match="resume the run when it answers again"):
+            run_in_foreground(run, lambda event: None)
+        server.replies = ["B", "A"]
+        run_in_foreground(run, lambda event: None)
+    finally:
+        server.stop()
+    assert len(server.seen) == 5 + 2  # what was judged is not asked again
+    [found] = outcomes(run).values()
+    assert found["outcomes"]["win_rate"] == [1.0, 0.5, 0.0]
+    assert found["metric"] == "win_rate"
+    kept = [path.read_bytes() for path in run.folder.rglob("*") if path.is_file()]
+    assert not any(b"sk-very-secret" in content for content in kept)
 
 
 @pytest.mark.parametrize(

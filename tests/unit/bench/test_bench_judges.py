@@ -1,58 +1,13 @@
 """The judge's client against a local server that speaks the OpenAI protocol."""
 
-import json
-import threading
-from http.server import BaseHTTPRequestHandler, HTTPServer
-
 import pytest
 
 from nuggets.bench.judges import EndpointJudge, JudgeClient, verdict_metrics
 from nuggets.core.progress import InMemoryProgress
 from nuggets.errors import Cancelled, NuggetsError
+from tests.unit.bench.judge_server import Server
 
 KEY = "sk-very-secret"
-
-
-class Server:
-    """Answers each request with the next of `replies`: a text, a status, or a function of it."""
-
-    def __init__(self):
-        self.replies, self.seen, self.paths, self.headers = [], [], [], []
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self):
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                outer.seen.append(body)
-                outer.paths.append(self.path)
-                outer.headers.append(dict(self.headers))
-                reply = outer.replies.pop(0) if outer.replies else "T"
-                if callable(reply):
-                    reply = reply(body["messages"][1]["content"])
-                status = reply if isinstance(reply, int) else 200
-                said = {"error": f"no: {self.headers.get('Authorization')}"}
-                if status == 200:
-                    said = {"choices": [{"message": {"role": "assistant", "content": reply}}]}
-                content = json.dumps(said).encode()
-                self.send_response(status)
-                if status == 302:
-                    self.send_header("Location", "http://127.0.0.1:9/elsewhere")
-                self.send_header("Content-Length", str(len(content)))
-                self.end_headers()
-                self.wfile.write(content)
-
-            def log_message(self, *args):
-                pass
-
-        self._server = HTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}/v1"
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
-        self._thread.start()
-
-    def stop(self):
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
 
 
 @pytest.fixture
@@ -135,13 +90,12 @@ def test_a_refusal_or_redirect_ends_it_at_once_and_never_shows_the_key(server, s
     assert len(server.seen) == 1
 
 
-def test_nobody_listening_is_a_sentence(server):
-    server.stop()
+def test_nobody_listening_is_a_sentence(monkeypatch):
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    gone = Server()
+    gone.stop()
     with pytest.raises(NuggetsError, match="did not answer in 2 attempts"):
-        client(server, attempts=2).compare("q", "x", "y")
-    server._thread = threading.Thread(target=lambda: None)
-    server._thread.start()
-    server._server.shutdown = lambda: None
+        client(gone, attempts=2).compare("q", "x", "y")
 
 
 def test_a_wait_ends_when_somebody_cancels(server):
