@@ -10,6 +10,7 @@ import typer
 from nuggets import api
 from nuggets.cli import options as o
 from nuggets.cli.output import bars, print_json, say, table
+from nuggets.recipe_tree import absolute_source
 
 Out = Annotated[Path, typer.Option(help="A new folder; nothing is ever overwritten.")]
 
@@ -287,7 +288,7 @@ def cut(
     ),
     task: o.Task = None,
     seeds: o.Seeds = None,
-    heal: Annotated[Path | None, typer.Option(help="JSONL to heal on.")] = None,
+    heal: Annotated[Path | None, typer.Option(help="JSONL or org/name:split to heal on.")] = None,
     heal_steps: Annotated[int, typer.Option(help="0 leaves the cut as it is.")] = 0,
     heal_batch_size: Annotated[int, typer.Option(help="Samples per healing step.")] = 16,
     heal_lr: Annotated[float, typer.Option(help="Peak learning rate of the healing.")] = 1e-3,
@@ -310,7 +311,7 @@ def cut(
             "sizes": {name: size for name, size in sizes.items() if size is not None},
             "order": order,
             "data": o.source_of(task, seeds),
-            "heal": None if heal is None else str(heal.absolute()),
+            "heal": None if heal is None else absolute_source(str(heal), Path.cwd()),
             "heal_steps": heal_steps,
             "heal_lr": heal_lr,
             "heal_batch_size": heal_batch_size,

@@ -26,8 +26,10 @@ def section(run: api.Run | None) -> None:
     if run is not None:
         _tables(run, own)
     for other in others:
-        with st.expander(safe.label(other.id, 80), expanded=run is None and other is others[0]):
-            _tables(other, api.benchmark_tables(other))
+        tables = api.benchmark_tables(other)
+        title = safe.label(f"{', '.join(table.benchmark for table in tables)} · {other.id}", 100)
+        with st.expander(title, expanded=run is None and other is others[0]):
+            _tables(other, tables)
 
 
 def frame_of(table: api.BenchmarkTable) -> pd.DataFrame:
@@ -52,7 +54,9 @@ def frame_of(table: api.BenchmarkTable) -> pd.DataFrame:
                     "seconds": row.seconds,
                 }
             )
-    return pd.DataFrame(lines)
+    frame = pd.DataFrame(lines)
+    alone = len(table.rows) == 1
+    return frame.drop(columns=[c for c in frame if alone and c.startswith("difference")])
 
 
 def _evaluations() -> list[api.Run]:
@@ -63,9 +67,9 @@ def _evaluations() -> list[api.Run]:
 def _tables(run: api.Run, tables: list[api.BenchmarkTable]) -> None:
     job = api.job_of(run)
     for table in tables:
+        beside = f", differences to {table.base}" if len(table.rows) > 1 else ""
         caption = (
-            f"{table.benchmark}: 95 % intervals over {table.n_items} items, differences to "
-            f"{table.base} · run {run.id}"
+            f"{table.benchmark}: 95 % intervals over {table.n_items} items{beside} · run {run.id}"
         )
         share.table(
             frame_of(table),

@@ -1,7 +1,7 @@
 """The tokenizer's chat template: what is read, what enters the loss, what ends an answer."""
 
 import pytest
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from nuggets.core.samples import IGNORED, Sample, answer_ends, encode, texts
@@ -20,6 +20,10 @@ def tokenizer():
     backend = Tokenizer(models.WordLevel({w: i for i, w in enumerate(WORDS)}, unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     backend.add_special_tokens(["<s>", "[end]"])
+    # As Llama's: whoever asks for special tokens gets a beginning of the sequence.
+    backend.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", WORDS.index("<s>"))]
+    )
     made = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<eos>", unk_token="<unk>")
     made.chat_template = TEMPLATE
     return made
