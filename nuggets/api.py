@@ -1,8 +1,7 @@
 """The façade: everything that pages, the command line and notebooks call.
 
 Importing this module is light: nothing here imports torch. Functions that compute with models
-either run in a worker process (`start`, `resume`) or say that they run here (`run`, `measure`,
-`extract`) and import what they need.
+either run in a worker process (`start`, `resume`) or say that they import torch and run here.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from nuggets.bench.outcomes import BenchmarkTable
 from nuggets.bench.power import DetectableEffect, detectable_effect
 from nuggets.bench.report import BenchmarkReport, CellOutcome
 from nuggets.bench.verdict import RULES
@@ -30,6 +30,7 @@ from nuggets.recipe import (
     AlignJob,
     CutJob,
     DataConfig,
+    EvaluateJob,
     SensitivityJob,
     TransferRecipe,
     anchored,
@@ -45,12 +46,22 @@ from nuggets.runs.checks import check_job, preflight_models, transfer_samples
 from nuggets.runs.commands import as_command, as_python
 from nuggets.runs.converting import convert
 from nuggets.runs.doctor import Doctor, diagnose, diagnose_soon, resolve_device_name
+from nuggets.runs.exporting import export_benchmarks as save_benchmarks
 from nuggets.runs.home import runs_dir
 from nuggets.runs.inputs import seed_samples
 from nuggets.runs.outputs import output_folder, refuse_existing
 from nuggets.runs.own_data import name_of, own_data, remember, save_upload
 from nuggets.runs.planning import alignment_job, map_job, plan_from_cache
-from nuggets.runs.results import answers, cells, compare, map_of, plan_of, report
+from nuggets.runs.prompts import Rendered, rendered, rendered_apart
+from nuggets.runs.results import (
+    answers,
+    benchmark_tables,
+    cells,
+    compare,
+    map_of,
+    plan_of,
+    report,
+)
 from nuggets.runs.schema import LIVE, RESUMABLE, RunEvent, RunStatus
 from nuggets.runs.store import Run, RunStore
 
@@ -65,14 +76,17 @@ __all__ = [
     "AlignmentReport",
     "ArchSpec",
     "BenchmarkReport",
+    "BenchmarkTable",
     "CellOutcome",
     "CutJob",
     "DataConfig",
     "DetectableEffect",
     "Doctor",
+    "EvaluateJob",
     "ExtractionPlan",
     "ModelCard",
     "Preflight",
+    "Rendered",
     "Run",
     "RunEvent",
     "RunStatus",
@@ -85,6 +99,7 @@ __all__ = [
     "answers",
     "as_command",
     "as_python",
+    "benchmark_tables",
     "cancel",
     "cells",
     "compare",
@@ -120,11 +135,14 @@ __all__ = [
     "playground",
     "preflight",
     "refuse_existing",
+    "rendered",
+    "rendered_apart",
     "report",
     "resume",
     "run",
     "runs",
     "save_alignment",
+    "save_benchmarks",
     "save_map",
     "save_upload",
     "shipped_recipes",
@@ -134,7 +152,7 @@ __all__ = [
     "views",
 ]
 
-AnyJob = TransferRecipe | SensitivityJob | AlignJob
+AnyJob = TransferRecipe | SensitivityJob | AlignJob | EvaluateJob
 
 
 # Models and tasks

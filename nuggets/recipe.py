@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, PositiveInt, TypeAdapter, ValidationError, model_validator
 
+from nuggets.bench.tasks import Benchmark
 from nuggets.core.architecture import Frozen
 from nuggets.core.plan import ExtractionConfig, LoraConfig
 from nuggets.core.samples import Format
@@ -22,6 +23,7 @@ __all__ = [
     "AlignJob",
     "CutJob",
     "DataConfig",
+    "EvaluateJob",
     "Job",
     "SensitivityConfig",
     "SensitivityJob",
@@ -130,7 +132,17 @@ class SensitivityJob(Frozen):
 
 
 class AlignJob(Frozen):
-    """Measure how the layers of two models resemble each other."""
+    """Measure how the layers of two models resemble each other.
+
+    Attributes:
+        teacher: the larger model.
+        student: the smaller one.
+        tasks: built-in tasks; all of them when none is named and there are no data.
+        data: samples of one's own.
+        n_fit: samples per task that maps are fitted on.
+        n_test: samples per task that they are tested on.
+        stitch: whether stitching is measured, the longest part on large models.
+    """
 
     job: Literal["align"] = "align"
     name: str = "align"
@@ -140,7 +152,37 @@ class AlignJob(Frozen):
     data: DataConfig | None = None
     n_fit: int = Field(default=64, ge=8)
     n_test: int = Field(default=32, ge=4)
+    stitch: bool = True
     device: Device = "auto"
+
+
+class EvaluateJob(Frozen):
+    """Measure models, or all arms and seeds of finished transfers, on benchmarks.
+
+    Attributes:
+        models: built-in names, folders, GGUF files, `org/name@revision`, or `run:ID`.
+        benchmarks: what is asked.
+        batch_size: sequences per forward pass.
+        max_length: tokens of a prompt and its answer; longer prompts lose their beginning and
+            are counted.
+        dtype: of the weights; `auto` is bfloat16 on a GPU and float32 elsewhere.
+    """
+
+    job: Literal["evaluate"] = "evaluate"
+    name: str = "evaluate"
+    models: tuple[str, ...] = Field(min_length=1)
+    benchmarks: tuple[Benchmark, ...] = Field(min_length=1)
+    batch_size: int = Field(default=8, ge=1)
+    max_length: int = Field(default=2048, ge=16)
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    device: Device = "auto"
+
+    @model_validator(mode="after")
+    def _differ(self) -> EvaluateJob:
+        _check_distinct(self.benchmarks)
+        if len(set(self.models)) < len(self.models):
+            raise ValueError("a model is named twice")
+        return self
 
 
 class CutJob(Frozen):
@@ -184,6 +226,7 @@ class TransferRecipe(Frozen):
         lora: rank and scale.
         train: the same for all arms.
         arms: what is compared.
+        benchmarks: what every arm and seed is measured on after training, beside the task.
         seeds: run seeds; each draws its own samples, initialisation and order.
         device: where it runs.
     """
@@ -199,6 +242,7 @@ class TransferRecipe(Frozen):
     lora: LoraConfig = Field(default_factory=lambda: LoraConfig(r=8))
     train: TrainConfig = Field(default_factory=TrainConfig)
     arms: tuple[Arm, ...] = (Vanilla(), Plain(), Paper())
+    benchmarks: tuple[Benchmark, ...] = ()
     seeds: tuple[int, ...] = (0, 1, 2)
     device: Device = "auto"
 
@@ -211,10 +255,19 @@ class TransferRecipe(Frozen):
             raise ValueError("name at least one arm and one seed")
         if len(set(self.seeds)) != len(self.seeds) or self.train.tuning_seed in self.seeds:
             raise ValueError("seeds must differ from each other and from train.tuning_seed")
+        _check_distinct(self.benchmarks)
         return self
 
 
-Job = Annotated[TransferRecipe | SensitivityJob | AlignJob, Field(discriminator="job")]
+def _check_distinct(benchmarks: tuple[Benchmark, ...]) -> None:
+    names = [benchmark.name for benchmark in benchmarks]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"the benchmark {twice[0]} stands there twice")
+
+
+Job = Annotated[
+    TransferRecipe | SensitivityJob | AlignJob | EvaluateJob, Field(discriminator="job")
+]
 """Everything a worker can do, chosen by `job`."""
 
 _JOBS: TypeAdapter[Any] = TypeAdapter(Job)

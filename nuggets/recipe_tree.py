@@ -116,8 +116,24 @@ def absolute_paths(tree: Tree, base: Path) -> Tree:
             absolute_model(model, base) if isinstance(model, str) else model
             for model in found["models"]
         ]
+    if isinstance(found.get("benchmarks"), list | tuple):
+        found["benchmarks"] = [
+            _absolute_benchmark(each, base) if isinstance(each, dict) else each
+            for each in found["benchmarks"]
+        ]
     if isinstance(found.get("data"), dict):
         found["data"] = dict(_absolute_files(found["data"], base))
+    return found
+
+
+def _absolute_benchmark(tree: Tree, base: Path) -> Tree:
+    found = dict(tree)
+    for name in ("data", "shots_data"):
+        if isinstance(found.get(name), str) and found[name]:
+            found[name] = absolute_source(found[name], base)
+    judge = found.get("judge")
+    if isinstance(judge, dict) and isinstance(judge.get("teacher"), str):
+        found["judge"] = {**judge, "teacher": absolute_model(judge["teacher"], base)}
     return found
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import streamlit as st
 
 from nuggets import api
+from nuggets.ui import benchmark_tables, live, safe, shell
 from nuggets.ui import benchmarks_parts as parts
-from nuggets.ui import live, safe, shell
 
 KINDS = {
     "helps": ("helps", "green"),
@@ -24,6 +24,7 @@ def main() -> None:
     with safe.shown_problems("benchmarks"):
         run = choose_run()
         if run is None:
+            benchmark_tables.section(None)
             return
         report = parts.report_of(run)
         if report is None:
@@ -35,6 +36,7 @@ def main() -> None:
         parts.answers(report, run, origin)
         parts.retention(report, origin)
         parts.budget(report, origin)
+        benchmark_tables.section(run)
 
 
 def choose_run() -> api.Run | None:

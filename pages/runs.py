@@ -11,7 +11,7 @@ from nuggets.recipe import TransferRecipe
 from nuggets.ui import live, run_actions, safe, share, shell
 
 ANY = "any"
-KINDS = (ANY, "transfer", "sensitivity", "align")
+KINDS = (ANY, "transfer", "sensitivity", "align", "evaluate")
 STATUSES = (ANY, *safe.STATUS_COLOURS)
 
 

@@ -7,7 +7,7 @@ import streamlit as st
 from nuggets import api
 from nuggets.errors import NuggetsError
 from nuggets.recipe import TransferRecipe
-from nuggets.ui import form, live, preview, recipes, safe, shell
+from nuggets.ui import form, live, preview, prompt_part, recipes, safe, shell
 
 
 def main() -> None:
@@ -25,6 +25,7 @@ def main() -> None:
             _start_button(recipe)
         with right:
             preview.plan(recipe)
+        prompt_part.expander(recipe.student, recipe.data)
         recipes.take_away(recipe)
     except NuggetsError as error:
         safe.problem(error)

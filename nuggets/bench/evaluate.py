@@ -46,7 +46,7 @@ class Outcomes:
 
 
 @dataclass(frozen=True)
-class _Score:
+class Score:
     """One sequence: summed log-likelihood of its answer, its length, and whether greedy."""
 
     log_likelihood: float
@@ -156,7 +156,7 @@ def evaluate_lanes(
     return found
 
 
-def _not_finite(scores: list[_Score], samples: Sequence[Sample]) -> NonFinite | None:
+def _not_finite(scores: list[Score], samples: Sequence[Sample]) -> NonFinite | None:
     for score, sample in zip(scores, samples, strict=True):
         if not math.isfinite(score.log_likelihood):
             return NonFinite(
@@ -201,7 +201,7 @@ def _with_answer(sample: Sample, text: str) -> Sample:
     return sample.model_copy(update={"messages": (*sample.messages[:-1], last)})
 
 
-def _value(metric: str, scores: list[_Score], own: list[int], sample: Sample) -> float:
+def _value(metric: str, scores: list[Score], own: list[int], sample: Sample) -> float:
     right = own[sample.choices.index(sample.answer)] if len(own) > 1 else own[0]
     if metric == "choice":
         best = max(own, key=lambda place: scores[place].log_likelihood)  # ties: the first
@@ -218,16 +218,16 @@ def _score(
     batch_size: int,
     device: torch.device,
     progress: Progress | None,
-) -> list[list[_Score]]:
+) -> list[list[Score]]:
     """Scores sequences per lane, the long ones first: memory runs out at once or never."""
     order = sorted(range(len(encoded)), key=lambda place: -len(encoded[place][0]))
-    scores: list[dict[int, _Score]] = [{} for _ in range(n_lanes)]
+    scores: list[dict[int, Score]] = [{} for _ in range(n_lanes)]
     for start in range(0, len(order), batch_size):
         if progress is not None:
             progress.check_cancelled()
         places = order[start : start + batch_size]
         batch = [encoded[place] for place in places]
-        found = iter(_score_batch(model, batch * n_lanes, device))
+        found = iter(score_batch(model, batch * n_lanes, device))
         for own in scores:
             own.update(zip(places, found, strict=False))
         if progress is not None:
@@ -235,7 +235,8 @@ def _score(
     return [[own[place] for place in range(len(encoded))] for own in scores]
 
 
-def _score_batch(model: Any, batch: Sequence[Encoded], device: torch.device) -> list[_Score]:
+def score_batch(model: Any, batch: Sequence[Encoded], device: torch.device) -> list[Score]:
+    """Scores the answers of a few sequences in one forward pass, without gradients."""
     ids, labels = pad_right(batch, device)
     logits, targets = answer_logits(model, ids, labels)
     counts = (labels[:, 1:] != IGNORED).sum(1)
@@ -244,7 +245,7 @@ def _score_batch(model: Any, batch: Sequence[Encoded], device: torch.device) -> 
     sums = nll.new_zeros(len(batch)).index_add_(0, row, nll)
     misses = nll.new_zeros(len(batch)).index_add_(0, row, (logits.argmax(-1) != targets).double())
     return [
-        _Score(-total, n, missed == 0)
+        Score(-total, n, missed == 0)
         for total, n, missed in zip(sums.tolist(), counts.tolist(), misses.tolist(), strict=True)
     ]
 

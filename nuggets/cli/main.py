@@ -7,7 +7,7 @@ from typing import Any
 
 import typer
 
-from nuggets.cli import ask, measure, transfers
+from nuggets.cli import ask, evaluate, measure, transfers
 from nuggets.cli.output import print_json, say
 from nuggets.errors import NuggetsError
 
@@ -36,6 +36,8 @@ _COMMANDS = (
     measure.extract,
     measure.cut,
     measure.convert,
+    evaluate.evaluate,
+    evaluate.prompt,
     transfers.run,
     transfers.start,
     transfers.follow,

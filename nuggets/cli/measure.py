@@ -10,6 +10,7 @@ import typer
 from nuggets import api
 from nuggets.cli import options as o
 from nuggets.cli.output import bars, print_json, say, table
+from nuggets.recipe_tree import absolute_source
 
 Out = Annotated[Path, typer.Option(help="A new folder; nothing is ever overwritten.")]
 
@@ -171,6 +172,7 @@ def align(
     data: o.Data = None,
     n_fit: Annotated[int, typer.Option(help="Samples per task that maps are fitted on.")] = 64,
     n_test: Annotated[int, typer.Option(help="Samples per task that they are tested on.")] = 32,
+    stitch: Annotated[bool, typer.Option(help="Measure stitching, the longest part.")] = True,
     out: Annotated[Path | None, typer.Option(help="A new folder for the matrices.")] = None,
     device: o.Device = "auto",
     json: o.AsJson = False,
@@ -183,9 +185,11 @@ def align(
             "teacher": o.absolute(teacher),
             "student": o.absolute(student),
             "tasks": [task] if task else [],
-            "data": source if data else None,
+            # Sensitivities are measured on as many samples as maps are fitted on, at most 32.
+            "data": source | {"n_seeds": min(n_fit, 32)} if data else None,
             "n_fit": n_fit,
             "n_test": n_test,
+            "stitch": stitch,
             "device": device,
         }
     )
@@ -319,7 +323,7 @@ def cut(
     ),
     task: o.Task = None,
     seeds: o.Seeds = None,
-    heal: Annotated[Path | None, typer.Option(help="JSONL to heal on.")] = None,
+    heal: Annotated[Path | None, typer.Option(help="JSONL or org/name:split to heal on.")] = None,
     heal_steps: Annotated[int, typer.Option(help="0 leaves the cut as it is.")] = 0,
     heal_batch_size: Annotated[int, typer.Option(help="Samples per healing step.")] = 16,
     heal_lr: Annotated[float, typer.Option(help="Peak learning rate of the healing.")] = 1e-3,
@@ -342,7 +346,7 @@ def cut(
             "sizes": {name: size for name, size in sizes.items() if size is not None},
             "order": order,
             "data": o.source_of(task, seeds),
-            "heal": None if heal is None else str(heal.absolute()),
+            "heal": None if heal is None else absolute_source(str(heal), Path.cwd()),
             "heal_steps": heal_steps,
             "heal_lr": heal_lr,
             "heal_batch_size": heal_batch_size,

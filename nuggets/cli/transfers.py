@@ -11,6 +11,7 @@ import typer
 from nuggets import api
 from nuggets.cli import options as o
 from nuggets.cli.output import bars, interval, out, print_json, say, table
+from nuggets.cli.tables import show_tables
 from nuggets.errors import BadInput, NuggetsError
 
 _POLL_S = 0.3
@@ -129,13 +130,16 @@ def finish(run: api.Run, json: bool) -> None:
     Raises:
         NuggetsError: with the run's own sentence, if it did not get to its end.
     """
-    status = run.status()
-    if status != "done":
-        error = run.record().error
-        sentence = error.message if error else f"Run {run.id} is {status}."
-        failure = BadInput if error and error.exit_code == 2 else NuggetsError
-        raise failure(sentence)
+    if run.status() != "done":
+        raise failed(run)
     describe(run, json)
+
+
+def failed(run: api.Run) -> NuggetsError:
+    """Why a run did not get to its end, in its own words."""
+    error = run.record().error
+    sentence = error.message if error else f"Run {run.id} is {run.status()}."
+    return (BadInput if error and error.exit_code == 2 else NuggetsError)(sentence)
 
 
 def describe(run: api.Run, json: bool) -> None:
@@ -148,10 +152,13 @@ def describe(run: api.Run, json: bool) -> None:
             "status": run.status(),
             "record": run.record().model_dump(mode="json"),
             "report": None if report is None else report.model_dump(mode="json"),
+            "benchmarks": [made.model_dump(mode="json") for made in api.benchmark_tables(run)],
         }
         return print_json(document)
     say(f"{run.id}: {run.status()}")
-    return None if report is None else show_report(report)
+    if report is not None:
+        show_report(report)
+    return show_tables(run)
 
 
 def show_report(report: api.BenchmarkReport) -> None:

@@ -37,6 +37,10 @@ MAX_TOKENS = 2048
 """Tokens that CKA and subspaces look at, spread evenly over the skills' samples."""
 MAX_STITCHED_LAYERS = 8
 """Layers per model that are stitched: every cell runs the teacher's upper part."""
+MIN_STITCHED_LAYERS = 2
+STITCH_FLOPS = {"cpu": 3e12}
+"""Arithmetic that stitching one skill may take on a device, about a minute of one CPU core;
+fewer layers are stitched where more would be needed."""
 DIRECTIONS = 8
 """Read-outs per matrix (k) of the subspace similarity, fewer where a matrix is smaller."""
 
@@ -65,6 +69,7 @@ def align_models(
     test: Mapping[str, Sequence[Encoded]],
     maps: Maps | None = None,
     progress: Progress | None = None,
+    stitch: bool = True,
 ) -> AlignmentReport:
     """Compares every layer of a teacher with every layer of a student.
 
@@ -80,6 +85,7 @@ def align_models(
         test: the same skills → other samples, for R² and stitching.
         maps: sensitivity maps of both models, for the correlation of profiles.
         progress: one tick per skill and stage; can cancel.
+        stitch: False leaves stitching out, which takes most of the time on large models.
 
     Raises:
         BadInput: if there are no skills, or `fit` and `test` name different ones.
@@ -103,22 +109,54 @@ def align_models(
             _profiles([of_teacher for of_teacher, _ in maps.values()], roles),
             _profiles([of_student for _, of_student in maps.values()], roles),
         )
-    scores: dict[str, dict[str, float]] = {}
-    layers = [_spread(spec.n_layers, MAX_STITCHED_LAYERS) for spec in (teacher_spec, student_spec)]
-    for done, skill in enumerate(fit, start=1):
-        told.progress(done, len(fit) + 1, f"stitching {skill}")
-        matrices[f"stitching.{skill}"] = stitching_accuracy(
-            student, student_spec, teacher, teacher_spec, fit[skill], test[skill],
-            teacher_layers=layers[0], student_layers=layers[1], progress=told,
-        )  # fmt: skip
-        scores[skill] = {
-            "teacher": exact_match(teacher, teacher_spec, test[skill]),
-            "student": exact_match(student, student_spec, test[skill]),
-        }
+    if stitch:
+        facts |= _stitching(sides[0], sides[1], fit, test, matrices, told)
     told.progress(len(fit) + 1, len(fit) + 1, "aligned")
     return AlignmentReport(
-        matrices, facts.pop("n_tokens"), tuple(fit), facts | {"scores": scores, "penalty": PENALTY}
+        matrices, facts.pop("n_tokens"), tuple(fit), facts | {"penalty": PENALTY}
     )
+
+
+def _stitching(
+    teacher: _Side,
+    student: _Side,
+    fit: Mapping[str, Sequence[Encoded]],
+    test: Mapping[str, Sequence[Encoded]],
+    matrices: dict[str, ndarray],
+    progress: Progress,
+) -> dict[str, Any]:
+    """Adds stitching accuracy per skill; returns the models' own and which layers were stitched."""
+    sides = (teacher, student)
+    scores: dict[str, dict[str, float]] = {}
+    most = 0
+    for done, skill in enumerate(fit, start=1):
+        progress.progress(done, len(fit) + 1, f"stitching {skill}")
+        n = _stitched_layers(teacher.model, test[skill])
+        most = max(most, n)
+        rows, columns = (_spread(side.spec.n_layers, n) for side in sides)
+        matrices[f"stitching.{skill}"] = stitching_accuracy(
+            student.model, student.spec, teacher.model, teacher.spec, fit[skill], test[skill],
+            teacher_layers=rows, student_layers=columns, progress=progress,
+        )  # fmt: skip
+        scores[skill] = {
+            name: exact_match(side.model, side.spec, test[skill])
+            for name, side in zip(("teacher", "student"), sides, strict=True)
+        }
+    return {"scores": scores, "stitched_layers": most}
+
+
+def _stitched_layers(teacher: nn.Module, test: Sequence[Encoded]) -> int:
+    """Layers per model for which stitching stays within its budget.
+
+    A cell runs half of the teacher on average over every token of the test, at 2 operations per
+    weight and token.
+    """
+    parameters = sum(p.numel() for p in teacher.parameters())
+    per_cell = float(parameters) * sum(len(ids) for ids, _ in test)
+    budget = STITCH_FLOPS.get(next(teacher.parameters()).device.type)
+    if budget is None:
+        return MAX_STITCHED_LAYERS
+    return min(MAX_STITCHED_LAYERS, max(MIN_STITCHED_LAYERS, int((budget / per_cell) ** 0.5)))
 
 
 def _look(

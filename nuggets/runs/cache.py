@@ -129,6 +129,7 @@ def alignment_folder(job: AlignJob) -> Path:
         student=digest_model(job.student),
         samples=samples,
         **_format_key("paper" if job.data is None else job.data.format),
+        **({} if job.stitch else {"stitch": "no"}),
     )
     return cache_dir() / "alignment" / key
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from nuggets.bench.judges import TeacherJudge
+from nuggets.bench.tasks import Benchmark, Dialogue
 from nuggets.builtin.pairs import MODELS, model_card
 from nuggets.builtin.resolve import resolve
 from nuggets.core.consistent import check_consistent
+from nuggets.core.data import check_leakage
 from nuggets.core.headers import check_keys
 from nuggets.core.models import (
     ModelPair,
@@ -21,12 +25,17 @@ from nuggets.core.models import (
 )
 from nuggets.core.needs import Work
 from nuggets.core.preflight import Preflight, preflight
+from nuggets.core.samples import Sample
 from nuggets.core.vocabulary import count_tokens
 from nuggets.errors import BadInput
-from nuggets.recipe import AlignJob, SensitivityJob, TransferRecipe
+from nuggets.recipe import AlignJob, EvaluateJob, SensitivityJob, TransferRecipe, load_job
 from nuggets.runs.doctor import machine_of
-from nuggets.runs.home import nuggets_home
+from nuggets.runs.home import nuggets_home, runs_dir
 from nuggets.runs.inputs import Datasets, align_samples, load_datasets, seed_samples
+from nuggets.runs.store import RunStore
+
+RUN_PREFIX = "run:"
+"""Before a run's id where a model could stand too."""
 
 USUAL_LENGTH = 512
 """Tokens per sample where they cannot be counted."""
@@ -52,6 +61,41 @@ def check_job(job: Any) -> None:
             check_model(model)
         check_alignment(job)
         align_samples(job)
+    elif isinstance(job, EvaluateJob):
+        for model in job.models:
+            _check_evaluated(model)
+        check_benchmarks(job.benchmarks)
+
+
+def _check_evaluated(model: str) -> None:
+    """Refuses a model that cannot be loaded, or a run without finished arms."""
+    if not model.startswith(RUN_PREFIX):
+        return check_model(model)
+    run = RunStore(runs_dir()).open(model.removeprefix(RUN_PREFIX))
+    if run.record().kind != "transfer" or run.status() != "done":
+        raise BadInput(
+            f"Run {run.id} is a {run.record().kind} and {run.status()}; only arms of a finished "
+            "transfer can be measured."
+        )
+    return check_model(load_job(run.recipe_text()).student)
+
+
+def check_benchmarks(benchmarks: Sequence[Benchmark], learned: Sequence[Sample] = ()) -> None:
+    """Refuses benchmarks whose items cannot be read, or were learned from.
+
+    Args:
+        benchmarks: what is to be measured.
+        learned: seed and training samples.
+    """
+    if benchmarks and importlib.util.find_spec("lm_eval") is None:
+        raise BadInput(
+            "Benchmarks need lm-eval, which is not installed: pip install 'nuggets[eval]'."
+        )
+    for task in benchmarks:
+        task.items()
+        check_leakage(learned, task.test_samples())
+        if isinstance(task, Dialogue) and isinstance(task.judge, TeacherJudge):
+            check_model(task.judge.teacher)
 
 
 def check_model(model: str) -> None:
@@ -111,6 +155,9 @@ def check_transfer(recipe: TransferRecipe) -> Datasets:
         raise BadInput(found.problems[0])
     data = transfer_samples(recipe)
     _check_arms(recipe, data)
+    if recipe.benchmarks:
+        learned = [sample for seed in recipe.seeds for sample in data.train(seed)]
+        check_benchmarks(recipe.benchmarks, [*data.seeds, *learned])
     return data
 
 

@@ -11,6 +11,7 @@ import yaml
 from nuggets.core.architecture import Frozen
 from nuggets.recipe import (
     AlignJob,
+    EvaluateJob,
     SensitivityJob,
     TransferRecipe,
     load_recipe,
@@ -37,10 +38,33 @@ def as_command(job: Frozen, verb: str = "run") -> str:
     if isinstance(job, AlignJob):
         task = ["--task", job.tasks[0]] if len(job.tasks) == 1 else []
         data = ["--data", job.data.file] if job.data is not None and job.data.file else []
-        return shlex.join(["nuggets", "align", job.teacher, job.student, *task, *data])
+        options = [*task, *data, *([] if job.stitch else ["--no-stitch"])]
+        return shlex.join(["nuggets", "align", job.teacher, job.student, *options])
+    if isinstance(job, EvaluateJob):
+        return _evaluation(job)
     if isinstance(job, Question):
         return shlex.join(_question(job))
     return ""
+
+
+def _evaluation(job: EvaluateJob) -> str:
+    """Empty where benchmarks differ in more than their kind: one command cannot say that."""
+    given = [_given(task) for task in job.benchmarks]
+    shared = [{k: v for k, v in own.items() if k != "kind"} for own in given]
+    if any(own != shared[0] for own in shared):
+        return ""
+    models = [name.removeprefix("run:") for name in job.models]
+    words = ["nuggets", "evaluate", *models]
+    words += [word for own in given for word in ("--benchmark", own["kind"])]
+    judge = shared[0].pop("judge", None) or {}
+    names = {"url": "judge-url", "model": "judge-model", "key_env": "judge-key-env"}
+    options = {"task" if name == "skill" else name: value for name, value in shared[0].items()}
+    options |= {names.get(k, f"judge-{k}"): v for k, v in judge.items() if k != "kind"}
+    fields = ("batch_size", "max_length", "dtype", "device")
+    options |= {name: value for name, value in _given(job).items() if name in fields}
+    for name, value in options.items():
+        words += [f"--{name.replace('_', '-')}", str(value)]
+    return shlex.join([*words, "--out", "benchmarks"])
 
 
 def _question(asked: Question) -> list[str]:
@@ -90,7 +114,8 @@ def as_python(job: Frozen, then: str = "") -> str:
         return f"from nuggets import api\n\nprint(api.playground.ask({asked}))"
     kinds = {SensitivityJob: "map = api.measure(job)", AlignJob: "report = api.align(job)"}
     made = kinds.get(type(job), "run = api.run(job)")
-    shown = "api.report(run)" if isinstance(job, TransferRecipe) else made.partition(" ")[0]
+    results = {TransferRecipe: "api.report(run)", EvaluateJob: "api.benchmark_tables(run)"}
+    shown = results.get(type(job), made.partition(" ")[0])
     if then.startswith("plan"):
         made = ""
     lines = ["from nuggets import api", "", f"job = api.parse_job({_pretty(_given(job))})"]

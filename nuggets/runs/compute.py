@@ -232,6 +232,7 @@ def measure_alignment(job: AlignJob, progress: Progress | None = None) -> Alignm
             {skill: teacher.encode(samples, 2048, format) for skill, samples in test.items()},
             maps=_maps(job, (teacher, student), progress),
             progress=progress,
+            stitch=job.stitch,
         )
     _keep(report.save, folder)
     return AlignmentReport.load(folder)

@@ -10,7 +10,7 @@ from nuggets.errors import BadInput
 from nuggets.recipe import TransferRecipe, load_job
 from nuggets.runs.commit import verify_folder
 from nuggets.runs.outputs import output_folder, refuse_existing
-from nuggets.runs.results import cell_folder
+from nuggets.runs.results import BENCHMARKS, TABLES_FOLDER, cell_folder
 from nuggets.runs.store import Run
 
 ADAPTER = "adapter"
@@ -44,6 +44,22 @@ def export_arm(run: Run, out: Path, arm: str, seed: int | None, merged: bool) ->
         else:
             shutil.copytree(model if merged else adapter, target, dirs_exist_ok=True)
     return {"out": str(out), "run": run.id, "arm": arm, "seed": seed, "merged": merged}
+
+
+def export_benchmarks(run: Run, out: Path) -> None:
+    """Copies what a run measured on benchmarks into a new folder.
+
+    Per benchmark and model: `results.json` in lm-eval's shape, a line per sample, and the
+    outcomes per item; `tables/tables.json` has intervals and paired differences.
+
+    Raises:
+        BadInput: if the run has no tables yet, or `out` exists.
+    """
+    source = run.folder / "artifacts" / BENCHMARKS
+    if not (run.folder / "artifacts" / TABLES_FOLDER).is_dir():
+        raise BadInput(f"Run {run.id} has not measured its benchmarks to the end.")
+    with output_folder(out) as target:
+        shutil.copytree(source, target, dirs_exist_ok=True)
 
 
 def _merge(recipe: TransferRecipe, adapter: Path, target: Path, card: str) -> None:

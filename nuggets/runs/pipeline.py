@@ -11,6 +11,7 @@ from nuggets.recipe import AlignJob, SensitivityJob, load_job
 from nuggets.runs import cache
 from nuggets.runs.compute import keep_map, measure_alignment, measure_map
 from nuggets.runs.context import RunContext
+from nuggets.runs.evaluating import run_evaluate
 from nuggets.runs.inputs import seed_samples
 from nuggets.runs.store import Run
 from nuggets.runs.transfer import run_transfer
@@ -27,6 +28,7 @@ def execute(run: Run, ctx: RunContext) -> None:
         "transfer": run_transfer,
         "sensitivity": _sensitivity,
         "align": _align,
+        "evaluate": run_evaluate,
     }
     if job.job not in steps:
         raise BadInput(f"A run cannot do a {job.job!r} job.")

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from nuggets.bench.outcomes import BenchmarkTable
 from nuggets.bench.report import BenchmarkReport, CellOutcome
 from nuggets.core.maps import SensitivityMap
 from nuggets.core.plan import ExtractionPlan
@@ -21,6 +22,10 @@ CELLS = "cells"
 CELL = "cell.json"
 RECORD = "record.json"
 ANSWERS = "answers.json"
+BENCHMARKS = "benchmarks"
+OUTCOME = "outcome.json"
+TABLES_FOLDER = "benchmarks/tables"
+TABLES = "tables.json"
 
 
 def report(run: Run) -> BenchmarkReport | None:
@@ -61,6 +66,13 @@ def answers(run: Run, arm: str, seed: int) -> list[dict[str, Any]]:
     """Question, expected answer and the arm's own answer per test item."""
     path = cell_folder(run, arm, seed) / ANSWERS
     return json.loads(path.read_text()) if path.is_file() else []
+
+
+def benchmark_tables(run: Run) -> list[BenchmarkTable]:
+    """One table per benchmark that a run measured; empty before it got there."""
+    path = run.folder / "artifacts" / TABLES_FOLDER / TABLES
+    found = json.loads(path.read_text()) if path.is_file() else []
+    return [BenchmarkTable.model_validate(table) for table in found]
 
 
 def compare(runs: Sequence[Run]) -> dict[str, Any]:

@@ -29,17 +29,18 @@ from nuggets.runs.compute import (
     write_extraction,
 )
 from nuggets.runs.context import RunContext
+from nuggets.runs.evaluating import arm_subjects, measure_subjects, write_tables
 from nuggets.runs.inputs import Datasets
 from nuggets.runs.planning import alignment_job, map_job
 from nuggets.train.arms import Arm
 from nuggets.train.batches import Batch, Form, plan_batches
-from nuggets.train.cells import CellRecord, CellResult
+from nuggets.train.cells import EVALUATION_BATCHES, CellRecord, CellResult
 from nuggets.train.checkpoints import Storage
 from nuggets.train.concurrent import Cell, run_batch
 from nuggets.train.lab import Lab
 from nuggets.train.tuning import Tuning, tune_batch
 
-STAGES = ("load", "sensitivity", "plan", "tune", "train", "report")
+STAGES = ("load", "sensitivity", "plan", "tune", "train", "benchmark", "report")
 STORAGE = Storage(commit=commit_folder, newest=newest_valid, remove=remove_folder)
 
 
@@ -48,7 +49,11 @@ def run_transfer(recipe: TransferRecipe, ctx: RunContext) -> None:
 
     Finished stages and cells are skipped, so a resumed run goes on where it was.
     """
-    ctx.plan([stage for stage in STAGES if stage != "tune" or recipe.train.lr_grid])
+    unused = {
+        *(() if recipe.train.lr_grid else ("tune",)),
+        *(() if recipe.benchmarks else ("benchmark",)),
+    }
+    ctx.plan([stage for stage in STAGES if stage not in unused])
     ctx.stage("load")
     teacher = read_spec(resolve(recipe.teacher))
     threads = torch.get_num_threads()
@@ -60,6 +65,7 @@ def run_transfer(recipe: TransferRecipe, ctx: RunContext) -> None:
         rates = _tune(recipe, lab, data, ctx)
         ctx.stage("train")
         _cells(recipe, lab, data, rates, ctx)
+        _benchmarks(recipe, lab, ctx)
     ctx.stage("report")
     _report(recipe, data, ctx)
 
@@ -316,6 +322,20 @@ class _Labelled:
 
     def log(self, text: str) -> None:
         self._ctx.log(text)
+
+
+def _benchmarks(recipe: TransferRecipe, lab: Lab, ctx: RunContext) -> None:
+    """Every arm and seed on the recipe's benchmarks, as it was trained."""
+    if not recipe.benchmarks:
+        return
+    ctx.stage("benchmark")
+    device = str(lab.device)
+    subjects = arm_subjects(ctx.run, recipe, lambda: (lab.student, lab.tokenizer), device)
+    batch = EVALUATION_BATCHES * recipe.train.batch_size
+    length = recipe.train.max_length
+    measure_subjects(subjects, recipe.benchmarks, ctx, device, batch, length)
+    base = next((arm.name for arm in recipe.arms if arm.role == "baseline"), "")
+    write_tables(subjects, recipe.benchmarks, ctx, base)
 
 
 def _metrics(recipe: TransferRecipe, test: Sequence[Sample]) -> tuple[Any, ...]:

@@ -28,6 +28,7 @@ FAST = ("--set", "lora.r=2", "--set", "train.steps=2", "--set", "seeds=[0]", "--
 COMMANDS = (
     *("doctor", "pairs", "preflight", "sensitivity", "align", "plan", "extract", "cut"),
     *("run", "start", "follow", "cancel", "resume", "show", "list", "export", "compare"),
+    *("evaluate", "prompt"),
 )
 
 

@@ -179,8 +179,10 @@ class _Started:
 def test_other_jobs_repeat_by_command_and_by_script(job, monkeypatch, tmp_path):
     job = parse_job(job)
     scope: dict[str, Any] = {}
-    exec(as_python(job).rpartition("\n")[0], scope)
+    script, _, rest = as_python(job).rpartition(" = api.")
+    exec(script.rpartition("\n")[0], scope)
     assert scope["job"] == job
+    assert rest.startswith(("measure(job)", "align(job)"))
     asked = []
 
     def stop(measured, progress):
@@ -287,8 +289,11 @@ def test_names_that_are_not_paths_stay(tmp_path, monkeypatch):
 def test_a_job_made_in_python_is_anchored_here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "m").mkdir()
-    ask = anchored(parse_job({"job": "ask", "models": ["m", "teacher"], "prompt": "?"}))
-    assert ask.models == (str(tmp_path / "m"), "teacher")
+    tasks = [{"kind": "mmlu", "data": "q.jsonl"}, {"kind": "gsm8k", "data": "o/n:main/test"}]
+    asked = {"job": "evaluate", "models": ["m", "teacher", "run:1"], "benchmarks": tasks}
+    measured = anchored(parse_job(asked))
+    assert measured.models == (str(tmp_path / "m"), "teacher", "run:1")
+    assert [t.data for t in measured.benchmarks] == [str(tmp_path / "q.jsonl"), "o/n:main/test"]
     job = parse_job({"job": "sensitivity", "model": "m", "data": {"seeds": "s.jsonl"}})
     assert anchored(job).data.seeds == str(tmp_path / "s.jsonl")
     assert anchored(anchored(job)) == anchored(job)

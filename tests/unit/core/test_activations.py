@@ -268,6 +268,22 @@ def test_deep_models_are_stitched_at_evenly_spread_layers(teacher, student, monk
     assert report.tables()["stitching.a"][1] == [None, None]
 
 
+def test_stitching_stays_within_its_budget_and_says_how_many_layers_it_looked_at(
+    teacher, student, monkeypatch
+):
+    fit, test = {"a": samples(20)}, {"a": samples(5, TEST)}
+    per_cell = sum(p.numel() for p in teacher[0].parameters()) * sum(len(i) for i, _ in test["a"])
+    for cells, layers in ((9.5, 3), (4, 2), (0.1, 2)):
+        monkeypatch.setitem(activations.STITCH_FLOPS, "cpu", cells * per_cell)
+        report = align_models(*teacher, *student, fit, test)
+        assert report.meta["stitched_layers"] == layers
+        assert np.isfinite(report.stitching["a"]).sum() == layers * 2
+    without = align_models(*teacher, *student, fit, test, stitch=False)
+    assert without.stitching == {}
+    assert "scores" not in without.meta
+    np.testing.assert_array_equal(without.matrices["cka"], report.matrices["cka"])
+
+
 def test_alignment_can_be_cancelled_and_tells_how_far_it_is(teacher, student):
     fit, test = {"a": samples(), "b": samples()}, {"a": samples(), "b": samples()}
     told = InMemoryProgress()

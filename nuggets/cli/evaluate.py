@@ -1,0 +1,157 @@
+"""Commands about questions put to models: evaluate, prompt."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from nuggets import api
+from nuggets.cli import options as o
+from nuggets.cli.output import bars, out, print_json, say
+from nuggets.cli.tables import show_tables
+from nuggets.cli.transfers import failed
+from nuggets.recipe_tree import absolute_source
+
+Names = Annotated[list[str], typer.Argument(help="Models, or ids of finished transfers.")]
+Kinds = Annotated[
+    list[str],
+    typer.Option("--benchmark", help="gsm8k, mmlu, super_ni, skill or dialogue; repeatable."),
+]
+Items = Annotated[str | None, typer.Option("--data", help="Items: JSONL or org/name:config/split.")]
+
+
+def evaluate(
+    models: Names,
+    benchmark: Kinds,
+    shots: Annotated[int | None, typer.Option(help="Solved examples above each question.")] = None,
+    data: Items = None,
+    shots_data: Annotated[str | None, typer.Option(help="Examples, as --data.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Items at most.")] = None,
+    task: o.Task = None,
+    format: o.Format = "paper",
+    max_new_tokens: Annotated[int, typer.Option(help="Length limit of free answers.")] = 256,
+    max_length: Annotated[int, typer.Option(help="Tokens of prompt and answer.")] = 2048,
+    batch_size: Annotated[int, typer.Option(help="Sequences per forward pass.")] = 8,
+    judge_url: Annotated[str | None, typer.Option(help="Base URL of a judge's endpoint.")] = None,
+    judge_model: Annotated[str, typer.Option(help="The judge's name there.")] = "",
+    judge_key_env: Annotated[
+        str, typer.Option(help="Environment variable with the judge's key.")
+    ] = "OPENAI_API_KEY",
+    judge_teacher: Annotated[
+        str | None, typer.Option(help="A model whose likelihood judges instead.")
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
+    out_folder: Annotated[
+        Path | None, typer.Option("--out", help="A new folder for results and samples.")
+    ] = None,
+    background: Annotated[
+        bool, typer.Option("--start", help="In the background: follow, cancel, resume, show.")
+    ] = False,
+    device: o.Device = "auto",
+    json: o.AsJson = False,
+) -> None:
+    """Measure models, or every arm of a transfer, on benchmarks."""
+    shared = {
+        "data": None if data is None else absolute_source(data, Path.cwd()),
+        "shots_data": None if shots_data is None else absolute_source(shots_data, Path.cwd()),
+        "limit": limit,
+        "format": format,
+        "max_new_tokens": max_new_tokens,
+    }
+    judge = _judge(judge_url, judge_model, judge_key_env, judge_teacher)
+    tasks = [{"kind": kind, **shared, **_own(kind, shots, task, judge)} for kind in benchmark]
+    job = api.parse_job(
+        {
+            "job": "evaluate",
+            "models": [_subject(name) for name in models],
+            "benchmarks": tasks,
+            "batch_size": batch_size,
+            "max_length": max_length,
+            "dtype": dtype,
+            "device": device,
+        }
+    )
+    if out_folder is not None:
+        api.refuse_existing(out_folder)
+    if background:
+        started = api.start(job)
+        if json:
+            return print_json({"run": started.id, "status": started.status()})
+        return say(f"Started {started.id}. Watch it with: nuggets follow {started.id}")
+    with bars() as progress:
+        run = api.run(job, progress.show)
+    if run.status() != "done":
+        raise failed(run)
+    if out_folder is not None:
+        api.save_benchmarks(run, out_folder)
+    if json:
+        tables = [made.model_dump(mode="json") for made in api.benchmark_tables(run)]
+        return print_json({"run": run.id, "folder": str(run.folder), "tables": tables})
+    say(f"{run.id}: {run.status()}")
+    return show_tables(run)
+
+
+def _subject(name: str) -> str:
+    """A run where its id is given and no model of that name is there."""
+    if Path(name).exists() or name in api.MODELS or "/" in name:
+        return o.absolute(name)
+    known = [run.id for run in api.runs() if run.id.startswith(name)]
+    return f"run:{known[0]}" if len(known) == 1 else name
+
+
+def _judge(url: str | None, model: str, key_env: str, teacher: str | None) -> dict[str, Any] | None:
+    if url is not None:
+        return {"kind": "endpoint", "url": url, "model": model, "key_env": key_env}
+    if teacher is not None:
+        return {"kind": "teacher_likelihood", "teacher": o.absolute(teacher)}
+    return None
+
+
+def _own(
+    kind: str, shots: int | None, task: str | None, judge: dict[str, Any] | None
+) -> dict[str, Any]:
+    """The fields that only this kind of benchmark has."""
+    own: dict[str, Any] = {} if shots is None else {"shots": shots}
+    if kind == "skill":
+        own["skill"] = task
+    if kind == "dialogue":
+        own["judge"] = judge
+    return own
+
+
+def prompt(
+    model: str,
+    task: o.Task = None,
+    seeds: o.Seeds = None,
+    data: Annotated[str | None, typer.Option(help="JSONL or org/name:config/split.")] = None,
+    benchmark: Annotated[
+        str | None, typer.Option(help="Show a benchmark's prompt: gsm8k, mmlu, super_ni, skill.")
+    ] = None,
+    shots: Annotated[int | None, typer.Option(help="Solved examples above the question.")] = None,
+    shots_data: Annotated[str | None, typer.Option(help="Examples, as --data.")] = None,
+    format: o.Format = "paper",
+    n: Annotated[int, typer.Option(help="Samples to show.")] = 1,
+    json: o.AsJson = False,
+) -> None:
+    """The exact text that a model reads, and which part of it enters the loss."""
+    tree: dict[str, Any] | None = None
+    if benchmark is not None:
+        tree = {
+            "kind": benchmark,
+            "data": None if data is None else absolute_source(data, Path.cwd()),
+            "shots_data": None if shots_data is None else absolute_source(shots_data, Path.cwd()),
+            "limit": max(n, 2),
+            "format": format,
+            **_own(benchmark, shots, task, None),
+        }
+    source = {} if tree else o.source_of(task, seeds, None if data is None else Path(data))
+    found = api.rendered(o.absolute(model), {**source, "format": format}, tree, n)
+    if json:
+        return print_json(found)
+    for each in found:
+        say(f"{each.id}: {each.n_prompt} tokens read, {each.n_answer} in the loss")
+        out.print(each.prompt, style="dim", markup=False, end="")
+        out.print(each.answer, style="bold", markup=False)
+    return None

@@ -1,0 +1,30 @@
+"""Benchmarks as tables on the terminal."""
+
+from __future__ import annotations
+
+from nuggets import api
+from nuggets.cli.output import interval, table
+
+
+def show_tables(run: api.Run) -> None:
+    """Draws every benchmark of a run: means, intervals, differences to the base."""
+    for made in api.benchmark_tables(run):
+        rows = []
+        for row in made.rows:
+            for metric, found in row.metrics.items():
+                other = row.differences.get(metric)
+                beside = () if other is None else (other.interval.low, other.interval.high)
+                rows.append(
+                    (
+                        row.name,
+                        metric,
+                        f"{found.mean:.3f}",
+                        interval(found.low, found.high),
+                        f"{other.interval.mean:+.3f} {interval(*beside)}" if other else "",
+                        len(row.seeds),
+                        f"{row.truncated_prompts} / {row.unfinished_answers}",
+                        f"{row.seconds:.1f} s",
+                    )
+                )
+        headers = ("model", "metric", "mean", "95 %", f"− {made.base}", "seeds", "cut", "time")
+        table(headers, rows, f"{made.benchmark}, {made.n_items} items")
