@@ -8,6 +8,7 @@ import numpy as np
 
 from nuggets.builtin.pairs import MODELS, model_card
 from nuggets.builtin.resolve import resolve
+from nuggets.builtin.skills import skill_samples
 from nuggets.core.consistent import check_consistent
 from nuggets.core.headers import check_keys
 from nuggets.core.models import (
@@ -23,6 +24,8 @@ from nuggets.recipe import AlignJob, SensitivityJob, TransferRecipe
 from nuggets.runs.doctor import diagnose
 from nuggets.runs.home import nuggets_home
 from nuggets.runs.inputs import Datasets, align_samples, load_datasets, seed_samples
+from nuggets.train.arms import Paper
+from nuggets.train.initialisers import Initialiser
 
 
 def check_job(job: Any) -> None:
@@ -77,7 +80,7 @@ def _check_selectors(recipe: TransferRecipe, pair: ModelPair) -> None:
     kind = recipe.extraction.matrices.kind
     if kind == "consistent" or any(arm.kind == "graft" for arm in recipe.arms):
         check_consistent(teacher, student)
-    if kind in ("window", "weights") and recipe.sensitivity.keep == "sums":
+    if kind in ("window", "weights", "neurons") and recipe.sensitivity.keep == "sums":
         raise BadInput(
             f"The selector {kind} looks at every entry, but sensitivity.keep is sums. Set it to "
             "full, or choose the selector rows_cols or consistent."
@@ -118,11 +121,11 @@ def _check_arms(recipe: TransferRecipe, data: Datasets) -> None:
             "The metric choice needs test samples with choices, and some have none. Give every "
             "test sample a question, choices and an answer, or choose the metric exact_match."
         )
-    if "pissa" in kinds and "embed" in recipe.extraction.roles:
-        raise BadInput(
-            "PEFT has no PiSSA for embeddings. Leave the role embed out of the extraction, or "
-            "leave the arm pissa out."
-        )
+    for arm in recipe.arms:
+        if isinstance(arm, Initialiser):
+            arm.check_roles(recipe.extraction.roles)
+        if isinstance(arm, Paper) and arm.task is not None:
+            skill_samples(arm.task, "seed", 1)
     if "teacher_labels" in kinds:
         for seed in recipe.seeds:
             data.extra(1, seed)  # noqa: S610 - not Django's

@@ -10,6 +10,7 @@ import torch
 
 from nuggets.bench.report import CellOutcome, build_report
 from nuggets.core.extraction import extract_factors
+from nuggets.core.maps import SensitivityMap
 from nuggets.core.samples import Sample
 from nuggets.errors import BadInput
 from nuggets.recipe import DataConfig, TransferRecipe
@@ -89,13 +90,16 @@ def _lab(
     ctx: RunContext,
 ) -> Lab:
     cka, wrong = None, None
+
+    def task_map(task: str) -> SensitivityMap:
+        data = DataConfig(task=task, n_seeds=recipe.data.n_seeds)
+        return measure_map(map_job(recipe).model_copy(update={"data": data}), ctx)
+
     if recipe.extraction.layers.kind == "cka":
         cka = measure_alignment(alignment_job(recipe), ctx).matrices["cka"]
     if any(arm.kind == "wrong_task" for arm in recipe.arms):
         other = next(skill for skill in ("copy", "add") if skill != recipe.data.task)
-        job = map_job(recipe)
-        wrong_data = DataConfig(task=other, n_seeds=recipe.data.n_seeds)
-        wrong = measure_map(job.model_copy(update={"data": wrong_data}), ctx)
+        wrong = task_map(other)
     return Lab(
         teacher=teacher.model,
         teacher_spec=teacher.spec,
@@ -105,6 +109,7 @@ def _lab(
         teacher_tokenizer=teacher.tokenizer,
         map=map,
         wrong_map=wrong,
+        task_map=task_map,
         cka=cka,
         extraction=recipe.extraction,
         lora=recipe.lora,

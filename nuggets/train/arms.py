@@ -7,17 +7,21 @@ Torch-free at import: forms and recipes are made from these classes.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from nuggets.bench.verdict import Role
-from nuggets.core.layers import RandomLayers
-from nuggets.core.selectors import ConsistentSelector, RandomWindowSelector
+from nuggets.core.layers import LayerSelector, RandomLayers
+from nuggets.core.plan import Role as MatrixRole
+from nuggets.core.selectors import ConsistentSelector, MatrixSelector, RandomWindowSelector
 from nuggets.errors import BadInput
 from nuggets.train.arm import ArmBase
+from nuggets.train.initialisers import Corda, Eva, LoraGa, Olora, Pissa
 
 if TYPE_CHECKING:
+    from nuggets.core.factorize import LowRankFactors
     from nuggets.train.lab import Lab, Trainee
 
 
@@ -50,17 +54,45 @@ class Plain(ArmBase):
 
 
 class Paper(ArmBase):
-    """LoRA that starts from the teacher's extracted matrices (arXiv 2310.11451)."""
+    """LoRA that starts from the teacher's extracted matrices (arXiv 2310.11451).
+
+    By default from the recipe's extraction; what is given here replaces a part of it for this arm
+    alone, so that one run can compare several ways to extract.
+
+    Attributes:
+        layers: which teacher layers.
+        matrices: which entries of their matrices.
+        only: roles that start from the teacher; the others get a LoRA that starts as usual, so
+            that all arms have the same capacity.
+        task: built-in task whose seed samples locate the parameters, instead of the target's.
+    """
 
     role: ClassVar[Role] = "treatment"
     title: ClassVar[str] = "Extracted parameters"
     kind: Literal["paper"] = "paper"
+    layers: LayerSelector | None = None
+    matrices: MatrixSelector | None = None
+    only: tuple[MatrixRole, ...] | None = Field(default=None, min_length=1)
+    task: str | None = None
 
     def build(self, lab: Lab, seed: int) -> Trainee:
         """Injects the extracted factors on a function-preserving base."""
         from nuggets.train import build
 
-        return build.injected(lab, seed, lab.factors())
+        return build.injected(lab, seed, self._factors(lab))
+
+    def _factors(self, lab: Lab) -> Mapping[str, LowRankFactors]:
+        own = {"layers": self.layers, "matrices": self.matrices, "roles": self.only}
+        changes = {name: value for name, value in own.items() if value is not None}
+        extraction = lab.extraction.model_copy(update=changes)
+        if self.task is not None:
+            if lab.task_map is None:
+                raise BadInput(
+                    f"The arm {self.name} needs the teacher's sensitivity on {self.task}, which "
+                    "this lab cannot measure. Leave its task out."
+                )
+            return lab.factors_of(lab.task_map(self.task), extraction)
+        return lab.factors(lab.plan(extraction)) if changes else lab.factors()
 
 
 class Permuted(ArmBase):
@@ -159,21 +191,7 @@ class WrongTask(ArmBase):
                 "The arm wrong_task needs a sensitivity map of another task, and there is none. "
                 "Use a built-in task, or leave the arm out."
             )
-        return build.injected(lab, seed, lab.wrong_factors(lab.wrong_map))
-
-
-class Pissa(ArmBase):
-    """LoRA that starts from the student's own principal components (arXiv 2404.02948)."""
-
-    role: ClassVar[Role] = "comparator"
-    title: ClassVar[str] = "PiSSA"
-    kind: Literal["pissa"] = "pissa"
-
-    def build(self, lab: Lab, seed: int) -> Trainee:
-        """Adds PEFT's PiSSA, which takes its start out of the base itself."""
-        from nuggets.train import build
-
-        return build.with_pissa(lab, seed)
+        return build.injected(lab, seed, lab.factors_of(lab.wrong_map))
 
 
 class Distill(ArmBase):
@@ -276,6 +294,10 @@ Arm = Annotated[
     | RandomWindow
     | WrongTask
     | Pissa
+    | Olora
+    | LoraGa
+    | Eva
+    | Corda
     | Distill
     | TeacherLabels
     | Full

@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from nuggets.bench.answers import greedy_answers
 from nuggets.bench.evaluate import evaluation_mode
-from nuggets.core.adapter import add_lora, inject, read_factors
+from nuggets.core.adapter import add_lora, inject
 from nuggets.core.factorize import LowRankFactors
 from nuggets.core.samples import Message, Sample
 from nuggets.errors import BadInput
@@ -34,23 +34,8 @@ def injected(lab: Lab, seed: int, factors: Mapping[str, LowRankFactors], note: s
     """The student with a LoRA that starts from factors, on a function-preserving base."""
     samples = lab.train_samples(seed)
     with seeded(seed, lab.device):
-        model = inject(lab.fresh_student(), factors, lab.lora)
+        model = inject(lab.fresh_student(), factors, lab.lora, lab.ranks())
     return Trainee(model, lab.encode(samples), initial=factors, n_samples=len(samples), note=note)
-
-
-def with_pissa(lab: Lab, seed: int) -> Trainee:
-    """PEFT's PiSSA; what it took out of the base is kept for the export."""
-    if {"embed"} & set(lab.extraction.roles):
-        raise BadInput(
-            "PEFT has no PiSSA for embeddings. Leave the role embed out of the extraction, or "
-            "leave the arm pissa out."
-        )
-    trainee = with_lora(lab, seed, init_lora_weights="pissa")
-    initial = {
-        name: LowRankFactors(a, b, b.norm(dim=0) * a.norm(dim=1), 1.0)
-        for name, (a, b) in read_factors(trainee.model).items()
-    }
-    return Trainee(trainee.model, trainee.encoded, initial, n_samples=trainee.n_samples)
 
 
 def distilled(lab: Lab, seed: int) -> Trainee:

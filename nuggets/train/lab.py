@@ -88,6 +88,7 @@ class Lab:
         extra_prompts: (n, seed) → prompts beyond the training set, for the teacher to answer.
         general_samples: (n, seed) → general data for healing.
         wrong_map: the teacher's sensitivity on another task.
+        task_map: built-in task → the teacher's sensitivity on it, for arms that name one.
         teacher_tokenizer: the teacher's, where it is not the student's.
         cka: layer similarity, for the layer selector `cka`.
         device: where both models are.
@@ -109,6 +110,7 @@ class Lab:
     extra_prompts: Callable[[int, int], list[Sample]]
     general_samples: Callable[[int, int], list[Sample]]
     wrong_map: SensitivityMap | None = None
+    task_map: Callable[[str], SensitivityMap] | None = None
     teacher_tokenizer: Any = None
     cka: Float[ndarray, "n_teacher n_student"] | None = None
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
@@ -148,9 +150,12 @@ class Lab:
             return extract_factors(self.weight, plan, self.map, ranks=self.ranks())
         return self._once("factors", lambda: extract_factors(self.weight, self.plan(), self.map))
 
-    def wrong_factors(self, map: SensitivityMap) -> dict[str, LowRankFactors]:
-        """Initial factors located by another task's map."""
-        plan = make_plan(map, self.student_spec, self.extraction, self.lora, self.cka)
+    def factors_of(
+        self, map: SensitivityMap, extraction: ExtractionConfig | None = None
+    ) -> dict[str, LowRankFactors]:
+        """Initial factors located by another map, and perhaps by another extraction."""
+        wanted = extraction or self.extraction
+        plan = make_plan(map, self.student_spec, wanted, self.lora, self.cka)
         return extract_factors(self.weight, plan, map, ranks=self.ranks())
 
     def matrices(self) -> Iterator[tuple[str, Tensor]]:

@@ -17,11 +17,13 @@ from nuggets.bench.evaluate import evaluation_mode, pad_right
 from nuggets.bench.verdict import Role
 from nuggets.core.adapter import load_adapter
 from nuggets.core.architecture import Frozen
+from nuggets.core.layers import LastLayers
 from nuggets.core.plan import ExtractionConfig, LoraConfig
 from nuggets.core.selectors import ConsistentSelector
 from nuggets.errors import BadInput
-from nuggets.train.arms import Arm, Distill, Graft, Pissa, TeacherLabels, WrongTask
+from nuggets.train.arms import Arm, Distill, Graft, Paper, Pissa, TeacherLabels, WrongTask
 from nuggets.train.cells import CellResult, run_cell
+from nuggets.train.initialisers import Initialiser
 from tests.unit.train.tiny_lab import letters, load, make_lab
 
 KINDS = get_args(get_args(Arm)[0])
@@ -70,7 +72,7 @@ def equal(a, b):
 
 def test_kinds_and_names_are_unique():
     kinds = [cls.model_fields["kind"].default for cls in KINDS]
-    assert len(set(kinds)) == len(kinds) == 14
+    assert len(set(kinds)) == len(kinds) == 18
     assert len({arm.name for arm in ARMS}) == len(ARMS)
 
 
@@ -165,7 +167,9 @@ def test_ranks_chosen_by_energy_are_shared_by_all_arms(tiny):
 
 @pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
 @pytest.mark.parametrize(
-    "arm", [a for a in ARMS if a.kind not in ("pissa", *WITHOUT_ADAPTER)], ids=lambda a: a.name
+    "arm",
+    [a for a in ARMS if not isinstance(a, Initialiser) and a.kind not in WITHOUT_ADAPTER],
+    ids=lambda a: a.name,
 )
 def test_embedding_and_head_are_exported_too(tiny, tmp_path, arm, tied):
     extraction = ExtractionConfig(roles=("embed", "q", "down", "head"))
@@ -224,3 +228,33 @@ def test_arms_import_without_torch():
         "bad = {'torch', 'transformers', 'peft'} & set(sys.modules); assert not bad, bad"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_an_arms_own_extraction_is_that_of_a_recipe_with_it(lab):
+    last = lab.extraction.model_copy(update={"layers": LastLayers()})
+    wanted = lab.factors(lab.plan(last))
+    found = Paper(layers=LastLayers(), label="last").build(lab, 0).initial
+    assert wanted.keys() == found.keys()
+    assert all(torch.equal(found[name].a, wanted[name].a) for name in wanted)
+
+
+def test_roles_left_out_of_an_arm_start_as_plain_lora_does(lab):
+    arm = Paper(only=("gate", "up", "down"), label="ffn").build(lab, 0)
+    assert {name.split(".")[-1] for name in arm.initial} == {"gate_proj", "up_proj", "down_proj"}
+    trained = {n for n, p in arm.model.named_parameters() if p.requires_grad and "lora_B" in n}
+    assert len(trained) == len(lab.ranks())
+    start = dict(arm.model.named_parameters())
+    untouched = {n for n in trained if "self_attn" in n}
+    assert all(not start[n].any() for n in untouched)
+    torch.testing.assert_close(logits(lab, arm.model), logits(lab, lab.student), rtol=0, atol=1e-4)
+
+
+def test_an_arm_located_by_another_task_uses_that_tasks_map(lab):
+    import dataclasses
+
+    other = dataclasses.replace(lab, task_map={"copy": lab.wrong_map}.__getitem__)
+    found = Paper(task="copy", label="from copy").build(other, 0).initial
+    wanted = WrongTask().build(lab, 0).initial
+    assert all(torch.equal(found[name].b, wanted[name].b) for name in wanted)
+    with pytest.raises(BadInput, match="sensitivity on copy"):
+        Paper(task="copy").build(lab, 0)
