@@ -7,7 +7,7 @@ from typing import Any
 
 import typer
 
-from nuggets.cli import ask, measure, transfers
+from nuggets.cli import ask, measure, studies, transfers
 from nuggets.cli.output import print_json, say
 from nuggets.errors import NuggetsError
 
@@ -44,6 +44,8 @@ _COMMANDS = (
     transfers.list_,
     transfers.export,
     transfers.compare,
+    studies.paper,
+    studies.calibrate,
     ask.ask,
 )
 for command in _COMMANDS:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from nuggets.bench.power import DetectableEffect, detectable_effect
 from nuggets.builtin.pairs import MODELS, model_card
 from nuggets.builtin.resolve import resolve
 from nuggets.builtin.skills import skill_samples
@@ -112,6 +113,21 @@ def transfer_samples(recipe: TransferRecipe) -> Datasets:
     card = model_card(recipe.student)
     taught = [skill for skill in card.scores if skill not in card.lacks]
     return load_datasets(recipe.data, taught, card.lacks)
+
+
+def detectable(recipe: TransferRecipe) -> DetectableEffect:
+    """What a transfer can show before it is run: its smallest difference that would be seen.
+
+    Counted with the test items that there really are and with Holm over the treatment's baseline
+    and controls. It assumes 0/1 outcomes and the usual spread of seeds (see
+    `nuggets.bench.power`).
+
+    Raises:
+        BadInput: if the samples cannot be read.
+    """
+    n_items = len(transfer_samples(recipe).test)
+    against = sum(arm.role in ("baseline", "control") for arm in recipe.arms)
+    return detectable_effect(len(recipe.seeds), n_items, max(against, 1))
 
 
 def _check_arms(recipe: TransferRecipe, data: Datasets) -> None:

@@ -90,7 +90,7 @@ def _config(lab: Lab, model: Any, **options: Any) -> PeftLora:
 
 
 def _uniform(config: PeftLora) -> PeftLora:
-    ranks = [config.r, *config.rank_pattern.values()]
+    ranks = [config.r, *(config.rank_pattern or {}).values()]
     return replace(config, r=max(ranks), rank_pattern={}, alpha_pattern={})
 
 
