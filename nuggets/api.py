@@ -54,7 +54,14 @@ from nuggets.runs.results import answers, cells, compare, map_of, plan_of, repor
 from nuggets.runs.schema import LIVE, RESUMABLE, RunEvent, RunStatus
 from nuggets.runs.store import Run, RunStore
 from nuggets.studies.calibrating import calibration, save_calibration
-from nuggets.studies.documents import save_study, study_report, study_svg
+from nuggets.studies.documents import (
+    published_report,
+    save_study,
+    study_html,
+    study_markdown,
+    study_report,
+    study_svg,
+)
 from nuggets.studies.making import calibration_run, run_study, start_study
 from nuggets.studies.report import StudyReport
 from nuggets.studies.schema import Study
@@ -131,6 +138,7 @@ __all__ = [
     "plan_of",
     "playground",
     "preflight",
+    "published_report",
     "refuse_existing",
     "report",
     "resume",
@@ -148,6 +156,8 @@ __all__ = [
     "start",
     "start_study",
     "studies",
+    "study_html",
+    "study_markdown",
     "study_recipes",
     "study_report",
     "study_svg",

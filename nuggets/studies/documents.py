@@ -21,7 +21,7 @@ _PAGE = """<!doctype html>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <style>
 body {{ font: 16px/1.5 "Source Sans 3", "Segoe UI", Helvetica, Arial, sans-serif; color: #1f2430;
-background: #fff; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }}
+background: #fff; max-width: 76rem; margin: 2rem auto; padding: 0 1rem; }}
 table {{ border-collapse: collapse; margin: 1rem 0; font-size: .92em; display: block;
 overflow-x: auto; }}
 th, td {{ padding: .3rem .7rem; border-bottom: 1px solid #e3e6eb; text-align: right;
@@ -83,6 +83,12 @@ def study_report(
     found = finished_runs(study, changes)
     words = ["nuggets", "paper", name, *(word for each in changes for word in ("--set", each))]
     return build_study_report(study, found, command or shlex.join(words)) if found else None
+
+
+def published_report(name: str) -> StudyReport | None:
+    """The report of an experiment that this source checkout comes with, in `docs/paper`."""
+    path = Path(__file__).resolve().parents[2] / "docs" / "paper" / f"{name}.json"
+    return StudyReport.model_validate_json(path.read_text()) if path.is_file() else None
 
 
 def study_svg(report: StudyReport, dark: bool = False) -> str:
@@ -151,11 +157,11 @@ def _results(report: StudyReport) -> str:
         "arm",
         "role",
         f"{first.metric.replace('_', ' ')}, 95 %",
+        "the paper",
         "minus plain LoRA, 95 %",
         "p (Holm)",
         "could have seen",
         "seeds × items",
-        "the paper",
     )
     return markdown_table(headers, rows)
 
@@ -168,11 +174,11 @@ def _result_row(report: StudyReport, panel: Panel, arm: ArmReport) -> Sequence[s
         arm.name.replace("_", " "),
         arm.role,
         interval_text(arm.value, *arm.interval),
+        "" if number is None else f"{number:.2f}",
         "" if versus is None else _signed(versus),
         "" if versus is None else f"{versus.p_holm:.2g}",
         "" if versus is None else _detectable(versus),
         f"{len(arm.seeds)} × {arm.n}",
-        "" if number is None else f"{number:.2f}",
     )
 
 

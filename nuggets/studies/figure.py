@@ -153,16 +153,15 @@ def _matrix(report: StudyReport, ink: str) -> Figure:
     """Target tasks down, the tasks whose samples located the parameters across."""
     arms = [a.name for a in report.panels[0].report.arms.values() if a.role != "reference"]
     values = np.array([[panel.report.arms[arm].value for arm in arms] for panel in report.panels])
+    top = max(float(values.max()), 0.1)
     figure = Figure(figsize=(2.6 + 1.7 * len(arms), 1.6 + 0.85 * len(report.panels)))
     figure.set_layout_engine("constrained")
     axis = figure.subplots()
-    image = axis.imshow(
-        values, cmap="cividis", vmin=0, vmax=max(float(values.max()), 1e-9), aspect="auto"
-    )
+    image = axis.imshow(values, cmap="cividis", vmin=0, vmax=top, aspect="auto")
     for row, panel in enumerate(report.panels):
         for column, arm in enumerate(arms):
             found = panel.report.arms[arm]
-            shade = "white" if values[row, column] < 0.6 * values.max() else "black"
+            shade = "white" if values[row, column] < 0.6 * top else "black"
             text = f"{found.value:.2f}\n[{found.interval[0]:.2f}, {found.interval[1]:.2f}]"
             weight = "bold" if arm == panel.name else "normal"
             axis.text(column, row, text, ha="center", va="center", color=shade, fontweight=weight)
