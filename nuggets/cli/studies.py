@@ -120,5 +120,5 @@ def calibrate(
     api.save_calibration(found, text, out_folder)
     if json:
         return print_json(found)
-    out.print(text, markup=False)
+    out.print(text, markup=False, soft_wrap=True)
     return say(f"Wrote {out_folder}/calibration.md and calibration.json.")
