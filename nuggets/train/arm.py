@@ -18,10 +18,12 @@ class ArmBase(Frozen):
 
     Attributes:
         label: the arm's name in the report, so that one kind can appear twice.
+        keeps_function: whether the student's function is unchanged at step 0.
     """
 
     role: ClassVar[Role]
     title: ClassVar[str]
+    keeps_function: ClassVar[bool] = True
     kind: Any  # a literal in every arm
     label: str | None = Field(default=None, min_length=1, max_length=40)
 

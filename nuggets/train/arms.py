@@ -17,6 +17,7 @@ from nuggets.core.layers import LayerSelector, RandomLayers
 from nuggets.core.plan import Role as MatrixRole
 from nuggets.core.selectors import ConsistentSelector, MatrixSelector, RandomWindowSelector
 from nuggets.errors import BadInput
+from nuggets.train.aligned import Memories, Regressed, States
 from nuggets.train.arm import ArmBase
 from nuggets.train.initialisers import Corda, Eva, LoraGa, Olora, Pissa
 
@@ -301,7 +302,10 @@ Arm = Annotated[
     | Distill
     | TeacherLabels
     | Full
-    | Graft,
+    | Graft
+    | Memories
+    | States
+    | Regressed,
     Field(discriminator="kind"),
 ]
 """The arms, chosen by `kind`."""
