@@ -27,6 +27,7 @@ from nuggets.runs.compute import (
     write_extraction,
 )
 from nuggets.runs.context import RunContext
+from nuggets.runs.home import cache_dir
 from nuggets.runs.inputs import Datasets
 from nuggets.runs.planning import alignment_job, map_job
 from nuggets.train.arms import Arm
@@ -119,6 +120,7 @@ def _lab(
         general_samples=data.general,
         device=torch.device(recipe.device),
         bf16=recipe.device.startswith("cuda"),
+        kept=cache_dir() / "healed",
         format=recipe.data.format,
     )
 

@@ -19,6 +19,8 @@ from nuggets.runs.store import Run
 from nuggets.studies.findings import find_sentences
 from nuggets.studies.schema import Study
 
+OWN = "{run}"
+"""The focus of an experiment whose runs are each about an arm of their own name."""
 KEPT = "kept"
 """The metric of the layout `retention`: exact match on the items of all old skills."""
 
@@ -87,8 +89,8 @@ def build_study_report(study: Study, runs: Mapping[str, Run], command: str) -> S
 
 
 def focus_of(study: Study, run: str) -> str:
-    """The arm that the paper would choose: in a matrix, the target's own seed samples."""
-    return run if study.layout == "matrix" else study.focus
+    """The arm that is judged: in a matrix, the target's own seed samples."""
+    return run if study.layout == "matrix" or study.focus == OWN else study.focus
 
 
 def _panel(study: Study, name: str, run: Run) -> Panel:

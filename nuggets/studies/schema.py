@@ -66,7 +66,8 @@ class Study(Frozen):
         paper: the paper's own numbers and claim.
         recipe: fields of the transfer recipe that all runs share.
         runs: what differs.
-        focus: the paper's choice, compared with every other treatment (Holm).
+        focus: the arm that is judged, the paper's choice, compared with every other treatment
+            (Holm); `{run}` for the arm of the run's own name.
         models: models to make first; recipes name them `{name}`.
         notes: deviations from the paper and reasons.
     """

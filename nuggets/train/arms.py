@@ -251,6 +251,7 @@ class Graft(ArmBase):
     Attributes:
         origin: which dimensions are kept. `permuted` cuts as `sensitivity` does and then
             permutes rows and columns of every matrix: the control without a working circuit.
+        task: built-in task whose sensitivity chooses, instead of the target's.
         heal_steps: steps of full fine-tuning on general data after the cut.
         heal_lr: their learning rate.
         heal_batch: samples per step.
@@ -260,6 +261,7 @@ class Graft(ArmBase):
     title: ClassVar[str] = "Graft and heal"
     kind: Literal["graft"] = "graft"
     origin: Literal["sensitivity", "first", "random", "permuted"] = "sensitivity"
+    task: str | None = None
     heal_steps: int = Field(default=1500, ge=0)
     heal_lr: float = Field(default=3e-3, gt=0)
     heal_batch: int = Field(default=64, ge=1)
@@ -267,7 +269,9 @@ class Graft(ArmBase):
 
     @property
     def role(self) -> Role:  # type: ignore[override]
-        """Treatment by sensitivity; random and permuted are its controls."""
+        """Treatment by the target's sensitivity; random, permuted, another task are controls."""
+        if self.task is not None:
+            return "control"
         roles: dict[str, Role] = {"sensitivity": "treatment", "first": "comparator"}
         return roles.get(self.origin, "control")
 

@@ -95,6 +95,7 @@ class Lab:
         bf16: compute in bfloat16 on a GPU.
         format: how samples are written.
         workspace: for arms that take long to build.
+        kept: folder where healed students are kept for other runs; none are kept when not given.
     """
 
     teacher: Any
@@ -117,6 +118,7 @@ class Lab:
     bf16: bool = False
     format: Format = "paper"
     workspace: Workspace = field(default_factory=Workspace)
+    kept: Path | None = None
     _cache: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     def fresh_student(self) -> Any:
