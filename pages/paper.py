@@ -21,11 +21,11 @@ def main() -> None:
     )
     live.refused()
     found = api.studies()
-    with safe.shown_problems("gallery"):
-        _gallery(found)
     name = st.selectbox("Experiment", [NONE, *found], key="experiment", bind="query-params")
     if name not in found:
         st.text("Choose an experiment to see its question, figure and table.")
+        with safe.shown_problems("gallery"):
+            _gallery(found)
         return
     with safe.shown_problems("experiment"):
         _experiment(found[name])
@@ -39,7 +39,6 @@ def _gallery(found: dict[str, api.Study]) -> None:
             {
                 "experiment": study.name,
                 "title": study.title,
-                "question": study.question,
                 "runs": f"{0 if report is None else len(report.panels)} of {len(study.runs)}",
                 "found": "" if report is None else report.findings[0],
             }
@@ -48,6 +47,7 @@ def _gallery(found: dict[str, api.Study]) -> None:
         pd.DataFrame(rows),
         hide_index=True,
         height="content",
+        row_height=30,
         alt="The experiments, how many of their runs are finished, and what the first one found",
     )
 

@@ -110,6 +110,11 @@ def student_spec(job: CutJob) -> ArchSpec:
         kv_heads = job.sizes.get("hidden_size", spec.hidden_size) // spec.head_dim
     changes = {**job.sizes, "n_heads": kv_heads * spec.group, "vocab_size": teacher.vocab_size}
     changed = ArchSpec(**{**spec.model_dump(), **changes, "model_type": teacher.model_type})
+    if changed.hidden_size % changed.n_heads:  # transformers refuses it, in four lines
+        raise BadInput(
+            f"A width of {changed.hidden_size} is not a multiple of the {changed.n_heads} heads. "
+            "Choose another width, or other head groups."
+        )
     check_pair(teacher, changed, embed=False)
     check_consistent(teacher, changed)
     check_heads_fill(teacher, changed.n_heads, changed.hidden_size)

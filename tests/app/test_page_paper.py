@@ -19,7 +19,7 @@ def finished():
 
 
 def gallery(at):
-    return next(part.value for part in at.dataframe if "question" in part.value.columns)
+    return next(part.value for part in at.dataframe if "found" in part.value.columns)
 
 
 def test_the_gallery_lists_every_experiment(open_page, monkeypatch):
@@ -40,7 +40,7 @@ def test_an_experiment_shows_its_findings_figure_table_and_the_papers_numbers(op
     assert frame.set_index("arm").loc["sensitivity", "the_paper"] == 28.22
     assert set(frame["n_seeds"]) == {len(recipe().seeds)}
     assert "Report (HTML)" in {button.label for button in at.get("download_button")}
-    row = gallery(at).set_index("experiment").loc[EXPERIMENT]
+    row = gallery(open_page("paper")).set_index("experiment").loc[EXPERIMENT]
     assert row["runs"] == "1 of 1"
     assert row["found"] == report.findings[0]
 
