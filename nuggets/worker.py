@@ -26,7 +26,6 @@ from typing import Any
 from nuggets.core.memory import memory_reported
 from nuggets.errors import BadInput, Cancelled, NuggetsError, RunBusy
 from nuggets.runs.context import RunContext
-from nuggets.runs.creating import create
 from nuggets.runs.devices import device_turn
 from nuggets.runs.home import runs_dir
 from nuggets.runs.schema import RunError, RunEvent, RunRecord
@@ -65,6 +64,8 @@ def run_job(job: Any, on_event: Callable[[RunEvent], None] = lambda event: None)
             left behind.
         NuggetsError: as the job does.
     """
+    from nuggets.runs.creating import create  # NumPy, which starting a worker does not need
+
     made = create(job)
     try:
         run_in_foreground(made, on_event)
