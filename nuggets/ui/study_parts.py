@@ -8,6 +8,7 @@ import streamlit as st
 from nuggets import api
 from nuggets.errors import Damaged
 from nuggets.studies.documents import baseline_difference, paper_number
+from nuggets.ui import charts_benchmarks
 
 
 def report_of(name: str) -> api.StudyReport | None:
@@ -78,22 +79,11 @@ def results_frame(report: api.StudyReport) -> pd.DataFrame:
 
 def budget_frame(report: api.StudyReport) -> pd.DataFrame:
     """What every arm was given and what it took."""
-    return pd.DataFrame(
-        [
-            {
-                "run": panel.name,
-                "arm": arm.name,
-                "samples": arm.samples,
-                "steps": arm.steps,
-                "learning_rate": arm.learning_rate,
-                "trainable_parameters": arm.trainable_parameters,
-                "flops": arm.flops,
-                "seconds_per_seed": arm.seconds,
-            }
-            for panel in report.panels
-            for arm in panel.report.arms.values()
-        ]
-    )
+    frames = [
+        charts_benchmarks.budget_frame(panel.report).assign(run=panel.name)
+        for panel in report.panels
+    ]
+    return pd.concat(frames, ignore_index=True)
 
 
 def caption(report: api.StudyReport) -> str:
