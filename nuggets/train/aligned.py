@@ -71,6 +71,34 @@ class States(Aligned):
         return alignments.with_states(lab, seed, self)
 
 
+class Hints(Aligned):
+    """The student first learns the teacher's states on general samples, then gets a plain LoRA.
+
+    All weights and one linear map per layer are trained together (FitNets, arXiv 1412.6550), so
+    that the student may encode whatever the teacher's states hold.
+
+    Attributes:
+        steps: of that first training, on answers of general samples and on states.
+        lr: its learning rate.
+        batch: samples per step.
+        weight: of the states beside the answers' likelihood.
+    """
+
+    title: ClassVar[str] = "Learned states"
+    kind: Literal["hints"] = "hints"
+    n_general: int = Field(default=8000, ge=8)
+    steps: int = Field(default=800, ge=1)
+    lr: float = Field(default=2e-3, gt=0)
+    batch: int = Field(default=32, ge=1)
+    weight: float = Field(default=1.0, gt=0)
+
+    def build(self, lab: Lab, seed: int) -> Trainee:
+        """Trains a copy of the student on the teacher's states and adds a fresh LoRA."""
+        from nuggets.train import alignments
+
+        return alignments.with_hints(lab, seed, self)
+
+
 class Regressed(Aligned):
     """LoRA that starts as the rank-r change that best imitates the teacher's layers."""
 

@@ -13,7 +13,7 @@ from numpy import ndarray
 from torch import Tensor, nn
 
 from nuggets.bench.evaluate import Encoded, pad_right
-from nuggets.core.adapter import ADAPTER
+from nuggets.core.adapter import ADAPTER, add_lora
 from nuggets.core.architecture import ArchSpec
 from nuggets.core.linear_maps import ridge_map
 from nuggets.core.selectors import top
@@ -25,12 +25,15 @@ from nuggets.core.states import (
     make_batches,
 )
 from nuggets.train.build import with_lora
+from nuggets.train.config import TrainConfig
+from nuggets.train.finetune import finetune
+from nuggets.train.flops import training_flops
 from nuggets.train.lab import Lab, Trainee
-from nuggets.train.losses import answer_loss
-from nuggets.train.randomness import generator
+from nuggets.train.losses import Loss, answer_loss
+from nuggets.train.randomness import generator, seeded
 
 if TYPE_CHECKING:
-    from nuggets.train.aligned import Aligned, Memories, Regressed, States
+    from nuggets.train.aligned import Aligned, Hints, Memories, Regressed, States
 
 Factors = dict[str, tuple[Tensor, Tensor]]
 """Student module → A `[r, in]` and B `[out, r]`."""
@@ -112,6 +115,74 @@ def with_states(lab: Lab, seed: int, arm: States) -> Trainee:
         n_samples=plain.n_samples + arm.n_general,
         note="The teacher's states on general samples were used too, never on held-out items.",
     )
+
+
+def with_hints(lab: Lab, seed: int, arm: Hints) -> Trainee:
+    """A copy of the student that learned the teacher's states, with a plain LoRA."""
+    model = lab.fresh_student()
+    for parameter in model.parameters():
+        parameter.requires_grad_(True)
+    pairs = lab.plan().alignment.pairs
+    sizes = lab.student_spec.hidden_size, lab.teacher_spec.hidden_size
+    with seeded(seed, lab.device):
+        model.hint_maps = nn.ModuleList(nn.Linear(*sizes) for _ in pairs).to(lab.device)
+    encoded = lab.encode(lab.general_samples(arm.n_general, seed))
+    config = TrainConfig(
+        steps=arm.steps,
+        batch_size=arm.batch,
+        lr=arm.lr,
+        schedule="cosine",
+        checkpoint_every=lab.train.checkpoint_every,
+        max_length=lab.train.max_length,
+    )
+    loss = _hint_loss(lab, arm)
+    flops = training_flops(model, encoded, arm.steps, arm.batch, seed, loss, lab.device)
+    work = lab.workspace
+    log = finetune(
+        model,
+        encoded,
+        config,
+        seed,
+        work.folder / "hints",
+        device=lab.device,
+        progress=work.progress,
+        storage=work.storage,
+        loss=loss,
+    )
+    del model.hint_maps
+    samples = lab.train_samples(seed)
+    with seeded(seed, lab.device):
+        peft = add_lora(model, lab.ranks(), lab.lora)
+    return Trainee(
+        peft,
+        lab.encode(samples),
+        own_base=True,
+        n_samples=len(samples) + min(arm.n_general, arm.steps * arm.batch),
+        seconds=log.seconds,
+        flops=flops,
+        note="Learned the teacher's states on general samples first, never on held-out items.",
+    )
+
+
+def _hint_loss(lab: Lab, arm: Hints) -> Loss:
+    """The answers' likelihood, and the teacher's states through the model's own maps."""
+    pairs = lab.plan().alignment.pairs
+
+    def loss(model: Any, ids: Tensor, labels: Tensor) -> Tensor:
+        with torch.no_grad(), _recorded(lab.teacher, lab.teacher_spec) as theirs:
+            decoder_of(lab.teacher, lab.teacher_spec)(input_ids=ids, use_cache=False)
+        with _recorded(model, lab.student_spec) as ours:
+            answers = answer_loss(model, ids, labels)
+        terms = []
+        for map, (student, teacher) in zip(model.hint_maps, pairs, strict=True):
+            wanted = theirs[teacher].detach()
+            if arm.control:  # the next sample's states: the same size, another country
+                wanted = wanted.roll(1, dims=0)
+            error = (map(ours[student]) - wanted).square().sum(-1).mean()
+            terms.append(error / wanted.flatten(0, 1).var(dim=0).sum().clamp_min(1e-9))
+        return answers + arm.weight * torch.stack(terms).mean()
+
+    return loss
 
 
 def reduced_rank(

@@ -17,7 +17,7 @@ from nuggets.core.layers import LayerSelector, RandomLayers
 from nuggets.core.plan import Role as MatrixRole
 from nuggets.core.selectors import ConsistentSelector, MatrixSelector, RandomWindowSelector
 from nuggets.errors import BadInput
-from nuggets.train.aligned import Memories, Regressed, States
+from nuggets.train.aligned import Hints, Memories, Regressed, States
 from nuggets.train.arm import ArmBase
 from nuggets.train.initialisers import Corda, Eva, LoraGa, Olora, Pissa
 
@@ -309,6 +309,7 @@ Arm = Annotated[
     | Graft
     | Memories
     | States
+    | Hints
     | Regressed,
     Field(discriminator="kind"),
 ]

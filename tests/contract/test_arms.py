@@ -21,23 +21,24 @@ from nuggets.core.layers import LastLayers
 from nuggets.core.plan import ExtractionConfig, LoraConfig
 from nuggets.core.selectors import ConsistentSelector
 from nuggets.errors import BadInput
-from nuggets.train.aligned import Memories, Regressed, States
+from nuggets.train.aligned import Hints, Memories, Regressed, States
 from nuggets.train.arms import Arm, Distill, Graft, Paper, Pissa, TeacherLabels, WrongTask
 from nuggets.train.cells import CellResult, run_cell
 from nuggets.train.initialisers import Initialiser
 from tests.unit.train.tiny_lab import letters, load, make_lab
 
-ALIGNED = (Memories, States, Regressed)
+ALIGNED = (Memories, States, Hints, Regressed)
 KINDS = get_args(get_args(Arm)[0])
 SMALL = {
     **{kind: {"n_general": 8} for kind in ("memories", "states", "regressed")},
+    "hints": {"n_general": 8, "steps": 3, "batch": 4},
     "teacher_labels": {"n": 6},
     "graft": {"heal_steps": 3, "heal_batch": 4, "heal_samples": 8},
 }
 ARMS = [cls(**SMALL.get(cls.model_fields["kind"].default, {})) for cls in KINDS]
 ARMS += [cls(control=True, **SMALL[cls.model_fields["kind"].default]) for cls in ALIGNED]
 ARMS += [Graft(origin=origin, **SMALL["graft"]) for origin in ("first", "random", "permuted")]
-WITHOUT_ADAPTER = ("vanilla", "full", "graft")
+WITHOUT_ADAPTER = ("vanilla", "full", "graft", "hints")
 TEST = letters(5, 99)
 
 each_arm = pytest.mark.parametrize("arm", ARMS, ids=lambda arm: arm.name)
@@ -79,7 +80,7 @@ def equal(a, b):
 
 def test_kinds_and_names_are_unique():
     kinds = [cls.model_fields["kind"].default for cls in KINDS]
-    assert len(set(kinds)) == len(kinds) == 21
+    assert len(set(kinds)) == len(kinds) == 22
     assert len({arm.name for arm in ARMS}) == len(ARMS)
 
 
@@ -98,7 +99,7 @@ def test_an_arm_is_described_and_survives_its_json(arm):
 def test_student_logits_are_unchanged_at_step_zero_with_alpha_other_than_r(lab, trained, arm):
     assert lab.lora.alpha != lab.lora.r
     found = trained[arm.name].record.step0_difference
-    if arm.kind == "graft":
+    if arm.kind in ("graft", "hints"):
         assert found is None
     elif not arm.keeps_function:
         assert found > 1e-3
@@ -145,7 +146,7 @@ def test_the_labs_models_are_untouched(lab, before, trained):
 @each_arm
 def test_every_arm_gets_the_same_samples_and_steps(trained, arm):
     outcome = trained[arm.name].record.outcome
-    extra = {"teacher_labels": 6, "states": 8}.get(arm.kind, 0)
+    extra = {"teacher_labels": 6, "states": 8, "hints": 8}.get(arm.kind, 0)
     assert outcome.samples == (0 if arm.kind == "vanilla" else 10 + extra)
     assert outcome.steps == (0 if arm.kind == "vanilla" else 4)
     assert (outcome.flops > 0) == (arm.kind != "vanilla")
