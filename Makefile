@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PORT ?= 8501
 
-.PHONY: app test test-fast browser demo check format bench bench-gpu pairs faults real clean help
+.PHONY: app test test-fast browser demo paper calibration check format bench bench-gpu pairs faults real clean help
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -32,6 +32,12 @@ browser: $(STAMP)  ## only the tests in a real browser
 
 demo: $(STAMP)  ## a whole transfer with controls, headless, under a minute
 	$(BIN)/nuggets run quick
+
+paper: $(STAMP)  ## the paper's experiments on the built-in pair, reports in docs/paper (under 2 hours)
+	OMP_NUM_THREADS=1 $(BIN)/nuggets paper all --out docs/paper
+
+calibration: $(STAMP)  ## how often the verdict is wrong on real runs, report in docs (half an hour)
+	OMP_NUM_THREADS=1 $(BIN)/nuggets calibrate --out docs
 
 check: $(STAMP)  ## lint, types, imports
 	$(BIN)/ruff format --check .

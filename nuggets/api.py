@@ -6,10 +6,11 @@ either run in a worker process (`start`, `resume`) or say that they import torch
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from nuggets.bench.calibration import Calibration
 from nuggets.bench.outcomes import BenchmarkTable
 from nuggets.bench.power import DetectableEffect, detectable_effect
 from nuggets.bench.report import BenchmarkReport, CellOutcome
@@ -25,7 +26,6 @@ from nuggets.core.models import read_spec
 from nuggets.core.plan import ExtractionPlan
 from nuggets.core.preflight import Preflight
 from nuggets.core.progress import Progress
-from nuggets.errors import BadInput
 from nuggets.recipe import (
     AlignJob,
     CutJob,
@@ -33,7 +33,6 @@ from nuggets.recipe import (
     EvaluateJob,
     SensitivityJob,
     TransferRecipe,
-    anchored,
     dump_job,
     load_job,
     load_recipe,
@@ -42,15 +41,16 @@ from nuggets.recipe import (
     shipped_recipes,
 )
 from nuggets.runs import cache, launch, playground
-from nuggets.runs.checks import check_job, preflight_models, transfer_samples
+from nuggets.runs.checks import detectable, preflight_models
 from nuggets.runs.commands import as_command, as_python
 from nuggets.runs.converting import convert
+from nuggets.runs.creating import create
 from nuggets.runs.doctor import Doctor, diagnose, diagnose_soon, resolve_device_name
 from nuggets.runs.exporting import export_benchmarks as save_benchmarks
 from nuggets.runs.home import runs_dir
 from nuggets.runs.inputs import seed_samples
 from nuggets.runs.outputs import output_folder, refuse_existing
-from nuggets.runs.own_data import name_of, own_data, remember, save_upload
+from nuggets.runs.own_data import name_of, own_data, save_upload
 from nuggets.runs.planning import alignment_job, map_job, plan_from_cache
 from nuggets.runs.prompts import Rendered, rendered, rendered_apart
 from nuggets.runs.results import (
@@ -64,6 +64,20 @@ from nuggets.runs.results import (
 )
 from nuggets.runs.schema import LIVE, RESUMABLE, RunEvent, RunStatus
 from nuggets.runs.store import Run, RunStore
+from nuggets.studies.calibrating import calibration, save_calibration
+from nuggets.studies.documents import (
+    published_report,
+    save_study,
+    study_html,
+    study_markdown,
+    study_report,
+    study_svg,
+)
+from nuggets.studies.making import calibration_run, run_study, start_study
+from nuggets.studies.report import StudyReport
+from nuggets.studies.schema import Study
+from nuggets.studies.shipped import open_study, studies, study_recipes
+from nuggets.worker import run_job as run
 
 __all__ = [
     "LIVE",
@@ -77,6 +91,7 @@ __all__ = [
     "ArchSpec",
     "BenchmarkReport",
     "BenchmarkTable",
+    "Calibration",
     "CellOutcome",
     "CutJob",
     "DataConfig",
@@ -93,6 +108,8 @@ __all__ = [
     "SensitivityJob",
     "SensitivityMap",
     "Skill",
+    "Study",
+    "StudyReport",
     "TransferRecipe",
     "align",
     "alignment_job",
@@ -100,6 +117,8 @@ __all__ = [
     "as_command",
     "as_python",
     "benchmark_tables",
+    "calibration",
+    "calibration_run",
     "cancel",
     "cells",
     "compare",
@@ -127,6 +146,7 @@ __all__ = [
     "model_card",
     "name_of",
     "open_run",
+    "open_study",
     "own_data",
     "parse_cut",
     "parse_job",
@@ -134,21 +154,32 @@ __all__ = [
     "plan_of",
     "playground",
     "preflight",
+    "published_report",
     "refuse_existing",
     "rendered",
     "rendered_apart",
     "report",
     "resume",
     "run",
+    "run_study",
     "runs",
     "save_alignment",
     "save_benchmarks",
+    "save_calibration",
     "save_map",
+    "save_study",
     "save_upload",
     "shipped_recipes",
     "skills",
     "spec",
     "start",
+    "start_study",
+    "studies",
+    "study_html",
+    "study_markdown",
+    "study_recipes",
+    "study_report",
+    "study_svg",
     "views",
 ]
 
@@ -258,21 +289,6 @@ def plan(recipe: TransferRecipe) -> ExtractionPlan:
     return plan_from_cache(recipe)
 
 
-def detectable(recipe: TransferRecipe) -> DetectableEffect:
-    """What a transfer can show before it is run: its smallest difference that would be seen.
-
-    Counted with the test items that there really are and with Holm over the treatment's baseline
-    and controls. It assumes 0/1 outcomes and the usual spread of seeds (see
-    `nuggets.bench.power`).
-
-    Raises:
-        BadInput: if the samples cannot be read.
-    """
-    n_items = len(transfer_samples(recipe).test)
-    against = sum(arm.role in ("baseline", "control") for arm in recipe.arms)
-    return detectable_effect(len(recipe.seeds), n_items, max(against, 1))
-
-
 def measured_plan(recipe: TransferRecipe, progress: Progress | None = None) -> ExtractionPlan:
     """As `plan`, but measures first what is not cached yet. Imports torch."""
     from nuggets.runs.compute import plan_recipe
@@ -309,49 +325,11 @@ def extract(recipe: TransferRecipe, out: Path, progress: Progress | None = None)
 # Runs
 
 
-def create(job: AnyJob) -> Run:
-    """Writes a run folder for a job that can work, without starting it.
-
-    Relative paths are made absolute, as seen from here.
-
-    Raises:
-        BadInput: if configurations, headers or samples say that the job cannot work; no folder
-            is made then.
-    """
-    device = resolve_device_name(job.device)
-    job = anchored(job)
-    check_job(job.model_copy(update={"device": device}))
-    data = getattr(job, "data", None)
-    if data is not None:
-        remember(data)
-    return RunStore(runs_dir()).create(job.job, dump_job(job), job.name, device=device)
-
-
 def start(job: AnyJob) -> Run:
     """Starts a job in a worker process of its own; it outlives this one."""
     run = create(job)
     launch.start(run)
     return run
-
-
-def run(job: AnyJob, on_event: Callable[[RunEvent], None] = lambda event: None) -> Run:
-    """Runs a job here, reporting events as they happen. Imports torch.
-
-    Raises:
-        BadInput: if the job cannot work. When that shows before anything was kept, no run is
-            left behind.
-        NuggetsError: as the job does.
-    """
-    from nuggets.worker import run_in_foreground
-
-    made = create(job)
-    try:
-        run_in_foreground(made, on_event)
-    except BadInput:
-        if not any((made.folder / "artifacts").glob("*")):
-            delete(made.id)
-        raise
-    return made
 
 
 def runs() -> list[Run]:

@@ -27,8 +27,9 @@ from nuggets.core.memory import memory_reported
 from nuggets.errors import BadInput, Cancelled, NuggetsError, RunBusy, hide_tokens
 from nuggets.runs.context import RunContext
 from nuggets.runs.devices import device_turn
+from nuggets.runs.home import runs_dir
 from nuggets.runs.schema import RunError, RunEvent, RunRecord
-from nuggets.runs.store import Run
+from nuggets.runs.store import Run, RunStore
 
 BUSY_EXIT_CODE = 3
 
@@ -53,6 +54,26 @@ def main(arguments: list[str] | None = None) -> int:
         print(hide_tokens(traceback.format_exc()), file=sys.stderr, end="")
         return _exit_code(error)
     return 0
+
+
+def run_job(job: Any, on_event: Callable[[RunEvent], None] = lambda event: None) -> Run:
+    """Runs a job here, reporting events as they happen. Imports torch.
+
+    Raises:
+        BadInput: if the job cannot work. When that shows before anything was kept, no run is
+            left behind.
+        NuggetsError: as the job does.
+    """
+    from nuggets.runs.creating import create  # NumPy, which starting a worker does not need
+
+    made = create(job)
+    try:
+        run_in_foreground(made, on_event)
+    except BadInput:
+        if not any((made.folder / "artifacts").glob("*")):
+            RunStore(runs_dir()).delete(made.id)
+        raise
+    return made
 
 
 def run_in_foreground(run: Run, on_event: Callable[[RunEvent], None]) -> RunRecord:

@@ -109,7 +109,7 @@ def _area_difference(delta: Sequence[float], n_items: int) -> PairedDifference:
     mean, low, high = _over_seeds(delta)
     p = 1.0 if np.ptp(delta) == 0 == mean else 0.0
     if np.ptp(delta) > 0:
-        p = float(stats.ttest_1samp(delta, 0.0).pvalue)
+        p = float(np.asarray(stats.ttest_1samp(delta, 0.0))[1])  # statistic and p-value
     interval = Interval(
         mean=mean, low=low, high=high, level=LEVEL, n_seeds=len(delta), n_items=n_items
     )

@@ -188,9 +188,11 @@ def _same_as_controls(base: Difference, control: Difference, values: Mapping[str
 def _no_difference(base: Difference) -> str:
     seen, size = base.minimum_detectable, _size(base)
     could = f"could have shown {seen:.3f} or more" if seen else "are too few to show any"
+    alone = base.interval.low > 0 or base.interval.high < 0
+    holm = f" (not after Holm, p {base.p_holm:.2f})" if alone else ""
     return (
         f"no difference seen between {_plain(base.arm)} and {_plain(base.versus)}: "
-        f"{_gap(base)}; {size} {could}."
+        f"{_gap(base)}{holm}; {size} {could}."
     )
 
 

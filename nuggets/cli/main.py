@@ -7,7 +7,7 @@ from typing import Any
 
 import typer
 
-from nuggets.cli import ask, evaluate, measure, transfers
+from nuggets.cli import ask, evaluate, measure, studies, transfers
 from nuggets.cli.output import print_json, say
 from nuggets.errors import NuggetsError
 
@@ -47,6 +47,8 @@ _COMMANDS = (
     transfers.list_,
     transfers.export,
     transfers.compare,
+    studies.paper,
+    studies.calibrate,
     ask.ask,
 )
 for command in _COMMANDS:

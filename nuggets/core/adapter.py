@@ -66,7 +66,12 @@ def add_lora(model: nn.Module, ranks: Mapping[str, int], lora: LoraConfig, **opt
     return get_peft_model(model, peft_config(ranks, scales, lora.dropout, **options))  # type: ignore[arg-type]
 
 
-def inject(model: nn.Module, factors: Factors, lora: LoraConfig) -> Any:
+def inject(
+    model: nn.Module,
+    factors: Factors,
+    lora: LoraConfig,
+    ranks: Mapping[str, int] | None = None,
+) -> Any:
     """Starts a LoRA from factors and subtracts their product from the base.
 
     The function at step 0 is unchanged: `W − s·B₀A₀ + s·B₀A₀ = W` (section 3.4 of the paper),
@@ -75,13 +80,15 @@ def inject(model: nn.Module, factors: Factors, lora: LoraConfig) -> Any:
     Args:
         model: the student; its base weights are changed in place.
         factors: initial A and B per student module.
-        lora: alpha and dropout; ranks are the factors' own.
+        lora: alpha and dropout.
+        ranks: every module that gets a LoRA; those without factors start as PEFT starts them. The
+            factors' own modules and ranks when not given.
 
     Returns:
         A `PeftModel` whose adapter is trainable.
     """
-    ranks = {name: factor.rank for name, factor in factors.items()}
-    peft = add_lora(model, ranks, lora)
+    own = {name: factor.rank for name, factor in factors.items()}
+    peft = add_lora(model, ranks or own, lora)
     with torch.no_grad():
         for name, factor in factors.items():
             layer = peft.base_model.model.get_submodule(name)

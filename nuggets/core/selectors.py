@@ -124,6 +124,19 @@ class RowsColsSelector(PerMatrix):
         return Pick(rows, cols, *_inside(request, site, rows, cols))
 
 
+class NeuronsSelector(PerMatrix):
+    """The rows with the largest sums (output neurons), and of those the best span of columns."""
+
+    kind: Literal["neurons"] = "neurons"
+
+    def _pick(self, request: Request, site: Site, shape: tuple[int, int]) -> Pick:
+        matrix = request.map.matrix(site.teacher_module)
+        rows = top(matrix.sum(axis=1, dtype=np.float64), shape[0])
+        best, _ = find_window(matrix[rows], *shape)
+        cols = best.col + np.arange(shape[1])
+        return Pick(rows, cols, best.mass, float(matrix.sum(dtype=np.float64)))
+
+
 class WeightsSelector(PerMatrix):
     """The single entries with the largest scores, read row by row into the student's shape."""
 
@@ -177,7 +190,12 @@ class ConsistentSelector(Frozen):
 
 
 MatrixSelector = Annotated[
-    WindowSelector | RowsColsSelector | WeightsSelector | RandomWindowSelector | ConsistentSelector,
+    WindowSelector
+    | RowsColsSelector
+    | NeuronsSelector
+    | WeightsSelector
+    | RandomWindowSelector
+    | ConsistentSelector,
     Field(discriminator="kind"),
 ]
 """The matrix selectors, chosen by `kind`."""

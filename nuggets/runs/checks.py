@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 
 from nuggets.bench.judges import TeacherJudge
+from nuggets.bench.power import DetectableEffect, detectable_effect
 from nuggets.bench.tasks import Benchmark, Dialogue
 from nuggets.builtin.pairs import MODELS, model_card
 from nuggets.builtin.resolve import resolve
+from nuggets.builtin.skills import skill_samples
 from nuggets.core.consistent import check_consistent
 from nuggets.core.data import check_leakage
 from nuggets.core.headers import check_keys
@@ -33,6 +35,8 @@ from nuggets.runs.doctor import machine_of
 from nuggets.runs.home import nuggets_home, runs_dir
 from nuggets.runs.inputs import Datasets, align_samples, load_datasets, seed_samples
 from nuggets.runs.store import RunStore
+from nuggets.train.arms import Paper
+from nuggets.train.initialisers import Initialiser
 
 RUN_PREFIX = "run:"
 """Before a run's id where a model could stand too."""
@@ -41,8 +45,6 @@ USUAL_LENGTH = 512
 """Tokens per sample where they cannot be counted."""
 _FRAME = 4
 """Tokens that a prompt format adds: roles and the end."""
-RUN_TEACHER = ("distill", "teacher_labels", "graft")
-"""Arms that run the teacher or copy it whole; the others read single matrices."""
 
 
 def check_job(job: Any) -> None:
@@ -133,7 +135,7 @@ def _check_selectors(recipe: TransferRecipe, pair: ModelPair) -> None:
     kind = recipe.extraction.matrices.kind
     if kind == "consistent" or any(arm.kind == "graft" for arm in recipe.arms):
         check_consistent(teacher, student)
-    if kind in ("window", "weights") and recipe.sensitivity.keep == "sums":
+    if kind in ("window", "weights", "neurons") and recipe.sensitivity.keep == "sums":
         raise BadInput(
             f"The selector {kind} looks at every entry, but sensitivity.keep is sums. Set it to "
             "full, or choose the selector rows_cols or consistent."
@@ -170,6 +172,21 @@ def transfer_samples(recipe: TransferRecipe) -> Datasets:
     return load_datasets(recipe.data, taught, card.lacks)
 
 
+def detectable(recipe: TransferRecipe) -> DetectableEffect:
+    """What a transfer can show before it is run: its smallest difference that would be seen.
+
+    Counted with the test items that there really are and with Holm over the treatment's baseline
+    and controls. It assumes 0/1 outcomes and the usual spread of seeds (see
+    `nuggets.bench.power`).
+
+    Raises:
+        BadInput: if the samples cannot be read.
+    """
+    n_items = len(transfer_samples(recipe).test)
+    against = sum(arm.role in ("baseline", "control") for arm in recipe.arms)
+    return detectable_effect(len(recipe.seeds), n_items, max(against, 1))
+
+
 def _check_arms(recipe: TransferRecipe, data: Datasets) -> None:
     kinds = {arm.kind for arm in recipe.arms}
     if recipe.data.metric == "choice" and not all(sample.choices for sample in data.test):
@@ -177,11 +194,11 @@ def _check_arms(recipe: TransferRecipe, data: Datasets) -> None:
             "The metric choice needs test samples with choices, and some have none. Give every "
             "test sample a question, choices and an answer, or choose the metric exact_match."
         )
-    if "pissa" in kinds and "embed" in recipe.extraction.roles:
-        raise BadInput(
-            "PEFT has no PiSSA for embeddings. Leave the role embed out of the extraction, or "
-            "leave the arm pissa out."
-        )
+    for arm in recipe.arms:
+        if isinstance(arm, Initialiser):
+            arm.check_roles(recipe.extraction.roles)
+        if isinstance(arm, Paper) and arm.task is not None:
+            skill_samples(arm.task, "seed", 1)
     if "teacher_labels" in kinds:
         for seed in recipe.seeds:
             data.extra(1, seed)  # noqa: S610 - not Django's
@@ -227,7 +244,7 @@ def work_of(recipe: TransferRecipe, device: str) -> Work:
         trainings=len(recipe.arms) * len(recipe.seeds),
         n_test=data.n_test,
         dtype=_dtype(recipe.sensitivity.dtype, device),
-        runs_teacher=any(arm.kind in RUN_TEACHER for arm in recipe.arms),
+        runs_teacher=any(arm.runs_teacher for arm in recipe.arms),
     )
 
 

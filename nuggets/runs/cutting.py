@@ -111,6 +111,11 @@ def student_spec(job: CutJob) -> ArchSpec:
     heads = {"n_kv_heads": kv_heads, "n_heads": kv_heads * spec.group}
     changes = {**job.sizes, **heads, "vocab_size": teacher.vocab_size}
     changed = ArchSpec(**{**spec.model_dump(), **changes, "model_type": teacher.model_type})
+    if changed.hidden_size % changed.n_heads:  # transformers refuses it, in four lines
+        raise BadInput(
+            f"A width of {changed.hidden_size} is not a multiple of the {changed.n_heads} heads. "
+            "Choose another width, or other head groups."
+        )
     check_pair(teacher, changed, embed=False)
     check_consistent(teacher, changed)
     check_heads_fill(teacher, changed.n_heads, changed.hidden_size)

@@ -12,13 +12,14 @@ import torch
 from nuggets.bench.report import CellOutcome, build_report
 from nuggets.builtin.resolve import resolve
 from nuggets.core.extraction import extract_factors
+from nuggets.core.maps import SensitivityMap
 from nuggets.core.models import read_spec
 from nuggets.core.samples import Sample
 from nuggets.core.threads import threads_for
 from nuggets.errors import BadInput
 from nuggets.recipe import DataConfig, TransferRecipe
 from nuggets.runs import cache, results
-from nuggets.runs.checks import RUN_TEACHER, check_transfer
+from nuggets.runs.checks import check_transfer
 from nuggets.runs.commit import atomic_write, commit_folder, newest_valid, remove_folder
 from nuggets.runs.compute import (
     Loaded,
@@ -30,6 +31,7 @@ from nuggets.runs.compute import (
 )
 from nuggets.runs.context import RunContext
 from nuggets.runs.evaluating import arm_subjects, measure_subjects, write_tables
+from nuggets.runs.home import cache_dir
 from nuggets.runs.inputs import Datasets
 from nuggets.runs.planning import alignment_job, map_job
 from nuggets.train.arms import Arm
@@ -99,14 +101,17 @@ def _lab(
     ctx: RunContext,
 ) -> Lab:
     cka, wrong = None, None
+
+    def task_map(task: str) -> SensitivityMap:
+        data = DataConfig(task=task, n_seeds=recipe.data.n_seeds)
+        return measure_map(map_job(recipe).model_copy(update={"data": data}), ctx)
+
     if recipe.extraction.layers.kind == "cka":
         cka = measure_alignment(alignment_job(recipe), ctx).matrices["cka"]
     if any(arm.kind == "wrong_task" for arm in recipe.arms):
         other = next(skill for skill in ("copy", "add") if skill != recipe.data.task)
-        job = map_job(recipe)
-        wrong_data = DataConfig(task=other, n_seeds=recipe.data.n_seeds)
-        wrong = measure_map(job.model_copy(update={"data": wrong_data}), ctx)
-    runs_teacher = any(arm.kind in RUN_TEACHER for arm in recipe.arms)
+        wrong = task_map(other)
+    runs_teacher = any(arm.runs_teacher for arm in recipe.arms)
     return Lab(
         teacher=teacher.model if runs_teacher else None,
         teacher_weight=teacher.weight,
@@ -117,6 +122,7 @@ def _lab(
         teacher_tokenizer=teacher.tokenizer,
         map=map,
         wrong_map=wrong,
+        task_map=task_map,
         cka=cka,
         extraction=recipe.extraction,
         lora=recipe.lora,
@@ -126,6 +132,7 @@ def _lab(
         general_samples=data.general,
         device=torch.device(recipe.device),
         bf16=recipe.device.startswith("cuda"),
+        kept=cache_dir() / "healed",
         format=recipe.data.format,
     )
 

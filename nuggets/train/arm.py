@@ -25,6 +25,10 @@ class ArmBase(Frozen):
     stacks: ClassVar[Literal["adapter", "own_base", "whole"] | None] = None
     """What it trains, if it can share a program with other arms of the same: an adapter of the
     untouched student, an adapter of another base, or a whole model."""
+    runs_teacher: ClassVar[bool] = False
+    """Whether it runs the teacher or copies it whole; other arms read single matrices."""
+    keeps_function: ClassVar[bool] = True
+    """Whether the student's function is unchanged at step 0."""
     kind: Any  # a literal in every arm
     label: str | None = Field(default=None, min_length=1, max_length=40)
 

@@ -7,17 +7,22 @@ Torch-free at import: forms and recipes are made from these classes.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from nuggets.bench.verdict import Role
-from nuggets.core.layers import RandomLayers
-from nuggets.core.selectors import ConsistentSelector, RandomWindowSelector
+from nuggets.core.layers import LayerSelector, RandomLayers
+from nuggets.core.plan import Role as MatrixRole
+from nuggets.core.selectors import ConsistentSelector, MatrixSelector, RandomWindowSelector
 from nuggets.errors import BadInput
+from nuggets.train.aligned import Hints, Memories, Regressed, States
 from nuggets.train.arm import ArmBase
+from nuggets.train.initialisers import Corda, Eva, LoraGa, Olora, Pissa
 
 if TYPE_CHECKING:
+    from nuggets.core.factorize import LowRankFactors
     from nuggets.train.lab import Lab, Trainee
 
 
@@ -51,18 +56,46 @@ class Plain(ArmBase):
 
 
 class Paper(ArmBase):
-    """LoRA that starts from the teacher's extracted matrices (arXiv 2310.11451)."""
+    """LoRA that starts from the teacher's extracted matrices (arXiv 2310.11451).
+
+    By default from the recipe's extraction; what is given here replaces a part of it for this arm
+    alone, so that one run can compare several ways to extract.
+
+    Attributes:
+        layers: which teacher layers.
+        matrices: which entries of their matrices.
+        only: roles that start from the teacher; the others get a LoRA that starts as usual, so
+            that all arms have the same capacity.
+        task: built-in task whose seed samples locate the parameters, instead of the target's.
+    """
 
     role: ClassVar[Role] = "treatment"
     title: ClassVar[str] = "Extracted parameters"
     stacks = "adapter"
     kind: Literal["paper"] = "paper"
+    layers: LayerSelector | None = None
+    matrices: MatrixSelector | None = None
+    only: tuple[MatrixRole, ...] | None = Field(default=None, min_length=1)
+    task: str | None = None
 
     def build(self, lab: Lab, seed: int) -> Trainee:
         """Injects the extracted factors on a function-preserving base."""
         from nuggets.train import build
 
-        return build.injected(lab, seed, lab.factors())
+        return build.injected(lab, seed, self._factors(lab))
+
+    def _factors(self, lab: Lab) -> Mapping[str, LowRankFactors]:
+        own = {"layers": self.layers, "matrices": self.matrices, "roles": self.only}
+        changes = {name: value for name, value in own.items() if value is not None}
+        extraction = lab.extraction.model_copy(update=changes)
+        if self.task is not None:
+            if lab.task_map is None:
+                raise BadInput(
+                    f"The arm {self.name} needs the teacher's sensitivity on {self.task}, which "
+                    "this lab cannot measure. Leave its task out."
+                )
+            return lab.factors_of(lab.task_map(self.task), extraction)
+        return lab.factors(lab.plan(extraction)) if changes else lab.factors()
 
 
 class Permuted(ArmBase):
@@ -167,22 +200,7 @@ class WrongTask(ArmBase):
                 "The arm wrong_task needs a sensitivity map of another task, and there is none. "
                 "Use a built-in task, or leave the arm out."
             )
-        return build.injected(lab, seed, lab.wrong_factors(lab.wrong_map))
-
-
-class Pissa(ArmBase):
-    """LoRA that starts from the student's own principal components (arXiv 2404.02948)."""
-
-    role: ClassVar[Role] = "comparator"
-    title: ClassVar[str] = "PiSSA"
-    stacks = "adapter"
-    kind: Literal["pissa"] = "pissa"
-
-    def build(self, lab: Lab, seed: int) -> Trainee:
-        """Adds PEFT's PiSSA, which takes its start out of the base itself."""
-        from nuggets.train import build
-
-        return build.with_pissa(lab, seed)
+        return build.injected(lab, seed, lab.factors_of(lab.wrong_map))
 
 
 class Distill(ArmBase):
@@ -191,6 +209,7 @@ class Distill(ArmBase):
     role: ClassVar[Role] = "comparator"
     title: ClassVar[str] = "Distillation"
     stacks = "adapter"
+    runs_teacher: ClassVar[bool] = True
     kind: Literal["distill"] = "distill"
 
     def build(self, lab: Lab, seed: int) -> Trainee:
@@ -210,6 +229,7 @@ class TeacherLabels(ArmBase):
     role: ClassVar[Role] = "comparator"
     title: ClassVar[str] = "Teacher's answers"
     stacks = "adapter"
+    runs_teacher: ClassVar[bool] = True
     kind: Literal["teacher_labels"] = "teacher_labels"
     n: int = Field(default=1500, ge=1)
 
@@ -244,6 +264,7 @@ class Graft(ArmBase):
     Attributes:
         origin: which dimensions are kept. `permuted` cuts as `sensitivity` does and then
             permutes rows and columns of every matrix: the control without a working circuit.
+        task: built-in task whose sensitivity chooses, instead of the target's.
         heal_steps: steps of full fine-tuning on general data after the cut.
         heal_lr: their learning rate.
         heal_batch: samples per step.
@@ -252,8 +273,10 @@ class Graft(ArmBase):
 
     title: ClassVar[str] = "Graft and heal"
     stacks = "own_base"
+    runs_teacher: ClassVar[bool] = True
     kind: Literal["graft"] = "graft"
     origin: Literal["sensitivity", "first", "random", "permuted"] = "sensitivity"
+    task: str | None = None
     heal_steps: int = Field(default=1500, ge=0)
     heal_lr: float = Field(default=3e-3, gt=0)
     heal_batch: int = Field(default=64, ge=1)
@@ -261,7 +284,9 @@ class Graft(ArmBase):
 
     @property
     def role(self) -> Role:  # type: ignore[override]
-        """Treatment by sensitivity; random and permuted are its controls."""
+        """Treatment by the target's sensitivity; random, permuted, another task are controls."""
+        if self.task is not None:
+            return "control"
         roles: dict[str, Role] = {"sensitivity": "treatment", "first": "comparator"}
         return roles.get(self.origin, "control")
 
@@ -289,10 +314,18 @@ Arm = Annotated[
     | RandomWindow
     | WrongTask
     | Pissa
+    | Olora
+    | LoraGa
+    | Eva
+    | Corda
     | Distill
     | TeacherLabels
     | Full
-    | Graft,
+    | Graft
+    | Memories
+    | States
+    | Hints
+    | Regressed,
     Field(discriminator="kind"),
 ]
 """The arms, chosen by `kind`."""

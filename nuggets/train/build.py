@@ -34,23 +34,8 @@ def injected(lab: Lab, seed: int, factors: Mapping[str, LowRankFactors], note: s
     """The student with a LoRA that starts from factors, on a function-preserving base."""
     encoded = lab.training(seed)
     with seeded(seed, lab.device):
-        model = inject(lab.fresh_student(), factors, lab.lora)
+        model = inject(lab.fresh_student(), factors, lab.lora, lab.ranks())
     return Trainee(model, encoded, initial=factors, n_samples=len(encoded), note=note)
-
-
-def with_pissa(lab: Lab, seed: int) -> Trainee:
-    """PEFT's PiSSA; what it took out of the base is kept for the export."""
-    if {"embed"} & set(lab.extraction.roles):
-        raise BadInput(
-            "PEFT has no PiSSA for embeddings. Leave the role embed out of the extraction, or "
-            "leave the arm pissa out."
-        )
-    trainee = with_lora(lab, seed, init_lora_weights="pissa")
-    initial = {
-        name: LowRankFactors(a, b, b.norm(dim=0) * a.norm(dim=1), 1.0)
-        for name, (a, b) in trainee.factors().items()
-    }
-    return Trainee(trainee.model, trainee.encoded, initial, n_samples=trainee.n_samples)
 
 
 def distilled(lab: Lab, seed: int) -> Trainee:

@@ -102,6 +102,7 @@ class Lab:
         extra_prompts: (n, seed) → prompts beyond the training set, for the teacher to answer.
         general_samples: (n, seed) → general data for healing.
         wrong_map: the teacher's sensitivity on another task.
+        task_map: built-in task → the teacher's sensitivity on it, for arms that name one.
         teacher_tokenizer: the teacher's, where it is not the student's.
         cka: layer similarity, for the layer selector `cka`.
         device: where both models are.
@@ -109,6 +110,7 @@ class Lab:
         format: how samples are written.
         threads: processors that arms trained side by side may use.
         workspace: for arms that take long to build.
+        kept: folder where healed students are kept for other runs; none are kept when not given.
     """
 
     teacher: Any
@@ -125,6 +127,7 @@ class Lab:
     general_samples: Callable[[int, int], list[Sample]]
     teacher_weight: Callable[[str], Tensor] | None = None
     wrong_map: SensitivityMap | None = None
+    task_map: Callable[[str], SensitivityMap] | None = None
     teacher_tokenizer: Any = None
     cka: Float[ndarray, "n_teacher n_student"] | None = None
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
@@ -132,6 +135,7 @@ class Lab:
     format: Format = "paper"
     threads: int = 1
     workspace: Workspace = field(default_factory=Workspace)
+    kept: Path | None = None
     _cache: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     def fresh_student(self) -> Any:
@@ -175,10 +179,12 @@ class Lab:
             lambda: extract_factors(self.weight, self.plan(), self.map, device=self.device),
         )
 
-    def wrong_factors(self, map: SensitivityMap) -> dict[str, LowRankFactors]:
-        """Initial factors located by another task's map."""
-        plan = make_plan(map, self.student_spec, self.extraction, self.lora, self.cka)
-        return self._extract(plan, map)
+    def factors_of(
+        self, map: SensitivityMap, extraction: ExtractionConfig | None = None
+    ) -> dict[str, LowRankFactors]:
+        """Initial factors located by another map, and perhaps by another extraction."""
+        wanted = extraction or self.extraction
+        return self._extract(make_plan(map, self.student_spec, wanted, self.lora, self.cka), map)
 
     def _extract(self, plan: ExtractionPlan, map: SensitivityMap) -> dict[str, LowRankFactors]:
         return extract_factors(self.weight, plan, map, ranks=self.ranks(), device=self.device)

@@ -16,7 +16,7 @@ from nuggets.recipe import Arm, TransferRecipe
 from nuggets.ui import shell
 
 LAYERS = ("sensitivity", "first", "last", "uniform", "random", "cka", "by_hand")
-MATRICES = ("window", "rows_cols", "weights", "random_window", "consistent")
+MATRICES = ("window", "rows_cols", "neurons", "weights", "random_window", "consistent")
 LAYER_HELP = """How the teacher's layers are chosen. sensitivity: the most sensitive ones (the
 paper). cka: the path of greatest similarity. by_hand: name one teacher layer per student layer."""
 MATRIX_HELP = """Which entries of a teacher matrix are taken. window: one contiguous block (the

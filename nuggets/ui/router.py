@@ -15,6 +15,7 @@ PAGES = (
     "alignment",
     "transfer",
     "benchmarks",
+    "paper",
     "playground",
     "runs",
     "learn",

@@ -17,18 +17,28 @@ from nuggets.bench.evaluate import evaluation_mode, pad_right
 from nuggets.bench.verdict import Role
 from nuggets.core.adapter import load_adapter
 from nuggets.core.architecture import Frozen
+from nuggets.core.layers import LastLayers
 from nuggets.core.plan import ExtractionConfig, LoraConfig
 from nuggets.core.selectors import ConsistentSelector
 from nuggets.errors import BadInput
-from nuggets.train.arms import Arm, Distill, Graft, Pissa, TeacherLabels, WrongTask
+from nuggets.train.aligned import Hints, Memories, Regressed, States
+from nuggets.train.arms import Arm, Distill, Graft, Paper, Pissa, TeacherLabels, WrongTask
 from nuggets.train.cells import CellResult, run_cell
+from nuggets.train.initialisers import Initialiser
 from tests.unit.train.tiny_lab import letters, load, make_lab
 
+ALIGNED = (Memories, States, Hints, Regressed)
 KINDS = get_args(get_args(Arm)[0])
-SMALL = {"teacher_labels": {"n": 6}, "graft": {"heal_steps": 3, "heal_batch": 4, "heal_samples": 8}}
+SMALL = {
+    **{kind: {"n_general": 8} for kind in ("memories", "states", "regressed")},
+    "hints": {"n_general": 8, "steps": 3, "batch": 4},
+    "teacher_labels": {"n": 6},
+    "graft": {"heal_steps": 3, "heal_batch": 4, "heal_samples": 8},
+}
 ARMS = [cls(**SMALL.get(cls.model_fields["kind"].default, {})) for cls in KINDS]
+ARMS += [cls(control=True, **SMALL[cls.model_fields["kind"].default]) for cls in ALIGNED]
 ARMS += [Graft(origin=origin, **SMALL["graft"]) for origin in ("first", "random", "permuted")]
-WITHOUT_ADAPTER = ("vanilla", "full", "graft")
+WITHOUT_ADAPTER = ("vanilla", "full", "graft", "hints")
 TEST = letters(5, 99)
 
 each_arm = pytest.mark.parametrize("arm", ARMS, ids=lambda arm: arm.name)
@@ -70,7 +80,7 @@ def equal(a, b):
 
 def test_kinds_and_names_are_unique():
     kinds = [cls.model_fields["kind"].default for cls in KINDS]
-    assert len(set(kinds)) == len(kinds) == 14
+    assert len(set(kinds)) == len(kinds) == 22
     assert len({arm.name for arm in ARMS}) == len(ARMS)
 
 
@@ -89,8 +99,10 @@ def test_an_arm_is_described_and_survives_its_json(arm):
 def test_student_logits_are_unchanged_at_step_zero_with_alpha_other_than_r(lab, trained, arm):
     assert lab.lora.alpha != lab.lora.r
     found = trained[arm.name].record.step0_difference
-    if arm.kind == "graft":
+    if arm.kind in ("graft", "hints"):
         assert found is None
+    elif not arm.keeps_function:
+        assert found > 1e-3
     else:
         trainee = arm.build(lab, 0)
         torch.testing.assert_close(
@@ -134,7 +146,7 @@ def test_the_labs_models_are_untouched(lab, before, trained):
 @each_arm
 def test_every_arm_gets_the_same_samples_and_steps(trained, arm):
     outcome = trained[arm.name].record.outcome
-    extra = {"teacher_labels": 6}.get(arm.kind, 0)
+    extra = {"teacher_labels": 6, "states": 8, "hints": 8}.get(arm.kind, 0)
     assert outcome.samples == (0 if arm.kind == "vanilla" else 10 + extra)
     assert outcome.steps == (0 if arm.kind == "vanilla" else 4)
     assert (outcome.flops > 0) == (arm.kind != "vanilla")
@@ -165,13 +177,15 @@ def test_ranks_chosen_by_energy_are_shared_by_all_arms(tiny):
 
 @pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
 @pytest.mark.parametrize(
-    "arm", [a for a in ARMS if a.kind not in ("pissa", *WITHOUT_ADAPTER)], ids=lambda a: a.name
+    "arm",
+    [a for a in ARMS if not isinstance(a, Initialiser) and a.kind not in WITHOUT_ADAPTER],
+    ids=lambda a: a.name,
 )
 def test_embedding_and_head_are_exported_too(tiny, tmp_path, arm, tied):
     extraction = ExtractionConfig(roles=("embed", "q", "down", "head"))
     lab = make_lab(tiny, LoraConfig(r=4, alpha=6), extraction, tie_word_embeddings=tied)
     result = cell(lab, arm)
-    assert result.record.step0_difference < 1e-4
+    assert result.record.step0_difference < 1e-4 or not arm.keeps_function
     result.save_weights(tmp_path, base="student", card="")
     reloaded = load_adapter(lab.fresh_student(), tmp_path)
     torch.testing.assert_close(
@@ -224,3 +238,33 @@ def test_arms_import_without_torch():
         "bad = {'torch', 'transformers', 'peft'} & set(sys.modules); assert not bad, bad"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_an_arms_own_extraction_is_that_of_a_recipe_with_it(lab):
+    last = lab.extraction.model_copy(update={"layers": LastLayers()})
+    wanted = lab.factors(lab.plan(last))
+    found = Paper(layers=LastLayers(), label="last").build(lab, 0).initial
+    assert wanted.keys() == found.keys()
+    assert all(torch.equal(found[name].a, wanted[name].a) for name in wanted)
+
+
+def test_roles_left_out_of_an_arm_start_as_plain_lora_does(lab):
+    arm = Paper(only=("gate", "up", "down"), label="ffn").build(lab, 0)
+    assert {name.split(".")[-1] for name in arm.initial} == {"gate_proj", "up_proj", "down_proj"}
+    trained = {n for n, p in arm.model.named_parameters() if p.requires_grad and "lora_B" in n}
+    assert len(trained) == len(lab.ranks())
+    start = dict(arm.model.named_parameters())
+    untouched = {n for n in trained if "self_attn" in n}
+    assert all(not start[n].any() for n in untouched)
+    torch.testing.assert_close(logits(lab, arm.model), logits(lab, lab.student), rtol=0, atol=1e-4)
+
+
+def test_an_arm_located_by_another_task_uses_that_tasks_map(lab):
+    import dataclasses
+
+    other = dataclasses.replace(lab, task_map={"copy": lab.wrong_map}.__getitem__)
+    found = Paper(task="copy", label="from copy").build(other, 0).initial
+    wanted = WrongTask().build(lab, 0).initial
+    assert all(torch.equal(found[name].b, wanted[name].b) for name in wanted)
+    with pytest.raises(BadInput, match="sensitivity on copy"):
+        Paper(task="copy").build(lab, 0)

@@ -296,6 +296,7 @@ def test_preflight_says_every_problem_and_exits_with_2(job, nuggets):
         (["--layers", 1], "needs samples to measure it on"),
         (["--like", "nobody"], "not a model"),
         (["--layers", 0], "layers|greater"),
+        (["--width", 30, "--order", "first"], "30 is not a multiple of the 4 heads"),
     ],
 )
 def test_a_cut_that_cannot_work_is_refused(words, sentence, job, nuggets):

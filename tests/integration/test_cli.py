@@ -340,3 +340,48 @@ def test_built_in_names_are_taken_everywhere(nuggets, builtin, tmp_path):
     plan = nuggets("plan", "quick", "--seeds", "king", "--device", "cpu", "--json")
     assert plan.code == 0, plan.err
     assert plan.json["provenance"]["label"] == "king"
+
+
+def test_power_answers_in_a_sentence_and_in_json(nuggets):
+    found = nuggets("power", "--seeds", 3, "--items", 100, "--json")
+    assert found.code == 0
+    assert found.json["sentence"].startswith("With 3 seeds and 100 items you can see differences")
+    judged = nuggets("power", "quick", "--set", "seeds=[0,1,2,3,4]", "--json").json
+    assert (judged["n_seeds"], judged["n_items"], judged["n_comparisons"]) == (5, 80, 2)
+    assert "smallest difference" in nuggets("power").out
+
+
+def test_paper_lists_every_experiment_and_refuses_what_is_none(nuggets):
+    found = nuggets("paper", "--list", "--json")
+    assert found.code == 0
+    assert [study["name"] for study in found.json][:3] == ["main", "layers", "origin"]
+    assert nuggets("paper", "nonsense").code == 2
+    wrong = nuggets("paper", "layers", "--pair", "nowhere")
+    assert wrong.code == 2
+    assert "TEACHER:STUDENT" in wrong.err
+    unknown = nuggets("paper", "layers", "--set", "lora.rang=4")
+    assert unknown.code == 2
+    assert "there is no field" in unknown.err
+
+
+def test_an_experiment_runs_to_its_report_and_is_reused(nuggets, tmp_path):
+    small = (
+        *("--set", "train.steps=2", "--set", "train.lr_grid=[]", "--set", "seeds=[0,1]"),
+        *("--set", "data.n_test=6", "--set", "data.n_train=8", "--set", "data.n_seeds=2"),
+        *("--set", "arms=[{kind: plain}, {kind: paper}, {kind: permuted}]", "--set", "lora.r=2"),
+    )
+    first = nuggets("paper", "initialisers", *small, "--out", tmp_path / "docs", "--json")
+    assert first.code == 0, first.err
+    (panel,) = first.json["panels"]
+    assert set(panel["report"]["arms"]) == {"plain", "paper", "permuted"}
+    assert all(arm["flops"] > 0 for arm in panel["report"]["arms"].values())
+    files = {file.name for file in (tmp_path / "docs").iterdir()}
+    assert files == {f"initialisers.{kind}" for kind in ("md", "html", "svg", "json")}
+    again = nuggets("paper", "initialisers", *small, "--out", tmp_path / "docs", "--json")
+    assert again.json["panels"][0]["run"] == panel["run"]
+
+
+def test_calibration_needs_a_pool(nuggets, tmp_path):
+    found = nuggets("calibrate", "no-such-run", "--out", tmp_path)
+    assert found.code == 2
+    assert list(tmp_path.glob("calibration*")) == []

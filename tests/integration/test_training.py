@@ -24,6 +24,7 @@ from nuggets.train.arms import Full, Gaussian, Graft, Paper, Plain, TeacherLabel
 from nuggets.train.cells import CellRecord, run_cell
 from nuggets.train.config import TrainConfig
 from nuggets.train.graft import cut
+from nuggets.train.lab import Workspace
 from nuggets.train.tuning import tune_lr
 from tests.integration.cell_worker import ARMS, OLD, TEST, TRAIN, work
 from tests.unit.train.tiny_lab import STORAGE, STUDENT, TEACHER, letters, make_lab
@@ -184,7 +185,9 @@ def test_teacher_labels_are_the_teachers_greedy_answers_to_the_extra_prompts(lab
 
 
 def test_a_graft_is_cut_from_the_teacher_by_its_seed_and_healed_on_general_data(lab, tmp_path):
-    first, again, other = (cut(lab, seed, "random").state_dict() for seed in (0, 0, 1))
+    first, again, other = (
+        cut(lab, seed, Graft(origin="random")).state_dict() for seed in (0, 0, 1)
+    )
     name = "model.layers.0.mlp.up_proj.weight"
     assert torch.equal(first[name], again[name])
     assert not torch.equal(first[name], other[name])
@@ -197,7 +200,7 @@ def test_a_graft_is_cut_from_the_teacher_by_its_seed_and_healed_on_general_data(
     arm = Graft(heal_steps=30, heal_batch=8, heal_samples=8)
     losses = [
         evaluate(model, lab.tokenizer, general, ["loss"]).mean("loss")
-        for model in (cut(lab, 0, "sensitivity"), arm.build(lab, 0).model)
+        for model in (cut(lab, 0, Graft()), arm.build(lab, 0).model)
     ]
     assert losses[1] < 0.7 * losses[0]
 
@@ -220,3 +223,22 @@ def test_epochs_give_every_arm_the_steps_of_the_shared_samples(tiny, tmp_path):
     lab = make_lab(tiny, train=TrainConfig(epochs=2, batch_size=4, lr=1e-3))
     for arm in (Plain(), TeacherLabels(n=6)):  # 10 samples in batches of 4: 3 steps an epoch
         assert run_cell(lab, arm, 0, tmp_path, test=TEST).record.outcome.steps == 6
+
+
+def test_a_healed_student_is_read_back_exactly_and_healed_anew_when_anything_differs(
+    tiny, tmp_path
+):
+    lab = dataclasses.replace(make_lab(tiny), kept=tmp_path / "healed")
+    lab = dataclasses.replace(lab, workspace=Workspace(tmp_path / "work", STORAGE))
+    arm = Graft(heal_steps=3, heal_batch=4, heal_samples=8)
+    first = arm.build(lab, 0).model.state_dict()
+    (kept,) = (tmp_path / "healed").iterdir()
+    (kept / "log.json").write_text('{"losses": [9.0], "curve": [], "seconds": 7.5}')
+    again = arm.build(lab, 0)
+    assert again.seconds == 7.5, "it was read back, with the time that it once took"
+    assert all(
+        torch.equal(first[name], tensor) for name, tensor in again.model.state_dict().items()
+    )
+    arm.model_copy(update={"heal_lr": 1e-3}).build(lab, 0)
+    arm.build(lab, 1)
+    assert len(list((tmp_path / "healed").iterdir())) == 3

@@ -172,3 +172,9 @@ def test_without_treatment_or_baseline_nothing_is_judged():
 def test_the_published_rules_name_every_kind():
     for words in ("helps", "hurts", "same as its controls", "no difference seen", "not proven"):
         assert words in RULES
+
+
+def test_a_difference_that_only_holm_denies_is_said_to_be_denied_by_holm():
+    verdict = judge(gap("paper", "plain_LoRA", 0.065, 0.037, p_holm=0.07), OVER_PERMUTED)
+    assert verdict.kind == "no_difference"
+    assert "+0.065 [+0.028, +0.102] (not after Holm, p 0.07); 5 seeds" in verdict.sentence

@@ -242,3 +242,20 @@ def test_top_is_ascending_with_ties_to_the_lowest(scores, data):
     k = data.draw(st.integers(1, len(scores)))
     ranked = sorted(range(len(scores)), key=lambda i: (-scores[i], i))[:k]
     assert top(np.array(scores, dtype=float), k).tolist() == sorted(ranked)
+
+
+def test_neurons_keep_the_most_sensitive_rows_and_their_best_columns_by_hand():
+    map = make_map()
+    (item,) = make_plan(
+        map,
+        STUDENT,
+        ExtractionConfig(matrices={"kind": "neurons"}, roles=("down",)),
+        LoraConfig(r=2),
+    ).items[:1]
+    matrix = map.full[item.teacher_module].astype(np.float64)
+    rows = sorted(np.argsort(-matrix.sum(axis=1))[:6].tolist())
+    sums = [matrix[rows, col : col + 8].sum() for col in range(18 - 8 + 1)]
+    first = int(np.argmax(sums))
+    assert list(item.rows) == rows
+    assert list(item.cols) == list(range(first, first + 8))
+    assert item.kept_mass == pytest.approx(max(sums) / matrix.sum())

@@ -1,0 +1,1 @@
+"""The paper's experiments and the calibration of the verdict: sets of ordinary runs."""

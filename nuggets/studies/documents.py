@@ -1,0 +1,271 @@
+"""An experiment's report as Markdown and as one self-contained HTML page."""
+
+from __future__ import annotations
+
+import base64
+import shlex
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from markdown_it import MarkdownIt
+
+from nuggets.bench.report import ArmReport, BenchmarkReport
+from nuggets.bench.verdict import RULES, Difference
+from nuggets.runs.commit import atomic_write, make_folder
+from nuggets.studies.report import Panel, StudyReport, build_study_report
+from nuggets.studies.running import finished_runs
+from nuggets.studies.shipped import open_study
+
+_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>{title}</title>
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<style>
+body {{ font: 16px/1.5 "Source Sans 3", "Segoe UI", Helvetica, Arial, sans-serif; color: #1f2430;
+background: #fff; max-width: 76rem; margin: 2rem auto; padding: 0 1rem; }}
+table {{ border-collapse: collapse; margin: 1rem 0; font-size: .92em; display: block;
+overflow-x: auto; }}
+th, td {{ padding: .3rem .7rem; border-bottom: 1px solid #e3e6eb; text-align: right;
+white-space: nowrap; }}
+th:first-child, td:first-child {{ text-align: left; }}
+img {{ max-width: 100%; }} pre {{ background: #f5f6f8; padding: .7rem; overflow-x: auto;
+white-space: pre-wrap; }}
+</style></head><body>
+{body}
+</body></html>
+"""
+
+
+def study_markdown(report: StudyReport) -> str:
+    """The report as Markdown; its figure is the file `NAME.svg` beside it."""
+    study = report.study
+    parts = [
+        f"# {study.title}",
+        study.question,
+        f"![{study.title}: every arm with its 95 % interval]({study.name}.svg)",
+        "## What was found",
+        "\n".join(f"- {sentence}" for sentence in report.findings),
+        *_missing(report),
+        "## Table",
+        _results(report),
+        _paper_note(report),
+        *_alternatives(report),
+        "## Budget of every arm and seed",
+        _budget(report),
+        "## How",
+        *(f"- {note}" for note in study.notes),
+        _how(report),
+        "## Rules of the verdict",
+        f"```\n{RULES}```",
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def study_html(report: StudyReport, svg: str) -> str:
+    """The same as one HTML page that needs no other file."""
+    body = markdown_html(study_markdown(report))
+    data = "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode()
+    return html_page(
+        report.study.title, body.replace(f'src="{report.study.name}.svg"', f'src="{data}"')
+    )
+
+
+def study_report(
+    name: str, overrides: Iterable[str] = (), command: str | None = None
+) -> StudyReport | None:
+    """What an experiment of the paper found so far; `None` before its first run is finished.
+
+    Args:
+        name: one of `studies()`.
+        overrides: `path.to.field=value`, as its runs were made with.
+        command: what made them, for the report; the usual command when not given.
+    """
+    study, changes = open_study(name), tuple(overrides)
+    found = finished_runs(study, changes)
+    words = ["nuggets", "paper", name, *(word for each in changes for word in ("--set", each))]
+    return build_study_report(study, found, command or shlex.join(words)) if found else None
+
+
+def published_report(name: str) -> StudyReport | None:
+    """The report of an experiment that this source checkout comes with, in `docs/paper`."""
+    path = Path(__file__).resolve().parents[2] / "docs" / "paper" / f"{name}.json"
+    return StudyReport.model_validate_json(path.read_text()) if path.is_file() else None
+
+
+def study_svg(report: StudyReport, dark: bool = False) -> str:
+    """The figure of an experiment as SVG text. Imports matplotlib."""
+    from nuggets.studies.figure import study_figure
+
+    return study_figure(report, dark)
+
+
+def save_study(report: StudyReport, out: Path) -> list[Path]:
+    """Writes Markdown, self-contained HTML, SVG and JSON of a report; replaces older ones."""
+    svg, name = study_svg(report), report.study.name
+    make_folder(out)
+    documents = {
+        f"{name}.md": study_markdown(report),
+        f"{name}.html": study_html(report, svg),
+        f"{name}.svg": svg,
+        f"{name}.json": report.model_dump_json(indent=1) + "\n",
+    }
+    for file, text in documents.items():
+        atomic_write(out / file, text)
+    return [out / file for file in documents]
+
+
+def markdown_html(text: str) -> str:
+    """Markdown as HTML; markup inside it stays text."""
+    return MarkdownIt("commonmark", {"html": False}).enable("table").render(text)
+
+
+def html_page(title: str, body: str) -> str:
+    """A page around a body, with its own styles."""
+    return _PAGE.format(title=title.replace("<", "&lt;"), body=body)
+
+
+def markdown_table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table, first column left, the others right."""
+    lines = [_line(headers), _line(["---", *["---:"] * (len(headers) - 1)])]
+    return "\n".join([*lines, *(_line(row) for row in rows)])
+
+
+def interval_text(mean: float, low: float, high: float, signed: bool = False) -> str:
+    """A mean with its interval."""
+    sign = "+" if signed else ""
+    return f"{mean:{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]".replace("-", "−")
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |"
+
+
+def _missing(report: StudyReport) -> list[str]:
+    if not report.missing:
+        return []
+    return [f"Not run yet: {', '.join(report.missing)}."]
+
+
+def _results(report: StudyReport) -> str:
+    rows = [
+        _result_row(report, panel, arm)
+        for panel in report.panels
+        for arm in panel.report.arms.values()
+    ]
+    first = report.panels[0].report
+    headers = (
+        report.study.axis or "run",
+        "arm",
+        "role",
+        f"{first.metric.replace('_', ' ')}, 95 %",
+        "the paper",
+        "minus plain LoRA, 95 %",
+        "p (Holm)",
+        "could have seen",
+        "seeds × items",
+    )
+    return markdown_table(headers, rows)
+
+
+def _result_row(report: StudyReport, panel: Panel, arm: ArmReport) -> Sequence[str]:
+    versus = baseline_difference(panel.report, arm.name)
+    number = paper_number(report, panel, arm.name)
+    return (
+        panel.name,
+        arm.name.replace("_", " "),
+        arm.role,
+        interval_text(arm.value, *arm.interval),
+        "" if number is None else f"{number:.2f}",
+        "" if versus is None else _signed(versus),
+        "" if versus is None else f"{versus.p_holm:.2g}",
+        "" if versus is None else _detectable(versus),
+        f"{len(arm.seeds)} × {arm.n}",
+    )
+
+
+def baseline_difference(report: BenchmarkReport, arm: str) -> Difference | None:
+    """An arm against plain LoRA, where it was compared."""
+    base = [name for name, each in report.arms.items() if each.role == "baseline"]
+    found = [d for d in report.differences if d.arm == arm and d.versus in base]
+    return found[0] if found else None
+
+
+def paper_number(report: StudyReport, panel: Panel, arm: str) -> float | None:
+    """The paper's number for an arm, or for a level's arm as `level/arm`."""
+    values = report.study.paper.values
+    return values.get(f"{panel.name}/{arm}", values.get(arm))
+
+
+def _signed(difference: Difference) -> str:
+    i = difference.interval
+    return interval_text(i.mean, i.low, i.high, signed=True)
+
+
+def _detectable(difference: Difference) -> str:
+    value = difference.minimum_detectable
+    return "none" if value is None else f"{value:.2f}"
+
+
+def _paper_note(report: StudyReport) -> str:
+    paper = report.study.paper
+    return f"The paper's numbers: {paper.source}" if paper.values else ""
+
+
+def _alternatives(report: StudyReport) -> list[str]:
+    rows = [
+        (
+            panel.name,
+            f"{d.arm} − {d.versus}".replace("_", " "),
+            _signed(d),
+            f"{d.p_holm:.2g}",
+            _detectable(d),
+        )
+        for panel in report.panels
+        for d in panel.alternatives
+    ]
+    if not rows:
+        return []
+    headers = (
+        report.study.axis or "run",
+        "paired",
+        "difference, 95 %",
+        "p (Holm)",
+        "could have seen",
+    )
+    return ["## The paper's choice against the others", markdown_table(headers, rows)]
+
+
+def _budget(report: StudyReport) -> str:
+    rows = [
+        (
+            panel.name,
+            arm.name.replace("_", " "),
+            str(arm.samples),
+            str(arm.steps),
+            "" if arm.learning_rate is None else f"{arm.learning_rate:g}",
+            f"{arm.trainable_parameters:,}",
+            f"{arm.flops:.2g}",
+            f"{arm.seconds:.1f}",
+        )
+        for panel in report.panels
+        for arm in panel.report.arms.values()
+    ]
+    headers = ("run", "arm", "samples", "steps", "lr", "trained weights", "FLOP", "seconds")
+    return markdown_table(headers, rows)
+
+
+def _how(report: StudyReport) -> str:
+    pairs = sorted({f"{panel.teacher} → {panel.student}" for panel in report.panels})
+    planned = report.panels[0].report.planned
+    versions = ", ".join(f"{name} {version}" for name, version in report.versions.items())
+    lines = [
+        f"- Command: `{report.command}`",
+        f"- Pair: {', '.join(pairs)}",
+        f"- Runs: {', '.join(p.run for p in report.panels)} ({report.seconds:.0f} s in all)",
+        f"- Date: {report.date}. Versions: {versions}.",
+        "- Intervals are paired by seed and item; tables show Student's on the crossed variance, "
+        "and each run's report has the hierarchical bootstrap beside it.",
+    ]
+    if planned is not None:
+        lines.insert(2, f"- Before the run: {planned.sentence} (80 % power, Holm over "
+                        f"{planned.n_comparisons} comparisons)")  # fmt: skip
+    return "\n".join(lines)

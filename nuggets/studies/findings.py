@@ -1,0 +1,89 @@
+"""What an experiment found, in sentences from fixed rules. Nobody's hand chooses what is said.
+
+Rules, in this order:
+
+1. Per run, the verdict on the focus by the published rules (see `bench.verdict`).
+2. Per run with several treatments, the focus against the others: which it is seen to be better or
+   worse than (Holm over them), and which it is not told apart from, with the smallest difference
+   that would have been found.
+3. Whether the paper's claim, where we have its numbers, is seen: only if the focus is judged to
+   help, and to be better than all its alternatives where there are any, in every run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from nuggets.bench.report import BenchmarkReport
+from nuggets.bench.verdict import Difference, Verdict
+from nuggets.studies.schema import Study
+
+Found = tuple[str, BenchmarkReport, Sequence[Difference]]
+"""Run name, its report, and the focus against the other treatments."""
+
+
+def find_sentences(study: Study, panels: Sequence[Found]) -> list[str]:
+    """Returns what was found, one sentence each."""
+    several = len(panels) > 1
+    sentences: list[str] = []
+    for name, report, alternatives in panels:
+        label = f"{_plain(name)}: " if several else ""
+        sentences.append(label + report.verdict.sentence)
+        if alternatives:
+            sentences.append(label + compare_sentence(alternatives))
+    return [*sentences, _claim(study, panels)] if study.paper.claim else sentences
+
+
+def compare_sentence(alternatives: Sequence[Difference]) -> str:
+    """The focus against every alternative, in one sentence."""
+    focus = _plain(alternatives[0].arm)
+    parts = []
+    for said, chosen in (
+        ("better than", [d for d in alternatives if d.better]),
+        ("worse than", [d for d in alternatives if d.worse]),
+    ):
+        if chosen:
+            parts.append(f"{said} {_listed([f'{_plain(d.versus)} ({_gap(d)})' for d in chosen])}")
+    unclear = [d for d in alternatives if not d.better and not d.worse]
+    if unclear:
+        known = [d.minimum_detectable for d in unclear]
+        could = (
+            f"; differences from {max(v for v in known if v is not None):.2f} would have been found"
+            if None not in known
+            else "; the data are too few to show any"
+        )
+        names = _listed([f"{_plain(d.versus)} ({_gap(d)})" for d in unclear])
+        parts.append(f"not told apart from {names}{could}")
+    return f"{focus} is " + ", and ".join(parts) + "."
+
+
+def _claim(study: Study, panels: Sequence[Found]) -> str:
+    verdicts = [report.verdict for _, report, _ in panels]
+    agreed = [
+        _agrees(v, alternatives) for v, (_, _, alternatives) in zip(verdicts, panels, strict=True)
+    ]
+    n, total = sum(agreed), len(agreed)
+    where = "here" if total == 1 else f"in {n} of {total} runs"
+    heading = f"The paper: {study.paper.claim}"
+    if n == total:
+        return f"{heading} This is seen {where}."
+    if n == 0:
+        return f"{heading} This is not seen here."
+    return f"{heading} This is seen {where} only."
+
+
+def _agrees(verdict: Verdict, alternatives: Sequence[Difference]) -> bool:
+    return verdict.kind == "helps" and all(d.better for d in alternatives)
+
+
+def _gap(difference: Difference) -> str:
+    i = difference.interval
+    return f"{i.mean:+.2f} [{i.low:+.2f}, {i.high:+.2f}]".replace("-", "−")
+
+
+def _listed(words: Sequence[str]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+def _plain(name: str) -> str:
+    return name.replace("_", " ")

@@ -1,0 +1,146 @@
+"""What an experiment found: rows with intervals, the paper's numbers beside them, and sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from itertools import chain
+
+from pydantic import Field
+
+from nuggets.bench.comparisons import compare_family
+from nuggets.bench.report import BenchmarkReport, CellOutcome, build_report
+from nuggets.bench.verdict import Difference
+from nuggets.core.architecture import Frozen
+from nuggets.errors import BadInput
+from nuggets.recipe import load_job
+from nuggets.runs.results import cells
+from nuggets.runs.store import Run
+from nuggets.studies.findings import find_sentences
+from nuggets.studies.schema import Study
+
+OWN = "{run}"
+"""The focus of an experiment whose runs are each about an arm of their own name."""
+KEPT = "kept"
+"""The metric of the layout `retention`: exact match on the items of all old skills."""
+
+
+class Panel(Frozen):
+    """One run of an experiment.
+
+    `alternatives` compares the focus with every other treatment: positive means that the focus is
+    better.
+    """
+
+    name: str
+    x: float | None
+    run: str
+    task: str
+    teacher: str
+    student: str
+    report: BenchmarkReport
+    alternatives: list[Difference]
+
+
+class StudyReport(Frozen):
+    """An experiment's results, ready to be drawn or written."""
+
+    study: Study
+    panels: list[Panel]
+    findings: list[str]
+    missing: list[str]
+    command: str
+    date: str
+    versions: dict[str, str] = Field(default_factory=dict)
+    seconds: float
+
+
+def build_study_report(study: Study, runs: Mapping[str, Run], command: str) -> StudyReport:
+    """Summarises the finished runs of an experiment.
+
+    Args:
+        study: which experiment.
+        runs: run name → finished run; some may be missing.
+        command: what made them.
+
+    Raises:
+        BadInput: if no run is finished.
+    """
+    if not runs:
+        raise BadInput(
+            f"No run of the experiment {study.name} is finished. Make them with: nuggets paper "
+            f"{study.name}"
+        )
+    panels = [_panel(study, name, run) for name, run in runs.items()]
+    records = [run.record() for run in runs.values()]
+    finished = max(record.finished or record.created for record in records)
+    return StudyReport(
+        study=study,
+        panels=panels,
+        findings=find_sentences(
+            study, [(panel.name, panel.report, panel.alternatives) for panel in panels]
+        ),
+        missing=[run.name for run in study.runs if run.name not in runs],
+        command=command,
+        date=finished.astimezone(UTC).strftime("%Y-%m-%d"),
+        versions=records[-1].provenance.versions,
+        seconds=sum(_seconds(record.started, record.finished) for record in records),
+    )
+
+
+def focus_of(study: Study, run: str) -> str:
+    """The arm that is judged: in a matrix, the target's own seed samples."""
+    return run if study.layout == "matrix" or study.focus == OWN else study.focus
+
+
+def _panel(study: Study, name: str, run: Run) -> Panel:
+    recipe = load_job(run.recipe_text())
+    found = cells(run)
+    metric = recipe.data.metric
+    if study.layout == "retention":
+        found, metric = [_kept(cell) for cell in found], KEPT
+    focus = focus_of(study, name)
+    treatments = {cell.arm for cell in found if cell.role == "treatment"}
+    report = build_report(
+        found,
+        task=recipe.data.task or recipe.name,
+        metric=metric,
+        higher_is_better=metric != "loss",
+        treatment=focus if focus in treatments else None,
+    )
+    return Panel(
+        name=name,
+        x=next(each.x for each in study.runs if each.name == name),
+        run=run.id,
+        task=report.task,
+        teacher=recipe.teacher,
+        student=recipe.student,
+        report=report,
+        alternatives=_alternatives(found, metric, focus, treatments),
+    )
+
+
+def _kept(cell: CellOutcome) -> CellOutcome:
+    """The same cell judged by its old skills, all items in one row."""
+    skills = sorted(cell.old_skills)
+    if not skills:
+        raise BadInput(f"Arm {cell.arm!r}, seed {cell.seed} measured no old skills.")
+    items = [f"{skill}-{i}" for skill in skills for i in range(len(cell.old_skills[skill]))]
+    values = list(chain.from_iterable(cell.old_skills[skill] for skill in skills))
+    return cell.model_copy(update={"items": items, "outcomes": {KEPT: values}, "curve": []})
+
+
+def _alternatives(
+    found: Sequence[CellOutcome], metric: str, focus: str, treatments: set[str]
+) -> list[Difference]:
+    outcomes: dict[str, dict[int, list[float]]] = {}
+    for cell in found:
+        outcomes.setdefault(cell.arm, {})[cell.seed] = cell.outcomes[metric]
+    others = [arm for arm in outcomes if arm in treatments and arm != focus]
+    if focus not in treatments or not others:
+        return []
+    return compare_family(outcomes, [(focus, other) for other in others], metric != "loss")
+
+
+def _seconds(started: datetime | None, finished: datetime | None) -> float:
+    return (finished - started).total_seconds() if started and finished else 0.0

@@ -1,0 +1,93 @@
+"""Parts of the page about the paper's experiments: figure, tables and documents."""
+
+from __future__ import annotations
+
+import pandas as pd
+import streamlit as st
+
+from nuggets import api
+from nuggets.errors import Damaged
+from nuggets.studies.documents import baseline_difference, paper_number
+from nuggets.ui import charts_benchmarks
+
+
+def report_of(name: str) -> api.StudyReport | None:
+    """What this machine found, else what the source checkout comes with.
+
+    Raises:
+        Damaged: if a report cannot be read.
+    """
+    try:
+        return api.study_report(name) or api.published_report(name)
+    except ValueError:
+        raise Damaged(
+            f"A report of the experiment {name} cannot be read. Run it again with: nuggets paper "
+            f"{name} --out docs/paper"
+        ) from None
+
+
+def figure(report: api.StudyReport, dark: bool) -> None:
+    """The figure, as in the report's documents."""
+    st.image(api.study_svg(report, dark), width="stretch")
+    panels = len(report.panels)
+    st.caption("Means with 95 % intervals over seeds and items"
+               + ("" if panels == 1 else f", {panels} runs"))  # fmt: skip
+
+
+def documents(report: api.StudyReport) -> None:
+    """The whole report to take away."""
+    name = report.study.name
+    files = (
+        ("Report (HTML)", lambda: api.study_html(report, api.study_svg(report)), "html"),
+        ("Report (Markdown)", lambda: api.study_markdown(report), "md"),
+        ("Figure (SVG)", lambda: api.study_svg(report), "svg"),
+    )
+    with st.container(horizontal=True):
+        for label, make, kind in files:
+            st.download_button(
+                label, make, f"{name}.{kind}", key=f"study-{kind}", on_click="ignore"
+            )
+
+
+def results_frame(report: api.StudyReport) -> pd.DataFrame:
+    """One row per run and arm: mean, interval, difference to plain LoRA, the paper's number."""
+    rows = []
+    for panel in report.panels:
+        for arm in panel.report.arms.values():
+            versus = baseline_difference(panel.report, arm.name)
+            interval = None if versus is None else versus.interval
+            rows.append(
+                {
+                    "run": panel.name,
+                    "arm": arm.name,
+                    "role": arm.role,
+                    panel.report.metric: arm.value,
+                    "low": arm.interval[0],
+                    "high": arm.interval[1],
+                    "the_paper": paper_number(report, panel, arm.name),
+                    "minus_plain": None if interval is None else interval.mean,
+                    "minus_low": None if interval is None else interval.low,
+                    "minus_high": None if interval is None else interval.high,
+                    "p_holm": None if versus is None else versus.p_holm,
+                    "smallest_detectable": None if versus is None else versus.minimum_detectable,
+                    "n_seeds": len(arm.seeds),
+                    "n_items": arm.n,
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def budget_frame(report: api.StudyReport) -> pd.DataFrame:
+    """What every arm was given and what it took."""
+    frames = [
+        charts_benchmarks.budget_frame(panel.report).assign(run=panel.name)
+        for panel in report.panels
+    ]
+    return pd.concat(frames, ignore_index=True)
+
+
+def caption(report: api.StudyReport) -> str:
+    """Where the numbers come from, in one line."""
+    missing = f" · not run yet: {', '.join(report.missing)}" if report.missing else ""
+    pairs = sorted({f"{panel.teacher} → {panel.student}" for panel in report.panels})
+    return f"{', '.join(pairs)} · {report.date} · paired by seed and item{missing}"

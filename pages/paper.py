@@ -1,0 +1,97 @@
+"""Paper: the experiments of the paper, each as question, figure, table and what was found."""
+
+from __future__ import annotations
+
+import pandas as pd
+import streamlit as st
+
+from nuggets import api
+from nuggets.errors import NuggetsError
+from nuggets.ui import live, safe, share, shell, study_parts
+
+NONE = "choose one"
+
+
+def main() -> None:
+    """Draws the page."""
+    st.title("The paper's experiments")
+    st.markdown(
+        "Every figure and table of the paper as a set of ordinary runs, **with the controls and "
+        "intervals that the paper lacks** and the paper's own numbers beside them."
+    )
+    live.refused()
+    found = api.studies()
+    name = st.selectbox("Experiment", [NONE, *found], key="experiment", bind="query-params")
+    if name not in found:
+        st.text("Choose an experiment to see its question, figure and table.")
+        with safe.shown_problems("gallery"):
+            _gallery(found)
+        return
+    with safe.shown_problems("experiment"):
+        _experiment(found[name])
+
+
+def _gallery(found: dict[str, api.Study]) -> None:
+    rows = []
+    for study in found.values():
+        report = study_parts.report_of(study.name)
+        rows.append(
+            {
+                "experiment": study.name,
+                "title": study.title,
+                "runs": f"{0 if report is None else len(report.panels)} of {len(study.runs)}",
+                "found": "" if report is None else report.findings[0],
+            }
+        )
+    st.dataframe(
+        pd.DataFrame(rows),
+        hide_index=True,
+        height="content",
+        row_height=30,
+        alt="The experiments, how many of their runs are finished, and what the first one found",
+    )
+
+
+def _experiment(study: api.Study) -> None:
+    st.subheader(study.title, anchor=False)
+    st.text(study.question)
+    command = f"nuggets paper {study.name} --out paper"
+    _start(study, command)
+    report = study_parts.report_of(study.name)
+    if report is None:
+        st.text("No run of it is finished yet. Start the runs above, or on the command line:")
+        st.code(command, language="bash")
+        return
+    for sentence in report.findings:
+        st.text(f"• {sentence}")
+    study_parts.figure(report, st.context.theme.type == "dark")
+    study_parts.documents(report)
+    python = f'from nuggets import api\n\nreport = api.run_study("{study.name}")'
+    frame, caption = study_parts.results_frame(report), study_parts.caption(report)
+    share.table(frame, f"paper-{study.name}", caption, command, python)
+    if report.study.paper.values:
+        st.text(f"The paper's numbers: {report.study.paper.source}")
+    safe.notes(report.study.notes)
+    with st.expander("Budget of every arm and seed"):
+        share.table(study_parts.budget_frame(report), f"paper-{study.name}-budget",
+                    "Means over seeds", command, python)  # fmt: skip
+
+
+def _start(study: api.Study, command: str) -> None:
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.button("Run what is missing", key="run-study", on_click=_run, args=(study.name,),
+                  help=f"As `{command}`, in the background, one run after the other.")  # fmt: skip
+        st.page_link(shell.page("runs"), label="Its runs")
+
+
+def _run(name: str) -> None:
+    try:
+        started = api.start_study(name)
+    except NuggetsError as error:
+        st.session_state["nuggets-refused"] = str(error)
+        return
+    if started:
+        shell.choose(run=started[0].id)
+
+
+main()

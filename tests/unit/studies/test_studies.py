@@ -1,0 +1,173 @@
+"""The paper's experiments: every shipped one, reuse of runs, reports with known truth."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from nuggets import api
+from nuggets.bench.report import CellOutcome, build_report
+from nuggets.bench.verdict import Difference
+from nuggets.errors import BadInput
+from nuggets.runs.store import Run
+from nuggets.studies.documents import markdown_table, study_html, study_markdown
+from nuggets.studies.findings import compare_sentence
+from nuggets.studies.report import focus_of
+from nuggets.studies.running import find_run
+from nuggets.studies.shipped import open_study, studies, study_recipes
+
+RATES = {"window": 0.9, "plain": 0.3, "vanilla": 0.05}
+CONTROLS = ("permuted", "gaussian", "random_window", "random_layers")
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("NUGGETS_HOME", str(tmp_path))
+
+
+def finish(run: Run, rates=RATES, n_items=60, metric="exact_match") -> Run:
+    """Writes the cells of a run that never trained, at the rates given (others: .4)."""
+    recipe = api.job_of(run)
+    found = []
+    for arm in recipe.arms:
+        for seed in recipe.seeds:
+            rng = np.random.default_rng([seed, *arm.name.encode()])
+            right = (rng.random(n_items) < rates.get(arm.name, 0.4)).astype(float).tolist()
+            kept = (rng.random(10) < 0.8).astype(float).tolist()
+            cell = CellOutcome(
+                arm=arm.name,
+                role=arm.role,
+                seed=seed,
+                items=[f"i{n}" for n in range(n_items)],
+                outcomes={metric: right},
+                old_skills={"add": kept, "copy": kept[::-1]},
+                learning_rate=5e-3,
+                samples=256,
+                steps=120,
+            )
+            found.append(cell)
+            folder = run.folder / "artifacts" / "cells" / f"{arm.name}-{seed}"
+            folder.mkdir(parents=True)
+            (folder / "cell.json").write_text(cell.model_dump_json())
+    build_report(found, task="reverse", metric=metric)
+    run.record_path.write_text(run.record().changed(status="done").model_dump_json())
+    return run
+
+
+def finished(name, rates=RATES):
+    for recipe in study_recipes(open_study(name)).values():
+        finish(api.create(recipe), rates)
+    report = api.study_report(name)
+    assert report is not None
+    return report
+
+
+@pytest.mark.parametrize("name", list(studies()))
+def test_every_experiment_is_a_set_of_recipes_with_baseline_and_control(name):
+    study = open_study(name)
+    recipes = study_recipes(study)
+    assert list(recipes) == [run.name for run in study.runs]
+    for run, recipe in recipes.items():
+        roles = {arm.role for arm in recipe.arms}
+        assert {"baseline", "treatment", "control"} <= roles
+        assert focus_of(study, run) in {arm.name for arm in recipe.arms}
+        assert recipe.train.lr_grid or name == "graft", "every arm is tuned on the same grid"
+        assert len(recipe.seeds) >= 5
+    named = {arm.name for recipe in recipes.values() for arm in recipe.arms}
+    for key in study.paper.values:
+        assert key.split("/")[-1] in named
+    if study.paper.values:
+        assert study.paper.source
+        assert study.paper.claim
+
+
+def test_overrides_win_over_the_experiments_own_fields():
+    recipes = study_recipes(open_study("main"), ["data.n_train=7", "seeds=[3, 4]"])
+    assert {recipe.data.n_train for recipe in recipes.values()} == {7}
+    assert recipes["sub"].seeds == (3, 4)
+    with pytest.raises(BadInput, match="choose one of main, layers, origin"):
+        open_study("mian")
+
+
+def test_retention_reuses_the_runs_of_the_main_table():
+    main, kept = (study_recipes(open_study(name)) for name in ("main", "retention"))
+    run = finish(api.create(main["reverse"]))
+    assert find_run(kept["reverse"]).id == run.id
+    assert find_run(kept["sub"]) is None
+    assert find_run(main["reverse"].model_copy(update={"seeds": (0, 1)})) is None
+
+
+def test_a_run_on_changed_models_is_not_reused():
+    recipe = study_recipes(open_study("layers"))["all"]
+    run = finish(api.create(recipe))
+    changed = run.record().provenance.model_copy(update={"digests": {"teacher": "other"}})
+    run.record_path.write_text(run.record().changed(provenance=changed).model_dump_json())
+    assert find_run(recipe) is None
+
+
+def test_a_report_says_what_was_planted_and_sets_the_papers_numbers_beside_it():
+    report = finished("structure")
+    (panel,) = report.panels
+    assert panel.report.verdict.kind == "helps"
+    assert panel.report.verdict.treatment == "window"
+    assert {d.versus for d in panel.alternatives if d.better} == {
+        "weights", "neurons", "rows_cols", "consistent", "consistent_random",
+    }  # fmt: skip
+    assert report.findings[-1].endswith("This is seen here.")
+    text = study_markdown(report)
+    assert "| 28.22 |" in text
+    assert "read off a chart" in text
+    assert "nuggets paper structure" in text
+    assert all(f"| {len(arm.seeds)} × {arm.n} |" in text for arm in panel.report.arms.values())
+
+
+def test_without_an_effect_the_papers_claim_is_not_seen():
+    report = finished("layers", {})
+    assert report.panels[0].report.verdict.kind == "no_difference"
+    assert "is not told apart from random" in report.findings[1]
+    assert report.findings[-1].endswith("This is not seen here.")
+
+
+def test_retention_counts_the_items_of_all_old_skills():
+    report = finished("retention")
+    assert {panel.report.metric for panel in report.panels} == {"kept"}
+    arm = report.panels[0].report.arms["plain"]
+    assert arm.n == 20
+    assert arm.value == pytest.approx(np.mean([arm.per_seed]))
+
+
+def test_the_html_page_needs_no_other_file_and_shows_markup_as_text():
+    report = finished("layers", {})
+    hostile = report.model_copy(update={"findings": ['<img src=x onerror="alert(1)">']})
+    svg = api.study_svg(hostile)
+    page = study_html(hostile, svg)
+    assert "data:image/svg+xml;base64," in page
+    assert "<img src=x" not in page
+    assert "http" not in page.replace("http-equiv", "")
+    assert svg == api.study_svg(hostile), "the same report gives the same file"
+
+
+def test_a_cell_of_a_table_cannot_break_it():
+    assert markdown_table(("a", "b"), [("x|y", "1")]).splitlines()[-1] == "| x\\|y | 1 |"
+
+
+def test_findings_name_better_worse_and_undecided_alternatives():
+    def against(name, mean, half):
+        interval = {"mean": mean, "low": mean - half, "high": mean + half}
+        interval |= {"level": 0.95, "n_seeds": 5, "n_items": 80}
+        p = 0.01 if abs(mean) > half else 0.5
+        return Difference(
+            arm="a", versus=name, interval=interval, p=p, p_holm=p, minimum_detectable=0.2
+        )
+
+    sentence = compare_sentence(
+        [against("b", 0.3, 0.1), against("c", -0.3, 0.1), against("d", 0, 0.1)]
+    )
+    assert sentence == (
+        "a is better than b (+0.30 [+0.20, +0.40]), and worse than c (−0.30 [−0.40, −0.20]), and "
+        "not told apart from d (+0.00 [−0.10, +0.10]); differences from 0.20 would have been found."
+    )
+
+
+def test_nothing_to_report_before_the_first_run():
+    assert api.study_report("layers") is None
