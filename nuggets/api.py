@@ -42,12 +42,12 @@ from nuggets.recipe import (
     parse_job,
     shipped_recipes,
 )
-from nuggets.runs import cache, launch, playground
+from nuggets.runs import bundles, cache, launch, playground
 from nuggets.runs.checks import check_job
 from nuggets.runs.commands import as_command, as_python
 from nuggets.runs.commit import atomic_write, make_folder
 from nuggets.runs.doctor import Doctor, diagnose, diagnose_soon, resolve_device_name
-from nuggets.runs.home import nuggets_home, runs_dir
+from nuggets.runs.home import exports_dir, nuggets_home, runs_dir
 from nuggets.runs.inputs import seed_samples
 from nuggets.runs.outputs import output_folder, refuse_existing
 from nuggets.runs.planning import alignment_job, map_job, plan_from_cache
@@ -85,6 +85,7 @@ __all__ = [
     "answers",
     "as_command",
     "as_python",
+    "bundles",
     "cancel",
     "cells",
     "compare",
@@ -95,6 +96,7 @@ __all__ = [
     "doctor",
     "dump_job",
     "export",
+    "exports_dir",
     "extract",
     "find_alignment",
     "find_map",

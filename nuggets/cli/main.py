@@ -43,6 +43,8 @@ _COMMANDS = (
     transfers.list_,
     transfers.export,
     transfers.compare,
+    transfers.bundle,
+    transfers.import_,
     ask.ask,
 )
 for command in _COMMANDS:
