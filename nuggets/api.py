@@ -40,14 +40,14 @@ from nuggets.recipe import (
     parse_job,
     shipped_recipes,
 )
-from nuggets.runs import cache, launch, playground
+from nuggets.runs import bundles, cache, launch, playground
 from nuggets.runs.checks import detectable, preflight_models
 from nuggets.runs.commands import as_command, as_python
 from nuggets.runs.converting import convert
 from nuggets.runs.creating import create
 from nuggets.runs.doctor import Doctor, diagnose, diagnose_soon, resolve_device_name
 from nuggets.runs.exporting import export_benchmarks as save_benchmarks
-from nuggets.runs.home import runs_dir
+from nuggets.runs.home import exports_dir, runs_dir
 from nuggets.runs.inputs import seed_samples
 from nuggets.runs.outputs import output_folder, refuse_existing
 from nuggets.runs.own_data import name_of, own_data, save_upload
@@ -117,6 +117,7 @@ __all__ = [
     "as_command",
     "as_python",
     "benchmark_tables",
+    "bundles",
     "calibration",
     "calibration_run",
     "cancel",
@@ -132,6 +133,7 @@ __all__ = [
     "doctor",
     "dump_job",
     "export",
+    "exports_dir",
     "extract",
     "find_alignment",
     "find_map",

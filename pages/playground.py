@@ -68,14 +68,12 @@ def _speakers(choice: shell.Choice) -> list[api.playground.Speaker]:
     }
     if choice.run is not None:
         options |= {each.label: each for each in _arms(choice.run)}
-    names = {TEACHER: f"teacher: {choice.teacher}", STUDENT: f"student: {choice.student}"}
     chosen = st.multiselect(
         "Who answers",
         list(options),
         default=[TEACHER, STUDENT],
         key="speakers",
         bind="query-params",
-        format_func=lambda name: safe.label(names.get(name, name), 50),
         help="Choose a finished transfer in the sidebar to add its arms.",
     )
     return [options[name] for name in chosen if name in options]

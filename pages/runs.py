@@ -20,6 +20,7 @@ def main() -> None:
     st.title("Runs")
     live.refused()
     runs = api.runs()
+    run_actions.import_bundle()
     if not runs:
         st.text("No runs yet. Start one on the Transfer page, or with “Run it now” on Home.")
         st.page_link(shell.page("transfer"), label="To the Transfer page")
@@ -95,8 +96,8 @@ def _details(run: api.Run) -> None:
         job = None if status == "damaged" else api.job_of(run)
         if isinstance(job, TransferRecipe):
             run_actions.export(run, job)
-        else:
-            st.text("Only transfers have adapters to export.")
+        if status not in (*api.LIVE, "damaged"):
+            run_actions.bundle(run)
     with recipe, safe.shown_problems("recipe"):
         st.code(run.recipe_text(), language="yaml", height=360)
 

@@ -49,6 +49,8 @@ _COMMANDS = (
     transfers.compare,
     studies.paper,
     studies.calibrate,
+    transfers.bundle,
+    transfers.import_,
     ask.ask,
 )
 for command in _COMMANDS:

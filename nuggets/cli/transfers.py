@@ -124,6 +124,30 @@ def compare(run_ids: list[str], json: o.AsJson = False) -> None:
     return table(("result", *ids), [(name, *values) for name, values in found["results"].items()])
 
 
+def bundle(
+    run_id: o.RunId,
+    out_file: Annotated[Path, typer.Option("--out", help="A new file, such as run.nuggets.zip.")],
+    json: o.AsJson = False,
+) -> None:
+    """Write a run as one file that opens on a machine without its models."""
+    index = api.bundles.write_bundle(api.open_run(run_id), out_file)
+    if json:
+        return print_json({"out": str(out_file), "run": index.run, "left_out": index.left_out})
+    kept = f", without {len(index.left_out)} files of whole models" if index.left_out else ""
+    return say(f"Wrote {out_file}: {len(index.files)} files{kept}.")
+
+
+def import_(
+    file: Annotated[Path, typer.Argument(help="What `nuggets bundle` wrote.")],
+    json: o.AsJson = False,
+) -> None:
+    """Open a bundle as a run of this machine; everything in it is checked first."""
+    found = api.bundles.read_bundle(file)
+    if json:
+        return print_json({"run": found.id, "status": found.status()})
+    return say(f"Imported {found.id}. Look at it with: nuggets show {found.id}")
+
+
 def finish(run: api.Run, json: bool) -> None:
     """Shows how a run ended; a failure becomes this command's exit code.
 

@@ -26,6 +26,11 @@ def cache_dir() -> Path:
     return nuggets_home() / "cache"
 
 
+def exports_dir() -> Path:
+    """Where adapters and bundles go unless the user names another folder."""
+    return nuggets_home() / "exports"
+
+
 def device_lock_path(device: str) -> Path:
     """The lock file of a device such as `cpu` or `cuda:0`: one run computes there at a time."""
     return nuggets_home() / "devices" / f"{device.replace(':', '-').replace('/', '-')}.lock"

@@ -62,7 +62,7 @@ class Speaker(Frozen):
     @property
     def label(self) -> str:
         """A name for people."""
-        return self.model if self.arm is None else f"{self.arm}, seed {self.seed}"
+        return self.model if self.arm is None else f"{self.arm} (seed {self.seed})"
 
 
 class Question(Frozen):

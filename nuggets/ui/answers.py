@@ -43,9 +43,10 @@ def _panel(reply_id: str, key: str, was_open: bool) -> None:
     elif not found.ended:
         text = "The models are loading; the first question takes seconds."
         st.caption("Answering…" if found.answers else text)
-    for start in range(0, len(found.answers), COLUMNS):
-        row = found.answers[start : start + COLUMNS]
-        for place, (column, answer) in enumerate(zip(st.columns(COLUMNS), row, strict=False)):
+    across = min(COLUMNS, max(2, len(found.question.speakers)))
+    for start in range(0, len(found.answers), across):
+        row = found.answers[start : start + across]
+        for place, (column, answer) in enumerate(zip(st.columns(across), row, strict=False)):
             with column:
                 _answer(found, answer, f"{key}-{start + place}")
 

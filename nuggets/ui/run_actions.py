@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import streamlit as st
@@ -10,9 +11,12 @@ import streamlit as st
 from nuggets import api
 from nuggets.errors import NuggetsError
 from nuggets.recipe import TransferRecipe
-from nuggets.ui import safe, share
+from nuggets.ui import safe, share, shell
 
 NOTES_LENGTH = 4000
+MOST_COMPARED = 7
+MOST_DOWNLOADED = 200 * 2**20
+"""Bytes of a run that the browser may be given at once; a larger one is written to disk."""
 
 
 def notes(run: api.Run) -> None:
@@ -38,29 +42,30 @@ def _save_notes(run: api.Run, key: str) -> None:
 
 
 def compare(run: api.Run) -> None:
-    """What differs between two runs: recipe beside results."""
+    """What differs between two or more runs: recipe beside results."""
     others = [other.id for other in api.runs() if other.id != run.id and _alike(other, run)]
     if not others:
         st.text("There is no other run of this kind to compare with.")
         return
-    other = st.selectbox(
+    chosen = st.multiselect(
         "With",
         others,
-        index=None,
         key="with",
         bind="query-params",
-        placeholder="choose another run",
+        max_selections=MOST_COMPARED,
+        placeholder="choose one or more other runs",
     )
-    if other is None:
+    ids = [run.id, *(other for other in chosen if other in others)]
+    if len(ids) < 2:
         return
-    found = api.compare([run, api.open_run(other)])
-    command = f"nuggets compare {run.id} {other}"
+    found = api.compare([api.open_run(run_id) for run_id in ids])
+    command = f"nuggets compare {' '.join(ids)}"
     left, right = st.columns(2)
     with left:
-        _differences(found["recipe"], "recipe", "The recipes are the same.", run.id, other, command)
+        _differences(found["recipe"], "recipe", "The recipes are the same.", ids, command)
     with right:
-        _differences(found["results"], "results", "No results yet.", run.id, other, command)
-    for run_id, sentence in zip((run.id, other), found["verdicts"], strict=True):
+        _differences(found["results"], "results", "No results yet.", ids, command)
+    for run_id, sentence in zip(ids, found["verdicts"], strict=True):
         st.text(f"{run_id}: {sentence or 'no verdict'}")
 
 
@@ -72,13 +77,13 @@ def _alike(one: api.Run, other: api.Run) -> bool:
 
 
 def _differences(
-    rows: dict[str, list[object]], what: str, empty: str, first: str, second: str, command: str
+    rows: dict[str, list[object]], what: str, empty: str, ids: list[str], command: str
 ) -> None:
     if not rows:
         st.text(empty)
         return
     lines = [
-        {what: name, first: _shown(values[0]), second: _shown(values[1])}
+        {what: name} | dict(zip(ids, map(_shown, values), strict=True))
         for name, values in rows.items()
     ]
     title = "recipes" if what == "recipe" else what
@@ -102,7 +107,7 @@ def export(run: api.Run, job: TransferRecipe) -> None:
     with right:
         seeds = [seed for name, seed in sorted(finished) if name == arm]
         seed = st.selectbox("Seed", seeds, key="export-seed")
-    folder = Path(api.doctor().home) / "exports" / f"{run.id}-{arm}-{seed}"
+    folder = api.exports_dir() / f"{run.id}-{arm}-{seed}"
     out = st.text_input("New folder", str(folder), key=f"export-{run.id}-{arm}-{seed}")
     st.code(
         f"nuggets export {run.id} --arm {arm} --seed {seed} --out {out}",
@@ -114,6 +119,47 @@ def export(run: api.Run, job: TransferRecipe) -> None:
             api.export(run, Path(out).expanduser(), arm, seed)
             st.badge("Written", color="green")
             st.code(out, language=None)
+
+
+def bundle(run: api.Run) -> None:
+    """The whole run as one file: written to disk, and handed to the browser if not too large."""
+    st.subheader("The whole run as one file", anchor=False)
+    st.text(
+        "Recipe, versions, digests, maps' sums, adapters, every answer and a page with the "
+        "figures; it opens on a machine without the models."
+    )
+    path = api.exports_dir() / f"{run.id}.nuggets.zip"
+    if not path.is_file():
+        if st.button("Write the bundle", key="bundle"):
+            with safe.shown_problems("bundled"):
+                api.bundles.write_bundle(run, path)
+                st.rerun()
+    else:
+        st.code(str(path), language=None)
+        if path.stat().st_size <= MOST_DOWNLOADED:
+            st.download_button("Download the bundle", path.read_bytes, path.name,
+                               "application/zip", key="bundle-file", on_click="ignore")  # fmt: skip
+    st.code(f"nuggets bundle {run.id} --out {run.id}.nuggets.zip", language="bash", wrap_lines=True)
+
+
+def import_bundle() -> None:
+    """A bundle from an upload, or from a path for those that are too large to upload."""
+    with st.popover("Import a run", key="import"):
+        file = st.file_uploader("A bundle", type=["zip"], key="bundle-upload")
+        path = st.text_input("or a file on this machine", key="bundle-path")
+        st.button("Import", key="import-now", on_click=_import, args=(file, path),
+                  disabled=file is None and not path.strip())  # fmt: skip
+
+
+def _import(file: Any, path: str) -> None:
+    try:
+        if file is not None:
+            run = api.bundles.read_upload(file.getvalue())
+        else:
+            run = api.bundles.read_bundle(Path(path.strip()).expanduser())
+        shell.choose(run=run.id)
+    except NuggetsError as error:
+        st.session_state["nuggets-refused"] = str(error)
 
 
 @st.dialog("Delete this run?")

@@ -20,6 +20,7 @@ from nuggets.core.maps import SensitivityMap
 from nuggets.recipe import AlignJob, SensitivityJob, TransferRecipe
 from nuggets.runs import cache
 from nuggets.runs.inputs import seed_samples
+from nuggets.runs.manifest import write_manifest
 from nuggets.runs.store import Run
 
 Size = tuple[int, int, int, int]
@@ -164,9 +165,11 @@ def write_benchmark(
                 for n, right in enumerate(outcome)
             ]
             (folder / "answers.json").write_text(json.dumps(rows))
+            write_manifest(folder)
     report = build_report(cells, task="reverse", metric="exact_match")
     folder = run.folder / "artifacts" / "report"
     folder.mkdir()
     (folder / "report.json").write_text(report.model_dump_json())
+    write_manifest(folder)
     run.record_path.write_text(run.record().changed(status="done").model_dump_json())
     return run
