@@ -120,6 +120,7 @@ __all__ = [
     "playground",
     "preflight",
     "refuse_existing",
+    "remember",
     "report",
     "resume",
     "run",
