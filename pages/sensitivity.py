@@ -7,7 +7,16 @@ from typing import Any
 import streamlit as st
 
 from nuggets import api
-from nuggets.ui import charts, charts_map, matrix_parts, measure, own_samples, safe, shell
+from nuggets.ui import (
+    charts,
+    charts_map,
+    matrix_parts,
+    measure,
+    own_samples,
+    safe,
+    shell,
+    unit_parts,
+)
 from nuggets.ui import sensitivity_parts as parts
 from nuggets.ui import sensitivity_sources as sources
 
@@ -36,8 +45,9 @@ def main() -> None:
             return
         view = controls(task, found)
         parts.overview(found, view, choice)
-        units = matrix_parts.matrix(found, view.a, view.b, view.show, choice)
-        parts.trust(found, view.a, units, choice)
+        matrix_parts.matrix(found, view.a, view.b, view.show, choice)
+        unit_parts.units(found, view.a, view.b)
+        parts.trust(found[view.a], choice)
         unmeasured(wanted, found)
 
 

@@ -1,4 +1,4 @@
-"""One matrix of the Sensitivity page: blocks, zoom, windows, profiles; and neurons or heads.
+"""One matrix of the Sensitivity page: blocks, zoom, windows and profiles.
 
 A click or a box on the matrix looks closer: the part is binned anew from the full map. The choice
 lives in two sliders, which are part of the address and work by keyboard.
@@ -6,20 +6,17 @@ lives in two sliders, which are part of the address and work by keyboard.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import streamlit as st
 
 from nuggets import api
-from nuggets.core.view_matrices import Binned, Placed, Units
+from nuggets.core.view_matrices import Binned, Placed
 from nuggets.errors import BadInput
 from nuggets.ui import charts, charts_map, charts_sensitivity, safe, share, shell
 from nuggets.ui.sensitivity_sources import Source, Sources
 
-TOP = 12
-"""Neurons or heads that are listed."""
 CLOSER = 4
 """How much smaller the part is after a click, in each direction."""
 LEAST = 8
@@ -30,8 +27,9 @@ WHOLE = (-1, -1)
 Span = tuple[int, int]
 
 
-def matrix(found: Sources, a: str, b: str | None, show: str, choice: shell.Choice) -> Units:
-    """One matrix of what is shown, and the most sensitive units beside it; returns their kind."""
+@st.fragment
+def matrix(found: Sources, a: str, b: str | None, show: str, choice: shell.Choice) -> None:
+    """One matrix of what is shown; its own controls draw nothing else again."""
     spec = found[a].map.spec
     places = {charts_map.short_name(spec, role, at): (m, role) for m, role, at in spec.modules()}
     st.subheader("One matrix", anchor=False)
@@ -43,18 +41,11 @@ def matrix(found: Sources, a: str, b: str | None, show: str, choice: shell.Choic
                             help="Click a cell of the map, or choose here.")  # fmt: skip
         which = st.segmented_control("Blocks", ("mean", "max"), default="mean", required=True,
                                      key="blocks", bind="query-params")  # fmt: skip
-        rank = st.segmented_control("Rank", ("neurons", "heads"), default="neurons",
-                                     required=True, key="units", bind="query-params")  # fmt: skip
     module, role = places[name]
-    left, right = st.columns([3, 2], gap="medium")
-    with left, safe.shown_problems("matrix"):
+    with safe.shown_problems("matrix"):
         shown = found[b] if show == "B" and b else found[a]
         minus = found[b] if show == "A − B" and b else None
         _matrix(shown, minus, module, role, "max" if which == "max" else "mean", choice)
-    with right:
-        units: Units = "heads" if rank == "heads" else "neurons"
-        _units(found, a, b, units)
-    return units
 
 
 def by_keyboard() -> None:
@@ -197,59 +188,3 @@ def _difference(
 def _profile(values: np.ndarray, part: Span) -> tuple[np.ndarray, np.ndarray]:
     at, means = api.views.profile(values[part[0] : part[1]])
     return at + part[0], means
-
-
-def _units(found: Sources, a: str, b: str | None, units: Units) -> None:
-    """The most sensitive units of A, and which of them B has too."""
-    source = found[a]
-    scores = _scores(source, units)
-    others = {u[:2] for u in api.views.top_units(_scores(found[b], units), TOP)} if b else set()
-    top = api.views.top_units(scores, TOP)
-    frame = charts_sensitivity.units_frame(top, units[:-1], others if b else None)
-    also = f"; orange: also among the first {TOP} of {b}" if b else ""
-    share.figure(
-        charts_sensitivity.units_figure(frame, charts.look_of(st.context.theme.type)),
-        frame,
-        key=f"top-{units}",
-        caption=f"Most sensitive {units} of {scores.size}{also} · {a}, {source.origin}",
-        command=api.as_command(source.job),
-        python=api.as_python(
-            source.job, f"print(api.views.top_units(api.views.unit_scores(map, {units!r}), {TOP}))"
-        ),
-        alt=f"Bars of the most sensitive {units}",
-    )
-
-
-def _scores(source: Source, units: Units) -> np.ndarray:
-    return api.views.unit_scores(source.map, units)
-
-
-def overlap(found: Sources, a: str, units: Units) -> None:
-    """What share of their most sensitive units every two tasks have in common."""
-    if len(found) < 2:
-        st.text(f"Measure a second task to see how many {units} both tasks use.")
-        return
-    scores, source = {name: _scores(each, units) for name, each in found.items()}, found[a]
-    _overlap(scores, units, source)
-
-
-def _overlap(scores: Mapping[str, np.ndarray], units: Units, source: Source) -> None:
-    every = list(scores.values())
-    found = api.views.overlap(every, min(100, max(1, every[0].size // 20)))
-    frame = charts_sensitivity.overlap_frame(found, list(scores))
-    first = found[0][0]
-    share.figure(
-        charts_sensitivity.overlap_figure(
-            frame[list(scores)].to_numpy(), list(scores), charts.look_of(st.context.theme.type)
-        ),
-        frame,
-        key=f"overlap-{units}",
-        caption=f"Share of the top {first.k} {units} that two tasks have in common; chance "
-        f"{100 * first.chance:.0f} % · {source.origin}",
-        command=api.as_command(source.job),
-        python=api.as_python(
-            source.job,
-            f"print(api.views.unit_scores(map, {units!r}))  # one per task, then overlap",
-        ),
-        alt=f"Heatmap of tasks by tasks: share of top {units} in common",
-    )

@@ -133,15 +133,14 @@ def layers(source: Source, choice: shell.Choice) -> None:
     )
 
 
-def trust(found: Sources, a: str, units: matrix_parts.Units, choice: shell.Choice) -> None:
-    """How far the map can be trusted with these samples, and how far it tells tasks apart."""
+def trust(source: Source, choice: shell.Choice) -> None:
+    """How far the map can be trusted with these samples."""
     st.subheader("Can the map be trusted?", anchor=False)
     left, right = st.columns([2, 3], gap="medium")
     with left, safe.shown_problems("stability"):
-        _agreement(found[a].map)
-        _samples(found[a], choice)
-    with right, safe.shown_problems("overlap"):
-        matrix_parts.overlap(found, a, units)
+        _agreement(source.map)
+    with right, safe.shown_problems("samples"):
+        _samples(source, choice)
 
 
 def _agreement(found: api.SensitivityMap) -> None:
