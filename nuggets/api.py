@@ -50,7 +50,7 @@ from nuggets.runs.exporting import export_benchmarks as save_benchmarks
 from nuggets.runs.home import exports_dir, runs_dir
 from nuggets.runs.inputs import seed_samples
 from nuggets.runs.outputs import output_folder, refuse_existing
-from nuggets.runs.own_data import name_of, own_data, save_upload
+from nuggets.runs.own_data import name_of, own_data, remember, save_upload
 from nuggets.runs.planning import alignment_job, map_job, plan_from_cache
 from nuggets.runs.prompts import Rendered, rendered, rendered_apart
 from nuggets.runs.results import (
@@ -158,6 +158,7 @@ __all__ = [
     "preflight",
     "published_report",
     "refuse_existing",
+    "remember",
     "rendered",
     "rendered_apart",
     "report",

@@ -19,7 +19,12 @@ def main() -> None:
     )
     choice = shell.current()
     with safe.shown_problems("alignment"):
-        job = AlignJob(teacher=choice.teacher, student=choice.student, device=choice.device)
+        job = AlignJob(
+            teacher=choice.teacher,
+            student=choice.student,
+            data=choice.data() if choice.own else None,
+            device=choice.device,
+        )
         report = api.find_alignment(job)
         if report is None:
             measure.missing(

@@ -34,6 +34,9 @@ class StoredMatrices(Mapping[str, ndarray]):
         with safe_open(self._path, framework="np") as file:
             return file.get_tensor(f"full.{module}")
 
+    def __contains__(self, module: object) -> bool:
+        return module in self._modules  # a mapping's own test would read the matrix
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._modules)
 

@@ -249,7 +249,7 @@ def _check_entry(info: zipfile.ZipInfo, path: Path) -> None:
     ours = name in (INDEX, PAGE, *TOP_FILES) or (
         len(parts) > 1 and parts[0] == "artifacts" and name.endswith(SUFFIXES)
     )
-    if not (plain and inside and ours) or parts[-1] == MANIFEST:
+    if not (plain and inside and ours) or PurePosixPath(name).name == MANIFEST:
         raise Damaged(f"{path} holds {name[:80]!r}, which is no file of a run; refused.")
 
 

@@ -8,7 +8,7 @@ import streamlit as st
 
 from nuggets import api
 from nuggets.errors import BadInput
-from nuggets.recipe import AlignJob, DataConfig, SensitivityJob, TransferRecipe
+from nuggets.recipe import AlignJob, SensitivityJob, TransferRecipe
 from nuggets.ui import charts, charts_alignment, measure, safe, share, shell
 
 MEASURES = {
@@ -78,9 +78,7 @@ def facts(report: api.AlignmentReport, chosen: str, skill: str | None) -> str:
 def layer_maps(report: api.AlignmentReport, choice: shell.Choice) -> charts_alignment.Maps:
     """The layer maps that selectors would choose."""
     n_teacher, n_student = report.matrices["cka"].shape
-    job = SensitivityJob(
-        model=choice.teacher, data=DataConfig(task=choice.task), device=choice.device
-    )
+    job = SensitivityJob(model=choice.teacher, data=choice.data(), device=choice.device)
     found = measure.measured_map(job)
     scores = None if found is None else found.layer_scores
     try:
@@ -125,7 +123,7 @@ def agreement(choice: shell.Choice) -> None:
         charts_alignment.agreement_figure(frame, look()),
         frame,
         key="agreement",
-        caption=f"Residual dimensions shared by neighbouring matrices · {choice.task}, "
+        caption=f"Residual dimensions shared by neighbouring matrices · {choice.label}, "
         f"{origin(choice)}",
         command=api.as_command(_recipe(choice, SELECTORS[0]), "plan"),
         python=api.as_python(_recipe(choice, SELECTORS[0])),
@@ -144,7 +142,7 @@ def _recipe(choice: shell.Choice, selector: str) -> TransferRecipe:
             "teacher": choice.teacher,
             "student": choice.student,
             "device": choice.device,
-            "data": {"task": choice.task},
+            "data": choice.data().model_dump(),
             "extraction": {"matrices": {"kind": selector}},
             "lora": {"r": 1},
         }

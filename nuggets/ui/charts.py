@@ -8,6 +8,7 @@ for categories.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -61,6 +62,7 @@ def finish(fig: go.Figure, look: Look, height: int, **layout: Any) -> go.Figure:
     return fig
 
 
+@cache
 def _template(look: Look) -> go.layout.Template:
     axis = {
         "automargin": True,

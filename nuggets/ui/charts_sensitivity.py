@@ -11,7 +11,7 @@ from jaxtyping import Float
 from numpy import ndarray
 from plotly.subplots import make_subplots
 
-from nuggets.core.view_matrices import Binned, Placed
+from nuggets.core.view_matrices import Binned, Overlap, Placed
 from nuggets.core.view_stability import LayerStability
 from nuggets.core.views import Values
 from nuggets.ui import charts
@@ -37,6 +37,7 @@ def matrix_figure(
     axes: tuple[str, str],
     *,
     log: bool = True,
+    signed: bool = False,
     look: Look = LIGHT,
 ) -> go.Figure:
     """One matrix in blocks, with chosen and runner-up window, row and column profiles beside it.
@@ -47,9 +48,11 @@ def matrix_figure(
         windows: the chosen one, then the runner-up if there is one.
         profiles: positions and means of rows, and of columns.
         axes: what rows and columns are.
-        log: colours by decades.
+        log: colours by decades; only for values without a sign.
+        signed: the values are differences of shares: linear, centred on 0.
         look: light or dark.
     """
+    log = log and not signed
     fig = make_subplots(
         2,
         2,
@@ -78,12 +81,39 @@ def matrix_figure(
         _add_window(fig, window, *stroke)
     _add_profiles(fig, profiles, charts.SKY if look.dark else charts.BLUE)
     seen = np.maximum(z, np.nanquantile(z, FAINT)) if log else z
-    fig.update_layout(coloraxis=charts.colour_axis([seen], False, f"{which} per block", log=log))
+    title = f"{which} per block" + (", A − B as shares of the matrix" if signed else "")
+    fig.update_layout(coloraxis=charts.colour_axis([seen], signed, title, log=log))
+    fig.update_layout(clickmode="event+select")
+    _add_targets(fig, binned)
     down, across = binned.rows[[-1, 0]].tolist(), binned.cols[[0, -1]].tolist()
     fig.update_yaxes(title=axes[0], range=down, row=2, col=1)
     fig.update_yaxes(range=down, row=2, col=2)
     fig.update_xaxes(title=axes[1], range=across, row=2, col=1)
-    return charts.finish(fig, look, 540, dragmode="zoom", legend_traceorder="reversed")
+    return charts.finish(fig, look, 540, dragmode="select", legend_traceorder="reversed")
+
+
+def _add_targets(fig: go.Figure, binned: Binned) -> None:
+    """Adds unseen markers, since a heatmap itself reports neither clicks nor boxes."""
+    rows, cols = (_centres(edges) for edges in (binned.rows, binned.cols))
+    y, x = (part.ravel() for part in np.meshgrid(rows, cols, indexing="ij"))
+    fig.add_scatter(
+        x=x,
+        y=y,
+        mode="markers",
+        marker={"symbol": "square", "size": 22, "opacity": 0},
+        selected={"marker": {"opacity": 0}},
+        unselected={"marker": {"opacity": 0}},
+        hoverinfo="none",
+        showlegend=False,
+        row=2,
+        col=1,
+    )
+
+
+def _centres(edges: ndarray, most: int = 20) -> ndarray:
+    """Middles of at most so many equal parts from the first edge to the last."""
+    marks = np.linspace(edges[0], edges[-1], min(most, len(edges) - 1) + 1)
+    return (marks[:-1] + marks[1:]) / 2
 
 
 def _add_profiles(
@@ -167,9 +197,17 @@ def layers_figure(frame: pd.DataFrame, look: Look = LIGHT) -> go.Figure:
     return charts.finish(fig, look, 110 + max(4, len(frame)) * 26, showlegend=False)
 
 
-def units_frame(top: Sequence[tuple[int, int, float]], unit: str) -> pd.DataFrame:
-    """One row per neuron or head, most sensitive first."""
-    return pd.DataFrame(
+def units_frame(
+    top: Sequence[tuple[int, int, float]], unit: str, others: set[tuple[int, int]] | None = None
+) -> pd.DataFrame:
+    """One row per neuron or head, most sensitive first.
+
+    Args:
+        top: layer, index and share.
+        unit: what one is called.
+        others: layer and index of those that another task has among its first; None for no other.
+    """
+    frame = pd.DataFrame(
         {
             "unit": [f"L{layer} {unit} {index}" for layer, index, _ in top],
             "layer": [layer for layer, _, _ in top],
@@ -177,22 +215,35 @@ def units_frame(top: Sequence[tuple[int, int, float]], unit: str) -> pd.DataFram
             "share": [share for _, _, share in top],
         }
     )
+    if others is not None:
+        frame["in_both"] = [(layer, index) in others for layer, index, _ in top]
+    return frame
 
 
 def units_figure(frame: pd.DataFrame, look: Look = LIGHT) -> go.Figure:
-    """The most sensitive neurons or heads as bars."""
+    """The most sensitive neurons or heads as bars; orange where another task has them too."""
+    alone = charts.SKY if look.dark else charts.BLUE
+    both = frame["in_both"] if "in_both" in frame else [False] * len(frame)
     fig = go.Figure(
         go.Bar(
             x=frame["share"],
             y=frame["unit"],
             orientation="h",
-            marker_color=charts.SKY if look.dark else charts.BLUE,
+            marker_color=[charts.ORANGE if shared else alone for shared in both],
             hovertemplate="%{y}: %{x:.2%}<extra></extra>",
         )
     )
     fig.update_yaxes(autorange="reversed", showgrid=False)
     fig.update_xaxes(title="share of the sum over all of them", tickformat=".2~%")
     return charts.finish(fig, look, 90 + 24 * max(4, len(frame)))
+
+
+def overlap_frame(found: Sequence[Sequence[Overlap]], tasks: Sequence[str]) -> pd.DataFrame:
+    """One row per task: the share of its top units that each task has too."""
+    shares = [[cell.share for cell in row] for row in found]
+    frame = pd.DataFrame(shares, columns=list(tasks))
+    frame.insert(0, "task", list(tasks), allow_duplicates=True)
+    return frame
 
 
 def overlap_figure(
@@ -203,8 +254,8 @@ def overlap_figure(
     fig = go.Figure(
         go.Heatmap(
             z=shares,
-            x=list(tasks),
-            y=list(tasks),
+            x=list(charts.labels(tasks, 14).values()),
+            y=list(charts.labels(tasks, 14).values()),
             texttemplate="%{z:.0%}",
             coloraxis="coloraxis",
             hovertemplate="%{y} and %{x}: %{z:.1%}<extra></extra>",

@@ -77,7 +77,11 @@ def recipe(base: TransferRecipe, choice: shell.Choice, file: str | None) -> Tran
     with compare:
         tree["arms"] = _arms(base)
         tree["seeds"] = _seeds(base)
-    tree["data"] |= {"task": None if file else choice.task, "file": file}
+    own = choice.data() if choice.own and not file else api.DataConfig(task=choice.task)
+    if file:
+        own = api.DataConfig(file=file)
+    for field in ("task", "file", "seeds", "train", "test"):
+        tree["data"][field] = getattr(own, field)
     tree |= {"teacher": choice.teacher, "student": choice.student, "device": choice.device}
     return api.parse_job(tree)
 

@@ -1,44 +1,65 @@
-"""Parts of the Sensitivity page: what is shown, the layers, one matrix, and tasks compared."""
+"""Parts of the Sensitivity page: the map, the layers, and how far the map can be trusted."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import streamlit as st
 from numpy import ndarray
 
 from nuggets import api
-from nuggets.errors import BadInput
-from nuggets.recipe import SensitivityJob
-from nuggets.ui import charts, charts_map, charts_sensitivity, safe, share, shell
-
-Maps = Mapping[str, api.SensitivityMap]
-TOP = 12
-"""Neurons or heads that are listed."""
+from nuggets.ui import charts, charts_map, charts_sensitivity, matrix_parts, safe, share, shell
+from nuggets.ui.sensitivity_sources import Source, Sources
 
 
-def origin(found: api.SensitivityMap) -> str:
-    """Where a map comes from, for captions."""
-    digest = str(found.meta.get("digest", ""))[:8] or "unnamed"
-    model = found.meta.get("model", "model")
-    return f"{model} · {found.n_samples} samples · map {digest}"
+@dataclass(frozen=True)
+class View:
+    """What the page's controls say, checked.
+
+    Attributes:
+        a: name of the map that is looked at.
+        b: name of the one it is compared with.
+        show: `A`, `B` or `A − B`.
+        mode: one of `api.views.MODES`.
+        log: colours by decades, or a ratio for a difference.
+    """
+
+    a: str
+    b: str | None
+    show: str
+    mode: Any
+    log: bool
+
+
+def overview(found: Sources, view: View, choice: shell.Choice) -> None:
+    """The model at a glance, and its layers beside it."""
+    frame, shown, compare = shown_values(found, view)
+    own = found[view.b] if view.show == "B" and view.b else found[view.a]
+    what = f"{view.a} − {view.b}" if view.show == "A − B" else own.label
+    left, right = st.columns([3, 2], gap="medium")
+    with left:
+        draw_map(frame, shown, compare, what, own, view)
+    with right:
+        layers(own, choice)
 
 
 def shown_values(
-    maps: Maps, a: str, b: str | None, show: str, mode: Any, log: bool
+    found: Sources, view: View
 ) -> tuple[pd.DataFrame, charts_map.Shown, Sequence[ndarray]]:
     """The values of the map with their reading, and what must share their colours."""
+    a, b, mode, log = view.a, view.b, view.mode, view.log
+    maps = {name: source.map for name, source in found.items()}
     spec, tasks = maps[a].spec, list(maps.values())
     views = api.views
-    if b is not None and show == "A − B":
+    if b is not None and view.show == "A − B":
         values = views.difference(maps[a], maps[b], mode, log, tasks)
         totals = views.difference(maps[a], maps[b], "absolute").mean
         shown = charts_map.Shown.of(mode, log, f"{a} − {b}")
         return charts_map.map_frame(spec, values, totals), shown, ()
-    own, other = (a, b) if show != "B" or b is None else (b, a)
+    own, other = (a, b) if view.show != "B" or b is None else (b, a)
     values = views.module_values(maps[own], mode, tasks)
     totals = views.module_values(maps[own], "absolute").mean
     compare = () if other is None else (views.module_values(maps[other], mode, tasks).mean,)
@@ -55,137 +76,71 @@ def _choose(key: str, frame: pd.DataFrame) -> None:
     points = st.session_state[key]["selection"]["points"]
     names = dict(zip(frame["module"], frame["name"], strict=True))
     clicked = [names.get(point.get("customdata")) for point in points]
-    if clicked and clicked[0] is not None:
+    if clicked and clicked[0] is not None and clicked[0] != st.session_state.get("matrix"):
         st.session_state["matrix"] = clicked[0]
-
-
-def _by_keyboard() -> None:
-    st.session_state["nuggets-map-round"] = st.session_state.get("nuggets-map-round", 0) + 1
+        matrix_parts.whole()
 
 
 def draw_map(
-    frame: pd.DataFrame, shown: charts_map.Shown, compare: Any, origin: str, job: SensitivityJob
+    frame: pd.DataFrame,
+    shown: charts_map.Shown,
+    compare: Any,
+    what: str,
+    source: Source,
+    view: View,
 ) -> None:
     """The heatmap; a click chooses the matrix below."""
-    look = charts.look_of(st.context.theme.type)
     key = _map_key()
+    mode = view.mode if view.mode != "distinctive" else "share"
+    note = "" if view.mode == mode else "  # distinctive: pass the maps of all tasks"
     share.figure(
-        charts_map.map_figure(frame, shown, compare, look),
+        charts_map.map_figure(frame, shown, compare, charts.look_of(st.context.theme.type)),
         frame,
         key=key,
-        caption=f"{shown.title} · {origin}",
-        command=api.as_command(job),
-        python=api.as_python(job),
-        alt=f"Heatmap of layers by modules: {shown.title} for {origin}. The table has the values.",
+        caption=f"{shown.title}; hover for 95 % intervals over samples · {what}, {source.origin}",
+        command=api.as_command(source.job),
+        python=api.as_python(source.job, f"print(api.views.module_values(map, {mode!r})){note}"),
+        alt=f"Heatmap of layers by modules: {shown.title} for {what}. The table has the values.",
         on_select=lambda: _choose(key, frame),
     )
+    st.caption("Click a cell to look into its matrix, or choose it by name below.")
 
 
-def layers(found: api.SensitivityMap, choice: shell.Choice, task: str, job: SensitivityJob) -> None:
+def n_chosen(source: Source, choice: shell.Choice) -> int:
+    """How many layers the student would receive."""
+    return min(api.spec(choice.student).n_layers, source.map.spec.n_layers)
+
+
+def layers(source: Source, choice: shell.Choice) -> None:
     """Layer shares with intervals, and which layers other samples would choose."""
-    k = min(api.spec(choice.student).n_layers, found.spec.n_layers)
+    k, found = n_chosen(source, choice), source.map
     stability = api.views.layer_stability(found.layer_samples, k)
     frame = charts_sensitivity.layers_frame(api.views.layer_values(found), stability)
     share.figure(
         charts_sensitivity.layers_figure(frame, charts.look_of(st.context.theme.type)),
         frame,
         key="layers",
-        caption=f"{k} most sensitive layers in orange; 95 % intervals over samples · {task}, "
-        f"{origin(found)}",
-        command=api.as_command(job),
-        python=api.as_python(job),
+        caption=f"{k} most sensitive layers in orange; 95 % intervals over samples · "
+        f"{source.label}, {source.origin}",
+        command=api.as_command(source.job),
+        python=api.as_python(
+            source.job,
+            "print(api.views.layer_values(map))\n"
+            f"print(api.views.layer_stability(map.layer_samples, {k}))",
+        ),
         alt="Bars: share of each layer with its interval, and how often it is chosen again when "
         "samples are drawn anew",
     )
 
 
-def matrix(maps: Maps, choice: shell.Choice, model: str, job: SensitivityJob) -> None:
-    """One matrix: blocks, windows, profiles; and the neurons or heads of the model."""
-    found = maps[choice.task]
-    spec = found.spec
-    places = {charts_map.short_name(spec, role, at): (m, role) for m, role, at in spec.modules()}
-    st.subheader("One matrix", anchor=False)
-    if st.session_state.get("matrix") not in places:
-        st.session_state["matrix"] = next(name for name in places if "down" in name)
-    with st.container(horizontal=True, vertical_alignment="bottom"):
-        name = st.selectbox("Matrix", places, key="matrix", bind="query-params", width=260,
-                            on_change=_by_keyboard,
-                            help="Click a cell of the map, or choose here.")  # fmt: skip
-        which = st.segmented_control("Blocks", ("mean", "max"), default="mean", required=True,
-                                     key="blocks", bind="query-params")  # fmt: skip
-        units = st.segmented_control("Rank", ("neurons", "heads"), default="neurons",
-                                     required=True, key="units", bind="query-params")  # fmt: skip
-    left, right = st.columns([3, 2], gap="medium")
-    with left, safe.shown_problems("matrix"):
-        _matrix(found, *places[name], which, choice, job)
-    with right:
-        _units(found, "heads" if units == "heads" else "neurons", choice.task, job)
-
-
-def _matrix(
-    found: api.SensitivityMap, module: str, role: str, which: str, choice: shell.Choice,
-    job: SensitivityJob,
-) -> None:  # fmt: skip
-    views, spec = api.views, found.spec
-    shape = api.spec(choice.student).shape(role)
-    key = str(found.meta.get("digest") or id(found))
-    binned, windows, note = _blocks(key, module, shape, found)
-    profiles = views.profile(found.rows[module]), views.profile(found.cols[module])
-    axes = views.axis_name(spec, role)
-    look = charts.look_of(st.context.theme.type)
-    size = f"{binned.rows[-1]} × {binned.cols[-1]}, window {shape[0]} × {shape[1]}"
-    share.figure(
-        charts_sensitivity.matrix_figure(binned, which, windows, profiles, axes, look=look),
-        charts_sensitivity.matrix_frame(binned, which),
-        key="matrix-map",
-        caption=f"{module} · {size} · {choice.task}, {origin(found)}",
-        command=api.as_command(job),
-        python=api.as_python(job),
-        alt=f"Heatmap of {module} in blocks, with the student-sized window of most sensitivity",
-    )
-    if note:
-        st.text(note)
-
-
-@st.cache_data(max_entries=128, show_spinner="Looking at every entry…")
-def _blocks(
-    key: str, module: str, shape: tuple[int, int], _found: api.SensitivityMap
-) -> tuple[Any, list[Any], str]:
-    """Blocks and windows of a matrix, and why there is no window; kept, as large ones take long."""
-    weights = _found.matrix(module)
-    try:
-        windows = [w for w in api.views.chosen_windows(weights, *shape) if w is not None]
-    except BadInput as problem:
-        return api.views.bin_matrix(weights), [], str(problem)
-    return api.views.bin_matrix(weights), windows, ""
-
-
-def _units(found: api.SensitivityMap, units: Any, task: str, job: SensitivityJob) -> None:
-    scores = api.views.unit_scores(found, units)
-    frame = charts_sensitivity.units_frame(api.views.top_units(scores, TOP), units[:-1])
-    share.figure(
-        charts_sensitivity.units_figure(frame, charts.look_of(st.context.theme.type)),
-        frame,
-        key=f"top-{units}",
-        caption=f"Most sensitive {units} of {scores.size} · {task}, {origin(found)}",
-        command=api.as_command(job),
-        python=api.as_python(job),
-        alt=f"Bars of the most sensitive {units}",
-    )
-
-
-def tasks(maps: Maps, task: str, job: SensitivityJob) -> None:
-    """How far the map can be trusted, and what tasks have in common."""
+def trust(source: Source, choice: shell.Choice) -> None:
+    """How far the map can be trusted with these samples."""
     st.subheader("Can the map be trusted?", anchor=False)
     left, right = st.columns([2, 3], gap="medium")
     with left, safe.shown_problems("stability"):
-        _agreement(maps[task])
-        _samples(maps[task], task, job)
-    with right:
-        if len(maps) > 1:
-            _overlap(maps, job)
-        else:
-            st.text("Measure a second task to see how many neurons both tasks use.")
+        _agreement(source.map)
+    with right, safe.shown_problems("samples"):
+        _samples(source, choice)
 
 
 def _agreement(found: api.SensitivityMap) -> None:
@@ -200,8 +155,8 @@ def _agreement(found: api.SensitivityMap) -> None:
     st.caption(f"95 % of random halves: {halves.low:.3f} to {halves.high:.3f}")
 
 
-def _samples(found: api.SensitivityMap, task: str, job: SensitivityJob) -> None:
-    k = min(api.spec(shell.current().student).n_layers, found.spec.n_layers)
+def _samples(source: Source, choice: shell.Choice) -> None:
+    k, found = n_chosen(source, choice), source.map
     sizes = [n for n in (1, 2, 4, 8, 16, 32, 64, 128, 256) if n < found.n_samples]
     sizes.append(found.n_samples)
     same = api.views.stability_by_samples(found.layer_samples, k, sizes)
@@ -210,27 +165,12 @@ def _samples(found: api.SensitivityMap, task: str, job: SensitivityJob) -> None:
         charts_sensitivity.samples_figure(frame, charts.look_of(st.context.theme.type)),
         frame,
         key="samples",
-        caption=f"How many of the {k} layers fewer samples choose too · {task}, {origin(found)}",
-        command=api.as_command(job),
-        python=api.as_python(job),
+        caption=f"How many of the {k} layers fewer samples choose too · {source.label}, "
+        f"{source.origin}",
+        command=api.as_command(source.job),
+        python=api.as_python(
+            source.job,
+            f"print(api.views.stability_by_samples(map.layer_samples, {k}, {sizes}))",
+        ),
         alt="Share of the chosen layers against the number of seed samples",
-    )
-
-
-def _overlap(maps: Maps, job: SensitivityJob) -> None:
-    scores = [api.views.unit_scores(found, "neurons") for found in maps.values()]
-    found = api.views.overlap(scores, min(100, max(1, scores[0].size // 20)))
-    shares = np.array([[cell.share for cell in row] for row in found])
-    names, first = list(maps), found[0][0]
-    frame = pd.DataFrame(shares, columns=names)
-    frame.insert(0, "task", names)
-    share.figure(
-        charts_sensitivity.overlap_figure(shares, names, charts.look_of(st.context.theme.type)),
-        frame,
-        key="overlap",
-        caption=f"Share of the top {first.k} FFN neurons that two tasks have in common; chance "
-        f"{100 * first.chance:.0f} % · {origin(next(iter(maps.values())))}",
-        command=api.as_command(job),
-        python=api.as_python(job),
-        alt="Heatmap of tasks by tasks: share of top neurons in common",
     )

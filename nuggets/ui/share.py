@@ -14,6 +14,16 @@ import streamlit as st
 
 from nuggets.ui import take_away
 
+MODE_BAR_LESS = [
+    "zoom2d",
+    "pan2d",
+    "lasso2d",
+    "zoomIn2d",
+    "zoomOut2d",
+    "autoScale2d",
+    "resetScale2d",
+]
+"""Buttons that would move the axes behind the page's back; it has controls of its own."""
 OnSelect = Callable[..., None] | Literal["rerun"]
 
 _PAGE = """<!doctype html>
@@ -84,7 +94,12 @@ def table(
 def image_config(key: str) -> dict[str, Any]:
     """Plotly's mode bar; its camera saves an SVG, as do the buttons of the foot."""
     image = {"format": "svg", "filename": _slug(key)}
-    return {"displaylogo": False, "toImageButtonOptions": image, "scrollZoom": False}
+    return {
+        "displaylogo": False,
+        "toImageButtonOptions": image,
+        "scrollZoom": False,
+        "modeBarButtonsToRemove": MODE_BAR_LESS,
+    }
 
 
 def self_contained_html(

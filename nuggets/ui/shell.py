@@ -22,7 +22,8 @@ class Choice:
     Attributes:
         teacher: built-in name, folder, GGUF file or hub id.
         student: likewise.
-        task: a built-in skill.
+        task: a built-in skill; the default one while own samples are chosen.
+        own: name of the user's own samples, if they are chosen instead of a skill.
         device: `auto` or a device's name.
         run: the id of the chosen run, if it exists.
     """
@@ -32,6 +33,16 @@ class Choice:
     task: str
     device: str
     run: str | None
+    own: str | None = None
+
+    @property
+    def label(self) -> str:
+        """What the samples are called: the skill, or the user's own name for theirs."""
+        return self.own or self.task
+
+    def data(self) -> api.DataConfig:
+        """The samples chosen, with the usual sizes."""
+        return api.own_data()[self.own] if self.own else api.DataConfig(task=self.task)
 
 
 def current() -> Choice:
@@ -45,6 +56,7 @@ def current() -> Choice:
         task=task if task in api.skills() else "reverse",
         device=_text(state.get("device"), "auto"),
         run=state.get("run") if state.get("run") in ids else None,
+        own=task if task not in api.skills() and task in api.own_data() else None,
     )
 
 
@@ -62,7 +74,9 @@ def sidebar(page: str) -> Any:
             pair_input("student")
         left, right = st.columns(2)
         with left:
-            st.selectbox("Task", tuple(api.skills()), index=2, key="task", bind="query-params")
+            tasks = [*api.skills(), *api.own_data()]
+            st.selectbox("Task", tasks, index=2, key="task", bind="query-params",
+                         help="A built-in skill, or your own samples.")  # fmt: skip
         with right:
             st.selectbox(
                 "Device", DEVICES, key="device", bind="query-params", accept_new_options=True

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import streamlit as st
-
 _HTML = """
 <div class="row">
   <button type="button" data-act="link">Copy link</button>
@@ -84,6 +82,8 @@ def _component() -> Any:
 
     runtime = Runtime.instance() if Runtime.exists() else None
     if _registered is None or _registered.runtime is not runtime:
-        mount = st.components.v2.component("nuggets_take_away", html=_HTML, css=_CSS, js=_JS)
+        from streamlit.components import v2
+
+        mount = v2.component("nuggets_take_away", html=_HTML, css=_CSS, js=_JS)
         _registered = _Registered(runtime, mount)
     return _registered.mount

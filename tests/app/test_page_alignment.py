@@ -134,3 +134,18 @@ def test_a_damaged_alignment_is_offered_again(open_page: Open, home: Path) -> No
     next((home / "cache" / "alignment").rglob("alignment.json")).write_text("[]")
     at = open_page("alignment")
     assert at.subheader[0].value == "Not measured yet"
+
+
+def test_own_samples_of_the_sidebar_are_what_is_aligned(
+    open_page: Open, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = tmp_path / "mine.jsonl"
+    path.write_text(
+        "\n".join(json.dumps({"prompt": f"q {n}", "completion": "a"}) for n in range(9))
+    )
+    own = DataConfig(file=str(path))
+    api.remember(own, "mine")
+    started: list[Any] = []
+    monkeypatch.setattr(api, "start", started.append)
+    open_page("alignment", task="mine").button(key="alignment-offer-0").click().run()
+    assert started == [JOB.model_copy(update={"data": own})]

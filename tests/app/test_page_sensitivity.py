@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -14,9 +15,11 @@ from streamlit.testing.v1 import AppTest
 
 from nuggets import api
 from nuggets.recipe import DataConfig, SensitivityJob
-from nuggets.ui import charts_map, sensitivity_parts
-from tests.app.conftest import shown
-from tests.app.measured import write_map, write_models
+from nuggets.ui import charts_map, matrix_parts, sensitivity_parts, shell
+from nuggets.ui import sensitivity_sources as sources
+from tests.app.conftest import HOSTILE, rendered, shown
+from tests.app.measured import make_map, write_map, write_models
+from tests.app.test_page_alignment import decoded
 
 Open = Callable[..., AppTest]
 
@@ -110,10 +113,12 @@ def test_a_link_restores_the_whole_view(open_page: Open) -> None:
     module = "model.layers.2.self_attn.k_proj"
     ratio = f"{np.log2(a.total(module) / b.total(module)):+.2f}".replace("-", "−")
     assert f"reverse − add, log₂ ratio: {ratio}" in map_values(at)[module]
-    assert f"{module} · 8 × 16" in shown(at)
+    assert f"{module} · rows 0–7 of 8, columns 0–15 of 16, window" in shown(at)
     matrix = next(t for t in figures(at)[2]["data"] if t["type"] == "heatmap")
     assert matrix["coloraxis"] == "coloraxis"
-    assert figures(at)[2]["layout"]["coloraxis"]["colorbar"]["title"]["text"] == "max per block"
+    assert figures(at)[2]["layout"]["coloraxis"]["colorbar"]["title"]["text"].startswith(
+        "max per block"
+    )
     assert "Most sensitive heads of 24" in shown(at)
 
 
@@ -146,7 +151,7 @@ def test_choosing_by_keyboard_forgets_the_click(open_page: Open) -> None:
     write_map(job("reverse"), 0)
     at = open_page("sensitivity")
     at.selectbox(key="matrix").set_value("L1.mlp.up_proj").run()
-    assert "model.layers.1.mlp.up_proj · 24 × 16, window 12 × 8" in shown(at)
+    assert "model.layers.1.mlp.up_proj · rows 0–23 of 24, columns 0–15 of 16" in shown(at)
     assert at.session_state["nuggets-map-round"] == 1  # the map has a new key: nothing selected
 
 
@@ -180,3 +185,117 @@ def test_a_damaged_map_is_offered_again(open_page: Open, home: Path) -> None:
         file.write_text("{")
     at = open_page("sensitivity")
     assert at.subheader[0].value == "Not measured yet"
+
+
+def test_a_link_restores_the_part_of_the_matrix_and_bins_it_anew(open_page: Open) -> None:
+    found = write_map(job("reverse"), 0)
+    at = open_page("sensitivity", matrix="L1.mlp.up_proj", rows=["4", "20"], cols=["0", "8"])
+    assert "rows 4–19 of 24, columns 0–7 of 16" in shown(at)
+    matrix = found.matrix("model.layers.1.mlp.up_proj")
+    drawn = next(t for t in figures(at)[2]["data"] if t["type"] == "heatmap")
+    assert decoded(drawn["customdata"]) == matrix[4:20, 0:8].astype(float).tolist()
+    at.button(key="whole").click().run()
+    assert "rows 0–23 of 24, columns 0–15 of 16" in shown(at)
+
+
+def test_another_matrix_is_shown_whole(open_page: Open) -> None:
+    write_map(job("reverse"), 0)
+    at = open_page("sensitivity", matrix="L1.mlp.up_proj", rows=["4", "20"])
+    at.selectbox(key="matrix").set_value("L1.self_attn.k_proj").run()
+    assert "rows 0–7 of 8, columns 0–15 of 16" in shown(at)
+
+
+@pytest.mark.parametrize(
+    ("selection", "rows", "cols"),
+    [
+        ({"box": [{"x": [90.2, 20.7], "y": [10.5, 60.1]}], "points": []}, (10, 61), (20, 91)),
+        ({"box": [], "points": [{"x": 50, "y": 40}]}, (27, 53), (37, 63)),
+        ({"box": [{"x": [-5, 3], "y": [98, 120]}], "points": []}, (92, 100), (0, 8)),
+    ],
+)
+def test_a_box_or_a_click_looks_closer(
+    monkeypatch: pytest.MonkeyPatch, selection: Any, rows: Any, cols: Any
+) -> None:
+    # What Streamlit stores; real boxes are drawn by the browser tests.
+    state: dict[str, Any] = {"m": {"selection": selection}}
+    monkeypatch.setattr(st, "session_state", state)
+    matrix_parts._zoom("m", (100, 100), (0, 100), (0, 100))
+    assert (state["rows"], state["cols"]) == (rows, cols)
+    assert state[matrix_parts.MATRIX_ROUND] == 1  # a new figure, with nothing selected
+
+
+def test_difference_of_matrices_is_one_of_shares(open_page: Open) -> None:
+    a, b = write_map(job("reverse"), 0), write_map(job("add"), 1)
+    module = "model.layers.2.self_attn.k_proj"
+    at = open_page("sensitivity", other="add", show="A − B", matrix="L2.self_attn.k_proj")
+    drawn = next(t for t in figures(at)[2]["data"] if t["type"] == "heatmap")
+    expected = a.matrix(module) / a.total(module) - b.matrix(module) / b.total(module)
+    assert np.asarray(decoded(drawn["z"])) == pytest.approx(expected, abs=1e-7)
+    axis = figures(at)[2]["layout"]["coloraxis"]
+    assert axis["cmin"] == -axis["cmax"]
+
+
+def test_units_of_both_tasks_are_marked(open_page: Open) -> None:
+    maps = {task: write_map(job(task), seed) for seed, task in enumerate(("reverse", "add"))}
+    at = open_page("sensitivity", other="add", units="heads")
+    tops = [
+        {unit[:2] for unit in api.views.top_units(api.views.unit_scores(m, "heads"), 12)}
+        for m in maps.values()
+    ]
+    colours = figures(at)[3]["data"][0]["marker"]["color"]
+    assert colours.count("#E69F00") == len(tops[0] & tops[1])
+
+
+def upload(at: AppTest, name: str = "my maths.jsonl") -> None:
+    rows = [{"id": str(n), "prompt": f"q {n}", "completion": "a"} for n in range(50)]
+    content = "\n".join(json.dumps(row) for row in rows).encode()
+    at.file_uploader("data-file").set_value((name, content, "application/json")).run()
+    at.button("use-data").click().run()
+    assert not at.exception
+
+
+def test_own_samples_are_measured_shown_and_restored_by_a_link(open_page: Open) -> None:
+    at = open_page("sensitivity")
+    upload(at)
+    assert at.selectbox(key="task").value == "my maths"
+    assert at.subheader[0].value == "Not measured yet"
+    at.button(key="sensitivity-offer-0").click().run()
+    (started,) = [api.job_of(run) for run in api.runs()]
+    assert started.data == api.own_data()["my maths"]
+    write_map(started, 3)
+    write_map(job("add"), 1)
+    st.cache_resource.clear()
+    again = open_page("sensitivity", task="my maths", other="add")
+    assert again.selectbox(key="mode").value == "distinctive"
+    assert "my maths, teacher · 16 samples" in shown(again)
+
+
+def test_a_hostile_name_of_own_samples_is_text(open_page: Open) -> None:
+    at = open_page("sensitivity")
+    upload(at, f"{HOSTILE[:38]}.jsonl")
+    name = next(iter(api.own_data()))
+    write_map(job("add"), 1)
+    write_map(sources.job_for(shell_choice(), "teacher", api.own_data()[name], name), 0)
+    st.cache_resource.clear()
+    at = open_page("sensitivity", task=name)
+    assert name in shown(at)
+    assert "<img" in name
+    assert "<img" not in rendered(at)
+    assert "<img" not in json.dumps([f["layout"] for f in figures(at)])
+
+
+def shell_choice() -> shell.Choice:
+    return shell.Choice("teacher", "independent", "reverse", "auto", None)
+
+
+def test_a_past_runs_map_can_be_shown_without_its_full_map(open_page: Open) -> None:
+    run = api.create(job("reverse"))
+    found = dataclasses.replace(make_map(api.spec("teacher"), 5, 16, {"label": "reverse"}), full={})
+    folder = run.folder / "artifacts" / "map"
+    folder.mkdir(parents=True)
+    found.save(folder)
+    at = open_page("sensitivity", map_run=run.id)
+    assert f"reverse (run), teacher · 16 samples · map unnamed · run {run.id}" in shown(at)
+    assert "keeps only row and column sums" in shown(at)
+    share = found.total("lm_head") / sum(found.total(m) for m, _, _ in found.spec.modules())
+    assert f"share of the total: {100 * share:.1f} %" in map_values(at)["lm_head"]

@@ -209,6 +209,16 @@ def test_own_samples_replace_the_task(open_page, home):
     assert recipe.data.file.startswith(str(home / "data"))
 
 
+def test_own_samples_of_the_sidebar_reach_the_recipe(open_page, tmp_path):
+    path = tmp_path / "mine.jsonl"
+    path.write_text(
+        "\n".join(json.dumps({"prompt": f"q {n}", "completion": "a"}) for n in range(9))
+    )
+    api.remember(api.DataConfig(file=str(path)), "mine")
+    data = recipe_shown(open_page("transfer", task="mine")).data
+    assert (data.task, data.file) == (None, str(path))
+
+
 def test_broken_samples_name_the_line(open_page):
     at = open_page("transfer")
     at.file_uploader("data-file").set_value(("x.jsonl", b'{"id": 1}\nnonsense', "text/plain"))

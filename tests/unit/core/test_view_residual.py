@@ -1,5 +1,7 @@
 """Residual dimensions of a plan's matrices: by hand, and against the plan's own number."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -24,7 +26,7 @@ def test_dimensions_of_a_matrix_are_its_residual_axis():
     by_hand = [item.cols if item.role in ("q", "up") else item.rows for item in plan.items]
     assert found.modules == tuple(item.student_module for item in plan.items)
     assert [tuple(np.flatnonzero(line)) for line in found.chosen] == by_hand
-    shared = [len(set(a) & set(b)) / 6 for a, b in zip(by_hand, by_hand[1:], strict=False)]
+    shared = [len(set(a) & set(b)) / 6 for a, b in pairwise(by_hand)]
     assert found.agreement == pytest.approx(shared)
     assert found.chance == 6 / 12
 

@@ -1,0 +1,109 @@
+"""The models behind the playground: adapters side by side on one base, at any scale."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from nuggets import api
+from nuggets.core.adapter import save_adapter
+from nuggets.core.loading import load_model, load_tokenizer
+from nuggets.runs.asking import ask
+from nuggets.runs.manifest import write_manifest
+from nuggets.runs.playground import Question, Speaker
+from nuggets.runs.results import cell_folder
+from nuggets.runs.speakers import Speakers
+
+PROMPT = "reverse k c t a"
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> api.Run:
+    """A transfer with two arms whose adapters were drawn, of different ranks and scales."""
+    monkeypatch.setenv("NUGGETS_HOME", str(tmp_path / "home"))
+    made = api.create(api.load_recipe("quick", ["device=cpu"]))
+    for arm, rank in (("plain", 2), ("paper", 3)):
+        folder = cell_folder(made, arm, 0)
+        (folder / "adapter").mkdir(parents=True)
+        spec = api.spec("independent")
+        save_adapter(
+            folder / "adapter", factors(rank), dict.fromkeys(factors(rank), 0.5), spec, "x", ""
+        )
+        write_manifest(folder)
+    cell_folder(made, "vanilla", 0).mkdir()
+    write_manifest(cell_folder(made, "vanilla", 0))
+    return made
+
+
+def factors(rank: int) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """A and B for two matrices of the student."""
+    spec, generator = api.spec("independent"), torch.Generator().manual_seed(rank)
+    return {
+        spec.module(role, layer): (
+            torch.randn(rank, spec.shape(role)[1], generator=generator) * 0.3,
+            torch.randn(spec.shape(role)[0], rank, generator=generator) * 0.3,
+        )
+        for role, layer in (("q", 0), ("down", 2))
+    }
+
+
+def merged(rank: int, scale: float) -> list[float]:
+    """Probabilities of the student with scale · (alpha / r) · B·A added to its weights."""
+    from nuggets.builtin.resolve import resolve
+
+    ref = resolve("independent")
+    model = load_model(ref)
+    with torch.no_grad():
+        for name, (a, b) in factors(rank).items():
+            model.get_submodule(name).weight += scale * 0.5 * b @ a
+    _, tokens = ask(model, load_tokenizer(ref), PROMPT, 8)
+    return [token.probability for token in tokens]
+
+
+def told(speakers: Speakers, speaker: Speaker, scale: float = 1.0) -> list[float]:
+    question = Question(
+        speakers=(speaker,), prompt=PROMPT, scale=scale, max_new_tokens=8, device="cpu"
+    )
+    answer = speakers.answer(speaker, question, lambda token: None)
+    assert not answer.problem
+    assert all(token.alternatives[0][0] == token.text for token in answer.tokens)
+    return [token.probability for token in answer.tokens]
+
+
+def test_arms_on_one_base_answer_as_if_each_were_merged(run):
+    speakers = Speakers()
+    plain, paper, vanilla = (
+        Speaker(model="independent", run=run.id, arm=arm, seed=0)
+        for arm in ("plain", "paper", "vanilla")
+    )
+    student = Speaker(model="independent")
+    untouched = told(speakers, student)
+    for speaker, rank in ((plain, 2), (paper, 3), (plain, 2)):
+        for scale in (1.0, 0.4):
+            assert told(speakers, speaker, scale) == pytest.approx(merged(rank, scale), abs=1e-5)
+    assert told(speakers, paper, 0.0) == pytest.approx(untouched, abs=1e-6)
+    assert told(speakers, student) == pytest.approx(untouched, abs=1e-6)
+    assert told(speakers, vanilla) == pytest.approx(untouched, abs=1e-6)
+    loaded = speakers.state().loaded
+    assert loaded == ("independent", "plain (seed 0)", "paper (seed 0)")
+
+
+def test_an_altered_adapter_is_refused_and_the_student_still_answers(run):
+    path = cell_folder(run, "paper", 0) / "adapter" / "adapter_model.safetensors"
+    path.write_bytes(path.read_bytes()[:-4] + b"\x00\x00\xc0\x7f")
+    speaker = Speaker(model="independent", run=run.id, arm="paper", seed=0)
+    speakers = Speakers()
+    question = Question(speakers=(speaker,), prompt=PROMPT, device="cpu")
+    answer = speakers.answer(speaker, question, lambda token: None)
+    assert "differs from its sha256" in answer.problem
+    assert told(speakers, Speaker(model="independent"))
+
+
+def test_questions_too_long_and_words_unknown_are_told(run):
+    speakers, student = Speakers(), Speaker(model="independent")
+    long = Question(speakers=(student,), prompt="a " * 3000, device="cpu")
+    assert "the model reads" in speakers.answer(student, long, lambda token: None).problem
+    odd = Question(speakers=(student,), prompt="reverse zebra quux", device="cpu")
+    assert "2 of the question's words" in speakers.answer(student, odd, lambda token: None).note
