@@ -112,8 +112,16 @@ def _memory() -> None:
         loaded = ", ".join(state.loaded) or "loading"
         size = f" · {state.bytes / MIB:,.0f} MiB on {state.device}" if state.bytes else ""
         st.text(f"In memory: {loaded}{size}")
-    st.button("Free the memory", key="free", on_click=api.playground.free,
-              help="It is also freed after five minutes without a question.")  # fmt: skip
+    st.button(
+        "Free the memory",
+        key="free",
+        on_click=_free,
+        help="It is also freed after five minutes without a question.",
+    )
+
+
+def _free() -> None:
+    api.playground.free()
 
 
 main()

@@ -257,7 +257,7 @@ def test_an_altered_artifact_is_not_bundled(bundle, tmp_path):
 
 
 def test_an_upload_is_named_as_such_in_errors(home):
-    with pytest.raises(Damaged, match="^The upload is not a bundle"):
+    with pytest.raises(Damaged, match=r"^The upload is not a bundle"):
         bundles.read_upload(b"no zip")
     assert not list(home.glob("upload-*"))
 
