@@ -83,7 +83,6 @@ def matrix_figure(
     seen = np.maximum(z, np.nanquantile(z, FAINT)) if log else z
     title = f"{which} per block" + (", A − B as shares of the matrix" if signed else "")
     fig.update_layout(coloraxis=charts.colour_axis([seen], signed, title, log=log))
-    fig.update_layout(clickmode="event+select")
     _add_targets(fig, binned)
     down, across = binned.rows[[-1, 0]].tolist(), binned.cols[[0, -1]].tolist()
     fig.update_yaxes(title=axes[0], range=down, row=2, col=1)
@@ -93,7 +92,7 @@ def matrix_figure(
 
 
 def _add_targets(fig: go.Figure, binned: Binned) -> None:
-    """Adds unseen markers, since a heatmap itself reports neither clicks nor boxes."""
+    """Adds unseen markers, since a heatmap itself reports no boxes."""
     rows, cols = (_centres(edges) for edges in (binned.rows, binned.cols))
     y, x = (part.ravel() for part in np.meshgrid(rows, cols, indexing="ij"))
     fig.add_scatter(

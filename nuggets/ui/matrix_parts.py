@@ -1,6 +1,6 @@
 """One matrix of the Sensitivity page: blocks, zoom, windows and profiles.
 
-A click or a box on the matrix looks closer: the part is binned anew from the full map. The choice
+A box on the matrix looks closer: the part is binned anew from the full map. The choice
 lives in two sliders, which are part of the address and work by keyboard.
 """
 
@@ -17,8 +17,6 @@ from nuggets.errors import BadInput
 from nuggets.ui import charts, charts_map, charts_sensitivity, safe, share, shell
 from nuggets.ui.sensitivity_sources import Source, Sources
 
-CLOSER = 4
-"""How much smaller the part is after a click, in each direction."""
 LEAST = 8
 """Fewest rows or columns that are looked at."""
 MATRIX_ROUND = "nuggets-matrix-round"
@@ -96,9 +94,9 @@ def _matrix(
             f"print(api.views.chosen_windows(matrix, *{small}))",
         ),
         alt=f"Heatmap of {module} in blocks, with the student-sized window of most sensitivity",
-        on_select=lambda: _zoom(key, large, rows, cols),
+        on_select=lambda: _zoom(key, large),
     )
-    st.caption("Drag a box or click to look closer; or move the sliders.")
+    st.caption("Drag a box to look closer, or move the sliders.")
     if note:
         st.text(note)
 
@@ -131,18 +129,12 @@ def _at_least(low: float, high: float, size: int) -> Span:
     return start, int(np.clip(np.ceil(high), start + least, size))
 
 
-def _zoom(key: str, large: Span, rows: Span, cols: Span) -> None:
-    """Takes a box or a click over into the sliders; the figure is then a new one, unselected."""
-    selection = st.session_state[key]["selection"]
-    boxes, points = selection.get("box") or [], selection.get("points") or []
-    if boxes:
-        down, across = sorted(boxes[0]["y"]), sorted(boxes[0]["x"])
-    elif points:
-        half = [(stop - start) / (2 * CLOSER) for start, stop in (rows, cols)]
-        down = [points[0]["y"] - half[0], points[0]["y"] + half[0]]
-        across = [points[0]["x"] - half[1], points[0]["x"] + half[1]]
-    else:
+def _zoom(key: str, large: Span) -> None:
+    """Takes a box over into the sliders; the figure is then a new one, with nothing selected."""
+    boxes = st.session_state[key]["selection"].get("box") or []
+    if not boxes:
         return
+    down, across = sorted(boxes[0]["y"]), sorted(boxes[0]["x"])
     st.session_state["rows"] = _at_least(down[0], down[1], large[0])
     st.session_state["cols"] = _at_least(across[0], across[1], large[1])
     st.session_state[MATRIX_ROUND] = st.session_state.get(MATRIX_ROUND, 0) + 1

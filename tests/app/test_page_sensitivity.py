@@ -209,17 +209,16 @@ def test_another_matrix_is_shown_whole(open_page: Open) -> None:
     ("selection", "rows", "cols"),
     [
         ({"box": [{"x": [90.2, 20.7], "y": [10.5, 60.1]}], "points": []}, (10, 61), (20, 91)),
-        ({"box": [], "points": [{"x": 50, "y": 40}]}, (27, 53), (37, 63)),
         ({"box": [{"x": [-5, 3], "y": [98, 120]}], "points": []}, (92, 100), (0, 8)),
     ],
 )
-def test_a_box_or_a_click_looks_closer(
+def test_a_box_looks_closer(
     monkeypatch: pytest.MonkeyPatch, selection: Any, rows: Any, cols: Any
 ) -> None:
     # What Streamlit stores; real boxes are drawn by the browser tests.
     state: dict[str, Any] = {"m": {"selection": selection}}
     monkeypatch.setattr(st, "session_state", state)
-    matrix_parts._zoom("m", (100, 100), (0, 100), (0, 100))
+    matrix_parts._zoom("m", (100, 100))
     assert (state["rows"], state["cols"]) == (rows, cols)
     assert state[matrix_parts.MATRIX_ROUND] == 1  # a new figure, with nothing selected
 

@@ -1,0 +1,90 @@
+"""Real clicks on the map and real boxes on the matrix, on maps that need no measuring."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from tests.browser.conftest import idle
+
+pytestmark = pytest.mark.browser
+
+_PLACE = """([key, module]) => {
+  const plot = document.querySelector(`.st-key-${key} .js-plotly-plot`);
+  const {xaxis, yaxis} = plot._fullLayout, box = plot.getBoundingClientRect();
+  const cells = plot.data.find(trace => trace.customdata);
+  const i = cells.customdata.indexOf(module);
+  return [box.left + xaxis._offset + xaxis.d2p(cells.x[i]),
+          box.top + yaxis._offset + yaxis.d2p(cells.y[i])];
+}"""
+_AREA = """key => {
+  const plot = document.querySelector(`.st-key-${key} .js-plotly-plot`);
+  const {xaxis3: x, yaxis3: y} = plot._fullLayout, box = plot.getBoundingClientRect();
+  return [box.left + x._offset, box.top + y._offset, x._length, y._length];
+}"""
+_MAP, _MATRIX = "figure-sensitivity-map-0", "figure-matrix-map-0"
+
+
+@pytest.fixture
+def measured(server, monkeypatch):
+    """A map of the built-in teacher, drawn by chance, in the server's home."""
+    from nuggets.recipe import DataConfig, SensitivityJob
+    from tests.app.measured import write_map
+
+    monkeypatch.setenv("NUGGETS_HOME", str(server.home))
+    write_map(SensitivityJob(model="teacher", data=DataConfig(task="add"), device="cpu"), 0)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_click_chooses_a_matrix_and_a_box_looks_closer(
+    server, measured, open_context, shoot, scheme
+):
+    page, seen = open_context(scheme)
+    page.goto("/sensitivity?task=add&device=cpu")
+    page.locator(f".st-key-{_MATRIX} .js-plotly-plot").wait_for()
+    idle(page)
+    page.locator(f".st-key-{_MAP}").scroll_into_view_if_needed()
+    page.mouse.click(*page.evaluate(_PLACE, [_MAP, "model.layers.3.mlp.up_proj"]))
+    page.get_by_text(re.compile(r"^model\.layers\.3\.mlp\.up_proj · rows 0–383 of 384")).wait_for()
+    assert "matrix=L3.mlp.up_proj" in page.url
+
+    page.locator(f".st-key-{_MATRIX}").scroll_into_view_if_needed()
+    idle(page)
+    left, top, width, height = page.evaluate(_AREA, _MATRIX)
+    page.mouse.move(left + 0.25 * width, top + 0.25 * height)
+    page.mouse.down()
+    page.mouse.move(left + 0.4 * width, top + 0.4 * height, steps=4)
+    page.mouse.move(left + 0.5 * width, top + 0.5 * height, steps=4)
+    page.mouse.up()
+    page.wait_for_url(re.compile(r"rows=(95|96|97)&rows=(192|193)"))
+    idle(page)
+    shoot(page, f"matrix-zoomed-{scheme}")
+    restored = page.url
+    page.goto(restored)  # the link brings the same part back
+    page.get_by_text(re.compile(r"^model\.layers\.3\.mlp\.up_proj · rows 9[567]–19[12]")).wait_for()
+    assert seen.errors == []
+    assert seen.foreign == []
+    assert "Traceback" not in server.log.read_text()
+
+
+def test_a_figure_is_saved_as_svg_and_png_and_its_link_copied(server, measured, open_context):
+    page, seen = open_context()
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.goto("/sensitivity?task=add&device=cpu&mode=absolute")
+    page.locator(f".st-key-{_MAP} .js-plotly-plot").wait_for()
+    idle(page)
+    for name, start in (("SVG", b"<svg"), ("PNG", b"\x89PNG")):
+        page.get_by_role("button", name="Take away").first.click()
+        with page.expect_download() as saved:
+            page.get_by_role("button", name=name, exact=True).click()
+        content = saved.value.path().read_bytes()
+        assert content.startswith(start)
+        if name == "SVG":
+            assert b"rgb(255, 255, 255)" in content  # its own paper, not a placeholder's
+        page.keyboard.press("Escape")
+    page.get_by_role("button", name="Take away").first.click()
+    page.get_by_role("button", name="Copy link").click()
+    page.get_by_text("Copied").wait_for()
+    assert page.evaluate("navigator.clipboard.readText()") == page.url
+    assert seen.errors == []
