@@ -85,6 +85,7 @@ def _prepare(recipe: TransferRecipe, ctx: RunContext) -> tuple[Lab, Datasets]:
         ctx.log(note)
     teacher = Loaded(recipe.teacher, recipe.device, progress=ctx)
     student = Loaded(recipe.student, recipe.device, progress=ctx)
+    _ = student.model  # now, so that damaged weights end the run before anything is measured
     ctx.check_cancelled()
     ctx.stage("sensitivity")
     map = measure_map(map_job(recipe), ctx, teacher)

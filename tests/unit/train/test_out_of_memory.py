@@ -15,7 +15,7 @@ from nuggets.errors import BadInput, OutOfMemory
 from nuggets.train.checkpoints import trainable
 from nuggets.train.config import TrainConfig
 from nuggets.train.finetune import finetune
-from nuggets.train.losses import answer_loss, distillation_loss
+from nuggets.train.losses import DistillationLoss, answer_loss
 from tests.unit.train.tiny_lab import letters, load
 
 CPU = RuntimeError(
@@ -108,7 +108,7 @@ def test_a_batch_without_memory_is_halved_with_the_same_maths(name, after, loade
 
 
 def test_distillation_is_halved_with_the_same_maths(loaded, encoded, tiny):
-    loss = distillation_loss(load(tiny("llama", seed=5)).model)
+    loss = DistillationLoss(load(tiny("llama", seed=5)).model)
     expected, _ = trained(loaded, encoded, loss)
     found, _ = trained(loaded, encoded, failing(CUDA, 0, 3, loss)[0])
     for key in expected:
