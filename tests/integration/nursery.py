@@ -1,7 +1,8 @@
 """Forks workers from a process that has imported everything: a start costs milliseconds.
 
-Lines on stdin are `home<TAB>run folder`. For each, the child's id is printed, then, when it ended,
-its exit status. The child runs the same `nuggets.worker.main` as every launcher's process.
+Lines on stdin are `home<TAB>run folder`. For each, `child ID` is printed, then, when it ended,
+`status N`: whoever reads never takes one for the other. The child runs the same
+`nuggets.worker.main` as every launcher's process.
 """
 
 import os
@@ -20,8 +21,8 @@ def main() -> None:
             os.environ["NUGGETS_HOME"] = home
             os.chdir(folder)
             os._exit(worker.main([folder]))
-        print(child, flush=True)
-        print(os.waitpid(child, 0)[1], flush=True)
+        print("child", child, flush=True)
+        print("status", os.waitpid(child, 0)[1], flush=True)
 
 
 if __name__ == "__main__":
