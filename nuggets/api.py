@@ -47,6 +47,7 @@ from nuggets.runs.converting import convert
 from nuggets.runs.creating import create
 from nuggets.runs.doctor import Doctor, diagnose, diagnose_soon, resolve_device_name
 from nuggets.runs.exporting import export_benchmarks as save_benchmarks
+from nuggets.runs.factors import Factors, window_factors
 from nuggets.runs.home import exports_dir, runs_dir
 from nuggets.runs.inputs import seed_samples
 from nuggets.runs.outputs import output_folder, refuse_existing
@@ -64,6 +65,7 @@ from nuggets.runs.results import (
 )
 from nuggets.runs.schema import LIVE, RESUMABLE, RunEvent, RunStatus
 from nuggets.runs.store import Run, RunStore
+from nuggets.runs.tour import hide_tour, tour_hidden
 from nuggets.studies.calibrating import calibration, save_calibration
 from nuggets.studies.documents import (
     published_report,
@@ -72,6 +74,13 @@ from nuggets.studies.documents import (
     study_markdown,
     study_report,
     study_svg,
+)
+from nuggets.studies.lessons import (
+    ControlsLesson,
+    GraftLesson,
+    calibration_lesson,
+    controls_lesson,
+    graft_lesson,
 )
 from nuggets.studies.making import calibration_run, run_study, start_study
 from nuggets.studies.report import StudyReport
@@ -93,12 +102,15 @@ __all__ = [
     "BenchmarkTable",
     "Calibration",
     "CellOutcome",
+    "ControlsLesson",
     "CutJob",
     "DataConfig",
     "DetectableEffect",
     "Doctor",
     "EvaluateJob",
     "ExtractionPlan",
+    "Factors",
+    "GraftLesson",
     "ModelCard",
     "Preflight",
     "Rendered",
@@ -119,10 +131,12 @@ __all__ = [
     "benchmark_tables",
     "bundles",
     "calibration",
+    "calibration_lesson",
     "calibration_run",
     "cancel",
     "cells",
     "compare",
+    "controls_lesson",
     "convert",
     "create",
     "cut",
@@ -137,6 +151,8 @@ __all__ = [
     "extract",
     "find_alignment",
     "find_map",
+    "graft_lesson",
+    "hide_tour",
     "job_of",
     "load_job",
     "load_recipe",
@@ -183,7 +199,9 @@ __all__ = [
     "study_recipes",
     "study_report",
     "study_svg",
+    "tour_hidden",
     "views",
+    "window_factors",
 ]
 
 AnyJob = TransferRecipe | SensitivityJob | AlignJob | EvaluateJob

@@ -1,0 +1,60 @@
+"""What the SVD of an extraction keeps, and what its injection changes. NumPy alone, torch-free.
+
+Meant for looking, not for training: one small matrix at a time, in float32 as in a transfer.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+from numpy import ndarray
+
+
+class Injection(NamedTuple):
+    """How a low-rank product changes a weight.
+
+    Attributes:
+        size: ‖s·B·A‖ ÷ ‖W‖, what the student would suffer if the base kept its place.
+        left: largest entry of |(W − s·B·A) + s·B·A − W| ÷ largest of |W|: rounding alone.
+    """
+
+    size: float
+    left: float
+
+
+def kept_energy(matrix: Float[ndarray, "rows cols"]) -> Float[ndarray, " n_ranks"]:
+    """Share of the squared entries that the best product of rank 1, 2, … keeps (Eckart–Young)."""
+    values = np.linalg.svd(matrix, compute_uv=False).astype(np.float64)
+    energy = np.cumsum(np.square(values))
+    return energy / energy[-1] if energy[-1] > 0 else np.ones_like(energy)
+
+
+def shuffled(matrix: Float[ndarray, "rows cols"], seed: int = 0) -> Float[ndarray, "rows cols"]:
+    """The same entries in another order: same size, no structure."""
+    return np.random.default_rng(seed).permutation(matrix.ravel()).reshape(matrix.shape)
+
+
+def injection(
+    weight: Float[ndarray, "rows cols"],
+    window: Float[ndarray, "rows cols"],
+    rank: int,
+    scale: float,
+) -> Injection:
+    """What adding the rank-r part of a window does to a weight, with and without subtraction.
+
+    Args:
+        weight: the student's.
+        window: the teacher's entries, of the same shape.
+        rank: of the product.
+        scale: `lora_alpha / r`.
+    """
+    u, values, vh = np.linalg.svd(window.astype(np.float32), full_matrices=False)
+    product = np.float32(scale) * ((u[:, :rank] * values[:rank]) @ vh[:rank])
+    base = weight.astype(np.float32)
+    left = np.abs((base - product) + product - base).max()
+    return Injection(
+        size=float(np.linalg.norm(product) / np.linalg.norm(base)),
+        left=float(left / np.abs(base).max()),
+    )

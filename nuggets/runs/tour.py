@@ -1,0 +1,27 @@
+"""Whether the first-visit guide was put away, remembered per home. Torch-free."""
+
+from __future__ import annotations
+
+from nuggets.runs.commit import atomic_write, make_folder
+from nuggets.runs.home import nuggets_home
+
+FILE = "tour-hidden"
+
+
+def tour_hidden() -> bool:
+    """Whether the user has put the guide away."""
+    return (nuggets_home() / FILE).is_file()
+
+
+def hide_tour(hidden: bool = True) -> None:
+    """Puts the guide away, or brings it back.
+
+    Raises:
+        NuggetsError: if the home cannot be written to.
+    """
+    path = nuggets_home() / FILE
+    if hidden:
+        make_folder(path.parent)
+        atomic_write(path, "hidden\n")
+    else:
+        path.unlink(missing_ok=True)
