@@ -77,6 +77,7 @@ from nuggets.studies.documents import (
 )
 from nuggets.studies.lessons import (
     ControlsLesson,
+    CutDifference,
     GraftLesson,
     calibration_lesson,
     controls_lesson,
@@ -103,6 +104,7 @@ __all__ = [
     "Calibration",
     "CellOutcome",
     "ControlsLesson",
+    "CutDifference",
     "CutJob",
     "DataConfig",
     "DetectableEffect",

@@ -16,18 +16,18 @@ TITLES = {found.key: f"{number} {found.title}" for number, found in enumerate(CH
 
 def main() -> None:
     """Draws the page."""
-    st.title("Learn", anchor=False)
+    heading = st.container()
     choice = shell.current()
     asked = Asked(choice.task, choice.device, charts.look_of(st.context.theme.type))
     with st.container(horizontal=True, vertical_alignment="bottom"):
         key = st.selectbox("Chapter", list(TITLES), key="chapter", bind="query-params", width=330,
                            format_func=lambda found: TITLES.get(found, found))  # fmt: skip
         found = chapter(key)
+        heading.title(f"Learn · {TITLES[found.key]}", anchor=False)
         _steps(found)
         _print(asked)
     left, right = st.columns([2, 3], gap="large")
     with left:
-        st.subheader(TITLES[found.key], anchor=False)
         st.markdown(found.text)
         st.latex(found.formula)
     with safe.shown_problems("learn"):

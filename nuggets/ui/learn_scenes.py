@@ -211,7 +211,7 @@ def _windows(asked: Asked) -> Scene:
         "is broken. One consistent choice for the whole network shares "
         f"{residual['consistent'].agreement.mean():.0%}."
     )
-    answer = _nearest(share, (1.0, own.chance, 0.0))
+    answer = 2 - int(np.searchsorted([0.6, 0.9], share))
     return Scene(_window_picture(asked, found, plans["window"]), answer, because, revealed)
 
 
@@ -307,8 +307,8 @@ def _subtraction(asked: Asked) -> Scene:
     because = (
         f"The injected product is {frame['injected'].median():.0%} of a weight's norm (median), "
         "and what is left after subtracting and adding back is "
-        f"{frame['left_at_step_0'].max():.0e} of its largest entry. In whole runs the largest difference of a logit was "
-        f"{step0:.1e} (run {shipped.run}, {shipped.command}): rounding in 32 bits."
+        f"{frame['left_at_step_0'].max():.0e} of its largest entry. In whole runs the largest "
+        f"difference of a logit was {step0:.1e} (run {shipped.run}, {shipped.command}): rounding in 32 bits."
     )
     answer = 0 if step0 == 0 else 1 if step0 < 1e-3 else 2
     return Scene(picture, answer, because)
@@ -337,10 +337,16 @@ def _controls(asked: Asked) -> Scene:
     paper = report.arms["paper"].value
     below = sum(arm.value < paper for arm in controls)
     answer = 0 if below == len(controls) else 2 if below == 0 else 1
+    apart = [
+        d.versus
+        for d in report.differences
+        if d.arm == "paper" and d.versus in {arm.name for arm in controls} and (d.better or d.worse)
+    ]
     because = (
         f"The paper's start reached {paper:.3f}, its {len(controls)} controls "
         f"{min(arm.value for arm in controls):.3f} to {max(arm.value for arm in controls):.3f}. "
-        f"{report.verdict.sentence}"
+        f"After Holm's correction it differs from {len(apart) or 'none'} of them: its rise shows "
+        f"training, not knowledge that came through. The verdict: {report.verdict.sentence}"
     )
     return Scene(pictures[0], answer, because, pictures[1])
 
@@ -399,12 +405,17 @@ def _transfer(asked: Asked) -> Scene:
     random, permuted = by["random"], by["permuted"]
     answer = 0 if random.low > 0 else 2 if random.high < 0 else 1
     because = (
-        f"By sensitivity minus at random: {random.value:+.3f} [{random.low:+.3f}, "
-        f"{random.high:+.3f}]. By sensitivity minus permuted: {permuted.value:+.3f} "
-        f"[{permuted.low:+.3f}, {permuted.high:+.3f}]. What counts is the common basis; that "
-        "sensitivity should choose it was not shown."
+        f"By sensitivity minus at random: {_signed(random)}. By sensitivity minus permuted: "
+        f"{_signed(permuted)}. Here the common basis made the difference; that sensitivity should "
+        "choose it was not shown."
     )
     return Scene(picture, answer, because, revealed)
+
+
+def _signed(difference: api.CutDifference) -> str:
+    """A difference with its interval, with real minus signs."""
+    low, high = difference.low, difference.high
+    return f"{difference.value:+.3f} [{low:+.3f}, {high:+.3f}]".replace("-", "−")
 
 
 _SCENES: dict[str, Callable[[Asked], Scene]] = {
