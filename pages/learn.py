@@ -70,14 +70,15 @@ def _lesson(found: Chapter, asked: Asked, left, right) -> None:
                 "learn",
             )
         return
-    with right:
-        _picture(shown.picture)
     with left:
         revealed = _question(found, shown)
         st.page_link(shell.page(found.page), label=f"Go on: {found.page.capitalize()}")
-    if revealed and shown.revealed is not None:
-        with right:
-            _picture(shown.revealed)
+    more = shown.revealed if revealed else None
+    with right:
+        if more is None or not shown.instead:
+            _picture(shown.picture)
+        if more is not None:
+            _picture(more)
 
 
 def _picture(picture: Picture) -> None:

@@ -36,25 +36,18 @@ def shuffled(matrix: Float[ndarray, "rows cols"], seed: int = 0) -> Float[ndarra
     return np.random.default_rng(seed).permutation(matrix.ravel()).reshape(matrix.shape)
 
 
-def injection(
-    weight: Float[ndarray, "rows cols"],
-    window: Float[ndarray, "rows cols"],
-    rank: int,
-    scale: float,
-) -> Injection:
-    """What adding the rank-r part of a window does to a weight, with and without subtraction.
+def low_rank(matrix: Float[ndarray, "rows cols"], rank: int) -> Float[ndarray, "rows cols"]:
+    """The nearest matrix of a rank: B·A of the extraction."""
+    u, values, vh = np.linalg.svd(matrix, full_matrices=False)
+    return (u[:, :rank] * values[:rank]) @ vh[:rank]
 
-    Args:
-        weight: the student's.
-        window: the teacher's entries, of the same shape.
-        rank: of the product.
-        scale: `lora_alpha / r`.
-    """
-    u, values, vh = np.linalg.svd(window.astype(np.float32), full_matrices=False)
-    product = np.float32(scale) * ((u[:, :rank] * values[:rank]) @ vh[:rank])
-    base = weight.astype(np.float32)
-    left = np.abs((base - product) + product - base).max()
+
+def injection(
+    weight: Float[ndarray, "rows cols"], product: Float[ndarray, "rows cols"]
+) -> Injection:
+    """What adding s·B·A to a weight does, with and without subtracting it from the base first."""
+    left = np.abs((weight - product) + product - weight).max()
     return Injection(
-        size=float(np.linalg.norm(product) / np.linalg.norm(base)),
-        left=float(left / np.abs(base).max()),
+        size=float(np.linalg.norm(product) / np.linalg.norm(weight)),
+        left=float(left / np.abs(weight).max()),
     )

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from nuggets.builtin.pairs import model_folder
 from nuggets.core.plan import ExtractionPlan
 from nuggets.core.references import WEIGHTS
-from nuggets.core.view_factors import Injection, injection, kept_energy, shuffled
+from nuggets.core.view_factors import Injection, injection, kept_energy, low_rank, shuffled
 from nuggets.errors import Damaged
 
 
@@ -51,14 +51,14 @@ def window_factors(plan: ExtractionPlan, teacher: str, student: str) -> list[Fac
             whole = large.get_tensor(f"{item.teacher_module}.weight")
             window = whole[np.ix_(item.rows, item.cols)]
             weight = small.get_tensor(f"{item.student_module}.weight")
-            scale = plan.lora.scale(item.rank)
+            product = plan.lora.scale(item.rank) * low_rank(window, item.rank)
             found.append(
                 Factors(
                     item.student_module,
                     item.rank,
                     kept_energy(window),
                     kept_energy(shuffled(window)),
-                    injection(weight, window, item.rank, scale),
+                    injection(weight, product),
                 )
             )
     return found

@@ -51,8 +51,8 @@ CHAPTERS: tuple[Chapter, ...] = (
         "Layers",
         "**The teacher has more layers than the student.** Add up the sensitivity of each layer, "
         "keep as many of the best as the student has, and map them in their order.",
-        r"S_\ell=\sum_{\theta\in\ell}S(\theta),\qquad "
-        r"\ell_1<\dots<\ell_{L_s}\ \text{with the largest}\ S_\ell",
+        r"\begin{gathered}S_\ell=\textstyle\sum_{\theta\in\ell}S(\theta)\\[4pt] "
+        r"\ell_1<\dots<\ell_{L_s}\text{ with the largest }S_\ell\end{gathered}",
         "S(layer) = Σ S(θ) over the layer; the L_s largest, in their order",
         "One seed sample instead of all: how many of the chosen layers would it choose too, on "
         "average?",
@@ -80,8 +80,8 @@ CHAPTERS: tuple[Chapter, ...] = (
         "**A LoRA of rank r cannot hold a whole window.** The SVD gives the product of rank r "
         "that is nearest to it; the rest is lost. How much that is depends on how fast the "
         "singular values fall.",
-        r"W\approx B A,\quad B=U_r\Sigma_r,\ A=V_r^\top,\qquad "
-        r"\text{kept}=\frac{\sum_{i\le r}\sigma_i^2}{\sum_i\sigma_i^2}",
+        r"\begin{gathered}W\approx BA,\quad B=U_r\Sigma_r,\ A=V_r^\top\\[4pt] "
+        r"\text{kept}=\textstyle\sum_{i\le r}\sigma_i^2\,/\,\sum_i\sigma_i^2\end{gathered}",
         "W ≈ B·A, B = U_r Σ_r, A = V_rᵀ; kept = Σ_{i≤r} σᵢ² / Σ σᵢ²",
         "Shuffle all entries of the windows, as one of the controls does. Will rank 16 keep more, "
         "as much, or less of them?",
@@ -94,8 +94,8 @@ CHAPTERS: tuple[Chapter, ...] = (
         "**B·A comes from another network and is not small.** Added to the student's weight it "
         "would wreck it. So the same product is taken out of the base: at step 0 the student "
         "answers as before, but training now moves along the teacher's directions.",
-        r"W_0 = W-\tfrac{\alpha}{r}B_0A_0,\qquad W_0+\tfrac{\alpha}{r}B_0A_0=W\ "
-        r"\text{ at step 0}",
+        r"\begin{gathered}W_0 = W-\tfrac{\alpha}{r}B_0A_0\\[4pt] "
+        r"W_0+\tfrac{\alpha}{r}B_0A_0=W\ \text{ at step 0}\end{gathered}",
         "W₀ = W − (α/r)·B₀A₀, so that W₀ + (α/r)·B₀A₀ = W at step 0",
         "After subtracting and adding back, by how much do the student's logits differ from the "
         "untouched student's?",
@@ -109,8 +109,8 @@ CHAPTERS: tuple[Chapter, ...] = (
         "extracted.** A control gets the same data, steps and size of start, but a start that "
         "holds no knowledge: the same matrices shuffled or permuted, noise of the same norm, "
         "random layers or windows. Only what beats all of them came from the teacher.",
-        r"\text{helps}\iff \Delta_{\text{plain}}>0\ \text{ and }\ \Delta_{c}>0\ "
-        r"\text{ for every control } c,\ \text{ intervals without } 0",
+        r"\begin{gathered}\text{helps}\iff \Delta_{\text{plain}}>0\\ "
+        r"\text{and }\Delta_{c}>0\text{ for every control }c\end{gathered}",
         "helps ⇔ the paired differences to plain LoRA and to every control have intervals above 0",
         "Here the paper's start took the student from next to nothing to a fifth of all items. "
         "Where does it stand among its five controls?",
@@ -123,8 +123,7 @@ CHAPTERS: tuple[Chapter, ...] = (
         "**Another seed gives another number, and so do other items.** A difference needs an "
         "interval that counts both. The rules here were tried on identical arms, where every "
         "claim is false.",
-        r"\bar d\ \pm\ t_{.975,\nu}\,\widehat{\mathrm{se}}(\bar d),\qquad "
-        r"\text{both seeds and items in}\ \widehat{\mathrm{se}}",
+        r"\bar d\ \pm\ t_{.975,\nu}\;\widehat{\mathrm{se}}_{\text{seeds, items}}(\bar d)",
         "mean difference ± t · standard error, seeds and items both counted",
         "An arm is truly better by .20. With 3 seeds and 80 items, how often will the verdict "
         "say “helps”?",

@@ -16,9 +16,9 @@ from nuggets.ui.charts import LIGHT, Look
 
 HEIGHT = 360
 CLAIMS = {
-    "percentile": "percentile bootstrap alone",
-    "student": "the interval used here",
-    "helps": "the verdict says “helps”",
+    "percentile": "bootstrap alone",
+    "student": "interval used here",
+    "helps": "verdict “helps”",
 }
 """Fields of a calibration's design → what was said of identical arms."""
 
@@ -143,27 +143,39 @@ def claims_frame(found: api.Calibration) -> pd.DataFrame:
 
 
 def claims_figure(frame: pd.DataFrame, look: Look = LIGHT) -> go.Figure:
-    """How often something was claimed of identical arms; 5 % is what was promised."""
-    fig = go.Figure()
-    for (seeds, own), colour in zip(
-        frame.groupby("seeds"), (charts.ORANGE, _blue(look)), strict=False
-    ):
-        fig.add_bar(
-            y=own["said"],
-            x=own["rate"],
-            orientation="h",
-            name=f"{seeds} seeds",
-            marker_color=colour,
-            text=[f"{100 * rate:.1f} %" for rate in own["rate"]],
-            textposition="outside",
-            customdata=own[["low", "high"]],
-            hovertemplate="%{y}: %{x:.1%} [%{customdata[0]:.1%}, %{customdata[1]:.1%}]"
-            "<extra></extra>",
+    """How often something was claimed of identical arms, with intervals; 5 % was promised."""
+    rate, low, high = (frame[name].to_numpy(float) for name in ("rate", "low", "high"))
+    names = [f"{said}, {n} seeds" for said, n in zip(frame["said"], frame["seeds"], strict=True)]
+    five = frame["seeds"] == frame["seeds"].max()
+    fig = go.Figure(
+        go.Scatter(
+            x=rate,
+            y=names,
+            mode="markers",
+            marker={
+                "size": 12,
+                "color": [_blue(look) if more else charts.ORANGE for more in five],
+                "symbol": ["square" if more else "circle" for more in five],
+            },
+            error_x=charts.errors(rate, low, high, look),
+            hovertemplate="%{y}: %{x:.2%}<extra></extra>",
+            showlegend=False,
         )
+    )
+    fig.add_scatter(
+        x=high,
+        y=names,
+        mode="text",
+        text=[f"  {100 * value:.2g} %" for value in rate],
+        textposition="middle right",
+        hoverinfo="skip",
+        showlegend=False,
+    )
     fig.add_vline(x=0.05, line={"color": look.muted, "width": 1.5, "dash": "dot"})
-    fig.update_xaxes(title="false claims (dotted: 5 %)", tickformat=".0%", range=[0, 0.08])
+    title = "false claims, 95 % intervals (dotted: 5 %)"
+    fig.update_xaxes(title=title, tickformat=".0%", range=[-0.005, 0.31])
     fig.update_yaxes(autorange="reversed", showgrid=False)
-    return charts.finish(fig, look, 280, barmode="group", showlegend=True)
+    return charts.finish(fig, look, HEIGHT)
 
 
 def power_frame(found: api.Calibration) -> pd.DataFrame:

@@ -52,12 +52,14 @@ class Scene(NamedTuple):
         answer: place of the right option.
         because: the measured numbers behind it, in a sentence or two.
         revealed: a second figure, shown with the answer.
+        instead: the second figure holds the first and takes its place.
     """
 
     picture: Picture
     answer: int
     because: str
     revealed: Picture | None = None
+    instead: bool = False
 
 
 class NotMeasured(Exception):
@@ -111,6 +113,10 @@ class Asked(NamedTuple):
         return found
 
 
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
+
+
 def scene(key: str, asked: Asked) -> Scene:
     """The scene of a chapter.
 
@@ -145,7 +151,7 @@ def _sensitivity(asked: Asked) -> Scene:
     return Scene(
         picture,
         int(np.searchsorted([0.05, 0.25], held)),
-        f"The top 1 % of the weights hold {held:.0%} of the sensitivity to {asked.task}. That is "
+        f"The top 1 % of the weights hold {_percent(held)} of the sensitivity to {asked.task}. That is "
         "why it can be worth choosing; whether what is chosen can be moved is another question.",
     )
 
@@ -181,8 +187,8 @@ def _layers(asked: Asked) -> Scene:
     )
     chance = k / found.spec.n_layers
     because = (
-        f"One sample chooses {same[0]:.0%} of the same layers on average; drawing layers at random "
-        f"would give {chance:.0%}."
+        f"One sample chooses {_percent(same[0])} of the same layers on average; drawing layers at random "
+        f"would give {_percent(chance)}."
     )
     return Scene(picture, int(np.searchsorted([0.5, 0.9], same[0])), because, revealed)
 
@@ -206,10 +212,10 @@ def _windows(asked: Asked) -> Scene:
         "from matrix to matrix, the consistent choice does not",
     )
     because = (
-        f"Neighbouring windows share {share:.0%} of their dimensions, choices made blindly share "
-        f"{own.chance:.0%}. What one matrix writes, the next reads only in part, so the circuit "
+        f"Neighbouring windows share {_percent(share)} of their dimensions, choices made blindly share "
+        f"{_percent(own.chance)}. What one matrix writes, the next reads only in part, so the circuit "
         "is broken. One consistent choice for the whole network shares "
-        f"{residual['consistent'].agreement.mean():.0%}."
+        f"{_percent(residual['consistent'].agreement.mean())}."
     )
     answer = 2 - int(np.searchsorted([0.6, 0.9], share))
     return Scene(_window_picture(asked, found, plans["window"]), answer, because, revealed)
@@ -238,7 +244,7 @@ def _window_picture(asked: Asked, found: api.SensitivityMap, plan: api.Extractio
         figure.update_layout(height=430),
         charts_sensitivity.matrix_frame(binned, "mean"),
         "learn-window",
-        f"{module}: the window is {item.area:.0%} of the matrix and holds {item.kept_mass:.0%} "
+        f"{module}: the window is {_percent(item.area)} of the matrix and holds {_percent(item.kept_mass)} "
         f"of its sensitivity · {asked.origin}",
         api.as_command(asked.recipe(), "plan"),
         api.as_python(asked.recipe()),
@@ -283,11 +289,11 @@ def _svd(asked: Asked) -> Scene:
     own, other = kept["window"], kept["shuffled entries"]
     answer = 1 if abs(own - other) < 0.02 else 0 if other > own else 2
     because = (
-        f"Rank {RANK} keeps {own:.0%} of the windows and {other:.0%} of the same entries "
+        f"Rank {RANK} keeps {_percent(own)} of the windows and {_percent(other)} of the same entries "
         "shuffled. Trained weights have structure and noise has none; this control is therefore "
         "scaled to the norm of the extracted product."
     )
-    return Scene(pictures[0], answer, because, pictures[1])
+    return Scene(pictures[0], answer, because, pictures[1], instead=True)
 
 
 def _subtraction(asked: Asked) -> Scene:
@@ -305,10 +311,10 @@ def _subtraction(asked: Asked) -> Scene:
     )
     step0 = shipped.step0_difference["paper"]
     because = (
-        f"The injected product is {frame['injected'].median():.0%} of a weight's norm (median), "
+        f"The injected product is {_percent(frame['injected'].median())} of a weight's norm (median), "
         "and what is left after subtracting and adding back is "
-        f"{frame['left_at_step_0'].max():.0e} of its largest entry. In whole runs the largest "
-        f"difference of a logit was {step0:.1e} (run {shipped.run}, {shipped.command}): rounding in 32 bits."
+        f"{frame['left_at_step_0'].max():.0e} of its largest entry. In the run {shipped.run} "
+        f"({shipped.command}) the largest difference of a logit was {step0:.1e}: rounding."
     )
     answer = 0 if step0 == 0 else 1 if step0 < 1e-3 else 2
     return Scene(picture, answer, because)
@@ -345,10 +351,10 @@ def _controls(asked: Asked) -> Scene:
     because = (
         f"The paper's start reached {paper:.3f}, its {len(controls)} controls "
         f"{min(arm.value for arm in controls):.3f} to {max(arm.value for arm in controls):.3f}. "
-        f"After Holm's correction it differs from {len(apart) or 'none'} of them: its rise shows "
-        f"training, not knowledge that came through. The verdict: {report.verdict.sentence}"
+        f"After Holm's correction it differs from {len(apart) or 'none'} of them. The verdict: "
+        f"{report.verdict.sentence}"
     )
-    return Scene(pictures[0], answer, because, pictures[1])
+    return Scene(pictures[0], answer, because, pictures[1], instead=True)
 
 
 def _intervals(asked: Asked) -> Scene:
@@ -369,9 +375,9 @@ def _intervals(asked: Asked) -> Scene:
     own = power[power["difference"] == 0.2].set_index("seeds")
     rate, more = own.loc[3], own.loc[5]
     because = (
-        f"With 3 seeds in {rate['rate']:.0%} of comparisons [{rate['low']:.0%}, "
-        f"{rate['high']:.0%}], with 5 in {more['rate']:.0%} [{more['low']:.0%}, "
-        f"{more['high']:.0%}]. “Not shown” is not “no effect”: ask before a run what it can show."
+        f"With 3 seeds in {_percent(rate['rate'])} of comparisons [{_percent(rate['low'])}, "
+        f"{_percent(rate['high'])}], with 5 in {_percent(more['rate'])} [{_percent(more['low'])}, "
+        f"{_percent(more['high'])}]. “Not shown” is not “no effect”: ask before a run what it can show."
     )
     return Scene(picture, _nearest(rate["rate"], (1.0, 0.5, 0.0)), because, revealed)
 
