@@ -9,7 +9,8 @@ import streamlit as st
 
 from nuggets.ui import charts, learn_print, measure, safe, share, shell, tour
 from nuggets.ui.chapters import CHAPTERS, GLOSSARY, Chapter, chapter
-from nuggets.ui.learn_scenes import Asked, NotMeasured, Picture, Scene, scene
+from nuggets.ui.learn_asked import Asked, NotMeasured, Picture, Scene
+from nuggets.ui.learn_scenes import scene
 
 TITLES = {found.key: f"{number} {found.title}" for number, found in enumerate(CHAPTERS, 1)}
 

@@ -168,7 +168,7 @@ GLOSSARY: tuple[tuple[str, str], ...] = (
     ("seed samples", "the few solved examples on which sensitivity is measured"),
     ("sensitivity", "first-order estimate of the change of loss if a weight were 0"),
     ("step-0 identity", "before training the student with its adapter answers as without"),
-    ("verdict", "one sentence from fixed rules: helps, hurts, or not shown"),
+    ("verdict", "one sentence from fixed rules, such as helps, hurts, or no difference seen"),
     ("window", "the part of a teacher matrix that has the student matrix's shape"),
 )  # fmt: skip
 

@@ -7,7 +7,8 @@ import re
 
 from nuggets.errors import NuggetsError
 from nuggets.ui.chapters import CHAPTERS, GLOSSARY, Chapter
-from nuggets.ui.learn_scenes import Asked, NotMeasured, Picture, scene
+from nuggets.ui.learn_asked import Asked, NotMeasured, Picture
+from nuggets.ui.learn_scenes import scene
 
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>Nuggets: the method in eight chapters</title>

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 from collections.abc import Callable
@@ -16,7 +17,8 @@ from nuggets import api
 from nuggets.recipe import AlignJob, DataConfig, SensitivityJob
 from nuggets.ui import charts, learn_print
 from nuggets.ui.chapters import CHAPTERS, GLOSSARY
-from nuggets.ui.learn_scenes import Asked, scene
+from nuggets.ui.learn_asked import Asked
+from nuggets.ui.learn_scenes import scene
 from tests.app.conftest import shown
 from tests.app.measured import write_alignment, write_map, write_models
 
@@ -99,7 +101,7 @@ def test_an_unknown_chapter_is_the_first(open_page: Open) -> None:
 def test_print_holds_every_chapter_and_needs_no_network(measured: api.SensitivityMap) -> None:
     page = learn_print.document(ASKED)
     assert all(f"<h2>{title[0]}. {title[2:]}</h2>" in page for title in TITLES.values())
-    assert all(f"<dt>{term}</dt>" in page for term, _ in GLOSSARY)
+    assert all(f"<dt>{html.escape(term)}</dt>" in page for term, _ in GLOSSARY)
     assert not re.search(r"<(?:script|link|img)[^>]+(?:src|href)=", page)
 
 
