@@ -40,7 +40,7 @@ from nuggets.recipe import (
     parse_job,
     shipped_recipes,
 )
-from nuggets.runs import bundles, cache, launch, playground
+from nuggets.runs import bundles, cache, launch, playground, tour
 from nuggets.runs.checks import detectable, preflight_models
 from nuggets.runs.commands import as_command, as_python
 from nuggets.runs.converting import convert
@@ -65,7 +65,7 @@ from nuggets.runs.results import (
 )
 from nuggets.runs.schema import LIVE, RESUMABLE, RunEvent, RunStatus
 from nuggets.runs.store import Run, RunStore
-from nuggets.runs.tour import hide_tour, tour_hidden
+from nuggets.studies import lessons
 from nuggets.studies.calibrating import calibration, save_calibration
 from nuggets.studies.documents import (
     published_report,
@@ -74,14 +74,6 @@ from nuggets.studies.documents import (
     study_markdown,
     study_report,
     study_svg,
-)
-from nuggets.studies.lessons import (
-    ControlsLesson,
-    CutDifference,
-    GraftLesson,
-    calibration_lesson,
-    controls_lesson,
-    graft_lesson,
 )
 from nuggets.studies.making import calibration_run, run_study, start_study
 from nuggets.studies.report import StudyReport
@@ -103,8 +95,6 @@ __all__ = [
     "BenchmarkTable",
     "Calibration",
     "CellOutcome",
-    "ControlsLesson",
-    "CutDifference",
     "CutJob",
     "DataConfig",
     "DetectableEffect",
@@ -112,7 +102,6 @@ __all__ = [
     "EvaluateJob",
     "ExtractionPlan",
     "Factors",
-    "GraftLesson",
     "ModelCard",
     "Preflight",
     "Rendered",
@@ -133,12 +122,10 @@ __all__ = [
     "benchmark_tables",
     "bundles",
     "calibration",
-    "calibration_lesson",
     "calibration_run",
     "cancel",
     "cells",
     "compare",
-    "controls_lesson",
     "convert",
     "create",
     "cut",
@@ -153,9 +140,8 @@ __all__ = [
     "extract",
     "find_alignment",
     "find_map",
-    "graft_lesson",
-    "hide_tour",
     "job_of",
+    "lessons",
     "load_job",
     "load_recipe",
     "map_job",
@@ -201,7 +187,7 @@ __all__ = [
     "study_recipes",
     "study_report",
     "study_svg",
-    "tour_hidden",
+    "tour",
     "views",
     "window_factors",
 ]

@@ -22,7 +22,7 @@ def main() -> None:
     asked = Asked(choice.task, choice.device, charts.look_of(st.context.theme.type))
     with st.container(horizontal=True, vertical_alignment="bottom"):
         key = st.selectbox("Chapter", list(TITLES), key="chapter", bind="query-params", width=330,
-                           format_func=lambda found: TITLES.get(found, found))  # fmt: skip
+                           format_func=lambda name: TITLES.get(name, str(name)))  # fmt: skip
         found = chapter(key)
         heading.title(f"Learn · {TITLES[found.key]}", anchor=False)
         _steps(found)

@@ -25,9 +25,14 @@ class Injection(NamedTuple):
 
 
 def kept_energy(matrix: Float[ndarray, "rows cols"]) -> Float[ndarray, " n_ranks"]:
-    """Share of the squared entries that the best product of rank 1, 2, … keeps (Eckart–Young)."""
-    values = np.linalg.svd(matrix, compute_uv=False).astype(np.float64)
-    energy = np.cumsum(np.square(values))
+    """Share of the squared entries that the best product of rank 1, 2, … keeps (Eckart–Young).
+
+    Squared singular values are the eigenvalues of the smaller Gram matrix; in float64 that is
+    exact enough for shares, and many times faster than an SVD.
+    """
+    wide = matrix.shape[0] < matrix.shape[1]
+    tall = (matrix.T if wide else matrix).astype(np.float64)
+    energy = np.cumsum(np.linalg.eigvalsh(tall.T @ tall)[::-1].clip(min=0))
     return energy / energy[-1] if energy[-1] > 0 else np.ones_like(energy)
 
 
@@ -37,9 +42,10 @@ def shuffled(matrix: Float[ndarray, "rows cols"], seed: int = 0) -> Float[ndarra
 
 
 def low_rank(matrix: Float[ndarray, "rows cols"], rank: int) -> Float[ndarray, "rows cols"]:
-    """The nearest matrix of a rank: B·A of the extraction."""
-    u, values, vh = np.linalg.svd(matrix, full_matrices=False)
-    return (u[:, :rank] * values[:rank]) @ vh[:rank]
+    """The nearest matrix of a rank, which is the B·A of the extraction, in the matrix's dtype."""
+    exact = matrix.astype(np.float64)
+    directions = np.linalg.eigh(exact.T @ exact)[1][:, -rank:]
+    return (exact @ directions @ directions.T).astype(matrix.dtype)
 
 
 def injection(

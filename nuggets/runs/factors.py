@@ -51,7 +51,7 @@ def window_factors(plan: ExtractionPlan, teacher: str, student: str) -> list[Fac
             whole = large.get_tensor(f"{item.teacher_module}.weight")
             window = whole[np.ix_(item.rows, item.cols)]
             weight = small.get_tensor(f"{item.student_module}.weight")
-            product = plan.lora.scale(item.rank) * low_rank(window, item.rank)
+            product = np.float32(plan.lora.scale(item.rank)) * low_rank(window, item.rank)
             found.append(
                 Factors(
                     item.student_module,

@@ -8,19 +8,22 @@ from nuggets.runs.home import nuggets_home
 FILE = "tour-hidden"
 
 
-def tour_hidden() -> bool:
+def hidden() -> bool:
     """Whether the user has put the guide away."""
     return (nuggets_home() / FILE).is_file()
 
 
-def hide_tour(hidden: bool = True) -> None:
+def hide(away: bool = True) -> None:
     """Puts the guide away, or brings it back.
+
+    Args:
+        away: False brings it back.
 
     Raises:
         NuggetsError: if the home cannot be written to.
     """
     path = nuggets_home() / FILE
-    if hidden:
+    if away:
         make_folder(path.parent)
         atomic_write(path, "hidden\n")
     else:

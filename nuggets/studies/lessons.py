@@ -69,17 +69,17 @@ class GraftLesson(_Shipped):
     differences: tuple[CutDifference, ...]
 
 
-def controls_lesson() -> ControlsLesson:
+def controls() -> ControlsLesson:
     """The paper's start beside its controls. Raises BadInput where it is not shipped."""
     return ControlsLesson.model_validate_json(_read("assets/learn/controls.json"))
 
 
-def graft_lesson() -> GraftLesson:
+def graft() -> GraftLesson:
     """Cuts by sensitivity, at random, and permuted. Raises BadInput where it is not shipped."""
     return GraftLesson.model_validate_json(_read("assets/learn/graft.json"))
 
 
-def calibration_lesson() -> Calibration:
+def calibration() -> Calibration:
     """Error rates of the verdict. Raises BadInput where they are not shipped."""
     return Calibration.model_validate_json(_read("docs/calibration.json"))
 

@@ -36,7 +36,7 @@ def sensitivity(asked: Asked) -> Scene:
         picture,
         int(np.searchsorted([0.05, 0.25], held)),
         f"The top 1 % of the weights hold {percent(held)} of the sensitivity to {asked.task}. "
-        "That is why choosing can be worth it; whether the chosen can be moved is another question.",
+        "That is why choosing can pay; whether what is chosen can be moved is another question.",
     )
 
 
@@ -161,7 +161,13 @@ def svd(asked: Asked) -> Scene:
     pictures = []
     for with_shuffled in (False, True):
         frame = charts_learn.energy_frame(found, with_shuffled)
-        kept = dict(frame[frame["rank"] == RANK][["what", "kept"]].to_numpy())
+        kept = dict(
+            zip(
+                frame["what"][frame["rank"] == RANK],
+                frame["kept"][frame["rank"] == RANK],
+                strict=True,
+            )
+        )
         pictures.append(
             Picture(
                 charts_learn.energy_figure(frame, RANK, asked.look),
@@ -177,8 +183,8 @@ def svd(asked: Asked) -> Scene:
     answer = 1 if abs(own - other) < 0.02 else 0 if other > own else 2
     because = (
         f"Rank {RANK} keeps {percent(own)} of the windows and {percent(other)} of the same "
-        "entries shuffled. Trained weights have structure and noise has none; this control is therefore "
-        "scaled to the norm of the extracted product."
+        "entries shuffled. Trained weights have structure, shuffled ones have none; this control "
+        "is therefore scaled to the norm of the extracted product."
     )
     return Scene(pictures[0], answer, because, pictures[1], instead=True)
 
@@ -187,7 +193,7 @@ def subtraction(asked: Asked) -> Scene:
     """How large the injected product is, and what is left at step 0."""
     found = _factors(asked)
     frame = charts_learn.injected_frame(found)
-    shipped = api.controls_lesson()
+    shipped = api.lessons.controls()
     picture = Picture(
         charts_learn.injected_figure(frame, asked.look),
         frame,
@@ -199,7 +205,7 @@ def subtraction(asked: Asked) -> Scene:
     )
     step0 = shipped.step0_difference["paper"]
     because = (
-        f"The injected product is {percent(frame['injected'].median())} of a weight's norm "
+        f"The injected product is {percent(float(np.median(frame['injected'])))} of a weight's norm "
         "(median), and what is left after subtracting and adding back is "
         f"{frame['left_at_step_0'].max():.0e} of its largest entry. In the run {shipped.run} "
         f"({shipped.command}) the largest difference of a logit was {step0:.1e}: rounding."

@@ -19,7 +19,7 @@ from nuggets.ui.learn_asked import (
 
 def controls(asked: Asked) -> Scene:
     """The paper's start alone, then beside its controls."""
-    shipped = api.controls_lesson()
+    shipped = api.lessons.controls()
     report = shipped.report
     few = {name: report.arms[name] for name in ("vanilla", "paper")}
     pictures = [
@@ -57,7 +57,7 @@ def controls(asked: Asked) -> Scene:
 
 def intervals(asked: Asked) -> Scene:
     """False claims, and true differences that are found."""
-    found = api.calibration_lesson()
+    found = api.lessons.calibration()
     command, where = "nuggets calibrate", "docs/calibration.md"
     about = f"{found.n_pool} training runs of {found.arm} on {found.task}, {found.n_items} items"
     claims, power = charts_learn.claims_frame(found), charts_learn.power_frame(found)
@@ -100,7 +100,7 @@ def transfer(asked: Asked) -> Scene:
         api.as_command(jobs[SIBLING]), api.as_python(jobs[SIBLING]),
         "Bars: R² of the best linear map per student layer, independent beside sibling",
     )  # fmt: skip
-    shipped = api.graft_lesson()
+    shipped = api.lessons.graft()
     cuts = charts_learn.cuts_frame(shipped)
     revealed = Picture(
         charts_learn.cuts_figure(cuts, asked.look), cuts, "learn-cuts",
@@ -119,7 +119,7 @@ def transfer(asked: Asked) -> Scene:
     return Scene(picture, answer, because, revealed)
 
 
-def _signed(difference: api.CutDifference) -> str:
+def _signed(difference: api.lessons.CutDifference) -> str:
     """A difference with its interval, with real minus signs."""
     low, high = difference.low, difference.high
     return f"{difference.value:+.3f} [{low:+.3f}, {high:+.3f}]".replace("-", "−")

@@ -40,13 +40,13 @@ def again() -> None:
 
 
 def _hidden() -> bool:
-    return st.session_state.get(HIDDEN, False) or api.tour_hidden()
+    return st.session_state.get(HIDDEN, False) or api.tour.hidden()
 
 
 def _put_away(hidden: bool) -> None:
     """Remembered in the home; in this window alone where that cannot be written to."""
     st.session_state[HIDDEN] = hidden
     try:
-        api.hide_tour(hidden)
+        api.tour.hide(hidden)
     except NuggetsError as error:
         st.session_state["nuggets-refused"] = str(error)

@@ -107,20 +107,20 @@ def test_print_holds_every_chapter_and_needs_no_network(measured: api.Sensitivit
 
 def test_shipped_numbers_are_those_of_the_readme() -> None:
     readme = (Path(__file__).parents[2] / "README.md").read_text()
-    report = api.controls_lesson().report
+    report = api.lessons.controls().report
     for value in (report.arms["paper"].value, report.arms["plain"].value):
         assert f"| {value:.3f} [".replace("0.", ".") in readme
-    for cut in api.graft_lesson().arms:
+    for cut in api.lessons.graft().arms:
         assert f"{cut.value:.3f} [{cut.low:.3f}, {cut.high:.3f}]".replace("0.", ".") in readme
 
 
 def test_the_tour_is_put_away_for_good_and_comes_back_from_learn(open_page: Open) -> None:
     at = open_page()
     at.button(key="tour-hide").click().run()
-    assert api.tour_hidden()
+    assert api.tour.hidden()
     at = open_page()
     assert "tour-hide" not in [button.key for button in at.button]
     at = open_page("learn")
     at.button(key="tour-again").click().run()
-    assert not api.tour_hidden()
+    assert not api.tour.hidden()
     assert "tour-hide" in [button.key for button in open_page().button]
