@@ -204,8 +204,9 @@ def subtraction(asked: Asked) -> Scene:
         "Bars: relative norm of the injected product per student matrix",
     )
     step0 = shipped.step0_difference["paper"]
+    size = float(np.median(frame["injected"]))
     because = (
-        f"The injected product is {percent(float(np.median(frame['injected'])))} of a weight's norm "
+        f"The injected product is {percent(size)} of a weight's norm "
         "(median), and what is left after subtracting and adding back is "
         f"{frame['left_at_step_0'].max():.0e} of its largest entry. In the run {shipped.run} "
         f"({shipped.command}) the largest difference of a logit was {step0:.1e}: rounding."
