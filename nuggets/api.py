@@ -40,13 +40,14 @@ from nuggets.recipe import (
     parse_job,
     shipped_recipes,
 )
-from nuggets.runs import bundles, cache, launch, playground
+from nuggets.runs import bundles, cache, launch, playground, tour
 from nuggets.runs.checks import detectable, preflight_models
 from nuggets.runs.commands import as_command, as_python
 from nuggets.runs.converting import convert
 from nuggets.runs.creating import create
 from nuggets.runs.doctor import Doctor, diagnose, diagnose_soon, resolve_device_name
 from nuggets.runs.exporting import export_benchmarks as save_benchmarks
+from nuggets.runs.factors import Factors, window_factors
 from nuggets.runs.home import exports_dir, runs_dir
 from nuggets.runs.inputs import seed_samples
 from nuggets.runs.outputs import output_folder, refuse_existing
@@ -64,6 +65,7 @@ from nuggets.runs.results import (
 )
 from nuggets.runs.schema import LIVE, RESUMABLE, RunEvent, RunStatus
 from nuggets.runs.store import Run, RunStore
+from nuggets.studies import lessons
 from nuggets.studies.calibrating import calibration, save_calibration
 from nuggets.studies.documents import (
     published_report,
@@ -99,6 +101,7 @@ __all__ = [
     "Doctor",
     "EvaluateJob",
     "ExtractionPlan",
+    "Factors",
     "ModelCard",
     "Preflight",
     "Rendered",
@@ -138,6 +141,7 @@ __all__ = [
     "find_alignment",
     "find_map",
     "job_of",
+    "lessons",
     "load_job",
     "load_recipe",
     "map_job",
@@ -183,7 +187,9 @@ __all__ = [
     "study_recipes",
     "study_report",
     "study_svg",
+    "tour",
     "views",
+    "window_factors",
 ]
 
 AnyJob = TransferRecipe | SensitivityJob | AlignJob | EvaluateJob

@@ -7,13 +7,14 @@ import streamlit as st
 
 from nuggets import api
 from nuggets.errors import NuggetsError
-from nuggets.ui import live, safe, shell
+from nuggets.ui import live, safe, shell, tour
 
 RECENT = 8
 
 
 def main() -> None:
     """Draws the page."""
+    tour.card()
     st.title("Find a skill, move it, prove it")
     st.markdown(
         "Nuggets **finds** where a language model keeps a skill: which layers, matrices and "

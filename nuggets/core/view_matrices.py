@@ -192,3 +192,16 @@ def overlap(all_scores: Sequence[Float[ndarray, "_ _"]], k: int) -> list[list[Ov
     k = max(1, min(k, n_units))
     tops = [{unit[:2] for unit in top_units(scores, k)} for scores in all_scores]
     return [[Overlap(len(a & b) / k, k / n_units, k) for b in tops] for a in tops]
+
+
+def held_by_top(map: SensitivityMap, share: float) -> float:
+    """How much of the sensitivity of all matrices the most sensitive `share` of entries holds.
+
+    Raises:
+        BadInput: if the map keeps only row and column sums.
+    """
+    entries = np.concatenate([map.matrix(module).ravel() for module in map.rows])
+    k = max(1, round(share * entries.size))
+    top = np.partition(entries, entries.size - k)[-k:]
+    total = float(entries.sum(dtype=np.float64))
+    return float(top.sum(dtype=np.float64)) / total if total else 0.0

@@ -1,0 +1,91 @@
+"""Measured results that this checkout ships for teaching, in `assets/learn`. Torch-free.
+
+Each file names the command that made it; nothing here is computed again.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from nuggets.bench.calibration import Calibration
+from nuggets.bench.report import BenchmarkReport
+from nuggets.errors import BadInput
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class _Shipped(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ControlsLesson(_Shipped):
+    """A finished transfer with its controls.
+
+    Attributes:
+        command: what made it.
+        run: the id of the run.
+        date: when it was made.
+        setting: task, samples, steps, seeds in one line.
+        step0_difference: arm → largest absolute logit difference before training, over seeds.
+        report: as `api.report` gives it.
+    """
+
+    command: str
+    run: str
+    date: str
+    setting: str
+    step0_difference: dict[str, float]
+    report: BenchmarkReport
+
+
+class Cut(_Shipped):
+    """Students cut out of the teacher in one way, then tuned: exact match with its interval."""
+
+    origin: str
+    value: float
+    low: float
+    high: float
+
+
+class CutDifference(_Shipped):
+    """Cut by sensitivity minus cut in another way."""
+
+    versus: str
+    value: float
+    low: float
+    high: float
+
+
+class GraftLesson(_Shipped):
+    """How students do by the way they were cut; fields as in `ControlsLesson`."""
+
+    command: str
+    run: str | None
+    date: str
+    setting: str
+    arms: tuple[Cut, ...]
+    differences: tuple[CutDifference, ...]
+
+
+def controls() -> ControlsLesson:
+    """The paper's start beside its controls. Raises BadInput where it is not shipped."""
+    return ControlsLesson.model_validate_json(_read("assets/learn/controls.json"))
+
+
+def graft() -> GraftLesson:
+    """Cuts by sensitivity, at random, and permuted. Raises BadInput where it is not shipped."""
+    return GraftLesson.model_validate_json(_read("assets/learn/graft.json"))
+
+
+def calibration() -> Calibration:
+    """Error rates of the verdict. Raises BadInput where they are not shipped."""
+    return Calibration.model_validate_json(_read("docs/calibration.json"))
+
+
+def _read(name: str) -> str:
+    try:
+        return (ROOT / name).read_text()
+    except OSError:
+        raise BadInput(f"{name} is not there: these results come with a source checkout.") from None

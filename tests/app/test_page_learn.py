@@ -1,0 +1,126 @@
+"""The Learn page: every chapter, guesses, links, print; and the tour on Home."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import streamlit as st
+from streamlit.testing.v1 import AppTest
+
+from nuggets import api
+from nuggets.recipe import AlignJob, DataConfig, SensitivityJob
+from nuggets.ui import charts, learn_print
+from nuggets.ui.chapters import CHAPTERS, GLOSSARY
+from nuggets.ui.learn_asked import Asked
+from nuggets.ui.learn_scenes import scene
+from tests.app.conftest import shown
+from tests.app.measured import write_alignment, write_map, write_models
+
+Open = Callable[..., AppTest]
+# Ranks up to 16, as in the chapters, fit these; the independent student is half as wide.
+SIZES = {"teacher": (6, 64, 48, 4), "independent": (4, 32, 24, 2), "sibling": (4, 32, 24, 2)}
+JOB = SensitivityJob(model="teacher", data=DataConfig(task="reverse"))
+TITLES = {found.key: f"{number} {found.title}" for number, found in enumerate(CHAPTERS, 1)}
+ASKED = Asked("reverse", "auto", charts.LIGHT)
+
+
+@pytest.fixture(autouse=True)
+def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_models(tmp_path / "pairs", SIZES)
+    monkeypatch.setenv("NUGGETS_ASSETS", str(tmp_path / "pairs"))
+    st.cache_resource.clear()
+    st.cache_data.clear()
+
+
+@pytest.fixture
+def measured() -> api.SensitivityMap:
+    for student in ("independent", "sibling"):
+        write_alignment(AlignJob(teacher="teacher", student=student))
+    return write_map(JOB, 0)
+
+
+def figures(at: AppTest) -> list[dict[str, Any]]:
+    return [json.loads(chart.proto.spec) for chart in at.get("plotly_chart")]
+
+
+def test_nothing_measured_says_what_to_click_and_starts_it(
+    open_page: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[Any] = []
+    monkeypatch.setattr(api, "start", started.append)
+    at = open_page("learn")
+    assert at.subheader[0].value == "Not measured yet"
+    at.button(key="learn-offer-0").click().run()
+    assert started == [JOB]
+
+
+@pytest.mark.parametrize("key", list(TITLES))
+def test_a_link_opens_a_chapter_and_its_answer(
+    open_page: Open, measured: api.SensitivityMap, key: str
+) -> None:
+    at = open_page("learn", chapter=TITLES[key], **{f"reveal-{key}": "true"})
+    assert at.title[0].value == f"Learn · {TITLES[key]}"
+    assert len(at.latex) == 1
+    found = scene(key, ASKED)
+    assert found.because in shown(at)
+    both = found.revealed is not None and not found.instead
+    assert len(figures(at)) == 1 + both
+
+
+def test_a_guess_is_judged_only_when_revealed(
+    open_page: Open, measured: api.SensitivityMap
+) -> None:
+    found, options = scene("sensitivity", ASKED), CHAPTERS[0].options
+    at = open_page("learn")
+    at.radio(key="guess-sensitivity").set_value(options[found.answer]).run()
+    assert found.because not in shown(at)
+    at.toggle(key="reveal-sensitivity").set_value(True).run()
+    assert ":green-badge[Your guess was right]" in [part.value for part in at.markdown]
+    at.radio(key="guess-sensitivity").set_value(options[found.answer - 1]).run()
+    assert ":orange-badge[Your guess was not right]" in [part.value for part in at.markdown]
+
+
+def test_next_and_back_walk_the_chapters(open_page: Open, measured: api.SensitivityMap) -> None:
+    at = open_page("learn")
+    at.button(key="chapter-Next").click().run()
+    assert at.title[0].value == "Learn · 2 Layers"
+    at.button(key="chapter-Back").click().run()
+    assert at.button(key="chapter-Back").disabled
+
+
+def test_an_unknown_chapter_is_the_first(open_page: Open) -> None:
+    assert open_page("learn", chapter="<b>9</b>").title[0].value == "Learn · 1 Sensitivity"
+
+
+def test_print_holds_every_chapter_and_needs_no_network(measured: api.SensitivityMap) -> None:
+    page = learn_print.document(ASKED)
+    assert all(f"<h2>{title[0]}. {title[2:]}</h2>" in page for title in TITLES.values())
+    assert all(f"<dt>{html.escape(term)}</dt>" in page for term, _ in GLOSSARY)
+    assert not re.search(r"<(?:script|link|img)[^>]+(?:src|href)=", page)
+
+
+def test_shipped_numbers_are_those_of_the_readme() -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    report = api.lessons.controls().report
+    for value in (report.arms["paper"].value, report.arms["plain"].value):
+        assert f"| {value:.3f} [".replace("0.", ".") in readme
+    for cut in api.lessons.graft().arms:
+        assert f"{cut.value:.3f} [{cut.low:.3f}, {cut.high:.3f}]".replace("0.", ".") in readme
+
+
+def test_the_tour_is_put_away_for_good_and_comes_back_from_learn(open_page: Open) -> None:
+    at = open_page()
+    at.button(key="tour-hide").click().run()
+    assert api.tour.hidden()
+    at = open_page()
+    assert "tour-hide" not in [button.key for button in at.button]
+    at = open_page("learn")
+    at.button(key="tour-again").click().run()
+    assert not api.tour.hidden()
+    assert "tour-hide" in [button.key for button in open_page().button]
