@@ -32,6 +32,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     folder = tmp_path / "home"
     monkeypatch.setenv("NUGGETS_HOME", str(folder))
     monkeypatch.setenv("NUGGETS_PIPELINE", "app_pipeline:execute")
+    monkeypatch.setenv("NUGGETS_SPEAKERS", "fake_speakers:Speakers")
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
     cpu = DeviceInfo(name="cpu", label="A processor", memory_total=8 * 2**30, memory_free=2**32)
     speed = Speed(device="cpu", flops={"float32": 1e11}, bandwidth=1e10, call=1e-6)
@@ -44,6 +45,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     for run in api.runs():
         if run.status() in api.LIVE:
             run.request_cancel()
+    api.playground.free(wait=20)
     for child in launch._children:
         child.wait(timeout=20)
 
