@@ -113,7 +113,7 @@ CHAPTERS: tuple[Chapter, ...] = (
         r"\text{and }\Delta_{c}>0\text{ for every control }c\end{gathered}",
         "helps ⇔ the paired differences to plain LoRA and to every control have intervals above 0",
         "Here the paper's start took the student from next to nothing to a fifth of all items. "
-        "Where does it stand among its five controls?",
+        "Where does its mean stand among its five controls?",
         ("above all of them", "above some, below others", "below all of them"),
         "benchmarks",
     ),
