@@ -134,7 +134,7 @@ def test_the_whole_job_on_smollm2(smollm2, student, data, home, tmp_path):
 
     nuggets(home, "export", done["run"], "--arm", "paper", "--out", tmp_path / "adapter")
     config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
-    assert config["r"] == 16  # 2r: it loads on the untouched student
+    assert config["r"] == 2 * 16  # it loads on the untouched student
 
 
 @pytest.mark.parametrize(("benchmark", "shots"), [("gsm8k", (0, 8)), ("mmlu", (0, 5))])
