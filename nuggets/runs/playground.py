@@ -191,9 +191,10 @@ def post(question: Question) -> str:
     waiting = Reply(id=question_id, status="waiting", question=question)
     with launching():
         write_reply(waiting)
-        atomic_write(folder() / "questions" / f"{question_id}.json", question.model_dump_json())
+        path = folder() / "questions" / f"{question_id}.json"
+        atomic_write(path, question.model_dump_json())
         if not is_held(folder() / "lock"):
-            _start_worker()
+            _start_worker(path)
     return question_id
 
 
@@ -318,14 +319,18 @@ def _read_reply(reply_id: str) -> Reply:
         raise BadInput("That answer is not kept any more; ask again.") from None
 
 
-def _start_worker() -> None:
+def _start_worker(waiting: Path) -> None:
+    """Returns once a worker holds the lock or took the question `waiting`: it may die of it."""
     log = folder() / "output.log"
     (folder() / "stop").unlink(missing_ok=True)
     log.unlink(missing_ok=True)
     child = spawn("nuggets.runs.playground_worker", folder(), log)
     deadline = time.monotonic() + LAUNCH_TIMEOUT_S
-    while not is_held(folder() / "lock"):
-        if child.poll() is not None or time.monotonic() > deadline:
+    while True:
+        ended = child.poll() is not None  # asked first, so that all it did is seen below
+        if is_held(folder() / "lock") or not waiting.exists():
+            return
+        if ended or time.monotonic() > deadline:
             last = log.read_text(errors="replace").strip().splitlines()[-1:] or ["nothing"]
             raise NuggetsError(f"The playground's worker did not start. It said: {last[0]}")
         time.sleep(_POLL_S)

@@ -78,6 +78,12 @@ def test_a_killed_worker_is_one_sentence_and_the_next_question_starts_another():
     assert (dead.status, "gone" in dead.problem) == ("failed", True)
 
 
+def test_a_worker_that_dies_between_two_looks_did_start(monkeypatch):
+    monkeypatch.setattr(playground, "_POLL_S", 3.0)
+    with pytest.raises(NuggetsError, match="gone before it answered"):
+        playground.ask(question("die"), timeout=30)
+
+
 def test_a_bug_fails_one_question_and_not_the_worker():
     with pytest.raises(NuggetsError, match="RuntimeError: a bug"):
         playground.ask(question("break"), timeout=30)
