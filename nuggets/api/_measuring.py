@@ -1,0 +1,107 @@
+"""Sensitivity, alignment, plan and extraction, from the cache or computed here and now."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from nuggets.builtin.pairs import MODELS, PAIRS
+from nuggets.builtin.skills import SKILLS
+from nuggets.core.alignment import AlignmentReport
+from nuggets.core.maps import SensitivityMap
+from nuggets.core.plan import ExtractionPlan
+from nuggets.core.progress import Progress
+from nuggets.recipe import AlignJob, CutJob, DataConfig, SensitivityJob, TransferRecipe
+from nuggets.runs import cache
+from nuggets.runs.doctor import resolve_device_name
+from nuggets.runs.inputs import seed_samples
+from nuggets.runs.outputs import output_folder
+from nuggets.runs.planning import plan_from_cache
+
+
+def find_map(job: SensitivityJob) -> SensitivityMap | None:
+    """The map of a job, if it was measured before."""
+    config = cache.with_dtype(job.sensitivity, resolve_device_name(job.device))
+    return cache.find_map(job.model, seed_samples(job.data), config, job.data.format)
+
+
+def measure(job: SensitivityJob, progress: Progress | None = None) -> SensitivityMap:
+    """Measures sensitivity here and now, or returns the cached map. Imports torch."""
+    from nuggets.runs.compute import measure_map
+
+    return measure_map(job, progress)
+
+
+def find_alignment(job: AlignJob) -> AlignmentReport | None:
+    """The alignment of a job, if it was measured before."""
+    return cache.find_alignment(cache.alignment_folder(job))
+
+
+def align(job: AlignJob, progress: Progress | None = None) -> AlignmentReport:
+    """Measures the alignment here and now, or returns the cached one. Imports torch."""
+    from nuggets.runs.compute import measure_alignment
+
+    return measure_alignment(job, progress)
+
+
+def measure_builtin(progress: Progress | None = None) -> None:
+    """Measures the built-in models for the app: every skill's map, every pair's alignment."""
+    for model in MODELS:
+        for skill in SKILLS:
+            measure(SensitivityJob(model=model, data=DataConfig(task=skill)), progress)
+    for pair in PAIRS.values():
+        align(AlignJob(teacher=pair.teacher, student=pair.student), progress)
+
+
+def save_map(map: SensitivityMap, out: Path) -> None:
+    """Writes a map into a new folder, whole or not at all."""
+    with output_folder(out) as folder:
+        map.save(folder)
+
+
+def save_alignment(report: AlignmentReport, out: Path) -> None:
+    """Writes an alignment into a new folder, whole or not at all."""
+    with output_folder(out) as folder:
+        report.save(folder)
+
+
+def plan(recipe: TransferRecipe) -> ExtractionPlan:
+    """What a recipe would extract, from cached maps alone; no model is touched.
+
+    Raises:
+        BadInput: if the teacher's map was not measured yet, or the recipe cannot work.
+    """
+    return plan_from_cache(recipe)
+
+
+def measured_plan(recipe: TransferRecipe, progress: Progress | None = None) -> ExtractionPlan:
+    """As `plan`, but measures first what is not cached yet. Imports torch."""
+    from nuggets.runs.compute import plan_recipe
+
+    return plan_recipe(recipe, progress)[0]
+
+
+def cut(job: CutJob, out: Path, progress: Progress | None = None) -> dict[str, Any]:
+    """Makes a student from a teacher by one consistent choice, heals it, writes it.
+
+    Imports torch.
+
+    Raises:
+        BadInput: if the sizes do not fit the teacher, or `out` exists.
+    """
+    from nuggets.runs.cutting import cut_to
+
+    return cut_to(job, out, progress)
+
+
+def extract(recipe: TransferRecipe, out: Path, progress: Progress | None = None) -> ExtractionPlan:
+    """Writes `plan.json` and the initial factors as a rank-r PEFT adapter into a new folder.
+
+    Everything is computed before the folder appears. Imports torch.
+
+    Raises:
+        BadInput: if the pair, the samples or the recipe cannot work, or `out` exists.
+    """
+    from nuggets.runs.compute import extract_to
+
+    return extract_to(recipe, out, progress)

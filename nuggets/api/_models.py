@@ -1,0 +1,56 @@
+"""Models, skills and the machine: what is known before anything is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from nuggets.builtin.resolve import resolve
+from nuggets.builtin.skills import SKILLS, Skill
+from nuggets.core.architecture import ArchSpec
+from nuggets.core.models import read_spec
+from nuggets.core.preflight import Preflight
+from nuggets.recipe import TransferRecipe
+from nuggets.runs.checks import preflight_models
+from nuggets.runs.doctor import Doctor, diagnose
+
+
+def skills() -> dict[str, Skill]:
+    """The built-in skills by name, in the order in which they are shown."""
+    return SKILLS
+
+
+def spec(model: str) -> ArchSpec:
+    """A model's dimensions, from its configuration alone."""
+    return read_spec(resolve(model))
+
+
+def preflight(
+    teacher: str,
+    student: str,
+    roles: Iterable[str] = (),
+    *,
+    device: str = "auto",
+    recipe: TransferRecipe | None = None,
+) -> Preflight:
+    """What can be known of a pair from configurations and headers alone, and what it will need.
+
+    Args:
+        teacher: built-in name, folder, GGUF file or `org/name@revision`.
+        student: likewise.
+        roles: matrices that are to be extracted, such as `("q", "embed")`.
+        device: where it is to run; its memory and measured speed are counted with.
+        recipe: how much is to be done; a usual transfer when not given.
+
+    Raises:
+        BadInput: if one of the two is not a model at all.
+    """
+    return preflight_models(teacher, student, tuple(roles), device, recipe)
+
+
+def doctor(refresh: bool = False) -> Doctor:
+    """Versions and devices of this machine, measured in a child process and remembered.
+
+    Args:
+        refresh: look again instead of returning what was found before.
+    """
+    return diagnose(refresh)

@@ -1,0 +1,78 @@
+"""Runs: started, looked at, continued, stopped, deleted, exported."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from nuggets.recipe import AlignJob, EvaluateJob, SensitivityJob, TransferRecipe, load_job
+from nuggets.runs import launch
+from nuggets.runs.creating import create
+from nuggets.runs.home import runs_dir
+from nuggets.runs.schema import RunStatus
+from nuggets.runs.store import Run, RunStore
+
+AnyJob = TransferRecipe | SensitivityJob | AlignJob | EvaluateJob
+
+
+def start(job: AnyJob) -> Run:
+    """Starts a job in a worker process of its own; it outlives this one."""
+    run = create(job)
+    launch.start(run)
+    return run
+
+
+def runs() -> list[Run]:
+    """All runs, newest first."""
+    return RunStore(runs_dir()).list()
+
+
+def open_run(run_id: str) -> Run:
+    """The run with this id or unique beginning of an id.
+
+    Raises:
+        BadInput: if there is none or more than one.
+    """
+    return RunStore(runs_dir()).open(run_id)
+
+
+def resume(run_id: str) -> Run:
+    """Continues an interrupted, failed or cancelled run in a worker process."""
+    found = open_run(run_id)
+    launch.resume(found)
+    return found
+
+
+def cancel(run_id: str, wait: float = 0.0) -> RunStatus:
+    """Asks a run to stop and returns its status after at most `wait` seconds."""
+    return launch.cancel(open_run(run_id), wait)
+
+
+def delete(run_id: str) -> None:
+    """Deletes a run for good; refused while it is running."""
+    RunStore(runs_dir()).delete(open_run(run_id).id)
+
+
+def job_of(run: Run) -> AnyJob:
+    """The job a run was made for."""
+    return load_job(run.recipe_text())
+
+
+def export(
+    run: Run, out: Path, arm: str, seed: int | None = None, merged: bool = False
+) -> dict[str, Any]:
+    """Writes an arm's adapter for the untouched student, or the merged model (imports torch).
+
+    Args:
+        run: a transfer with that arm finished.
+        out: a new folder.
+        arm: the arm's name.
+        seed: which seed; the first that is finished when not given.
+        merged: write the whole model instead of an adapter.
+
+    Raises:
+        BadInput: if the run has no such adapter, or `out` exists.
+    """
+    from nuggets.runs.exporting import export_arm
+
+    return export_arm(run, out, arm, seed, merged)
