@@ -80,6 +80,10 @@ def evaluate(
         if json:
             return print_json({"run": started.id, "status": started.status()})
         return say(f"Started {started.id}. Watch it with: nuggets follow {started.id}")
+    return _run(job, out_folder, json)
+
+
+def _run(job: api.EvaluateJob, out_folder: Path | None, json: bool) -> None:
     with bars() as progress:
         run = api.run(job, progress.show)
     if run.status() != "done":

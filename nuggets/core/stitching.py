@@ -86,20 +86,32 @@ def stitching_accuracy(
     )
     device = next(student.parameters()).device
     maps = {cell: (w.to(device), b.to(device)) for cell, (w, b) in maps.items()}
+    check_samples(test, teacher_spec)
     right = np.full((teacher_spec.n_layers, student_spec.n_layers), np.nan)
     right[np.ix_(rows, columns)] = 0.0
-    check_samples(test, teacher_spec)
     with evaluation(student), evaluation(teacher):
         for batch in make_batches(test, student):
             with record_states(student, student_spec) as states:
                 decoder_of(student, student_spec)(input_ids=batch.ids, use_cache=False)
-            for (i, j), (weight, bias) in maps.items():
-                if progress is not None:
-                    progress.check_cancelled()
-                mapped = states[j + 1].float() @ weight + bias
-                logits = answer_logits(teacher, teacher_spec, batch, i, mapped)
-                right[i, j] += _n_right(logits, batch)
+            for (i, j), stitched in _stitched(teacher, teacher_spec, batch, states, maps, progress):
+                right[i, j] += _n_right(stitched, batch)
     return right / len(test)
+
+
+def _stitched(
+    teacher: nn.Module,
+    spec: ArchSpec,
+    batch: Batch,
+    states: Sequence[Tensor],
+    maps: Maps,
+    progress: Progress | None,
+) -> Iterator[tuple[tuple[int, int], Float[Tensor, "answers vocab"]]]:
+    """The answers' logits of every stitched model, one after another."""
+    for (i, j), (weight, bias) in maps.items():
+        if progress is not None:
+            progress.check_cancelled()
+        mapped = states[j + 1].float() @ weight + bias
+        yield (i, j), answer_logits(teacher, spec, batch, i, mapped)
 
 
 def fit_maps(

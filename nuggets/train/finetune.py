@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +45,8 @@ def finetune(
     """Trains a model in place: a PEFT model's adapter, or every weight that asks for gradients.
 
     Order of the samples and dropout follow from `seed`; global random generators are left as
-    they were. With `storage`, checkpoints are committed into `folder`, and a later call with
-    the same arguments continues after the newest one that verifies, on the CPU bit for bit as
-    if it had never stopped. Without, nothing is written.
+    they were. With `storage`, checkpoints are committed into `folder`, and a later call continues
+    after the newest one that verifies, on the CPU bit for bit as if it had never stopped.
 
     Args:
         model: what is trained, on `device`, as its arm built it.
@@ -57,8 +57,7 @@ def finetune(
         device: where the model is.
         progress: receives step, loss and learning rate, and can cancel at every step.
         storage: how checkpoints are committed and found.
-        on_evaluate: step → a point of the learning curve; called at step 0, every
-            `evaluate_every` steps and at the end.
+        on_evaluate: step → a point of the learning curve; called as `config` asks.
         loss: what is minimised; the answer's likelihood when not given.
         bf16: compute in bfloat16 on a GPU; weights keep their dtype.
 
@@ -68,17 +67,15 @@ def finetune(
     Raises:
         Cancelled: at the step at which somebody asked to stop.
         OutOfMemory: if even half a batch does not fit; a whole one that does not is halved.
-        NonFinite: when a loss, gradient or weight is not finite, at that very step; the last
-            checkpoint is finite.
+        NonFinite: at the very step at which a loss, gradient or weight is not finite.
     """
     steps = count_steps(config, len(encoded))
     if steps == 0:
         return TrainLog(curve=[] if on_evaluate is None else [(0, on_evaluate(0))])
     device = torch.device(device)
-    used_cache = model.config.use_cache  # Trainer switches it off in the model's own config
-    was_training = model.training
     blocks = _blocks(model) if config.activation_checkpointing else []
-    with seeded(seed, device), checkpointed(blocks):
+    reported = memory_reported("Training", "lower train.batch_size or train.max_length")
+    with seeded(seed, device), checkpointed(blocks), _left_as_it_was(model), reported:
         trainer = CheckedTrainer(
             model=model,
             args=_arguments(config, steps, seed, folder, device, writes=storage is not None),
@@ -92,12 +89,18 @@ def finetune(
             bf16=bf16,
             config=config,
         )
-        try:
-            with memory_reported("Training", "lower train.batch_size or train.max_length"):
-                return trainer.fit()
-        finally:
-            model.config.use_cache = used_cache
-            model.train(was_training)
+        return trainer.fit()
+
+
+@contextmanager
+def _left_as_it_was(model: Any) -> Iterator[None]:
+    used_cache = model.config.use_cache  # Trainer switches it off in the model's own config
+    was_training = model.training
+    try:
+        yield
+    finally:
+        model.config.use_cache = used_cache
+        model.train(was_training)
 
 
 def count_steps(config: TrainConfig, n_samples: int) -> int:
