@@ -45,9 +45,9 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     for run in api.runs():
         if run.status() in api.LIVE:
             run.request_cancel()
-    api.playground.free(wait=20)
+    api.playground.free(wait=120)
     for child in launch._children:
-        child.wait(timeout=20)
+        child.wait(timeout=120)
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def open_page() -> Callable[..., AppTest]:
     """`open_page("transfer", run=…)`: the app at an address, drawn once, without exceptions."""
 
     def opened(name: str = "home", **query: str) -> AppTest:
-        at = AppTest.from_file(str(ROUTER), default_timeout=30)
+        at = AppTest.from_file(str(ROUTER), default_timeout=120)
         for key, value in query.items():
             at.query_params[key] = value
         at.run()
@@ -71,7 +71,7 @@ def open_page() -> Callable[..., AppTest]:
 def wait_for() -> Callable[..., None]:
     """`wait_for(run, "done")`: until a worker has brought a run there."""
 
-    def wait(run: api.Run, *statuses: str, seconds: float = 20) -> None:
+    def wait(run: api.Run, *statuses: str, seconds: float = 120) -> None:
         deadline = time.monotonic() + seconds
         while run.status() not in statuses:
             assert time.monotonic() < deadline, f"{run.id} is {run.status()}: {run.log_tail()}"

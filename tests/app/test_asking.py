@@ -19,13 +19,13 @@ def speakers(home, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The worker answers with the prompt's words backwards, each with probability .9."""
     monkeypatch.setenv("NUGGETS_SPEAKERS", "fake_speakers:Speakers")
     yield
-    api.playground.free(wait=20)
+    api.playground.free(wait=120)
 
 
 def wait_until_answered(*models: str, prompt: str, device: str = "auto", **fields) -> None:
     speakers = tuple(api.playground.Speaker(model=model) for model in models)
     question = answers.Question(speakers=speakers, prompt=prompt, device=device, **fields)
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while (found := api.playground.latest(question)) is None or not found.ended:
         assert time.monotonic() < deadline, "the question was not answered"
         time.sleep(0.05)

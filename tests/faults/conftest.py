@@ -29,7 +29,7 @@ def store(tmp_path, monkeypatch):
     yield store
     for child in launch._children:
         child.kill()
-        child.wait(timeout=10)
+        child.wait(timeout=60)
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def worker_pid():
 def until():
     """Waits until a condition holds."""
 
-    def wait(condition, timeout=20.0):
+    def wait(condition, timeout=120.0):
         deadline = time.monotonic() + timeout
         while not condition():
             assert time.monotonic() < deadline, "the condition never held"

@@ -113,7 +113,7 @@ def test_of_many_lock_takers_exactly_one_wins_while_others_look(tmp_path, rounds
 
 
 def test_a_stopped_worker_is_not_dead_and_nobody_takes_its_run(toy, until, worker_pid):
-    run = toy(steps=500, sleep=0.01)
+    run = toy(steps=5000, sleep=0.01)
     launch.start(run)
     until(lambda: run.status() == "running")
     pid = worker_pid(run)
@@ -126,16 +126,16 @@ def test_a_stopped_worker_is_not_dead_and_nobody_takes_its_run(toy, until, worke
         assert subprocess.run(command).returncode == 3
     finally:
         os.kill(pid, signal.SIGCONT)
-    assert launch.cancel(run, wait=10) == "cancelled"
+    assert launch.cancel(run, wait=120) == "cancelled"
     assert attempts(run) == 1
 
 
 def test_killing_the_whole_process_group_shows_as_interrupted(toy, until, worker_pid):
-    run = toy(steps=500, sleep=0.01)
+    run = toy(steps=5000, sleep=0.01)
     launch.start(run)
     until(lambda: run.status() == "running")
     os.killpg(worker_pid(run), signal.SIGKILL)
-    until(lambda: run.status() == "interrupted", timeout=10)
+    until(lambda: run.status() == "interrupted")
     assert run.record().status == "running"
     with pytest.raises(BadInput, match=r"interrupted; there is nothing to cancel"):
         launch.cancel(run)
@@ -148,7 +148,7 @@ def test_a_forked_child_does_not_keep_its_dead_parents_lock(tmp_path):
         "from nuggets.runs.locks import Lock\n"
         "assert (lock := Lock(Path(sys.argv[1]))).acquire()\n"
         "child = os.fork()\n"
-        "time.sleep(30) if child == 0 else print(child, flush=True)\n"
+        "time.sleep(90) if child == 0 else print(child, flush=True)\n"
         "os.kill(os.getpid(), 9)\n"
     )
     parent = subprocess.Popen(
@@ -159,7 +159,7 @@ def test_a_forked_child_does_not_keep_its_dead_parents_lock(tmp_path):
     parent.stdout.close()
     try:
         os.kill(child, 0)
-        deadline = time.monotonic() + 5  # the child may not have run its first line yet
+        deadline = time.monotonic() + 60  # the child may not have run its first line yet
         while not (taken := Lock(tmp_path / "lock").acquire()) and time.monotonic() < deadline:
             time.sleep(0.01)
         assert taken
@@ -191,7 +191,7 @@ def test_a_worker_outlives_the_process_that_started_it(toy, until):
 
 
 def test_a_queued_run_says_whom_it_waits_for_and_can_be_cancelled(toy, until):
-    first, second, other = toy(steps=900, sleep=0.01), toy(), toy(device="cuda:1")
+    first, second, other = toy(steps=9000, sleep=0.01), toy(), toy(device="cuda:1")
     launch.start(first)
     until(lambda: first.status() == "running")
     launch.start(second)
@@ -199,9 +199,9 @@ def test_a_queued_run_says_whom_it_waits_for_and_can_be_cancelled(toy, until):
     assert second.status() == "queued"
     launch.start(other)
     until(lambda: other.status() == "done")
-    assert launch.cancel(second, wait=10) == "cancelled"
+    assert launch.cancel(second, wait=120) == "cancelled"
     assert not (second.folder / "attempts.txt").exists()
-    assert launch.cancel(first, wait=10) == "cancelled"
+    assert launch.cancel(first, wait=120) == "cancelled"
 
 
 def test_a_queued_run_starts_when_the_device_is_free(toy, until):
@@ -216,20 +216,20 @@ def test_a_queued_run_starts_when_the_device_is_free(toy, until):
 
 
 def test_a_waiting_run_that_is_killed_frees_its_place_in_line(toy, until, worker_pid):
-    first, killed, last = toy(steps=900, sleep=0.01), toy(), toy()
+    first, killed, last = toy(steps=9000, sleep=0.01), toy(), toy()
     for run in (first, killed, last):
         launch.start(run)
         until(lambda run=run: run.events() and run.status() != "created")
         time.sleep(0.1)
     os.kill(worker_pid(killed), signal.SIGKILL)
-    launch.cancel(first, wait=10)
+    launch.cancel(first, wait=120)
     until(lambda: last.status() == "done")
     assert killed.status() == "interrupted"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_is_a_cancel_and_the_run_resumes(toy, until, worker_pid, number):
-    run = toy(steps=30, sleep=0.02)
+    run = toy(steps=150, sleep=0.02)
     launch.start(run)
     until(lambda: len(run.events()) > 8)
     os.kill(worker_pid(run), number)
@@ -240,7 +240,7 @@ def test_a_signal_is_a_cancel_and_the_run_resumes(toy, until, worker_pid, number
 
 
 def test_a_resume_forgets_the_cancel_that_a_killed_worker_did_not_answer(toy, until, worker_pid):
-    run = toy(steps=30, sleep=0.02)
+    run = toy(steps=150, sleep=0.02)
     launch.start(run)
     until(lambda: run.status() == "running")
     pid = worker_pid(run)

@@ -71,7 +71,7 @@ def here(place, home, monkeypatch):
         if run.status() in LIVE:
             run.request_cancel()
     for child in launch._children:
-        child.wait(timeout=30)
+        child.wait(timeout=120)
 
 
 @pytest.fixture(scope="module")

@@ -139,7 +139,7 @@ def test_a_cancelled_run_goes_on_where_it_was_and_ends_the_same(place, home, fin
 
 def test_a_worker_of_its_own_does_it_too(place, home, finished):
     run = api.start(job_of(place))
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 120
     while run.status() in LIVE and time.monotonic() < deadline:
         time.sleep(0.1)
     assert run.status() == "done", run.log_tail(20)

@@ -6,6 +6,7 @@ import dataclasses
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import time
 
@@ -59,7 +60,10 @@ def test_cells_killed_at_random_moments_resume_to_the_same_bytes(tiny, tmp_path,
     def checkpoints():
         return {path.parent for path in folder.rglob("manifest.json")}
 
-    while not (tmp_path / "killed").exists():
+    while not (tmp_path / "killed").exists() or kills < 2:
+        if (tmp_path / "killed").exists():  # it was done before this process looked
+            shutil.rmtree(tmp_path / "killed")
+            shutil.rmtree(folder, ignore_errors=True)
         process, seen = processes(*pair, kind, folder, tmp_path / "killed"), checkpoints()
         while kills < 4 and process.is_alive() and not checkpoints() - seen:
             time.sleep(0.001)
@@ -69,7 +73,6 @@ def test_cells_killed_at_random_moments_resume_to_the_same_bytes(tiny, tmp_path,
             kills += 1
         process.join()
 
-    assert kills >= 2, "the test needs a process that dies half-way"
     file = "model.safetensors" if kind == "graft" else "adapter_model.safetensors"
     calm, killed = (load_file(tmp_path / name / file) for name in ("calm", "killed"))
     assert all(torch.equal(tensor, killed[name]) for name, tensor in calm.items())
