@@ -73,7 +73,7 @@ def follow(run_id: o.RunId, json: o.AsJson = False) -> None:
 def cancel(run_id: o.RunId, json: o.AsJson = False) -> None:
     """Ask a run to stop; it can be resumed."""
     found = api.open_run(run_id)
-    status = api.cancel(found.id, wait=10.0)
+    status = api.cancel(found.id, wait=30.0)
     if json:
         return print_json({"run": found.id, "status": status})
     later = "; it stops at its next step" if status in api.LIVE else ""
