@@ -14,6 +14,8 @@ from nuggets.core.architecture import Frozen
 from nuggets.core.plan import ExtractionConfig, LoraConfig
 from nuggets.core.samples import Format
 from nuggets.core.scores import Score, ThetaGrad
+from nuggets.core.selectors import WindowSelector
+from nuggets.core.window_request import SearchedSelector
 from nuggets.errors import BadInput
 from nuggets.recipe_tree import absolute_paths, override, parse_yaml, read_recipe, shipped_recipes
 from nuggets.train.arms import Arm, Paper, Plain, Vanilla
@@ -92,7 +94,9 @@ class SensitivityConfig(Frozen):
 
     Attributes:
         score: what is summed over samples.
-        keep: `full` keeps every entry (window search needs it), `sums` rows and columns only.
+        keep: `full` keeps every entry; `windows` the sums of rows and columns and the windows for
+            one student, searched when a matrix is complete, so that no map of the model is ever
+            held; `sums` rows and columns only.
         dtype: of weights and gradients; accumulators are float32 in any case. `auto` is
             bfloat16 on a GPU and float32 elsewhere.
         max_length: tokens after which a sample is cut (the paper: 2,048).
@@ -104,7 +108,7 @@ class SensitivityConfig(Frozen):
     """
 
     score: Score = Field(default_factory=ThetaGrad)
-    keep: Literal["full", "sums"] = "full"
+    keep: Literal["full", "windows", "sums"] = "full"
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     max_length: int = Field(default=2048, ge=8)
     method: Literal["auto", "hooks", "streaming"] = "auto"
@@ -121,14 +125,33 @@ class SensitivityConfig(Frozen):
 
 
 class SensitivityJob(Frozen):
-    """Measure where one model keeps a skill."""
+    """Measure where one model keeps a skill.
+
+    Attributes:
+        model: what is measured.
+        data: its seed samples.
+        sensitivity: how it is measured.
+        student: whose shapes the windows have; needed for `keep: windows` alone.
+        selectors: which choose those windows.
+        device: where it runs.
+    """
 
     job: Literal["sensitivity"] = "sensitivity"
     name: str = "sensitivity"
     model: str
     data: DataConfig
     sensitivity: SensitivityConfig = Field(default_factory=SensitivityConfig)
+    student: str | None = None
+    selectors: tuple[SearchedSelector, ...] = (WindowSelector(),)
     device: Device = "auto"
+
+    @model_validator(mode="after")
+    def _for_someone(self) -> SensitivityJob:
+        if (self.sensitivity.keep == "windows") != (self.student is not None):
+            raise ValueError(
+                "keep: windows and student go together: windows have a student's shape"
+            )
+        return self
 
 
 class AlignJob(Frozen):

@@ -22,7 +22,7 @@ from nuggets.runs.planning import plan_from_cache
 def find_map(job: SensitivityJob) -> SensitivityMap | None:
     """The map of a job, if it was measured before."""
     config = cache.with_dtype(job.sensitivity, resolve_device_name(job.device))
-    return cache.find_map(job.model, seed_samples(job.data), config, job.data.format)
+    return cache.find_map(job, seed_samples(job.data), config)
 
 
 def measure(job: SensitivityJob, progress: Progress | None = None) -> SensitivityMap:

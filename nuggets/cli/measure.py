@@ -128,7 +128,13 @@ def sensitivity(
     score: Annotated[str, typer.Option(help="theta_grad, fisher, magnitude or random.")] = (
         "theta_grad"
     ),
-    keep: Annotated[str, typer.Option(help="full, or sums of rows and columns.")] = "full",
+    keep: Annotated[
+        str, typer.Option(help="full, windows for a --student, or sums of rows and columns.")
+    ] = "full",
+    student: Annotated[
+        str | None, typer.Option(help="Whose shapes the windows of --keep windows have.")
+    ] = None,
+    selectors: Annotated[str, typer.Option(help="Which choose those: window, neurons.")] = "window",
     dtype: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
     format: o.Format = "paper",
     device: o.Device = "auto",
@@ -140,6 +146,8 @@ def sensitivity(
         "model": o.absolute(model),
         "data": {**o.source_of(task, seeds, data), "n_seeds": n, "format": format},
         "sensitivity": {"score": {"kind": score}, "keep": keep, "dtype": dtype},
+        "student": None if student is None else o.absolute(student),
+        "selectors": [{"kind": kind.strip()} for kind in selectors.split(",")],
         "device": device,
     }
     job = api.parse_job(tree)

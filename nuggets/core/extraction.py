@@ -12,8 +12,8 @@ from torch import Tensor
 
 from nuggets.core.factorize import LowRankFactors, truncated_svd
 from nuggets.core.maps import SensitivityMap
+from nuggets.core.picks import Pick
 from nuggets.core.plan import ExtractionPlan, PlanItem, picks_of
-from nuggets.core.selectors import Pick
 from nuggets.core.threads import each_on_a_thread
 
 Weights = Callable[[str], Tensor]

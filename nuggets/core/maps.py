@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from nuggets.core.architecture import ArchSpec
+from nuggets.core.picks import Picks, pick_head, pick_tensors, read_picks
 from nuggets.errors import BadInput, Damaged
 
 TENSORS = "map.safetensors"
@@ -60,6 +61,7 @@ class SensitivityMap:
         parameters: names of all parameters, norms and biases included.
         totals: float64 `[n_samples, n_parameters]`, each sample's sum per parameter.
         meta: where it came from: model and sample digests, dtype, label.
+        picks: windows that were chosen while it was measured, where the full map was not kept.
     """
 
     spec: ArchSpec
@@ -70,6 +72,7 @@ class SensitivityMap:
     parameters: tuple[str, ...]
     totals: Float[ndarray, "n_samples n_parameters"]
     meta: Mapping[str, Any] = field(default_factory=dict)
+    picks: Picks = field(default_factory=dict)
 
     @property
     def n_samples(self) -> int:
@@ -103,13 +106,14 @@ class SensitivityMap:
         """The full map of one matrix.
 
         Raises:
-            BadInput: if only row and column sums were kept.
+            BadInput: if it was not kept.
         """
         if module not in self.full:
+            beside = " and the windows of one student" if self.picks else ""
             raise BadInput(
-                f"This map keeps only row and column sums, but {module} is needed entry by entry. "
-                "Compute it again with the full map kept (keep: full), or choose the selector "
-                "rows_cols or consistent."
+                f"This map keeps only row and column sums{beside}, but {module} is needed entry by "
+                "entry. Compute it again with the full map kept (keep: full), or choose the "
+                "selector rows_cols or consistent."
             )
         return self.full[module]
 
@@ -119,6 +123,7 @@ class SensitivityMap:
         tensors |= {f"rows.{name}": values for name, values in self.rows.items()}
         tensors |= {f"cols.{name}": values for name, values in self.cols.items()}
         tensors |= {f"full.{name}": values for name, values in self.full.items()}
+        tensors |= pick_tensors(self.picks)
         # safetensors writes a transposed view's bytes in the wrong order without a word.
         save_file({k: np.ascontiguousarray(v) for k, v in tensors.items()}, folder / TENSORS)
         write_head(self, folder, list(self.full))
@@ -138,6 +143,7 @@ class SensitivityMap:
                 rows = {name: file.get_tensor(f"rows.{name}") for name in head["modules"]}
                 cols = {name: file.get_tensor(f"cols.{name}") for name in head["modules"]}
                 totals = file.get_tensor("totals")
+                picks = read_picks(head.get("picks", {}), file.get_tensor)
             return cls(
                 spec=ArchSpec(**head["spec"]),
                 score=head["score"],
@@ -147,6 +153,7 @@ class SensitivityMap:
                 parameters=tuple(head["parameters"]),
                 totals=totals,
                 meta=head["meta"],
+                picks=picks,
             )
         except (OSError, ValueError, KeyError, SafetensorError) as problem:
             raise Damaged(
@@ -166,4 +173,6 @@ def write_head(map: SensitivityMap, folder: Path, full: Sequence[str]) -> None:
         "full": list(full),
         "meta": dict(map.meta),
     }
+    if map.picks:
+        head["picks"] = pick_head(map.picks)
     (folder / META).write_text(json.dumps(head, indent=1))

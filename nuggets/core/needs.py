@@ -60,6 +60,7 @@ class Work(Frozen):
         n_test: samples that each training is measured on.
         dtype: number format in which the models compute.
         runs_teacher: whether an arm runs the teacher, which then has to be loaded whole.
+        keeps_map: whether the full sensitivity map is kept on disk, rather than windows or sums.
     """
 
     n_seeds: int = 32
@@ -72,6 +73,7 @@ class Work(Frozen):
     n_test: int = 80
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     runs_teacher: bool = False
+    keeps_map: bool = True
 
     @property
     def tokens(self) -> int:
@@ -181,7 +183,7 @@ def _sensitivity(
             stage="sensitivity (full map)",
             bytes_needed=sums + map_bytes,
             ram_needed=map_bytes,
-            disk_needed=map_bytes,
+            disk_needed=map_bytes if work.keeps_map else 0,
             seconds=seconds,
         ),
         StageNeed(stage="sensitivity (streaming)", bytes_needed=streaming, seconds=recomputed),

@@ -15,15 +15,13 @@ from nuggets.core.architecture import LAYER_ROLES, ArchSpec, Frozen
 from nuggets.core.layers import LayerSelector, TopLayers
 from nuggets.core.maps import SensitivityMap
 from nuggets.core.models import check_pair
+from nuggets.core.picks import Pick, keep_share, top
 from nuggets.core.selectors import (
     MatrixSelector,
-    Pick,
     Request,
     Site,
     WindowSelector,
-    keep_share,
     residual_agreement,
-    top,
 )
 from nuggets.errors import BadInput
 

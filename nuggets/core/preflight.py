@@ -105,7 +105,7 @@ class Preflight(Frozen):
         machine: what is there.
         work: how much the stages were counted for; no sample is longer than the models take.
         memory_available: bytes of memory that are free on the computing device.
-        disk_needed: bytes to be downloaded, plus the full sensitivity map.
+        disk_needed: bytes to be downloaded, plus the full sensitivity map where it is kept.
         disk_free: bytes that are free where results are kept.
     """
 
@@ -176,7 +176,8 @@ def preflight(
     disk_needed = sum(need.disk_needed for need in stages)
     if disk_needed > machine.disk_free:
         free = _gb(machine.disk_free)
-        problems.append(f"{_gb(disk_needed)} of disk are needed and {free} are free.")
+        fewer = " Keep no full map (sensitivity.keep: windows)." if work.keeps_map else ""
+        problems.append(f"{_gb(disk_needed)} of disk are needed and {free} are free.{fewer}")
     known = {
         "dimensions": tuple(_dimensions(large.spec, small.spec)),
         "roles": tuple(_roles(large.spec, small.spec, pair)),

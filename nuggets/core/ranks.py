@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.multiprocessing.spawn import ProcessRaisedException, spawn
 
-from nuggets.core.accumulate import Accumulator, Encoded, Keep, check_samples
+from nuggets.core.accumulate import Accumulator, Encoded, Keep, MapParts, check_samples
 from nuggets.core.progress import Progress
 from nuggets.core.references import ModelRef
 from nuggets.core.scores import Score
@@ -79,6 +79,7 @@ def measure_on(
     dtype: str = "float32",
     progress: Progress | None = None,
     meta: Mapping[str, Any] | None = None,
+    parts: MapParts | None = None,
 ) -> None:
     """Measures with one process and one copy of the model per device; writes the map to `folder`.
 
@@ -95,6 +96,7 @@ def measure_on(
         dtype: of weights and gradients.
         progress: can cancel; every process is then ended.
         meta: stored with the map.
+        parts: what becomes of finished matrices; all are kept when not given.
 
     Raises:
         BadInput: if there is no sample.
@@ -103,7 +105,8 @@ def measure_on(
     check_samples(encoded)
     with tempfile.TemporaryDirectory() as meeting:
         told = dict(meta or {})
-        arguments = (list(devices), ref, list(encoded), folder, score, keep, dtype, told, meeting)
+        samples = list(encoded)
+        arguments = (list(devices), ref, samples, folder, score, keep, dtype, told, parts, meeting)
         running: Any = spawn(_rank, arguments, nprocs=len(devices), join=False)
         try:
             while not running.join(timeout=POLL_S):
@@ -127,6 +130,7 @@ def _rank(
     keep: Keep,
     dtype: str,
     meta: dict[str, Any],
+    parts: MapParts | None,
     meeting: str,
 ) -> None:
     """One process: loads the model, measures its share; the first one writes the map."""
@@ -147,7 +151,8 @@ def _rank(
     )
     try:
         model = load_model(ref, dtype, device)
-        map = compute_sensitivity(model, read_spec(ref), encoded, score, keep, meta=meta)
+        spec = read_spec(ref)
+        map = compute_sensitivity(model, spec, encoded, score, keep, meta=meta, parts=parts)
         if rank == 0:
             map.save(folder)
     finally:

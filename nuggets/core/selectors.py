@@ -6,23 +6,21 @@ without touching the models.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Annotated, Literal
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from numpy import ndarray
 from pydantic import Field
 
 from nuggets.core.architecture import ArchSpec, Axis, Frozen
 from nuggets.core.consistent import Order, choose_consistent
 from nuggets.core.maps import SensitivityMap
+from nuggets.core.picks import Index, Pick, top
 from nuggets.core.windows import find_window
-
-Index = Int[ndarray, " _"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,30 +32,6 @@ class Site:
     teacher_module: str
     student_layer: int | None
     teacher_layer: int | None
-
-
-@dataclass(frozen=True, eq=False)
-class Pick:
-    """The chosen entries of one teacher matrix.
-
-    Attributes:
-        rows: chosen row indices of the weight as stored `[out, in]`; None for `weights`.
-        cols: chosen column indices; None for `weights`.
-        entries: for `weights` only, flat indices of the chosen entries, ascending.
-        mass: summed sensitivity of what was chosen.
-        total: summed sensitivity of the whole matrix.
-        runner_up: for windows, the next best corner `(row, col, mass)` that mostly lies elsewhere.
-        kept: flat positions in the student-shaped choice of the entries that are taken, ascending;
-            None takes all of them.
-    """
-
-    rows: Index | None
-    cols: Index | None
-    mass: float
-    total: float
-    entries: Index | None = None
-    runner_up: tuple[int, int, float] | None = None
-    kept: Index | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,17 +74,44 @@ def _inside(request: Request, site: Site, rows: Index, cols: Index) -> tuple[flo
     return float(by_row * by_col / total) if total else 0.0, total
 
 
-class WindowSelector(PerMatrix):
+class Searching(PerMatrix):
+    """Base of the selectors that look at every entry of one matrix, and at nothing else.
+
+    They can choose while a map is measured (`nuggets.core.chosen`); what they chose then is used.
+    """
+
+    def choose(
+        self, matrix: Float[ndarray, "_ _"], rows: Float[ndarray, " _"], shape: tuple[int, int]
+    ) -> Pick:
+        """Chooses in one matrix.
+
+        Args:
+            matrix: its sensitivity, entry by entry.
+            rows: the sums of its rows, float64.
+            shape: of the student's matrix.
+        """
+        raise NotImplementedError
+
+    def _pick(self, request: Request, site: Site, shape: tuple[int, int]) -> Pick:
+        map, module = request.map, site.teacher_module
+        chosen = map.picks.get(self.kind, {}).get(module)  # type: ignore[attr-defined]
+        if chosen is not None and chosen.shape == shape:
+            return chosen
+        return self.choose(map.matrix(module), map.rows[module], shape)
+
+
+class WindowSelector(Searching):
     """The contiguous window of the student's shape with the largest sensitivity (the paper)."""
 
     kind: Literal["window"] = "window"
 
-    def _pick(self, request: Request, site: Site, shape: tuple[int, int]) -> Pick:
-        matrix = request.map.matrix(site.teacher_module)
+    def choose(
+        self, matrix: Float[ndarray, "_ _"], rows: Float[ndarray, " _"], shape: tuple[int, int]
+    ) -> Pick:
+        """The window and its runner-up."""
         best, runner_up = find_window(matrix, *shape)
-        rows, cols = best.row + np.arange(shape[0]), best.col + np.arange(shape[1])
-        total = request.map.total(site.teacher_module)
-        return Pick(rows, cols, best.mass, total, runner_up=runner_up)
+        chosen = best.row + np.arange(shape[0]), best.col + np.arange(shape[1])
+        return Pick(*chosen, best.mass, float(rows.sum()), runner_up=runner_up)
 
 
 class RowsColsSelector(PerMatrix):
@@ -124,17 +125,18 @@ class RowsColsSelector(PerMatrix):
         return Pick(rows, cols, *_inside(request, site, rows, cols))
 
 
-class NeuronsSelector(PerMatrix):
+class NeuronsSelector(Searching):
     """The rows with the largest sums (output neurons), and of those the best span of columns."""
 
     kind: Literal["neurons"] = "neurons"
 
-    def _pick(self, request: Request, site: Site, shape: tuple[int, int]) -> Pick:
-        matrix = request.map.matrix(site.teacher_module)
-        rows = top(matrix.sum(axis=1, dtype=np.float64), shape[0])
-        best, _ = find_window(matrix[rows], *shape)
-        cols = best.col + np.arange(shape[1])
-        return Pick(rows, cols, best.mass, float(matrix.sum(dtype=np.float64)))
+    def choose(
+        self, matrix: Float[ndarray, "_ _"], rows: Float[ndarray, " _"], shape: tuple[int, int]
+    ) -> Pick:
+        """The rows and their span of columns."""
+        chosen = top(rows, shape[0])
+        best, _ = find_window(matrix[chosen], *shape)
+        return Pick(chosen, best.col + np.arange(shape[1]), best.mass, float(rows.sum()))
 
 
 class WeightsSelector(PerMatrix):
@@ -199,31 +201,6 @@ MatrixSelector = Annotated[
     Field(discriminator="kind"),
 ]
 """The matrix selectors, chosen by `kind`."""
-
-
-def top(scores: Float[ndarray, " n"], k: int) -> Index:
-    """Indices of the `k` largest scores, ascending; ties go to the lowest index."""
-    return np.sort(np.argsort(-scores, kind="stable")[:k])
-
-
-def keep_share(pick: Pick, scores: Float[ndarray, "_ _"], ratio: float) -> Pick:
-    """The same choice with only its most sensitive entries taken; the others become 0.
-
-    Args:
-        pick: what a selector chose.
-        scores: the teacher matrix's sensitivity, entry by entry.
-        ratio: share of the chosen entries that are taken, above 0; at least one is.
-    """
-    if ratio >= 1:
-        return pick
-    if pick.entries is not None:
-        chosen = scores.reshape(-1)[pick.entries]
-    else:
-        assert pick.rows is not None
-        assert pick.cols is not None
-        chosen = scores[pick.rows][:, pick.cols].reshape(-1)
-    kept = top(chosen, max(1, math.ceil(ratio * chosen.size)))
-    return replace(pick, kept=kept, mass=float(chosen[kept].sum(dtype=np.float64)))
 
 
 def residual_agreement(

@@ -40,6 +40,7 @@ def compute_sensitivity(
     progress: Progress | None = None,
     meta: Mapping[str, Any] | None = None,
     checkpoint: bool = False,
+    parts: MapParts | None = None,
 ) -> SensitivityMap:
     """Sums a score over samples, one sample at a time (|Σ| is not Σ|·|; eq. 2 of the paper).
 
@@ -58,6 +59,7 @@ def compute_sensitivity(
         meta: stored with the map.
         checkpoint: keep what stands between blocks only, and compute each block again on the way
             back: a third more work, and the same bits, where long samples do not fit.
+        parts: what becomes of finished matrices; they stay in memory when not given.
 
     Raises:
         BadInput: if there is no sample.
@@ -87,7 +89,8 @@ def compute_sensitivity(
     finally:
         model.train(was_training)
     add_up(hooks.sums, named, len(encoded))
-    parts = MapParts()
+    parts = MapParts() if parts is None else parts
+    parts.begin(spec, list(named), len(encoded))
     parts.take(hooks.sums.values())
     return parts.finish(spec, score.kind, list(named), meta or {})
 

@@ -17,10 +17,11 @@ from nuggets.core.alignment import AlignmentReport
 from nuggets.core.data import samples_digest
 from nuggets.core.files import check_inside, sha256_file
 from nuggets.core.maps import SensitivityMap
-from nuggets.core.models import model_digest, model_path
+from nuggets.core.models import model_digest, model_path, read_spec
 from nuggets.core.samples import Format, Sample
+from nuggets.core.window_request import WindowRequest
 from nuggets.errors import Damaged
-from nuggets.recipe import AlignJob, DataConfig, SensitivityConfig
+from nuggets.recipe import AlignJob, DataConfig, SensitivityConfig, SensitivityJob
 from nuggets.runs.commit import remove_folder
 from nuggets.runs.home import cache_dir
 from nuggets.runs.inputs import align_samples
@@ -68,16 +69,29 @@ def digest_files(data: DataConfig) -> dict[str, str]:
 
 
 def map_folder(
-    model: str, samples: Sequence[Sample], config: SensitivityConfig, format: Format = "paper"
+    model: str,
+    samples: Sequence[Sample],
+    config: SensitivityConfig,
+    format: Format = "paper",
+    windows: WindowRequest | None = None,
 ) -> Path:
-    """Where the map of these inputs is, or will be."""
+    """Where the map of these inputs is, or will be; `windows` go with `keep: windows` alone."""
     key = digest_of(
         model=digest_model(model),
         samples=samples_digest(samples),
         config=_deciding(config),
         **_format_key(format),
+        **({"windows": windows.model_dump()} if config.keep == "windows" and windows else {}),
     )
     return cache_dir() / "sensitivity" / key
+
+
+def windows_for(job: SensitivityJob) -> WindowRequest | None:
+    """What a job wants to be chosen while it measures."""
+    if job.student is None:
+        return None
+    student = read_spec(resolve(job.student, weights=False))
+    return WindowRequest.of(student, job.selectors)
 
 
 def _format_key(format: Format) -> dict[str, str]:
@@ -92,11 +106,19 @@ def _deciding(config: SensitivityConfig) -> dict[str, Any]:
 
 
 def find_map(
-    model: str, samples: Sequence[Sample], config: SensitivityConfig, format: Format = "paper"
+    job: SensitivityJob, samples: Sequence[Sample], config: SensitivityConfig
 ) -> SensitivityMap | None:
-    """The cached map; one that keeps everything also answers for one that keeps sums."""
+    """The cached map; one that keeps everything also answers for one that keeps less.
+
+    Args:
+        job: model, format and windows.
+        samples: the job's seed samples.
+        config: the job's, with `auto` spelled out.
+    """
+    windows = windows_for(job)
     for keep in dict.fromkeys((config.keep, "full")):
-        folder = map_folder(model, samples, config.model_copy(update={"keep": keep}), format)
+        wanted = config.model_copy(update={"keep": keep})
+        folder = map_folder(job.model, samples, wanted, job.data.format, windows)
         if (found := _load(SensitivityMap.load, folder)) is not None:
             return found
     return None

@@ -28,6 +28,7 @@ from nuggets.core.models import (
 from nuggets.core.needs import Work
 from nuggets.core.preflight import Preflight, preflight
 from nuggets.core.samples import Sample
+from nuggets.core.selectors import Searching, WeightsSelector
 from nuggets.core.vocabulary import count_tokens
 from nuggets.errors import BadInput
 from nuggets.recipe import AlignJob, EvaluateJob, SensitivityJob, TransferRecipe, load_job
@@ -135,10 +136,27 @@ def _check_selectors(recipe: TransferRecipe, pair: ModelPair) -> None:
     kind = recipe.extraction.matrices.kind
     if kind == "consistent" or any(arm.kind == "graft" for arm in recipe.arms):
         check_consistent(teacher, student)
-    if kind in ("window", "weights", "neurons") and recipe.sensitivity.keep == "sums":
+    _check_kept(recipe)
+
+
+def _check_kept(recipe: TransferRecipe) -> None:
+    """Refuses selectors that look at more than is kept of the map, those of single arms too."""
+    keep = recipe.sensitivity.keep
+    if keep == "full":
+        return
+    own = [arm.matrices for arm in recipe.arms if isinstance(arm, Paper) and arm.matrices]
+    for selector in (recipe.extraction.matrices, *own):
+        if isinstance(selector, Searching) and keep == "windows":
+            continue
+        if isinstance(selector, Searching | WeightsSelector):
+            raise BadInput(
+                f"The selector {selector.kind} looks at every entry, but sensitivity.keep is "
+                f"{keep}. Set it to full, or choose the selector rows_cols or consistent."
+            )
+    if recipe.extraction.ratio < 1:
         raise BadInput(
-            f"The selector {kind} looks at every entry, but sensitivity.keep is sums. Set it to "
-            "full, or choose the selector rows_cols or consistent."
+            f"An extraction ratio of {recipe.extraction.ratio:g} looks at every entry, but "
+            f"sensitivity.keep is {keep}. Set it to full, or the ratio to 1."
         )
 
 
@@ -245,6 +263,7 @@ def work_of(recipe: TransferRecipe, device: str) -> Work:
         n_test=data.n_test,
         dtype=_dtype(recipe.sensitivity.dtype, device),
         runs_teacher=any(arm.runs_teacher for arm in recipe.arms),
+        keeps_map=recipe.sensitivity.keep == "full",
     )
 
 

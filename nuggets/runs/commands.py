@@ -90,11 +90,13 @@ def _sensitivity(job: SensitivityJob) -> list[str]:
         "--n": str(data.n_seeds),
         "--score": config.score.kind,
         "--keep": config.keep,
+        "--student": job.student,
+        "--selectors": ",".join(selector.kind for selector in job.selectors),
         "--dtype": config.dtype,
         "--format": data.format,
         "--device": job.device,
     }
-    usual = {"--dtype": "auto", "--format": "paper", "--device": "auto"}
+    usual = {"--selectors": "window", "--dtype": "auto", "--format": "paper", "--device": "auto"}
     changed = [word for pair in options.items() if pair[1] != usual.get(pair[0]) for word in pair]
     words = [word for word in (*source, *changed) if word is not None]
     return ["nuggets", "sensitivity", job.model, *words, "--out", "sensitivity-map"]

@@ -17,6 +17,7 @@ from nuggets.core.activations import align_models
 from nuggets.core.adapter import save_adapter
 from nuggets.core.alignment import AlignmentReport
 from nuggets.core.architecture import ArchSpec
+from nuggets.core.chosen import ChosenParts
 from nuggets.core.device import free_memory
 from nuggets.core.extraction import extract_factors
 from nuggets.core.footprint import hooks_bytes
@@ -30,10 +31,11 @@ from nuggets.core.plan import ExtractionPlan, make_plan
 from nuggets.core.progress import Progress
 from nuggets.core.ranks import measure_on
 from nuggets.core.samples import Format, Sample, encode
-from nuggets.core.sensitivity import Encoded, compute_sensitivity
+from nuggets.core.sensitivity import Encoded, Keep, compute_sensitivity
 from nuggets.core.streaming import stream_sensitivity
 from nuggets.core.threads import threads_for
 from nuggets.core.weights import StoredWeights
+from nuggets.core.window_request import WindowRequest
 from nuggets.errors import BadInput, NuggetsError
 from nuggets.recipe import AlignJob, DataConfig, SensitivityConfig, SensitivityJob, TransferRecipe
 from nuggets.runs import cache
@@ -107,18 +109,19 @@ def measure_map(
     samples = seed_samples(job.data)
     device = resolve_device_name(job.device)
     config = cache.with_dtype(job.sensitivity, device)
-    found = cache.find_map(job.model, samples, config, job.data.format)
+    found = cache.find_map(job, samples, config)
     if found is not None:  # perhaps measured under another name of the same model and samples
         meta = {**found.meta, **_meta(job, config, device)}
         return dataclasses.replace(found, meta=meta)
     # A model that was loaded for something else may compute in another number format.
     if loaded is None or loaded.dtype != config.dtype:
         loaded = Loaded(job.model, device, config.dtype, progress)
-    folder = cache.map_folder(job.model, samples, config, job.data.format)
+    windows = cache.windows_for(job)
+    folder = cache.map_folder(job.model, samples, config, job.data.format, windows)
     meta = {**_meta(job, config, device), "digest": folder.name}
     with loaded.threads():
         encoded = loaded.encode(samples, config.max_length, job.data.format)
-        _measure(loaded, encoded, config, folder, meta, progress)
+        _measure(loaded, encoded, config, folder, meta, windows, progress)
     return SensitivityMap.load(folder)
 
 
@@ -128,29 +131,32 @@ def _measure(
     config: SensitivityConfig,
     folder: Path,
     meta: Mapping[str, Any],
+    windows: WindowRequest | None,
     progress: Progress | None,
 ) -> None:
     """Measures with the whole model, or one block at a time, and puts the map into the cache."""
     return_freed_memory()
+    # Windows are searched in every entry, so that entries are summed, until they are dropped.
+    keep: Keep = "sums" if config.keep == "sums" else "full"
+    chosen = None if windows is None else ChosenParts(windows)
     if config.processes > 1:
         devices = devices_for(loaded.device, config.processes)
-        options = (config.score, config.keep, config.dtype, progress, meta)
+        options = (config.score, keep, config.dtype, progress, meta, chosen)
         return _keep(lambda temp: measure_on(devices, loaded.ref, encoded, temp, *options), folder)
     if not streams(loaded, config, [len(ids) for ids, _ in encoded]):
-        options = (config.score, config.keep, progress, meta, config.checkpoint)
+        options = (config.score, keep, progress, meta, config.checkpoint, chosen)
         map = compute_sensitivity(loaded.model, loaded.spec, encoded, *options)
         return _keep(map.save, folder)
     if progress is not None:
         progress.log(f"{loaded.name} is measured one block at a time, from its files.")
 
     def write(temp: Path) -> None:
-        full = config.keep == "full"
+        parts = MapWriter(temp) if config.keep == "full" else chosen
         map = stream_sensitivity(
-            loaded.ref, encoded, config.score, config.keep,
-            getattr(torch, config.dtype), loaded.device,
-            MapWriter(temp) if full else None, progress, meta,
+            loaded.ref, encoded, config.score, keep, getattr(torch, config.dtype), loaded.device,
+            parts, progress, meta,
         )  # fmt: skip
-        if not full:
+        if config.keep != "full":
             map.save(temp)
 
     return _keep(write, folder)
@@ -178,7 +184,7 @@ def streams(loaded: Loaded, config: SensitivityConfig, tokens: Sequence[int]) ->
     if config.method != "auto" or loaded.in_memory or loaded.ref.format == "gguf":
         return config.method == "streaming"
     width = 4 if config.dtype == "float32" else 2
-    full = config.keep == "full"
+    full = config.keep != "sums"
     needed = hooks_bytes(loaded.spec, loaded.parameters, max(tokens), width, full=full)
     return needed > free_memory(loaded.device)
 

@@ -16,7 +16,7 @@ from nuggets.bench.evaluate import Encoded, pad_right
 from nuggets.core.adapter import ADAPTER, add_lora
 from nuggets.core.architecture import ArchSpec
 from nuggets.core.linear_maps import ridge_map
-from nuggets.core.selectors import top
+from nuggets.core.picks import top
 from nuggets.core.states import (
     blocks_of,
     collect_states,

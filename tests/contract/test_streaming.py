@@ -6,15 +6,19 @@ import numpy as np
 import pytest
 import torch
 
-from nuggets.core.architecture import ARCHITECTURES
+from nuggets.core.architecture import ARCHITECTURES, LAYER_ROLES
+from nuggets.core.chosen import ChosenParts
 from nuggets.core.loading import load_model
 from nuggets.core.map_writer import MapWriter
 from nuggets.core.maps import SensitivityMap
 from nuggets.core.models import parse_ref, read_spec
+from nuggets.core.plan import ExtractionConfig, LoraConfig, make_plan
 from nuggets.core.ranks import measure_on
+from nuggets.core.selectors import NeuronsSelector, WindowSelector
 from nuggets.core.sensitivity import compute_sensitivity
 from nuggets.core.states import blocks_of
 from nuggets.core.streaming import stream_sensitivity
+from nuggets.core.window_request import WindowRequest
 
 SAMPLES = [
     ([3, 5, 7, 9, 11, 2], [-100, -100, -100, 9, 11, 2]),
@@ -65,6 +69,26 @@ def test_a_map_written_as_it_grows_is_the_map_that_is_saved_at_the_end(kind, tin
     assert not writer.full
     assert_equal_maps(grown, SensitivityMap.load(tmp_path / "saved"))
     assert (tmp_path / "grown/map.json").read_text() == (tmp_path / "saved/map.json").read_text()
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("kind", ["llama", "phi3", "gpt2"])
+def test_windows_searched_on_the_fly_are_those_of_the_full_map_bit_for_bit(kind, tied, tiny):
+    ref = parse_ref(str(tiny(kind, num_hidden_layers=3, tie_word_embeddings=tied)))
+    student = read_spec(parse_ref(str(tiny(kind, hidden_size=16, num_hidden_layers=2))))
+    selectors = (WindowSelector(), NeuronsSelector())
+    request = WindowRequest.of(student, selectors)
+    full = stream_sensitivity(ref, SAMPLES)
+    parts = [ChosenParts(request), ChosenParts(request)]
+    streamed = stream_sensitivity(ref, SAMPLES, parts=parts[0])
+    hooks = compute_sensitivity(load_model(ref), read_spec(ref), SAMPLES, parts=parts[1])
+    assert not any(part.full for part in parts)
+    for selector in selectors:
+        config = ExtractionConfig(matrices=selector, roles=("embed", *LAYER_ROLES, "head"))
+        expected, *found = (
+            make_plan(map, student, config, LoraConfig(r=2)) for map in (full, streamed, hooks)
+        )
+        assert found == [expected, expected]
 
 
 def test_checkpointing_changes_no_bit_and_leaves_the_model_as_it_was(tiny):

@@ -6,8 +6,8 @@ import torch
 
 from nuggets.core.architecture import LAYER_ROLES
 from nuggets.core.extraction import cut_matrix, extract_factors
+from nuggets.core.picks import Pick, keep_share
 from nuggets.core.plan import ExtractionConfig, LoraConfig, make_plan, picks_of
-from nuggets.core.selectors import Pick, keep_share
 from nuggets.errors import BadInput
 from tests.unit.core.test_selectors import MATRIX_KINDS, STUDENT, TEACHER, make_map
 

@@ -14,8 +14,9 @@ from nuggets.core.consistent import check_consistent, choose_consistent
 from nuggets.core.extraction import cut_matrix
 from nuggets.core.layers import CkaPath, LayersByHand, LayerSelector, TopLayers
 from nuggets.core.maps import SensitivityMap
+from nuggets.core.picks import top
 from nuggets.core.plan import ExtractionConfig, LoraConfig, make_plan, picks_of
-from nuggets.core.selectors import MatrixSelector, top
+from nuggets.core.selectors import MatrixSelector
 from nuggets.errors import BadInput
 
 

@@ -7,11 +7,15 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
+from nuggets.core.maps import SensitivityMap
 from nuggets.core.progress import InMemoryProgress
 from nuggets.core.threads import SMALL, each_on_a_thread, threads_for
+from nuggets.errors import BadInput
 from nuggets.recipe import parse_job
 from nuggets.runs import compute
+from nuggets.runs.checks import check_extraction
 from nuggets.runs.compute import extract_to, measure_map
+from nuggets.runs.planning import plan_from_cache
 
 
 @pytest.fixture
@@ -91,6 +95,70 @@ def test_extraction_reads_windows_from_the_files(tiny, job, monkeypatch, tmp_pat
     assert list(whole) == list(lazy)
     for name in whole:
         np.testing.assert_array_equal(lazy[name], whole[name])
+
+
+def test_windows_alone_extract_what_the_full_map_does_and_no_map_is_written(
+    tiny, job, monkeypatch, tmp_path, never_loaded
+):
+    recipe = parse_job(
+        {
+            "job": "transfer",
+            "teacher": job().model,
+            "student": str(tiny(hidden_size=16, intermediate_size=48, seed=1)),
+            "data": job().data.model_dump(),
+            "sensitivity": {"method": "streaming"},
+            "extraction": {"roles": ["embed", "q", "down", "head"]},
+            "arms": [{"kind": "plain"}, {"kind": "paper", "matrices": {"kind": "neurons"}}],
+            "lora": {"r": 3},
+            "device": "cpu",
+        }
+    )
+    at_home(monkeypatch, tmp_path / "home")
+    whole = extract_to(recipe, tmp_path / "whole")
+    at_home(monkeypatch, tmp_path / "other")
+    few = recipe.model_copy(
+        update={"sensitivity": recipe.sensitivity.model_copy(update={"keep": "windows"})}
+    )
+    plan = extract_to(few, tmp_path / "few")
+    assert plan.items == whole.items
+    assert plan_from_cache(few).items == whole.items
+    names = (tmp_path / name / "adapter_model.safetensors" for name in ("whole", "few"))
+    factors = [load_file(name) for name in names]
+    for name, values in factors[0].items():
+        np.testing.assert_array_equal(factors[1][name], values)
+    (folder,) = (tmp_path / "other/cache/sensitivity").iterdir()
+    found = SensitivityMap.load(folder)
+    assert not found.full
+    assert set(found.picks) == {"window", "neurons"}
+    mapped = 4 * sum(found.rows[module].size * found.cols[module].size for module in found.rows)
+    assert (folder / "map.safetensors").stat().st_size < mapped / 2
+
+
+@pytest.mark.parametrize(
+    ("keep", "change", "sentence"),
+    [
+        ("sums", {}, "The selector window looks at every entry, but sensitivity.keep is sums"),
+        ("windows", {"extraction": {"matrices": {"kind": "weights"}}}, "The selector weights"),
+        (
+            "windows",
+            {"arms": [{"kind": "paper", "matrices": {"kind": "weights"}}]},
+            "The selector weights looks at every entry, but sensitivity.keep is windows",
+        ),
+        ("windows", {"extraction": {"ratio": 0.5}}, "An extraction ratio of 0.5 looks at every"),
+    ],
+)
+def test_what_looks_at_every_entry_is_refused_before_anything_is_measured(keep, change, sentence):
+    tree = {"job": "transfer", "sensitivity": {"keep": keep}, **change}
+    with pytest.raises(BadInput, match=sentence):
+        check_extraction(parse_job(tree))
+
+
+def test_windows_are_measured_for_a_student_and_nothing_else_is():
+    tree = {"job": "sensitivity", "model": "teacher", "data": {"task": "add"}}
+    with pytest.raises(BadInput, match="windows and student go together"):
+        parse_job({**tree, "sensitivity": {"keep": "windows"}})
+    with pytest.raises(BadInput, match="windows and student go together"):
+        parse_job({**tree, "student": "sibling"})
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,109 @@
+"""What a matrix selector chose in one matrix, and how choices are kept with a map. Torch-free."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+from numpy import ndarray
+
+Index = Int[ndarray, " _"]
+
+
+@dataclass(frozen=True, eq=False)
+class Pick:
+    """The chosen entries of one teacher matrix.
+
+    Attributes:
+        rows: chosen row indices of the weight as stored `[out, in]`; None for `weights`.
+        cols: chosen column indices; None for `weights`.
+        entries: for `weights` only, flat indices of the chosen entries, ascending.
+        mass: summed sensitivity of what was chosen.
+        total: summed sensitivity of the whole matrix.
+        runner_up: for windows, the next best corner `(row, col, mass)` that mostly lies elsewhere.
+        kept: flat positions in the student-shaped choice of the entries that are taken, ascending;
+            None takes all of them.
+    """
+
+    rows: Index | None
+    cols: Index | None
+    mass: float
+    total: float
+    entries: Index | None = None
+    runner_up: tuple[int, int, float] | None = None
+    kept: Index | None = None
+
+    @property
+    def shape(self) -> tuple[int, int] | None:
+        """Rows and columns chosen; None for single entries."""
+        if self.rows is None or self.cols is None:
+            return None
+        return len(self.rows), len(self.cols)
+
+
+Picks = Mapping[str, Mapping[str, Pick]]
+"""Kind of a selector → module → the rows and columns that it chose there."""
+
+
+def top(scores: Float[ndarray, " n"], k: int) -> Index:
+    """Indices of the `k` largest scores, ascending; ties go to the lowest index."""
+    return np.sort(np.argsort(-scores, kind="stable")[:k])
+
+
+def keep_share(pick: Pick, scores: Float[ndarray, "_ _"], ratio: float) -> Pick:
+    """The same choice with only its most sensitive entries taken; the others become 0.
+
+    Args:
+        pick: what a selector chose.
+        scores: the teacher matrix's sensitivity, entry by entry.
+        ratio: share of the chosen entries that are taken, above 0; at least one is.
+    """
+    if ratio >= 1:
+        return pick
+    if pick.entries is not None:
+        chosen = scores.reshape(-1)[pick.entries]
+    else:
+        assert pick.rows is not None
+        assert pick.cols is not None
+        chosen = scores[pick.rows][:, pick.cols].reshape(-1)
+    kept = top(chosen, max(1, math.ceil(ratio * chosen.size)))
+    return replace(pick, kept=kept, mass=float(chosen[kept].sum(dtype=np.float64)))
+
+
+def pick_tensors(picks: Picks) -> dict[str, ndarray]:
+    """The indices of choices, under the names that a saved map gives them."""
+    found = {}
+    for kind, chosen in picks.items():
+        for module, pick in chosen.items():
+            found[f"{kind}.rows.{module}"] = np.asarray(pick.rows, np.int64)
+            found[f"{kind}.cols.{module}"] = np.asarray(pick.cols, np.int64)
+    return found
+
+
+def pick_head(picks: Picks) -> dict[str, Any]:
+    """The sums of choices, as JSON holds them: every float comes back bit for bit."""
+    return {
+        kind: {module: [p.mass, p.total, p.runner_up] for module, p in chosen.items()}
+        for kind, chosen in picks.items()
+    }
+
+
+def read_picks(head: Mapping[str, Any], tensor: Callable[[str], ndarray]) -> Picks:
+    """Choices from what `pick_head` and `pick_tensors` made."""
+    return {
+        kind: {
+            module: Pick(
+                tensor(f"{kind}.rows.{module}"),
+                tensor(f"{kind}.cols.{module}"),
+                mass,
+                total,
+                runner_up=None if corner is None else tuple(corner),
+            )
+            for module, (mass, total, corner) in chosen.items()
+        }
+        for kind, chosen in head.items()
+    }
