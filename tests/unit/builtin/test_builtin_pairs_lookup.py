@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -103,3 +105,13 @@ def test_unknown_names_are_refused_with_the_valid_ones(call, root):
     valid = "independent, sibling" if call is pair_folders else "teacher, independent, sibling"
     with pytest.raises(BadInput, match=f"no built-in .* 'big'; choose one of {valid}"):
         call("big")
+
+
+def test_a_wheel_gets_every_file_of_the_built_in_models():
+    root = Path(__file__).parents[3]
+    found = tomllib.loads((root / "pyproject.toml").read_text())
+    patterns = found["tool"]["setuptools"]["package-data"]["nuggets"]
+    packed = {path.resolve() for each in patterns for path in (root / "nuggets").glob(each)}
+    shipped = {path for path in (root / "assets" / "pairs").rglob("*") if path.is_file()}
+    assert len(shipped) > 3 * len(MODELS)
+    assert {path.resolve() for path in shipped} <= packed
