@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import streamlit as st
 
 from nuggets import api
@@ -10,6 +12,10 @@ from nuggets.ui import answers, live, safe, shell
 
 TEACHER, STUDENT = "teacher", "student"
 MIB = 2**20
+FORMAT_HELP = (
+    "paper: the lines of the paper's data, which the built-in models were trained on. chat: the "
+    "chat template of each model's own tokenizer, which models tuned for chat expect."
+)
 
 
 def main() -> None:
@@ -29,6 +35,7 @@ def main() -> None:
             asked = st.button("Ask", type="primary", key="ask", shortcut="Mod+Enter")
             length = st.number_input("Most tokens", 1, 512, 24, key="tokens", bind="query-params",
                                      width=150)  # fmt: skip
+            format = _format()
             _memory()
         if not prompt.strip() or not speakers:
             st.text("Write a question and choose who answers.")
@@ -38,6 +45,7 @@ def main() -> None:
             prompt=prompt.strip(),
             scale=scale,
             max_new_tokens=int(length),
+            format=format,
             device=choice.device,
         )
         moved = st.session_state.pop("nuggets-scale-moved", False)
@@ -56,8 +64,15 @@ def _prompt(task: str) -> str:
         bind="query-params",
         max_chars=2000,
         height=110,
-        help="Put to every model in the paper's prompt format, answered greedily.",
+        help="Put to every model as the prompt format says, answered greedily.",
     )
+
+
+def _format() -> Literal["paper", "chat"]:
+    """The control of how a question is written for a model."""
+    chosen = st.selectbox("Prompt format", ("paper", "chat"), key="format", bind="query-params",
+                          width=150, help=FORMAT_HELP)  # fmt: skip
+    return "chat" if chosen == "chat" else "paper"
 
 
 def _speakers(choice: shell.Choice) -> list[api.playground.Speaker]:

@@ -22,13 +22,14 @@ def ask(
     seed: Annotated[int | None, typer.Option(help="Of the arms; the first when not given.")] = None,
     scale: Annotated[float, typer.Option(help="On the adapters: 0 student, 1 as trained.")] = 1.0,
     tokens: Annotated[int, typer.Option(help="Most tokens of an answer.")] = 24,
+    format: o.Format = "paper",
     free: Annotated[bool, typer.Option(help="Free the worker's memory, afterwards.")] = False,
     device: o.Device = "auto",
     json: o.AsJson = False,
 ) -> None:
     """Ask models and arms a question; a worker keeps them for the next one."""
     if prompt:
-        _ask(prompt, model or [], run, arm or [], seed, scale, tokens, device, json)
+        _ask(prompt, model or [], run, arm or [], seed, scale, tokens, format, device, json)
     elif not free:
         raise BadInput("Write a question, or only --free to free the worker's memory.")
     if free:
@@ -43,6 +44,7 @@ def _ask(
     seed: int | None,
     scale: float,
     tokens: int,
+    format: str,
     device: str,
     json: bool,
 ) -> None:
@@ -60,6 +62,7 @@ def _ask(
                 prompt=prompt,
                 scale=scale,
                 max_new_tokens=tokens,
+                format=format,
                 device=device,
             )
         )

@@ -7,9 +7,18 @@ from typing import Any
 
 import torch
 
-from nuggets.core.samples import Sample, render_prompt
+from nuggets.core.samples import Format, Sample, answer_ends, texts
 from nuggets.errors import BadInput, NonFinite
 from nuggets.runs.playground import Token
+
+
+def prompt_text(tokenizer: Any, question: str, format: Format = "paper") -> str:
+    """What a model reads when it is asked: the question in a format, up to the answer.
+
+    Raises:
+        BadInput: if the tokenizer has no chat template for the format `chat`.
+    """
+    return texts(Sample.of("ask", question, "answer"), tokenizer, format)[1]
 
 
 @torch.inference_mode()
@@ -20,8 +29,9 @@ def ask(
     limit: int,
     alternatives: int = 1,
     on_token: Callable[[Token], None] = lambda token: None,
-) -> tuple[list[int], list[Token]]:
-    """Continues a question greedily in the paper's prompt format.
+    format: Format = "paper",
+) -> tuple[list[int], list[Token], bool]:
+    """Continues a question greedily.
 
     Args:
         model: in evaluation mode.
@@ -30,16 +40,18 @@ def ask(
         limit: tokens at most.
         alternatives: how many of the most probable tokens are told at every place.
         on_token: called with every token; what it raises ends the answer.
+        format: how the question is written; a chat template brings its own special tokens.
 
     Returns:
-        Ids and tokens up to and including the end of sequence.
+        Ids and tokens up to and including the end of the answer, and whether it came to one.
 
     Raises:
-        BadInput: if the prompt is longer than the model reads.
+        BadInput: if the prompt is longer than the model reads, or has no such format.
         NonFinite: if the model computes NaN.
     """
-    text = render_prompt(Sample.of("ask", prompt, ""), str(tokenizer.eos_token))
-    ids = torch.tensor([tokenizer(text)["input_ids"]], device=model.device)
+    text, ends = prompt_text(tokenizer, prompt, format), answer_ends(tokenizer, format)
+    read = tokenizer(text, add_special_tokens=format == "paper")["input_ids"]
+    ids = torch.tensor([read], device=model.device)
     room = getattr(model.config, "max_position_embeddings", None) or 2**20
     if ids.shape[1] >= room:
         raise BadInput(f"The question has {ids.shape[1]} tokens; the model reads {room}.")
@@ -59,9 +71,9 @@ def ask(
         chosen.append(int(chances.argmax()))
         found.append(_token(tokenizer, chances, chosen[-1], alternatives))
         on_token(found[-1])
-        if chosen[-1] == tokenizer.eos_token_id:
-            break
-    return chosen, found
+        if chosen[-1] in ends:
+            return chosen, found, True
+    return chosen, found, False
 
 
 def _token(tokenizer: Any, chances: torch.Tensor, best: int, alternatives: int) -> Token:

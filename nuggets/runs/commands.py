@@ -75,7 +75,8 @@ def _question(asked: Question) -> list[str]:
         words += ["--run", str(arms[0].run), "--seed", str(arms[0].seed)]
         words += [w for name in dict.fromkeys(str(s.arm) for s in arms) for w in ("--arm", name)]
     usual = Question.model_fields
-    options = {"--scale": "scale", "--tokens": "max_new_tokens", "--device": "device"}
+    options = {"--scale": "scale", "--tokens": "max_new_tokens", "--format": "format"}
+    options |= {"--device": "device"}
     for option, field in options.items():
         if (value := getattr(asked, field)) != usual[field].default:
             words += [option, str(value)]

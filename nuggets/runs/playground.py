@@ -23,6 +23,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError
 
 from nuggets.core.architecture import Frozen
+from nuggets.core.samples import Format
 from nuggets.errors import BadInput, NuggetsError
 from nuggets.recipe import TransferRecipe, load_job
 from nuggets.recipe_tree import absolute_model
@@ -66,7 +67,7 @@ class Speaker(Frozen):
 
 
 class Question(Frozen):
-    """One prompt to several speakers, answered greedily in the paper's prompt format.
+    """One prompt to several speakers, answered greedily.
 
     Attributes:
         speakers: who answers, in order.
@@ -74,6 +75,8 @@ class Question(Frozen):
         max_new_tokens: most tokens of an answer.
         alternatives: how many of the most probable tokens are told at every place.
         scale: factor on every adapter; 0 is the student, 1 the arm as trained.
+        format: how the prompt is written for a model: as in the paper's data, or by its
+            tokenizer's chat template.
         device: `auto` or a device's name.
     """
 
@@ -82,6 +85,7 @@ class Question(Frozen):
     max_new_tokens: int = Field(default=24, ge=1, le=512)
     alternatives: int = Field(default=5, ge=1, le=20)
     scale: float = Field(default=1.0, ge=0, le=4)
+    format: Format = "paper"
     device: str = "auto"
 
 
@@ -94,13 +98,25 @@ class Token(Frozen):
 
 
 class Answer(Frozen):
-    """What one speaker said; `finished` is False when it was cut at the limit of tokens."""
+    """What one speaker said.
+
+    Attributes:
+        speaker: who.
+        text: the answer without special tokens.
+        tokens: one by one, with probabilities.
+        seconds: from question to answer, loading included.
+        finished: False when it was cut at the limit of tokens.
+        read: the exact text that the model continued.
+        note: what the user should know, one sentence.
+        problem: why there is no answer.
+    """
 
     speaker: Speaker
     text: str = ""
     tokens: tuple[Token, ...] = ()
     seconds: float = 0.0
     finished: bool = False
+    read: str = ""
     note: str = ""
     problem: str = ""
 

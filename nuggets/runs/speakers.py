@@ -19,7 +19,7 @@ from nuggets.core.adapter import load_adapter, untie
 from nuggets.core.device import default_dtype
 from nuggets.core.memory import return_freed_memory
 from nuggets.errors import BadInput, NuggetsError
-from nuggets.runs.asking import ask
+from nuggets.runs.asking import ask, prompt_text
 from nuggets.runs.commit import verify_folder
 from nuggets.runs.compute import Loaded
 from nuggets.runs.devices import device_holder
@@ -62,13 +62,14 @@ class Speakers:
             self._move_to(question.device)
             base, adapter = self._load(speaker)
             with _speaking(base.model, adapter, question.scale):
-                ids, tokens = ask(
+                ids, tokens, finished = ask(
                     base.model,
                     base.tokenizer,
                     question.prompt,
                     question.max_new_tokens,
                     question.alternatives,
                     on_token,
+                    question.format,
                 )
         except BadInput as problem:
             return Answer(speaker=speaker, problem=str(problem))
@@ -81,7 +82,8 @@ class Speakers:
             text=base.tokenizer.decode(ids, skip_special_tokens=True).strip(),
             tokens=tuple(tokens),
             seconds=time.monotonic() - start,
-            finished=ids[-1] == base.tokenizer.eos_token_id,
+            finished=finished,
+            read=prompt_text(base.tokenizer, question.prompt, question.format),
             note=_unknown_words(base.tokenizer, question.prompt),
         )
 

@@ -77,6 +77,8 @@ def _tokens(found: api.playground.Reply, answer: api.playground.Answer, key: str
         python=api.as_python(found.question),
         alt="Probability of every token; the alternatives are in the table below",
     )
+    with st.expander("What the model read", key=f"{key}-read"):
+        st.code(answer.read, language=None, wrap_lines=True)
     with st.expander("What else it might have said", key=f"{key}-others"):
         bar = st.column_config.ProgressColumn(min_value=0, max_value=1, format="percent")
         st.dataframe(frame, hide_index=True, column_config={"probability": bar}, height=220)

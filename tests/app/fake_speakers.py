@@ -37,4 +37,6 @@ class Speakers:
         if "refuse" in question.prompt:
             return Answer(speaker=speaker, problem=str(BadInput("This one refuses.")))
         text = " ".join(token.text for token in tokens)
-        return Answer(speaker=speaker, text=text, tokens=tuple(tokens), finished=True)
+        read = f"[{question.format}] {question.prompt}"
+        found = Answer(speaker=speaker, text=text, tokens=tuple(tokens), read=read)
+        return found.model_copy(update={"finished": True})

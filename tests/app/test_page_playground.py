@@ -49,6 +49,16 @@ def test_the_link_restores_the_answers(open_page):
     assert "y x" in [code.value for code in open_page("playground", prompt="x y").code]
 
 
+def test_the_prompt_format_is_a_choice_that_links_and_commands_carry(open_page):
+    asked(open_page("playground", prompt="x y", format="chat"))
+    at = open_page("playground", prompt="x y", format="chat")
+    codes = [code.value for code in at.code]
+    assert codes.count("[chat] x y") == 2, "the exact text that each model read"
+    assert any("--format chat" in code for code in codes if code.startswith("nuggets ask"))
+    other = open_page("playground", prompt="x y")
+    assert "[chat] x y" not in [code.value for code in other.code], "another question"
+
+
 def test_memory_is_shown_and_freed(open_page):
     at = open_page("playground", prompt="a")
     asked(at)

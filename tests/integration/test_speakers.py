@@ -10,7 +10,7 @@ import torch
 from nuggets import api
 from nuggets.core.adapter import save_adapter
 from nuggets.core.loading import load_model, load_tokenizer
-from nuggets.runs.asking import ask
+from nuggets.runs.asking import ask, prompt_text
 from nuggets.runs.manifest import write_manifest
 from nuggets.runs.playground import Question, Speaker
 from nuggets.runs.results import cell_folder
@@ -58,7 +58,7 @@ def merged(rank: int, scale: float) -> list[float]:
     with torch.no_grad():
         for name, (a, b) in factors(rank).items():
             model.get_submodule(name).weight += scale * 0.5 * b @ a
-    _, tokens = ask(model, load_tokenizer(ref), PROMPT, 8)
+    _, tokens, _ = ask(model, load_tokenizer(ref), PROMPT, 8)
     return [token.probability for token in tokens]
 
 
@@ -107,3 +107,24 @@ def test_questions_too_long_and_words_unknown_are_told(run):
     assert "the model reads" in speakers.answer(student, long, lambda token: None).problem
     odd = Question(speakers=(student,), prompt="reverse zebra quux", device="cpu")
     assert "2 of the question's words" in speakers.answer(student, odd, lambda token: None).note
+
+
+def test_a_question_is_written_by_the_chat_template_and_its_end_of_turn_ends_the_answer():
+    from nuggets.builtin.resolve import resolve
+
+    model, tokenizer = load_model(resolve("independent")), load_tokenizer(resolve("independent"))
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ 'copy ' if m.role == 'assistant' else '' }}{{ m.content }} k "
+        "{% endfor %}{% if add_generation_prompt %}copy {% endif %}"
+    )
+    assert prompt_text(tokenizer, " a t ", "chat") == "a t k copy "
+    ids, tokens, finished = ask(model, tokenizer, "a t", 6, format="chat")
+    read = tokenizer("a t k copy ", add_special_tokens=False)["input_ids"]
+    ends = {tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("k")}
+    expected: list[int] = []
+    while len(expected) < 6 and not ends & set(expected):
+        logits = model(input_ids=torch.tensor([read + expected])).logits[0, -1]
+        expected.append(int(logits.argmax()))
+    assert ids == expected
+    assert len(tokens) == len(ids)
+    assert finished == (ids[-1] in ends)
