@@ -7,7 +7,7 @@ import streamlit as st
 from nuggets import api
 from nuggets.recipe import AlignJob
 from nuggets.ui import alignment_parts as parts
-from nuggets.ui import measure, safe, shell
+from nuggets.ui import layer_map_part, measure, residual_part, safe, shell
 
 
 def main() -> None:
@@ -37,11 +37,8 @@ def main() -> None:
             )
             return
         parts.similarity(report, choice, job)
-        left, right = st.columns(2, gap="medium")
-        with left:
-            parts.explained(report, choice, job)
-        with right:
-            parts.agreement(choice)
+        by_hand = layer_map_part.usable(report.matrices["cka"].shape)
+        residual_part.section(choice, by_hand)
 
 
 main()

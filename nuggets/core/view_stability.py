@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float
 from numpy import ndarray
 from scipy import stats
 
-from nuggets.core.layers import CkaPath, TopLayers, UniformLayers
+from nuggets.core.layers import CkaPath, LayersByHand, TopLayers, UniformLayers
 from nuggets.errors import BadInput
 
 DRAWS = 400
@@ -118,6 +118,7 @@ def layer_maps(
     n_student: int,
     scores: Float[ndarray, " n_teacher"] | None = None,
     cka: Float[ndarray, "n_teacher n_student"] | None = None,
+    by_hand: Sequence[int] | None = None,
 ) -> dict[str, list[tuple[int, int]]]:
     """Layer maps as (student layer, teacher layer) pairs, as far as their inputs are known.
 
@@ -126,6 +127,10 @@ def layer_maps(
         n_student: layers of the student, not more.
         scores: the teacher's layer scores, for `sensitivity`.
         cka: similarity of layers, for `cka`.
+        by_hand: a teacher layer per student layer, for `by hand`.
+
+    Raises:
+        BadInput: if the student has more layers, or the map by hand does not fit.
     """
     if n_student > n_teacher:
         raise BadInput(
@@ -138,4 +143,6 @@ def layer_maps(
         chosen = {"sensitivity": TopLayers().select(scores, n_student)} | chosen
     if cka is not None:
         chosen["cka"] = CkaPath().select(blank, n_student, cka)
+    if by_hand is not None:
+        chosen["by hand"] = LayersByHand(layers=tuple(by_hand)).select(blank, n_student)
     return {name: list(enumerate(layers)) for name, layers in chosen.items()}

@@ -33,7 +33,7 @@ from nuggets.core.view_matrices import (
     unit_scores,
     units_of,
 )
-from nuggets.core.view_residual import Residual, residual_dimensions
+from nuggets.core.view_residual import Residual, dimension_shares, residual_dimensions
 from nuggets.core.view_stability import (
     Halves,
     LayerStability,
@@ -61,6 +61,7 @@ __all__ = [
     "chosen_layers",
     "chosen_windows",
     "difference",
+    "dimension_shares",
     "held_by_top",
     "layer_maps",
     "layer_stability",

@@ -1,15 +1,13 @@
-"""Parts of the Alignment page: the matrices with layer maps, linear maps, residual agreement."""
+"""Parts of the Alignment page: the matrices with layer maps, and linear maps."""
 
 from __future__ import annotations
 
-import numpy as np
-import pandas as pd
 import streamlit as st
 
 from nuggets import api
 from nuggets.errors import BadInput
-from nuggets.recipe import AlignJob, SensitivityJob, TransferRecipe
-from nuggets.ui import charts, charts_alignment, measure, safe, share, shell
+from nuggets.recipe import AlignJob, SensitivityJob
+from nuggets.ui import charts, charts_alignment, layer_map_part, measure, share, shell
 
 MEASURES = {
     "cka": ("CKA of activations", "1 where both layers order the same tokens alike"),
@@ -19,33 +17,49 @@ MEASURES = {
     "stitching": ("stitching accuracy", "student up to its layer → linear map → teacher's rest"),
 }
 ALL = "all skills"
-SELECTORS = ("window", "rows_cols", "weights", "random_window", "consistent")
 
 
 def similarity(report: api.AlignmentReport, choice: shell.Choice, job: AlignJob) -> None:
-    """One measure as a teacher × student matrix, with the layer maps over it."""
+    """One measure as a teacher × student matrix, with the layer maps over it; clicks edit one."""
+    shape = report.matrices["cka"].shape
     names = [m for m in MEASURES if m in report.matrices or (m == "stitching" and report.stitching)]
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        chosen = st.selectbox("Measure", names, key="measure", bind="query-params", width=240,
+        chosen = st.selectbox("Measure", names, key="measure", bind="query-params", width=200,
                               format_func=lambda m: MEASURES.get(m, (m,))[0])  # fmt: skip
         chosen = chosen if chosen in names else names[0]
         skill = _skill(report, chosen, choice.task)
-        overlay = st.toggle("Layer maps", value=True, key="maps", bind="query-params",
+        layer_map_part.field(shape[1])
+        overlay = st.toggle("Selectors' maps", value=True, key="maps", bind="query-params",
                             help="The teacher layer that each student layer gets.")  # fmt: skip
     title, meaning = MEASURES[chosen]
-    matrix = report.matrices[f"{chosen}.{skill}" if skill else chosen]
+    name = f"{chosen}.{skill}" if skill else chosen
+    matrix = report.matrices[name]
     about = f"{title} · {skill}" if skill else title
-    maps = layer_maps(report, choice) if overlay else None
+    selectors = layer_maps(report, choice)
+    maps = layer_map_part.add(selectors if overlay else {}, shape)
+    start = [teacher for _, teacher in next(iter(selectors.values()), ())]
+    command, key = api.as_command(job), f"similarity-{chosen}"
+    python = api.as_python(job, f"print(report.matrices[{name!r}])")
     bounds = {"profile": (-1.0, 1.0), "r2": None}.get(chosen, (0.0, 1.0))
     share.figure(
         charts_alignment.similarity_figure(matrix, title, maps, bounds=bounds, look=look()),
         charts_alignment.similarity_frame(matrix, chosen),
-        key=f"similarity-{chosen}",
+        key=key,
         caption=f"{about}: {meaning} · {facts(report, chosen, skill)} · {origin(choice)}",
-        command=api.as_command(job),
-        python=api.as_python(job),
+        command=command,
+        python=python,
         alt=f"Heatmap of {about}, teacher layers down, student layers across",
+        on_select=lambda: layer_map_part.clicked(key, shape, start),
+        selection_mode=("points",),
     )
+    layer_map_part.actions(selectors | maps)
+    left, right = st.columns([5, 4], gap="medium")
+    with left:
+        st.subheader("Layer maps", anchor=False)
+        layer_map_part.table(selectors | maps, matrix, title, f"{about} · {origin(choice)}",
+                             command, python)  # fmt: skip
+    with right:
+        explained(report, choice, job)
 
 
 def _skill(report: api.AlignmentReport, chosen: str, task: str) -> str | None:
@@ -75,7 +89,7 @@ def facts(report: api.AlignmentReport, chosen: str, skill: str | None) -> str:
     return "answer tokens of this skill" if skill else f"{report.n_tokens} answer tokens"
 
 
-def layer_maps(report: api.AlignmentReport, choice: shell.Choice) -> charts_alignment.Maps:
+def layer_maps(report: api.AlignmentReport, choice: shell.Choice) -> layer_map_part.Maps:
     """The layer maps that selectors would choose."""
     n_teacher, n_student = report.matrices["cka"].shape
     job = SensitivityJob(model=choice.teacher, data=choice.data(), device=choice.device)
@@ -98,54 +112,8 @@ def explained(report: api.AlignmentReport, choice: shell.Choice, job: AlignJob) 
         key="explained",
         caption=f"Explained by the best teacher layer, on held-out tokens · {origin(choice)}",
         command=api.as_command(job),
-        python=api.as_python(job),
+        python=api.as_python(job, "print(report.matrices['r2'].max(axis=0))"),
         alt="Bars: R² of the best linear map from a teacher layer, per student layer",
-    )
-
-
-def agreement(choice: shell.Choice) -> None:
-    """Whether neighbouring matrices speak of the same residual dimensions, per selector."""
-    st.subheader("Do neighbours speak of the same dimensions?", anchor=False)
-    rows, refused = [], []
-    for kind in SELECTORS:
-        try:
-            plan = api.plan(_recipe(choice, kind))
-        except BadInput as problem:
-            refused.append(str(problem))
-            continue
-        kept = float(np.mean([item.kept_mass for item in plan.items]))
-        rows.append({"selector": kind, "agreement": plan.residual_agreement, "kept": kept})
-    safe.notes(dict.fromkeys(refused))
-    if not rows:
-        return
-    frame = pd.DataFrame(rows).astype({"agreement": float})
-    share.figure(
-        charts_alignment.agreement_figure(frame, look()),
-        frame,
-        key="agreement",
-        caption=f"Residual dimensions shared by neighbouring matrices · {choice.label}, "
-        f"{origin(choice)}",
-        command=api.as_command(_recipe(choice, SELECTORS[0]), "plan"),
-        python=api.as_python(_recipe(choice, SELECTORS[0])),
-        alt="Bars per selector: agreement of residual dimensions, and sensitivity kept",
-    )
-    st.caption(
-        "Independent windows cut each matrix out of other dimensions, so that what one writes the "
-        "next does not read. Only a consistent choice keeps a working circuit."
-    )
-
-
-def _recipe(choice: shell.Choice, selector: str) -> TransferRecipe:
-    """What would be extracted with a matrix selector; the rank does not matter here."""
-    return TransferRecipe.model_validate(
-        {
-            "teacher": choice.teacher,
-            "student": choice.student,
-            "device": choice.device,
-            "data": choice.data().model_dump(),
-            "extraction": {"matrices": {"kind": selector}},
-            "lora": {"r": 1},
-        }
     )
 
 

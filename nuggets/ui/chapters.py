@@ -69,8 +69,8 @@ CHAPTERS: tuple[Chapter, ...] = (
         r"W^\star=\operatorname*{arg\,max}_{W\subset\theta,\ |W|=d_{out}\times d_{in}}"
         r"\sum_{\theta_{ij}\in W}S(\theta_{ij})",
         "W* = the d_out × d_in window with the largest Σ S(θ)",
-        "The student is half as wide, so two blind choices share half of their residual "
-        "dimensions. How many do two neighbours share, each cut to its best window?",
+        "The student is half as wide, so two windows placed blindly share two thirds of their "
+        "residual dimensions. How many do two neighbours share, each cut to its best window?",
         ("90 % or more", "60 to 90 %", "less than 60 %"),
         "alignment",
     ),

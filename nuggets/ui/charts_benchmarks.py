@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 
 from nuggets.bench.report import BenchmarkReport, CurvePoint
 from nuggets.bench.verdict import Difference
-from nuggets.ui import charts
+from nuggets.ui import charts, charts_ink
 from nuggets.ui.charts import LIGHT, Look
 
 ROLE_COLOURS = {
@@ -258,22 +258,24 @@ def retention_figure(report: BenchmarkReport, look: Look = LIGHT) -> go.Figure:
     table = {(row["arm"], row["skill"]): row for row in frame.to_dict("records")}
     z = [[_value(table.get((arm, skill))) for skill in skills] for arm in arms]
     text = [[_with_interval(table.get((arm, skill))) for skill in skills] for arm in arms]
+    axis = charts.colour_axis(np.array([0.0, 1.0]), False, "exact match")
+    grid = {
+        "x": list(charts.labels(skills).values()),
+        "y": list(charts.labels(arms).values()),
+        "xgap": 2,
+        "ygap": 2,
+    }
     fig = go.Figure(
         go.Heatmap(
             z=z,
-            x=list(charts.labels(skills).values()),
-            y=list(charts.labels(arms).values()),
             text=text,
-            texttemplate="%{text}",
-            textfont={"size": 13},
             coloraxis="coloraxis",
             hovertemplate="%{y}, %{x}: %{text}<extra></extra>",
             hoverongaps=False,
-            xgap=2,
-            ygap=2,
+            **grid,
         )
     )
-    axis = charts.colour_axis(np.array([0.0, 1.0]), False, "exact match")
+    charts_ink.write_in_cells(fig, np.array(z, dtype=np.float64), text, axis, **grid)
     fig.update_layout(coloraxis=axis)
     fig.update_yaxes(autorange="reversed", showgrid=False)
     fig.update_xaxes(side="top", showgrid=False)

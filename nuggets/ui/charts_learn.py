@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from numpy import ndarray
-from plotly.subplots import make_subplots
 
 from nuggets import api
 from nuggets.ui import charts
@@ -88,47 +87,6 @@ def injected_figure(frame: pd.DataFrame, look: Look = LIGHT) -> go.Figure:
     fig.update_xaxes(tickangle=-90, tickfont={"size": 11}, showgrid=False)
     fig.update_yaxes(title="‖s·B·A‖ ÷ ‖W‖", tickformat=".0%", rangemode="tozero")
     return charts.finish(fig, look, HEIGHT + 20)
-
-
-def residual_frame(found: Mapping[str, api.views.Residual]) -> pd.DataFrame:
-    """One row per selector and matrix: agreement with the next, and which dimensions."""
-    return pd.DataFrame(
-        [
-            {
-                "selector": selector,
-                "matrix": module,
-                "same_as_next": share,
-                "dimensions": " ".join(str(d) for d in np.flatnonzero(chosen)),
-            }
-            for selector, residual in found.items()
-            for module, chosen, share in zip(
-                residual.modules, residual.chosen, [*residual.agreement, np.nan], strict=True
-            )
-        ]
-    )
-
-
-def residual_figure(found: Mapping[str, api.views.Residual], look: Look = LIGHT) -> go.Figure:
-    """Matrices (down) by residual dimensions (across): dark where a matrix speaks of one."""
-    titles = [
-        f"{charts.plain_name(name)}: {100 * residual.agreement.mean():.0f} % the same"
-        for name, residual in found.items()
-    ]
-    fig = make_subplots(1, len(found), subplot_titles=titles, shared_yaxes=True)
-    for column, residual in enumerate(found.values(), 1):
-        fig.add_heatmap(
-            z=residual.chosen.astype(float),
-            y=[_short(module) for module in residual.modules],
-            colorscale=[[0, look.grid], [1, _blue(look)]],
-            showscale=False,
-            ygap=1,
-            hovertemplate="%{y}, dimension %{x}<extra></extra>",
-            row=1,
-            col=column,
-        )
-    fig.update_xaxes(title="residual dimension of the teacher", showgrid=False)
-    fig.update_yaxes(autorange="reversed", showgrid=False, tickfont={"size": 10})
-    return charts.finish(fig, look, HEIGHT + 60)
 
 
 def claims_frame(found: api.Calibration) -> pd.DataFrame:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -10,9 +10,9 @@ import pandas as pd
 import plotly.graph_objects as go
 from numpy import ndarray
 
-from nuggets.core.architecture import ATTENTION, FFN, ArchSpec
+from nuggets.core.architecture import ATTENTION, FFN, LAYER_ROLES, ArchSpec
 from nuggets.core.views import Mode, Values
-from nuggets.ui import charts
+from nuggets.ui import charts, charts_ink
 from nuggets.ui.charts import LIGHT, Look
 
 TITLES: dict[Mode, str] = {
@@ -63,14 +63,12 @@ class Shown(NamedTuple):
 Cell = Mapping[Any, Any]
 """A row of `map_frame`, with what is drawn as `z`."""
 
-_X = {role: float(i) for i, role in enumerate(ATTENTION)} | {
-    role: len(ATTENTION) + 0.45 + i for i, role in enumerate(FFN)
-}
 LEAST_RATIO = 0.5
 """Smallest half-width of a scale of log₂ ratios: below a factor of 1.4 colours stay pale."""
-_LEFT, _RIGHT = -0.5, max(_X.values()) + 0.5
 _APART = 0.35
 """Space between the layers and the bars of embedding and head, in rows."""
+_GROUPS_APART = 0.45
+"""Space between attention and FFN, in columns."""
 _LABELS_UP_TO = 14
 """Layers up to which every cell carries its value."""
 
@@ -119,12 +117,6 @@ def map_figure(
     """
     scale = charts.logarithm if shown.log else np.asarray
     cells = frame.assign(z=scale(frame["value"].to_numpy(float))).to_dict("records")
-    n_layers = 1 + max(int(cell["layer"]) for cell in cells if cell["role"] in _X)
-    fig = go.Figure()
-    for roles in (ATTENTION, FFN):
-        _add_block(fig, [cell for cell in cells if cell["role"] in roles], roles, n_layers, shown)
-    _add_bars(fig, cells, n_layers, shown)
-    _add_targets(fig, cells, n_layers, shown)
     axis = charts.colour_axis(
         [scale(np.asarray(values, float)) for values in (frame["value"], *compare)],
         shown.signed,
@@ -133,10 +125,27 @@ def map_figure(
         percent=shown.unit == "share",
         least=LEAST_RATIO if shown.unit == "ratio" else 0.0,
     )
+    n_layers = 1 + max(int(cell["layer"]) for cell in cells if cell["role"] in LAYER_ROLES)
+    columns = _columns(cell["role"] for cell in cells)
+    fig = go.Figure()
+    for group in (ATTENTION, FFN):
+        across = {role: x for role, x in columns.items() if role in group}
+        if across:
+            _add_block(fig, cells, across, n_layers, shown, axis)
+    _add_bars(fig, cells, columns, n_layers, shown, axis)
+    _add_targets(fig, cells, columns, n_layers, shown)
     fig.update_layout(coloraxis=axis, hovermode="closest", hoverdistance=40)
     fig.update_layout(clickmode="event+select")
-    _label_axes(fig, n_layers, any(cell["role"] == "head" for cell in cells), look)
+    _label_axes(fig, columns, n_layers, any(cell["role"] == "head" for cell in cells), look)
     return charts.finish(fig, look, map_height(n_layers))
+
+
+def _columns(roles: Iterable[str]) -> dict[str, float]:
+    """Role → its place across; what a model lacks, such as GPT-2 a gate, has none."""
+    own = set(roles)
+    attention, ffn = ([role for role in group if role in own] for group in (ATTENTION, FFN))
+    places = {role: float(i) for i, role in enumerate(attention)}
+    return places | {role: len(attention) + _GROUPS_APART + i for i, role in enumerate(ffn)}
 
 
 def map_height(n_layers: int) -> int:
@@ -151,29 +160,23 @@ def _cell(n_layers: int) -> float:
 def _add_block(
     fig: go.Figure,
     cells: Sequence[Cell],
-    roles: Sequence[str],
+    across: Mapping[str, float],
     n_layers: int,
     shown: Shown,
+    axis: Mapping[str, Any],
 ) -> None:
     """Adds one heatmap of layers × roles."""
-    z = np.full((n_layers, len(roles)), np.nan)
+    z = np.full((n_layers, len(across)), np.nan)
     text = np.full(z.shape, "", dtype=object)
-    for cell in cells:
+    roles = list(across)
+    for cell in (cell for cell in cells if cell["role"] in across):
         place = int(cell["layer"]), roles.index(cell["role"])
         z[place] = cell["z"]
         text[place] = shown.write(cell["value"])
-    fig.add_heatmap(
-        z=z,
-        x=[_X[role] for role in roles],
-        y=np.arange(n_layers),
-        text=text,
-        texttemplate="%{text}" if n_layers <= _LABELS_UP_TO else None,
-        textfont={"size": 13},
-        coloraxis="coloraxis",
-        xgap=2,
-        ygap=2,
-        hoverinfo="skip",
-    )
+    grid = {"x": list(across.values()), "y": np.arange(n_layers), "xgap": 2, "ygap": 2}
+    fig.add_heatmap(z=z, coloraxis="coloraxis", hoverinfo="skip", **grid)
+    if n_layers <= _LABELS_UP_TO:
+        charts_ink.write_in_cells(fig, z, text, axis, **grid)
 
 
 def _ends(n_layers: int) -> dict[str, float]:
@@ -181,24 +184,36 @@ def _ends(n_layers: int) -> dict[str, float]:
     return {"embed": -1 - _APART, "head": n_layers + _APART}
 
 
-def _add_bars(fig: go.Figure, cells: Sequence[Cell], n_layers: int, shown: Shown) -> None:
+def _edges(columns: Mapping[str, float]) -> list[float]:
+    return [-0.5, max(columns.values()) + 0.5]
+
+
+def _add_bars(
+    fig: go.Figure,
+    cells: Sequence[Cell],
+    columns: Mapping[str, float],
+    n_layers: int,
+    shown: Shown,
+    axis: Mapping[str, Any],
+) -> None:
     """Adds embedding and head as bars as wide as the layers."""
     ends = _ends(n_layers)
     for cell in (cell for cell in cells if cell["role"] in ends):
         y = ends[cell["role"]]
-        fig.add_heatmap(
-            z=[[cell["z"]]],
-            x=[_LEFT, _RIGHT],
-            y=[y - 0.5, y + 0.5],
-            text=[[f"{cell['name']}  {shown.write(cell['value'])}"]],
-            texttemplate="%{text}",
-            coloraxis="coloraxis",
-            ygap=2,
-            hoverinfo="skip",
-        )
+        z = np.array([[cell["z"]]], dtype=np.float64)
+        place = {"x": _edges(columns), "y": [y - 0.5, y + 0.5], "ygap": 2}
+        fig.add_heatmap(z=z, coloraxis="coloraxis", hoverinfo="skip", **place)
+        text = [[f"{cell['name']}  {shown.write(cell['value'])}"]]
+        charts_ink.write_in_cells(fig, z, text, axis, **place)
 
 
-def _add_targets(fig: go.Figure, cells: Sequence[Cell], n_layers: int, shown: Shown) -> None:
+def _add_targets(
+    fig: go.Figure,
+    cells: Sequence[Cell],
+    columns: Mapping[str, float],
+    n_layers: int,
+    shown: Shown,
+) -> None:
     """Adds what can be clicked: an unseen square per cell, which shows once it is chosen.
 
     Heatmaps themselves report no clicks to Streamlit.
@@ -207,7 +222,7 @@ def _add_targets(fig: go.Figure, cells: Sequence[Cell], n_layers: int, shown: Sh
     targets = [
         (x, ends.get(cell["role"], cell["layer"]), cell)
         for cell in cells
-        for x in (_X.values() if cell["role"] in ends else [_X[cell["role"]]])
+        for x in (columns.values() if cell["role"] in ends else [columns[cell["role"]]])
     ]
     fig.add_scatter(
         x=[x for x, _, _ in targets],
@@ -233,12 +248,13 @@ def _hover(cell: Cell, shown: Shown) -> str:
     )
 
 
-def _label_axes(fig: go.Figure, n_layers: int, has_head: bool, look: Look) -> None:
-    roles = [*ATTENTION, *FFN]
+def _label_axes(
+    fig: go.Figure, columns: Mapping[str, float], n_layers: int, has_head: bool, look: Look
+) -> None:
     fig.update_xaxes(
-        tickvals=[_X[role] for role in roles],
-        ticktext=roles,
-        range=[_LEFT, _RIGHT],
+        tickvals=list(columns.values()),
+        ticktext=list(columns),
+        range=_edges(columns),
         side="top",
         showgrid=False,
         fixedrange=True,
@@ -254,9 +270,12 @@ def _label_axes(fig: go.Figure, n_layers: int, has_head: bool, look: Look) -> No
         fixedrange=True,
     )
     for text, group in (("attention", ATTENTION), ("FFN", FFN)):
+        across = [x for role, x in columns.items() if role in group]
+        if not across:
+            continue
         fig.add_annotation(
             text=text,
-            x=np.mean([_X[role] for role in group]),
+            x=np.mean(across),
             y=1,
             yref="paper",
             yshift=46,

@@ -6,7 +6,7 @@ widget's options here, and by the recipe's own rules in `api.parse_job`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, get_args
 
 import streamlit as st
@@ -49,6 +49,11 @@ def reset(base: TransferRecipe) -> None:
         "seeds": min(len(base.seeds), 10),
     }
     st.session_state.update(own)
+
+
+def choose_layers(layers: Sequence[int]) -> None:
+    """Sets the layers of the next transfer by hand; from another page, before it opens this one."""
+    st.session_state.update(layers="by_hand", by_hand=", ".join(str(layer) for layer in layers))
 
 
 def _listed(base: TransferRecipe) -> str:

@@ -7,7 +7,7 @@ import pandas as pd
 import streamlit as st
 
 from nuggets import api
-from nuggets.ui import charts_learn, charts_map, charts_sensitivity
+from nuggets.ui import charts_learn, charts_map, charts_residual, charts_sensitivity
 from nuggets.ui.learn_asked import RANK, STUDENT, TEACHER, Asked, Picture, Scene, percent
 
 TOP = 0.01
@@ -88,8 +88,8 @@ def windows(asked: Asked) -> Scene:
     own = residual["window"]
     share = float(own.agreement.mean())
     revealed = Picture(
-        charts_learn.residual_figure(residual, asked.look),
-        charts_learn.residual_frame(residual),
+        charts_residual.residual_figure(residual, asked.look),
+        charts_residual.residual_frame(residual),
         "learn-residual",
         f"Which dimensions of the residual stream each matrix was cut to · {asked.origin}",
         api.as_command(asked.recipe(), "plan"),
@@ -98,7 +98,7 @@ def windows(asked: Asked) -> Scene:
         "from matrix to matrix, the consistent choice does not",
     )
     because = (
-        f"Neighbouring windows share {percent(share)} of their dimensions, choices made blindly "
+        f"Neighbouring windows share {percent(share)} of their dimensions, windows placed blindly "
         f"share {percent(own.chance)}. What one matrix writes, the next reads only in part, so the "
         "circuit is broken. One consistent choice for the whole network shares "
         f"{percent(residual['consistent'].agreement.mean())}."

@@ -7,7 +7,13 @@ import pytest
 
 from nuggets.core import views
 from nuggets.core.plan import ExtractionConfig, LoraConfig, make_plan
-from nuggets.core.selectors import ConsistentSelector, RowsColsSelector, WeightsSelector
+from nuggets.core.selectors import (
+    ConsistentSelector,
+    RandomWindowSelector,
+    RowsColsSelector,
+    WeightsSelector,
+)
+from nuggets.core.view_residual import _blind
 from nuggets.errors import BadInput
 from tests.unit.core.test_selectors import STUDENT, TEACHER, make_map
 
@@ -47,3 +53,32 @@ def test_a_consistent_choice_agrees_everywhere():
 def test_single_weights_have_no_dimensions():
     with pytest.raises(BadInput, match="taken from everywhere"):
         views.residual_dimensions(plan_of(WeightsSelector()), TEACHER)
+
+
+def test_blind_windows_share_more_than_their_size_because_both_hold_the_middle():
+    # Two windows of 2 in 4 dimensions: of 9 pairs of places 3 share both, 4 share one, 2 none.
+    lines = np.array([[1, 1, 0, 0], [0, 0, 1, 1]], dtype=bool)
+    shared = sum(_blind(lines[0]) * _blind(lines[1]))
+    assert shared / 2 == pytest.approx((3 * 2 + 4 * 1) / 9 / 2)
+    assert _blind(np.array([1, 0, 0, 1], dtype=bool)) == pytest.approx(np.full(4, 0.5))
+
+
+def test_chance_of_random_windows_is_what_many_of_them_share():
+    drawn = [
+        views.residual_dimensions(plan_of(RandomWindowSelector(seed=seed)), TEACHER)
+        for seed in range(60)
+    ]
+    shared = [found.agreement.mean() for found in drawn]
+    error = np.std(shared) / np.sqrt(len(shared))
+    assert np.mean(shared) == pytest.approx(drawn[0].chance, abs=4 * error)
+    assert drawn[0].chance > 0.6  # half the width
+
+
+def test_blocks_of_dimensions_hold_the_share_that_is_chosen():
+    found = views.residual_dimensions(plan_of(RowsColsSelector()), TEACHER)
+    assert (views.dimension_shares(found) == found.chosen).all()
+    blocks = views.dimension_shares(found, most=5)
+    assert blocks.shape == (len(found.modules), 5)
+    # 12 dimensions in 5 blocks: 2, 3, 2, 3 and 2 of them.
+    assert blocks[:, 1] == pytest.approx(found.chosen[:, 2:5].mean(axis=1))
+    assert blocks @ [2, 3, 2, 3, 2] == pytest.approx(found.chosen.sum(axis=1))

@@ -354,5 +354,9 @@ def test_layer_maps_pair_every_student_layer_with_a_teacher_layer() -> None:
         "cka": [(0, 1), (1, 2), (2, 4)],
     }
     assert list(views.layer_maps(5, 3)) == ["uniform"]
+    assert views.layer_maps(5, 3, by_hand=(4, 0, 0))["by hand"] == [(0, 4), (1, 0), (2, 0)]
+    for impossible in ((0, 1), (0, 1, 5), (0, -1, 2)):
+        with pytest.raises(BadInput, match="name 3 teacher layers, one per student layer"):
+            views.layer_maps(5, 3, by_hand=impossible)
     with pytest.raises(BadInput, match="more layers than the teacher: 4 > 3"):
         views.layer_maps(3, 4)

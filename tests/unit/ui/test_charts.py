@@ -10,7 +10,15 @@ import pytest
 from nuggets.bench.report import BenchmarkReport, CellOutcome, build_report
 from nuggets.core import views
 from nuggets.core.architecture import ArchSpec
-from nuggets.ui import charts, charts_alignment, charts_benchmarks, charts_map, charts_sensitivity
+from nuggets.ui import (
+    charts,
+    charts_alignment,
+    charts_benchmarks,
+    charts_ink,
+    charts_map,
+    charts_residual,
+    charts_sensitivity,
+)
 from nuggets.ui.charts_map import Shown
 
 SPEC = ArchSpec(
@@ -199,21 +207,93 @@ def test_units_and_overlap_figures_hold_their_data() -> None:
 
 def test_similarity_figure_draws_the_matrix_and_every_layer_map() -> None:
     matrix = np.arange(6.0).reshape(3, 2)
-    fig = charts_alignment.similarity_figure(
-        matrix, "CKA", {"uniform": [(0, 0), (1, 2)], "cka": [(0, 1), (1, 2)]}, bounds=(0, 1)
-    )
-    heatmap, uniform, cka = fig.data
-    assert (heatmap.z == matrix).all()
-    assert np.round(uniform.x).tolist() == np.round(cka.x).tolist() == [0, 1]
-    assert np.round(np.array(cka.y) - 0.32).tolist() == [1, 2]
+    maps = {"uniform": [(0, 0), (1, 2)], "by hand": [(0, 1), (1, 2)]}
+    fig = charts_alignment.similarity_figure(matrix, "CKA", maps, bounds=(0, 1))
+    assert (fig.data[0].z == matrix).all()
+    uniform, by_hand, cells = (trace for trace in fig.data if trace.type == "scatter")
+    assert np.round(uniform.x).tolist() == np.round(by_hand.x).tolist() == [0, 1]
+    assert np.round(np.array(by_hand.y) - 0.32).tolist() == [1, 2]
     assert (fig.layout.coloraxis.cmin, fig.layout.coloraxis.cmax) == (0, 1)
+    # Every cell can be clicked where it is, and says what stands there.
+    assert len(cells.x) == 6
+    for x, y, (student, teacher), words in zip(
+        cells.x, cells.y, cells.customdata, cells.hovertext, strict=True
+    ):
+        assert (x, y) == (student, teacher)
+        assert f"CKA {matrix[teacher, student]:.3f}" in words
+    assert cells.hovertext[5].endswith("on the map uniform and by hand")
     frame = charts_alignment.similarity_frame(matrix, "cka")
     assert frame.query("teacher_layer == 2 and student_layer == 1")["cka"].item() == 5
+    table = charts_alignment.maps_frame(maps, matrix)
+    assert table["teacher_layers"].tolist() == ["0, 2", "1, 2"]
+    assert table["mean"].tolist() == [(0 + 5) / 2, (2 + 5) / 2]
+
+
+def test_a_thousand_cells_and_more_can_still_be_clicked() -> None:
+    fig = charts_alignment.similarity_figure(np.zeros((80, 60)), "CKA")
+    assert fig.data[-1].type == "scattergl"
+    assert len(fig.data[-1].x) == 4800
+
+
+def test_text_in_cells_is_read_on_every_colour() -> None:
+    assert charts_ink.luminance(np.array([255, 255, 255.0])) == pytest.approx(1)
+    assert charts_ink.luminance(np.array([255, 0, 0.0])) == pytest.approx(0.2126)
+    assert charts_ink.ink_on(charts.BLUE) == charts_ink.WHITE
+    assert charts_ink.ink_on(charts.SKY) == charts_ink.BLACK
+    for signed in (False, True):
+        z = np.linspace(-1.0 if signed else 0.0, 1.0, 101)[None]
+        axis = charts.colour_axis(z, signed, "value")
+        behind = charts_ink.luminance(charts_ink.cell_colours(z, axis))
+        fig = go.Figure()
+        charts_ink.write_in_cells(fig, z, np.full(z.shape, "x"), axis)
+        for trace in fig.data:
+            ink = 0.0 if trace.textfont.color == charts_ink.BLACK else 1.0
+            own = behind[np.isfinite(trace.z)]
+            contrast = np.maximum(own + 0.05, ink + 0.05) / np.minimum(own + 0.05, ink + 0.05)
+            assert contrast.min() >= 4.5  # WCAG AA
+            assert (np.isfinite(trace.z) == (trace.text == "x")).all()
+        assert sum(np.isfinite(trace.z).sum() for trace in fig.data) == 101
+
+
+def test_a_model_without_a_gate_has_no_column_for_it() -> None:
+    frame = some_map()
+    frame = frame[frame["role"] != "gate"]
+    fig = charts_map.map_figure(frame, Shown.of("share"))
+    assert list(fig.layout.xaxis.ticktext) == ["q", "k", "v", "o", "up", "down"]
+    (targets,) = (trace for trace in fig.data if trace.type == "scatter")
+    where = dict(zip(targets.customdata, zip(targets.x, targets.y, strict=True), strict=True))
+    places = dict(zip(fig.layout.xaxis.ticktext, fig.layout.xaxis.tickvals, strict=True))
+    for _, row in frame[frame["layer"].notna()].iterrows():
+        assert where[row["module"]] == (places[row["role"]], row["layer"])
+    assert max(targets.x) + 0.5 == fig.layout.xaxis.range[1]
+
+
+def test_residual_figure_marks_what_every_selector_chose() -> None:
+    chosen = np.array([[1, 0, 1, 0], [0, 1, 1, 0], [1, 1, 0, 0]], dtype=bool)
+    names = ("model.layers.0.q", "model.layers.0.o", "model.layers.1.q")
+    one = views.Residual(names, chosen, np.array([0.5, 0.5]), 0.4)
+    found = {"rows_cols": one, "consistent": one._replace(agreement=np.array([1.0, 1.0]))}
+    fig = charts_residual.residual_figure(found)
+    for trace in fig.data:
+        assert (trace.z == chosen).all()
+        assert (trace.x0, trace.dx, tuple(trace.y)) == (0, 1, names)
+    titles = [note.text for note in fig.layout.annotations]
+    assert titles == [
+        "<b>rows cols</b><br>50 % shared, by chance 40 %",
+        "<b>consistent</b><br>100 % shared, by chance 40 %",
+    ]
+    assert list(fig.layout.yaxis.ticktext) == ["L0", "L1"]
+    frame = charts_residual.residual_frame(found)
+    assert frame["dimensions"].tolist()[:3] == ["0 2", "1 2", "0 1"]
+    wide = one._replace(chosen=np.tile(chosen, 160))
+    assert charts_residual.residual_figure({"window": wide}).data[0].dx == 2.5
 
 
 def test_agreement_and_explained_figures_hold_their_data() -> None:
     frame = pd.DataFrame({"selector": ["window", "weights"], "agreement": [0.5, np.nan]})
-    agreement, kept = charts_alignment.agreement_figure(frame.assign(kept=[0.3, 0.2])).data
+    frame = frame.assign(kept=[0.3, 0.2], chance=[0.4, np.nan])
+    agreement, kept, chance = charts_alignment.agreement_figure(frame).data
+    assert chance.x[0] == 0.4
     assert agreement.x[0] == 0.5
     assert np.isnan(agreement.x[1])
     assert list(agreement.text) == ["50 %", ""]

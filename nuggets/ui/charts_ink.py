@@ -1,0 +1,72 @@
+"""Values written into coloured cells, black or white, whichever is read more easily."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+from jaxtyping import Float
+from numpy import ndarray
+from plotly.colors import get_colorscale, sample_colorscale, unlabel_rgb
+
+BLACK, WHITE = "#000000", "#ffffff"
+MIDDLE = np.sqrt(1.05 * 0.05) - 0.05
+"""Luminance on which black and white contrast alike, by 4.58; on any other one contrasts more."""
+
+
+def luminance(colours: Float[ndarray, "*n 3"]) -> Float[ndarray, "*n"]:
+    """Relative luminance of sRGB colours given from 0 to 255 (WCAG 2.2)."""
+    part = np.asarray(colours, dtype=np.float64) / 255
+    linear = np.where(part <= 0.04045, part / 12.92, ((part + 0.055) / 1.055) ** 2.4)
+    return linear @ np.array([0.2126, 0.7152, 0.0722])
+
+
+def ink_on(colour: str) -> str:
+    """Black or white on an opaque colour such as #0072B2."""
+    rgb = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)], dtype=np.float64)
+    return BLACK if luminance(rgb) > MIDDLE else WHITE
+
+
+def cell_colours(values: Float[ndarray, "*n"], axis: Mapping[str, Any]) -> Float[ndarray, "*n 3"]:
+    """The colours, from 0 to 255, that a colour axis gives to values; NaN gets the lowest."""
+    low, high = axis["cmin"], axis["cmax"]
+    place = np.clip((np.asarray(values, dtype=np.float64) - low) / (high - low), 0, 1)
+    places = np.nan_to_num(place).ravel().tolist()
+    sampled = sample_colorscale(get_colorscale(axis["colorscale"]), places)
+    return np.array([unlabel_rgb(colour) for colour in sampled]).reshape(*place.shape, 3)
+
+
+def write_in_cells(
+    fig: go.Figure,
+    z: Float[ndarray, "rows cols"],
+    text: Sequence[Sequence[str]] | ndarray,
+    axis: Mapping[str, Any],
+    **cells: Any,
+) -> None:
+    """Writes into the cells of a heatmap that is drawn already.
+
+    A heatmap writes in one colour only, so this adds one for the cells that want black and one
+    for those that want white; they are not there for the mouse.
+
+    Args:
+        fig: the figure with the heatmap; both use its `coloraxis`.
+        z: the heatmap's values.
+        text: what is written, in the same shape.
+        axis: the colour axis, from `charts.colour_axis`.
+        cells: the heatmap's own `x`, `y`, `xgap` and `ygap`.
+    """
+    z, words = np.asarray(z, dtype=np.float64), np.asarray(text, dtype=object)
+    dark = luminance(cell_colours(z, axis)) > MIDDLE
+    for ink, own in ((BLACK, dark), (WHITE, ~dark)):
+        if (own & np.isfinite(z)).any():
+            fig.add_heatmap(
+                z=np.where(own, z, np.nan),
+                text=np.where(own, words, ""),  # written even where z is not there
+                texttemplate="%{text}",
+                textfont={"size": 13, "color": ink},
+                coloraxis="coloraxis",
+                hoverinfo="skip",
+                **cells,
+            )
