@@ -173,6 +173,24 @@ def absolute(path: str | Path, base: Path) -> Path:
     return short if same else found
 
 
+def leaves(tree: Tree, prefix: str = "") -> Tree:
+    """Dotted names of all fields; lists, strategies with a `kind` and `ranks` stay whole."""
+    flat: Tree = {}
+    for name, value in tree.items():
+        path = f"{prefix}{name}"
+        if isinstance(value, dict) and "kind" not in value and name != "ranks":
+            flat |= leaves(value, f"{path}.")
+        else:
+            flat[path] = value
+    return flat
+
+
+def one_line(value: Any) -> str:
+    """One value as one line of YAML."""
+    text = yaml.safe_dump(value, default_flow_style=True, width=10**6, sort_keys=False)
+    return text.removesuffix("\n").removesuffix("...").strip()
+
+
 def _reason(problem: Exception) -> str:
     """What YAML found wrong, on one line."""
     mark = getattr(problem, "problem_mark", None)

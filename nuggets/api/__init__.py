@@ -53,22 +53,28 @@ from nuggets.recipe import (
     TransferRecipe,
     dump_job,
     load_job,
-    load_recipe,
     parse_cut,
     parse_job,
     shipped_recipes,
 )
 from nuggets.runs import bundles, playground, tour
-from nuggets.runs.checks import detectable
+from nuggets.runs.checks import detectable, refusals
 from nuggets.runs.commands import as_command, as_python
 from nuggets.runs.converting import convert
 from nuggets.runs.creating import create
 from nuggets.runs.doctor import Doctor, diagnose_soon
 from nuggets.runs.exporting import export_benchmarks as save_benchmarks
-from nuggets.runs.factors import Factors, window_factors
+from nuggets.runs.factors import Factors, KeptBySvd, kept_by_svd, window_factors
 from nuggets.runs.home import exports_dir
 from nuggets.runs.outputs import refuse_existing
 from nuggets.runs.own_data import name_of, own_data, remember, save_upload
+from nuggets.runs.own_recipes import (
+    compare_recipes,
+    delete_recipe,
+    load_recipe,
+    own_recipes,
+    save_recipe,
+)
 from nuggets.runs.planning import alignment_job, map_job
 from nuggets.runs.prompts import Rendered, rendered, rendered_apart
 from nuggets.runs.results import (
@@ -120,6 +126,7 @@ __all__ = [
     "EvaluateJob",
     "ExtractionPlan",
     "Factors",
+    "KeptBySvd",
     "ModelCard",
     "Preflight",
     "Rendered",
@@ -144,10 +151,12 @@ __all__ = [
     "cancel",
     "cells",
     "compare",
+    "compare_recipes",
     "convert",
     "create",
     "cut",
     "delete",
+    "delete_recipe",
     "detectable",
     "detectable_effect",
     "diagnose_soon",
@@ -159,6 +168,7 @@ __all__ = [
     "find_alignment",
     "find_map",
     "job_of",
+    "kept_by_svd",
     "lessons",
     "load_job",
     "load_recipe",
@@ -172,6 +182,7 @@ __all__ = [
     "open_run",
     "open_study",
     "own_data",
+    "own_recipes",
     "parse_cut",
     "parse_job",
     "plan",
@@ -179,6 +190,7 @@ __all__ = [
     "playground",
     "preflight",
     "published_report",
+    "refusals",
     "refuse_existing",
     "remember",
     "rendered",
@@ -192,6 +204,7 @@ __all__ = [
     "save_benchmarks",
     "save_calibration",
     "save_map",
+    "save_recipe",
     "save_study",
     "save_upload",
     "shipped_recipes",

@@ -11,7 +11,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from hashlib import blake2b
 from itertools import count, islice, product
 from typing import Literal
@@ -188,7 +188,12 @@ def _take(skill: str, part: str, n: int | None, seed: int) -> list[Sample]:
     spec = _skill(skill)
     if n is None and not spec.finite:
         raise BadInput(f"{skill!r} has too many items to list; say how many samples you want.")
-    return list(islice(_stream(spec, part, seed), None if n is None else _checked(n)))
+    return list(_drawn(skill, part, None if n is None else _checked(n), seed))
+
+
+@lru_cache(maxsize=64)  # a preview asks for the same samples at every move of a slider
+def _drawn(skill: str, part: str, n: int | None, seed: int) -> tuple[Sample, ...]:
+    return tuple(islice(_stream(SKILLS[skill], part, seed), n))
 
 
 def _checked(n: int) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 
 import typer
 
-from nuggets.cli import ask, evaluate, measure, studies, transfers
+from nuggets.cli import ask, evaluate, measure, recipes, studies, transfers
 from nuggets.cli.output import print_json, say
 from nuggets.errors import NuggetsError
 
@@ -38,6 +38,7 @@ _COMMANDS = (
     measure.convert,
     evaluate.evaluate,
     evaluate.prompt,
+    recipes.recipes,
     transfers.run,
     transfers.start,
     transfers.follow,

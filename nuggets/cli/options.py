@@ -32,7 +32,9 @@ Device = Annotated[str, typer.Option(help="auto, cpu, mps, cuda or cuda:1.")]
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", help="Any field, such as lora.r=8; repeatable.")
 ]
-RecipeName = Annotated[str, typer.Argument(help="A shipped recipe's name, or a YAML file.")]
+RecipeName = Annotated[
+    str, typer.Argument(help="A recipe's name, shipped or saved in the app, or a YAML file.")
+]
 RunId = Annotated[str, typer.Argument(help="A run's id, or the beginning of one.")]
 
 

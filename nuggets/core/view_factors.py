@@ -36,6 +36,16 @@ def kept_energy(matrix: Float[ndarray, "rows cols"]) -> Float[ndarray, " n_ranks
     return energy / energy[-1] if energy[-1] > 0 else np.ones_like(energy)
 
 
+def rank_reaching(kept: Float[ndarray, " n_ranks"], share: float) -> int:
+    """The smallest rank that keeps a share of the energy, as the extraction chooses it.
+
+    Args:
+        kept: what `kept_energy` gave.
+        share: 0 to 1.
+    """
+    return int(np.count_nonzero(kept < share)) + 1
+
+
 def shuffled(matrix: Float[ndarray, "rows cols"], seed: int = 0) -> Float[ndarray, "rows cols"]:
     """The same entries in another order: same size, no structure."""
     return np.random.default_rng(seed).permutation(matrix.ravel()).reshape(matrix.shape)

@@ -163,16 +163,32 @@ def _check_kept(recipe: TransferRecipe) -> None:
 def check_transfer(recipe: TransferRecipe) -> Datasets:
     """Refuses transfers that cannot work; returns their samples."""
     check_extraction(recipe)
-    machine = machine_of(recipe.device, _existing_home())
-    found = preflight(
-        resolve(recipe.teacher),
-        resolve(recipe.student),
-        roles=recipe.extraction.roles,
-        work=work_of(recipe, machine.device),
-        machine=machine,
-    )
-    if found.problems:
-        raise BadInput(found.problems[0])
+    if problems := preflight_recipe(recipe).problems:
+        raise BadInput(problems[0])
+    return _check_samples(recipe)
+
+
+def refusals(recipe: TransferRecipe, found: Preflight | None = None) -> tuple[str, ...]:
+    """Why a transfer would not be started, one sentence each; empty where it can be.
+
+    Args:
+        recipe: what is asked for.
+        found: its preflight, where it was made already.
+
+    Raises:
+        BadInput: for a device that this machine does not have.
+    """
+    problems = list((found or preflight_recipe(recipe)).problems)
+    for check in (check_extraction, _check_samples):
+        try:
+            check(recipe)
+        except BadInput as problem:
+            problems.append(str(problem))
+    return tuple(dict.fromkeys(problems))
+
+
+def _check_samples(recipe: TransferRecipe) -> Datasets:
+    """Refuses samples that do not serve the arms, or that leak; returns them."""
     data = transfer_samples(recipe)
     _check_arms(recipe, data)
     if recipe.benchmarks:
@@ -222,6 +238,12 @@ def _check_arms(recipe: TransferRecipe, data: Datasets) -> None:
             data.extra(1, seed)  # noqa: S610 - not Django's
 
 
+def preflight_recipe(recipe: TransferRecipe) -> Preflight:
+    """The preflight of everything that a recipe names."""
+    roles = recipe.extraction.roles
+    return preflight_models(recipe.teacher, recipe.student, roles, recipe.device, recipe)
+
+
 def preflight_models(
     teacher: str,
     student: str,
@@ -252,6 +274,7 @@ def work_of(recipe: TransferRecipe, device: str) -> Work:
     if train.epochs is not None:
         steps = math.ceil(train.epochs * math.ceil(data.n_train / train.batch_size))
     lengths = _lengths(recipe)
+    trained = sum(arm.kind != "vanilla" for arm in recipe.arms)
     return Work(
         n_seeds=data.n_seeds,
         max_tokens=min(max(lengths), recipe.sensitivity.max_length),
@@ -259,7 +282,7 @@ def work_of(recipe: TransferRecipe, device: str) -> Work:
         rank=recipe.lora.r,
         batch_size=train.batch_size,
         steps=steps,
-        trainings=len(recipe.arms) * len(recipe.seeds),
+        trainings=trained * (len(recipe.seeds) + len(train.lr_grid)),
         n_test=data.n_test,
         dtype=_dtype(recipe.sensitivity.dtype, device),
         runs_teacher=any(arm.runs_teacher for arm in recipe.arms),

@@ -6,8 +6,6 @@ import shlex
 from functools import cache
 from typing import Any
 
-import yaml
-
 from nuggets.core.architecture import Frozen
 from nuggets.recipe import (
     AlignJob,
@@ -17,6 +15,7 @@ from nuggets.recipe import (
     load_recipe,
     shipped_recipes,
 )
+from nuggets.recipe_tree import leaves, one_line
 from nuggets.runs.playground import Question
 
 
@@ -31,7 +30,7 @@ def as_command(job: Frozen, verb: str = "run") -> str:
         base, changes = _nearest(job)
         words = ["nuggets", verb, base]
         for name, value in changes.items():
-            words += ["--set", f"{name}={_yaml(value)}"]
+            words += ["--set", f"{name}={one_line(value)}"]
         return shlex.join([*words, *(["--out", "extracted"] if verb == "extract" else [])])
     if isinstance(job, SensitivityJob):
         return shlex.join(_sensitivity(job))
@@ -49,7 +48,7 @@ def as_command(job: Frozen, verb: str = "run") -> str:
 
 def _evaluation(job: EvaluateJob) -> str:
     """Empty where benchmarks differ in more than their kind: one command cannot say that."""
-    given = [_given(task) for task in job.benchmarks]
+    given = [non_defaults(task) for task in job.benchmarks]
     shared = [{k: v for k, v in own.items() if k != "kind"} for own in given]
     if any(own != shared[0] for own in shared):
         return ""
@@ -61,7 +60,7 @@ def _evaluation(job: EvaluateJob) -> str:
     options = {"task" if name == "skill" else name: value for name, value in shared[0].items()}
     options |= {names.get(k, f"judge-{k}"): v for k, v in judge.items() if k != "kind"}
     fields = ("batch_size", "max_length", "dtype", "device")
-    options |= {name: value for name, value in _given(job).items() if name in fields}
+    options |= {name: value for name, value in non_defaults(job).items() if name in fields}
     for name, value in options.items():
         words += [f"--{name.replace('_', '-')}", str(value)]
     return shlex.join([*words, "--out", "benchmarks"])
@@ -112,7 +111,7 @@ def as_python(job: Frozen, then: str = "") -> str:
             that is only planned) instead of printing it.
     """
     if isinstance(job, Question):
-        fields = ", ".join(f"{name}={value!r}" for name, value in _given(job).items())
+        fields = ", ".join(f"{name}={value!r}" for name, value in non_defaults(job).items())
         asked = f"api.playground.question({fields})"
         return f"from nuggets import api\n\nprint(api.playground.ask({asked}))"
     kinds = {SensitivityJob: "map = api.measure(job)", AlignJob: "report = api.align(job)"}
@@ -121,11 +120,11 @@ def as_python(job: Frozen, then: str = "") -> str:
     shown = results.get(type(job), made.partition(" ")[0])
     if then.startswith("plan"):
         made = ""
-    lines = ["from nuggets import api", "", f"job = api.parse_job({_pretty(_given(job))})"]
+    lines = ["from nuggets import api", "", f"job = api.parse_job({_pretty(non_defaults(job))})"]
     return "\n".join([*lines, *([made] if made else []), then or f"print({shown})"])
 
 
-def _given(value: Any) -> Any:
+def non_defaults(value: Any) -> Any:
     """What differs from the defaults; `job` and `kind` always stay, since they choose the class."""
     if isinstance(value, Frozen):
         defaults = {
@@ -133,16 +132,16 @@ def _given(value: Any) -> Any:
             for name, field in type(value).model_fields.items()
         }
         return {
-            name: _given(each)
+            name: non_defaults(each)
             for name, each in value
             if name in ("job", "kind") or each != defaults[name]
         }
-    return [_given(each) for each in value] if isinstance(value, tuple) else value
+    return [non_defaults(each) for each in value] if isinstance(value, tuple) else value
 
 
 def _nearest(job: TransferRecipe) -> tuple[str, dict[str, Any]]:
     """The shipped recipe that needs the fewest changes, and those changes."""
-    wanted = _leaves(job.model_dump(mode="json"))
+    wanted = leaves(job.model_dump(mode="json"))
     best: tuple[str, dict[str, Any]] | None = None
     for name, have in _shipped().items():
         changes = {k: v for k, v in wanted.items() if k not in have or have[k] != v}
@@ -157,25 +156,7 @@ def _nearest(job: TransferRecipe) -> tuple[str, dict[str, Any]]:
 @cache
 def _shipped() -> dict[str, dict[str, Any]]:
     """The fields of every shipped recipe."""
-    return {name: _leaves(load_recipe(name).model_dump(mode="json")) for name in shipped_recipes()}
-
-
-def _leaves(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Dotted names of all fields; lists, strategies with a `kind` and `ranks` stay whole."""
-    flat: dict[str, Any] = {}
-    for name, value in tree.items():
-        path = f"{prefix}{name}"
-        if isinstance(value, dict) and "kind" not in value and name != "ranks":
-            flat |= _leaves(value, f"{path}.")
-        else:
-            flat[path] = value
-    return flat
-
-
-def _yaml(value: Any) -> str:
-    """One value as one line of YAML."""
-    text = yaml.safe_dump(value, default_flow_style=True, width=10**6, sort_keys=False)
-    return text.removesuffix("\n").removesuffix("...").strip()
+    return {name: leaves(load_recipe(name).model_dump(mode="json")) for name in shipped_recipes()}
 
 
 def _pretty(tree: dict[str, Any]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from hashlib import blake2b
 from pathlib import Path
 
@@ -58,7 +59,7 @@ def seed_samples(data: DataConfig) -> list[Sample]:
     if data.file is not None:
         return _split_file(data)[0]
     if data.seeds is not None:
-        return load_source(data.seeds)[: data.n_seeds]
+        return _source(data.seeds)[: data.n_seeds]
     raise BadInput("No seed samples: name a built-in task (--task) or a JSONL file (--seeds).")
 
 
@@ -119,8 +120,8 @@ def _from_files(
                 "A transfer on your own data needs seed, training and test samples: give one "
                 "file (data.file), or all of data.seeds, data.train and data.test."
             )
-        seeds, pool = load_source(data.seeds)[: data.n_seeds], load_source(data.train)
-        test = load_source(data.test)
+        seeds, pool = _source(data.seeds)[: data.n_seeds], _source(data.train)
+        test = _source(data.test)
     check_leakage([*seeds, *pool], test)
     counted, tuning = test[: data.n_test], test[data.n_test : data.n_test + N_TUNING]
     notes = []
@@ -145,6 +146,20 @@ def _from_files(
     return Datasets(label, seeds, draw, counted, tuning, old, extra, general, notes)
 
 
+def _source(source: str) -> list[Sample]:
+    """Samples of a file or a data set; a file that has not changed is parsed once."""
+    path = Path(source).expanduser()
+    if not path.is_file():
+        return load_source(source)
+    stat = path.stat()
+    return list(_parsed(source, stat.st_mtime_ns, stat.st_size))
+
+
+@lru_cache(maxsize=4)  # a preview asks for the same files at every move of a slider
+def _parsed(source: str, changed: int, size: int) -> tuple[Sample, ...]:
+    return tuple(load_source(source))
+
+
 def source_label(source: str) -> str:
     """What a person calls a file or a data set."""
     ref = parse_dataset(source)
@@ -153,7 +168,7 @@ def source_label(source: str) -> str:
 
 def _split_file(data: DataConfig) -> tuple[list[Sample], list[Sample], list[Sample]]:
     """Splits one file by a hash of the ids, so that adding lines never moves a sample."""
-    samples = load_source(str(data.file))
+    samples = _source(str(data.file))
     ranked = sorted(samples, key=lambda s: blake2b(s.id.encode(), digest_size=8).hexdigest())
     held = max(1, len(ranked) // TEST_SHARE)
     test, pool = ranked[:held], ranked[held:]
@@ -168,7 +183,7 @@ def _general(data: DataConfig, without: tuple[str, ...]) -> Callable[[int, int],
     source = data.general
 
     def draw(n: int, seed: int) -> list[Sample]:
-        pool = load_source(source)
+        pool = _source(source)
         return random.Random(seed).choices(pool, k=n)  # noqa: S311
 
     return draw

@@ -284,7 +284,7 @@ def _keep(
             card = _card(recipe, cell.arm, cell.seed, ctx)
             done.save_weights(folder / kind, recipe.student, card)
     value = sum(record.outcome.outcomes[recipe.data.metric]) / len(record.outcome.items)
-    ctx.metric(arm=cell.arm.name, seed=cell.seed, value=value, step0=record.step0_difference)
+    ctx.metric(arm=cell.arm.name, seed=cell.seed, value=value)
 
 
 class _Together:

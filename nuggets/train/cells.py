@@ -123,6 +123,8 @@ def run_cell(
     """
     trainee = arm.build(replace(lab, workspace=Workspace(folder, storage, progress)), seed)
     difference = step0_difference(lab, trainee, test)
+    if progress is not None:
+        progress.metric(step0=difference)
     config = shared_config(lab, seed, lr)
     flops = count_flops(lab, trainee, config, seed)
     _forget_peak(lab.device)

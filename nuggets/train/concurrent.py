@@ -358,6 +358,9 @@ def _train_and_measure(
 ) -> list[Callable[[], CellResult]]:
     """Trains a program and measures its cells item by item; every result is made when called."""
     differences = program.step0_differences(test)
+    for cell, difference in zip(program.cells, differences, strict=True):
+        if cell.progress is not None:
+            cell.progress.metric(step0=difference)
     _, logs = program.train(test, metrics[0])
     measured = program.finite(program.measure(test, metrics, answers))
     kept = {

@@ -1,0 +1,41 @@
+"""The command about recipes: which there are, what one holds, in what several differ."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from nuggets import api
+from nuggets.cli import options as o
+from nuggets.cli.output import out, print_json, table
+
+
+def recipes(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(help="Recipes by name or file: one is printed, several are compared."),
+    ] = None,
+    json: o.AsJson = False,
+) -> None:
+    """List the recipes that come with Nuggets and those saved in the app; print or compare some."""
+    if not names:
+        return _list(json)
+    found = {name: api.load_recipe(name) for name in names}
+    if len(found) == 1:
+        (only,) = found.values()
+        return print_json(only) if json else out.print(api.dump_job(only), markup=False, end="")
+    rows = api.compare_recipes(found)
+    if json:
+        return print_json(rows)
+    return table(("field", *found), [(name, *values) for name, values in rows.items()])
+
+
+def _list(json: bool) -> None:
+    origins = {
+        **dict.fromkeys(api.shipped_recipes(), "shipped"),
+        **dict.fromkeys(api.own_recipes(), "saved"),
+    }
+    if json:
+        return print_json([{"name": name, "origin": origin} for name, origin in origins.items()])
+    return table(("recipe", "origin"), list(origins.items()))

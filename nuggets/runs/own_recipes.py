@@ -1,0 +1,109 @@
+"""The user's own recipes, kept by name: the app saves them, the command line runs them. Torch-free.
+
+One YAML each, in the folder `recipes` of the home, so that they can also be edited, copied and kept
+under version control by hand.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from nuggets import recipe as recipes
+from nuggets.errors import BadInput
+from nuggets.recipe import TransferRecipe, anchored, dump_job, shipped_recipes
+from nuggets.recipe_tree import leaves, one_line
+from nuggets.runs.commands import non_defaults
+from nuggets.runs.commit import atomic_write, disk_errors, make_folder
+from nuggets.runs.home import nuggets_home
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,39}")
+
+
+def own_recipes() -> dict[str, Path]:
+    """The files of all saved recipes by name, in alphabetical order."""
+    files = sorted((nuggets_home() / "recipes").glob("*.yaml"))
+    shipped = shipped_recipes()
+    return {f.stem: f for f in files if _NAME.fullmatch(f.stem) and f.stem not in shipped}
+
+
+def load_recipe(source: str | Path, overrides: Iterable[str] = ()) -> TransferRecipe:
+    """Reads a shipped or a saved recipe by name, or a YAML file, and applies `field=value`.
+
+    A name wins over a file of the same name; write `./NAME` for the file.
+
+    Raises:
+        BadInput: for an unknown recipe, broken YAML, or a value that does not fit, naming it.
+    """
+    saved = own_recipes().get(str(source))
+    try:
+        return recipes.load_recipe(saved or source, overrides)
+    except BadInput as problem:
+        names = ", ".join(own_recipes())
+        if saved or not names or not str(problem).startswith("There is no recipe"):
+            raise
+        raise BadInput(f"{problem} Saved recipes: {names}.") from None
+
+
+def save_recipe(recipe: TransferRecipe, name: str, replace: bool = False) -> Path:
+    """Keeps a recipe under a name; `nuggets run NAME` then runs it.
+
+    Args:
+        recipe: what is kept; its own name becomes the new one, its paths become absolute.
+        name: letters, digits, `-` and `_`, at most 40 of them.
+        replace: whether another recipe of this name may be replaced.
+
+    Raises:
+        BadInput: if the name cannot be used or is taken.
+        NuggetsError: if the disk refuses it.
+    """
+    name = name.strip()
+    if not _NAME.fullmatch(name):
+        raise BadInput(
+            f"A recipe cannot be called {_shown(name)}: give it a name of 1 to 40 letters, "
+            "digits, hyphens or underscores that begins with a letter or a digit."
+        )
+    if name in shipped_recipes():
+        raise BadInput(f"{name} is a recipe that comes with Nuggets; choose another name.")
+    path = nuggets_home() / "recipes" / f"{name}.yaml"
+    if path.exists() and not replace:
+        raise BadInput(f"There is a recipe {name} already; replace it, or choose another name.")
+    make_folder(path.parent)
+    atomic_write(path, dump_job(anchored(recipe.model_copy(update={"name": name}))))
+    return path
+
+
+def delete_recipe(name: str) -> None:
+    """Deletes a saved recipe; runs made from it keep their own copy.
+
+    Raises:
+        BadInput: if there is none of this name.
+    """
+    path = own_recipes().get(name)
+    if path is None:
+        raise BadInput(f"There is no saved recipe {_shown(name)}.")
+    with disk_errors(path):
+        path.unlink(missing_ok=True)
+
+
+def compare_recipes(found: Mapping[str, TransferRecipe]) -> dict[str, list[str]]:
+    """Fields in which recipes differ → their values, each on one line, in the order given.
+
+    Raises:
+        BadInput: for fewer than two recipes.
+    """
+    if len(found) < 2:
+        raise BadInput(f"Comparing needs at least two recipes; {len(found)} was given.")
+    trees = [
+        leaves(recipe.model_dump(mode="json") | {"arms": non_defaults(recipe.arms)})
+        for recipe in found.values()
+    ]
+    names = dict.fromkeys(name for tree in trees for name in tree)
+    rows = {name: [one_line(tree.get(name)) for tree in trees] for name in names}
+    return {name: values for name, values in rows.items() if len(set(values)) > 1}
+
+
+def _shown(name: str) -> str:
+    """A name from outside, short and on one line."""
+    return repr(name if len(name) <= 40 else f"{name[:39]}…")
