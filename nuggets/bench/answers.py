@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from nuggets.bench.halving import Halving
 from nuggets.core.progress import Progress
 from nuggets.core.samples import Format, Sample, answer_ends, texts
 from nuggets.errors import NonFinite
@@ -66,16 +67,21 @@ def greedy_lanes(
     limits = [len(tokenizer(s.answer)["input_ids"]) + 1 + MARGIN for s in samples]
     order = sorted(range(len(samples)), key=lambda place: -len(prompts[place]))
     found: list[dict[int, Answer]] = [{} for _ in range(n_lanes)]
+    halving = Halving(batch_size, progress)
+
+    def written(places: Sequence[int]) -> list[list[list[int]]]:
+        longest = max(limits[place] for place in places)
+        asked = [prompts[place] for place in places] * n_lanes
+        rows = decode_greedily(model, asked, longest, ends, device)
+        return [rows[place :: len(places)] for place in range(len(places))]
+
     for start in range(0, len(order), batch_size):
         if progress is not None:
             progress.check_cancelled()
         places = order[start : start + batch_size]
-        longest = max(limits[place] for place in places)
-        asked = [prompts[place] for place in places] * n_lanes
-        rows = iter(decode_greedily(model, asked, longest, ends, device))
-        for own in found:
-            for place in places:
-                own[place] = _answer(tokenizer, next(rows)[: limits[place]], ends)
+        for place, of_lanes in zip(places, halving.work(places, written), strict=True):
+            for own, row in zip(found, of_lanes, strict=True):
+                own[place] = _answer(tokenizer, row[: limits[place]], ends)
     return [[own[place] for place in range(len(samples))] for own in found]
 
 

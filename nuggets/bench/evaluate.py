@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from nuggets.bench.answers import Answer, greedy_lanes
+from nuggets.bench.halving import Halving
 from nuggets.core.progress import Progress
 from nuggets.core.samples import IGNORED, Format, Message, Sample, encode
 from nuggets.errors import BadInput, NonFinite
@@ -222,14 +223,19 @@ def _score(
     """Scores sequences per lane, the long ones first: memory runs out at once or never."""
     order = sorted(range(len(encoded)), key=lambda place: -len(encoded[place][0]))
     scores: list[dict[int, Score]] = [{} for _ in range(n_lanes)]
+    halving = Halving(batch_size, progress)
+
+    def scored(places: Sequence[int]) -> list[Sequence[Score]]:
+        found = score_batch(model, [encoded[place] for place in places] * n_lanes, device)
+        return [found[place :: len(places)] for place in range(len(places))]
+
     for start in range(0, len(order), batch_size):
         if progress is not None:
             progress.check_cancelled()
         places = order[start : start + batch_size]
-        batch = [encoded[place] for place in places]
-        found = iter(score_batch(model, batch * n_lanes, device))
-        for own in scores:
-            own.update(zip(places, found, strict=False))
+        for place, of_lanes in zip(places, halving.work(places, scored), strict=True):
+            for own, score in zip(scores, of_lanes, strict=True):
+                own[place] = score
         if progress is not None:
             progress.progress(start + len(places), len(order), "evaluating")
     return [[own[place] for place in range(len(encoded))] for own in scores]

@@ -19,6 +19,7 @@ from lm_eval.api.model import TemplateLM
 
 from nuggets.bench.answers import decode_greedily, up_to_end
 from nuggets.bench.evaluate import evaluation_mode, score_batch
+from nuggets.bench.halving import Halving
 from nuggets.bench.kept import Kept, KeptInMemory
 from nuggets.core.progress import Progress
 from nuggets.core.samples import IGNORED, Format, answer_ends
@@ -57,6 +58,7 @@ class InMemoryLM(TemplateLM):
         self.max_length = min(max_length, _positions(model))
         self._ends = answer_ends(tokenizer, format)
         self._kept, self._progress, self._label = kept or KeptInMemory(), progress, label
+        self._halving = Halving(batch_size, progress)
         self.truncated = self.unfinished = 0
 
     @property
@@ -145,7 +147,9 @@ class InMemoryLM(TemplateLM):
                 self._progress.check_cancelled()
             batch = pairs[start : start + self.batch_size]
             encoded = [self._fitted(context, answer) for context, answer in batch]
-            scores = score_batch(self.model, encoded, self._device)
+            scores = self._halving.work(
+                encoded, lambda rows: score_batch(self.model, rows, self._device)
+            )
             for (context, answer), score in zip(batch, scores, strict=True):
                 if not math.isfinite(score.log_likelihood):
                     raise NonFinite(
@@ -175,17 +179,21 @@ class InMemoryLM(TemplateLM):
             )
         stops: list[str] = list(settings.get("until") or [])
         found: list[Response] = []
-        for start in range(0, len(prompts), self.batch_size):
-            batch = prompts[start : start + self.batch_size]
-            rows = decode_greedily(
+
+        def written(asked: Sequence[list[int]]) -> list[list[int]]:
+            return decode_greedily(
                 self.model,
-                [prompt[-room:] for prompt in batch],
+                asked,
                 limit,
                 self._ends,
                 self._device,
                 stop=lambda _, row: _stop_place(self._text(row), stops) is not None,
                 progress=self._progress,
             )
+
+        for start in range(0, len(prompts), self.batch_size):
+            batch = prompts[start : start + self.batch_size]
+            rows = self._halving.work([prompt[-room:] for prompt in batch], written)
             found += [
                 self._answer(row, stops) | {"cut": len(prompt) > room}
                 for prompt, row in zip(batch, rows, strict=True)

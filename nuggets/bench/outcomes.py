@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from nuggets.bench.comparisons import compare_family, families
 from nuggets.bench.statistics import Interval, PairedDifference, mean_interval, paired_difference
+from nuggets.bench.verdict import Difference, Role, Verdict, decide
 from nuggets.core.architecture import Frozen
 from nuggets.core.samples import Format
 from nuggets.errors import BadInput
@@ -29,6 +31,7 @@ class BenchmarkOutcome(Frozen):
         peak_memory: the process's largest memory so far, in bytes.
         arm: the arm of a transfer; empty for a model by itself.
         seed: its seed.
+        role: of the arm in the comparison; None for a model by itself.
     """
 
     benchmark: str
@@ -44,6 +47,7 @@ class BenchmarkOutcome(Frozen):
     peak_memory: int
     arm: str = ""
     seed: int = 0
+    role: Role | None = None
 
 
 class BenchmarkRow(Frozen):
@@ -63,13 +67,20 @@ class BenchmarkRow(Frozen):
 
 
 class BenchmarkTable(Frozen):
-    """All rows of one benchmark; intervals are 95 % over seeds and items."""
+    """All rows of one benchmark; intervals are 95 % over seeds and items.
+
+    `comparisons` are paired differences in `metric` with Holm's adjustment: for the arms of one
+    transfer those of its report, and its `verdict` by the same rules; for models by themselves
+    each against the base.
+    """
 
     benchmark: str
     metric: str
     base: str
     n_items: int
     rows: list[BenchmarkRow]
+    comparisons: tuple[Difference, ...] = ()
+    verdict: Verdict | None = None
 
 
 def build_tables(outcomes: Sequence[BenchmarkOutcome], base: str = "") -> list[BenchmarkTable]:
@@ -97,6 +108,7 @@ def _table(outcomes: Sequence[BenchmarkOutcome], base: str) -> BenchmarkTable:
             )
         rows.setdefault(outcome.arm or outcome.model, []).append(outcome)
     chosen = base if base in rows else next(iter(rows))
+    comparisons, verdict = _compared(rows, first.metric, chosen)
     return BenchmarkTable(
         benchmark=first.benchmark,
         metric=first.metric,
@@ -105,7 +117,32 @@ def _table(outcomes: Sequence[BenchmarkOutcome], base: str) -> BenchmarkTable:
         rows=[
             _row(name, own, [] if name == chosen else rows[chosen]) for name, own in rows.items()
         ],
+        comparisons=tuple(comparisons),
+        verdict=verdict,
     )
+
+
+def _compared(
+    rows: Mapping[str, Sequence[BenchmarkOutcome]], metric: str, base: str
+) -> tuple[list[Difference], Verdict | None]:
+    """Differences within their families, and what they say of a transfer's treatment.
+
+    Arms of several transfers share no baseline and no seeds: they are compared as models are.
+    """
+    values = {name: {o.seed: o.outcomes[metric] for o in own} for name, own in rows.items()}
+    roles = {name: own[0].role for name, own in rows.items()}
+    known = {name: role for name, role in roles.items() if role is not None}
+    of_one_transfer = list(known.values()).count("baseline") == 1
+    others = [(name, base) for name in rows if name != base]
+    found = [
+        difference
+        for family in (families(known) if of_one_transfer else [others])
+        for difference in compare_family(values, family, higher_is_better=True)
+    ]
+    if not of_one_transfer or "treatment" not in known.values():
+        return found, None
+    means = {name: float(np.mean([values[name][s] for s in values[name]])) for name in known}
+    return found, decide(known, means, found)
 
 
 def _row(

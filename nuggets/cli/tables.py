@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from nuggets import api
-from nuggets.cli.output import interval, table
+from nuggets.cli.output import interval, say, table
 
 
 def show_tables(run: api.Run) -> None:
-    """Draws every benchmark of a run: means, intervals, differences to the base."""
+    """Draws every benchmark of a run: means, intervals, differences, and what they say."""
     for made in api.benchmark_tables(run):
         rows = []
         for row in made.rows:
@@ -28,3 +28,16 @@ def show_tables(run: api.Run) -> None:
                 )
         headers = ("model", "metric", "mean", "95 %", f"− {made.base}", "seeds", "cut", "time")
         table(headers, rows, f"{made.benchmark}, {made.n_items} items")
+        if made.comparisons:
+            lines = [
+                (
+                    each.arm,
+                    each.versus,
+                    f"{each.interval.mean:+.3f} {interval(each.interval.low, each.interval.high)}",
+                    f"{each.p_holm:.3f}",
+                )
+                for each in made.comparisons
+            ]
+            table(("arm", "versus", "difference, 95 %", "p, Holm"), lines, f"{made.metric}, paired")
+        if made.verdict is not None:
+            say(f"{made.benchmark}: {made.verdict.sentence}")

@@ -40,8 +40,12 @@ def window_sums(
     one side of it and not with its area. The strips are then treated likewise along the columns.
     The result does not depend on the number of threads.
     """
-    strips = _strips(values, height)
-    sums = np.empty((len(strips), values.shape[1] - width + 1))
+    return _slid_right(_strips(values, height), width)
+
+
+def _slid_right(strips: Float[ndarray, "_ m"], width: int) -> Float[ndarray, "_ _"]:
+    """Sums of `width` consecutive columns of every strip."""
+    sums = np.empty((len(strips), strips.shape[1] - width + 1))
 
     def slide_right(rows: slice) -> None:
         np.sum(strips[rows, :width], axis=1, out=sums[rows, 0])
@@ -113,9 +117,11 @@ def find_window(
         The best window and the runner-up: the best among those whose corner is at least half
         a window away in one direction; None where the matrix has no room for one.
     """
-    sums = window_sums(values, height, width)
-    # Only the slack of ties follows from this total: float32 is plenty, and six times as fast.
-    slack = TIE * float(values.sum(dtype=np.result_type(values, np.float32)))
+    strips = _strips(values, height)
+    # The total gives the slack of ties alone: the first strip is summed, float32 does for the rest.
+    rest = values[height:].sum(dtype=np.result_type(values, np.float32))
+    slack = TIE * (float(strips[0].sum()) + float(rest))
+    sums = _slid_right(strips, width)
     best = _first_of_largest(sums, slack)
     near = sums[_near(best.row, height), _near(best.col, width)]
     if near.shape == sums.shape:

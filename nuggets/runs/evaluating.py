@@ -16,6 +16,7 @@ from nuggets.bench.kept import Kept
 from nuggets.bench.lm_eval_adapter import Evaluated, Machine, Process, run_benchmark
 from nuggets.bench.outcomes import BenchmarkOutcome, build_tables
 from nuggets.bench.tasks import Benchmark, Dialogue, Task
+from nuggets.bench.verdict import Role
 from nuggets.core.adapter import load_adapter, untie
 from nuggets.core.samples import Sample
 from nuggets.recipe import EvaluateJob, TransferRecipe, load_job
@@ -47,6 +48,7 @@ class Subject:
     opened: Callable[[], Any]
     arm: str = ""
     seed: int = 0
+    role: Role | None = None
 
 
 class KeptOnDisk:
@@ -153,6 +155,7 @@ def arm_subjects(
                     opened=_opener(cell, student, device),
                     arm=f"{label}{arm.name}",
                     seed=seed,
+                    role=arm.role,
                 )
             )
     return found
@@ -219,7 +222,8 @@ def _place(task: Task, subject: Subject) -> str:
 
 
 def _commit(found: Evaluated, task: Task, subject: Subject, ctx: RunContext) -> None:
-    outcome = found.outcome.model_copy(update={"arm": subject.arm, "seed": subject.seed})
+    of_arm = {"arm": subject.arm, "seed": subject.seed, "role": subject.role}
+    outcome = found.outcome.model_copy(update=of_arm)
     with ctx.commit(_place(task, subject)) as folder:
         (folder / results.OUTCOME).write_text(outcome.model_dump_json(indent=1))
         (folder / "results.json").write_text(json.dumps(found.results, indent=1, default=str))

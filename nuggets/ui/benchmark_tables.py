@@ -59,6 +59,22 @@ def frame_of(table: api.BenchmarkTable) -> pd.DataFrame:
     return frame.drop(columns=[c for c in frame if alone and c.startswith("difference")])
 
 
+def comparisons_frame(table: api.BenchmarkTable) -> pd.DataFrame:
+    """One line per paired comparison of the first metric."""
+    return pd.DataFrame(
+        {
+            "arm": each.arm,
+            "versus": each.versus,
+            "difference": each.interval.mean,
+            "low": each.interval.low,
+            "high": each.interval.high,
+            "p, Holm": each.p_holm,
+            "detectable": each.minimum_detectable,
+        }
+        for each in table.comparisons
+    )
+
+
 def _evaluations() -> list[api.Run]:
     done = (r for r in api.runs() if r.status() == "done" and r.record().kind == "evaluate")
     return [run for run, _ in zip(done, range(MOST_RUNS), strict=False)]
@@ -84,3 +100,18 @@ def _tables(run: api.Run, tables: list[api.BenchmarkTable]) -> None:
             }
             | {"seconds": st.column_config.NumberColumn(format="%.0f")},
         )  # fmt: skip
+        if table.verdict is not None:
+            st.text(f"{table.benchmark}: {table.verdict.sentence}")
+        if table.comparisons:
+            share.table(
+                comparisons_frame(table),
+                f"compared-{run.id}-{table.benchmark}",
+                f"{table.benchmark}, {table.metric}: paired differences with 95 % intervals and "
+                f"p-values adjusted by Holm · run {run.id}",
+                api.as_command(job) or None,
+                api.as_python(job),
+                column_config={
+                    name: st.column_config.NumberColumn(format="%.3f")
+                    for name in ("difference", "low", "high", "p, Holm", "detectable")
+                },
+            )

@@ -79,7 +79,24 @@ def test_models_measured_by_themselves_are_shown_with_intervals(
     assert (frame["mean"] <= frame["high"]).all()
     assert frame["difference"].tolist()[1] == pytest.approx(-0.5)
     assert frame["cut prompts"].tolist() == [1, 1]
+    compared = at.dataframe[1].value
+    assert compared[["arm", "versus"]].values.tolist() == [["sibling", "teacher"]]
+    assert compared["difference"].tolist() == pytest.approx([-0.5])
     assert f"4 items, differences to teacher · run {evaluated.id}" in shown(at)
+
+
+def test_the_verdict_of_a_benchmark_stands_below_its_table(
+    open_page: Open, evaluated: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    roles = {"plain": "baseline", "paper": "treatment"}
+    arms = [
+        outcome(name, right).model_copy(update={"arm": name, "role": roles[name]})
+        for name, right in (("plain", [0, 1, 0, 0]), ("paper", [1, 1, 1, 0]))
+    ]
+    monkeypatch.setattr(api, "benchmark_tables", lambda run: build_tables(arms, "plain"))
+    assert "mmlu-5shot: No difference seen between paper and plain" in shown(
+        open_page("benchmarks")
+    )
 
 
 def test_the_table_says_how_to_make_it_again(evaluated: Run) -> None:
