@@ -38,7 +38,8 @@ class Outlook:
         preflight: dimensions, memory, disk and time.
         stages: those stages of the preflight that this recipe goes through here.
         uncounted: work of some arms that the stages do not cover, in a few words each.
-        detectable: the smallest difference to be seen; None for losses, which promise nothing.
+        detectable: the smallest difference to be seen; None for losses and for a single item,
+            which promise nothing.
     """
 
     refusals: tuple[str, ...]
@@ -102,8 +103,17 @@ def look_ahead(recipe: TransferRecipe) -> Outlook:
         preflight=found,
         stages=tuple(_stages(recipe, found, measured=map is not None)),
         uncounted=tuple(UNCOUNTED[arm.kind] for arm in recipe.arms if arm.kind in UNCOUNTED),
-        detectable=None if refused or recipe.data.metric == "loss" else detectable(recipe),
+        detectable=None if refused else _detectable(recipe),
     )
+
+
+def _detectable(recipe: TransferRecipe) -> DetectableEffect | None:
+    if recipe.data.metric == "loss":
+        return None
+    try:
+        return detectable(recipe)
+    except BadInput:  # a single item has no spread to plan with
+        return None
 
 
 def _stages(recipe: TransferRecipe, found: Preflight, measured: bool) -> list[StageNeed]:

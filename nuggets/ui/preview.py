@@ -25,6 +25,8 @@ def draw(recipe: TransferRecipe, ahead: api.Outlook) -> None:
     _numbers(ahead)
     if ahead.detectable is not None:
         st.text(f"{ahead.detectable.sentence} Smaller ones will look like none.")
+    elif not ahead.refusals:
+        st.text("How small a difference can be seen is not known before losses, or one item alone.")
     names = ["Windows", "Neighbours", "Rank and energy", "Time and memory"]
     for name, tab in zip(names, st.tabs(names), strict=True):
         with tab:
