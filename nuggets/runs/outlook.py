@@ -80,6 +80,7 @@ def look_ahead(recipe: TransferRecipe) -> Outlook:
     map = None if refused else find_map_of(recipe)
     cka = find_alignment_of(recipe)
     needs_cka = recipe.extraction.layers.kind == "cka"
+    kinds = [arm.kind for arm in recipe.arms]
     missing, plan, residual, kept, unknown = None, None, None, None, ""
     if not refused and map is None:
         missing = "map"
@@ -102,7 +103,7 @@ def look_ahead(recipe: TransferRecipe) -> Outlook:
         unknown=unknown,
         preflight=found,
         stages=tuple(_stages(recipe, found, measured=map is not None)),
-        uncounted=tuple(UNCOUNTED[arm.kind] for arm in recipe.arms if arm.kind in UNCOUNTED),
+        uncounted=tuple(dict.fromkeys(UNCOUNTED[k] for k in kinds if k in UNCOUNTED)),
         detectable=None if refused else _detectable(recipe),
     )
 

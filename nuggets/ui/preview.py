@@ -201,7 +201,7 @@ def _costs(recipe: TransferRecipe, ahead: api.Outlook) -> None:
             f"{_size(found.memory_available)} are free, and {_size(found.disk_free)} of disk."
         )
     if ahead.uncounted:
-        st.text(f"Not counted: {', '.join(dict.fromkeys(ahead.uncounted))}.")
+        st.text(f"Not counted: {', '.join(ahead.uncounted)}.")
     safe.notes(found.notes)
 
 
