@@ -36,6 +36,7 @@ __all__ = [
     "load_recipe",
     "parse_cut",
     "parse_job",
+    "parse_recipe",
     "shipped_recipes",
 ]
 
@@ -307,7 +308,20 @@ def load_recipe(source: str | Path, overrides: Iterable[str] = ()) -> TransferRe
     tree = read_recipe(source)
     for each in overrides:
         override(tree, each)
-    job = parse_job({"job": "transfer", **absolute_paths(tree, Path.cwd())})
+    return _transfer(tree, str(source))
+
+
+def parse_recipe(text: str, source: str = "The file") -> TransferRecipe:
+    """A recipe from its YAML, such as an uploaded one; paths become absolute, seen from here.
+
+    Raises:
+        BadInput: for broken YAML, another kind of job, or a value that does not fit, naming it.
+    """
+    return _transfer(parse_yaml(text, source), source)
+
+
+def _transfer(tree: Mapping[str, Any], source: str) -> TransferRecipe:
+    job = parse_job({"job": "transfer", **absolute_paths(dict(tree), Path.cwd())})
     if not isinstance(job, TransferRecipe):
         raise BadInput(f"{source} holds a {job.job} job, not a transfer recipe.")
     return job

@@ -7,7 +7,7 @@ import streamlit as st
 from nuggets import api
 from nuggets.errors import NuggetsError
 from nuggets.recipe import TransferRecipe
-from nuggets.ui import form, live, preview, prompt_part, recipes, safe, shell
+from nuggets.ui import fields, form, live, preview, prompt_part, recipes, safe, shell
 
 
 def main() -> None:
@@ -16,16 +16,22 @@ def main() -> None:
     live.refused()
     choice = shell.current()
     _chosen_run(choice)
+    refused = st.container()
     try:
         base = recipes.picker(choice)
-        file = recipes.own_data()
         left, right = st.columns([5, 6], gap="medium")
         with left, st.container(border=True):
-            recipe = form.recipe(base, choice, file)
-            _start_button(recipe)
+            recipe = form.recipe(base, choice)
+            with refused:
+                for place, sentence in enumerate(fields.refusals()):
+                    safe.problem(sentence, f"address-{place}", "This link cannot be followed whole")
+            ahead = api.look_ahead(recipe)
+            _start_button(recipe, ready=not ahead.refusals)
+            recipes.keep(recipe)
         with right:
-            preview.plan(recipe)
+            preview.draw(recipe, ahead)
         prompt_part.expander(recipe.student, recipe.data)
+        recipes.compare(recipe, choice)
         recipes.take_away(recipe)
     except NuggetsError as error:
         safe.problem(error)
@@ -47,11 +53,12 @@ def _chosen_run(choice: shell.Choice) -> None:
     live.panel(run, "transfer-run")
 
 
-def _start_button(recipe: TransferRecipe) -> None:
+def _start_button(recipe: TransferRecipe, ready: bool) -> None:
     st.button(
         "Start the transfer",
         type="primary",
         key="start",
+        disabled=not ready,
         shortcut="Mod+Enter",
         width="stretch",
         on_click=_start,

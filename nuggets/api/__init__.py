@@ -55,6 +55,7 @@ from nuggets.recipe import (
     load_job,
     parse_cut,
     parse_job,
+    parse_recipe,
     shipped_recipes,
 )
 from nuggets.runs import bundles, playground, tour
@@ -66,6 +67,7 @@ from nuggets.runs.doctor import Doctor, diagnose_soon
 from nuggets.runs.exporting import export_benchmarks as save_benchmarks
 from nuggets.runs.factors import Factors, KeptBySvd, kept_by_svd, window_factors
 from nuggets.runs.home import exports_dir
+from nuggets.runs.outlook import Outlook, look_ahead
 from nuggets.runs.outputs import refuse_existing
 from nuggets.runs.own_data import name_of, own_data, remember, save_upload
 from nuggets.runs.own_recipes import (
@@ -128,6 +130,7 @@ __all__ = [
     "Factors",
     "KeptBySvd",
     "ModelCard",
+    "Outlook",
     "Preflight",
     "Rendered",
     "Run",
@@ -172,6 +175,7 @@ __all__ = [
     "lessons",
     "load_job",
     "load_recipe",
+    "look_ahead",
     "map_job",
     "map_of",
     "measure",
@@ -185,6 +189,7 @@ __all__ = [
     "own_recipes",
     "parse_cut",
     "parse_job",
+    "parse_recipe",
     "plan",
     "plan_of",
     "playground",

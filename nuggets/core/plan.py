@@ -263,7 +263,9 @@ def _notes(teacher: ArchSpec, student: ArchSpec, extraction: ExtractionConfig) -
     if (teacher.n_heads, teacher.n_kv_heads) != (student.n_heads, student.n_kv_heads) and (
         extraction.matrices.kind != "consistent"
     ):
-        notes.append("Windows do not respect attention heads; `consistent` keeps whole groups.")
+        notes.append(
+            "Windows do not respect attention heads; the selector consistent keeps whole groups."
+        )
     return tuple(notes)
 
 

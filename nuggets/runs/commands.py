@@ -141,7 +141,7 @@ def non_defaults(value: Any) -> Any:
 
 def _nearest(job: TransferRecipe) -> tuple[str, dict[str, Any]]:
     """The shipped recipe that needs the fewest changes, and those changes."""
-    wanted = leaves(job.model_dump(mode="json"))
+    wanted = fields_of(job)
     best: tuple[str, dict[str, Any]] | None = None
     for name, have in _shipped().items():
         changes = {k: v for k, v in wanted.items() if k not in have or have[k] != v}
@@ -156,7 +156,13 @@ def _nearest(job: TransferRecipe) -> tuple[str, dict[str, Any]]:
 @cache
 def _shipped() -> dict[str, dict[str, Any]]:
     """The fields of every shipped recipe."""
-    return {name: leaves(load_recipe(name).model_dump(mode="json")) for name in shipped_recipes()}
+    return {name: fields_of(load_recipe(name)) for name in shipped_recipes()}
+
+
+def fields_of(recipe: TransferRecipe) -> dict[str, Any]:
+    """Every field by its dotted name; arms and benchmarks stay whole, without their defaults."""
+    lists = {name: non_defaults(getattr(recipe, name)) for name in ("arms", "benchmarks")}
+    return leaves(recipe.model_dump(mode="json") | lists)
 
 
 def _pretty(tree: dict[str, Any]) -> str:

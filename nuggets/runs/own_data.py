@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from nuggets.builtin.skills import SKILLS
 from nuggets.core.data import load_samples
+from nuggets.core.datasets import parse_dataset
 from nuggets.errors import BadInput
 from nuggets.recipe import DataConfig
 from nuggets.runs.commit import atomic_write, make_folder
@@ -76,12 +77,17 @@ def own_data() -> dict[str, DataConfig]:
             data, name = DataConfig.model_validate(head["data"]), plain(str(head["name"]))
         except (OSError, ValueError, KeyError, TypeError, ValidationError):
             continue  # only a name is lost: the files are where they were
-        if not all(Path(file).is_file() for file in head["data"].values()):
+        if not all(map(_is_there, head["data"].values())):
             continue
         if not name or name in found or name in SKILLS:
             name = f"{name} ({path.stem[:6]})"
         found[name] = data
     return found
+
+
+def _is_there(source: str) -> bool:
+    """Whether a file exists; a data set of the hub is taken at its word."""
+    return Path(source).is_file() or parse_dataset(source) is not None
 
 
 def name_of(data: DataConfig) -> str | None:

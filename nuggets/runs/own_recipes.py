@@ -13,8 +13,8 @@ from pathlib import Path
 from nuggets import recipe as recipes
 from nuggets.errors import BadInput
 from nuggets.recipe import TransferRecipe, anchored, dump_job, shipped_recipes
-from nuggets.recipe_tree import leaves, one_line
-from nuggets.runs.commands import non_defaults
+from nuggets.recipe_tree import one_line
+from nuggets.runs.commands import fields_of
 from nuggets.runs.commit import atomic_write, disk_errors, make_folder
 from nuggets.runs.home import nuggets_home
 
@@ -95,10 +95,7 @@ def compare_recipes(found: Mapping[str, TransferRecipe]) -> dict[str, list[str]]
     """
     if len(found) < 2:
         raise BadInput(f"Comparing needs at least two recipes; {len(found)} was given.")
-    trees = [
-        leaves(recipe.model_dump(mode="json") | {"arms": non_defaults(recipe.arms)})
-        for recipe in found.values()
-    ]
+    trees = [fields_of(recipe) for recipe in found.values()]
     names = dict.fromkeys(name for tree in trees for name in tree)
     rows = {name: [one_line(tree.get(name)) for tree in trees] for name in names}
     return {name: values for name, values in rows.items() if len(set(values)) > 1}

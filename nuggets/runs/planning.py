@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
+from jaxtyping import Float
+from numpy import ndarray
+
 from nuggets.builtin.resolve import resolve
+from nuggets.core.maps import SensitivityMap
 from nuggets.core.models import read_spec
 from nuggets.core.plan import ExtractionPlan, make_plan
 from nuggets.core.selectors import Searching, WindowSelector
 from nuggets.core.window_request import SearchedSelector
 from nuggets.errors import BadInput
-from nuggets.recipe import AlignJob, SensitivityJob, TransferRecipe
+from nuggets.recipe import AlignJob, DataConfig, SensitivityJob, TransferRecipe
 from nuggets.runs import cache
 from nuggets.runs.doctor import resolve_device_name
 from nuggets.runs.inputs import seed_samples
 from nuggets.train.arms import Paper
 
+_LOCATING = ("task", "file", "seeds", "n_seeds", "format")
+"""The fields of the data that say on which samples sensitivity is measured."""
+
 
 def map_job(recipe: TransferRecipe) -> SensitivityJob:
-    """The sensitivity measurement that a transfer needs."""
+    """The sensitivity measurement that a transfer needs; how it trains is no part of it."""
     windows = recipe.sensitivity.keep == "windows"
+    data = {name: getattr(recipe.data, name) for name in _LOCATING}
     return SensitivityJob(
         name=f"sensitivity-{recipe.data.task or recipe.name}",
         model=recipe.teacher,
-        data=recipe.data,
+        data=DataConfig(**data),
         sensitivity=recipe.sensitivity,
         student=recipe.student if windows else None,
         selectors=_searching(recipe) if windows else (WindowSelector(),),
@@ -47,25 +55,47 @@ def alignment_job(recipe: TransferRecipe) -> AlignJob:
     )
 
 
+def find_map_of(recipe: TransferRecipe) -> SensitivityMap | None:
+    """The teacher's map that a transfer needs, if it was measured before."""
+    config = cache.with_dtype(recipe.sensitivity, resolve_device_name(recipe.device))
+    return cache.find_map(map_job(recipe), seed_samples(recipe.data), config)
+
+
+def find_alignment_of(recipe: TransferRecipe) -> Float[ndarray, "n_teacher n_student"] | None:
+    """The CKA that the layer selector `cka` needs; None for others, or if it was not measured."""
+    if recipe.extraction.layers.kind != "cka":
+        return None
+    report = cache.find_alignment(cache.alignment_folder(alignment_job(recipe)))
+    return None if report is None else report.matrices["cka"]
+
+
+def plan_from(
+    recipe: TransferRecipe,
+    map: SensitivityMap,
+    cka: Float[ndarray, "n_teacher n_student"] | None = None,
+) -> ExtractionPlan:
+    """What a recipe would extract, from what was measured.
+
+    Raises:
+        BadInput: if pair and recipe cannot work.
+    """
+    student = read_spec(resolve(recipe.student, weights=False))
+    return make_plan(map, student, recipe.extraction, recipe.lora, cka)
+
+
 def plan_from_cache(recipe: TransferRecipe) -> ExtractionPlan:
     """What a recipe would extract, from what was measured before.
 
     Raises:
         BadInput: if the teacher's map (or, for `cka`, the alignment) was not measured yet.
     """
-    device = resolve_device_name(recipe.device)
-    config = cache.with_dtype(recipe.sensitivity, device)
-    map = cache.find_map(map_job(recipe), seed_samples(recipe.data), config)
+    map = find_map_of(recipe)
     if map is None:
         raise BadInput(
             f"The sensitivity of {recipe.teacher} was not measured for these samples yet. "
             "Measure it first; then the plan is instant."
         )
-    cka = None
-    if recipe.extraction.layers.kind == "cka":
-        report = cache.find_alignment(cache.alignment_folder(alignment_job(recipe)))
-        if report is None:
-            raise BadInput("The layer map `cka` needs the pair's alignment; measure it first.")
-        cka = report.matrices["cka"]
-    student = read_spec(resolve(recipe.student, weights=False))
-    return make_plan(map, student, recipe.extraction, recipe.lora, cka)
+    cka = find_alignment_of(recipe)
+    if cka is None and recipe.extraction.layers.kind == "cka":
+        raise BadInput("The layer map `cka` needs the pair's alignment; measure it first.")
+    return plan_from(recipe, map, cka)

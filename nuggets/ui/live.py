@@ -15,6 +15,7 @@ import streamlit as st
 
 from nuggets import api
 from nuggets.errors import NuggetsError
+from nuggets.recipe import TransferRecipe
 from nuggets.runs.schema import RunRecord, now
 from nuggets.ui import safe
 
@@ -55,6 +56,7 @@ def _panel(run: api.Run, key: str, losses: bool, was_live: bool) -> None:
             safe.problem(record.error.message, f"{key}-error", "The run failed")
         if losses:
             _losses(run, key)
+            _identity(run, key)
         _log(run, key)
 
 
@@ -166,15 +168,47 @@ def _losses(run: api.Run, key: str) -> None:
         return
     look = charts.look_of(st.context.theme.type)
     job = api.job_of(run)
+    few, most = min(frame["seeds"]), max(frame["seeds"])
+    seeds = "1 seed" if most == 1 else f"{most} seeds" if few == most else f"{few} to {most} seeds"
+    band = "" if most == 1 else "; bands from the lowest to the highest seed"
     share.figure(
         charts_transfer.losses_figure(frame, look),
         frame,
         key=f"{key}-losses",
-        caption=f"Training loss, mean over seeds · {run.id}",
+        caption=f"Training loss, mean over {seeds}{band} · {run.id}",
         command=api.as_command(job),
         python=api.as_python(job),
         alt="Training loss per arm against steps",
     )
+
+
+def _identity(run: api.Run, key: str) -> None:
+    """How far every arm's logits were from the untouched student's before its first step."""
+    known = told(run).step0
+    if not known:
+        return
+    from nuggets.ui import charts_transfer, share
+
+    job = api.job_of(run)
+    arms = {arm.name: arm for arm in job.arms} if isinstance(job, TransferRecipe) else {}
+    frame = charts_transfer.identity_frame(known, arms)
+    with st.expander(charts_transfer.identity_title(frame), key=f"{key}-identity"):
+        st.text(
+            "Before the first step, the largest difference between a logit of the arm and one of "
+            "the untouched student, over a few test items. What an arm starts from is subtracted "
+            "from the base, so the function is the student's and only rounding is left: about "
+            "1e-5 to 1e-4 in float32, up to 0.1 in bfloat16. More would mean that an arm did not "
+            "start where the others do."
+        )
+        share.table(
+            frame,
+            key=f"{key}-step0",
+            caption=f"Step-0 identity · {run.id}",
+            command=api.as_command(job),
+            python=api.as_python(job),
+            height="content",
+            column_config={"max |Δ logit|": st.column_config.NumberColumn(format="%.1e")},
+        )
 
 
 @dataclass
@@ -185,6 +219,7 @@ class Told:
     doing: str = ""
     ticks: list[tuple[datetime, float]] = field(default_factory=list)
     losses: list[dict[str, float | str]] = field(default_factory=list)
+    step0: dict[str, dict[int, float | None]] = field(default_factory=dict)
     sentences: list[str] = field(default_factory=list)
 
 
@@ -215,7 +250,11 @@ def _hear(event: api.RunEvent, known: Told) -> None:
     loss, step = data.get("loss"), data.get("step")
     if event.type == "metric" and isinstance(loss, int | float) and isinstance(step, int):
         arm = str(data.get("arm") or event.stage)
-        known.losses.append({"arm": arm, "step": step, "loss": float(loss)})
+        seed = str(data.get("seed"))
+        known.losses.append({"arm": arm, "seed": seed, "step": step, "loss": float(loss)})
+    if event.type == "metric" and "step0" in data:
+        step0: Any = data["step0"]
+        known.step0.setdefault(str(data.get("arm")), {})[int(str(data.get("seed", 0)))] = step0
 
 
 def _log(run: api.Run, key: str) -> None:

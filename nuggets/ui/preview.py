@@ -1,80 +1,247 @@
-"""What a transfer would take, before anything is trained: from the cached map, at once."""
+"""What a transfer would do, before anything is trained: drawn from one look ahead, at once."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import pandas as pd
 import streamlit as st
 
 from nuggets import api
 from nuggets.recipe import TransferRecipe
-from nuggets.ui import charts, charts_transfer, measure, safe, share
+from nuggets.ui import charts, charts_transfer, live, measure, safe, share
+
+MIB = 2**20
 
 
-def plan(recipe: TransferRecipe) -> None:
-    """Draws the plan of a recipe, or what has to be measured first."""
-    with safe.shown_problems("preview"):
-        if _lacks_map(recipe) or _lacks_alignment(recipe):
-            return
-        found = api.plan(recipe)
-        _numbers(found)
-        frame = charts_transfer.plan_frame(found)
-        share.figure(
-            charts_transfer.plan_figure(frame, charts.look_of(st.context.theme.type)),
-            frame,
-            key="plan",
-            caption="Sensitivity kept; a random choice keeps 1×",
-            command=api.as_command(recipe, "plan"),
-            python=api.as_python(recipe),
-            alt="Share of sensitivity kept per layer pair and matrix",
+def draw(recipe: TransferRecipe, ahead: api.Outlook) -> None:
+    """Draws what is known of a recipe, what refuses it, and what has to be measured first."""
+    for place, sentence in enumerate(ahead.refusals):
+        safe.problem(sentence, f"refused-{place}", "This would be refused")
+    if not all(need.fits for need in ahead.stages):
+        safe.notes(ahead.preflight.notes)
+    if ahead.missing:
+        _offer(recipe, ahead.missing)
+    _numbers(ahead)
+    if ahead.detectable is not None:
+        st.text(f"{ahead.detectable.sentence} Smaller ones will look like none.")
+    elif not ahead.refusals:
+        st.text("How small a difference can be seen is not known before losses, or one item alone.")
+    names = ["Windows", "Neighbours", "Rank and energy", "Time and memory"]
+    for name, tab in zip(names, st.tabs(names), strict=True):
+        with tab:
+            _tab(name, recipe, ahead)
+    safe.notes(ahead.plan.notes if ahead.plan else ())
+
+
+def _tab(name: str, recipe: TransferRecipe, ahead: api.Outlook) -> None:
+    if name == "Time and memory":
+        _costs(recipe, ahead)
+    elif ahead.plan is None:
+        st.text("Known as soon as there is a plan.")
+    elif name == "Windows":
+        _windows(recipe, ahead.plan)
+    elif name == "Neighbours":
+        _neighbours(recipe, ahead)
+    else:
+        _kept(recipe, ahead)
+
+
+def _offer(recipe: TransferRecipe, missing: str) -> None:
+    """What to measure first, and a button that does."""
+    if missing == "map":
+        job = api.map_job(recipe)
+        sentence = (
+            f"The sensitivity of {job.model} was not measured for these samples yet. Once it is, "
+            "the plan follows every control at once. Seconds on the built-in models."
         )
-        safe.notes(found.notes)
+        measure.missing("No plan yet", sentence, {"Measure it": [job]}, "plan-map")
+    else:
+        pair = api.alignment_job(recipe)
+        sentence = (
+            f"The layer map cka needs the alignment of {pair.teacher} and {pair.student}, which "
+            "was not measured yet."
+        )
+        measure.missing("No alignment yet", sentence, {"Measure it": [pair]}, "plan-alignment")
 
 
-def _lacks_map(recipe: TransferRecipe) -> bool:
-    job = api.map_job(recipe)
-    if api.find_map(job) is not None:
-        return False
-    sentence = (
-        f"The sensitivity of {job.model} was not measured for these samples yet. Once it is, "
-        "the plan follows every control at once. Seconds on the built-in models."
-    )
-    measure.missing("No plan yet", sentence, {"Measure it": [job]}, "plan-map")
-    return True
-
-
-def _lacks_alignment(recipe: TransferRecipe) -> bool:
-    job = api.alignment_job(recipe)
-    if recipe.extraction.layers.kind != "cka" or api.find_alignment(job) is not None:
-        return False
-    sentence = (
-        f"The layer map cka needs the alignment of {job.teacher} and {job.student}, which was "
-        "not measured yet."
-    )
-    measure.missing("No alignment yet", sentence, {"Measure it": [job]}, "plan-alignment")
-    return True
-
-
-def _numbers(found: api.ExtractionPlan) -> None:
-    layers = [teacher for _, teacher in found.alignment.pairs]
-    agree = found.residual_agreement
+def _numbers(ahead: api.Outlook) -> None:
+    plan, unknown = ahead.plan, "–"
     left, right = st.columns(2)
     left.metric(
         "Teacher layers",
-        " ".join(str(layer) for layer in layers),
+        ranges([teacher for _, teacher in plan.alignment.pairs]) if plan else unknown,
         border=True,
         help="In the order of the student's layers, from 0.",
     )
-    right.metric("Trainable weights", f"{found.trainable_parameters:,}", border=True)
-    kept = [item.kept_mass for item in found.items]
-    left.metric(
-        "Kept per matrix",
-        f"{min(kept):.0%} to {max(kept):.0%}",
-        border=True,
-        help="Share of a teacher matrix's sensitivity that lies inside the chosen entries.",
-    )
+    kept = [item.kept_mass for item in plan.items] if plan else []
     right.metric(
-        "Neighbours agree",
-        "–" if agree is None else f"{agree:.0%}",
+        "Sensitivity kept",
+        f"{min(kept):.0%} to {max(kept):.0%}" if kept else unknown,
         border=True,
-        help="Overlap of the residual dimensions that neighbouring matrices were cut to. Below "
-        "100 % the pieces speak of different dimensions: the circuit is broken.",
+        help="Share of a teacher matrix's sensitivity that lies inside the chosen entries, least "
+        "and most over the matrices.",
     )
+    at_most = "at most " if plan and plan.lora.energy is not None and ahead.kept is None else ""
+    left.metric(
+        "Trained weights per arm",
+        unknown if ahead.parameters is None else f"{at_most}{ahead.parameters:,}",
+        border=True,
+        help="Entries of A and B together, at the ranks that are used.",
+    )
+    machine = ahead.preflight.machine
+    right.metric(
+        f"Time on {machine.device if machine else 'this machine'}",
+        unknown if ahead.seconds is None else f"about {live.duration(ahead.seconds)}",
+        border=True,
+        help="All stages, one arm and seed after another, by the measured speed of this device. "
+        "Side by side they take less.",
+    )
+
+
+def _windows(recipe: TransferRecipe, plan: api.ExtractionPlan) -> None:
+    frame = charts_transfer.plan_frame(plan)
+    command, python = _origin(recipe)
+    share.figure(
+        charts_transfer.plan_figure(frame, _look()),
+        frame,
+        key="plan",
+        caption="Sensitivity kept; a random choice keeps 1×",
+        command=command,
+        python=python,
+        alt="Share of sensitivity kept per layer pair and matrix",
+    )
+    share.table(
+        charts_transfer.windows_frame(plan),
+        key="plan-windows",
+        caption=f"What each of {len(plan.items)} matrices takes from the teacher",
+        command=command,
+        python=python,
+        height=220,
+        column_config={
+            name: st.column_config.NumberColumn(format="percent")
+            for name in ("keeps", "of its entries", "runner-up")
+        },
+    )
+
+
+def _neighbours(recipe: TransferRecipe, ahead: api.Outlook) -> None:
+    found = ahead.residual
+    if found is None or not len(found.agreement):
+        st.text("Single weights belong to no dimension that neighbours could agree on.")
+        return
+    whole = int((found.agreement == 1).sum())
+    st.text(
+        f"{whole} of {len(found.agreement)} neighbours were cut to exactly the same residual "
+        f"dimensions. On average they share {found.agreement.mean():.0%}; two blind choices "
+        f"share {found.chance:.0%}. Below 100 % a matrix does not read all that the one before "
+        "it wrote."
+    )
+    frame = charts_transfer.neighbours_frame(found)
+    command, python = _origin(recipe)
+    share.figure(
+        charts_transfer.neighbours_figure(frame, found.chance, _look()),
+        frame,
+        key="plan-neighbours",
+        caption="Residual dimensions that each matrix shares with the next",
+        command=command,
+        python=python,
+        alt="Overlap of residual dimensions for every two neighbouring matrices",
+    )
+
+
+def _kept(recipe: TransferRecipe, ahead: api.Outlook) -> None:
+    plan, kept = ahead.plan, ahead.kept
+    if plan is None or kept is None:
+        st.text(f"{ahead.unknown} {_ranks_asked(plan)}")
+        return
+    energies, ranks = [each.energy for each in kept], [each.rank for each in kept]
+    st.text(
+        f"At rank {_span(ranks)} the product of A and B keeps {min(energies):.0%} to "
+        f"{max(energies):.0%} of what was cut out (squared entries); the rest is lost before "
+        "training begins."
+    )
+    frame = charts_transfer.kept_frame(plan, kept)
+    command, python = _origin(recipe)
+    share.figure(
+        charts_transfer.kept_figure(frame, _look()),
+        frame,
+        key="plan-energy",
+        caption="Energy kept by the SVD, and the rank it takes",
+        command=command,
+        python=python,
+        alt="Rank and energy kept per layer pair and matrix",
+    )
+
+
+def _costs(recipe: TransferRecipe, ahead: api.Outlook) -> None:
+    rows = [
+        {
+            "stage": need.stage,
+            "memory": _size(need.bytes_needed),
+            "disk": _size(need.disk_needed) if need.disk_needed else "–",
+            "time": _time(need.seconds),
+            "fits": "yes" if need.fits else "no",
+        }
+        for need in ahead.stages
+    ]
+    found = ahead.preflight
+    work, peak = found.work, max((need.bytes_needed for need in ahead.stages), default=0)
+    if rows and work is not None:
+        share.table(
+            pd.DataFrame(rows),
+            key="plan-costs",
+            caption="Counted from dimensions, by the speed measured here",
+            command=f"nuggets preflight {recipe.teacher} {recipe.student}",
+            height="content",
+        )
+        st.text(
+            f"{work.trainings} trainings of {work.steps} steps, {work.batch_size} samples of "
+            f"about {work.tokens} tokens each. Needs {_size(peak)} of memory at most; "
+            f"{_size(found.memory_available)} are free, and {_size(found.disk_free)} of disk."
+        )
+    if ahead.uncounted:
+        st.text(f"Not counted: {', '.join(ahead.uncounted)}.")
+    safe.notes(found.notes)
+
+
+def _time(seconds: float | None) -> str:
+    if seconds is None:
+        return "–"
+    return live.duration(seconds) if seconds >= 1 else "under 1 s"
+
+
+def _ranks_asked(plan: api.ExtractionPlan | None) -> str:
+    return f"Ranks asked for: {_span([item.rank for item in plan.items])}." if plan else ""
+
+
+def _span(values: Sequence[int]) -> str:
+    low, high = min(values), max(values)
+    return str(low) if low == high else f"{low} to {high}"
+
+
+def ranges(numbers: Sequence[int]) -> str:
+    """Layers in their order; where they are many, neighbours are drawn together: `0–3, 7`."""
+    if len(numbers) <= 8:
+        return " ".join(map(str, numbers))
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}–{run[-1]}" for run in runs)
+
+
+def _size(size: int) -> str:
+    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / MIB:.1f} MiB"
+
+
+def _look() -> charts.Look:
+    return charts.look_of(st.context.theme.type)
+
+
+def _origin(recipe: TransferRecipe) -> tuple[str, str]:
+    """The command line and the Python of the plan that is shown."""
+    then = "plan = api.measured_plan(job)\nprint(plan)"
+    return api.as_command(recipe, "plan"), api.as_python(recipe, then)

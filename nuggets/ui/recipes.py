@@ -1,26 +1,26 @@
-"""Where a transfer's settings come from, and how they are taken away."""
+"""Where a transfer's settings come from, how they are kept, compared and taken away."""
 
 from __future__ import annotations
 
+import pandas as pd
 import streamlit as st
 
 from nuggets import api
 from nuggets.errors import BadInput, NuggetsError
 from nuggets.recipe import TransferRecipe
-from nuggets.ui import form, safe, shell
+from nuggets.ui import fields, form, own_samples, safe, share, shell
 
 UPLOADED = "uploaded"
 OF_RUN = "of the chosen run"
+SHOWN = "as shown here"
+REFUSED = "nuggets-recipe-refused"
 
 
 def picker(choice: shell.Choice) -> TransferRecipe:
-    """Draws the choice of a recipe and returns it: shipped, uploaded, or of the chosen run."""
-    options = list(api.shipped_recipes())
+    """Draws the choice of a recipe and returns it: shipped, saved, uploaded, or of the run."""
     of_run = _recipe_of(choice.run)
-    if of_run is not None:
-        options.append(OF_RUN)
-    if UPLOADED in st.session_state.get("nuggets-recipes", {}):
-        options.append(UPLOADED)
+    options = _names(of_run)
+    fields.check("recipe", options.__contains__, f"one of {', '.join(options)}")
     with st.container(horizontal=True, vertical_alignment="bottom"):
         name = st.selectbox(
             "Recipe",
@@ -33,26 +33,60 @@ def picker(choice: shell.Choice) -> TransferRecipe:
         )
         with st.popover("Upload a recipe"):
             _upload()
-        with st.popover("Use your own data"):
-            _upload_data()
-    base = of_run if name == OF_RUN and of_run is not None else _named(name)
-    st.text(
-        base.description or f"Settings of {choice.run}." if name == OF_RUN else base.description
-    )
+        own_samples.popover()
+    if text := st.session_state.pop(REFUSED, None):
+        safe.problem(text, "recipe-refused")
+    base = _named(name, of_run)
+    st.text(base.description or (f"Settings of {choice.run}." if name == OF_RUN else ""))
     return base
 
 
-def own_data() -> str | None:
-    """The user's own JSONL, if one is chosen; it is part of the address."""
-    if not st.session_state.get("file") and "file" not in st.query_params:
-        return None
-    path = st.text_input(
-        "Own samples instead of the task (empty: the task)",
-        key="file",
-        bind="query-params",
-        help="One JSONL; a fifth of it, chosen by the ids, is kept for the test.",
-    )
-    return path.strip() or None
+def keep(recipe: TransferRecipe) -> None:
+    """Saving under a name, and deleting; what is saved here, the command line runs."""
+    with st.popover("Save…", key="save", width="stretch"):
+        name = st.text_input("Name", key="save-name", placeholder="one word", max_chars=60)
+        replace = st.checkbox("Replace a recipe of this name", key="save-replace")
+        st.button(
+            "Save the recipe",
+            key="save-now",
+            type="primary",
+            on_click=_save,
+            args=(recipe, name, replace),
+        )
+        st.caption("Then, on the command line")
+        st.code(f"nuggets run {name.strip() or 'NAME'}", language="bash")
+        saved = list(api.own_recipes())
+        if saved:
+            st.divider()
+            gone = st.selectbox("Saved recipes", saved, key="saved")
+            st.button("Delete it", key="delete-recipe", on_click=_delete, args=(gone,))
+
+
+def compare(recipe: TransferRecipe, choice: shell.Choice) -> None:
+    """In which fields two recipes differ, side by side."""
+    with st.expander("Compare with another recipe"):
+        of_run = _recipe_of(choice.run)
+        names = _names(of_run)
+        left, right = st.columns(2)
+        with left:
+            one = st.selectbox("Left", [SHOWN, *names], key="left", bind="query-params")
+        with right:
+            other = st.selectbox("Right", names, key="right", bind="query-params")
+        with safe.shown_problems("compare"):
+            found = recipe if one == SHOWN else _named(one, of_run)
+            rows = api.compare_recipes({"left": found, "right": _named(other, of_run)})
+            if not rows:
+                st.text("They are the same.")
+                return
+            lines = [(field, *values) for field, values in rows.items()]
+            names_ = (one, other if other != one else f"{other} (right)")
+            share.table(
+                pd.DataFrame(lines, columns=["field", *names_]),
+                key="recipe-difference",
+                caption=f"{len(rows)} fields differ",
+                command=None if one == SHOWN else f"nuggets recipes {one} {other}",
+                height="content",
+            )
 
 
 def take_away(recipe: TransferRecipe) -> None:
@@ -73,11 +107,27 @@ def take_away(recipe: TransferRecipe) -> None:
         python_tab.code(api.as_python(recipe), language="python")
 
 
-def _named(name: str | None) -> TransferRecipe:
+def _names(of_run: TransferRecipe | None) -> list[str]:
+    """Every recipe that can be chosen now."""
+    found = [*api.shipped_recipes(), *api.own_recipes()]
+    if of_run is not None:
+        found.append(OF_RUN)
+    return found + ([UPLOADED] if UPLOADED in st.session_state.get("nuggets-recipes", {}) else [])
+
+
+def _named(name: str | None, of_run: TransferRecipe | None) -> TransferRecipe:
+    """A recipe by its name in the list; the simplest one for a name that is not there.
+
+    Raises:
+        BadInput: if its file cannot be read any more.
+    """
     uploaded = st.session_state.get("nuggets-recipes", {})
     if name in uploaded:
         return uploaded[name]
-    return api.load_recipe(name if name in api.shipped_recipes() else "quick")
+    if name == OF_RUN and of_run is not None:
+        return of_run
+    known = name in api.shipped_recipes() or name in api.own_recipes()
+    return api.load_recipe(name if name and known else "quick")
 
 
 def _recipe_of(run_id: str | None) -> TransferRecipe | None:
@@ -89,15 +139,44 @@ def _recipe_of(run_id: str | None) -> TransferRecipe | None:
 
 
 def _picked() -> None:
-    """A new recipe brings its own pair, task and controls."""
-    name = st.session_state.get("recipe")
-    found = _recipe_of(st.session_state.get("run")) if name == OF_RUN else None
-    base = found or _named(name)
+    """A new recipe brings its own pair, task, device and controls."""
+    try:
+        base = _named(st.session_state.get("recipe"), _recipe_of(st.session_state.get("run")))
+    except NuggetsError as error:
+        st.session_state[REFUSED] = str(error)
+        return
     form.reset(base)
-    shell.choose(teacher=base.teacher, student=base.student)
-    if base.data.task:
-        shell.choose(task=base.data.task)
-    st.session_state["file"] = base.data.file or ""
+    shell.choose(teacher=base.teacher, student=base.student, device=base.device)
+    api.remember(base.data)
+    if task := api.name_of(base.data):
+        shell.choose(task=task)
+    else:
+        files = ", ".join(filter(None, (getattr(base.data, name) for name in form.FILES)))
+        st.session_state[REFUSED] = (
+            f"The recipe's own samples are not on this machine any more ({files}). Choose a task "
+            "in the sidebar, or bring them again."
+        )
+
+
+def _save(recipe: TransferRecipe, name: str, replace: bool) -> None:
+    try:
+        api.save_recipe(recipe, name, replace)
+    except NuggetsError as error:
+        st.session_state[REFUSED] = str(error)
+        return
+    st.session_state["recipe"] = name.strip()
+    st.toast(f"Saved as {name.strip()}.")
+
+
+def _delete(name: str) -> None:
+    try:
+        api.delete_recipe(name)
+    except NuggetsError as error:
+        st.session_state[REFUSED] = str(error)
+        return
+    if st.session_state.get("recipe") == name:
+        st.session_state["recipe"] = "quick"
+        _picked()
 
 
 def _upload() -> None:
@@ -106,34 +185,13 @@ def _upload() -> None:
         return
     with safe.shown_problems("upload"):
         try:
-            job = api.load_job(file.getvalue().decode())
+            found = api.parse_recipe(file.getvalue().decode())
         except UnicodeDecodeError:
             raise BadInput("The file is not text in UTF-8.") from None
-        if not isinstance(job, TransferRecipe):
-            raise BadInput("The file holds another kind of job, not a transfer.")
-        st.session_state.setdefault("nuggets-recipes", {})[UPLOADED] = job
+        st.session_state.setdefault("nuggets-recipes", {})[UPLOADED] = found
         st.button("Use it", key="use-upload", on_click=_use_upload)
 
 
 def _use_upload() -> None:
     st.session_state["recipe"] = UPLOADED
     _picked()
-
-
-def _upload_data() -> None:
-    file = st.file_uploader(
-        "Samples as JSONL",
-        type=["jsonl", "json"],
-        key="data-file",
-        help="Lines with messages, prompt and completion, or question, choices and answer.",
-    )
-    if file is None:
-        return
-    with safe.shown_problems("data"):
-        path = api.save_upload(file.getvalue())
-        st.text("Every line is a sample.")
-        st.button("Use it", key="use-data", on_click=_use_data, args=(str(path),))
-
-
-def _use_data(path: str) -> None:
-    st.session_state["file"] = path

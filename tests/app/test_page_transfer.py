@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 import json
 
+import numpy as np
 import pytest
 
 from nuggets import api
-from nuggets.recipe import SensitivityJob
+from nuggets.recipe import SensitivityJob, TransferRecipe
+from nuggets.runs.events import EventLog
+from nuggets.ui import form_compare, form_extract, form_train
 from tests.app.conftest import HOSTILE, rendered, shown
 from tests.app.measured import write_benchmark, write_map
 
@@ -36,31 +40,105 @@ def test_untouched_controls_give_back_the_shipped_recipe(open_page, name):
     assert recipe_shown(at) == recipe
 
 
-def test_address_restores_every_control(open_page):
-    at = open_page(
-        "transfer",
-        layers="uniform",
-        matrices="consistent",
-        r="4",
-        alpha="12",
-        samples="64",
-        steps="50",
-        lr="0.001",
-        batch="8",
-        seeds="2",
-        task="sub",
-        device="cpu",
-    )
+LINKS = [
+    (
+        {
+            "layers": "by_hand", "by_hand": "5, 3, 1, 0", "matrices": "consistent",
+            "order": "first", "roles": ["q", "down"], "ratio": "0.25", "r": "4", "alpha": "12",
+            "svd": "exact", "dropout": "0.1", "seed_samples": "8", "score": "fisher",
+            "samples": "64", "steps": "50", "batch": "8", "lr": "0.001", "schedule": "cosine",
+            "warmup": "0.1", "decay": "0.2", "clip": "0.5", "curve": "20", "checkpoint": "7",
+            "max_length": "64", "concurrent": "never", "seeds": "2", "items": "40",
+            "old_items": "5", "metric": "loss", "prompts": "chat", "task": "sub", "device": "cpu",
+            "teacher": "sibling", "energy": "0.8", "epochs": "2.5",
+            "starts": ["plain", "paper", "pissa", "eva"], "controls": ["gaussian"],
+            "others": ["full", "vanilla"],
+        },
+        {
+            "extraction.layers.layers": [5, 3, 1, 0], "extraction.matrices.kind": "consistent",
+            "extraction.matrices.order": "first", "extraction.roles": ["q", "down"],
+            "extraction.ratio": 0.25, "lora.r": 4, "lora.alpha": 12.0, "lora.svd": "exact",
+            "lora.dropout": 0.1, "lora.energy": None, "lora.ranks": {}, "data.n_seeds": 8,
+            "sensitivity.score.kind": "fisher", "data.n_train": 64, "train.steps": 50,
+            "train.epochs": None, "train.batch_size": 8, "train.lr": 0.001,
+            "train.schedule": "cosine", "train.warmup": 0.1, "train.weight_decay": 0.2,
+            "train.max_grad_norm": 0.5, "train.evaluate_every": 20, "train.checkpoint_every": 7,
+            "train.max_length": 64, "train.concurrent": "never", "seeds": [0, 1],
+            "data.n_test": 40, "data.n_old": 5, "data.metric": "loss", "data.format": "chat",
+            "data.task": "sub", "device": "cpu", "teacher": "sibling",
+            "arms": ["vanilla", "plain", "paper", "gaussian", "pissa", "eva", "full"],
+        },
+    ),
+    (
+        {"layers": "random", "matrices": "rows_cols", "draw": "7", "rank": "per module",
+         "r_q": "2", "r_up": "5", "length": "epochs", "epochs": "2.5", "grid": "1e-3, 0.01",
+         "student": "sibling"},
+        {"extraction.layers.seed": 7, "extraction.matrices.kind": "rows_cols", "lora.r": 16,
+         "lora.ranks": {"q": 2, "up": 5}, "train.epochs": 2.5, "train.lr_grid": [0.001, 0.01],
+         "student": "sibling"},
+    ),
+    (
+        {"layers": "uniform", "matrices": "random_window", "draw": "5", "rank": "by energy",
+         "energy": "0.8", "r": "9"},
+        {"extraction.layers.kind": "uniform", "extraction.matrices.seed": 5, "lora.energy": 0.8,
+         "lora.r": 9},
+    ),
+    (
+        {"matrices": "consistent", "order": "random", "draw": "3"},
+        {"extraction.matrices.order": "random", "extraction.matrices.seed": 3},
+    ),
+]  # fmt: skip
+
+
+def field(recipe, path):
+    """A field by its dotted name; of the arms only their names."""
+    if path == "arms":
+        return [arm.name for arm in recipe.arms]
+    value = recipe.model_dump(mode="json")
+    for name in path.split("."):
+        value = value[name]
+    return value
+
+
+@pytest.mark.parametrize(("query", "wanted"), LINKS)
+def test_every_control_of_a_link_is_a_field_of_the_recipe(open_page, query, wanted):
+    at = open_page("transfer", **query)
+    assert "The link asks for" not in shown(at)
     recipe = recipe_shown(at)
-    assert (recipe.extraction.layers.kind, recipe.extraction.matrices.kind) == (
-        "uniform",
-        "consistent",
-    )
-    assert (recipe.lora.r, recipe.lora.alpha) == (4, 12.0)
-    assert (recipe.data.task, recipe.data.n_train, recipe.device) == ("sub", 64, "cpu")
-    train = recipe.train
-    assert (train.steps, train.lr, train.batch_size) == (50, 0.001, 8)
-    assert recipe.seeds == (0, 1)
+    assert {path: field(recipe, path) for path in wanted} == wanted
+
+
+def test_every_control_is_tried_above(open_page):
+    tried = {key for query, _ in LINKS for key in query}
+    parts = (form_extract, form_train, form_compare)
+    keys = {key for part in parts for key in part.values(api.load_recipe("quick"))}
+    same = {f"r_{role}" for role in api.ROLES} - {"r_q", "r_up"}  # one field, drawn for each role
+    assert keys - tried == same
+
+
+HOSTILE_LINKS = [
+    {"layers": HOSTILE, "matrices": "evil", "roles": ["q", "../x"], "rank": "free", "r": "0",
+     "ratio": "7", "alpha": "nan", "lr": "1e9", "steps": "-5", "seeds": "1000",
+     "starts": ["plain", "evil"], "recipe": "../../etc/passwd"},
+    {"r": "many", "rank": "by energy", "energy": "-1", "ratio": "", "seeds": "2.5e400"},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("query", HOSTILE_LINKS)
+def test_what_a_link_cannot_have_is_said(open_page, query):
+    at = open_page("transfer", **query)
+    for key in query.keys() - {"rank"} | ({"rank"} if query["rank"] == "free" else set()):
+        assert f"The link asks for {key}=" in shown(at)
+    assert HOSTILE not in rendered(at)
+    assert isinstance(recipe_shown(at), TransferRecipe)  # and the page goes on without it
+
+
+def test_a_refused_value_is_forgotten_once_its_field_was_used(open_page):
+    at = open_page("transfer", r="many")
+    at.number_input("steps").set_value(40).run()
+    assert "The link asks for r=" in shown(at)
+    at.number_input("r").set_value(5).run()
+    assert "The link asks for" not in shown(at)
 
 
 def test_another_recipe_brings_its_own_values(open_page):
@@ -91,7 +169,9 @@ def test_impossible_values_are_one_sentence(open_page, measured, query, words):
 
 def test_no_arm_is_refused_in_words(open_page):
     at = open_page("transfer")
-    at.multiselect("arms").set_value([]).run()
+    for group in ("starts", "controls", "others"):
+        at.multiselect(group).set_value([])
+    at.run()
     assert "name at least one arm" in shown(at)
 
 
@@ -100,7 +180,9 @@ def test_plan_is_that_of_the_api(open_page, measured):
     plan = api.plan(api.load_recipe("quick"))
     values = {metric.label: metric.value for metric in at.metric}
     assert values["Teacher layers"] == " ".join(str(t) for _, t in plan.alignment.pairs)
-    assert values["Trainable weights"] == f"{plan.trainable_parameters:,}"
+    assert values["Trained weights per arm"] == f"{plan.trainable_parameters:,}"
+    kept = [item.kept_mass for item in plan.items]
+    assert values["Sensitivity kept"] == f"{min(kept):.0%} to {max(kept):.0%}"
     times = [item.kept_mass / item.area for item in plan.items if item.role == "q"]
     column = figure(at)["data"][0]["x"].index("q")
     text = [row[column] for row in figure(at)["data"][0]["text"]]
@@ -130,6 +212,7 @@ def test_start_runs_what_is_shown_and_selects_it(open_page, wait_for):
     assert "Stage: train (2 of 2)" in shown(at)
     losses = figure(at)["data"]
     assert [line["name"] for line in losses] == ["plain"]
+    assert "mean over 1 seed · " in shown(at)
 
 
 def test_cancel_and_resume(open_page, wait_for):
@@ -192,7 +275,7 @@ def test_broken_upload_is_one_sentence(open_page, content):
     assert any(part.value == "This does not work" for part in at.get("badge")) or shown(at)
 
 
-def test_own_samples_replace_the_task(open_page, home):
+def test_own_samples_become_the_task_of_the_sidebar(open_page, home):
     rows = [
         {"id": str(n), "messages": [{"role": "user", "content": f"q {n}"},
                                     {"role": "assistant", "content": "a"}]}
@@ -200,10 +283,11 @@ def test_own_samples_replace_the_task(open_page, home):
     ]  # fmt: skip
     content = "\n".join(json.dumps(row) for row in rows).encode()
     at = open_page("transfer")
-    at.file_uploader("data-file").set_value(("x.jsonl", content, "application/json"))
+    at.file_uploader("data-file").set_value(("mine.jsonl", content, "application/json"))
     at.run()
     at.button("use-data").click().run()
     assert not at.exception
+    assert at.selectbox("task").value == "mine"
     recipe = recipe_shown(at)
     assert recipe.data.task is None
     assert recipe.data.file.startswith(str(home / "data"))
@@ -225,3 +309,115 @@ def test_broken_samples_name_the_line(open_page):
     at.run()
     assert not at.exception
     assert "line 1" in shown(at).lower()
+
+
+def test_saved_recipe_is_chosen_and_runs_from_the_command_line(open_page):
+    at = open_page("transfer", rank="by energy", energy="0.7", controls=["gaussian"])
+    wanted = recipe_shown(at)
+    at.text_input("save-name").set_value("mine").run()
+    at.button("save-now").click().run()
+    assert not at.exception
+    assert at.selectbox("recipe").value == "mine"
+    saved = api.load_recipe("mine")
+    assert saved == wanted.model_copy(update={"name": "mine"})
+    assert recipe_shown(at) == saved
+    at = open_page("transfer", recipe="mine")  # from its link, in another session
+    assert recipe_shown(at) == saved
+
+
+@pytest.mark.parametrize("name", ["../evil", "quick", HOSTILE[:60]])
+def test_name_that_cannot_be_used_is_one_sentence(open_page, home, name):
+    at = open_page("transfer")
+    at.text_input("save-name").set_value(name).run()
+    at.button("save-now").click().run()
+    assert not at.exception
+    assert "cannot be called" in shown(at) or "comes with Nuggets" in shown(at)
+    assert HOSTILE[:20] not in rendered(at)
+    assert not list(home.rglob("*.yaml"))
+
+
+def test_deleted_recipe_leaves_the_page_with_the_simplest(open_page):
+    api.save_recipe(api.load_recipe("controls", ["lora.r=3"]), "mine")
+    at = open_page("transfer", recipe="mine")
+    at.button("delete-recipe").click().run()
+    assert not at.exception
+    assert api.own_recipes() == {}
+    assert recipe_shown(at) == api.load_recipe("quick")
+
+
+def test_comparison_is_that_of_the_api(open_page):
+    at = open_page("transfer", recipe="quick", r="4", right="controls")
+    other = api.load_recipe("controls")
+    wanted = api.compare_recipes({"a": recipe_shown(at), "b": other})
+    frame = next(part.value for part in at.dataframe if "field" in part.value.columns)
+    rows = {row.iloc[0]: [row.iloc[1], row.iloc[2]] for _, row in frame.iterrows()}
+    assert rows == wanted
+    assert rows["lora.r"] == ["4", "16"]
+
+
+def test_recipe_whose_samples_are_gone_is_one_sentence(open_page, tmp_path):
+    path = tmp_path / "gone.jsonl"
+    path.write_text('{"prompt": "a", "completion": "b"}\n' * 3)
+    api.save_recipe(api.load_recipe("quick", [f"data.file={path}"]), "mine")
+    path.unlink()
+    at = open_page("transfer")
+    at.selectbox("recipe").select("mine").run()
+    assert not at.exception
+    assert "samples are not on this machine any more" in shown(at)
+
+
+def test_start_waits_until_nothing_is_refused(open_page, measured):
+    at = open_page("transfer", r="500")
+    assert at.button("start").disabled
+    at.number_input("r").set_value(4).run()
+    assert not at.button("start").disabled
+
+
+def test_neighbours_ranks_and_costs_are_those_of_the_outlook(open_page, measured):
+    at = open_page("transfer", rank="by energy", energy="0.8")
+    ahead = api.look_ahead(recipe_shown(at))
+    plots = [json.loads(part.proto.spec)["data"][0] for part in at.get("plotly_chart")]
+    bars = next(plot for plot in plots if plot["type"] == "bar")
+    assert read(bars["y"]) == pytest.approx(ahead.residual.agreement)
+    energies = next(plot for plot in plots if plot["type"] == "heatmap" and plot["zmin"] == 0)
+    column = energies["x"].index("q")
+    of_q = [each for each in ahead.kept if each.module.endswith("q_proj")]
+    assert [line[column] for line in energies["text"]] == [
+        f"{each.energy:.0%}<br>r {each.rank}" for each in of_q
+    ]
+    values = {metric.label: metric.value for metric in at.metric}
+    assert values["Trained weights per arm"] == f"{ahead.parameters:,}"
+    costs = next(part.value for part in at.dataframe if "fits" in part.value.columns)
+    assert list(costs["stage"]) == [stage.stage for stage in ahead.stages]
+    assert ahead.detectable.sentence in shown(at)
+
+
+def test_identity_and_bands_are_those_of_the_events(open_page):
+    run = write_benchmark(api.load_recipe("quick"))
+    log = EventLog(run.events_path)
+    for seed, loss in ((0, 3.0), (1, 1.0), (2, 2.0)):
+        log.append("metric", "train", "", {"arm": "plain", "seed": seed, "step0": 0.0})
+        log.append("metric", "train", "", {"arm": "paper", "seed": seed, "step0": seed * 1e-5})
+        for step in (1, 2):
+            log.append("metric", "train", "", {"arm": "plain", "seed": seed, "step": step,
+                                               "loss": loss / step})  # fmt: skip
+    at = open_page("transfer", run=run.id)
+    band, line = figure(at)["data"]
+    assert (read(line["y"]), read(line["x"])) == ([2.0, 1.0], [1, 2])
+    assert read(band["y"]) == [3.0, 1.5, 0.5, 1.0]
+    assert "mean over 3 seeds; bands from the lowest to the highest seed" in shown(at)
+    assert "2 arms start as the untouched student, logits within 2.0e-05" in titles(at)
+    frame = next(part.value for part in at.dataframe if "starts" in part.value.columns)
+    assert list(frame["arm"]) == ["plain", "paper"]
+    assert list(frame["max |Δ logit|"]) == [0.0, 2e-5]
+
+
+def titles(at):
+    return "\n".join(part.label for part in at.expander)
+
+
+def read(values):
+    """Plotly's numbers, which may be packed."""
+    if isinstance(values, dict):
+        return np.frombuffer(base64.b64decode(values["bdata"]), values["dtype"]).tolist()
+    return list(values)

@@ -172,6 +172,18 @@ def test_training_changed_what_it_should(finished):
         assert len(record["losses"]) == 12
 
 
+def test_identity_at_step_zero_is_told_before_the_first_loss(finished):
+    first: dict[tuple[object, object], dict[str, object]] = {}
+    for event in finished.events():
+        if event.type == "metric" and "lr" not in event.data:
+            first.setdefault((event.data["arm"], event.data["seed"]), event.data)
+    told = {cell: data.get("step0") for cell, data in first.items()}
+    for cell in api.cells(finished):
+        folder = results.cell_folder(finished, cell.arm, cell.seed)
+        record = json.loads((folder / "record.json").read_text())
+        assert told[cell.arm, cell.seed] == record["step0_difference"]
+
+
 def losses_of(model, tokenizer, rows):
     """Mean negative log-likelihood per answer token, item by item, without padding."""
     found = []

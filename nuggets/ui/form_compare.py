@@ -1,0 +1,108 @@
+"""Which arms are compared, with how many seeds and items.
+
+An initialisation is an arm: each says what a LoRA starts from, and everything else is the same.
+"""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+
+import pandas as pd
+import streamlit as st
+
+from nuggets.recipe import Arm, TransferRecipe
+from nuggets.ui import fields
+
+Tree = dict[str, Any]
+ARMS: dict[str, Any] = {arm.model_fields["kind"].default: arm for arm in get_args(get_args(Arm)[0])}
+"""Every arm by its kind, in the order in which they are offered."""
+STARTS = ("plain", "paper", "pissa", "olora", "lora_ga", "eva", "corda", "memories", "regressed")
+"""Arms that differ from plain LoRA in what it starts from."""
+CONTROLS = ("permuted", "shuffled", "gaussian", "random_layers", "random_window", "wrong_task")
+GROUPS = {
+    "starts": ("Initialisers", "What the LoRA starts from. plain: A random, B zero. paper: the "
+               "teacher's extracted matrices. The others: PEFT's own, without a teacher."),
+    "controls": ("Controls", "As the paper's start, with the teacher's knowledge destroyed. What "
+                 "does as well as they do was not knowledge."),
+    "others": ("Other arms", "vanilla: the untouched student. Distillation, the teacher's "
+               "answers, full fine-tuning, grafts: what a transfer competes with."),
+}  # fmt: skip
+MOST_SEEDS = 10
+METRICS = ("exact_match", "choice", "loss")
+
+
+def values(base: TransferRecipe) -> Tree:
+    """What each control shows for a recipe, by key."""
+    own = {key: [arm.name for arm in base.arms if _group(arm.kind) == key] for key in GROUPS}
+    return own | {
+        "seeds": len(base.seeds),
+        "items": base.data.n_test,
+        "old_items": base.data.n_old,
+        "metric": base.data.metric,
+        "prompts": base.data.format,
+    }
+
+
+def draw(base: TransferRecipe, tree: Tree) -> None:
+    """Draws the controls and writes what they say into a recipe's tree."""
+    shown = values(base)
+    offered = {arm.name: arm for arm in base.arms}
+    offered |= {name: arm() for name, arm in ARMS.items() if name not in offered}
+    chosen: set[str] = set()
+    for key, (label, help_) in GROUPS.items():
+        names = [name for name, arm in offered.items() if _group(arm.kind) == key]
+        chosen |= set(fields.several(label, names, shown[key], key, help_))
+    # In the recipe's own order, whatever was clicked first: the same comparison, the same recipe.
+    arms = [arm for name, arm in offered.items() if name in chosen]
+    tree["arms"] = [arm.model_dump(mode="json") for arm in arms]
+    _explained(offered)
+    left, right = st.columns(2)
+    with left:
+        count = fields.slider(
+            "Seeds", 1, max(MOST_SEEDS, shown["seeds"]), shown["seeds"], "seeds",
+            "Independent repetitions. One seed proves nothing about training again.", 1,
+        )  # fmt: skip
+    tree["seeds"] = list(base.seeds) if count == len(base.seeds) else list(range(count))
+    with right:
+        tree["data"]["n_test"] = fields.number(
+            "Test items", 1, 100_000, shown["items"], "items",
+            "Items that the report counts, the same for every arm and seed.", 20,
+        )  # fmt: skip
+    with st.expander("Advanced"):
+        _advanced(tree["data"], shown)
+
+
+def _advanced(data: Tree, shown: Tree) -> None:
+    left, right = st.columns(2)
+    with left:
+        data["metric"] = fields.select(
+            "Verdict on", METRICS, shown["metric"], "metric", "What the verdict is about."
+        )
+    with right:
+        data["n_old"] = fields.number(
+            "Items per old skill", 1, 10_000, shown["old_items"], "old_items",
+            "Skills that the student was taught: what of them is forgotten.", 10,
+        )  # fmt: skip
+    data["format"] = fields.select(
+        "Prompts", ["paper", "chat"], shown["prompts"], "prompts",
+        "As in the paper's data, or by the tokenizer's chat template.",
+    )  # fmt: skip
+
+
+def _explained(offered: dict[str, Any]) -> None:
+    with st.popover("What each arm is", width="stretch"):
+        rows = [
+            {"arm": name, "what": arm.title, "role": arm.role, "in short": _short(arm)}
+            for name, arm in offered.items()
+        ]
+        st.dataframe(pd.DataFrame(rows), hide_index=True, height=320)
+
+
+def _short(arm: Any) -> str:
+    return (type(arm).__doc__ or "").strip().split("\n\n")[0].replace("\n    ", " ")
+
+
+def _group(kind: str) -> str:
+    if kind in STARTS:
+        return "starts"
+    return "controls" if kind in CONTROLS else "others"

@@ -1,0 +1,154 @@
+"""What is foretold is what the core then does; and what is refused is said before."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from nuggets import api
+from nuggets.core.extraction import extract_factors
+from nuggets.core.models import parse_ref, read_spec
+from nuggets.core.plan import ExtractionConfig, LoraConfig, make_plan
+from nuggets.core.weights import StoredWeights
+from nuggets.errors import BadInput
+from nuggets.runs import cache
+from nuggets.runs.factors import kept_by_svd
+from nuggets.runs.inputs import seed_samples
+from tests.unit.core.test_selectors import make_map
+
+ROLES = ("embed", "q", "k", "v", "o", "up", "down")
+
+
+def planned(tiny, kind="llama", lora=None, **extraction):
+    small = {"hidden_size": 16, "intermediate_size": 48, "num_attention_heads": 2}
+    grouped = {} if kind in ("gpt2", "gpt_neox") else {"num_key_value_heads": 1}
+    teacher, student = tiny(kind, num_hidden_layers=3), tiny(kind, seed=1, **small, **grouped)
+    ref = parse_ref(str(teacher))
+    map = make_map(read_spec(ref))
+    config = ExtractionConfig.model_validate({"roles": ROLES, **extraction})
+    shape = LoraConfig.model_validate({"r": 6, "svd": "exact", **(lora or {})})
+    plan = make_plan(map, read_spec(parse_ref(str(student))), config, shape)
+    weights = StoredWeights(ref, map.spec)
+    return plan, str(teacher), map, extract_factors(weights.weight, plan, map)
+
+
+@pytest.mark.parametrize(
+    ("kind", "lora", "extraction"),
+    [
+        ("llama", {}, {}),
+        ("llama", {"energy": 0.7}, {}),
+        ("llama", {"energy": 0.999}, {}),
+        ("llama", {"ranks": {"q": 2, "down": 9}}, {}),
+        ("llama", {}, {"ratio": 0.4}),
+        ("llama", {}, {"matrices": {"kind": "weights"}}),
+        ("llama", {}, {"matrices": {"kind": "consistent"}}),
+        ("phi3", {"energy": 0.8}, {}),
+        ("gpt2", {}, {}),
+        ("gpt_neox", {}, {}),
+    ],
+)
+def test_rank_and_energy_are_those_of_the_extraction(tiny, kind, lora, extraction):
+    plan, teacher, map, factors = planned(tiny, kind, lora, **extraction)
+    found = kept_by_svd(plan, teacher, map)
+    assert [each.module for each in found] == list(factors)
+    assert [each.rank for each in found] == [factor.rank for factor in factors.values()]
+    wanted = [factor.energy for factor in factors.values()]
+    np.testing.assert_allclose([each.energy for each in found], wanted, atol=1e-5)
+    entries = [factor.a.numel() + factor.b.numel() for factor in factors.values()]
+    assert [each.parameters for each in found] == entries
+
+
+def test_matrices_too_large_for_a_glance_are_left_to_the_run(tiny, monkeypatch):
+    plan, teacher, map, _ = planned(tiny)
+    monkeypatch.setattr("nuggets.runs.factors.MOST_OPERATIONS", 1e3)
+    with pytest.raises(BadInput, match="too large"):
+        kept_by_svd(plan, teacher, map)
+
+
+@pytest.fixture
+def recipe(tiny, jsonl, tmp_path, monkeypatch):
+    monkeypatch.setenv("NUGGETS_HOME", str(tmp_path / "home"))
+    small = {"hidden_size": 16, "num_attention_heads": 2, "num_key_value_heads": 1}
+    file = jsonl(tmp_path / "all.jsonl", {f"{a} {b}": "1" for a in range(6) for b in range(5)})
+    pair = [f"teacher={tiny(num_hidden_layers=3)}", f"student={tiny(seed=1, **small)}"]
+    sets = [*pair, f"data={{file: {file}, n_seeds: 3, n_train: 8}}", "lora.r=4", "device=cpu"]
+    return api.load_recipe("quick", sets)
+
+
+def changed(recipe, **changes):
+    return api.parse_job(recipe.model_dump(mode="json") | changes)
+
+
+def write_map(recipe):
+    """A map where the measurement would put it."""
+    job = api.map_job(recipe)
+    config = cache.with_dtype(job.sensitivity, "cpu")
+    map = make_map(api.spec(recipe.teacher))
+    api.save_map(map, cache.map_folder(job.model, seed_samples(job.data), config))
+    return map
+
+
+def test_before_the_map_all_but_the_plan_is_known(recipe):
+    ahead = api.look_ahead(recipe)
+    assert (ahead.missing, ahead.plan, ahead.kept, ahead.parameters) == ("map", None, None, None)
+    assert ahead.refusals == ()
+    assert [stage.stage for stage in ahead.stages] == [
+        "load", "sensitivity (full map)", "extraction", "training", "evaluation"
+    ]  # fmt: skip
+    assert ahead.detectable == api.detectable(recipe)
+
+
+def test_with_the_map_the_plan_is_that_of_the_api(recipe):
+    write_map(recipe)
+    ahead = api.look_ahead(recipe)
+    assert ahead.missing is None
+    assert ahead.plan == api.plan(recipe)
+    assert ahead.parameters == api.plan(recipe).trainable_parameters
+    assert ahead.residual is not None
+    assert float(ahead.residual.agreement.mean()) == pytest.approx(
+        api.plan(recipe).residual_agreement
+    )
+    assert "sensitivity" not in " ".join(stage.stage for stage in ahead.stages)
+    assert ahead.seconds == sum(stage.seconds for stage in ahead.stages if stage.seconds)
+
+
+def test_energy_lowers_the_weights_that_are_trained(recipe):
+    write_map(recipe)
+    less = api.look_ahead(changed(recipe, lora={"r": 4, "energy": 0.3}))
+    assert less.kept is not None
+    assert less.parameters == sum(each.parameters for each in less.kept)
+    assert less.parameters < api.plan(recipe).trainable_parameters
+
+
+def test_sizes_of_the_training_do_not_ask_for_another_map(recipe):
+    write_map(recipe)
+    data = recipe.data.model_dump(mode="json") | {"n_train": 5, "n_test": 2}
+    assert api.map_job(changed(recipe, data=data)) == api.map_job(recipe)
+    assert api.look_ahead(changed(recipe, data=data)).missing is None
+
+
+def test_every_refusal_is_told_at_once(recipe):
+    data = recipe.data.model_dump(mode="json") | {"metric": "choice"}
+    ahead = api.look_ahead(changed(recipe, data=data, lora={"r": 900}))
+    assert len(ahead.refusals) == 2
+    assert "Rank 900 is too large" in ahead.refusals[0]
+    assert "metric choice needs test samples with choices" in ahead.refusals[1]
+    assert ahead.plan is None
+
+
+def test_a_single_item_or_a_loss_promises_nothing(recipe):
+    data = recipe.data.model_dump(mode="json")
+    assert api.look_ahead(changed(recipe, data=data | {"n_test": 1})).detectable is None
+    assert api.look_ahead(changed(recipe, data=data | {"metric": "loss"})).detectable is None
+
+
+def test_streaming_is_counted_where_it_is_asked_for(recipe):
+    ahead = api.look_ahead(changed(recipe, sensitivity={"method": "streaming"}))
+    assert [s.stage for s in ahead.stages if "sensitivity" in s.stage] == [
+        "sensitivity (streaming)"
+    ]
+
+
+def test_work_that_no_estimate_covers_is_named(recipe):
+    arms = [{"kind": "plain"}, {"kind": "graft"}, {"kind": "graft", "origin": "random"}]
+    assert api.look_ahead(changed(recipe, arms=arms)).uncounted == ("healing the grafts",)
