@@ -19,7 +19,7 @@ from nuggets.api._measuring import (
     save_alignment,
     save_map,
 )
-from nuggets.api._models import doctor, preflight, skills, spec
+from nuggets.api._models import doctor, locate, preflight, skills, spec
 from nuggets.api._running import (
     AnyJob,
     cancel,
@@ -43,7 +43,7 @@ from nuggets.core.alignment import AlignmentReport
 from nuggets.core.architecture import ROLES, ArchSpec
 from nuggets.core.maps import SensitivityMap
 from nuggets.core.plan import ExtractionPlan
-from nuggets.core.preflight import Preflight
+from nuggets.core.preflight import ModelFacts, Preflight
 from nuggets.recipe import (
     AlignJob,
     CutJob,
@@ -128,6 +128,7 @@ __all__ = [
     "Factors",
     "KeptBySvd",
     "ModelCard",
+    "ModelFacts",
     "Preflight",
     "Rendered",
     "Run",
@@ -172,6 +173,7 @@ __all__ = [
     "lessons",
     "load_job",
     "load_recipe",
+    "locate",
     "map_job",
     "map_of",
     "measure",

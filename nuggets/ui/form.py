@@ -87,6 +87,8 @@ def recipe(base: TransferRecipe, choice: shell.Choice, file: str | None) -> Tran
         own = api.DataConfig(file=file)
     for field in ("task", "file", "seeds", "train", "test"):
         tree["data"][field] = getattr(own, field)
+    if choice.dtype != "auto":
+        tree["sensitivity"] |= {"dtype": choice.dtype}
     tree |= {"teacher": choice.teacher, "student": choice.student, "device": choice.device}
     return api.parse_job(tree)
 

@@ -20,8 +20,8 @@ PAGES = (
     "runs",
     "learn",
 )
-NEED_DEVICES = ("sensitivity", "alignment", "transfer", "learn")
-"""Pages that look for maps, which differ from device to device."""
+NEED_DEVICES = ("models", "sensitivity", "alignment", "transfer", "learn")
+"""Pages that look for maps, which differ from device to device, or say what there is."""
 
 
 def main() -> None:
