@@ -15,13 +15,14 @@ def main() -> None:
         "A large model that knows a skill, and a smaller one that should. Nothing is loaded: "
         "configurations and file headers say whether a transfer can work, and what it needs."
     )
-    choice = shell.current()
-    model_chooser.pairs(choice)
+    built_in = st.container()
     left, right = st.columns(2)
     with left:
         teacher = model_chooser.side("teacher")
     with right:
         student = model_chooser.side("student")
+    with built_in:
+        model_chooser.pairs(shell.current())
     with st.container(horizontal=True, vertical_alignment="bottom"):
         shell.dtype_input()
         choice = shell.current()

@@ -34,7 +34,7 @@ from nuggets.api._running import (
 from nuggets.bench.calibration import Calibration
 from nuggets.bench.outcomes import BenchmarkTable
 from nuggets.bench.power import DetectableEffect, detectable_effect
-from nuggets.bench.report import BenchmarkReport, CellOutcome
+from nuggets.bench.report import ArmReport, BenchmarkReport, CellOutcome
 from nuggets.bench.verdict import RULES
 from nuggets.builtin.pairs import MODELS, PAIRS, ModelCard, model_card
 from nuggets.builtin.skills import Skill
@@ -58,7 +58,7 @@ from nuggets.recipe import (
     shipped_recipes,
 )
 from nuggets.runs import bundles, playground, tour
-from nuggets.runs.checks import detectable, refusals
+from nuggets.runs.checks import detectable, eval_extra_missing, refusals
 from nuggets.runs.commands import as_command, as_python
 from nuggets.runs.converting import convert
 from nuggets.runs.creating import create
@@ -115,6 +115,7 @@ __all__ = [
     "AlignmentReport",
     "AnyJob",
     "ArchSpec",
+    "ArmReport",
     "BenchmarkReport",
     "BenchmarkTable",
     "Calibration",
@@ -163,6 +164,7 @@ __all__ = [
     "diagnose_soon",
     "doctor",
     "dump_job",
+    "eval_extra_missing",
     "export",
     "exports_dir",
     "extract",
