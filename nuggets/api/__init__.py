@@ -19,7 +19,7 @@ from nuggets.api._measuring import (
     save_alignment,
     save_map,
 )
-from nuggets.api._models import doctor, locate, preflight, skills, spec
+from nuggets.api._models import asks_hub, doctor, locate, preflight, skills, spec
 from nuggets.api._running import (
     AnyJob,
     cancel,
@@ -146,6 +146,7 @@ __all__ = [
     "answers",
     "as_command",
     "as_python",
+    "asks_hub",
     "benchmark_tables",
     "bundles",
     "calibration",

@@ -98,7 +98,7 @@ def waits_for_hub(choice: shell.Choice) -> bool:
     wanted = [
         name
         for name in dict.fromkeys((choice.teacher, choice.student))
-        if name not in asked and api.locate(name).hub_id is not None
+        if name not in asked and api.asks_hub(name)
     ]
     if not wanted:
         return False

@@ -51,7 +51,7 @@ def look(choice: shell.Choice, recipe: TransferRecipe) -> api.Preflight:
     Raises:
         BadInput: if one of the two is not a model at all, or the device is not there.
     """
-    remote = any(api.locate(model).hub_id for model in (choice.teacher, choice.student))
+    remote = any(api.asks_hub(model) for model in (choice.teacher, choice.student))
     return _kept(api.dump_job(recipe), recipe) if remote else _fresh(recipe)
 
 

@@ -151,6 +151,22 @@ def test_a_link_to_a_hub_model_reaches_no_network_before_somebody_asks(open_page
     assert "org/large is not in the local cache and the hub cannot be reached" in shown(at)
 
 
+@pytest.mark.parametrize("page", ["sensitivity", "alignment", "transfer"])
+def test_no_other_page_asks_the_hub_by_itself(open_page, asked, page):
+    at = open_page(page, student="org/small")
+    assert not asked
+    assert not at.title
+    at.button(key="ask-hub").click().run()
+    assert at.title[0].value == page.capitalize()
+    assert not at.exception
+
+
+def test_offline_nothing_has_to_be_asked_for(open_page, asked, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    at = open_page("models", teacher="org/large")
+    assert "HF_HUB_OFFLINE is set" in shown(at)
+
+
 def test_a_hub_id_that_was_asked_for_is_looked_up_at_once(open_page, asked):
     at = open_page("models")
     at.text_input(key="student-hub").set_value("org/small").run()
