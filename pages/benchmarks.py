@@ -80,16 +80,18 @@ def unfinished(run: api.Run) -> None:
 def verdict(report: api.BenchmarkReport) -> None:
     """The one sentence, and the rules it follows."""
     word, colour = KINDS[report.verdict.kind]
-    with st.container(border=True, key="verdict"):
-        st.badge(word, color=colour)  # type: ignore[arg-type]
+    with st.container(border=True, key="verdict", gap="small"):
+        with st.container(horizontal=True, vertical_alignment="center"):
+            with st.container(width="stretch"):
+                st.badge(word, color=colour)  # type: ignore[arg-type]
+            with st.popover("The rules"):
+                st.text(report.rules)
         st.subheader(safe.label(report.verdict.sentence, 600), anchor=False)
         for name, other in report.verdicts.items():
             if name != report.verdict.treatment:
                 st.text(other.sentence)
         if smallest := could_show(report):
             st.text(smallest)
-        with st.popover("The rules"):
-            st.text(report.rules)
 
 
 def could_show(report: api.BenchmarkReport) -> str:

@@ -71,15 +71,16 @@ def arms(report: api.BenchmarkReport, origin: Origin) -> None:
 
 
 def _differences(report: api.BenchmarkReport, origin: Origin, look: charts.Look) -> None:
-    st.subheader("Paired differences", anchor=False)
     treatment = report.verdict.treatment
     own = [d for d in report.differences if treatment in (d.arm, d.versus)]
     every = [d for d in report.differences if d not in own]
     shown = own or every
-    if own and every and st.toggle(f"All {len(report.differences)}", key="all_pairs",
-                                   bind="query-params",
-                                   help="Also the other arms against plain LoRA."):  # fmt: skip
-        shown = own + every
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.subheader("Paired differences", anchor=False, width="stretch")
+        if own and every and st.toggle(f"All {len(report.differences)}", key="all_pairs",
+                                       bind="query-params",
+                                       help="Also the other arms against plain LoRA."):  # fmt: skip
+            shown = own + every
     share.figure(
         charts_benchmarks.forest_figure(shown, look),
         charts_benchmarks.differences_frame(shown),
