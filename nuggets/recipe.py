@@ -184,7 +184,8 @@ class EvaluateJob(Frozen):
     """Measure models, or all arms and seeds of finished transfers, on benchmarks.
 
     Attributes:
-        models: built-in names, folders, GGUF files, `org/name@revision`, or `run:ID`.
+        models: built-in names, folders, GGUF files, `org/name@revision`, `run:ID` or, for one of
+            its arms, `run:ID/ARM`.
         benchmarks: what is asked.
         batch_size: sequences per forward pass.
         max_length: tokens of a prompt and its answer; longer prompts lose their beginning and

@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from nuggets import api
-from nuggets.ui import benchmark_tables, live, safe, shell
+from nuggets.ui import benchmark_tables, cross_part, live, safe, shell
 from nuggets.ui import benchmarks_parts as parts
 
 KINDS = {
@@ -21,10 +21,12 @@ def main() -> None:
     """Draws the page."""
     st.title("Benchmarks", anchor=False)
     st.caption("Did it help? Every arm on the same items, beside its controls, with intervals.")
+    choice = shell.current()
     with safe.shown_problems("benchmarks"):
         run = choose_run()
         if run is None:
-            benchmark_tables.section(None)
+            benchmark_tables.section(None, choice)
+            cross_part.section(choice)
             return
         report = parts.report_of(run)
         if report is None:
@@ -33,10 +35,12 @@ def main() -> None:
         origin = parts.Origin(run)
         verdict(report)
         parts.arms(report, origin)
+        parts.curves(report, origin)
         parts.answers(report, run, origin)
         parts.retention(report, origin)
         parts.budget(report, origin)
-        benchmark_tables.section(run)
+        benchmark_tables.section(run, choice)
+        cross_part.section(choice)
 
 
 def choose_run() -> api.Run | None:
@@ -76,14 +80,34 @@ def unfinished(run: api.Run) -> None:
 def verdict(report: api.BenchmarkReport) -> None:
     """The one sentence, and the rules it follows."""
     word, colour = KINDS[report.verdict.kind]
-    with st.container(border=True, key="verdict"):
-        st.badge(word, color=colour)  # type: ignore[arg-type]
+    with st.container(border=True, key="verdict", gap="small"):
+        with st.container(horizontal=True, vertical_alignment="center"):
+            with st.container(width="stretch"):
+                st.badge(word, color=colour)  # type: ignore[arg-type]
+            with st.popover("The rules"):
+                st.text(report.rules)
         st.subheader(safe.label(report.verdict.sentence, 600), anchor=False)
         for name, other in report.verdicts.items():
             if name != report.verdict.treatment:
                 st.text(other.sentence)
-        with st.popover("The rules"):
-            st.text(report.rules)
+        if smallest := could_show(report):
+            st.text(smallest)
+
+
+def could_show(report: api.BenchmarkReport) -> str:
+    """The smallest difference to plain LoRA that this design finds; empty where it is unknown."""
+    judged = report.verdict.treatment
+    baselines = {arm.name for arm in report.arms.values() if arm.role == "baseline"}
+    for d in report.differences:
+        if d.arm == judged and d.versus in baselines and d.minimum_detectable is not None:
+            planned = report.planned.value if report.planned else None
+            before = f"; {planned:.3f} was expected before the run" if planned else ""
+            return (
+                f"Smallest difference to {d.versus} that {d.interval.n_seeds} seeds × "
+                f"{d.interval.n_items} items find in four of five experiments: "
+                f"{d.minimum_detectable:.3f}{before}."
+            )
+    return ""
 
 
 main()

@@ -2,108 +2,59 @@
 
 from __future__ import annotations
 
-import shlex
-
-import pandas as pd
 import streamlit as st
 
 from nuggets import api
-from nuggets.ui import answers, safe, share, shell
-
-GIB = 2**30
+from nuggets.ui import answers, model_chooser, preflight_part, safe, shell
 
 
 def main() -> None:
     """Draws the page."""
-    st.title("Models")
-    st.text("A large model that knows a skill, and a smaller one that should. Nothing is loaded.")
+    st.title("Models", anchor=False)
+    st.caption(
+        "A large model that knows a skill, and a smaller one that should. Nothing is loaded: "
+        "configurations and file headers say whether a transfer can work, and what it needs."
+    )
+    built_in = st.container()
     left, right = st.columns(2)
     with left:
-        shell.pair_input("teacher")
+        teacher = model_chooser.side("teacher")
     with right:
-        shell.pair_input("student")
-    choice = shell.current()
+        student = model_chooser.side("student")
+    with built_in:
+        model_chooser.pairs(shell.current())
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        shell.dtype_input()
+        choice = shell.current()
+        recipe = preflight_part.work(choice)
     with safe.shown_problems("preflight"):
-        _preflight(api.preflight(choice.teacher, choice.student), choice)
-    st.subheader("Ask both")
-    _ask(choice)
+        if model_chooser.waits_for_hub(choice):
+            return
+        found = preflight_part.look(choice, recipe)
+        model_chooser.facts(teacher, found.teacher)
+        model_chooser.facts(student, found.student)
+        preflight(found, choice)
+    st.subheader("Ask both", anchor=False)
+    ask(choice)
 
 
-def _preflight(found: api.Preflight, choice: shell.Choice) -> None:
-    with st.container(horizontal=True, vertical_alignment="center"):
-        st.badge("fits" if found.ok else "does not fit", color="green" if found.ok else "red")
-        st.text(
-            f"Vocabularies {found.vocabularies}  ·  "
-            f"memory: {_size(found.memory_available)} free  ·  "
-            f"disk: {_size(found.disk_needed)} needed, {_size(found.disk_free)} free"
-        )
-    for index, sentence in enumerate(found.problems):
-        safe.problem(sentence, f"preflight-{index}")
-    left, right = st.columns([3, 2])
+def preflight(found: api.Preflight, choice: shell.Choice) -> None:
+    """Everything that is known, in the order in which it decides."""
+    command = preflight_part.command_of(choice)
+    preflight_part.verdict(found)
+    left, right = st.columns([4, 5], gap="medium")
     with left:
-        _dimensions(found, choice)
+        preflight_part.dimensions(found, command)
     with right:
-        _memory(found)
+        preflight_part.matrices(found, command)
     safe.notes(found.notes)
+    if found.stages:
+        st.subheader("What it needs here", anchor=False)
+        preflight_part.needs(found, command)
 
 
-def _dimensions(found: api.Preflight, choice: shell.Choice) -> None:
-    number = st.column_config.NumberColumn(format="localized")
-    facts = [("weights", "parameters"), ("bytes on disk", "bytes_on_disk")]
-    rows = [
-        {
-            "dimension": d.name,
-            "teacher": d.teacher,
-            "student": d.student,
-            "fits": "yes" if d.fits else "no: the student is larger",
-        }
-        for d in found.dimensions
-    ]
-    if found.teacher and found.student:
-        rows += [
-            {
-                "dimension": title,
-                "teacher": getattr(found.teacher, name),
-                "student": getattr(found.student, name),
-                "fits": "",
-            }
-            for title, name in facts
-        ]
-    if rows:
-        share.table(
-            pd.DataFrame(rows),
-            key="dimensions",
-            caption="From configs and headers alone",
-            command=shlex.join(["nuggets", "preflight", choice.teacher, choice.student]),
-            height="content",
-            column_config={"teacher": number, "student": number},
-            alt="Dimensions of teacher and student side by side",
-        )
-
-
-def _memory(found: api.Preflight) -> None:
-    rows = [
-        {
-            "stage": stage.stage,
-            "memory": _size(stage.bytes_needed),
-            "fits": "yes" if stage.fits else "no",
-        }
-        for stage in found.stages
-    ]
-    if rows:
-        st.dataframe(
-            pd.DataFrame(rows),
-            hide_index=True,
-            height="content",
-            alt="Memory that each stage needs",
-        )
-
-
-def _size(size: int) -> str:
-    return f"{size / GIB:.1f} GiB" if size >= GIB else f"{size / 2**20:.0f} MiB"
-
-
-def _ask(choice: shell.Choice) -> None:
+def ask(choice: shell.Choice) -> None:
+    """The same question to both models."""
     skill = api.skills()[choice.task]
     with st.form("ask", border=False):
         prompt = st.text_input(

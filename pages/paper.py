@@ -7,7 +7,7 @@ import streamlit as st
 
 from nuggets import api
 from nuggets.errors import NuggetsError
-from nuggets.ui import live, safe, share, shell, study_parts
+from nuggets.ui import arm_tables, live, safe, share, shell, study_parts
 
 NONE = "choose one"
 
@@ -73,8 +73,9 @@ def _experiment(study: api.Study) -> None:
         st.text(f"The paper's numbers: {report.study.paper.source}")
     safe.notes(report.study.notes)
     with st.expander("Budget of every arm and seed"):
-        share.table(study_parts.budget_frame(report), f"paper-{study.name}-budget",
-                    "Means over seeds", command, python)  # fmt: skip
+        budget = study_parts.budget_frame(report)
+        share.table(budget, f"paper-{study.name}-budget", "Means over seeds", command, python,
+                    shown=arm_tables.budget_shown(budget))  # fmt: skip
 
 
 def _start(study: api.Study, command: str) -> None:

@@ -19,7 +19,7 @@ from nuggets.api._measuring import (
     save_alignment,
     save_map,
 )
-from nuggets.api._models import doctor, preflight, skills, spec
+from nuggets.api._models import asks_hub, doctor, locate, preflight, skills, spec
 from nuggets.api._running import (
     AnyJob,
     cancel,
@@ -34,7 +34,7 @@ from nuggets.api._running import (
 from nuggets.bench.calibration import Calibration
 from nuggets.bench.outcomes import BenchmarkTable
 from nuggets.bench.power import DetectableEffect, detectable_effect
-from nuggets.bench.report import BenchmarkReport, CellOutcome
+from nuggets.bench.report import ArmReport, BenchmarkReport, CellOutcome
 from nuggets.bench.verdict import RULES
 from nuggets.builtin.pairs import MODELS, PAIRS, ModelCard, model_card
 from nuggets.builtin.skills import Skill
@@ -43,7 +43,7 @@ from nuggets.core.alignment import AlignmentReport
 from nuggets.core.architecture import ROLES, ArchSpec
 from nuggets.core.maps import SensitivityMap
 from nuggets.core.plan import ExtractionPlan
-from nuggets.core.preflight import Preflight
+from nuggets.core.preflight import ModelFacts, Preflight
 from nuggets.recipe import (
     AlignJob,
     CutJob,
@@ -59,7 +59,7 @@ from nuggets.recipe import (
     shipped_recipes,
 )
 from nuggets.runs import bundles, playground, tour
-from nuggets.runs.checks import detectable, refusals
+from nuggets.runs.checks import detectable, eval_extra_missing, refusals
 from nuggets.runs.commands import as_command, as_python
 from nuggets.runs.converting import convert
 from nuggets.runs.creating import create
@@ -117,6 +117,7 @@ __all__ = [
     "AlignmentReport",
     "AnyJob",
     "ArchSpec",
+    "ArmReport",
     "BenchmarkReport",
     "BenchmarkTable",
     "Calibration",
@@ -131,6 +132,7 @@ __all__ = [
     "KeptBySvd",
     "ModelCard",
     "Outlook",
+    "ModelFacts",
     "Preflight",
     "Rendered",
     "Run",
@@ -147,6 +149,7 @@ __all__ = [
     "answers",
     "as_command",
     "as_python",
+    "asks_hub",
     "benchmark_tables",
     "bundles",
     "calibration",
@@ -165,6 +168,7 @@ __all__ = [
     "diagnose_soon",
     "doctor",
     "dump_job",
+    "eval_extra_missing",
     "export",
     "exports_dir",
     "extract",
@@ -176,6 +180,7 @@ __all__ = [
     "load_job",
     "load_recipe",
     "look_ahead",
+    "locate",
     "map_job",
     "map_of",
     "measure",

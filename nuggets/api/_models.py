@@ -7,8 +7,11 @@ from collections.abc import Iterable
 from nuggets.builtin.resolve import resolve
 from nuggets.builtin.skills import SKILLS, Skill
 from nuggets.core.architecture import ArchSpec
+from nuggets.core.hub import offline
 from nuggets.core.models import read_spec
 from nuggets.core.preflight import Preflight
+from nuggets.core.references import ModelRef
+from nuggets.errors import BadInput
 from nuggets.recipe import TransferRecipe
 from nuggets.runs.checks import preflight_models
 from nuggets.runs.doctor import Doctor, diagnose
@@ -22,6 +25,27 @@ def skills() -> dict[str, Skill]:
 def spec(model: str) -> ArchSpec:
     """A model's dimensions, from its configuration alone."""
     return read_spec(resolve(model))
+
+
+def locate(model: str) -> ModelRef:
+    """Where a model is: built-in, a folder, a GGUF file or on the hub. Nothing of it is read.
+
+    Args:
+        model: built-in name, folder, GGUF file or `org/name@revision`.
+
+    Raises:
+        BadInput: if it is none of these, or not there.
+    """
+    return resolve(model)
+
+
+def asks_hub(model: str) -> bool:
+    """Whether looking at a model asks the hub; False for what is here, and what is no model."""
+    try:
+        found = resolve(model)
+    except BadInput:
+        return False
+    return found.hub_id is not None and not offline()
 
 
 def preflight(

@@ -14,7 +14,9 @@ from nuggets.cli.tables import show_tables
 from nuggets.cli.transfers import failed
 from nuggets.recipe_tree import absolute_source
 
-Names = Annotated[list[str], typer.Argument(help="Models, or ids of finished transfers.")]
+Names = Annotated[
+    list[str], typer.Argument(help="Models, ids of finished transfers, or run:ID/ARM.")
+]
 Kinds = Annotated[
     list[str],
     typer.Option("--benchmark", help="gsm8k, mmlu, super_ni, skill or dialogue; repeatable."),
@@ -99,6 +101,8 @@ def _run(job: api.EvaluateJob, out_folder: Path | None, json: bool) -> None:
 
 def _subject(name: str) -> str:
     """A run where its id is given and no model of that name is there."""
+    if name.startswith("run:"):
+        return name
     if Path(name).exists() or name in api.MODELS or "/" in name:
         return o.absolute(name)
     known = [run.id for run in api.runs() if run.id.startswith(name)]

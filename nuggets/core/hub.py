@@ -68,6 +68,13 @@ def hub_folder(hub_id: str, revision: str | None, progress: Progress | None = No
     return _told(hub_id, revision, fetch)
 
 
+def offline() -> bool:
+    """Whether HF_HUB_OFFLINE forbids to ask the hub."""
+    from huggingface_hub import constants
+
+    return bool(constants.HF_HUB_OFFLINE)
+
+
 def reachable() -> bool:
     """Whether the hub answers; asked once a minute, and never where HF_HUB_OFFLINE is set.
 
@@ -76,7 +83,7 @@ def reachable() -> bool:
     """
     from huggingface_hub import constants
 
-    if constants.HF_HUB_OFFLINE:
+    if offline():
         return False
     return _answers(constants.ENDPOINT, int(time.monotonic() // 60))
 

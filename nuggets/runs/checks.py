@@ -40,7 +40,7 @@ from nuggets.train.arms import Paper
 from nuggets.train.initialisers import Initialiser
 
 RUN_PREFIX = "run:"
-"""Before a run's id where a model could stand too."""
+"""Before a run's id where a model could stand too; `run:ID/ARM` is one arm of it."""
 
 USUAL_LENGTH = 512
 """Tokens per sample where they cannot be counted."""
@@ -67,20 +67,40 @@ def check_job(job: Any) -> None:
     elif isinstance(job, EvaluateJob):
         for model in job.models:
             _check_evaluated(model)
+            if "/" in model and model.startswith(RUN_PREFIX) and model.split("/")[0] in job.models:
+                raise BadInput(f"{model} is measured twice: its run is named with all its arms.")
         check_benchmarks(job.benchmarks)
+
+
+def split_run(name: str) -> tuple[str, str | None]:
+    """`run:ID` or `run:ID/ARM` → the run's id, and the arm; None for all arms."""
+    run, slash, arm = name.removeprefix(RUN_PREFIX).partition("/")
+    return run, arm if slash else None
 
 
 def _check_evaluated(model: str) -> None:
     """Refuses a model that cannot be loaded, or a run without finished arms."""
     if not model.startswith(RUN_PREFIX):
         return check_model(model)
-    run = RunStore(runs_dir()).open(model.removeprefix(RUN_PREFIX))
+    run_id, arm = split_run(model)
+    run = RunStore(runs_dir()).open(run_id)
     if run.record().kind != "transfer" or run.status() != "done":
         raise BadInput(
             f"Run {run.id} is a {run.record().kind} and {run.status()}; only arms of a finished "
             "transfer can be measured."
         )
-    return check_model(load_job(run.recipe_text()).student)
+    recipe = load_job(run.recipe_text())
+    names = [each.name for each in recipe.arms]
+    if arm is not None and arm not in names:
+        raise BadInput(f"Run {run.id} has no arm {arm!r}; it has {', '.join(names)}.")
+    return check_model(recipe.student)
+
+
+def eval_extra_missing() -> str:
+    """What to install before benchmarks can run; empty where nothing is missing."""
+    if importlib.util.find_spec("lm_eval") is not None:
+        return ""
+    return "Benchmarks need lm-eval, which is not installed: pip install 'nuggets[eval]'."
 
 
 def check_benchmarks(benchmarks: Sequence[Benchmark], learned: Sequence[Sample] = ()) -> None:
@@ -90,10 +110,8 @@ def check_benchmarks(benchmarks: Sequence[Benchmark], learned: Sequence[Sample] 
         benchmarks: what is to be measured.
         learned: seed and training samples.
     """
-    if benchmarks and importlib.util.find_spec("lm_eval") is None:
-        raise BadInput(
-            "Benchmarks need lm-eval, which is not installed: pip install 'nuggets[eval]'."
-        )
+    if benchmarks and (missing := eval_extra_missing()):
+        raise BadInput(missing)
     for task in benchmarks:
         task.items()
         check_leakage(learned, task.test_samples())

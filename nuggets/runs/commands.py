@@ -52,7 +52,7 @@ def _evaluation(job: EvaluateJob) -> str:
     shared = [{k: v for k, v in own.items() if k != "kind"} for own in given]
     if any(own != shared[0] for own in shared):
         return ""
-    models = [name.removeprefix("run:") for name in job.models]
+    models = [name if "/" in name else name.removeprefix("run:") for name in job.models]
     words = ["nuggets", "evaluate", *models]
     words += [word for own in given for word in ("--benchmark", own["kind"])]
     judge = shared[0].pop("judge", None) or {}

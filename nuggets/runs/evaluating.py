@@ -21,7 +21,7 @@ from nuggets.core.adapter import load_adapter, untie
 from nuggets.core.samples import Sample
 from nuggets.recipe import EvaluateJob, TransferRecipe, load_job
 from nuggets.runs import cache, results
-from nuggets.runs.checks import RUN_PREFIX
+from nuggets.runs.checks import RUN_PREFIX, split_run
 from nuggets.runs.commit import atomic_write, make_folder, remove_folder
 from nuggets.runs.compute import Loaded
 from nuggets.runs.context import RunContext
@@ -74,7 +74,8 @@ def run_evaluate(job: EvaluateJob, ctx: RunContext) -> None:
     """Measures every model of a job on every benchmark, and writes tables."""
     ctx.plan(("evaluate", "report"))
     ctx.stage("evaluate")
-    subjects = [each for name in job.models for each in _subjects(name, job, ctx)]
+    students: dict[str, Loaded] = {}
+    subjects = [each for name in job.models for each in _subjects(name, job, ctx, students)]
     digests = {
         f"benchmark.{task.name}": cache.samples_digest(task.test_samples())
         for task in job.benchmarks
@@ -133,7 +134,12 @@ def write_tables(
 
 
 def arm_subjects(
-    run: Run, recipe: TransferRecipe, student: Callable[[], Asked], device: str, label: str = ""
+    run: Run,
+    recipe: TransferRecipe,
+    student: Callable[[], Asked],
+    device: str,
+    label: str = "",
+    only: str | None = None,
 ) -> list[Subject]:
     """Every arm and seed of a transfer as it was trained.
 
@@ -143,9 +149,10 @@ def arm_subjects(
         student: gives the untouched student, loaded once.
         device: where whole models are loaded.
         label: put before the arms' names where several runs are measured.
+        only: the one arm that is measured; all when None.
     """
     found = []
-    for arm in recipe.arms:
+    for arm in (arm for arm in recipe.arms if only in (None, arm.name)):
         for seed in recipe.seeds:
             cell = results.cell_folder(run, arm.name, seed)
             found.append(
@@ -184,8 +191,13 @@ def _opener(cell: Path, student: Callable[[], Asked], device: str) -> Callable[[
     return opened
 
 
-def _subjects(name: str, job: EvaluateJob, ctx: RunContext) -> list[Subject]:
-    """A model by itself, or the arms of the run that `run:ID` names."""
+def _subjects(
+    name: str, job: EvaluateJob, ctx: RunContext, students: dict[str, Loaded]
+) -> list[Subject]:
+    """A model by itself, the arms of the run that `run:ID` names, or the one of `run:ID/ARM`.
+
+    `students` keeps what is loaded, once for all arms and runs of one student.
+    """
     dtype = job.dtype
     if dtype == "auto":
         dtype = "bfloat16" if job.device.startswith("cuda") else "float32"
@@ -202,19 +214,19 @@ def _subjects(name: str, job: EvaluateJob, ctx: RunContext) -> list[Subject]:
         short = Path(name).name
         unique = sum(Path(each).name == short for each in job.models) == 1
         return [Subject(label=short if unique else name, folder=folder, opened=opened)]
-    run = RunStore(runs_dir()).open(name.removeprefix(RUN_PREFIX))
+    run_id, arm = split_run(name)
+    run = RunStore(runs_dir()).open(run_id)
     recipe = load_job(run.recipe_text())
     ctx.provenance(**{f"student.{run.id}": cache.digest_model(recipe.student)})
-    loaded: list[Loaded] = []
 
     def student() -> Asked:
-        if not loaded:
-            loaded.append(Loaded(recipe.student, job.device, dtype))
-        return loaded[0].model, loaded[0].tokenizer
+        if recipe.student not in students:
+            students[recipe.student] = Loaded(recipe.student, job.device, dtype)
+        return students[recipe.student].model, students[recipe.student].tokenizer
 
-    several = sum(each.startswith(RUN_PREFIX) for each in job.models) > 1
-    label = f"{run.id}: " if several or len(job.models) > 1 else ""
-    return arm_subjects(run, recipe, student, job.device, label)
+    others = {split_run(m)[0] if m.startswith(RUN_PREFIX) else m for m in job.models} - {run_id}
+    label = f"{run.id}: " if others else ""
+    return arm_subjects(run, recipe, student, job.device, label, arm)
 
 
 def _place(task: Task, subject: Subject) -> str:

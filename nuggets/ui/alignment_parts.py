@@ -92,7 +92,12 @@ def facts(report: api.AlignmentReport, chosen: str, skill: str | None) -> str:
 def layer_maps(report: api.AlignmentReport, choice: shell.Choice) -> layer_map_part.Maps:
     """The layer maps that selectors would choose."""
     n_teacher, n_student = report.matrices["cka"].shape
-    job = SensitivityJob(model=choice.teacher, data=choice.data(), device=choice.device)
+    job = SensitivityJob(
+        model=choice.teacher,
+        data=choice.data(),
+        sensitivity=choice.sensitivity(),
+        device=choice.device,
+    )
     found = measure.measured_map(job)
     scores = None if found is None else found.layer_scores
     try:

@@ -6,23 +6,23 @@ import pandas as pd
 import streamlit as st
 
 from nuggets import api
-from nuggets.ui import safe, share
+from nuggets.ui import amounts, evaluate_part, safe, share, shell
 
 MOST_RUNS = 6
 """Evaluations of models by themselves that are shown, newest first."""
-_EMPTY = "nuggets evaluate MODEL --benchmark gsm8k --data FILE.jsonl"
 
 
-def section(run: api.Run | None) -> None:
-    """The benchmarks that a transfer's arms were measured on, and those of models by themselves."""
+def section(run: api.Run | None, choice: shell.Choice) -> None:
+    """Benchmarks of a transfer's arms and of models by themselves, and the form to measure more."""
     own = api.benchmark_tables(run) if run is not None else []
     others = _evaluations()
     st.subheader("On public benchmarks", anchor=False)
-    if not own and not others:
-        with st.container(border=True, key="benchmarks-none"):
-            st.text("Nothing was measured on GSM8K, MMLU or others yet. From the command line:")
-            st.code(_EMPTY, language="bash")
-        return
+    evaluate_part.progress()
+    nothing = not own and not others
+    with st.expander("Measure models or arms on benchmarks", expanded=nothing, key="evaluate"):
+        if nothing:
+            st.text("Nothing was measured on GSM8K, MMLU or others yet.")
+        evaluate_part.form(run, choice)
     if run is not None:
         _tables(run, own)
     for other in others:
@@ -75,31 +75,49 @@ def comparisons_frame(table: api.BenchmarkTable) -> pd.DataFrame:
     )
 
 
+def shown_of(frame: pd.DataFrame) -> pd.DataFrame:
+    """`frame_of` for people: intervals beside their means, times in words."""
+    shown = frame[["model", "metric"]].copy()
+    for title, low, high in (
+        ("mean", "low", "high"),
+        ("difference", "difference low", "difference high"),
+    ):
+        if title in frame:
+            sign = "+" if title == "difference" else ""
+            numbers = zip(frame[title], frame[low], frame[high], strict=True)
+            shown[f"{title}, 95 %"] = [_interval(*each, sign) for each in numbers]
+    rest = frame[["seeds", "cut prompts", "unfinished"]]
+    return shown.join(rest).assign(time=frame["seconds"].map(amounts.seconds))
+
+
+def _interval(mean: float | None, low: float | None, high: float | None, sign: str) -> str:
+    if mean is None or pd.isna(mean):
+        return "–"
+    text = f"{mean:{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]"
+    return text.replace("-", "−")
+
+
 def _evaluations() -> list[api.Run]:
     done = (r for r in api.runs() if r.status() == "done" and r.record().kind == "evaluate")
     return [run for run, _ in zip(done, range(MOST_RUNS), strict=False)]
 
 
+_PRINTED = """for table in api.benchmark_tables(run):
+    for row in table.rows:
+        print(table.benchmark, row.name, row.metrics, row.differences)"""
+
+
 def _tables(run: api.Run, tables: list[api.BenchmarkTable]) -> None:
     job = api.job_of(run)
+    command, python = api.as_command(job) or None, api.as_python(job, _PRINTED)
     for table in tables:
         beside = f", differences to {table.base}" if len(table.rows) > 1 else ""
         caption = (
             f"{table.benchmark}: 95 % intervals over {table.n_items} items{beside} · run {run.id}"
         )
-        share.table(
-            frame_of(table),
-            f"benchmark-{run.id}-{table.benchmark}",
-            caption,
-            api.as_command(job) or None,
-            api.as_python(job),
-            column_config={
-                name: st.column_config.NumberColumn(format="%.3f")
-                for name in ("mean", "low", "high", "difference", "difference low",
-                             "difference high")
-            }
-            | {"seconds": st.column_config.NumberColumn(format="%.0f")},
-        )  # fmt: skip
+        name = f"benchmark-{run.id}-{table.benchmark}"
+        frame = frame_of(table)
+        share.table(frame, name, caption, command, python, shown=shown_of(frame))
         if table.verdict is not None:
             st.text(f"{table.benchmark}: {table.verdict.sentence}")
         if table.comparisons:
@@ -108,8 +126,8 @@ def _tables(run: api.Run, tables: list[api.BenchmarkTable]) -> None:
                 f"compared-{run.id}-{table.benchmark}",
                 f"{table.benchmark}, {table.metric}: paired differences with 95 % intervals and "
                 f"p-values adjusted by Holm · run {run.id}",
-                api.as_command(job) or None,
-                api.as_python(job),
+                command,
+                python,
                 column_config={
                     name: st.column_config.NumberColumn(format="%.3f")
                     for name in ("difference", "low", "high", "p, Holm", "detectable")

@@ -8,24 +8,32 @@ import streamlit as st
 
 from nuggets import api
 from nuggets.errors import Damaged
-from nuggets.ui import charts, charts_benchmarks, safe, share
+from nuggets.ui import arm_tables, charts, charts_benchmarks, safe, share
 
 
 class Origin:
     """Caption and commands that every figure of one run shares."""
 
     def __init__(self, run: api.Run) -> None:
-        job = api.job_of(run)
-        self.id, self.command, self.python = run.id, api.as_command(job), api.as_python(job)
+        self.id, self._job = run.id, api.job_of(run)
 
-    def of(self, key: str, caption: str, alt: str) -> dict[str, Any]:
-        """Arguments for `share.figure`."""
-        return {"key": key, "caption": f"{caption} · run {self.id}", "alt": alt} | self.code
+    def of(self, key: str, caption: str, alt: str, then: str) -> dict[str, Any]:
+        """Arguments for `share.figure`; `then` is Python that ends in what is plotted."""
+        return {"key": key, "caption": f"{caption} · run {self.id}", "alt": alt} | self.code(then)
 
-    @property
-    def code(self) -> dict[str, Any]:
-        """The commands that make the run again."""
-        return {"command": self.command, "python": self.python}
+    def code(self, then: str) -> dict[str, Any]:
+        """The commands that make the run again, and print what is shown of its `report`."""
+        known = f"# run = api.open_run({self.id!r}) is this run itself\nreport = api.report(run)"
+        return {
+            "command": api.as_command(self._job),
+            "python": api.as_python(self._job, f"{known}\n{then}"),
+        }
+
+
+FEW = 5
+"""Arms up to which all learning curves are drawn at first."""
+EACH_ARM = "for arm in report.arms.values():\n    print(arm.name, {})"
+"""Python that prints something of every arm."""
 
 
 def report_of(run: api.Run) -> api.BenchmarkReport | None:
@@ -44,31 +52,73 @@ def report_of(run: api.Run) -> api.BenchmarkReport | None:
 
 
 def arms(report: api.BenchmarkReport, origin: Origin) -> None:
-    """Bars with seeds, paired differences, and learning curves."""
+    """Bars with seeds, and paired differences."""
     look = charts.look_of(st.context.theme.type)
     n_seeds = max(len(arm.seeds) for arm in report.arms.values())
     size = f"95 % intervals over {n_seeds} seeds and {report.n_items} items"
     left, right = st.columns(2, gap="medium")
     with left:
+        st.subheader("Arms", anchor=False)
         share.figure(
             charts_benchmarks.arms_figure(report, look),
             charts_benchmarks.arms_frame(report),
-            **origin.of("arms", f"Arms, {size}", "Bars per arm with interval and a dot per seed"),
-        )
+            **origin.of("arms", f"Means with {size}; a dot is a seed",
+                        "Bars per arm with interval and a dot per seed",
+                        EACH_ARM.format("arm.value, arm.interval, arm.per_seed")),
+        )  # fmt: skip
     with right:
-        share.figure(
-            charts_benchmarks.forest_figure(report.differences, look),
-            charts_benchmarks.differences_frame(report.differences),
-            **origin.of("differences", "Paired by seed and item", "Paired differences of arms"),
-        )
-    shown = st.pills("Learning curves", list(report.arms), selection_mode="multi", key="curve_arms",
-                     format_func=lambda arm: safe.label(str(arm), 30),
+        _differences(report, origin, look)
+
+
+def _differences(report: api.BenchmarkReport, origin: Origin, look: charts.Look) -> None:
+    treatment = report.verdict.treatment
+    own = [d for d in report.differences if treatment in (d.arm, d.versus)]
+    every = [d for d in report.differences if d not in own]
+    shown = own or every
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.subheader("Paired differences", anchor=False, width="stretch")
+        if own and every and st.toggle(f"All {len(report.differences)}", key="all_pairs",
+                                       bind="query-params",
+                                       help="Also the other arms against plain LoRA."):  # fmt: skip
+            shown = own + every
+    share.figure(
+        charts_benchmarks.forest_figure(shown, look),
+        charts_benchmarks.differences_frame(shown),
+        **origin.of("differences", "Paired by seed and item, 95 % intervals, p adjusted by Holm",
+                    "Paired differences of arms with intervals, beside a line at no difference",
+                    "for d in report.differences:\n"
+                    "    print(d.arm, d.versus, d.interval, d.p_holm, d.minimum_detectable)"),
+    )  # fmt: skip
+
+
+def curves(report: api.BenchmarkReport, origin: Origin) -> None:
+    """Learning curves with bands, at first of the arms that decide."""
+    st.subheader("Learning curves", anchor=False)
+    default = decisive(report) if len(report.arms) > FEW else []
+    shown = st.pills("Arms", list(report.arms), selection_mode="multi", default=default,
+                     key="curve_arms", format_func=lambda arm: safe.label(str(arm), 30),
                      bind="query-params", help="None chosen: all arms.")  # fmt: skip
     share.figure(
-        charts_benchmarks.curves_figure(report, [arm for arm in shown if arm in report.arms], look),
+        charts_benchmarks.curves_figure(
+            report,
+            [arm for arm in shown if arm in report.arms],
+            charts.look_of(st.context.theme.type),
+        ),
         charts_benchmarks.curves_frame(report),
-        **origin.of("curves", "Mean over seeds, 95 % bands", "Learning curves per arm with bands"),
-    )
+        **origin.of("curves", "Mean over seeds, 95 % bands",
+                    "Learning curves per arm with bands", EACH_ARM.format("arm.curve")),
+    )  # fmt: skip
+
+
+def decisive(report: api.BenchmarkReport) -> list[str]:
+    """The arms of which the verdict speaks: the transfer, plain LoRA and the best control."""
+    best: dict[str, api.ArmReport] = {}
+    sign = 1 if report.higher_is_better else -1
+    for arm in report.arms.values():
+        if arm.role not in best or sign * arm.value > sign * best[arm.role].value:
+            best[arm.role] = arm
+    chosen = [best[role].name for role in ("baseline", "control") if role in best]
+    return [*([report.verdict.treatment] if report.verdict.treatment else []), *chosen]
 
 
 def answers(report: api.BenchmarkReport, run: api.Run, origin: Origin) -> None:
@@ -87,7 +137,7 @@ def answers(report: api.BenchmarkReport, run: api.Run, origin: Origin) -> None:
     if found[0] is None or found[1] is None:
         st.text("These two arms have no seed in common.")
         return
-    frame = charts_benchmarks.items_frame(
+    frame = arm_tables.items_frame(
         (pair[0], pair[1]),
         (api.answers(run, pair[0], seed), api.answers(run, pair[1], seed)),
         (found[0].outcomes[report.metric], found[1].outcomes[report.metric]),
@@ -98,7 +148,12 @@ def answers(report: api.BenchmarkReport, run: api.Run, origin: Origin) -> None:
     gained, lost = changes.count("gained"), changes.count("lost")
     caption = f"{pair[0]} → {pair[1]}, seed {seed}: {gained} gained, {lost} lost of {len(frame)}"
     frame = frame.query("change != 'same'") if only else frame
-    share.table(frame, "items", f"{caption} · run {origin.id}", **origin.code, height=320)
+    code = (
+        f"for arm in {(pair[0], pair[1])}:\n    for answer in api.answers(run, arm, {seed}):\n"
+        "        print(arm, answer)"
+    )
+    share.table(frame, "items", f"{caption} · run {origin.id}", **origin.code(code), height=320,
+                shown=arm_tables.items_shown(frame, (pair[0], pair[1])))  # fmt: skip
 
 
 def _arm(label: str, key: str, names: list[str], default: str) -> str:
@@ -117,13 +172,22 @@ def retention(report: api.BenchmarkReport, origin: Origin) -> None:
     share.figure(
         charts_benchmarks.retention_figure(report, charts.look_of(st.context.theme.type)),
         frame,
-        **origin.of("retention", "Exact match after training", "Old skills per arm, intervals"),
-    )
+        **origin.of("retention", "Exact match after training, 95 % intervals",
+                    "Old skills per arm with intervals", EACH_ARM.format("arm.old_skills")),
+    )  # fmt: skip
 
 
 def budget(report: api.BenchmarkReport, origin: Origin) -> None:
     """What each arm was given."""
     st.subheader("Budget", anchor=False)
-    frame = charts_benchmarks.budget_frame(report)
-    share.table(frame, "budget", f"The same for all arms, or said here · run {origin.id}",
-                **origin.code)  # fmt: skip
+    frame = arm_tables.budget_frame(report)
+    code = EACH_ARM.format("arm.samples, arm.steps, arm.trainable_parameters, arm.flops")
+    share.table(
+        frame,
+        "budget",
+        f"The same for all arms, or said here; means over seeds · run {origin.id}",
+        **origin.code(code),
+        shown=arm_tables.budget_shown(frame),
+        height="content",
+        row_height=30,
+    )

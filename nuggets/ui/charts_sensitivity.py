@@ -14,7 +14,7 @@ from plotly.subplots import make_subplots
 from nuggets.core.view_matrices import Binned, Overlap, Placed
 from nuggets.core.view_stability import LayerStability
 from nuggets.core.views import Values
-from nuggets.ui import charts
+from nuggets.ui import charts, charts_ink
 from nuggets.ui.charts import LIGHT, Look
 
 FAINT = 0.02
@@ -250,20 +250,20 @@ def overlap_figure(
 ) -> go.Figure:
     """How much of the top units every two tasks have in common; the diagonal is left empty."""
     shares = np.where(np.eye(len(tasks), dtype=bool), np.nan, shares)
+    names = list(charts.labels(tasks, 14).values())
+    grid = {"x": names, "y": names, "xgap": 2, "ygap": 2}
     fig = go.Figure(
         go.Heatmap(
             z=shares,
-            x=list(charts.labels(tasks, 14).values()),
-            y=list(charts.labels(tasks, 14).values()),
-            texttemplate="%{z:.0%}",
             coloraxis="coloraxis",
             hovertemplate="%{y} and %{x}: %{z:.1%}<extra></extra>",
             hoverongaps=False,
-            xgap=2,
-            ygap=2,
+            **grid,
         )
     )
     axis = charts.colour_axis([shares, np.array([0.0])], False, "in common", percent=True)
+    text = [["" if np.isnan(share) else f"{share:.0%}" for share in row] for row in shares]
+    charts_ink.write_in_cells(fig, shares, text, axis, **grid)
     fig.update_layout(coloraxis=axis)
     fig.update_yaxes(autorange="reversed", showgrid=False)
     fig.update_xaxes(showgrid=False, side="bottom")

@@ -51,6 +51,8 @@ def recipe(base: TransferRecipe, choice: shell.Choice) -> TransferRecipe:
     with compare:
         form_compare.draw(base, tree)
     tree["data"] |= _sources(base, choice)
+    if choice.dtype != "auto":
+        tree["sensitivity"] |= {"dtype": choice.dtype}
     tree |= {"teacher": choice.teacher, "student": choice.student, "device": choice.device}
     return api.parse_job(tree)
 

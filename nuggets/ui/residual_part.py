@@ -163,6 +163,7 @@ def recipe(
             "student": choice.student,
             "device": choice.device,
             "data": choice.data().model_dump(),
+            "sensitivity": choice.sensitivity().model_dump(),
             "extraction": extraction,
             "lora": {"r": 1},
         }

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import streamlit as st
 
-from nuggets.ui import shell
+from nuggets.ui import model_chooser, shell
 
 ROOT = Path(__file__).parents[2]
 # In the order of the pipeline; file name, title and address are one word.
@@ -20,8 +20,11 @@ PAGES = (
     "runs",
     "learn",
 )
-NEED_DEVICES = ("sensitivity", "alignment", "transfer", "learn")
-"""Pages that look for maps, which differ from device to device."""
+NEED_DEVICES = ("models", "sensitivity", "alignment", "transfer", "learn")
+"""Pages that look for maps, which differ from device to device, or say what there is."""
+
+READ_MODELS = ("sensitivity", "alignment", "transfer")
+"""Pages that read configurations at once; of hub models only after somebody asked for them."""
 
 
 def main() -> None:
@@ -35,7 +38,7 @@ def main() -> None:
     machine = shell.sidebar(chosen.url_path)
     if chosen.url_path in NEED_DEVICES and not shell.knows_machine():
         shell.wait_for_machine()
-    else:
+    elif chosen.url_path not in READ_MODELS or not model_chooser.waits_for_hub(shell.current()):
         chosen.run()
     shell.describe_machine(machine)
 

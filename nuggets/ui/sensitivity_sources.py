@@ -47,7 +47,13 @@ Sources = Mapping[str, Source]
 def job_for(choice: shell.Choice, model: str, data: api.DataConfig, name: str) -> SensitivityJob:
     """The usual measurement of some samples."""
     word = "".join(c if c.isalnum() else "-" for c in name)[:24]
-    return SensitivityJob(name=f"sensitivity-{word}", model=model, data=data, device=choice.device)
+    return SensitivityJob(
+        name=f"sensitivity-{word}",
+        model=model,
+        data=data,
+        sensitivity=choice.sensitivity(),
+        device=choice.device,
+    )
 
 
 def jobs(choice: shell.Choice, model: str) -> dict[str, SensitivityJob]:

@@ -82,11 +82,17 @@ def table(
     caption: str,
     command: str | None = None,
     python: str | None = None,
+    shown: pd.DataFrame | None = None,
     **options: Any,
 ) -> Any:
-    """Draws a table with the same foot as a figure; `options` go to `st.dataframe`."""
+    """Draws a table with the same foot as a figure; `options` go to `st.dataframe`.
+
+    `shown` is the same table written for people; the CSV keeps the numbers of `data`.
+    """
     with st.container(gap="xxsmall"):
-        drawn = st.dataframe(data, key=key, hide_index=True, width="stretch", **options)
+        drawn = st.dataframe(
+            data if shown is None else shown, key=key, hide_index=True, width="stretch", **options
+        )
         _foot(None, data, key, caption, command, python)
     return drawn
 

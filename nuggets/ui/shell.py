@@ -9,10 +9,12 @@ import streamlit as st
 
 from nuggets import api
 from nuggets.errors import NuggetsError
+from nuggets.recipe import SensitivityConfig
 from nuggets.ui import live, safe
 
 PAGES = "nuggets-pages"
 DEVICES = ("auto", "cpu", "cuda", "mps")
+DTYPES = ("auto", "float32", "bfloat16")
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,7 @@ class Choice:
         own: name of the user's own samples, if they are chosen instead of a skill.
         device: `auto` or a device's name.
         run: the id of the chosen run, if it exists.
+        dtype: number format of the weights while sensitivity is measured.
     """
 
     teacher: str
@@ -34,6 +37,7 @@ class Choice:
     device: str
     run: str | None
     own: str | None = None
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
 
     @property
     def label(self) -> str:
@@ -43,6 +47,10 @@ class Choice:
     def data(self) -> api.DataConfig:
         """The samples chosen, with the usual sizes."""
         return api.own_data()[self.own] if self.own else api.DataConfig(task=self.task)
+
+    def sensitivity(self) -> SensitivityConfig:
+        """How sensitivity is measured: as usual, in the number format chosen."""
+        return SensitivityConfig(dtype=self.dtype)
 
 
 def current() -> Choice:
@@ -57,6 +65,7 @@ def current() -> Choice:
         device=_text(state.get("device"), "auto"),
         run=state.get("run") if state.get("run") in ids else None,
         own=task if task not in api.skills() and task in api.own_data() else None,
+        dtype=state["dtype"] if state.get("dtype") in DTYPES else "auto",
     )
 
 
@@ -82,6 +91,9 @@ def sidebar(page: str) -> Any:
                 "Device", DEVICES, key="device", bind="query-params", accept_new_options=True
             )
         machine = st.empty()
+        other = st.session_state.get("dtype") or st.query_params.get("dtype") or "auto"
+        if page != "models" and other != "auto":  # what is not as usual is always seen
+            dtype_input()
         run_input()
         queue()
     return machine
@@ -109,6 +121,19 @@ def pair_input(who: Literal["teacher", "student"]) -> None:
         bind="query-params",
         accept_new_options=True,
         help="A built-in name, a folder, a .gguf file, or org/name@revision of the hub.",
+    )
+
+
+def dtype_input() -> None:
+    """The number format in which models compute while sensitivity is measured."""
+    st.selectbox(
+        "Number format",
+        DTYPES,
+        key="dtype",
+        bind="query-params",
+        width=220,
+        help="Of weights and gradients while sensitivity is measured; sums are float32 or wider "
+        "in any case. auto: bfloat16 on a GPU, float32 elsewhere.",
     )
 
 

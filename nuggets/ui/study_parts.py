@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pandas as pd
 import streamlit as st
 
 from nuggets import api
 from nuggets.errors import Damaged
 from nuggets.studies.documents import baseline_difference, paper_number
-from nuggets.ui import charts_benchmarks
+from nuggets.ui import arm_tables
 
 
-def report_of(name: str) -> api.StudyReport | None:
+def report_of(name: str, changes: Sequence[str] = ()) -> api.StudyReport | None:
     """What this machine found, else what the source checkout comes with.
+
+    Args:
+        name: of the experiment.
+        changes: `path.to.field=value` that its runs were made with; what the checkout comes with
+            was made without any.
 
     Raises:
         Damaged: if a report cannot be read.
     """
     try:
-        return api.study_report(name) or api.published_report(name)
+        found = api.study_report(name, changes)
+        return found if found or changes else api.published_report(name)
     except ValueError:
         raise Damaged(
             f"A report of the experiment {name} cannot be read. Run it again with: nuggets paper "
@@ -80,8 +88,7 @@ def results_frame(report: api.StudyReport) -> pd.DataFrame:
 def budget_frame(report: api.StudyReport) -> pd.DataFrame:
     """What every arm was given and what it took."""
     frames = [
-        charts_benchmarks.budget_frame(panel.report).assign(run=panel.name)
-        for panel in report.panels
+        arm_tables.budget_frame(panel.report).assign(run=panel.name) for panel in report.panels
     ]
     return pd.concat(frames, ignore_index=True)
 

@@ -11,11 +11,12 @@ from streamlit.testing.v1 import AppTest
 
 from nuggets import api
 from nuggets.bench.outcomes import BenchmarkOutcome, build_tables
+from nuggets.recipe import load_recipe
 from nuggets.runs import results
 from nuggets.runs.context import RunContext
 from nuggets.runs.store import Run
 from tests.app.conftest import shown
-from tests.app.measured import write_models
+from tests.app.measured import write_benchmark, write_models
 
 Open = Callable[..., AppTest]
 
@@ -74,14 +75,18 @@ def test_models_measured_by_themselves_are_shown_with_intervals(
     at = open_page("benchmarks")
     frame = at.dataframe[0].value
     assert frame["model"].tolist() == ["teacher", "sibling"]
-    assert frame["mean"].tolist() == [0.75, 0.25]
-    assert (frame["low"] <= frame["mean"]).all()
-    assert (frame["mean"] <= frame["high"]).all()
-    assert frame["difference"].tolist()[1] == pytest.approx(-0.5)
+    (table,) = api.benchmark_tables(evaluated)
+    for text, row, mean in zip(frame["mean, 95 %"], table.rows, (0.75, 0.25), strict=True):
+        found = row.metrics["acc"]
+        assert found.mean == mean
+        assert text == f"{mean:.3f} [{found.low:.3f}, {found.high:.3f}]"
+    assert frame["difference, 95 %"][0] == "–"
+    assert frame["difference, 95 %"][1].startswith("−0.500 [−")
     assert frame["cut prompts"].tolist() == [1, 1]
     compared = at.dataframe[1].value
     assert compared[["arm", "versus"]].values.tolist() == [["sibling", "teacher"]]
     assert compared["difference"].tolist() == pytest.approx([-0.5])
+    assert frame["time"].tolist() == ["2 s", "2 s"]
     assert f"4 items, differences to teacher · run {evaluated.id}" in shown(at)
 
 
@@ -106,9 +111,84 @@ def test_the_table_says_how_to_make_it_again(evaluated: Run) -> None:
     assert "api.benchmark_tables(run)" in api.as_python(api.job_of(evaluated))
 
 
-def test_without_any_it_says_how_to_measure_one(open_page: Open) -> None:
+def form(at: AppTest) -> str:
+    """The command that the form would run."""
+    return next((c.value for c in at.code if c.value.startswith("nuggets evaluate")), "")
+
+
+@pytest.fixture
+def installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(api, "eval_extra_missing", lambda: "")
+
+
+def test_without_the_extra_one_sentence_says_what_to_install(
+    open_page: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert "pip install 'nuggets[eval]'" in api.eval_extra_missing()
     at = open_page("benchmarks")
-    assert "nuggets evaluate MODEL" in at.code[0].value
+    assert "pip install 'nuggets[eval]'" in shown(at)
+    assert not form(at)
+    assert not [button for button in at.button if button.key == "eval-start"]
+
+
+def test_the_form_starts_what_its_command_says(
+    open_page: Open, installed: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    started: list[api.EvaluateJob] = []
+
+    def start(job: api.EvaluateJob) -> Run:
+        started.append(job)
+        return api.create(job.model_copy(update={"benchmarks": job.benchmarks[:1]}))
+
+    items = tmp_path / "gsm.jsonl"
+    rows = ({"question": f"{i}+1?", "answer": f"#### {i + 1}", "id": i} for i in range(20))
+    items.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    monkeypatch.setattr(api, "start", start)
+    at = open_page("benchmarks", task="sub")
+    command = "nuggets evaluate teacher independent --benchmark skill --limit 100 --task sub"
+    assert form(at).startswith(command)
+    at.multiselect(key="eval_kinds").set_value(["gsm8k", "mmlu"]).run()
+    at.multiselect(key="eval_models").set_value(["sibling"]).run()
+    at.number_input(key="eval_shots").set_value(5).run()
+    at.number_input(key="eval_limit").set_value(12).run()
+    at.text_input(key="eval_data").set_value(str(items)).run()
+    at.button(key="eval-start").click().run()
+    (job,) = started
+    assert job.models == ("sibling",)
+    assert [(b.name, b.limit, b.data) for b in job.benchmarks] == [
+        ("gsm8k-5shot", 12, str(items)),
+        ("mmlu-5shot", 12, str(items)),
+    ]
+
+
+def test_what_is_refused_is_one_sentence(open_page: Open, installed: None) -> None:
+    at = open_page("benchmarks", eval_kinds="GSM8K, word problems", eval_data="/none.jsonl")
+    at.multiselect(key="eval_kinds").set_value(["gsm8k"]).run()
+    at.button(key="eval-start").click().run()
+    assert "/none.jsonl" in shown(at)
+    assert api.runs() == []
+    at.multiselect(key="eval_kinds").set_value(["super_ni"]).run()
+    at.text_input(key="eval_data").set_value("").run()
+    assert "Name a JSONL file with items for Super-NaturalInstructions." in shown(at)
+
+
+def test_a_dialogue_is_judged_by_the_teacher(open_page: Open, installed: None) -> None:
+    at = open_page("benchmarks", eval_data="asked.jsonl")
+    at.multiselect(key="eval_kinds").set_value(["dialogue"]).run()
+    assert "--judge-teacher teacher" in form(at)
+
+
+def test_arms_of_the_chosen_transfer_can_be_measured(
+    open_page: Open, installed: None, tmp_path: Path
+) -> None:
+    pairs = tmp_path / "pairs"
+    changes = ["lora.r=2", f"teacher={pairs / 'teacher'}", f"student={pairs / 'sibling'}"]
+    run = write_benchmark(load_recipe("quick", changes))
+    at = open_page("benchmarks", run=run.id)
+    assert not form(at)  # nothing is chosen yet
+    at.multiselect(key="eval_arms").set_value(["paper"]).run()
+    assert f"nuggets evaluate run:{run.id}/paper --benchmark skill" in form(at)
 
 
 def test_the_transfer_page_shows_prompt_and_loss_mask(

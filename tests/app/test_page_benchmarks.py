@@ -12,8 +12,10 @@ from streamlit.testing.v1 import AppTest
 
 from nuggets import api
 from nuggets.recipe import TransferRecipe, load_recipe
+from nuggets.studies.report import Panel, StudyReport
 from tests.app.conftest import HOSTILE, rendered, shown
 from tests.app.measured import ARMS, write_benchmark, write_models
+from tests.app.test_page_alignment import decoded
 
 Open = Callable[..., AppTest]
 
@@ -72,9 +74,71 @@ def test_verdict_arms_and_differences_are_those_of_the_report(
     bars = [t for t in figures(at)[0]["data"] if t["type"] == "bar"]
     names = {name for bar in bars for name in bar["y"]}
     assert names == set(report.arms)
-    forest = [name for t in figures(at)[1]["data"] for name in t["y"]]
-    assert sorted(forest) == sorted(f"{d.arm} − {d.versus}" for d in report.differences)
-    assert shown(at).count(f"run {run.id}") == 6
+    assert sorted(forest(at)) == sorted(
+        f"{d.arm} − {d.versus}" for d in report.differences if "paper" in (d.arm, d.versus)
+    )
+    at.toggle(key="all_pairs").set_value(True).run()
+    assert sorted(forest(at)) == sorted(f"{d.arm} − {d.versus}" for d in report.differences)
+    assert len(report.differences) > 2
+    assert shown(at).count(f" · run {run.id}") == 6
+
+
+def forest(at: AppTest) -> list[str]:
+    """The comparisons that are drawn."""
+    return [name for t in figures(at)[1]["data"] for name in t["y"]]
+
+
+def test_the_verdict_says_what_could_have_been_seen(
+    open_page: Open, recipe: TransferRecipe
+) -> None:
+    run = write_benchmark(recipe)
+    report = api.report(run)
+    assert report is not None
+    (versus,) = [d for d in report.differences if (d.arm, d.versus) == ("paper", "plain")]
+    at = open_page("benchmarks", run=run.id)
+    assert versus.minimum_detectable is not None
+    sentence = (
+        f"3 seeds × 40 items find in four of five experiments: {versus.minimum_detectable:.3f}"
+    )
+    assert sentence in shown(at)
+
+
+def test_curves_begin_with_the_arms_that_decide(open_page: Open, recipe: TransferRecipe) -> None:
+    arms = [*ARMS, ("gaussian", "control", 0.9), ("pissa", "comparator", 0.6)]
+    run = write_benchmark(recipe, arms)
+    at = open_page("benchmarks", run=run.id)
+    lines = [t["name"] for t in figures(at)[2]["data"] if t.get("name")]
+    assert lines == ["plain", "paper", "gaussian"]
+    assert len(at.dataframe[1].value) == 6
+
+
+def test_every_script_ends_in_what_is_plotted(
+    open_page: Open,
+    recipe: TransferRecipe,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run = write_benchmark(recipe)
+    report = api.report(run)
+    assert report is not None
+    at = open_page("benchmarks", run=run.id)
+    scripts = [c.value for c in at.code if c.value.startswith("from nuggets") and run.id in c.value]
+    monkeypatch.setattr(api, "run", lambda job: run if job == api.job_of(run) else None)
+    said = []
+    for script in scripts:
+        exec(script, {})
+        said.append(capsys.readouterr().out)
+    assert len(said) == 6
+    arm = report.arms["paper"]
+    for text, each in (
+        (said[0], f"paper {arm.value} {arm.interval} {arm.per_seed}"),
+        (said[1], str(report.differences[0].interval)),
+        (said[2], f"paper {arm.curve}"),
+        (said[3], "'question': 'q 0'"),
+        (said[4], f"paper {arm.old_skills}"),
+        (said[5], f"paper {arm.samples} {arm.steps}"),
+    ):
+        assert each in text
 
 
 def test_curves_can_be_limited_to_arms_by_address(open_page: Open, recipe: TransferRecipe) -> None:
@@ -90,6 +154,7 @@ def test_items_show_both_answers_and_flips(open_page: Open, recipe: TransferReci
     cells = {(c.arm, c.seed): c.outcomes["exact_match"] for c in api.cells(run)}
     a, b = cells["vanilla", 2], cells["permuted", 2]
     frame = at.dataframe[0].value
+    assert frame["vanilla outcome"].tolist() == ["right" if x else "wrong" for x in a]
     assert frame["vanilla"].tolist() == ["yes" if x else "no" for x in a]
     assert frame["permuted"].tolist() == ["yes" if x else "no" for x in b]
     gained = sum(y > x for x, y in zip(a, b, strict=True))
@@ -103,7 +168,54 @@ def test_budget_lists_every_arm(open_page: Open, recipe: TransferRecipe) -> None
     run = write_benchmark(recipe)
     budget = open_page("benchmarks", run=run.id).dataframe[1].value
     assert budget["arm"].tolist() == [name for name, _, _ in ARMS]
-    assert budget["trainable_parameters"].tolist() == [4096] * 4
+    assert budget["trained weights"].tolist() == ["4.1 k"] * 4
+    assert budget["time per seed"].tolist() == ["2 s"] * 4
+
+
+def test_the_cross_task_matrix_says_how_to_get_it_and_starts_it(
+    open_page: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[Any] = []
+    monkeypatch.setattr(api, "start_study", lambda *given: started.append(given) or [])
+    monkeypatch.setattr(api, "published_report", lambda name: None)
+    at = open_page("benchmarks", student="sibling")
+    command = "nuggets paper cross --set teacher=teacher --set student=sibling --out paper"
+    assert command in shown(at)
+    assert "Not measured yet: reverse, sub, king" in shown(at)
+    at.button(key="run-cross").click().run()
+    assert started == [("cross", ("teacher=teacher", "student=sibling"))]
+
+
+def test_the_cross_task_matrix_is_that_of_the_study(
+    open_page: Open, recipe: TransferRecipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = write_benchmark(recipe)
+    report = api.report(run)
+    assert report is not None
+    panel = Panel(
+        name="paper", x=None, run=run.id, task="reverse", teacher="teacher",
+        student="independent", report=report, alternatives=[],
+    )  # fmt: skip
+    study = StudyReport(
+        study=api.open_study("cross"), panels=[panel], findings=[f"Found {HOSTILE}."],
+        missing=["sub"], command="", date="2026-01-01", seconds=1.0,
+    )  # fmt: skip
+    monkeypatch.setattr(api, "study_report", lambda name, changes=(): study)
+    at = open_page("benchmarks")
+    (figure,) = figures(at)
+    arms = [arm.value for arm in report.arms.values() if arm.role != "reference"]
+    assert decoded(figure["data"][0]["z"]) == [arms]
+    assert f"Found {HOSTILE}." in shown(at)
+    assert HOSTILE not in rendered(at)
+    assert "Not measured yet: sub" in shown(at)
+
+
+def test_for_models_of_ones_own_nothing_is_hashed_to_look_for_the_matrix(
+    open_page: Open, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(api, "study_report", lambda *given: pytest.fail("looked"))
+    at = open_page("benchmarks", teacher=str(tmp_path / "pairs" / "teacher"))
+    assert "nuggets paper cross --set teacher=/" in shown(at)
 
 
 def test_nonsense_in_the_address_falls_back(open_page: Open, recipe: TransferRecipe) -> None:

@@ -217,6 +217,22 @@ def test_arms_of_a_finished_transfer_score_the_same_when_measured_alone(transfer
     assert len({json.dumps(v) for v in vanilla.values()}) == 1  # no adapter is left behind
 
 
+def test_single_arms_of_a_transfer_score_as_they_do_among_all(transfer, place):
+    names = [f"run:{transfer.id}/{arm}" for arm in ("paper", "vanilla")]
+    task = {"kind": "super_ni", "data": str(place / "asked.jsonl"), "max_new_tokens": 4}
+    job = job_of(place, models=names, benchmarks=[task])
+    ours, theirs = outcomes(api.run(job)), outcomes(transfer)
+    assert len(ours) == 4
+    assert ours == {name: theirs[name] for name in ours}
+    assert f"run:{transfer.id}/paper" in api.as_command(job)
+    for wrong, sentence in (
+        ([f"run:{transfer.id}/gone"], "has no arm 'gone'; it has"),
+        ([f"run:{transfer.id}", f"run:{transfer.id}/paper"], "measured twice"),
+    ):
+        with pytest.raises(BadInput, match=sentence):
+            api.create(job_of(place, models=wrong, benchmarks=[task]))
+
+
 def test_a_benchmark_that_was_learned_from_is_refused(place, home):
     recipe = {
         "job": "transfer",

@@ -10,10 +10,14 @@ import pytest
 from nuggets.bench.report import BenchmarkReport, CellOutcome, build_report
 from nuggets.core import views
 from nuggets.core.architecture import ArchSpec
+from nuggets.studies.report import Panel, StudyReport
+from nuggets.studies.shipped import open_study
 from nuggets.ui import (
+    arm_tables,
     charts,
     charts_alignment,
     charts_benchmarks,
+    charts_cross,
     charts_ink,
     charts_map,
     charts_residual,
@@ -358,10 +362,54 @@ def test_retention_shows_every_interval() -> None:
 
 
 def test_budget_lists_what_every_arm_was_given() -> None:
-    frame = charts_benchmarks.budget_frame(some_report())
+    frame = arm_tables.budget_frame(some_report())
     assert frame["samples"].tolist() == [64] * 4
     assert frame["trainable_parameters"].tolist() == [100] * 4
     assert frame["seeds"].tolist() == [3] * 4
+    shown = arm_tables.budget_shown(frame.assign(flops=5032799704420.999))
+    assert shown["operations per seed"].tolist() == ["5.03 TFLOP"] * 4
+    assert shown["trained weights"].tolist() == ["100"] * 4
+    assert not [name for name in shown if "_" in name]
+    nothing = arm_tables.budget_shown(frame.assign(flops=0.0, learning_rate=None))
+    assert set(nothing["operations per seed"]) == set(nothing["learning rate"]) == {"–"}
+
+
+def test_outcomes_are_right_or_wrong_for_people_and_losses_stay_numbers() -> None:
+    names = ("plain", "paper")
+    empty: tuple[list[dict[str, str]], list[dict[str, str]]] = ([], [])
+    frame = arm_tables.items_frame(names, empty, ([1.0, 0.0], [1.0, 1.0]), ["a", "b"])
+    shown = arm_tables.items_shown(frame, names)
+    assert shown["plain outcome"].tolist() == ["right", "wrong"]
+    assert shown["change"].tolist() == ["same", "gained"]
+    losses = arm_tables.items_frame(names, empty, ([1.0, 0.5], [1.0, 0.0]), ["a", "b"], False)
+    assert arm_tables.items_shown(losses, names)["plain outcome"].tolist() == [1.0, 0.5]
+
+
+def test_the_cross_task_matrix_holds_every_cell_and_frames_the_own_task() -> None:
+    report = some_report()
+    panel = Panel(
+        name="paper", x=None, run="r", task="t", teacher="a", student="b", report=report,
+        alternatives=[],
+    )  # fmt: skip
+    other = panel.model_copy(update={"name": "sub"})
+    study = StudyReport(
+        study=open_study("cross"), panels=[panel, other], findings=[], missing=[], command="",
+        date="", seconds=0.0,
+    )  # fmt: skip
+    frame = charts_cross.cross_frame(study)
+    assert len(frame) == 2 * len(report.arms)
+    fig = charts_cross.cross_figure(frame, report.metric)
+    starts = [arm for arm in report.arms.values() if arm.role != "reference"]
+    for row in range(2):
+        for column, arm in enumerate(starts):
+            assert fig.data[0].z[row][column] == arm.value
+            low, high = arm.interval
+            assert fig.data[0].text[row][column].endswith(f"[{low:.2f}, {high:.2f}]")
+    (own,) = fig.layout.shapes
+    assert (own.x0, own.y0) == ([arm.name for arm in starts].index("paper") - 0.5, -0.5)
+    versus = next(d for d in report.differences if (d.arm, d.versus) == ("paper", "plain"))
+    cell = frame.query("start == 'paper'").iloc[0]
+    assert cell["minus_plain"] == versus.interval.mean
 
 
 @pytest.mark.parametrize("look", [charts.LIGHT, charts.DARK])

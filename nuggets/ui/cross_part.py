@@ -1,0 +1,72 @@
+"""The cross-task matrix on the Benchmarks page: shown, or how to get it."""
+
+from __future__ import annotations
+
+import shlex
+
+import streamlit as st
+
+from nuggets import api
+from nuggets.errors import NuggetsError
+from nuggets.ui import charts, charts_cross, safe, share, shell, study_parts
+
+STUDY = "cross"
+USUAL = ("teacher", "independent")
+"""The pair that the experiment is written for."""
+
+
+def section(choice: shell.Choice) -> None:
+    """Whether a task's own seed samples locate what helps it, for the sidebar's pair."""
+    st.subheader("Cross-task matrix", anchor=False)
+    study, pair = api.open_study(STUDY), (choice.teacher, choice.student)
+    st.text(f"{study.question} Every cell is a transfer: 95 % intervals over its seeds and items.")
+    changes = () if pair == USUAL else (f"teacher={pair[0]}", f"student={pair[1]}")
+    words = ["nuggets", "paper", STUDY, *(w for each in changes for w in ("--set", each))]
+    command = shlex.join([*words, "--out", "paper"])
+    python = f"from nuggets import api\n\nreport = api.run_study({STUDY!r}, {list(changes)})"
+    if not set(pair) <= set(api.MODELS):  # finding its runs would read, or download, all weights
+        st.text("For models of your own it is made and written on the command line:")
+        st.code(command, language="bash", wrap_lines=True)
+        return
+    with safe.shown_problems("cross"):
+        report = study_parts.report_of(STUDY, changes)
+        missing = [run.name for run in study.runs] if report is None else report.missing
+        if missing:
+            _start(missing, changes, command)
+        if report is not None:
+            _matrix(report, command, python)
+
+
+def _matrix(report: api.StudyReport, command: str, python: str) -> None:
+    frame = charts_cross.cross_frame(report)
+    first = report.panels[0].report
+    share.figure(
+        charts_cross.cross_figure(frame, first.metric, charts.look_of(st.context.theme.type)),
+        frame,
+        key="cross",
+        caption=f"Framed: the task's own seed samples · {study_parts.caption(report)}",
+        command=command,
+        python=f"{python}\nfor panel in report.panels:\n    for arm in panel.report.arms.values():"
+        "\n        print(panel.name, arm.name, arm.value, arm.interval)",
+        alt="Heatmap: target tasks down, tasks that located the parameters across",
+    )
+    safe.notes(report.findings)
+
+
+def _start(missing: list[str], changes: tuple[str, ...], command: str) -> None:
+    with st.container(border=True, key="cross-missing"):
+        st.text(
+            f"Not measured yet: {', '.join(missing)}. Each is a transfer with every start and its "
+            "controls, in the background and kept; or on the command line:"
+        )
+        st.code(command, language="bash", wrap_lines=True)
+        with st.container(horizontal=True, vertical_alignment="center"):
+            st.button("Run what is missing", key="run-cross", on_click=_run, args=(changes,))
+            st.page_link(shell.page("paper"), label="All experiments of the paper")
+
+
+def _run(changes: tuple[str, ...]) -> None:
+    try:
+        api.start_study(STUDY, changes)
+    except NuggetsError as error:
+        st.session_state["nuggets-refused"] = str(error)

@@ -1,0 +1,183 @@
+"""What is known of a pair before a weight is read: dimensions, what can be cut, what it needs."""
+
+from __future__ import annotations
+
+import shlex
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from nuggets import api
+from nuggets.recipe import TransferRecipe
+from nuggets.ui import amounts, safe, share, shell
+
+LOOKED_UP_FOR = 600
+"""Seconds that an answer of the hub is kept."""
+WORDS = {
+    "agree": "Both tokenizers give every word the same id.",
+    "differ": "The tokenizers give words other ids: rows of embedding and head do not match.",
+    "unknown": "Whether the tokenizers agree cannot be known before they are loaded.",
+}
+
+
+def work(choice: shell.Choice) -> TransferRecipe:
+    """Draws the choice of how much is counted for, and returns the transfer that does it."""
+    names = list(api.shipped_recipes())
+    name = st.selectbox(
+        "Counted for the recipe",
+        names,
+        index=names.index("quick"),
+        key="counted",
+        bind="query-params",
+        width=220,
+        help="Samples, steps, arms and seeds for which the need is estimated.",
+    )
+    recipe = api.load_recipe(name if name in names else "quick")
+    return recipe.model_copy(
+        update={
+            "teacher": choice.teacher,
+            "student": choice.student,
+            "device": choice.device,
+            "data": choice.data(),
+            "sensitivity": recipe.sensitivity.model_copy(update={"dtype": choice.dtype}),
+        }
+    )
+
+
+def look(choice: shell.Choice, recipe: TransferRecipe) -> api.Preflight:
+    """The preflight; what the hub said is kept for ten minutes, local files are read anew.
+
+    Raises:
+        BadInput: if one of the two is not a model at all, or the device is not there.
+    """
+    remote = any(api.asks_hub(model) for model in (choice.teacher, choice.student))
+    return _kept(api.dump_job(recipe), recipe) if remote else _fresh(recipe)
+
+
+@st.cache_data(ttl=LOOKED_UP_FOR, max_entries=16, show_spinner="Asking the hub…")
+def _kept(key: str, _recipe: TransferRecipe) -> api.Preflight:
+    return _fresh(_recipe)
+
+
+def _fresh(recipe: TransferRecipe) -> api.Preflight:
+    return api.preflight(
+        recipe.teacher,
+        recipe.student,
+        recipe.extraction.roles,
+        device=recipe.device,
+        recipe=recipe,
+    )
+
+
+def verdict(found: api.Preflight) -> None:
+    """Whether the transfer can work, and every reason why not."""
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.badge("fits" if found.ok else "does not fit", color="green" if found.ok else "red")
+        st.text(WORDS[found.vocabularies] if found.teacher and found.student else "")
+    for index, sentence in enumerate(found.problems):
+        safe.problem(sentence, f"preflight-{index}")
+
+
+def dimensions(found: api.Preflight, command: str) -> None:
+    """The two models side by side."""
+    rows = [
+        {
+            "dimension": d.name,
+            "teacher": d.teacher,
+            "student": d.student,
+            "fits": "yes" if d.fits else "no: larger",
+        }
+        for d in found.dimensions
+    ]
+    if found.teacher and found.student:
+        for title, name in (("weights", "parameters"), ("bytes on disk", "bytes_on_disk")):
+            values = {who: getattr(getattr(found, who), name) for who in ("teacher", "student")}
+            rows.append({"dimension": title, **values, "fits": ""})
+    number = st.column_config.NumberColumn(format="localized")
+    _table(rows, "dimensions", "From configurations and headers alone", command,
+           {"teacher": number, "student": number},
+           "Dimensions of teacher and student side by side")  # fmt: skip
+
+
+def matrices(found: api.Preflight, command: str) -> None:
+    """Every kind of matrix: its shapes, whether it can be cut, and why not."""
+    rows = [
+        {
+            "matrix": role.role,
+            "teacher": _shape(role.teacher_shape),
+            "student": _shape(role.student_shape),
+            "can be cut": ("yes" if role.fits else "no") + (f": {role.reason}" * bool(role.reason)),
+        }
+        for role in found.roles
+    ]
+    _table(
+        rows,
+        "matrices",
+        "Shapes [out × in] of one layer's matrices",
+        command,
+        {},
+        "Matrices of teacher and student with their shapes, and whether they can be cut",
+    )
+
+
+def needs(found: api.Preflight, command: str) -> None:
+    """Memory, disk and time of every stage against what this machine has."""
+    machine, amount = found.machine, found.work
+    if machine is None or amount is None or not found.stages:
+        return
+    on_gpu = machine.device != "cpu"
+    rows = [_need(stage, machine, on_gpu) for stage in found.stages]
+    bar = st.column_config.ProgressColumn(min_value=0, max_value=1, format="percent", width=110,
+                                          help="Memory needed, of what is free now.")  # fmt: skip
+    disk = f"{amounts.size(machine.disk_free)} of disk"
+    memory = f"{amounts.size(machine.memory_free)} of memory on {machine.device}"
+    ram = f", {amounts.size(machine.ram_free)} of the machine's own" if on_gpu else ""
+    _table(
+        rows,
+        "needs",
+        f"Estimated for {amount.n_seeds} seed samples of up to {amount.max_tokens} tokens and "
+        f"{amount.trainings} trainings of {amount.steps} steps × {amount.batch_size}, "
+        f"{amount.dtype}. Free: {memory}{ram}, {disk}",
+        command,
+        {"of free memory": bar},
+        "What each stage needs in memory, disk and time, and whether it is there",
+    )
+
+
+def _need(stage: Any, machine: Any, on_gpu: bool) -> dict[str, Any]:
+    row = {"stage": stage.stage, "memory": _amount(stage.bytes_needed)}
+    if on_gpu:
+        row["machine's memory"] = _amount(stage.ram_needed)
+    return row | {
+        "of free memory": stage.bytes_needed / max(machine.memory_free, 1),
+        "disk": _amount(stage.disk_needed),
+        "time": "–" if stage.seconds is None else amounts.seconds(stage.seconds),
+        "fits": "yes" if stage.fits else "no",
+    }
+
+
+def _table(
+    rows: list[dict[str, Any]],
+    key: str,
+    caption: str,
+    command: str,
+    columns: dict[str, Any],
+    alt: str,
+) -> None:
+    if rows:
+        share.table(pd.DataFrame(rows), key, caption, command, height="content", row_height=30,
+                    column_config=columns, alt=alt)  # fmt: skip
+
+
+def _amount(n_bytes: int) -> str:
+    return amounts.size(n_bytes) if n_bytes else "–"
+
+
+def _shape(shape: tuple[int, int] | None) -> str:
+    return "–" if shape is None else f"{shape[0]:,} × {shape[1]:,}"
+
+
+def command_of(choice: shell.Choice) -> str:
+    """The command line that says the same."""
+    return shlex.join(["nuggets", "preflight", choice.teacher, choice.student])
