@@ -8,7 +8,7 @@ from typing import Any
 
 from torch.utils.flop_counter import FlopCounterMode
 
-from nuggets.bench.answers import greedy_answers
+from nuggets.bench.answers import Answer, greedy_answers
 from nuggets.bench.evaluate import evaluation_mode
 from nuggets.core.adapter import add_lora, inject
 from nuggets.core.factorize import LowRankFactors
@@ -62,16 +62,18 @@ def with_teacher_labels(lab: Lab, seed: int, n: int) -> Trainee:
     """A plain LoRA on the training samples and on prompts that the teacher answered."""
     start = time.monotonic()
     prompts = lab.extra_prompts(n, seed)
-    with evaluation_mode(lab.teacher), FlopCounterMode(display=False) as counter:
-        answers = greedy_answers(
-            lab.teacher,
-            lab.teacher_tokenizer or lab.tokenizer,
-            prompts,
-            LABEL_BATCH,
-            lab.device,
-            lab.workspace.progress,
-            lab.format,
-        )
+    tokenizer, work = lab.teacher_tokenizer or lab.tokenizer, lab.workspace.progress
+
+    def ask(some: list[Sample]) -> list[Answer]:
+        size, device = LABEL_BATCH, lab.device
+        return greedy_answers(lab.teacher, tokenizer, some, size, device, work, lab.format)
+
+    with evaluation_mode(lab.teacher):
+        # Counting slows every operation down, so it ends with the first batch.
+        with FlopCounterMode(display=False) as counter:
+            answers = ask(prompts[:LABEL_BATCH])
+        answers += ask(prompts[LABEL_BATCH:])
+    flops = counter.get_total_flops() * len(prompts) / len(prompts[:LABEL_BATCH])
     # An answer that did not end would teach the student to end in mid-sentence.
     labelled = [_answered(p, a.text) for p, a in zip(prompts, answers, strict=True) if a.finished]
     if not labelled:
@@ -91,7 +93,7 @@ def with_teacher_labels(lab: Lab, seed: int, n: int) -> Trainee:
         plain.encoded + lab.encode(labelled),
         n_samples=plain.n_samples + len(prompts),
         seconds=seconds,
-        flops=counter.get_total_flops(),
+        flops=flops,
         note=note,
     )
 

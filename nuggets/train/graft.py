@@ -81,7 +81,9 @@ def heal(lab: Lab, model: Any, seed: int, arm: Graft) -> tuple[TrainLog, float]:
     for parameter in model.parameters():
         parameter.requires_grad_(True)
     encoded = lab.encode(lab.general_samples(arm.heal_samples, seed))
-    flops = training_flops(model, encoded, arm.heal_steps, arm.heal_batch, seed, None, lab.device)
+    flops = training_flops(
+        model, encoded, arm.heal_steps, arm.heal_batch, seed, None, lab.device, lab.once
+    )
     kept = None if lab.kept is None else lab.kept / _digest(model, encoded, config, seed)
     if kept is not None and kept.is_dir():
         load_weights(model, kept)
