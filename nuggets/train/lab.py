@@ -22,7 +22,7 @@ from nuggets.core.factorize import LowRankFactors
 from nuggets.core.maps import SensitivityMap
 from nuggets.core.plan import ExtractionConfig, ExtractionPlan, LoraConfig, make_plan, picks_of
 from nuggets.core.progress import Progress
-from nuggets.core.samples import Format, Sample, encode
+from nuggets.core.samples import Format, Sample, encode_all
 from nuggets.train.checkpoints import Storage
 from nuggets.train.config import TrainConfig
 
@@ -145,7 +145,7 @@ class Lab:
     def encode(self, samples: list[Sample]) -> list[Encoded]:
         """Token ids and response-only labels."""
         length = self.train.max_length
-        return [encode(sample, self.tokenizer, length, self.format) for sample in samples]
+        return encode_all(samples, self.tokenizer, length, self.format)
 
     def training(self, seed: int) -> list[Encoded]:
         """The training samples of a seed, encoded; all arms get the same. Made once."""
