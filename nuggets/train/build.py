@@ -6,14 +6,13 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from torch.utils.flop_counter import FlopCounterMode
-
-from nuggets.bench.answers import Answer, greedy_answers
+from nuggets.bench.answers import greedy_answers
 from nuggets.bench.evaluate import evaluation_mode
 from nuggets.core.adapter import add_lora, inject
 from nuggets.core.factorize import LowRankFactors
 from nuggets.core.samples import Message, Sample
 from nuggets.errors import BadInput
+from nuggets.train.flops import answering_flops
 from nuggets.train.lab import Lab, Trainee
 from nuggets.train.losses import DistillationLoss
 from nuggets.train.randomness import seeded
@@ -62,18 +61,16 @@ def with_teacher_labels(lab: Lab, seed: int, n: int) -> Trainee:
     """A plain LoRA on the training samples and on prompts that the teacher answered."""
     start = time.monotonic()
     prompts = lab.extra_prompts(n, seed)
-    tokenizer, work = lab.teacher_tokenizer or lab.tokenizer, lab.workspace.progress
-
-    def ask(some: list[Sample]) -> list[Answer]:
-        size, device = LABEL_BATCH, lab.device
-        return greedy_answers(lab.teacher, tokenizer, some, size, device, work, lab.format)
-
     with evaluation_mode(lab.teacher):
-        # Counting slows every operation down, so it ends with the first batch.
-        with FlopCounterMode(display=False) as counter:
-            answers = ask(prompts[:LABEL_BATCH])
-        answers += ask(prompts[LABEL_BATCH:])
-    flops = counter.get_total_flops() * len(prompts) / len(prompts[:LABEL_BATCH])
+        answers = greedy_answers(
+            lab.teacher,
+            lab.teacher_tokenizer or lab.tokenizer,
+            prompts,
+            LABEL_BATCH,
+            lab.device,
+            lab.workspace.progress,
+            lab.format,
+        )
     # An answer that did not end would teach the student to end in mid-sentence.
     labelled = [_answered(p, a.text) for p, a in zip(prompts, answers, strict=True) if a.finished]
     if not labelled:
@@ -84,16 +81,17 @@ def with_teacher_labels(lab: Lab, seed: int, n: int) -> Trainee:
         )
     cut = len(prompts) - len(labelled)
     seconds = time.monotonic() - start
-    plain = with_lora(lab, seed)
+    plain, written = with_lora(lab, seed), lab.encode(labelled)
+    flops = answering_flops(lab.teacher, written, lab.device, lab.once)
     note = f"The teacher answered {len(labelled)} extra prompts."
     if cut:
         note += f" {cut} more answers did not end and were left out."
     return Trainee(
         plain.model,
-        plain.encoded + lab.encode(labelled),
+        plain.encoded + written,
         n_samples=plain.n_samples + len(prompts),
         seconds=seconds,
-        flops=flops,
+        flops=flops * len(prompts) / len(written),
         note=note,
     )
 

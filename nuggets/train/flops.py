@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from nuggets.bench.evaluate import Encoded, pad_right
+from nuggets.bench.evaluate import Encoded, evaluation_mode, pad_right
 from nuggets.core.samples import IGNORED
 from nuggets.train.finetune import sample_order
 from nuggets.train.losses import DistillationLoss, Loss, answer_loss
@@ -59,6 +59,36 @@ def training_flops(
     sample = once(key, make) if known else make()
     tokens = [len(batch) * max(len(encoded[i][0]) for i in batch) for batch in order]
     return sample * sum(tokens) / len(first[0])
+
+
+def answering_flops(
+    model: Any,
+    written: Sequence[Encoded],
+    device: torch.device | str = "cpu",
+    once: Once = lambda key, make: make(),
+) -> float:
+    """Operations of writing answers token by token with a cache: every token is read once.
+
+    As in `training_flops`, the longest conversation is counted and scaled by the tokens of all.
+
+    Args:
+        model: what writes.
+        written: token ids and labels of the whole conversations.
+        device: where the model is.
+        once: remembers counts, of one model only.
+    """
+    if not written:
+        return 0.0
+    longest = max(len(ids) for ids, _ in written)
+
+    def count() -> float:
+        ids = torch.zeros(1, longest, dtype=torch.long, device=device)
+        with evaluation_mode(model), FlopCounterMode(display=False) as counter:
+            model(input_ids=ids, use_cache=False)
+        return float(counter.get_total_flops())
+
+    whole = once(("answering", _shapes(model), longest), count)
+    return whole * sum(len(ids) for ids, _ in written) / longest
 
 
 def _count(model: Any, sample: Encoded, loss: Loss, seed: int, device: torch.device | str) -> float:
