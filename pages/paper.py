@@ -40,7 +40,7 @@ def _gallery(found: dict[str, api.Study]) -> None:
                 "experiment": study.name,
                 "title": study.title,
                 "runs": f"{0 if report is None else len(report.panels)} of {len(study.runs)}",
-                "found": "" if report is None else report.findings[0],
+                "found": "" if report is None else report.summary,
             }
         )
     st.dataframe(
@@ -48,7 +48,7 @@ def _gallery(found: dict[str, api.Study]) -> None:
         hide_index=True,
         height="content",
         row_height=30,
-        alt="The experiments, how many of their runs are finished, and what the first one found",
+        alt="The experiments, how many of their runs are finished, and what they found",
     )
 
 

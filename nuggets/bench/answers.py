@@ -61,18 +61,18 @@ def greedy_lanes(
     """As `greedy_answers`, for a model whose batches hold the rows of several lanes."""
     ends = answer_ends(tokenizer, format)
     special = {} if format == "paper" else {"add_special_tokens": False}
-    prompts = [
-        list(tokenizer(texts(s, tokenizer, format)[1], **special)["input_ids"]) for s in samples
-    ]
-    limits = [len(tokenizer(s.answer)["input_ids"]) + 1 + MARGIN for s in samples]
+    asked = [texts(sample, tokenizer, format)[1] for sample in samples]
+    prompts = [list(ids) for ids in tokenizer(asked, **special)["input_ids"]]
+    answers = tokenizer([sample.answer for sample in samples])["input_ids"]
+    limits = [len(ids) + 1 + MARGIN for ids in answers]
     order = sorted(range(len(samples)), key=lambda place: -len(prompts[place]))
     found: list[dict[int, Answer]] = [{} for _ in range(n_lanes)]
     halving = Halving(batch_size, progress)
 
     def written(places: Sequence[int]) -> list[list[list[int]]]:
         longest = max(limits[place] for place in places)
-        asked = [prompts[place] for place in places] * n_lanes
-        rows = decode_greedily(model, asked, longest, ends, device)
+        batch = [prompts[place] for place in places] * n_lanes
+        rows = decode_greedily(model, batch, longest, ends, device)
         return [rows[place :: len(places)] for place in range(len(places))]
 
     for start in range(0, len(order), batch_size):

@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy
 from nuggets.bench.answers import Answer, greedy_lanes
 from nuggets.bench.halving import Halving
 from nuggets.core.progress import Progress
-from nuggets.core.samples import IGNORED, Format, Message, Sample, encode
+from nuggets.core.samples import IGNORED, Format, Message, Sample, encode_all
 from nuggets.errors import BadInput, NonFinite
 
 Metric = Literal["exact_match", "choice", "loss"]
@@ -133,7 +133,7 @@ def evaluate_lanes(
     if not samples:
         raise BadInput("There is no item to evaluate; give at least one.")
     variants, places = _variants(samples, "choice" in metrics)
-    encoded = [encode(variant, tokenizer, max_length, format) for variant in variants]
+    encoded = encode_all(variants, tokenizer, max_length, format)
     device = torch.device(device)
     with evaluation_mode(model):
         scored = _score(model, n_lanes, encoded, batch_size, device, progress)

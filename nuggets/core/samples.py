@@ -139,15 +139,31 @@ def encode(
     Raises:
         BadInput: if no token of the answer is left to learn from.
     """
-    whole, before = texts(sample, tokenizer, format)
+    return encode_all([sample], tokenizer, max_length, format)[0]
+
+
+def encode_all(
+    samples: Sequence[Sample], tokenizer: Any, max_length: int = 2048, format: Format = "paper"
+) -> list[tuple[list[int], list[int]]]:
+    """`encode` of many samples; one call of the tokenizer takes a fraction of many calls' time."""
+    if not samples:
+        return []
+    written = [texts(sample, tokenizer, format) for sample in samples]
     options = {"truncation": True, "max_length": max_length}
     options |= {} if format == "paper" else {"add_special_tokens": False}
-    ids, prompt = tokenizer(whole, **options), tokenizer(before, **options)
-    input_ids = list(ids["input_ids"])
-    masked = min(len(prompt["input_ids"]), len(input_ids))
-    if masked == len(input_ids):
+    wholes, prompts = (
+        tokenizer(list(part), **options)["input_ids"] for part in zip(*written, strict=True)
+    )
+    return [_masked(*each, max_length) for each in zip(samples, wholes, prompts, strict=True)]
+
+
+def _masked(
+    sample: Sample, whole: list[int], prompt: list[int], max_length: int
+) -> tuple[list[int], list[int]]:
+    masked = min(len(prompt), len(whole))
+    if masked == len(whole):
         raise BadInput(
             f"Sample {sample.id!r} leaves no answer token within {max_length} tokens: its prompt "
-            f"has {len(prompt['input_ids'])}. Shorten the prompt or raise the length limit."
+            f"has {len(prompt)}. Shorten the prompt or raise the length limit."
         )
-    return input_ids, [IGNORED] * masked + input_ids[masked:]
+    return list(whole), [IGNORED] * masked + list(whole[masked:])

@@ -30,7 +30,7 @@ from nuggets.core.models import ModelRef, model_path, read_spec
 from nuggets.core.plan import ExtractionPlan, make_plan
 from nuggets.core.progress import Progress
 from nuggets.core.ranks import measure_on
-from nuggets.core.samples import Format, Sample, encode
+from nuggets.core.samples import Format, Sample, encode_all
 from nuggets.core.sensitivity import Encoded, Keep, compute_sensitivity
 from nuggets.core.streaming import stream_sensitivity
 from nuggets.core.threads import threads_for
@@ -93,7 +93,7 @@ class Loaded:
         self, samples: Sequence[Sample], max_length: int, format: Format = "paper"
     ) -> list[tuple[list[int], list[int]]]:
         """Token ids and response-only labels of samples."""
-        return [encode(sample, self.tokenizer, max_length, format) for sample in samples]
+        return encode_all(samples, self.tokenizer, max_length, format)
 
 
 def measure_map(

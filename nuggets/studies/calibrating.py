@@ -11,7 +11,7 @@ from nuggets.recipe import TransferRecipe, anchored, load_job, load_recipe
 from nuggets.runs.commit import atomic_write, make_folder
 from nuggets.runs.results import cells
 from nuggets.runs.store import Run
-from nuggets.studies.documents import markdown_table
+from nuggets.studies.markdown import markdown_table
 
 POOL = 240
 """Seeds of the pool: 26 disjoint comparisons of three arms with 3 seeds each."""

@@ -12,6 +12,8 @@ from markdown_it import MarkdownIt
 from nuggets.bench.report import ArmReport, BenchmarkReport
 from nuggets.bench.verdict import RULES, Difference
 from nuggets.runs.commit import atomic_write, make_folder
+from nuggets.studies.index import save_index
+from nuggets.studies.markdown import markdown_table
 from nuggets.studies.report import Panel, StudyReport, build_study_report
 from nuggets.studies.running import finished_runs
 from nuggets.studies.shipped import open_study
@@ -48,12 +50,11 @@ def study_markdown(report: StudyReport) -> str:
         "## Table",
         _results(report),
         _paper_note(report),
-        *_alternatives(report),
+        *_differences(report),
         "## Budget of every arm and seed",
         _budget(report),
         "## How",
-        *(f"- {note}" for note in study.notes),
-        _how(report),
+        "\n".join([*(f"- {note}" for note in study.notes), *_how(report)]),
         "## Rules of the verdict",
         f"```\n{RULES}```",
     ]
@@ -110,7 +111,7 @@ def save_study(report: StudyReport, out: Path) -> list[Path]:
     }
     for file, text in documents.items():
         atomic_write(out / file, text)
-    return [out / file for file in documents]
+    return [*(out / file for file in documents), *save_index(out)]
 
 
 def markdown_html(text: str) -> str:
@@ -123,20 +124,10 @@ def html_page(title: str, body: str) -> str:
     return _PAGE.format(title=title.replace("<", "&lt;"), body=body)
 
 
-def markdown_table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table, first column left, the others right."""
-    lines = [_line(headers), _line(["---", *["---:"] * (len(headers) - 1)])]
-    return "\n".join([*lines, *(_line(row) for row in rows)])
-
-
 def interval_text(mean: float, low: float, high: float, signed: bool = False) -> str:
     """A mean with its interval."""
     sign = "+" if signed else ""
     return f"{mean:{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]".replace("-", "−")
-
-
-def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |"
 
 
 def _missing(report: StudyReport) -> list[str]:
@@ -153,17 +144,16 @@ def _results(report: StudyReport) -> str:
     ]
     first = report.panels[0].report
     headers = (
-        report.study.axis or "run",
         "arm",
         "role",
         f"{first.metric.replace('_', ' ')}, 95 %",
-        "the paper",
+        "the paper's score",
         "minus plain LoRA, 95 %",
         "p (Holm)",
         "could have seen",
         "seeds × items",
     )
-    return markdown_table(headers, rows)
+    return _by_run(report, headers, rows)
 
 
 def _result_row(report: StudyReport, panel: Panel, arm: ArmReport) -> Sequence[str]:
@@ -207,31 +197,57 @@ def _detectable(difference: Difference) -> str:
 
 def _paper_note(report: StudyReport) -> str:
     paper = report.study.paper
-    return f"The paper's numbers: {paper.source}" if paper.values else ""
+    if not paper.values:
+        return ""
+    return (
+        f"The paper's scores: {paper.source} They are of other models and benchmarks, out of 100; "
+        "what can be compared is which arm is ahead."
+    )
 
 
-def _alternatives(report: StudyReport) -> list[str]:
+def _differences(report: StudyReport) -> list[str]:
+    """The judged arm against each of its rivals, a table for every kind of rival."""
+    controls = [(p.name, d) for p in report.panels for d in control_differences(p.report)]
+    others = [(panel.name, d) for panel in report.panels for d in panel.alternatives]
+    names = [panel.name for panel in report.panels]
+    named = list(zip(names, report.across, strict=True)) if report.across else []
+    runs = len(report.panels)
+    return [
+        *_rivals(report, "The judged arm against its controls", controls),
+        *_rivals(report, "The paper's choice against the others", others),
+        *_rivals(report, f"The answer to the question: Holm over all {runs} runs", named),
+    ]
+
+
+def _rivals(report: StudyReport, title: str, found: Sequence[tuple[str, Difference]]) -> list[str]:
+    if not found:
+        return []
     rows = [
         (
-            panel.name,
+            name,
             f"{d.arm} − {d.versus}".replace("_", " "),
             _signed(d),
             f"{d.p_holm:.2g}",
             _detectable(d),
         )
-        for panel in report.panels
-        for d in panel.alternatives
+        for name, d in found
     ]
-    if not rows:
-        return []
-    headers = (
-        report.study.axis or "run",
-        "paired",
-        "difference, 95 %",
-        "p (Holm)",
-        "could have seen",
-    )
-    return ["## The paper's choice against the others", markdown_table(headers, rows)]
+    headers = ("paired", "difference, 95 %", "p (Holm)", "could have seen")
+    return [f"## {title}", _by_run(report, headers, rows)]
+
+
+def control_differences(report: BenchmarkReport) -> list[Difference]:
+    """The judged arm against every control."""
+    arm = report.verdict.treatment
+    roles = {name: each.role for name, each in report.arms.items()}
+    return [d for d in report.differences if d.arm == arm and roles[d.versus] == "control"]
+
+
+def _by_run(report: StudyReport, headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table whose rows begin with their run, which is left out where there is one only."""
+    if len(report.panels) == 1:
+        return markdown_table(headers, [row[1:] for row in rows])
+    return markdown_table((report.study.axis or "run", *headers), rows)
 
 
 def _budget(report: StudyReport) -> str:
@@ -249,18 +265,19 @@ def _budget(report: StudyReport) -> str:
         for panel in report.panels
         for arm in panel.report.arms.values()
     ]
-    headers = ("run", "arm", "samples", "steps", "lr", "trained weights", "FLOP", "seconds")
-    return markdown_table(headers, rows)
+    headers = ("arm", "samples", "steps", "lr", "trained weights", "FLOP", "seconds")
+    return _by_run(report, headers, rows)
 
 
-def _how(report: StudyReport) -> str:
+def _how(report: StudyReport) -> list[str]:
     pairs = sorted({f"{panel.teacher} → {panel.student}" for panel in report.panels})
     planned = report.panels[0].report.planned
     versions = ", ".join(f"{name} {version}" for name, version in report.versions.items())
     lines = [
         f"- Command: `{report.command}`",
         f"- Pair: {', '.join(pairs)}",
-        f"- Runs: {', '.join(p.run for p in report.panels)} ({report.seconds:.0f} s in all)",
+        f"- Runs: {', '.join(p.run for p in report.panels)} ({report.seconds:.0f} s by the clock, "
+        "with whatever else the machine did)",
         f"- Date: {report.date}. Versions: {versions}.",
         "- Intervals are paired by seed and item; tables show Student's on the crossed variance, "
         "and each run's report has the hierarchical bootstrap beside it.",
@@ -268,4 +285,4 @@ def _how(report: StudyReport) -> str:
     if planned is not None:
         lines.insert(2, f"- Before the run: {planned.sentence} (80 % power, Holm over "
                         f"{planned.n_comparisons} comparisons)")  # fmt: skip
-    return "\n".join(lines)
+    return lines

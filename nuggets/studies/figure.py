@@ -23,6 +23,8 @@ COLOURS = {
 }
 LINES = ("#0072B2", "#E69F00", "#8C8C8C", "#009E73", "#CC79A7", "#56B4E9")
 MARKERS = ("o", "s", "D", "^", "v", "P")
+BELOW = 0.27
+"""How far under an arm's interval its seeds are drawn, in rows."""
 INKS = {False: ("#ffffff", "#1f2430", "#d5d9e0"), True: ("#0e1117", "#f1f3f7", "#3a404c")}
 
 
@@ -64,7 +66,7 @@ def _forest(report: StudyReport, ink: str) -> Figure:
     paper = [paper_number(report, report.panels[0], arm) for arm in arms]
     with_paper = any(value is not None for value in paper)
     columns = len(report.panels) + with_paper
-    figure = Figure(figsize=(max(7.0, 2.2 + 3.1 * columns), 1.3 + 0.42 * len(arms)))
+    figure = Figure(figsize=(max(7.0, 2.2 + 3.1 * columns), 1.3 + 0.46 * len(arms)))
     figure.set_layout_engine("constrained")
     axes = figure.subplots(1, columns, sharey=True, squeeze=False)[0]
     for axis, panel in zip(axes, report.panels, strict=False):
@@ -73,7 +75,9 @@ def _forest(report: StudyReport, ink: str) -> Figure:
         if len(report.panels) > 1:
             axis.set_title(panel.name)
     axes[0].set_yticks(range(len(arms)), [arm.replace("_", " ") for arm in arms])
-    axes[0].invert_yaxis()
+    axes[0].set_ylim(len(arms) - 0.4, -0.75)
+    for axis in axes:
+        axis.tick_params(axis="y", length=0)
     if with_paper:
         _paper_dots(axes[-1], paper, ink)
     return figure
@@ -86,9 +90,8 @@ def _rows(axis: Any, panel: Panel, arms: Sequence[str], ink: str) -> None:
             continue
         colour = COLOURS[arm.role]
         low, high = arm.interval
-        axis.plot(
-            arm.per_seed, [place] * len(arm.per_seed), "o", ms=4, mfc="none", mec=ink, alpha=0.45
-        )
+        below = [place + BELOW] * len(arm.per_seed)
+        axis.plot(arm.per_seed, below, "o", ms=4, mfc="none", mec=ink, alpha=0.45)
         axis.errorbar(
             arm.value, place, xerr=[[arm.value - low], [high - arm.value]], fmt="o", ms=9,
             color=colour, ecolor=colour, elinewidth=3, capsize=5,

@@ -6,7 +6,9 @@ Rules, in this order:
 2. Per run with several treatments, the focus against the others: which it is seen to be better or
    worse than (Holm over them), and which it is not told apart from, with the smallest difference
    that would have been found.
-3. Whether the paper's claim, where we have its numbers, is seen: only if the focus is judged to
+3. Where the question sets one arm against the focus: in which runs the focus is seen to be better
+   or worse (Holm over the runs), and in which it is not told apart.
+4. Whether the paper's claim, where we have its numbers, is seen: only if the focus is judged to
    help, and to be better than all its alternatives where there are any, in every run.
 """
 
@@ -18,12 +20,21 @@ from nuggets.bench.report import BenchmarkReport
 from nuggets.bench.verdict import Difference, Verdict
 from nuggets.studies.schema import Study
 
+VERDICTS = {
+    "helps": "helps",
+    "same_as_controls": "same as its controls",
+    "hurts": "hurts",
+    "no_difference": "no difference seen",
+    "not_proven": "not proven",
+}
 Found = tuple[str, BenchmarkReport, Sequence[Difference]]
 """Run name, its report, and the focus against the other treatments."""
 
 
-def find_sentences(study: Study, panels: Sequence[Found]) -> list[str]:
-    """Returns what was found, one sentence each."""
+def find_sentences(
+    study: Study, panels: Sequence[Found], across: Sequence[Difference] = ()
+) -> list[str]:
+    """Returns what was found, one sentence each; `across` runs through the panels."""
     several = len(panels) > 1
     sentences: list[str] = []
     for name, report, alternatives in panels:
@@ -31,7 +42,22 @@ def find_sentences(study: Study, panels: Sequence[Found]) -> list[str]:
         sentences.append(label + report.verdict.sentence)
         if alternatives:
             sentences.append(label + compare_sentence(alternatives))
-    return [*sentences, _claim(study, panels)] if study.paper.claim else sentences
+    return [*sentences, *_answer([name for name, _, _ in panels], across), *_claims(study, panels)]
+
+
+def summarise(study: Study, panels: Sequence[Found], across: Sequence[Difference] = ()) -> str:
+    """Returns what was found in a few words, for a list of experiments."""
+    counted: dict[str, list[str]] = {}
+    for name, report, _ in panels:
+        verdict = report.verdict
+        said = f"{_plain(verdict.treatment or 'no arm')}: {VERDICTS[verdict.kind]}"
+        counted.setdefault(said, []).append(_plain(name))
+    where = [
+        said if len(panels) == 1 else f"{said} ({', '.join(names)})"
+        for said, names in counted.items()
+    ]
+    names = [name for name, _, _ in panels]
+    return " ".join([f"{'; '.join(where)}.", *_answer(names, across), *_claims(study, panels)])
 
 
 def compare_sentence(alternatives: Sequence[Difference]) -> str:
@@ -55,6 +81,28 @@ def compare_sentence(alternatives: Sequence[Difference]) -> str:
         names = _listed([f"{_plain(d.versus)} ({_gap(d)})" for d in unclear])
         parts.append(f"not told apart from {names}{could}")
     return f"{focus} is " + ", and ".join(parts) + "."
+
+
+def _answer(runs: Sequence[str], across: Sequence[Difference]) -> list[str]:
+    """The focus against the one arm that the question names, over all runs in one sentence."""
+    if not across:
+        return []
+    by_kind = {
+        f"better than {_plain(across[0].versus)} in": [d.better for d in across],
+        "worse in": [d.worse for d in across],
+        "not told apart in": [not d.better and not d.worse for d in across],
+    }
+    parts = []
+    for said, chosen in by_kind.items():
+        pairs = [(r, d) for r, d, yes in zip(runs, across, chosen, strict=True) if yes]
+        if pairs:
+            parts.append(f"{said} {_listed([f'{_plain(run)} ({_gap(d)})' for run, d in pairs])}")
+    heading = f"{_plain(across[0].arm)} against {_plain(across[0].versus)}"
+    return [f"{heading}, Holm over {len(across)} runs: {'; '.join(parts)}."]
+
+
+def _claims(study: Study, panels: Sequence[Found]) -> list[str]:
+    return [_claim(study, panels)] if study.paper.claim else []
 
 
 def _claim(study: Study, panels: Sequence[Found]) -> str:

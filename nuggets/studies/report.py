@@ -16,7 +16,7 @@ from nuggets.errors import BadInput
 from nuggets.recipe import load_job
 from nuggets.runs.results import cells
 from nuggets.runs.store import Run
-from nuggets.studies.findings import find_sentences
+from nuggets.studies.findings import find_sentences, summarise
 from nuggets.studies.schema import Study
 
 OWN = "{run}"
@@ -43,16 +43,28 @@ class Panel(Frozen):
 
 
 class StudyReport(Frozen):
-    """An experiment's results, ready to be drawn or written."""
+    """An experiment's results, ready to be drawn or written.
+
+    `across` compares the focus with the arm that the question sets against it, run by run as in
+    `panels`, Holm over all runs; empty where the question names none.
+    """
 
     study: Study
     panels: list[Panel]
+    across: list[Difference] = Field(default_factory=list)
     findings: list[str]
     missing: list[str]
     command: str
     date: str
     versions: dict[str, str] = Field(default_factory=dict)
     seconds: float
+
+    @property
+    def summary(self) -> str:
+        """What was found in a few words, for lists of experiments."""
+        panels = [(panel.name, panel.report, panel.alternatives) for panel in self.panels]
+        missing = f" Not run yet: {', '.join(self.missing)}." if self.missing else ""
+        return summarise(self.study, panels, self.across) + missing
 
 
 def build_study_report(study: Study, runs: Mapping[str, Run], command: str) -> StudyReport:
@@ -72,13 +84,15 @@ def build_study_report(study: Study, runs: Mapping[str, Run], command: str) -> S
             f"{study.name}"
         )
     panels = [_panel(study, name, run) for name, run in runs.items()]
+    across = _across(study, runs)
     records = [run.record() for run in runs.values()]
     finished = max(record.finished or record.created for record in records)
     return StudyReport(
         study=study,
         panels=panels,
+        across=across,
         findings=find_sentences(
-            study, [(panel.name, panel.report, panel.alternatives) for panel in panels]
+            study, [(panel.name, panel.report, panel.alternatives) for panel in panels], across
         ),
         missing=[run.name for run in study.runs if run.name not in runs],
         command=command,
@@ -95,10 +109,7 @@ def focus_of(study: Study, run: str) -> str:
 
 def _panel(study: Study, name: str, run: Run) -> Panel:
     recipe = load_job(run.recipe_text())
-    found = cells(run)
-    metric = recipe.data.metric
-    if study.layout == "retention":
-        found, metric = [_kept(cell) for cell in found], KEPT
+    found, metric = _judged(study, run)
     focus = focus_of(study, name)
     treatments = {cell.arm for cell in found if cell.role == "treatment"}
     report = build_report(
@@ -120,6 +131,13 @@ def _panel(study: Study, name: str, run: Run) -> Panel:
     )
 
 
+def _judged(study: Study, run: Run) -> tuple[list[CellOutcome], str]:
+    """A run's cells, and the metric that the experiment judges them by."""
+    if study.layout == "retention":
+        return [_kept(cell) for cell in cells(run)], KEPT
+    return list(cells(run)), load_job(run.recipe_text()).data.metric
+
+
 def _kept(cell: CellOutcome) -> CellOutcome:
     """The same cell judged by its old skills, all items in one row."""
     skills = sorted(cell.old_skills)
@@ -133,13 +151,43 @@ def _kept(cell: CellOutcome) -> CellOutcome:
 def _alternatives(
     found: Sequence[CellOutcome], metric: str, focus: str, treatments: set[str]
 ) -> list[Difference]:
-    outcomes: dict[str, dict[int, list[float]]] = {}
-    for cell in found:
-        outcomes.setdefault(cell.arm, {})[cell.seed] = cell.outcomes[metric]
+    outcomes = _outcomes(found, metric)
     others = [arm for arm in outcomes if arm in treatments and arm != focus]
     if focus not in treatments or not others:
         return []
     return compare_family(outcomes, [(focus, other) for other in others], metric != "loss")
+
+
+def _across(study: Study, runs: Mapping[str, Run]) -> list[Difference]:
+    """The focus against the one arm that the question names, in every run."""
+    if not study.versus:
+        return []
+    outcomes: dict[str, dict[int, list[float]]] = {}
+    pairs: list[tuple[str, str]] = []
+    metric = ""
+    for name, run in runs.items():
+        found, metric = _judged(study, run)
+        own = _outcomes(found, metric)
+        arms = focus_of(study, name), study.versus
+        outcomes |= {f"{name}/{arm}": own[arm] for arm in arms}
+        pairs.append((f"{name}/{arms[0]}", f"{name}/{arms[1]}"))
+    return [
+        each.model_copy(
+            update={
+                "arm": each.arm.rpartition("/")[2],
+                "versus": each.versus.rpartition("/")[2],
+            }
+        )
+        for each in compare_family(outcomes, pairs, metric != "loss")
+    ]
+
+
+def _outcomes(found: Sequence[CellOutcome], metric: str) -> dict[str, dict[int, list[float]]]:
+    """Arm → seed → the judged metric of every item."""
+    outcomes: dict[str, dict[int, list[float]]] = {}
+    for cell in found:
+        outcomes.setdefault(cell.arm, {})[cell.seed] = cell.outcomes[metric]
+    return outcomes
 
 
 def _seconds(started: datetime | None, finished: datetime | None) -> float:

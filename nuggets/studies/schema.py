@@ -68,6 +68,8 @@ class Study(Frozen):
         runs: what differs.
         focus: the arm that is judged, the paper's choice, compared with every other treatment
             (Holm); `{run}` for the arm of the run's own name.
+        versus: the arm that the question sets against the focus: their difference in every run,
+            Holm over the runs.
         models: models to make first; recipes name them `{name}`.
         notes: deviations from the paper and reasons.
     """
@@ -81,6 +83,7 @@ class Study(Frozen):
     recipe: dict[str, Any]
     runs: tuple[StudyRun, ...] = (StudyRun(name="all"),)
     focus: str = "paper"
+    versus: str = ""
     models: dict[str, MadeModel] = Field(default_factory=dict)
     notes: tuple[str, ...] = ()
 

@@ -6,14 +6,13 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from torch.utils.flop_counter import FlopCounterMode
-
 from nuggets.bench.answers import greedy_answers
 from nuggets.bench.evaluate import evaluation_mode
 from nuggets.core.adapter import add_lora, inject
 from nuggets.core.factorize import LowRankFactors
 from nuggets.core.samples import Message, Sample
 from nuggets.errors import BadInput
+from nuggets.train.flops import answering_flops
 from nuggets.train.lab import Lab, Trainee
 from nuggets.train.losses import DistillationLoss
 from nuggets.train.randomness import seeded
@@ -62,7 +61,7 @@ def with_teacher_labels(lab: Lab, seed: int, n: int) -> Trainee:
     """A plain LoRA on the training samples and on prompts that the teacher answered."""
     start = time.monotonic()
     prompts = lab.extra_prompts(n, seed)
-    with evaluation_mode(lab.teacher), FlopCounterMode(display=False) as counter:
+    with evaluation_mode(lab.teacher):
         answers = greedy_answers(
             lab.teacher,
             lab.teacher_tokenizer or lab.tokenizer,
@@ -82,16 +81,17 @@ def with_teacher_labels(lab: Lab, seed: int, n: int) -> Trainee:
         )
     cut = len(prompts) - len(labelled)
     seconds = time.monotonic() - start
-    plain = with_lora(lab, seed)
+    plain, written = with_lora(lab, seed), lab.encode(labelled)
+    flops = answering_flops(lab.teacher, written, lab.device, lab.once)
     note = f"The teacher answered {len(labelled)} extra prompts."
     if cut:
         note += f" {cut} more answers did not end and were left out."
     return Trainee(
         plain.model,
-        plain.encoded + lab.encode(labelled),
+        plain.encoded + written,
         n_samples=plain.n_samples + len(prompts),
         seconds=seconds,
-        flops=counter.get_total_flops(),
+        flops=flops * len(prompts) / len(written),
         note=note,
     )
 

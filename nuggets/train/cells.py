@@ -261,7 +261,7 @@ def count_flops(lab: Lab, trainee: Trainee, config: TrainConfig, seed: int) -> f
     if not trainee.trains:
         return trainee.flops
     size = config.steps, config.batch_size, seed
-    own = training_flops(trainee.model, trainee.encoded, *size, trainee.loss, lab.device)
+    own = training_flops(trainee.model, trainee.encoded, *size, trainee.loss, lab.device, lab.once)
     return trainee.flops + own
 
 

@@ -24,7 +24,7 @@ from nuggets.core.memory import is_out_of_memory
 from nuggets.core.progress import Progress
 from nuggets.core.samples import Sample
 from nuggets.errors import NonFinite
-from nuggets.train.arms import Arm
+from nuggets.train.arms import Arm, Graft
 from nuggets.train.batches import Form
 from nuggets.train.cells import (
     PROBED,
@@ -35,6 +35,7 @@ from nuggets.train.cells import (
     shared_config,
 )
 from nuggets.train.checkpoints import Storage, TrainLog
+from nuggets.train.healing import heal_together
 from nuggets.train.lab import Lab, Trainee, Workspace
 from nuggets.train.lane_model import LaneModel, Unstackable
 from nuggets.train.lane_training import Lane, LaneTrainer, Together
@@ -236,6 +237,15 @@ class Program:
 
     def _build_all(self, merge: bool) -> list[Trainee]:
         """Every cell's trainee; cells that differ in the learning rate alone share one."""
+        grafts = [(c.arm, c.seed, c.progress) for c in self.cells if isinstance(c.arm, Graft)]
+        if grafts and self.lab.kept is not None and self.storage is not None:
+            heal_together(
+                self.lab,
+                grafts,
+                self.folder / "healing",
+                storage=self.storage,
+                progress=self.progress,
+            )
         made: dict[str, Trainee] = {}
         for index, cell in enumerate(self.cells):
             if cell.name not in made:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from nuggets.bench.evaluate import Encoded, pad_right
+from nuggets.bench.evaluate import Encoded, evaluation_mode, pad_right
+from nuggets.core.samples import IGNORED
 from nuggets.train.finetune import sample_order
-from nuggets.train.losses import Loss, answer_loss
+from nuggets.train.losses import DistillationLoss, Loss, answer_loss
 from nuggets.train.randomness import seeded
+
+Once = Callable[[Hashable, Callable[[], float]], float]
+"""`(key, make)` → what was made for this key before, or is made now."""
 
 
 def training_flops(
@@ -22,6 +27,7 @@ def training_flops(
     seed: int,
     loss: Loss | None = None,
     device: torch.device | str = "cpu",
+    once: Once = lambda key, make: make(),
 ) -> float:
     """Floating-point operations of matrix products in a training, forward and backward.
 
@@ -38,16 +44,68 @@ def training_flops(
         seed: of the order of samples.
         loss: what is minimised; the answer's likelihood when not given.
         device: where the model is.
+        once: remembers counts: they follow from shapes, and counting takes as long as several
+            steps. Of one distillation teacher only.
     """
     if not steps or not encoded:
         return 0.0
     order = sample_order(len(encoded), steps, batch_size, seed)
     first = max((encoded[i] for i in order[0]), key=lambda sample: len(sample[0]))
+    loss = loss or answer_loss
+    # A loss of another kind may look at more than shapes.
+    known = loss is answer_loss or isinstance(loss, DistillationLoss)
+    key = "flops", type(loss), _shapes(model), len(first[0]), _answers(first)
+    make = partial(_count, model, first, loss, seed, device)
+    sample = once(key, make) if known else make()
+    tokens = [len(batch) * max(len(encoded[i][0]) for i in batch) for batch in order]
+    return sample * sum(tokens) / len(first[0])
+
+
+def answering_flops(
+    model: Any,
+    written: Sequence[Encoded],
+    device: torch.device | str = "cpu",
+    once: Once = lambda key, make: make(),
+) -> float:
+    """Operations of writing answers token by token with a cache: every token is read once.
+
+    As in `training_flops`, the longest conversation is counted and scaled by the tokens of all.
+
+    Args:
+        model: what writes.
+        written: token ids and labels of the whole conversations.
+        device: where the model is.
+        once: remembers counts, of one model only.
+    """
+    if not written:
+        return 0.0
+    longest = max(len(ids) for ids, _ in written)
+
+    def count() -> float:
+        ids = torch.zeros(1, longest, dtype=torch.long, device=device)
+        with evaluation_mode(model), FlopCounterMode(display=False) as counter:
+            model(input_ids=ids, use_cache=False)
+        return float(counter.get_total_flops())
+
+    whole = once(("answering", _shapes(model), longest), count)
+    return whole * sum(len(ids) for ids, _ in written) / longest
+
+
+def _count(model: Any, sample: Encoded, loss: Loss, seed: int, device: torch.device | str) -> float:
+    """Operations of one sample, forward and backward."""
     was_training = model.training
     model.train()
     with seeded(seed, device), FlopCounterMode(display=False) as counter:
-        (loss or answer_loss)(model, *pad_right([first], device)).backward()
+        loss(model, *pad_right([sample], device)).backward()
     model.zero_grad(set_to_none=True)
     model.train(was_training)
-    tokens = [len(batch) * max(len(encoded[i][0]) for i in batch) for batch in order]
-    return counter.get_total_flops() * sum(tokens) / len(first[0])
+    return float(counter.get_total_flops())
+
+
+def _shapes(model: Any) -> Hashable:
+    named = model.named_parameters()
+    return tuple((name, own.shape, own.requires_grad) for name, own in named)
+
+
+def _answers(sample: Encoded) -> int:
+    return sum(label != IGNORED for label in sample[1][1:])

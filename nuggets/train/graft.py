@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,7 +15,7 @@ from nuggets.core.adapter import add_lora
 from nuggets.core.consistent import Order, choose_consistent
 from nuggets.core.cut import cut_model, permute_matrices
 from nuggets.errors import BadInput
-from nuggets.train.checkpoints import LOG, TrainLog, load_weights, save_weights
+from nuggets.train.checkpoints import LOG, Storage, TrainLog, load_weights, save_weights
 from nuggets.train.config import TrainConfig
 from nuggets.train.finetune import finetune
 from nuggets.train.flops import training_flops
@@ -65,32 +67,21 @@ def cut(lab: Lab, seed: int, arm: Graft) -> Any:
 def heal(lab: Lab, model: Any, seed: int, arm: Graft) -> tuple[TrainLog, float]:
     """Trains every weight of a cut model on general data, in place; also its FLOPs.
 
-    A student that was cut and healed in the same way before, perhaps for another run, is read back.
+    A student that was cut and healed in the same way before, perhaps for another run or beside
+    others, is read back.
     """
     if arm.heal_steps == 0:
         return TrainLog(), 0.0
-    config = TrainConfig(
-        steps=arm.heal_steps,
-        batch_size=arm.heal_batch,
-        lr=arm.heal_lr,
-        schedule="cosine",
-        weight_decay=0.01,
-        checkpoint_every=lab.train.checkpoint_every,
-        max_length=lab.train.max_length,
-    )
-    for parameter in model.parameters():
-        parameter.requires_grad_(True)
-    encoded = lab.encode(lab.general_samples(arm.heal_samples, seed))
-    flops = training_flops(model, encoded, arm.heal_steps, arm.heal_batch, seed, None, lab.device)
-    kept = None if lab.kept is None else lab.kept / _digest(model, encoded, config, seed)
-    if kept is not None and kept.is_dir():
-        load_weights(model, kept)
-        return TrainLog.model_validate_json((kept / LOG).read_text()), flops
+    healing = Healing.of(lab, model, seed, arm)
+    size = arm.heal_steps, arm.heal_batch, seed
+    flops = training_flops(model, healing.encoded, *size, None, lab.device, lab.once)
+    if healing.done:
+        return healing.read_back(), flops
     work = lab.workspace
     log = finetune(
         model,
-        encoded,
-        config,
+        healing.encoded,
+        healing.config,
         seed,
         work.folder / "healing",
         device=lab.device,
@@ -98,11 +89,67 @@ def heal(lab: Lab, model: Any, seed: int, arm: Graft) -> tuple[TrainLog, float]:
         storage=work.storage,
         bf16=lab.bf16,
     )
-    if kept is not None and work.storage is not None:
-        with work.storage.commit(kept) as folder:
-            save_weights(model, folder)
-            (folder / LOG).write_text(log.model_dump_json())
+    healing.keep(work.storage, log)
     return log, flops
+
+
+@dataclass(frozen=True, eq=False)
+class Healing:
+    """A cut model and what it is healed with.
+
+    Attributes:
+        model: the cut; all of its weights ask for gradients.
+        encoded: general samples; the same for all students of a seed.
+        config: as full fine-tuning has it.
+        seed: of the order of samples.
+        kept: where the healed student is kept, named by everything that goes in; None for nowhere.
+    """
+
+    model: Any
+    encoded: list[Encoded]
+    config: TrainConfig
+    seed: int
+    kept: Path | None
+
+    @classmethod
+    def of(cls, lab: Lab, model: Any, seed: int, arm: Graft) -> Healing:
+        """Prepares the healing of a cut model; its weights may be trained from now on."""
+        n = arm.heal_samples
+        samples = lab.once(
+            ("healing", n, seed, lab.general_samples, lab.train.max_length),
+            lambda: lab.encode(lab.general_samples(n, seed)),
+        )
+        config = TrainConfig(
+            steps=arm.heal_steps,
+            batch_size=arm.heal_batch,
+            lr=arm.heal_lr,
+            schedule="cosine",
+            weight_decay=0.01,
+            checkpoint_every=lab.train.checkpoint_every,
+            max_length=lab.train.max_length,
+        )
+        for parameter in model.parameters():
+            parameter.requires_grad_(True)
+        kept = None if lab.kept is None else lab.kept / _digest(model, samples, config, seed)
+        return cls(model, samples, config, seed, kept)
+
+    @property
+    def done(self) -> bool:
+        """Whether such a student was healed before."""
+        return self.kept is not None and self.kept.is_dir()
+
+    def read_back(self) -> TrainLog:
+        """Gives the model the weights that were kept."""
+        assert self.kept is not None
+        load_weights(self.model, self.kept)
+        return TrainLog.model_validate_json((self.kept / LOG).read_text())
+
+    def keep(self, storage: Storage | None, log: TrainLog) -> None:
+        """Writes a healed student where others find it."""
+        if self.kept is not None and storage is not None and not self.kept.is_dir():
+            with storage.commit(self.kept) as folder:
+                save_weights(self.model, folder)
+                (folder / LOG).write_text(log.model_dump_json())
 
 
 def _digest(model: Any, encoded: Sequence[Encoded], config: TrainConfig, seed: int) -> str:

@@ -22,7 +22,7 @@ from nuggets.core.factorize import LowRankFactors
 from nuggets.core.maps import SensitivityMap
 from nuggets.core.plan import ExtractionConfig, ExtractionPlan, LoraConfig, make_plan, picks_of
 from nuggets.core.progress import Progress
-from nuggets.core.samples import Format, Sample, encode
+from nuggets.core.samples import Format, Sample, encode_all
 from nuggets.train.checkpoints import Storage
 from nuggets.train.config import TrainConfig
 
@@ -145,17 +145,17 @@ class Lab:
     def encode(self, samples: list[Sample]) -> list[Encoded]:
         """Token ids and response-only labels."""
         length = self.train.max_length
-        return [encode(sample, self.tokenizer, length, self.format) for sample in samples]
+        return encode_all(samples, self.tokenizer, length, self.format)
 
     def training(self, seed: int) -> list[Encoded]:
         """The training samples of a seed, encoded; all arms get the same. Made once."""
         key = ("training", seed, self.train_samples, self.train.max_length)
-        return self._once(key, lambda: self.encode(self.train_samples(seed)))
+        return self.once(key, lambda: self.encode(self.train_samples(seed)))
 
     def plan(self, extraction: ExtractionConfig | None = None) -> ExtractionPlan:
         """What goes where; the shared extraction when not given. Made once."""
         wanted = extraction or self.extraction
-        return self._once(
+        return self.once(
             ("plan", wanted.model_dump_json()),
             lambda: make_plan(self.map, self.student_spec, wanted, self.lora, self.cka),
         )
@@ -174,7 +174,7 @@ class Lab:
         """
         if plan is not None:
             return self._extract(plan, self.map)
-        return self._once(
+        return self.once(
             "factors",
             lambda: extract_factors(self.weight, self.plan(), self.map, device=self.device),
         )
@@ -204,7 +204,8 @@ class Lab:
             return {item.student_module: item.rank for item in self.plan().items}
         return {name: factor.rank for name, factor in self.factors().items()}
 
-    def _once(self, key: Any, make: Callable[[], Any]) -> Any:
+    def once(self, key: Any, make: Callable[[], Any]) -> Any:
+        """What was made for this key before, or is made now; for what no arm changes."""
         if key not in self._cache:
             self._cache[key] = make()
         return self._cache[key]

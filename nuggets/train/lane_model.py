@@ -193,8 +193,9 @@ def trained_values(trainee: Trainee) -> dict[str, Tensor]:
 
 def _carrier(lab: Lab, trainee: Trainee) -> Any:
     """A student of which only the modules are used; what lanes do not share is replaced."""
-    own = trainee.own_base
-    model = copy.deepcopy(trainee.model).unload() if own else lab.fresh_student()
+    model = copy.deepcopy(trainee.model) if trainee.own_base else lab.fresh_student()
+    if isinstance(model, PeftModel):
+        model = model.unload()
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     if not trainee.whole:

@@ -10,8 +10,9 @@ from nuggets.bench.report import CellOutcome, build_report
 from nuggets.bench.verdict import Difference
 from nuggets.errors import BadInput
 from nuggets.runs.store import Run
-from nuggets.studies.documents import markdown_table, study_html, study_markdown
+from nuggets.studies.documents import save_study, study_html, study_markdown
 from nuggets.studies.findings import compare_sentence
+from nuggets.studies.markdown import markdown_table
 from nuggets.studies.report import focus_of
 from nuggets.studies.running import find_run
 from nuggets.studies.shipped import open_study, studies, study_recipes
@@ -167,6 +168,43 @@ def test_findings_name_better_worse_and_undecided_alternatives():
         "a is better than b (+0.30 [+0.20, +0.40]), and worse than c (−0.30 [−0.40, −0.20]), and "
         "not told apart from d (+0.00 [−0.10, +0.10]); differences from 0.20 would have been found."
     )
+
+
+def test_a_graft_is_set_against_the_random_cut_in_every_run_by_holm_over_all():
+    report = finished("graft", {"by_target": 0.9, "plain": 0.1})
+    assert len(report.across) == len(report.panels) == 8
+    alone = [
+        next(d for d in panel.report.differences if (d.arm, d.versus) == ("by_target", "random"))
+        for panel in report.panels
+    ]
+    ours, wanted = ([d.interval for d in found] for found in (report.across, alone))
+    assert ours == wanted
+    ranked = sorted(d.p for d in alone)
+    steps = np.maximum.accumulate([p * (8 - place) for place, p in enumerate(ranked)])
+    assert sorted(d.p_holm for d in report.across) == pytest.approx(np.minimum(steps, 1))
+    assert "by target against random, Holm over 8 runs: better than random in reverse 16" in (
+        report.summary
+    )
+    assert "## The answer to the question: Holm over all 8 runs" in study_markdown(report)
+
+
+def test_the_table_of_controls_holds_every_control_of_the_judged_arm():
+    text = study_markdown(finished("main"))
+    assert all(f"| {task} | paper − {name} |" in text for task in ("reverse", "sub", "king")
+               for name in ("permuted", "gaussian"))  # fmt: skip
+    assert "paper − plain |" not in text
+
+
+def test_the_index_lists_what_was_found_and_spares_files_of_others(tmp_path):
+    out = tmp_path / "reports"
+    assert out / "README.md" in save_study(finished("layers", {}), out)
+    text = (out / "README.md").read_text()
+    assert "| [layers](layers.md) |" in text
+    assert "sensitivity: no difference seen. The paper: layers chosen" in text
+    assert "| 8 × 60 |" in text
+    (out / "README.md").write_text("mine")
+    assert out / "README.md" not in save_study(finished("main", {}), out)
+    assert (out / "README.md").read_text() == "mine"
 
 
 def test_nothing_to_report_before_the_first_run():

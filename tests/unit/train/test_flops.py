@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from nuggets.train.flops import training_flops
+from nuggets.train.flops import answering_flops, training_flops
+from tests.unit.train.tiny_lab import STUDENT, load
 
 
 def product(model, ids, labels):
@@ -29,3 +30,31 @@ def test_frozen_weights_and_random_generators_are_left_as_they_were():
     training_flops(model, [([1, 2, 3], [1, 2, 3])] * 2, 1, 2, 0, product)
     assert torch.equal(torch.rand(1), expected)
     assert not model.training
+
+
+def test_shapes_that_were_counted_before_are_not_counted_again(tiny):
+    counted = {}
+
+    def once(key, make):
+        counted.setdefault(key, []).append(make)
+        return 6.0
+
+    model = load(tiny("llama", **STUDENT)).model
+    samples = [([1, 2, 3], [-100, 2, 3])] * 2
+    assert training_flops(model, samples, 1, 2, 0, None, "cpu", once) == 2 * 6
+    training_flops(model, samples, 4, 2, 7, None, "cpu", once)
+    assert len(counted) == 1
+    training_flops(model, [([1, 2, 3], [-100, -100, 3])] * 2, 1, 2, 0, None, "cpu", once)
+    model.lm_head.weight.requires_grad_(False)
+    training_flops(model, samples, 1, 2, 0, None, "cpu", once)
+    assert len(counted) == 3
+
+
+def test_operations_of_answers_are_those_of_reading_every_token_once(tiny):
+    model = load(tiny("llama", **STUDENT)).model
+    per_token = sum(p.numel() for n, p in model.named_parameters() if p.ndim == 2) * 2
+    per_token -= 2 * model.get_input_embeddings().weight.numel()  # looked up, not multiplied
+    written = [([1] * 6, [1] * 6), ([1] * 3, [1] * 3)]
+    attention = 2 * 2 * 6 * 16 * model.config.num_hidden_layers * 9
+    found = answering_flops(model, written)
+    assert per_token * 9 <= found <= per_token * 9 + attention
