@@ -3,9 +3,8 @@
 from pathlib import Path
 
 import streamlit as st
-from starlette.middleware import Middleware
 
-from nuggets.ui import warm_up
+from nuggets.ui import serving
 
 router = Path(__file__).parent / "nuggets" / "ui" / "router.py"
-app = st.App(router, lifespan=warm_up.lifespan, middleware=[Middleware(warm_up.PreloadCharts)])
+app = st.App(router, lifespan=serving.lifespan, middleware=serving.middleware())

@@ -1,7 +1,7 @@
-"""What pages need late is brought early: modules as the server starts, Plotly as a page opens.
+"""Around the pages: who may ask for them, and what is brought before they need it.
 
-Both take most of a second and neither waits for the other: the browser loads its charting code
-while the server still imports. No module of ours may be imported here at the top.
+Modules are imported as the server starts, and the browser hears of its charting code with the
+page: both take most of a second, and neither waits for the other.
 """
 
 from __future__ import annotations
@@ -15,11 +15,25 @@ from threading import Thread
 from typing import Any
 
 import streamlit as st
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 _FIRST = ("nuggets.api", "nuggets.ui.shell", "pandas", "plotly.graph_objects")
 _SCRIPT = "nuggets.ui.router"
 """Importing the router would draw it."""
 _BEHIND = "nuggets-warm-up"
+
+
+def middleware() -> list[Middleware]:
+    """What every request goes through.
+
+    Streamlit refuses foreign hosts on its socket alone; here nothing at all is served to them.
+    """
+    hosts = list(st.get_option("server.allowedHosts")) or ["*"]
+    return [
+        Middleware(TrustedHostMiddleware, allowed_hosts=hosts, www_redirect=False),
+        Middleware(PreloadCharts),
+    ]
 
 
 @asynccontextmanager
