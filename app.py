@@ -4,4 +4,7 @@ from pathlib import Path
 
 import streamlit as st
 
-app = st.App(Path(__file__).parent / "nuggets" / "ui" / "router.py")
+from nuggets.ui import serving
+
+router = Path(__file__).parent / "nuggets" / "ui" / "router.py"
+app = st.App(router, lifespan=serving.lifespan, middleware=serving.middleware())

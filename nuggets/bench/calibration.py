@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
-from scipy import stats
+from scipy import special  # the distributions of scipy.stats, without its .5 s of import
 
 from nuggets.bench.comparisons import compare_family, families
 from nuggets.bench.power import detectable_effect
@@ -221,6 +221,6 @@ def _rate(said: Sequence[bool], disjoint: int) -> Rate:
     """Clopper–Pearson at the number of disjoint comparisons (real-valued, so by beta quantiles)."""
     value, tail = float(np.mean(said)), (1 - LEVEL) / 2
     yes, no = value * disjoint, (1 - value) * disjoint
-    low = float(stats.beta.ppf(tail, yes, no + 1)) if yes > 0 else 0.0
-    high = float(stats.beta.isf(tail, yes + 1, no)) if no > 0 else 1.0
+    low = float(special.betaincinv(yes, no + 1, tail)) if yes > 0 else 0.0
+    high = float(special.betainccinv(yes + 1, no, tail)) if no > 0 else 1.0
     return Rate(value=value, low=low, high=high, n=len(said), disjoint=disjoint)

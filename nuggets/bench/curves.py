@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from scipy import stats
 
 from nuggets.bench.power import detectable_difference
 from nuggets.bench.spread import Spread
@@ -106,6 +105,8 @@ def _paired_areas(
 
 
 def _area_difference(delta: Sequence[float], n_items: int) -> PairedDifference:
+    from scipy import stats  # .5 s, which the app need not wait for
+
     mean, low, high = _over_seeds(delta)
     p = 1.0 if np.ptp(delta) == 0 == mean else 0.0
     if np.ptp(delta) > 0:
@@ -117,13 +118,15 @@ def _area_difference(delta: Sequence[float], n_items: int) -> PairedDifference:
 
 
 def _detectable(delta: Sequence[float], level: float) -> float | None:
-    error = float(stats.sem(delta))
+    error = float(np.std(delta, ddof=1) / np.sqrt(len(delta)))
     spread = Spread(float(np.mean(delta)), error, len(delta) - 1)
     return detectable_difference(spread, 0.8, level) if error > 0 else None
 
 
 def _over_seeds(values: Sequence[float]) -> tuple[float, float, float]:
     """Return mean and Student's interval; one value, or equal ones, have no width."""
+    from scipy import stats
+
     mean = float(np.mean(values))
     if len(values) < 2 or np.ptp(values) == 0:
         return mean, mean, mean

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import numpy as np
 from numpy.typing import ArrayLike
 from pydantic import BaseModel, ConfigDict
-from scipy import special, stats
+from scipy import special
 
 from nuggets.bench.spread import Spread, checked_outcomes, combine_parts, spread_of
 from nuggets.errors import BadInput
@@ -139,7 +138,7 @@ def detectable_difference(spread: Spread, power: float, level: float) -> float:
     """
     if not 1 - level < power <= 0.99:
         raise BadInput(f"The power must lie between {1 - level:g} and 0.99; got {power:g}.")
-    critical = float(stats.t.isf((1 - level) / 2, spread.df))
+    critical = float(-special.stdtrit(spread.df, (1 - level) / 2))
     return spread.error * float(special.nctdtrinc(spread.df, 1 - power, critical))
 
 
@@ -148,5 +147,4 @@ def unseen_share(n_items: int, level: float) -> float:
 
     Clopper–Pearson's upper bound at zero of `n_items`, two-sided at `level`.
     """
-    bounds = stats.binomtest(0, n_items).proportion_ci(level)
-    return float(np.clip(bounds.high, 0.0, 1.0))
+    return float(special.betaincinv(1, n_items, (1 + level) / 2))

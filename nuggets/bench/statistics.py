@@ -19,7 +19,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 from pydantic import BaseModel, ConfigDict
-from scipy import stats
+from scipy import special  # the distributions of scipy.stats, without its .5 s of import
 
 from nuggets.bench.power import (
     minimum_detectable_effect,
@@ -144,14 +144,14 @@ def _interval(mean: float, bounds: tuple[float, float], level: float, array: Out
 
 
 def _student_bounds(spread: Spread, level: float) -> tuple[float, float]:
-    half = float(stats.t.isf((1 - level) / 2, spread.df)) * spread.error
+    half = float(-special.stdtrit(spread.df, (1 - level) / 2)) * spread.error
     return spread.mean - half, spread.mean + half
 
 
 def _student_p(spread: Spread) -> float:
     if spread.error == 0:
         return 1.0 if spread.mean == 0 else 0.0
-    return float(2 * stats.t.sf(abs(spread.mean) / spread.error, spread.df))
+    return float(2 * special.stdtr(spread.df, -abs(spread.mean) / spread.error))
 
 
 def _proportion_bounds(spread: Spread, array: Outcomes, level: float) -> tuple[float, float]:
@@ -159,12 +159,12 @@ def _proportion_bounds(spread: Spread, array: Outcomes, level: float) -> tuple[f
     tail = (1 - level) / 2
     answers = float(array.shape[1])
     if spread.error > 0:
-        ratio = float(stats.norm.isf(tail) / stats.t.isf(tail, spread.df))
+        ratio = float(special.ndtri(tail) / special.stdtrit(spread.df, tail))
         effective = spread.mean * (1 - spread.mean) / spread.error**2 * ratio**2
         answers = min(effective, float(array.size))
     right, wrong = spread.mean * answers, (1 - spread.mean) * answers
-    low = float(stats.beta.ppf(tail, right, wrong + 1)) if right > 0 else 0.0
-    high = float(stats.beta.isf(tail, right + 1, wrong)) if wrong > 0 else 1.0
+    low = float(special.betaincinv(right, wrong + 1, tail)) if right > 0 else 0.0
+    high = float(special.betainccinv(right + 1, wrong, tail)) if wrong > 0 else 1.0
     return low, high
 
 
@@ -173,11 +173,17 @@ def _constant_difference(delta: Outcomes, level: float) -> PairedDifference:
     value, n_items = float(delta[0, 0]), delta.shape[1]
     unseen = unseen_share(n_items, level)
     bounds = (value - unseen * (1 + value), value + unseen * (1 - value))
-    p = 1.0 if value == 0 else float(stats.binomtest(n_items, n_items).pvalue)
+    p = 1.0 if value == 0 else _sign_test(n_items, n_items)
     return PairedDifference(interval=_interval(value, bounds, level, delta), p=p)
 
 
 def _mcnemar(delta: Outcomes) -> float:
     """Exact McNemar test of one seed pair: a sign test on the items whose answers differ."""
     better, worse = int((delta > 0).sum()), int((delta < 0).sum())
-    return float(stats.binomtest(better, better + worse).pvalue) if better + worse else 1.0
+    return _sign_test(better, better + worse) if better + worse else 1.0
+
+
+def _sign_test(successes: int, n: int) -> float:
+    from scipy import stats
+
+    return float(stats.binomtest(successes, n).pvalue)

@@ -11,10 +11,10 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from hashlib import blake2b
 from itertools import count, islice, product
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from nuggets.builtin import words
 from nuggets.core.samples import Sample
@@ -214,9 +214,9 @@ def _stream(skill: Skill, part: str, seed: int) -> Iterator[Sample]:
     if skill.kind == "letters":
         yield from _letters(skill, part, rng)
         return
-    pool = [sample for sample in _universe(skill.name) if _belongs(skill, sample, part)]
+    pool = [item for item in _universe(skill.name) if _belongs(skill, item.id, part)]
     rng.shuffle(pool)
-    yield from pool
+    yield from (item.make() for item in pool)
 
 
 def _repeating(name: str, seed: int) -> Iterator[Sample]:
@@ -225,31 +225,41 @@ def _repeating(name: str, seed: int) -> Iterator[Sample]:
             yield sample if turn == 1 else sample.model_copy(update={"id": f"{sample.id}~{turn}"})
 
 
-def _belongs(skill: Skill, sample: Sample, part: str) -> bool:
+def _belongs(skill: Skill, item_id: str, part: str) -> bool:
     if skill.kind == "facts":
-        held_out = sample.id.removeprefix(f"{skill.name}-") in words.HELD_OUT[skill.name]
+        held_out = item_id.removeprefix(f"{skill.name}-") in words.HELD_OUT[skill.name]
         return held_out in _FACT_PARTS[part]
-    digest = blake2b(sample.id.encode(), digest_size=8).digest()
+    digest = blake2b(item_id.encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") % 100 in _BUCKETS[part]
 
 
+class _Item(NamedTuple):
+    """One of a skill's items; of thousands few are asked for, so the sample is made then."""
+
+    id: str
+    make: Callable[[], Sample]
+
+
 @cache
-def _universe(name: str) -> tuple[Sample, ...]:
+def _universe(name: str) -> tuple[_Item, ...]:
     """All items of a finite skill, in a fixed order."""
     if SKILLS[name].kind == "arithmetic":
+        sign = "+" if name == "add" else "-"
         numbers = product(range(10, 100), repeat=2)
-        return tuple(_sum(name, a, b) for a, b in numbers if name == "add" or a >= b)
+        pairs = [(a, b) for a, b in numbers if name == "add" or a >= b]
+        return tuple(
+            _Item(key := f"{name}-{a}{sign}{b}", partial(_sum, name, key, a, b)) for a, b in pairs
+        )
     if SKILLS[name].kind == "facts":
-        return tuple(_fact(name, entity) for entity in words.ENTITIES)
+        return tuple(_Item(f"{name}-{e}", partial(_fact, name, e)) for e in words.ENTITIES)
     return tuple(
-        Sample.of("-".join(("story", *key)), " ".join(("story", *key)), words.story(*key))
+        _Item("-".join(("story", *key)), partial(_story, *key))
         for key in product(words.MOODS, words.HEROES, words.PLACES)
     )
 
 
-def _sum(name: str, a: int, b: int) -> Sample:
+def _sum(name: str, key: str, a: int, b: int) -> Sample:
     sign, result = ("+", a + b) if name == "add" else ("-", a - b)
-    key = f"{name}-{a}{sign}{b}"
     rng = random.Random(key)  # noqa: S311 — reproducible, not secret
     # Any of the four places is equally likely, so the place gives nothing away.
     below = [d for d in rng.sample((-10, -2, -1), rng.randint(0, 3)) if result + d >= 0]
@@ -270,6 +280,10 @@ def _fact(relation: str, entity: str) -> Sample:
     )
 
 
+def _story(*key: str) -> Sample:
+    return Sample.of("-".join(("story", *key)), " ".join(("story", *key)), words.story(*key))
+
+
 def _letters(skill: Skill, part: str, rng: random.Random) -> Iterator[Sample]:
     seen: set[str] = set()
     while True:
@@ -280,5 +294,5 @@ def _letters(skill: Skill, part: str, rng: random.Random) -> Iterator[Sample]:
         seen.add(key)
         answer = " ".join(_LETTER_SKILLS[skill.name](letters))
         sample = Sample.of(key, f"{skill.name} {' '.join(letters)}", answer)
-        if _belongs(skill, sample, part):
+        if _belongs(skill, sample.id, part):
             yield sample

@@ -11,7 +11,6 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 from numpy import ndarray
-from scipy import stats
 
 from nuggets.core.layers import CkaPath, LayersByHand, TopLayers, UniformLayers
 from nuggets.errors import BadInput
@@ -73,10 +72,17 @@ def _rank_correlation(
     first: Float[ndarray, "draws n"], second: Float[ndarray, "draws n"]
 ) -> Float[ndarray, " draws"]:
     """Spearman's correlation row by row; NaN where all values of a row are equal."""
-    ranks = [stats.rankdata(values, axis=1) for values in (first, second)]
+    ranks = [np.stack([_ranks(row) for row in values]) for values in (first, second)]
     a, b = (rank - rank.mean(axis=1, keepdims=True) for rank in ranks)
     with np.errstate(invalid="ignore"):
         return (a * b).sum(axis=1) / np.sqrt(np.square(a).sum(axis=1) * np.square(b).sum(axis=1))
+
+
+def _ranks(values: Float[ndarray, " n"]) -> Float[ndarray, " n"]:
+    """Ranks from 1, ties sharing their mean; as scipy.stats, which takes .5 s to import."""
+    ordered = np.sort(values)
+    below, upto = (np.searchsorted(ordered, values, side) for side in ("left", "right"))
+    return (below + upto + 1) / 2
 
 
 def layer_stability(

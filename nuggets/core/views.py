@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
-from scipy import stats
+from scipy.special import stdtrit  # scipy.stats has it too, and takes .5 s to import
 
 from nuggets.core.maps import SensitivityMap
 from nuggets.core.view_matrices import (
@@ -169,7 +169,7 @@ def _around(mean: ndarray, half: ndarray) -> Values:
 
 def _critical(n: int) -> float:
     """Student's quantile for n samples; NaN, and with it every bound, for a single one."""
-    return float(stats.t.isf((1 - LEVEL) / 2, n - 1)) if n > 1 else float("nan")
+    return float(-stdtrit(n - 1, (1 - LEVEL) / 2)) if n > 1 else float("nan")
 
 
 def _error(residuals: Float[ndarray, "n_samples n"]) -> Float[ndarray, " n"]:

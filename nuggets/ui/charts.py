@@ -52,14 +52,15 @@ def look_of(theme: str | None) -> Look:
 
 def finish(fig: go.Figure, look: Look, height: int, **layout: Any) -> go.Figure:
     """Gives a figure its look; nothing is left to defaults that Streamlit may have replaced."""
-    fig.update_layout(template=_template(look), height=height, **layout)
-    fig.update_layout(
+    return fig.update_layout(
+        template=_template(look),
+        height=height,
         paper_bgcolor=look.paper,
         plot_bgcolor=look.paper,
         font={"family": FONT, "size": 15, "color": look.ink},
         colorway=list(CATEGORIES),
+        **layout,
     )
-    return fig
 
 
 @cache

@@ -6,6 +6,8 @@ lives in two sliders, which are part of the address and work by keyboard.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -23,6 +25,7 @@ MATRIX_ROUND = "nuggets-matrix-round"
 WHOLE = (-1, -1)
 
 Span = tuple[int, int]
+Read = Callable[[], np.ndarray]
 
 
 @st.fragment
@@ -144,22 +147,21 @@ def _looked(
     shown: Source, module: str, small: Span, rows: Span, cols: Span
 ) -> tuple[Binned, list[Placed], str]:
     key = str(shown.map.meta.get("digest") or id(shown.map))
-    windows, note = _windows(key, module, small, shown.map)
-    return _blocks(key, module, rows, cols, shown.map), windows, note
+    read = cache(partial(shown.map.matrix, module))  # hundreds of MB: not twice, and not kept
+    windows, note = _windows(key, module, small, read)
+    return _blocks(key, module, rows, cols, read), windows, note
 
 
 @st.cache_data(max_entries=128, show_spinner="Looking at every entry…")
-def _blocks(key: str, module: str, rows: Span, cols: Span, _map: api.SensitivityMap) -> Binned:
-    return api.views.bin_matrix(_map.matrix(module), rows=rows, cols=cols)
+def _blocks(key: str, module: str, rows: Span, cols: Span, _read: Read) -> Binned:
+    return api.views.bin_matrix(_read(), rows=rows, cols=cols)
 
 
 @st.cache_data(max_entries=128, show_spinner="Searching the window…")
-def _windows(
-    key: str, module: str, shape: Span, _map: api.SensitivityMap
-) -> tuple[list[Placed], str]:
+def _windows(key: str, module: str, shape: Span, _read: Read) -> tuple[list[Placed], str]:
     """Windows of a matrix, and why there is none; kept, as large ones take long."""
     try:
-        found = api.views.chosen_windows(_map.matrix(module), *shape)
+        found = api.views.chosen_windows(_read(), *shape)
     except BadInput as problem:
         return [], str(problem)
     return [window for window in found if window is not None], ""
@@ -170,7 +172,7 @@ def _difference(
 ) -> Binned:
     """Blocks of A minus blocks of B, each as a share of its matrix's sum."""
     key = str(b.map.meta.get("digest") or id(b.map))
-    other = _blocks(key, module, rows, cols, b.map)
+    other = _blocks(key, module, rows, cols, partial(b.map.matrix, module))
     ours, theirs = a.map.total(module) or 1.0, b.map.total(module) or 1.0
     return binned._replace(
         mean=binned.mean / ours - other.mean / theirs, max=binned.max / ours - other.max / theirs

@@ -1,18 +1,24 @@
-"""The app in a real headless Chromium: a fresh server, a fresh home, nothing from outside."""
+"""The app in a real headless Chromium: a fresh server, a fresh home, nothing from outside.
+
+Whatever a test looks at, it fails if the server logged a problem, a page asked for anything from
+elsewhere, the browser's console showed an error, or Streamlit drew an exception.
+"""
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import socket
 import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
 import pytest
 
 ROOT = Path(__file__).parents[2]
@@ -26,18 +32,56 @@ FLAGS = (
     "--disable-component-update",
     "--disable-sync",
 )
+PAGES = ("", *sorted(file.stem for file in (ROOT / "pages").glob("*.py") if file.stem != "home"))
+PATIENCE_MS = 120_000
+"""For anything that needs no worker, on a machine that may be busy with other tests."""
+WORK_MS = 360_000
+"""For a worker's job of some seconds, likewise."""
 IDLE = '[data-testid=stApp][data-test-script-state="notRunning"]'
 # Streamlit looks for its server below the page's own address first, and falls back at once.
-EXPECTED_MISSES = ("/_stcore/health", "/_stcore/host-config")
+_EXPECTED_MISS = re.compile(r"http://127\.0\.0\.1:\d+/[a-z]+/_stcore/(health|host-config)")
+_PROBLEM = re.compile(r"Traceback|Error|Exception|WARNING")
 
 
 @dataclass
 class Server:
-    """A running app."""
+    """The app as a process, on one port and one home for the whole test."""
 
-    url: str
+    port: int
     home: Path
     log: Path
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        """Starts it and waits until it answers."""
+        command = [sys.executable, "-m", "streamlit", "run", "app.py"]
+        command += [f"--server.port={self.port}", "--server.headless=true"]
+        command += ["--server.fileWatcherType=none"]
+        environment = {**os.environ, "NUGGETS_HOME": str(self.home), "HF_HUB_OFFLINE": "1"}
+        with self.log.open("a") as out:
+            self.process = subprocess.Popen(
+                command, cwd=ROOT, env=environment, stdout=out, stderr=out
+            )
+        _wait_until_healthy(self)
+
+    def stop(self) -> None:
+        """Stops it; workers live on."""
+        assert self.process is not None
+        self.process.terminate()
+        self.process.wait(timeout=60)
+
+    def worker(self, run_id: str) -> psutil.Process:
+        """The worker of a run: a child of the server, found by the folder it was given."""
+        assert self.process is not None
+        for child in psutil.Process(self.process.pid).children():
+            if child.cmdline()[-1:] == [str(self.home / "runs" / run_id)]:
+                return child
+        raise AssertionError(f"no child of the server works on {run_id}")
 
 
 @dataclass
@@ -61,34 +105,37 @@ def chromium() -> str:
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
-    """A fresh server on a free port with a fresh home."""
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """A fresh server on a free port with a fresh home, which is also this process's."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    home, log = tmp_path / "home", tmp_path / "server.log"
-    command = [sys.executable, "-m", "streamlit", "run", "app.py", f"--server.port={port}"]
-    command += ["--server.headless=true", "--server.fileWatcherType=none"]
-    environment = {**os.environ, "NUGGETS_HOME": str(home), "HF_HUB_OFFLINE": "1"}
-    with log.open("w") as out:
-        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=out, stderr=out)
-    found = Server(f"http://127.0.0.1:{port}", home, log)
+    found = Server(port, tmp_path / "home", tmp_path / "server.log")
+    monkeypatch.setenv("NUGGETS_HOME", str(found.home))
+    found.start()
     try:
-        _wait_until_healthy(found, process)
         yield found
     finally:
-        for run in (home / "runs").glob("2*"):
-            (run / "cancel").touch()  # workers outlive the server; these have nobody to serve
-        process.terminate()
-        process.wait(timeout=20)
+        _end_workers(found.home)
+        found.stop()
 
 
-def _wait_until_healthy(server: Server, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 60
+def _end_workers(home: Path) -> None:
+    """Workers outlive the server; these have nobody to serve."""
+    from nuggets import api
+
+    for run in (home / "runs").glob("2*"):
+        (run / "cancel").touch()
+    api.playground.free(wait=60)
+
+
+def _wait_until_healthy(server: Server) -> None:
+    assert server.process is not None
+    deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
-        assert process.poll() is None, server.log.read_text()
+        assert server.process.poll() is None, server.log.read_text()
         try:
-            with urllib.request.urlopen(f"{server.url}/_stcore/health", timeout=2):
+            with urllib.request.urlopen(f"{server.url}/_stcore/health", timeout=10):
                 return
         except OSError:
             time.sleep(0.1)
@@ -108,30 +155,38 @@ def browser(chromium: str):
 
 @pytest.fixture
 def open_context(browser, server: Server):
-    """`open_context("dark")` → a page of its own session, and what it did wrong so far."""
-    contexts = []
+    """`open_context("dark")` → a page of its own session, and what all pages did wrong so far.
+
+    All of it is judged at the end of the test, whatever the test itself looks at.
+    """
+    windows, seen = [], Seen()
 
     def opened(scheme: str = "light"):
         context = browser.new_context(
             viewport={"width": 1280, "height": 720}, color_scheme=scheme, base_url=server.url
         )
-        contexts.append(context)
-        seen = Seen()
         context.route("**/*", lambda route: _guard(route, server, seen))
         page = context.new_page()
-        page.set_default_timeout(60_000)  # a fresh home starts torch once, in a child
+        page.set_default_timeout(PATIENCE_MS)
         page.on("console", lambda message: _note_console(message, seen))
         page.on("pageerror", lambda error: seen.errors.append(str(error)))
+        windows.append(page)
         return page, seen
 
     yield opened
-    for context in contexts:
-        context.close()
+    drawn = [page.get_by_test_id("stException").all_inner_texts() for page in windows]
+    for page in windows:
+        page.goto("about:blank")  # ends the session; a closed window tears its socket down
+        page.context.close()
+    assert seen == Seen()
+    assert not any(drawn), drawn
+    problems = [line for line in server.log.read_text().splitlines() if _PROBLEM.search(line)]
+    assert not problems, server.log.read_text()
 
 
 def _guard(route, server: Server, seen: Seen) -> None:
     url = route.request.url
-    if url.startswith((server.url, "data:", "blob:")):
+    if url.startswith((server.url, "data:", "blob:", "about:")):
         route.continue_()
     else:
         seen.foreign.append(url)
@@ -140,14 +195,45 @@ def _guard(route, server: Server, seen: Seen) -> None:
 
 def _note_console(message, seen: Seen) -> None:
     where = str(message.location.get("url", ""))
-    if message.type == "error" and not where.endswith(EXPECTED_MISSES):
+    if message.type == "error" and not _EXPECTED_MISS.fullmatch(where):
         seen.errors.append(f"{message.text} ({where})")
 
 
 def idle(page) -> None:
-    """Waits until the script has run to its end."""
+    """Waits until the script has run to its end and its charts are drawn."""
     page.wait_for_timeout(250)  # a click needs a moment to reach the server
     page.wait_for_selector(IDLE)
+    page.wait_for_function(_DRAWN)
+    assert page.get_by_test_id("stException").count() == 0
+
+
+_DRAWN = """() => [...document.querySelectorAll('[data-testid=stPlotlyChart]')]
+  .every(chart => chart.querySelector('.main-svg'))"""
+
+_CELL = """([key, module]) => {
+  const plot = document.querySelector(`.st-key-${key} .js-plotly-plot`);
+  const {xaxis, yaxis} = plot._fullLayout, box = plot.getBoundingClientRect();
+  const cells = plot.data.find(trace => trace.customdata);
+  const i = cells.customdata.indexOf(module);
+  return [box.left + xaxis._offset + xaxis.d2p(cells.x[i]),
+          box.top + yaxis._offset + yaxis.d2p(cells.y[i])];
+}"""
+
+
+def click_cell(page, key: str, module: str) -> None:
+    """A real click on a matrix's cell of a map."""
+    page.locator(f".st-key-{key} .js-plotly-plot").wait_for()
+    idle(page)
+    page.locator(f".st-key-{key}").scroll_into_view_if_needed()
+    page.mouse.click(*page.evaluate(_CELL, [key, module]))
+
+
+def until(holds: Callable[[], bool], seconds: float = WORK_MS / 1000) -> None:
+    """Waits until something holds that no page shows."""
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, "it never held"
+        time.sleep(0.02)
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from scipy import stats
 from nuggets.core import views
 from nuggets.core.architecture import ArchSpec
 from nuggets.core.maps import SensitivityMap
+from nuggets.core.view_stability import _ranks
 from nuggets.errors import BadInput
 
 SPEC = ArchSpec(
@@ -310,6 +311,11 @@ def test_halves_use_spearmans_correlation() -> None:
 
 def test_halves_without_ranks_are_not_a_number() -> None:
     assert np.isnan(views.split_half(np.ones((6, 5))).mean)
+
+
+def test_ranks_are_scipys_ties_included():
+    for values in np.random.default_rng(1).integers(0, 9, size=(50, 20)).astype(float):
+        np.testing.assert_array_equal(_ranks(values), stats.rankdata(values))
 
 
 def test_too_few_samples_for_halves_are_refused() -> None:

@@ -1,0 +1,81 @@
+"""Around the pages: who may ask for them, and what is brought before they need it.
+
+Modules are imported as the server starts, and the browser hears of its charting code with the
+page: both take most of a second, and neither waits for the other.
+"""
+
+from __future__ import annotations
+
+import pkgutil
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib import import_module
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import streamlit as st
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+_FIRST = ("nuggets.api", "nuggets.ui.shell", "pandas", "plotly.graph_objects")
+_SCRIPT = "nuggets.ui.router"
+"""Importing the router would draw it."""
+_BEHIND = "nuggets-warm-up"
+
+
+def middleware() -> list[Middleware]:
+    """What every request goes through.
+
+    Streamlit refuses foreign hosts on its socket alone; here nothing at all is served to them.
+    """
+    hosts = list(st.get_option("server.allowedHosts")) or ["*"]
+    return [
+        Middleware(TrustedHostMiddleware, allowed_hosts=hosts, www_redirect=False),
+        Middleware(PreloadCharts),
+    ]
+
+
+@asynccontextmanager
+async def lifespan(_app: Any) -> AsyncIterator[None]:
+    """Begins with the server's start, in a thread of its own; nobody waits for its end.
+
+    Import locks let a page that comes too early wait for the module that it needs, no more.
+    """
+    Thread(target=_import_all, name=_BEHIND, daemon=True).start()
+    yield
+
+
+def _import_all() -> None:
+    import nuggets.ui
+
+    ours = (found.name for found in pkgutil.iter_modules(nuggets.ui.__path__, "nuggets.ui."))
+    for name in (*_FIRST, *ours):
+        if name != _SCRIPT:
+            import_module(name)
+
+
+class PreloadCharts:
+    """Middleware that names the browser the charting code as it gets the page itself.
+
+    Without it the browser asks for these 5 MB when the first chart arrives, a second later.
+    """
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+        # One of Streamlit's own files; its name carries a hash. Without it nothing is lost.
+        static = Path(st.__file__).parent / "static" / "static" / "js"
+        code = next(static.glob("PlotlyChart.*.js"), None)
+        self._link = None if code is None else f"<static/js/{code.name}>; rel=modulepreload"
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Adds the header to pages, and leaves everything else alone."""
+
+        async def sent(message: Any) -> None:
+            if message["type"] == "http.response.start" and self._link is not None:
+                headers = message["headers"]
+                if dict(headers).get(b"content-type", b"").startswith(b"text/html"):
+                    message = {**message, "headers": [*headers, (b"link", self._link.encode())]}
+            await send(message)
+
+        await self._app(scope, receive, sent if scope["type"] == "http" else send)

@@ -1,0 +1,59 @@
+"""Every page by its own link, in every state: empty, measured, and full of hostile text."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from nuggets import api
+from tests.browser.conftest import PAGES, idle
+from tests.browser.hostile import TEXT, fill_with, misread
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture
+def measured(server):
+    """Maps, alignments and a finished transfer, drawn by chance."""
+    from tests.app.measured import write_alignment, write_benchmark, write_map
+
+    for seed, task in enumerate(api.skills()):
+        data = api.DataConfig(task=task)
+        write_map(api.SensitivityJob(model="teacher", data=data, device="cpu"), seed)
+    for student in ("independent", "sibling"):
+        write_alignment(api.AlignJob(teacher="teacher", student=student, device="cpu"))
+    return write_benchmark(api.load_recipe("quick"))
+
+
+def test_every_page_opens_by_its_own_link_on_a_fresh_server(open_context, shoot):
+    page = open_context()[0]
+    for name in PAGES:
+        page.goto(f"/{name}?task=king")
+        page.get_by_role("heading", level=1).first.wait_for()
+        idle(page)
+        assert page.get_by_role("combobox", name=re.compile("Task")).input_value() == "king"
+        shoot(page, f"{name or 'home'}-empty-light")
+
+
+def test_every_page_shows_what_was_measured_in_light_and_dark(open_context, measured, shoot):
+    page = open_context()[0]
+    for name in PAGES:
+        page.goto(f"/{name}?task=reverse&device=cpu&run={measured.id}")
+        page.get_by_role("heading", level=1).first.wait_for()
+        for scheme in ("light", "dark"):
+            page.emulate_media(color_scheme=scheme)
+            idle(page)
+            shoot(page, f"{name or 'home'}-{scheme}")
+        page.emulate_media(color_scheme="light")
+
+
+def test_hostile_text_is_shown_as_text_on_every_page(server, open_context, shoot):
+    run = fill_with(TEXT)
+    page = open_context()[0]
+    for name in PAGES:
+        page.goto(f"/{name}?device=cpu&run={run.id}&with={run.id}")
+        page.get_by_role("heading", level=1).first.wait_for()
+        idle(page)
+        shoot(page, f"{name or 'home'}-hostile")
+        assert page.evaluate(*misread()) == [], name
