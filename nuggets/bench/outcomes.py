@@ -131,7 +131,7 @@ def _compared(
     """
     values = {name: {o.seed: o.outcomes[metric] for o in own} for name, own in rows.items()}
     roles = {name: own[0].role for name, own in rows.items()}
-    known = {name: role for name, role in roles.items() if role is not None}
+    known: dict[str, Role] = {n: role for n, role in roles.items() if role is not None}
     of_one_transfer = list(known.values()).count("baseline") == 1
     others = [(name, base) for name in rows if name != base]
     found = [
