@@ -58,7 +58,8 @@ def arms(report: api.BenchmarkReport, origin: Origin) -> None:
     size = f"95 % intervals over {n_seeds} seeds and {report.n_items} items"
     left, right = st.columns(2, gap="medium")
     with left:
-        st.subheader("Arms", anchor=False)
+        with st.container(horizontal=True, vertical_alignment="center"):
+            st.subheader("Arms", anchor=False)
         share.figure(
             charts_benchmarks.arms_figure(report, look),
             charts_benchmarks.arms_frame(report),
