@@ -125,8 +125,14 @@ def _agrees(verdict: Verdict, alternatives: Sequence[Difference]) -> bool:
 
 
 def _gap(difference: Difference) -> str:
+    """A difference and its interval, and Holm's p where it says less than the interval seems to."""
     i = difference.interval
-    return f"{i.mean:+.2f} [{i.low:+.2f}, {i.high:+.2f}]".replace("-", "−")
+    holm = (
+        ""
+        if i.low <= 0 <= i.high or difference.p_holm <= 1 - i.level
+        else (f", p {difference.p_holm:.2g} by Holm")
+    )
+    return f"{i.mean:+.2f} [{i.low:+.2f}, {i.high:+.2f}]{holm}".replace("-", "−")
 
 
 def _listed(words: Sequence[str]) -> str:
