@@ -72,6 +72,11 @@ def _experiment(study: api.Study) -> None:
     if report.study.paper.values:
         st.text(f"The paper's numbers: {report.study.paper.source}")
     safe.notes(report.study.notes)
+    rivals = study_parts.rivals_frame(report)
+    if len(rivals):
+        with st.expander("The judged arm against its controls and other choices"):
+            share.table(rivals, f"paper-{study.name}-rivals",
+                        "Paired differences with 95 % intervals", command, python)  # fmt: skip
     with st.expander("Budget of every arm and seed"):
         budget = study_parts.budget_frame(report)
         share.table(budget, f"paper-{study.name}-budget", "Means over seeds", command, python,

@@ -130,8 +130,9 @@ def _compared(
     Arms of several transfers share no baseline and no seeds: they are compared as models are.
     """
     values = {name: {o.seed: o.outcomes[metric] for o in own} for name, own in rows.items()}
-    roles = {name: own[0].role for name, own in rows.items()}
-    known: dict[str, Role] = {n: role for n, role in roles.items() if role is not None}
+    known: dict[str, Role] = {
+        name: own[0].role for name, own in rows.items() if own[0].role is not None
+    }
     of_one_transfer = list(known.values()).count("baseline") == 1
     others = [(name, base) for name in rows if name != base]
     found = [

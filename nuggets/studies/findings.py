@@ -47,14 +47,14 @@ def find_sentences(
 
 def summarise(study: Study, panels: Sequence[Found], across: Sequence[Difference] = ()) -> str:
     """Returns what was found in a few words, for a list of experiments."""
-    counted: dict[str, list[str]] = {}
+    counted: dict[tuple[str, str], list[str]] = {}
     for name, report, _ in panels:
         verdict = report.verdict
-        said = f"{_plain(verdict.treatment or 'no arm')}: {VERDICTS[verdict.kind]}"
+        said = _plain(verdict.treatment or "no arm"), VERDICTS[verdict.kind]
         counted.setdefault(said, []).append(_plain(name))
     where = [
-        said if len(panels) == 1 else f"{said} ({', '.join(names)})"
-        for said, names in counted.items()
+        f"{arm}: {kind}" + ("" if len(panels) == 1 or own == [arm] else f" ({', '.join(own)})")
+        for (arm, kind), own in counted.items()
     ]
     names = [name for name, _, _ in panels]
     return " ".join([f"{'; '.join(where)}.", *_answer(names, across), *_claims(study, panels)])
@@ -125,8 +125,14 @@ def _agrees(verdict: Verdict, alternatives: Sequence[Difference]) -> bool:
 
 
 def _gap(difference: Difference) -> str:
+    """A difference and its interval, and Holm's p where it says less than the interval seems to."""
     i = difference.interval
-    return f"{i.mean:+.2f} [{i.low:+.2f}, {i.high:+.2f}]".replace("-", "−")
+    holm = (
+        ""
+        if i.low <= 0 <= i.high or difference.p_holm <= 1 - i.level
+        else (f", p {difference.p_holm:.2g} by Holm")
+    )
+    return f"{i.mean:+.2f} [{i.low:+.2f}, {i.high:+.2f}]{holm}".replace("-", "−")
 
 
 def _listed(words: Sequence[str]) -> str:

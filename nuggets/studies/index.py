@@ -10,6 +10,12 @@ from nuggets.studies.report import StudyReport
 from nuggets.studies.shipped import studies
 
 INDEX = "README.md"
+BEFORE = "preregistration.md"
+TITLE = "# The paper's experiments, with the controls and intervals that the paper lacks"
+ABOUT = (
+    "Every report names its command, versions and budget, sets each difference beside its interval "
+    "and the smallest one that could have been seen, and the paper's own scores beside ours."
+)
 MARK = "<!-- written by `nuggets paper`; changes are lost -->"
 
 
@@ -22,7 +28,10 @@ def save_index(out: Path) -> list[Path]:
     path = out / INDEX
     if path.is_file() and not path.read_text().startswith(MARK):
         return []
-    atomic_write(path, index_markdown(_reports(out)))
+    text = index_markdown(_reports(out))
+    if (out / BEFORE).is_file():
+        text += f"\nWhat was fixed before the runs beyond the paper: [{BEFORE}]({BEFORE}).\n"
+    atomic_write(path, text)
     return [path]
 
 
@@ -31,17 +40,8 @@ def index_markdown(reports: list[StudyReport]) -> str:
     rows = [(_link(report), report.study.question, report.summary, _n(report), report.date)
             for report in reports]  # fmt: skip
     headers = ("experiment", "question", "found", "seeds × items", "date")
-    return "\n\n".join(
-        [
-            MARK,
-            "# The paper's experiments, with the controls and intervals that the paper lacks",
-            "Every report names its command, versions and budget, sets each difference beside its "
-            "interval and the smallest one that could have been seen, and the paper's own scores "
-            "beside ours.",
-            markdown_table(headers, rows, left=4),
-            "",
-        ]
-    )
+    parts = [MARK, TITLE, ABOUT, markdown_table(headers, rows, left=4)]
+    return "\n\n".join(parts) + "\n"
 
 
 def _reports(out: Path) -> list[StudyReport]:

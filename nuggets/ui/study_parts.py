@@ -9,7 +9,7 @@ import streamlit as st
 
 from nuggets import api
 from nuggets.errors import Damaged
-from nuggets.studies.documents import baseline_difference, paper_number
+from nuggets.studies.documents import baseline_difference, control_differences, paper_number
 from nuggets.ui import arm_tables
 
 
@@ -82,6 +82,32 @@ def results_frame(report: api.StudyReport) -> pd.DataFrame:
                     "n_items": arm.n,
                 }
             )
+    return pd.DataFrame(rows)
+
+
+def rivals_frame(report: api.StudyReport) -> pd.DataFrame:
+    """The judged arm against every control, every other treatment, and what the question names."""
+    names = [panel.name for panel in report.panels]
+    found = [
+        *(("control", p.name, d) for p in report.panels for d in control_differences(p.report)),
+        *(("other choice", p.name, d) for p in report.panels for d in p.alternatives),
+        *(("question, over all runs", name, d)
+          for name, d in zip(names, report.across, strict=False)),
+    ]  # fmt: skip
+    rows = [
+        {
+            "run": run,
+            "compared_with": kind,
+            "arm": d.arm,
+            "versus": d.versus,
+            "difference": d.interval.mean,
+            "low": d.interval.low,
+            "high": d.interval.high,
+            "p_holm": d.p_holm,
+            "smallest_detectable": d.minimum_detectable,
+        }
+        for kind, run, d in found
+    ]
     return pd.DataFrame(rows)
 
 

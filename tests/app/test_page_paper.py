@@ -38,11 +38,13 @@ def test_an_experiment_shows_its_findings_figure_table_and_the_papers_numbers(op
     assert report.study.paper.source in shown(at)
     frame = next(part.value for part in at.dataframe if "the_paper" in part.value.columns)
     assert frame.set_index("arm").loc["sensitivity", "the_paper"] == 28.22
+    rivals = next(part.value for part in at.dataframe if "versus" in part.value.columns)
+    assert {*rivals["versus"]} == {"permuted", "random", "first", "last"}
     assert set(frame["n_seeds"]) == {len(recipe().seeds)}
     assert "Report (HTML)" in {button.label for button in at.get("download_button")}
     row = gallery(open_page("paper")).set_index("experiment").loc[EXPERIMENT]
     assert row["runs"] == "1 of 1"
-    assert row["found"] == report.findings[0]
+    assert row["found"] == report.summary
 
 
 def test_missing_runs_are_started_once(open_page, wait_for, monkeypatch):

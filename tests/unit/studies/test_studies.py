@@ -153,10 +153,10 @@ def test_a_cell_of_a_table_cannot_break_it():
 
 
 def test_findings_name_better_worse_and_undecided_alternatives():
-    def against(name, mean, half):
+    def against(name, mean, half, p=None):
         interval = {"mean": mean, "low": mean - half, "high": mean + half}
         interval |= {"level": 0.95, "n_seeds": 5, "n_items": 80}
-        p = 0.01 if abs(mean) > half else 0.5
+        p = p or (0.01 if abs(mean) > half else 0.5)
         return Difference(
             arm="a", versus=name, interval=interval, p=p, p_holm=p, minimum_detectable=0.2
         )
@@ -168,6 +168,8 @@ def test_findings_name_better_worse_and_undecided_alternatives():
         "a is better than b (+0.30 [+0.20, +0.40]), and worse than c (−0.30 [−0.40, −0.20]), and "
         "not told apart from d (+0.00 [−0.10, +0.10]); differences from 0.20 would have been found."
     )
+    doubtful = compare_sentence([against("b", 0.3, 0.1, p=0.08)])
+    assert "not told apart from b (+0.30 [+0.20, +0.40], p 0.08 by Holm)" in doubtful
 
 
 def test_a_graft_is_set_against_the_random_cut_in_every_run_by_holm_over_all():
