@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from nuggets import recipe as recipes
 from nuggets.errors import BadInput
@@ -97,8 +98,15 @@ def compare_recipes(found: Mapping[str, TransferRecipe]) -> dict[str, list[str]]
         raise BadInput(f"Comparing needs at least two recipes; {len(found)} was given.")
     trees = [fields_of(recipe) for recipe in found.values()]
     names = dict.fromkeys(name for tree in trees for name in tree)
-    rows = {name: [one_line(tree.get(name)) for tree in trees] for name in names}
+    rows = {name: [_in_words(tree.get(name)) for tree in trees] for name in names}
     return {name: values for name, values in rows.items() if len(set(values)) > 1}
+
+
+def _in_words(value: Any) -> str:
+    """A value on one line; an arm without parameters is its kind."""
+    if isinstance(value, list):
+        value = [v["kind"] if isinstance(v, dict) and list(v) == ["kind"] else v for v in value]
+    return value if isinstance(value, str) else one_line(value)
 
 
 def _shown(name: str) -> str:

@@ -87,7 +87,7 @@ def windows_frame(plan: ExtractionPlan) -> pd.DataFrame:
     rows = [
         {
             "matrix": _short(item.student_module),
-            "from": _short(item.teacher_module),
+            "from": "–" if item.teacher_layer is None else f"L{item.teacher_layer}",
             "rows": _extent(item.rows),
             "columns": _extent(item.cols),
             "keeps": item.kept_mass,

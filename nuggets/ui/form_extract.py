@@ -110,6 +110,8 @@ def _selectors(
 
 def _ranks(base: TransferRecipe, lora: Tree, roles: list[str], shown: Tree) -> None:
     kind = fields.switch("Rank", RANKS, shown["rank"], "rank", RANK_HELP)
+    if kind != shown["rank"]:
+        lora |= {"energy": None, "ranks": {}}
     left, right = st.columns(2)
     if kind == "by energy":
         with left:
@@ -117,21 +119,18 @@ def _ranks(base: TransferRecipe, lora: Tree, roles: list[str], shown: Tree) -> N
                 "Energy kept", min(0.05, shown["energy"]), 1.0, shown["energy"], "energy",
                 "Share of the squared singular values.", 0.01,
             )  # fmt: skip
-    else:
-        lora["energy"] = None
-    if kind == "per module":
-        lora["ranks"] = base.lora.ranks | _rank_of_each(base, roles, shown)
-    else:
-        lora["ranks"] = {}
+    if kind != "per module":
         with right if kind == "by energy" else left:
             label = "Rank r at most" if kind == "by energy" else "Rank r"
             lora["r"] = fields.number(label, 1, 1024, shown["r"], "r")
-    with left if kind == "by energy" else right:
+    with right if kind == "global" else left:
         alpha = fields.number(
             "Alpha (0: as r)", 0.0, 1e6, shown["alpha"], "alpha",
             "The scale is alpha / r. 0: alpha equals the rank, as in the paper.",
         )  # fmt: skip
     lora["alpha"] = alpha or None
+    if kind == "per module":
+        lora["ranks"] = base.lora.ranks | _rank_of_each(base, roles, shown)
 
 
 def _rank_of_each(base: TransferRecipe, roles: list[str], shown: Tree) -> dict[str, int]:

@@ -133,9 +133,9 @@ def _neighbours(recipe: TransferRecipe, ahead: api.Outlook) -> None:
     whole = int((found.agreement == 1).sum())
     st.text(
         f"{whole} of {len(found.agreement)} neighbours were cut to exactly the same residual "
-        f"dimensions. On average they share {found.agreement.mean():.0%}; two blind choices "
-        f"share {found.chance:.0%}. Below 100 % a matrix does not read all that the one before "
-        "it wrote."
+        f"dimensions. On average they share {found.agreement.mean():.0%}; chosen without looking "
+        f"they would share {found.chance:.0%}. Below 100 % a matrix does not read all that the "
+        "one before it wrote."
     )
     frame = charts_transfer.neighbours_frame(found)
     command, python = _origin(recipe)

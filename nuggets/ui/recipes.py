@@ -45,7 +45,9 @@ def keep(recipe: TransferRecipe) -> None:
     """Saving under a name, and deleting; what is saved here, the command line runs."""
     with st.popover("Save…", key="save", width="stretch"):
         name = st.text_input("Name", key="save-name", placeholder="one word", max_chars=60)
-        replace = st.checkbox("Replace a recipe of this name", key="save-replace")
+        saved = list(api.own_recipes())
+        taken = name.strip() in saved
+        replace = taken and st.checkbox("Replace the recipe of this name", key="save-replace")
         st.button(
             "Save the recipe",
             key="save-now",
@@ -53,11 +55,8 @@ def keep(recipe: TransferRecipe) -> None:
             on_click=_save,
             args=(recipe, name, replace),
         )
-        st.caption("Then, on the command line")
         st.code(f"nuggets run {name.strip() or 'NAME'}", language="bash")
-        saved = list(api.own_recipes())
         if saved:
-            st.divider()
             gone = st.selectbox("Saved recipes", saved, key="saved")
             st.button("Delete it", key="delete-recipe", on_click=_delete, args=(gone,))
 

@@ -421,3 +421,11 @@ def read(values):
     if isinstance(values, dict):
         return np.frombuffer(base64.b64decode(values["bdata"]), values["dtype"]).tolist()
     return list(values)
+
+
+def test_a_recipe_with_energy_and_ranks_comes_back_whole(open_page):
+    changes = ["lora.energy=0.9", "lora.ranks={q: 3}", "seeds=[4, 9, 12]", "train.epochs=0.5",
+               "extraction.matrices={kind: consistent, order: random, seed: 6}"]  # fmt: skip
+    saved = api.save_recipe(api.load_recipe("paper", changes), "mine")
+    assert saved.stem == "mine"
+    assert recipe_shown(open_page("transfer", recipe="mine")) == api.load_recipe("mine")

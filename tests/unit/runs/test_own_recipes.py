@@ -98,12 +98,14 @@ def test_file_spoilt_by_hand_is_one_sentence(home):
 
 def test_comparison_shows_the_fields_that_differ_and_no_others():
     one = api.load_recipe("quick")
-    other = api.load_recipe("quick", ["lora.r=4", "arms=[{kind: plain}, {kind: full}]"])
+    other = api.load_recipe(
+        "quick", ["lora.r=4", "arms=[{kind: plain}, {kind: teacher_labels, n: 9}]"]
+    )
     assert api.compare_recipes({"a": one, "b": other}) == {
         "lora.r": ["16", "4"],
         "arms": [
-            "[{kind: vanilla}, {kind: plain}, {kind: paper}, {kind: permuted}]",
-            "[{kind: plain}, {kind: full}]",
+            "[vanilla, plain, paper, permuted]",
+            "[plain, {kind: teacher_labels, n: 9}]",
         ],
     }
     assert api.compare_recipes({"a": one, "b": one}) == {}
