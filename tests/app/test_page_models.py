@@ -10,6 +10,7 @@ import pytest
 
 from nuggets import api
 from nuggets.core import hub
+from nuggets.core.needs import Machine, StageNeed
 from nuggets.recipe import load_recipe
 from nuggets.ui import amounts
 from tests.app.conftest import HOSTILE, rendered, shown
@@ -59,6 +60,26 @@ def test_every_stage_shows_what_it_needs_of_what_is_there(open_page):
         assert free is None or free == pytest.approx(found.machine.memory_free, rel=0.5)
     assert f"{found.work.trainings} trainings of {found.work.steps} steps" in shown(at)
     assert "under 1 s" in set(table["time"])
+
+
+def test_on_a_gpu_its_memory_and_the_machines_own_are_told_apart(open_page, monkeypatch):
+    real = api.preflight("teacher", "independent")
+    machine = Machine(device="cuda:0", memory_free=8 * 10**9, ram_free=4 * 10**9, disk_free=10**12)
+    need = StageNeed(
+        stage="load", bytes_needed=26 * 10**9, ram_needed=10**9, seconds=None, fits=False
+    )
+    found = real.model_copy(
+        update={"machine": machine, "stages": (need,), "problems": ("Too **large**.",)}
+    )
+    monkeypatch.setattr(api, "preflight", lambda *given, **named: found)
+    at = open_page("models")
+    row = frame(at, "stage").iloc[0]
+    assert (row["memory"], row["machine's memory"], row["time"]) == ("26 GB", "1 GB", "–")
+    assert row["of free memory"] == 26 / 8
+    assert row["fits"] == "no"
+    assert "Free: 8 GB of memory on cuda:0, 4 GB of the machine's own, 1 TB of disk" in shown(at)
+    assert "Too **large**." in shown(at)
+    assert "Too **large**." not in rendered(at)
 
 
 def test_the_number_format_counts_and_goes_along(open_page):
