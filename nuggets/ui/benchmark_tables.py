@@ -6,7 +6,7 @@ import pandas as pd
 import streamlit as st
 
 from nuggets import api
-from nuggets.ui import amounts, evaluate_part, safe, share, shell
+from nuggets.ui import amounts, charts, evaluate_part, safe, share, shell
 
 MOST_RUNS = 6
 """Evaluations of models by themselves that are shown, newest first."""
@@ -77,7 +77,7 @@ def comparisons_frame(table: api.BenchmarkTable) -> pd.DataFrame:
 
 def shown_of(frame: pd.DataFrame) -> pd.DataFrame:
     """`frame_of` for people: intervals beside their means, times in words."""
-    shown = frame[["model", "metric"]].copy()
+    shown = frame[["model"]].assign(metric=frame["metric"].map(charts.plain_name))
     for title, low, high in (
         ("mean", "low", "high"),
         ("difference", "difference low", "difference high"),

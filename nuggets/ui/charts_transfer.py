@@ -14,7 +14,7 @@ from nuggets import api
 from nuggets.core.architecture import ROLES
 from nuggets.core.plan import ExtractionPlan
 from nuggets.core.views import Residual
-from nuggets.ui import charts
+from nuggets.ui import charts, charts_ink
 from nuggets.ui.charts import LIGHT, Look
 
 STUDENT = "as the untouched student"
@@ -52,27 +52,22 @@ def plan_figure(frame: pd.DataFrame, look: Look = LIGHT) -> go.Figure:
     ):
         times[row, column], kept[row, column] = value, mass
     text = [["" if np.isnan(v) else f"{v:.2f}×" for v in line] for line in times]
+    axis = {"cmin": -2.0, "cmax": 2.0, "colorscale": charts.SIGNED, "showscale": False}
+    grid = {"x": roles, "y": names, "xgap": 2, "ygap": 2}
     fig = go.Figure(
         go.Heatmap(
             z=np.log2(times),
-            zmid=0,
-            zmin=-2,
-            zmax=2,
-            x=roles,
-            y=names,
             customdata=kept,
             text=text,
-            texttemplate="%{text}",
-            textfont={"size": 13},
-            colorscale=charts.SIGNED,
-            showscale=False,
-            xgap=2,
-            ygap=2,
+            coloraxis="coloraxis",
             hovertemplate=(
                 "%{y} · %{x}<br>keeps %{customdata:.1%}, %{text} its share<extra></extra>"
             ),
+            **grid,
         )
     )
+    charts_ink.write_in_cells(fig, np.log2(times), text, axis, **grid)
+    fig.update_layout(coloraxis=axis)
     return _as_grid(fig, look, 30, len(names))
 
 
@@ -183,23 +178,20 @@ def kept_figure(frame: pd.DataFrame, look: Look = LIGHT) -> go.Figure:
         ["" if np.isnan(e) else f"{e:.0%}<br>r {r:.0f}" for e, r in zip(*line, strict=True)]
         for line in zip(energy, rank, strict=True)
     ]
+    bar = {"tickformat": ".0%", "thickness": 12}
+    axis = {"cmin": 0.0, "cmax": 1.0, "colorscale": charts.MAGNITUDE, "colorbar": bar}
+    grid = {"x": roles, "y": names, "xgap": 2, "ygap": 2}
     fig = go.Figure(
         go.Heatmap(
             z=energy,
-            zmin=0,
-            zmax=1,
-            x=roles,
-            y=names,
             text=text,
-            texttemplate="%{text}",
-            textfont={"size": 13},
-            colorscale=charts.MAGNITUDE,
-            colorbar={"tickformat": ".0%", "thickness": 12},
-            xgap=2,
-            ygap=2,
+            coloraxis="coloraxis",
             hovertemplate="%{y} · %{x}<br>%{text}<extra></extra>",
+            **grid,
         )
     )
+    charts_ink.write_in_cells(fig, energy, text, axis, **grid)
+    fig.update_layout(coloraxis=axis)
     return _as_grid(fig, look, 46, len(names))
 
 

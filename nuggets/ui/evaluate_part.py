@@ -8,7 +8,7 @@ import streamlit as st
 
 from nuggets import api
 from nuggets.errors import BadInput, NuggetsError
-from nuggets.ui import live, safe, shell
+from nuggets.ui import charts, live, safe, shell
 
 SKILL, DIALOGUE = "skill", "dialogue"
 KINDS = {
@@ -69,7 +69,7 @@ def _models(run: api.Run | None, choice: shell.Choice) -> list[str]:
     if arms:
         chosen = st.multiselect("Arms of this run", list(arms), key="eval_arms",
                                 bind="query-params",
-                                format_func=lambda arm: safe.label(str(arm)),
+                                format_func=charts.plain_name,
                                 help="Every seed of an arm is measured.")  # fmt: skip
     usual = list(dict.fromkeys((choice.teacher, choice.student)))
     names = list(dict.fromkeys([*usual, *api.MODELS]))

@@ -72,11 +72,31 @@ def _fresh(recipe: TransferRecipe) -> api.Preflight:
 
 def verdict(found: api.Preflight) -> None:
     """Whether the transfer can work, and every reason why not."""
+    short = too_large(found)
+    word, colour = ("fits", "green") if not short else ("fits in part", "orange")
+    if not found.ok:
+        word, colour = "does not fit", "red"
     with st.container(horizontal=True, vertical_alignment="center"):
-        st.badge("fits" if found.ok else "does not fit", color="green" if found.ok else "red")
-        st.text(WORDS[found.vocabularies] if found.teacher and found.student else "")
+        st.badge(word, color=colour)  # type: ignore[arg-type]
+        if found.ok and short:
+            st.text(f"Too large for this machine as the recipe is: {', '.join(short)}.")
+        if found.teacher and found.student:
+            st.text(WORDS[found.vocabularies])
     for index, sentence in enumerate(found.problems):
         safe.problem(sentence, f"preflight-{index}")
+
+
+def too_large(found: api.Preflight) -> list[str]:
+    """Stages that do not fit and that nothing stands in for.
+
+    A model that fits whole need not be streamed, one that is streamed need not fit whole, and
+    either way row and column sums can stand in for the full map.
+    """
+    fits = {stage.stage: stage.fits for stage in found.stages}
+    instead = {"load", "sensitivity (sums)", "sensitivity (full map)"}
+    if not fits.get("sensitivity (streaming)"):
+        instead = {"sensitivity (streaming)", "sensitivity (full map)"}
+    return [stage for stage, fit in fits.items() if not fit and stage not in instead]
 
 
 def dimensions(found: api.Preflight, command: str) -> None:
@@ -90,14 +110,18 @@ def dimensions(found: api.Preflight, command: str) -> None:
         }
         for d in found.dimensions
     ]
+    written: list[Any] = ["{:,}".format] * len(rows)
     if found.teacher and found.student:
         for title, name in (("weights", "parameters"), ("bytes on disk", "bytes_on_disk")):
             values = {who: getattr(getattr(found, who), name) for who in ("teacher", "student")}
             rows.append({"dimension": title, **values, "fits": ""})
-    number = st.column_config.NumberColumn(format="localized")
+        written += [amounts.count, amounts.size]
+    shown = [
+        row | {who: write(row[who]) for who in ("teacher", "student")}
+        for row, write in zip(rows, written, strict=True)
+    ]
     _table(rows, "dimensions", "From configurations and headers alone", command,
-           {"teacher": number, "student": number},
-           "Dimensions of teacher and student side by side")  # fmt: skip
+           {}, "Dimensions of teacher and student side by side", shown)  # fmt: skip
 
 
 def matrices(found: api.Preflight, command: str) -> None:
@@ -164,10 +188,11 @@ def _table(
     command: str,
     columns: dict[str, Any],
     alt: str,
+    shown: list[dict[str, Any]] | None = None,
 ) -> None:
     if rows:
         share.table(pd.DataFrame(rows), key, caption, command, height="content", row_height=30,
-                    column_config=columns, alt=alt)  # fmt: skip
+                    shown=pd.DataFrame(shown or rows), column_config=columns, alt=alt)  # fmt: skip
 
 
 def _amount(n_bytes: int) -> str:

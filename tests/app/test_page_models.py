@@ -10,6 +10,7 @@ import pytest
 
 from nuggets import api
 from nuggets.core import hub
+from nuggets.core.needs import Machine, StageNeed
 from nuggets.recipe import load_recipe
 from nuggets.ui import amounts
 from tests.app.conftest import HOSTILE, rendered, shown
@@ -37,9 +38,35 @@ def test_dimensions_are_those_of_the_preflight(open_page):
     found = api.preflight("teacher", "sibling")
     shown_rows = frame(open_page("models", student="sibling"), "dimension").set_index("dimension")
     for row in found.dimensions:
-        assert shown_rows.loc[row.name, "teacher"] == row.teacher
-        assert shown_rows.loc[row.name, "student"] == row.student
-    assert shown_rows.loc["weights", "student"] == found.student.parameters
+        assert shown_rows.loc[row.name, "teacher"] == f"{row.teacher:,}"
+        assert shown_rows.loc[row.name, "student"] == f"{row.student:,}"
+    assert shown_rows.loc["weights", "student"] == amounts.count(found.student.parameters)
+
+
+@pytest.mark.parametrize(
+    ("short", "streams", "word", "named"),
+    [
+        ((), True, "fits", ""),
+        (("load", "sensitivity (sums)", "sensitivity (full map)"), True, "fits", ""),
+        (("load", "training"), True, "fits in part", "as the recipe is: training."),
+        (("sensitivity (streaming)",), False, "fits", ""),
+        (("evaluation",), True, "fits in part", "as the recipe is: evaluation."),
+    ],
+)
+def test_the_verdict_says_which_stages_are_too_large(
+    open_page, monkeypatch, short, streams, word, named
+):
+    real = api.preflight("teacher", "independent")
+    stages = tuple(
+        need.model_copy(update={"fits": need.stage not in short}) for need in real.stages
+    )
+    found = real.model_copy(update={"stages": stages, "problems": ()})
+    monkeypatch.setattr(api, "preflight", lambda *given, **named: found)
+    at = open_page("models")
+    assert f"-badge[{word}]" in rendered(at)
+    assert named in shown(at)
+    assert ("Too large for this machine" in shown(at)) == bool(named)
+    assert streams == next(s.fits for s in stages if s.stage == "sensitivity (streaming)")
 
 
 def test_every_stage_shows_what_it_needs_of_what_is_there(open_page):
@@ -59,6 +86,26 @@ def test_every_stage_shows_what_it_needs_of_what_is_there(open_page):
         assert free is None or free == pytest.approx(found.machine.memory_free, rel=0.5)
     assert f"{found.work.trainings} trainings of {found.work.steps} steps" in shown(at)
     assert "under 1 s" in set(table["time"])
+
+
+def test_on_a_gpu_its_memory_and_the_machines_own_are_told_apart(open_page, monkeypatch):
+    real = api.preflight("teacher", "independent")
+    machine = Machine(device="cuda:0", memory_free=8 * 10**9, ram_free=4 * 10**9, disk_free=10**12)
+    need = StageNeed(
+        stage="load", bytes_needed=26 * 10**9, ram_needed=10**9, seconds=None, fits=False
+    )
+    found = real.model_copy(
+        update={"machine": machine, "stages": (need,), "problems": ("Too **large**.",)}
+    )
+    monkeypatch.setattr(api, "preflight", lambda *given, **named: found)
+    at = open_page("models")
+    row = frame(at, "stage").iloc[0]
+    assert (row["memory"], row["machine's memory"], row["time"]) == ("26 GB", "1 GB", "–")
+    assert row["of free memory"] == 26 / 8
+    assert row["fits"] == "no"
+    assert "Free: 8 GB of memory on cuda:0, 4 GB of the machine's own, 1 TB of disk" in shown(at)
+    assert "Too **large**." in shown(at)
+    assert "Too **large**." not in rendered(at)
 
 
 def test_the_number_format_counts_and_goes_along(open_page):
@@ -111,7 +158,7 @@ def test_a_folder_is_used_by_its_path(open_page, tmp_path):
     at.text_input(key="student-path").set_value(str(tmp_path / "sibling")).run()
     at.button(key="student-use").click().run()
     assert at.selectbox(key="student").value == str(tmp_path / "sibling")
-    assert frame(at, "dimension").set_index("dimension").loc["hidden_size", "student"] == 8
+    assert frame(at, "dimension").set_index("dimension").loc["hidden_size", "student"] == "8"
 
 
 @pytest.mark.parametrize(
@@ -189,7 +236,7 @@ def test_a_hostile_folder_name_is_shown_as_text(open_page, tmp_path: Path):
     folder = tmp_path / "**bold** :red[x] <b>y<b>"
     (tmp_path / "teacher").rename(folder)
     at = open_page("models", teacher=str(folder), student=str(tmp_path / "independent"))
-    assert frame(at, "dimension").set_index("dimension").loc["hidden_size", "teacher"] == 16
+    assert frame(at, "dimension").set_index("dimension").loc["hidden_size", "teacher"] == "16"
     assert ":red[x]" not in rendered(at)
 
 

@@ -376,10 +376,14 @@ def test_start_waits_until_nothing_is_refused(open_page, measured):
 def test_neighbours_ranks_and_costs_are_those_of_the_outlook(open_page, measured):
     at = open_page("transfer", rank="by energy", energy="0.8")
     ahead = api.look_ahead(recipe_shown(at))
-    plots = [json.loads(part.proto.spec)["data"][0] for part in at.get("plotly_chart")]
-    bars = next(plot for plot in plots if plot["type"] == "bar")
+    figures = [json.loads(part.proto.spec) for part in at.get("plotly_chart")]
+    bars = next(figure["data"][0] for figure in figures if figure["data"][0]["type"] == "bar")
     assert read(bars["y"]) == pytest.approx(ahead.residual.agreement)
-    energies = next(plot for plot in plots if plot["type"] == "heatmap" and plot["zmin"] == 0)
+    energies = next(
+        figure["data"][0]
+        for figure in figures
+        if figure["layout"].get("coloraxis", {}).get("cmin") == 0
+    )
     column = energies["x"].index("q")
     of_q = [each for each in ahead.kept if each.module.endswith("q_proj")]
     assert [line[column] for line in energies["text"]] == [
