@@ -98,6 +98,18 @@ def test_retention_reuses_the_runs_of_the_main_table():
     assert find_run(main["reverse"].model_copy(update={"seeds": (0, 1)})) is None
 
 
+def test_a_run_from_before_a_field_existed_is_reused():
+    recipe = study_recipes(open_study("layers"))["all"]
+    run = finish(api.create(recipe))
+    path = run.folder / "recipe.yaml"
+    old = path.read_text().replace("  concurrent: auto\n", "")
+    assert old != path.read_text()
+    path.write_text(old)
+    assert find_run(recipe).id == run.id
+    path.write_text(old.replace("  steps: 250", "  steps: 251"))
+    assert find_run(recipe) is None
+
+
 def test_a_run_on_changed_models_is_not_reused():
     recipe = study_recipes(open_study("layers"))["all"]
     run = finish(api.create(recipe))
