@@ -160,6 +160,14 @@ def test_the_html_page_needs_no_other_file_and_shows_markup_as_text():
     assert svg == api.study_svg(hostile), "the same report gives the same file"
 
 
+def test_a_figure_names_every_arm_of_every_panel_and_keeps_to_four_across():
+    ideas = api.study_svg(finished("unseen"))
+    assert all(f">{name}<" in ideas for name in ("memories permuted", "hints shuffled", "states"))
+    wide, narrow = (float(api.study_svg(finished(name)).split('width="')[1].split("pt")[0])
+                    for name in ("graft", "main"))  # fmt: skip
+    assert wide == narrow, "eight panels in two rows are as wide as three and the paper's"
+
+
 def test_a_cell_of_a_table_cannot_break_it():
     assert markdown_table(("a", "b"), [("x|y", "1")]).splitlines()[-1] == "| x\\|y | 1 |"
 
