@@ -147,7 +147,7 @@ def _results(report: StudyReport) -> str:
         "arm",
         "role",
         f"{first.metric.replace('_', ' ')}, 95 %",
-        "the paper's score",
+        *(["the paper's score"] if report.study.paper.values else []),
         "minus plain LoRA, 95 %",
         "p (Holm)",
         "could have seen",
@@ -159,12 +159,13 @@ def _results(report: StudyReport) -> str:
 def _result_row(report: StudyReport, panel: Panel, arm: ArmReport) -> Sequence[str]:
     versus = baseline_difference(panel.report, arm.name)
     number = paper_number(report, panel, arm.name)
+    numbers = ["" if number is None else f"{number:.2f}"] if report.study.paper.values else []
     return (
         panel.name,
         arm.name.replace("_", " "),
         arm.role,
         interval_text(arm.value, *arm.interval),
-        "" if number is None else f"{number:.2f}",
+        *numbers,
         "" if versus is None else _signed(versus),
         "" if versus is None else f"{versus.p_holm:.2g}",
         "" if versus is None else _detectable(versus),

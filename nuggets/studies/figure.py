@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,6 +24,8 @@ COLOURS = {
 }
 LINES = ("#0072B2", "#E69F00", "#8C8C8C", "#009E73", "#CC79A7", "#56B4E9")
 MARKERS = ("o", "s", "D", "^", "v", "P")
+ACROSS = 4
+"""Panels beside each other; more would be too small to read on a page."""
 BELOW = 0.27
 """How far under an arm's interval its seeds are drawn, in rows."""
 INKS = {False: ("#ffffff", "#1f2430", "#d5d9e0"), True: ("#0e1117", "#f1f3f7", "#3a404c")}
@@ -61,33 +64,39 @@ def study_figure(report: StudyReport, dark: bool = False) -> str:
 
 
 def _forest(report: StudyReport, ink: str) -> Figure:
-    """A panel per run, a row per arm, every seed as a dot; the paper's numbers on the right."""
-    arms = list(report.panels[0].report.arms)
-    paper = [paper_number(report, report.panels[0], arm) for arm in arms]
-    with_paper = any(value is not None for value in paper)
-    columns = len(report.panels) + with_paper
-    figure = Figure(figsize=(max(7.0, 2.2 + 3.1 * columns), 1.3 + 0.46 * len(arms)))
+    """A panel per run, a row per arm, every seed as a dot; the paper's numbers come last."""
+    named = [list(panel.report.arms) for panel in report.panels]
+    paper = [paper_number(report, report.panels[0], arm) for arm in named[0]]
+    if any(value is not None for value in paper):
+        named.append(named[0])
+    alike = all(arms == named[0] for arms in named)  # then one list of names serves a whole row
+    columns = min(len(named), ACROSS if alike else ACROSS - 1)
+    lines = math.ceil(len(named) / columns)
+    width = (2.2 if alike else 1.2) + (3.1 if alike else 4.1) * columns
+    height = lines * (1.3 + 0.46 * max(map(len, named)))
+    figure = Figure(figsize=(max(7.0, width), height))
     figure.set_layout_engine("constrained")
-    axes = figure.subplots(1, columns, sharey=True, squeeze=False)[0]
-    for axis, panel in zip(axes, report.panels, strict=False):
-        _rows(axis, panel, arms, ink)
-        axis.set_xlabel(f"{panel.report.metric.replace('_', ' ')} on {panel.task}")
-        if len(report.panels) > 1:
-            axis.set_title(panel.name)
-    axes[0].set_yticks(range(len(arms)), [arm.replace("_", " ") for arm in arms])
-    axes[0].set_ylim(len(arms) - 0.4, -0.75)
-    for axis in axes:
+    axes = list(figure.subplots(lines, columns, squeeze=False).flat)
+    for place, (axis, arms) in enumerate(zip(axes, named, strict=False)):
+        shown = arms if not alike or place % columns == 0 else [""] * len(arms)
+        axis.set_yticks(range(len(arms)), [arm.replace("_", " ") for arm in shown])
+        axis.set_ylim(len(arms) - 0.4, -0.75)
         axis.tick_params(axis="y", length=0)
-    if with_paper:
-        _paper_dots(axes[-1], paper, ink)
+        if place < len(report.panels):
+            _rows(axis, report.panels[place], arms, ink, titled=len(report.panels) > 1)
+        else:
+            _paper_dots(axis, paper, ink)
+    for axis in axes[len(named) :]:
+        axis.set_axis_off()
     return figure
 
 
-def _rows(axis: Any, panel: Panel, arms: Sequence[str], ink: str) -> None:
+def _rows(axis: Any, panel: Panel, arms: Sequence[str], ink: str, *, titled: bool) -> None:
+    axis.set_xlabel(f"{panel.report.metric.replace('_', ' ')} on {panel.task}")
+    if titled:
+        axis.set_title(panel.name)
     for place, name in enumerate(arms):
-        arm = panel.report.arms.get(name)
-        if arm is None:
-            continue
+        arm = panel.report.arms[name]
         colour = COLOURS[arm.role]
         low, high = arm.interval
         below = [place + BELOW] * len(arm.per_seed)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from nuggets.errors import BadInput
-from nuggets.recipe import CutJob, TransferRecipe, dump_job
+from nuggets.errors import BadInput, NuggetsError
+from nuggets.recipe import CutJob, TransferRecipe, load_job
 from nuggets.runs import cache
 from nuggets.runs.home import nuggets_home, runs_dir
 from nuggets.runs.schema import RESUMABLE
@@ -24,14 +23,14 @@ Cut = Callable[[CutJob, Path], object]
 
 def find_run(recipe: TransferRecipe, statuses: Sequence[str] = ("done",)) -> Run | None:
     """The newest run of this recipe, under whatever name, on unchanged models and files."""
-    wanted = _unnamed(dump_job(recipe))
+    wanted = recipe.model_copy(update={"name": ""})
     digests = {
         "teacher": cache.digest_model(recipe.teacher),
         "student": cache.digest_model(recipe.student),
         **cache.digest_files(recipe.data),
     }
     for run in RunStore(runs_dir()).list():
-        if run.status() not in statuses or _unnamed(run.recipe_text()) != wanted:
+        if run.status() not in statuses or _unnamed(run) != wanted:
             continue
         known = run.record().provenance.digests
         if all(known.get(name, digest) == digest for name, digest in digests.items()):
@@ -39,9 +38,16 @@ def find_run(recipe: TransferRecipe, statuses: Sequence[str] = ("done",)) -> Run
     return None
 
 
-def _unnamed(text: str) -> str:
-    """A recipe's YAML without its name, which changes nothing that is computed."""
-    return re.sub(r"^name: .*$", "", text, count=1, flags=re.MULTILINE)
+def _unnamed(run: Run) -> TransferRecipe | None:
+    """A run's recipe without its name, which changes nothing that is computed.
+
+    Read anew, so that a run from before a field existed has that field's default.
+    """
+    try:
+        job = load_job(run.recipe_text())
+    except NuggetsError:
+        return None
+    return job.model_copy(update={"name": ""}) if isinstance(job, TransferRecipe) else None
 
 
 def run_all(

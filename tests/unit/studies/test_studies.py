@@ -98,6 +98,18 @@ def test_retention_reuses_the_runs_of_the_main_table():
     assert find_run(main["reverse"].model_copy(update={"seeds": (0, 1)})) is None
 
 
+def test_a_run_from_before_a_field_existed_is_reused():
+    recipe = study_recipes(open_study("layers"))["all"]
+    run = finish(api.create(recipe))
+    path = run.folder / "recipe.yaml"
+    old = path.read_text().replace("  concurrent: auto\n", "")
+    assert old != path.read_text()
+    path.write_text(old)
+    assert find_run(recipe).id == run.id
+    path.write_text(old.replace("  steps: 250", "  steps: 251"))
+    assert find_run(recipe) is None
+
+
 def test_a_run_on_changed_models_is_not_reused():
     recipe = study_recipes(open_study("layers"))["all"]
     run = finish(api.create(recipe))
@@ -146,6 +158,14 @@ def test_the_html_page_needs_no_other_file_and_shows_markup_as_text():
     assert "<img src=x" not in page
     assert "http" not in page.replace("http-equiv", "")
     assert svg == api.study_svg(hostile), "the same report gives the same file"
+
+
+def test_a_figure_names_every_arm_of_every_panel_and_keeps_to_four_across():
+    ideas = api.study_svg(finished("unseen"))
+    assert all(f">{name}<" in ideas for name in ("memories permuted", "hints shuffled", "states"))
+    wide, narrow = (float(api.study_svg(finished(name)).split('width="')[1].split("pt")[0])
+                    for name in ("graft", "main"))  # fmt: skip
+    assert wide == narrow, "eight panels in two rows are as wide as three and the paper's"
 
 
 def test_a_cell_of_a_table_cannot_break_it():
