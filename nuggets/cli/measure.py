@@ -108,7 +108,7 @@ def _size(size: int) -> str:
 
 def _time(seconds: float | None) -> str:
     if seconds is None:
-        return "–"
+        return "unknown"
     if seconds < 100:
         return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
