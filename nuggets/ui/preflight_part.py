@@ -34,12 +34,14 @@ def work(choice: shell.Choice) -> TransferRecipe:
         help="Samples, steps, arms and seeds for which the need is estimated.",
     )
     recipe = api.load_recipe(name if name in names else "quick")
+    own = choice.data()  # which samples; how many is the recipe's
+    sources = {field: getattr(own, field) for field in ("task", "file", "seeds", "train", "test")}
     return recipe.model_copy(
         update={
             "teacher": choice.teacher,
             "student": choice.student,
             "device": choice.device,
-            "data": choice.data(),
+            "data": recipe.data.model_copy(update=sources),
             "sensitivity": recipe.sensitivity.model_copy(update={"dtype": choice.dtype}),
         }
     )

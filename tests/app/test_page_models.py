@@ -71,8 +71,8 @@ def test_the_verdict_says_which_stages_are_too_large(
 
 def test_every_stage_shows_what_it_needs_of_what_is_there(open_page):
     at = open_page("models", counted="paper")
-    recipe = load_recipe("paper").model_copy(update={"data": api.DataConfig(task="reverse")})
-    recipe = recipe.model_copy(update={"teacher": "teacher", "student": "independent"})
+    recipe = load_recipe("paper", ["teacher=teacher", "student=independent", "data.task=reverse"])
+    assert recipe.data.n_train == 1000
     found = api.preflight("teacher", "independent", recipe.extraction.roles, recipe=recipe)
     table = frame(at, "stage").set_index("stage")
     assert list(table.index) == [need.stage for need in found.stages]
