@@ -20,6 +20,8 @@ from nuggets.runs.schema import RunRecord, now
 from nuggets.ui import safe
 
 TICK_S = 1.0
+ACTED = "nuggets-acted"
+"""Set by the buttons of a panel: the whole page has to be drawn again."""
 WINDOW = 7
 """Ticks of progress from which the speed is taken."""
 QUIET = ("", "queued", "running", "done")
@@ -42,8 +44,10 @@ def panel(run: api.Run, key: str = "live", losses: bool = True) -> None:
 
 def _panel(run: api.Run, key: str, losses: bool, was_live: bool) -> None:
     status = run.status()
-    if was_live and status not in api.LIVE:
-        st.rerun()  # stops the polling, and lets the page show what there is now
+    acted = st.session_state.pop(ACTED, False)
+    if acted or (was_live and status not in api.LIVE):
+        # Its buttons draw this panel alone, which cannot begin or stop its own polling.
+        st.rerun()
     with st.container(border=True, key=f"nuggets-{key}", gap="small"):
         if status == "damaged":
             safe.problem(run.problem() or "This run cannot be read.", f"{key}-damaged")
@@ -87,6 +91,7 @@ def _head(run: api.Run, record: RunRecord, status: api.RunStatus, key: str) -> N
 
 def act(action: Any, run_id: str) -> None:
     """Does something to a run from a button; what is refused is shown in the next full run."""
+    st.session_state[ACTED] = True
     try:
         action(run_id)
     except NuggetsError as error:
