@@ -154,7 +154,7 @@ def browser(chromium: str):
 
 
 @pytest.fixture
-def open_context(browser, server: Server):
+def open_context(browser, server: Server, shoot, request: pytest.FixtureRequest):
     """`open_context("dark")` → a page of its own session, and what all pages did wrong so far.
 
     All of it is judged at the end of the test, whatever the test itself looks at.
@@ -176,6 +176,7 @@ def open_context(browser, server: Server):
     yield opened
     drawn = [page.get_by_test_id("stException").all_inner_texts() for page in windows]
     for page in windows:
+        shoot(page, f"last-of-{request.node.name}")
         page.goto("about:blank")  # ends the session; a closed window tears its socket down
         page.context.close()
     assert seen == Seen()
