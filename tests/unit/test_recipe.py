@@ -98,7 +98,7 @@ def test_a_shipped_recipe_survives_yaml(name, tmp_path):
     assert load_recipe(file) == recipe
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.sampled_from(RECIPES), SETTINGS)
 def test_overrides_are_what_the_recipe_then_says(name, chosen):
     recipe = load_recipe(name, [f"{path}={on_one_line(value)}" for path, value in chosen.items()])
@@ -115,7 +115,7 @@ def test_overrides_are_what_the_recipe_then_says(name, chosen):
     assert load_job(dump_job(recipe)) == recipe
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.sampled_from(RECIPES), SETTINGS, st.sampled_from(["run", "extract"]))
 def test_the_printed_command_gives_the_same_recipe(name, chosen, verb):
     job = load_recipe(name, [f"{path}={on_one_line(value)}" for path, value in chosen.items()])
@@ -128,7 +128,7 @@ def test_the_printed_command_gives_the_same_recipe(name, chosen, verb):
     assert load_recipe(base, options[1::2]) == job
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.sampled_from(RECIPES), SETTINGS)
 def test_the_printed_script_gives_the_same_recipe(name, chosen):
     job = load_recipe(name, [f"{path}={on_one_line(value)}" for path, value in chosen.items()])
@@ -231,7 +231,6 @@ def test_a_wrong_override_is_named_in_one_sentence(override, words):
     assert is_sentence(str(refused.value))
 
 
-@settings(deadline=None)
 @given(st.text(max_size=40) | st.builds("{}={}".format, st.sampled_from(sorted(FIELDS)), WORDS))
 def test_any_override_is_taken_or_refused_in_one_sentence(override):
     said = "Fine."

@@ -134,7 +134,7 @@ binary = st.tuples(st.integers(1, 4), st.integers(2, 12)).flatmap(
 )
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(crossed, st.integers(2, 9))
 def test_a_shift_of_losses_shifts_the_interval(outcomes, shift):
     shifted = outcomes + 10 + shift
@@ -143,7 +143,7 @@ def test_a_shift_of_losses_shifts_the_interval(outcomes, shift):
     assert after.high - before.high == pytest.approx(shift, abs=1e-9)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(binary, st.randoms(use_true_random=False))
 def test_the_order_of_seeds_and_items_does_not_matter(pair, random):
     rows, columns = list(range(pair.shape[1])), list(range(pair.shape[2]))
@@ -154,7 +154,7 @@ def test_the_order_of_seeds_and_items_does_not_matter(pair, random):
     assert paired_difference(a, b).p == pytest.approx(paired_difference(*pair).p, abs=1e-9)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(binary)
 def test_swapping_the_arms_mirrors_the_difference(pair):
     forth, back = paired_difference(pair[0], pair[1]), paired_difference(pair[1], pair[0])
@@ -163,7 +163,7 @@ def test_swapping_the_arms_mirrors_the_difference(pair):
     assert forth.interval.low == pytest.approx(-back.interval.high)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(binary)
 def test_intervals_of_rates_hold_the_mean_and_are_never_empty(pair):
     interval = mean_interval(pair[0])

@@ -54,7 +54,7 @@ def test_every_sample_survives_encoding_and_decoding(skill):
         assert TOKENIZER.decode(ids) == " ".join(render(sample.messages, " <eos>").split())
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(text=st.text(max_size=60))
 def test_any_text_is_tokenised_and_unseen_words_become_unk(text):
     ids = TOKENIZER(text)["input_ids"]

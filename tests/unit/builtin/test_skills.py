@@ -155,7 +155,7 @@ def test_place_of_the_right_choice_gives_nothing_away(skill):
     assert all(list(s.choices) == sorted(s.choices, key=number) for s in samples)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     skill=st.sampled_from(skill_names()),
     split=st.sampled_from(SPLITS),
@@ -203,7 +203,7 @@ def test_general_samples_are_golden():
     assert sha256(text.encode()).hexdigest()[:16] == "6e185c03f152c533"
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     without=st.sets(st.sampled_from(skill_names()), max_size=9),
     n=st.integers(0, 80),

@@ -63,7 +63,6 @@ def test_cka_matrix_matches_the_definition_with_many_and_few_tokens(n, p, q):
     assert linear_cka(x[2], y[1]) == pytest.approx(expected[2][1])
 
 
-@settings(deadline=None)
 @given(seeds, st.integers(3, 12), st.integers(1, 8), st.floats(1e-200, 1e200))
 def test_cka_ignores_rotation_scale_and_shift(seed, n, p, scale):
     x, y = normal(seed, n, p), normal(seed + 1, n, 4)
@@ -100,7 +99,7 @@ def test_subspace_similarity_by_hand():
     assert similarity == pytest.approx(1 / 2)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(seeds)
 def test_subspace_similarity_ignores_a_rotation_of_the_space_that_is_read(seed):
     tokens, weight, other = normal(seed, 50, 9), normal(seed + 1, 6, 9), normal(seed + 2, 50, 3)
@@ -155,7 +154,6 @@ def test_flat_and_empty_profiles_have_no_correlation():
 # Layer paths
 
 
-@settings(deadline=None)
 @given(st.data())
 def test_monotone_path_matches_brute_force(data):
     n_teacher = data.draw(st.integers(1, 7))

@@ -151,7 +151,8 @@ def test_missing_file_and_folder_are_refused(tmp_path):
 
 
 @settings(
-    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=100,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(st.binary(max_size=80) | st.text('{}[]",:12abmesg\n', max_size=60).map(str.encode))
 def test_no_bytes_escape_as_another_exception(tmp_path, content):

@@ -209,7 +209,8 @@ def test_hostile_headers_are_refused(tmp_path, start, error, match):
 
 
 @settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=150,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(data=st.data())
 def test_no_corruption_escapes_as_another_exception(make_gguf, tmp_path, data):

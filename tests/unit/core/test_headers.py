@@ -113,7 +113,8 @@ def test_lfs_pointer_is_called_one(tiny_copy):
 
 
 @settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=150,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(data=st.data())
 def test_no_corruption_escapes_as_another_exception(tmp_path, data):

@@ -39,7 +39,7 @@ def brute_force(values, height, width, allowed=lambda row, col: True):
     return (*corners[first], sums[first])
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(problems(st.integers(0, 3).map(float)))
 def test_window_search_matches_brute_force_with_many_ties(problem):
     values, height, width = problem
@@ -47,7 +47,7 @@ def test_window_search_matches_brute_force_with_many_ties(problem):
     assert tuple(best) == brute_force(values, height, width)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(problems(st.floats(0, 1e6, width=32)))
 def test_window_search_matches_brute_force_on_floats(problem):
     values, height, width = problem
@@ -58,7 +58,7 @@ def test_window_search_matches_brute_force_on_floats(problem):
     assert abs(best.mass - exact_sum(values, best.row, best.col, height, width)) <= slack
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(problems(st.integers(0, 5).map(float)))
 def test_runner_up_is_the_best_window_at_least_half_a_window_away(problem):
     values, height, width = problem

@@ -105,7 +105,7 @@ def test_everything_is_synced_before_the_rename_and_the_parent_after(tmp_path, m
     assert [e.split("-")[0] for e in events] == [".tmp", "RENAME", tmp_path.name.split("-")[0]]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(data=st.data())
 def test_any_flipped_or_missing_byte_is_found(tmp_path_factory, data):
     final = commit(tmp_path_factory.mktemp("flips") / "step-1")
