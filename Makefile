@@ -33,7 +33,7 @@ browser: $(STAMP)  ## only the tests in a real browser
 demo: $(STAMP)  ## a whole transfer with controls, headless, under a minute
 	$(BIN)/nuggets run quick
 
-paper: $(STAMP)  ## the paper's experiments on the built-in pair, reports in docs/paper (under 2 hours)
+paper: $(STAMP)  ## the paper's experiments on the built-in pair, reports in docs/paper (about 2 hours)
 	OMP_NUM_THREADS=1 $(BIN)/nuggets paper all --out docs/paper
 
 calibration: $(STAMP)  ## how often the verdict is wrong on real runs, report in docs (half an hour)
