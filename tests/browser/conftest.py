@@ -201,15 +201,18 @@ def _note_console(message, seen: Seen) -> None:
 
 
 def idle(page) -> None:
-    """Waits until the script has run to its end and its charts are drawn."""
+    """Waits until the script has run to its end and all that it sent is drawn."""
     page.wait_for_timeout(250)  # a click needs a moment to reach the server
     page.wait_for_selector(IDLE)
+    page.wait_for_load_state("networkidle")
     page.wait_for_function(_DRAWN)
     assert page.get_by_test_id("stException").count() == 0
 
 
-_DRAWN = """() => [...document.querySelectorAll('[data-testid=stPlotlyChart]')]
-  .every(chart => chart.querySelector('.main-svg'))"""
+# Streamlit loads the code of each kind of widget when it first meets one; a skeleton stands in.
+_DRAWN = """() => !document.querySelector('[data-testid=stSkeleton]')
+  && [...document.querySelectorAll('[data-testid=stPlotlyChart]')]
+    .every(chart => chart.querySelector('.main-svg'))"""
 
 _CELL = """([key, module]) => {
   const plot = document.querySelector(`.st-key-${key} .js-plotly-plot`);
