@@ -107,3 +107,32 @@ def test_delete_only_asks(open_page, two):
 def test_run_of_an_older_address_is_forgotten(open_page, two):
     at = open_page("runs", run="20200101-000000-gone-0000")
     assert "choose a run in the sidebar" in shown(at)
+
+
+def bring_in(at, path):
+    at.text_input("bundle-path").set_value(str(path)).run()
+    return at.button("import-now").click().run()
+
+
+def test_run_leaves_as_a_bundle_and_comes_back(open_page, two):
+    run = two[0]
+    at = open_page("runs", run=run.id)
+    at.button("bundle").click().run()
+    assert not at.exception
+    written = api.exports_dir() / f"{run.id}.nuggets.zip"
+    verdict = api.report(run).verdict
+    api.delete(run.id)
+    at = bring_in(open_page("runs"), written)
+    assert not at.exception
+    assert run.id in set(table(at)["run"])
+    assert api.report(api.open_run(run.id)).verdict == verdict
+    assert "is here already" in shown(bring_in(open_page("runs"), written))
+
+
+def test_file_that_is_no_bundle_is_refused_in_a_sentence(open_page, two, tmp_path):
+    wrong = tmp_path / "wrong.zip"
+    wrong.write_text("no zip")
+    at = bring_in(open_page("runs"), wrong)
+    assert not at.exception
+    assert str(wrong) in shown(at)
+    assert set(table(at)["run"]) == {run.id for run in two}
