@@ -105,7 +105,7 @@ def transfer(asked: Asked) -> Scene:
     revealed = Picture(
         charts_learn.cuts_figure(cuts, asked.look), cuts, "learn-cuts",
         f"{shipped.setting} · {shipped.command}", shipped.command,
-        'run = api.run(api.load_recipe("graft"))\nprint(api.report(run).arms)',
+        'report = api.run_study("graft")\nprint(report.panels[1].report.arms)',
         "Bars: exact match by the way the student was cut",
     )  # fmt: skip
     by = {difference.versus: difference for difference in shipped.differences}

@@ -18,10 +18,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import psutil
 import pytest
 
 ROOT = Path(__file__).parents[2]
+TELLING = Path(__file__).parent / "told_by_workers"
 SCREENSHOTS = Path(__file__).parent / "screenshots"
 FLAGS = (
     "--no-sandbox",
@@ -50,6 +50,7 @@ class Server:
     port: int
     home: Path
     log: Path
+    told: Path
     process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -63,6 +64,9 @@ class Server:
         command += [f"--server.port={self.port}", "--server.headless=true"]
         command += ["--server.fileWatcherType=none"]
         environment = {**os.environ, "NUGGETS_HOME": str(self.home), "HF_HUB_OFFLINE": "1"}
+        environment["NUGGETS_TOLD_BY_WORKERS"] = str(self.told)
+        paths = [str(TELLING), *filter(None, [os.environ.get("PYTHONPATH")])]
+        environment["PYTHONPATH"] = os.pathsep.join(paths)
         with self.log.open("a") as out:
             self.process = subprocess.Popen(
                 command, cwd=ROOT, env=environment, stdout=out, stderr=out
@@ -73,15 +77,20 @@ class Server:
         """Stops it; workers live on."""
         assert self.process is not None
         self.process.terminate()
-        self.process.wait(timeout=60)
+        try:
+            self.process.wait(timeout=30)
+        except subprocess.TimeoutExpired:  # it waits for a window that does not close
+            self.process.kill()
+            self.process.wait(timeout=60)
 
-    def worker(self, run_id: str) -> psutil.Process:
-        """The worker of a run: a child of the server, found by the folder it was given."""
-        assert self.process is not None
-        for child in psutil.Process(self.process.pid).children():
-            if child.cmdline()[-1:] == [str(self.home / "runs" / run_id)]:
-                return child
-        raise AssertionError(f"no child of the server works on {run_id}")
+    def worker(self, run_id: str) -> int:
+        """The process id of a run's worker, as it told it itself."""
+        told = self.told / run_id
+        deadline = time.monotonic() + 120
+        while not told.is_file() or not told.read_text().endswith("\n"):
+            assert time.monotonic() < deadline, f"no worker of {run_id} told its process id"
+            time.sleep(0.02)
+        return int(told.read_text())
 
 
 @dataclass
@@ -110,7 +119,8 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    found = Server(port, tmp_path / "home", tmp_path / "server.log")
+    found = Server(port, tmp_path / "home", tmp_path / "server.log", tmp_path / "told")
+    found.told.mkdir()
     monkeypatch.setenv("NUGGETS_HOME", str(found.home))
     found.start()
     try:

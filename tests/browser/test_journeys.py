@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 from pathlib import Path
 
 import pytest
@@ -54,6 +56,7 @@ def test_class_finds_moves_and_judges_a_skill_in_five_minutes(open_context, shoo
     page.get_by_role("button", name="Use this pair").first.click()
 
     go(page, "Sensitivity")
+    idle(page)
     page.get_by_role("button", name="Measure", exact=True).click()
     page.locator(f".st-key-{MAP} .js-plotly-plot").wait_for(timeout=WORK_MS)
     click_cell(page, MAP, "model.layers.2.mlp.up_proj")
@@ -106,7 +109,9 @@ def test_researcher_loses_window_server_and_worker_and_gets_the_same_result(
     run = start(page)
     worker = server.worker(run.id)
     until(lambda: any(event.data.get("step") for event in run.events()))
-    worker.suspend()  # half-way, however fast the machine is; a stopped worker is a living one
+    os.kill(
+        worker, signal.SIGSTOP
+    )  # half-way, however fast the machine is; a stopped worker is a living one
     assert run.record().stage == "train"
     page.get_by_text(re.compile(r"^Stage: train")).wait_for()
     shoot(page, "researcher-running")
@@ -121,7 +126,7 @@ def test_researcher_loses_window_server_and_worker_and_gets_the_same_result(
     page.get_by_text(re.compile(r"^Stage: train")).wait_for()
     page.get_by_role("button", name="Cancel", exact=True).wait_for()
 
-    worker.kill()
+    os.kill(worker, signal.SIGKILL)
     page.get_by_role("button", name="Resume", exact=True).click()
     page.get_by_role("button", name="See the benchmarks").wait_for(timeout=WORK_MS)
     assert run.record().attempts == 2
@@ -163,6 +168,8 @@ def test_engineer_brings_samples_and_leaves_with_an_adapter(
     page.locator("input[type=file]").first.set_input_files(own_samples)
     page.get_by_text("40 samples were read").wait_for()
     page.get_by_role("button", name="Use it", exact=True).click()
+    page.get_by_text("How sensitive each weight of teacher is to doubled").wait_for()
+    idle(page)
     page.get_by_role("button", name="Measure", exact=True).click()
     page.locator(f".st-key-{MAP} .js-plotly-plot").wait_for(timeout=WORK_MS)
     page.get_by_text(re.compile("doubled, teacher")).first.wait_for()
