@@ -68,7 +68,8 @@ def _experiment(study: api.Study) -> None:
     study_parts.documents(report)
     python = f'from nuggets import api\n\nreport = api.run_study("{study.name}")'
     frame, caption = study_parts.results_frame(report), study_parts.caption(report)
-    share.table(frame, f"paper-{study.name}", caption, command, python)
+    share.table(frame, f"paper-{study.name}", caption, command, python,
+                shown=study_parts.results_shown(report, frame))  # fmt: skip
     if report.study.paper.values:
         st.text(f"The paper's numbers: {report.study.paper.source}")
     safe.notes(report.study.notes)
@@ -76,7 +77,8 @@ def _experiment(study: api.Study) -> None:
     if len(rivals):
         with st.expander("The judged arm against its controls and other choices"):
             share.table(rivals, f"paper-{study.name}-rivals",
-                        "Paired differences with 95 % intervals", command, python)  # fmt: skip
+                        "Paired differences with 95 % intervals", command, python,
+                        shown=study_parts.rivals_shown(rivals))  # fmt: skip
     with st.expander("Budget of every arm and seed"):
         budget = study_parts.budget_frame(report)
         share.table(budget, f"paper-{study.name}-budget", "Means over seeds", command, python,

@@ -8,7 +8,8 @@ from typing import Any
 import pandas as pd
 
 from nuggets.bench.report import BenchmarkReport
-from nuggets.ui import amounts
+from nuggets.studies.documents import interval_text
+from nuggets.ui import amounts, charts
 from nuggets.ui.charts_benchmarks import ROLE_TITLES
 
 
@@ -47,6 +48,35 @@ def budget_shown(frame: pd.DataFrame) -> pd.DataFrame:
             "trainable_parameters": "trained weights",
             "flops": "operations per seed",
             "seconds_per_seed": "time per seed",
+        }
+    )
+
+
+def with_intervals(
+    frame: pd.DataFrame, mean: str, low: str, high: str, signed: bool = False
+) -> list[str]:
+    """Three columns as one text per row; a dash where nothing was compared."""
+    return [
+        "–" if pd.isna(row[0]) else interval_text(*row, signed=signed)
+        for row in zip(frame[mean], frame[low], frame[high], strict=True)
+    ]
+
+
+def paired_shown(frame: pd.DataFrame) -> pd.DataFrame:
+    """Paired differences for people; see `judged_shown` for its last two columns."""
+    first, second = (frame[name].map(charts.plain_name) for name in ("arm", "versus"))
+    shown = pd.DataFrame({"paired": first + " − " + second})
+    shown["difference, 95 %"] = with_intervals(frame, "difference", "low", "high", signed=True)
+    return shown.join(judged_shown(frame))
+
+
+def judged_shown(frame: pd.DataFrame) -> pd.DataFrame:
+    """Holm's p and the smallest difference to be seen; a dash where there is none."""
+    titles = {"p_holm": "p (Holm)", "smallest_detectable": "could have seen"}
+    return pd.DataFrame(
+        {
+            title: ["–" if pd.isna(value) else f"{value:.2g}" for value in frame[name]]
+            for name, title in titles.items()
         }
     )
 

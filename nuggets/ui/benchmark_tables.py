@@ -7,6 +7,7 @@ import streamlit as st
 
 from nuggets import api
 from nuggets.ui import amounts, charts, evaluate_part, safe, share, shell
+from nuggets.ui.arm_tables import paired_shown, with_intervals
 
 MOST_RUNS = 6
 """Evaluations of models by themselves that are shown, newest first."""
@@ -68,8 +69,8 @@ def comparisons_frame(table: api.BenchmarkTable) -> pd.DataFrame:
             "difference": each.interval.mean,
             "low": each.interval.low,
             "high": each.interval.high,
-            "p, Holm": each.p_holm,
-            "detectable": each.minimum_detectable,
+            "p_holm": each.p_holm,
+            "smallest_detectable": each.minimum_detectable,
         }
         for each in table.comparisons
     )
@@ -78,23 +79,12 @@ def comparisons_frame(table: api.BenchmarkTable) -> pd.DataFrame:
 def shown_of(frame: pd.DataFrame) -> pd.DataFrame:
     """`frame_of` for people: intervals beside their means, times in words."""
     shown = frame[["model"]].assign(metric=frame["metric"].map(charts.plain_name))
-    for title, low, high in (
-        ("mean", "low", "high"),
-        ("difference", "difference low", "difference high"),
-    ):
-        if title in frame:
-            sign = "+" if title == "difference" else ""
-            numbers = zip(frame[title], frame[low], frame[high], strict=True)
-            shown[f"{title}, 95 %"] = [_interval(*each, sign) for each in numbers]
+    shown["mean, 95 %"] = with_intervals(frame, "mean", "low", "high")
+    if "difference" in frame:
+        columns = ("difference", "difference low", "difference high")
+        shown["difference, 95 %"] = with_intervals(frame, *columns, signed=True)
     rest = frame[["seeds", "cut prompts", "unfinished"]]
     return shown.join(rest).assign(time=frame["seconds"].map(amounts.seconds))
-
-
-def _interval(mean: float | None, low: float | None, high: float | None, sign: str) -> str:
-    if mean is None or pd.isna(mean):
-        return "–"
-    text = f"{mean:{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]"
-    return text.replace("-", "−")
 
 
 def _evaluations() -> list[api.Run]:
@@ -121,15 +111,13 @@ def _tables(run: api.Run, tables: list[api.BenchmarkTable]) -> None:
         if table.verdict is not None:
             st.text(f"{table.benchmark}: {table.verdict.sentence}")
         if table.comparisons:
+            compared = comparisons_frame(table)
             share.table(
-                comparisons_frame(table),
+                compared,
                 f"compared-{run.id}-{table.benchmark}",
                 f"{table.benchmark}, {table.metric}: paired differences with 95 % intervals and "
                 f"p-values adjusted by Holm · run {run.id}",
                 command,
                 python,
-                column_config={
-                    name: st.column_config.NumberColumn(format="%.3f")
-                    for name in ("difference", "low", "high", "p, Holm", "detectable")
-                },
+                shown=paired_shown(compared),
             )

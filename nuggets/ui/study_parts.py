@@ -10,7 +10,9 @@ import streamlit as st
 from nuggets import api
 from nuggets.errors import Damaged
 from nuggets.studies.documents import baseline_difference, control_differences, paper_number
-from nuggets.ui import arm_tables
+from nuggets.ui import arm_tables, charts
+from nuggets.ui.arm_tables import with_intervals
+from nuggets.ui.charts_benchmarks import ROLE_TITLES
 
 
 def report_of(name: str, changes: Sequence[str] = ()) -> api.StudyReport | None:
@@ -83,6 +85,32 @@ def results_frame(report: api.StudyReport) -> pd.DataFrame:
                 }
             )
     return pd.DataFrame(rows)
+
+
+def results_shown(report: api.StudyReport, frame: pd.DataFrame) -> pd.DataFrame:
+    """`results_frame` for people."""
+    metric = report.panels[0].report.metric
+    shown = pd.DataFrame(
+        {
+            "run": frame["run"],
+            "arm": frame["arm"].map(charts.plain_name),
+            "role": [ROLE_TITLES[role] for role in frame["role"]],
+            f"{charts.plain_name(metric)}, 95 %": with_intervals(frame, metric, "low", "high"),
+            "minus plain LoRA, 95 %": with_intervals(
+                frame, "minus_plain", "minus_low", "minus_high", signed=True
+            ),
+        }
+    ).join(arm_tables.judged_shown(frame))
+    if report.study.paper.values:
+        shown["the paper's score"] = frame["the_paper"]
+    sizes = zip(frame["n_seeds"], frame["n_items"], strict=True)
+    return shown.assign(**{"seeds × items": [f"{seeds} × {items}" for seeds, items in sizes]})
+
+
+def rivals_shown(frame: pd.DataFrame) -> pd.DataFrame:
+    """`rivals_frame` for people."""
+    shown = frame[["run"]].assign(kind=frame["compared_with"])
+    return shown.join(arm_tables.paired_shown(frame))
 
 
 def rivals_frame(report: api.StudyReport) -> pd.DataFrame:

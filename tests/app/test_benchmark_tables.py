@@ -84,8 +84,8 @@ def test_models_measured_by_themselves_are_shown_with_intervals(
     assert frame["difference, 95 %"][1].startswith("−0.500 [−")
     assert frame["cut prompts"].tolist() == [1, 1]
     compared = at.dataframe[1].value
-    assert compared[["arm", "versus"]].values.tolist() == [["sibling", "teacher"]]
-    assert compared["difference"].tolist() == pytest.approx([-0.5])
+    assert compared["paired"].tolist() == ["sibling − teacher"]
+    assert compared["difference, 95 %"][0].startswith("−0.500 [−")
     assert frame["time"].tolist() == ["2 s", "2 s"]
     assert f"4 items, differences to teacher · run {evaluated.id}" in shown(at)
 

@@ -36,11 +36,17 @@ def test_an_experiment_shows_its_findings_figure_table_and_the_papers_numbers(op
     assert report is not None
     assert all(sentence in shown(at) for sentence in report.findings)
     assert report.study.paper.source in shown(at)
-    frame = next(part.value for part in at.dataframe if "the_paper" in part.value.columns)
-    assert frame.set_index("arm").loc["sensitivity", "the_paper"] == 28.22
-    rivals = next(part.value for part in at.dataframe if "versus" in part.value.columns)
-    assert {*rivals["versus"]} == {"permuted", "random", "first", "last"}
-    assert set(frame["n_seeds"]) == {len(recipe().seeds)}
+    frame = next(p.value for p in at.dataframe if "the paper's score" in p.value.columns)
+    frame = frame.set_index("arm")
+    assert frame.loc["sensitivity", "the paper's score"] == 28.22
+    arm = report.panels[0].report.arms["sensitivity"]
+    text = f"{arm.value:.3f} [{arm.interval[0]:.3f}, {arm.interval[1]:.3f}]"
+    assert frame.loc["sensitivity", "exact match, 95 %"] == text
+    assert frame.loc["plain", "minus plain LoRA, 95 %"] == "–"
+    assert set(frame["seeds × items"]) == {f"{len(recipe().seeds)} × {arm.n}"}
+    rivals = next(part.value for part in at.dataframe if "paired" in part.value.columns)
+    others = ("permuted", "random", "first", "last")
+    assert {*rivals["paired"]} == {f"sensitivity − {other}" for other in others}
     assert "Report (HTML)" in {button.label for button in at.get("download_button")}
     row = gallery(open_page("paper")).set_index("experiment").loc[EXPERIMENT]
     assert row["runs"] == "1 of 1"
