@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -16,6 +15,7 @@ from nuggets.bench.answers import Answer, greedy_lanes
 from nuggets.bench.halving import Halving
 from nuggets.core.progress import Progress
 from nuggets.core.samples import IGNORED, Format, Message, Sample, encode_all
+from nuggets.core.states import evaluation
 from nuggets.errors import BadInput, NonFinite
 
 Metric = Literal["exact_match", "choice", "loss"]
@@ -135,7 +135,7 @@ def evaluate_lanes(
     variants, places = _variants(samples, "choice" in metrics)
     encoded = encode_all(variants, tokenizer, max_length, format)
     device = torch.device(device)
-    with evaluation_mode(model):
+    with evaluation(model):
         scored = _score(model, n_lanes, encoded, batch_size, device, progress)
         problems = [_not_finite(scores, variants) for scores in scored]
         written: list[list[Answer]] = [[] for _ in range(n_lanes)]
@@ -165,18 +165,6 @@ def _not_finite(scores: list[Score], samples: Sequence[Sample]) -> NonFinite | N
                 "weights diverged or are damaged; nothing that it answers can be counted."
             )
     return None
-
-
-@contextmanager
-def evaluation_mode(model: Any) -> Iterator[None]:
-    """Without gradients and dropout; afterwards the model is in its former mode."""
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.inference_mode():
-            yield
-    finally:
-        model.train(was_training)
 
 
 def _variants(

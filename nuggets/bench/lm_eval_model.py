@@ -18,11 +18,12 @@ import torch
 from lm_eval.api.model import TemplateLM
 
 from nuggets.bench.answers import decode_greedily, up_to_end
-from nuggets.bench.evaluate import evaluation_mode, score_batch
+from nuggets.bench.evaluate import score_batch
 from nuggets.bench.halving import Halving
 from nuggets.bench.kept import Kept, KeptInMemory
 from nuggets.core.progress import Progress
 from nuggets.core.samples import IGNORED, Format, answer_ends
+from nuggets.core.states import evaluation
 from nuggets.errors import BadInput, NonFinite
 
 Response = dict[str, Any]
@@ -127,7 +128,7 @@ class InMemoryLM(TemplateLM):
             key = _key([self.batch_size, self.max_length, *(requests[p] for p in places)])
             responses = self._kept.get(key)
             if responses is None:
-                with evaluation_mode(self.model):
+                with evaluation(self.model):
                     responses = answer(places)
                 self._kept.put(key, responses)
             for place, response in zip(places, responses, strict=True):

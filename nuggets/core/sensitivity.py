@@ -25,7 +25,7 @@ from nuggets.core.maps import SensitivityMap
 from nuggets.core.progress import Progress
 from nuggets.core.ranks import add_up, share_of
 from nuggets.core.scores import Score, ThetaGrad
-from nuggets.core.states import blocks_of
+from nuggets.core.states import blocks_of, without_dropout
 
 __all__ = ["Encoded", "Keep", "compute_sensitivity"]
 
@@ -70,24 +70,19 @@ def compute_sensitivity(
     score = score or ThetaGrad()
     named = dict(model.named_parameters())
     device = next(model.parameters()).device
-    was_training = model.training
-    try:
-        model.eval()
-        with Hooks(named, score, keep) as hooks:
-            share = share_of(len(encoded))
-            for done, index in enumerate(share):
-                if progress is not None:
-                    progress.check_cancelled()
-                ids, labels = sample_tensors(encoded[index], device)
-                with checkpointed(blocks_of(model, spec)) if checkpoint else nullcontext():
-                    loss = model(input_ids=ids, labels=labels, use_cache=False).loss
-                    check_loss(loss, index)
-                    loss.backward()
-                hooks.check_fired(done)
-                if progress is not None:
-                    progress.progress(done + 1, len(share), "seed samples")
-    finally:
-        model.train(was_training)
+    with without_dropout(model), Hooks(named, score, keep) as hooks:
+        share = share_of(len(encoded))
+        for done, index in enumerate(share):
+            if progress is not None:
+                progress.check_cancelled()
+            ids, labels = sample_tensors(encoded[index], device)
+            with checkpointed(blocks_of(model, spec)) if checkpoint else nullcontext():
+                loss = model(input_ids=ids, labels=labels, use_cache=False).loss
+                check_loss(loss, index)
+                loss.backward()
+            hooks.check_fired(done)
+            if progress is not None:
+                progress.progress(done + 1, len(share), "seed samples")
     add_up(hooks.sums, named, len(encoded))
     parts = MapParts() if parts is None else parts
     parts.begin(spec, list(named), len(encoded))

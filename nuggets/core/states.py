@@ -227,11 +227,17 @@ def decoder_of(model: nn.Module, spec: ArchSpec) -> nn.Module:
 @contextmanager
 def evaluation(model: nn.Module) -> Iterator[None]:
     """Without gradients and dropout; afterwards the model is in its former mode."""
+    with without_dropout(model), torch.inference_mode():
+        yield
+
+
+@contextmanager
+def without_dropout(model: nn.Module) -> Iterator[None]:
+    """In evaluation mode, gradients as they were; afterwards the model is in its former mode."""
     was_training = model.training
     model.eval()
     try:
-        with torch.inference_mode():
-            yield
+        yield
     finally:
         model.train(was_training)
 

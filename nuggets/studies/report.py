@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import chain
+from pathlib import Path
 
 from pydantic import Field
 
@@ -124,11 +125,16 @@ def _panel(study: Study, name: str, run: Run) -> Panel:
         x=next(each.x for each in study.runs if each.name == name),
         run=run.id,
         task=report.task,
-        teacher=recipe.teacher,
-        student=recipe.student,
+        teacher=_short(recipe.teacher),
+        student=_short(recipe.student),
         report=report,
         alternatives=_alternatives(found, metric, focus, treatments),
     )
+
+
+def _short(model: str) -> str:
+    """A model's name; of a folder, its own: where it lies is this machine's matter."""
+    return Path(model).name if Path(model).is_absolute() else model
 
 
 def _judged(study: Study, run: Run) -> tuple[list[CellOutcome], str]:

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from nuggets.bench.answers import greedy_answers
-from nuggets.bench.evaluate import evaluation_mode
 from nuggets.core.adapter import add_lora, inject
 from nuggets.core.factorize import LowRankFactors
 from nuggets.core.samples import Message, Sample
+from nuggets.core.states import evaluation
 from nuggets.errors import BadInput
 from nuggets.train.flops import answering_flops
 from nuggets.train.lab import Lab, Trainee
@@ -61,7 +61,7 @@ def with_teacher_labels(lab: Lab, seed: int, n: int) -> Trainee:
     """A plain LoRA on the training samples and on prompts that the teacher answered."""
     start = time.monotonic()
     prompts = lab.extra_prompts(n, seed)
-    with evaluation_mode(lab.teacher):
+    with evaluation(lab.teacher):
         answers = greedy_answers(
             lab.teacher,
             lab.teacher_tokenizer or lab.tokenizer,

@@ -15,7 +15,6 @@ from nuggets.bench.evaluate import (
     Outcomes,
     answer_logits,
     evaluate,
-    evaluation_mode,
     pad_right,
 )
 from nuggets.bench.report import CellOutcome
@@ -23,6 +22,7 @@ from nuggets.core.adapter import save_adapter, stack_factors
 from nuggets.core.architecture import Frozen
 from nuggets.core.progress import Progress
 from nuggets.core.samples import Sample
+from nuggets.core.states import evaluation
 from nuggets.train.arms import Arm
 from nuggets.train.checkpoints import Storage, TrainLog, trainable
 from nuggets.train.config import TrainConfig
@@ -243,7 +243,7 @@ def step0_difference(lab: Lab, trainee: Trainee, samples: Sequence[Sample]) -> f
     if trainee.own_base:
         return None
     batch = pad_right(lab.encode(list(samples[:PROBED])), lab.device)
-    with evaluation_mode(lab.student), evaluation_mode(trainee.model):
+    with evaluation(lab.student), evaluation(trainee.model):
         ours = answer_logits(trainee.model, *batch)[0]
         theirs = answer_logits(lab.student, *batch)[0]
     return float((ours - theirs).abs().max())

@@ -17,12 +17,12 @@ from nuggets.bench.evaluate import (
     Outcomes,
     answer_logits,
     evaluate_lanes,
-    evaluation_mode,
     pad_right,
 )
 from nuggets.core.memory import is_out_of_memory
 from nuggets.core.progress import Progress
 from nuggets.core.samples import Sample
+from nuggets.core.states import evaluation
 from nuggets.errors import NonFinite
 from nuggets.train.arms import Arm, Graft
 from nuggets.train.batches import Form
@@ -200,11 +200,11 @@ class Program:
         """As `nuggets.train.cells.step0_difference`, for every lane of this program."""
         batch = self.lab.encode(list(samples[:PROBED]))
         found: list[float] = []
-        with evaluation_mode(self.lab.student):
+        with evaluation(self.lab.student):
             theirs = answer_logits(self.lab.student, *pad_right(batch, self.lab.device))[0]
         for model in self.models:
             ids, labels = pad_right(batch * model.n_lanes, self.lab.device)
-            with evaluation_mode(model.model):
+            with evaluation(model.model):
                 ours = answer_logits(model.model, ids, labels)[0]
             lanes = ours.view(model.n_lanes, *theirs.shape)
             found += (lanes - theirs).abs().flatten(1).amax(1).tolist()
@@ -310,10 +310,9 @@ def run_batch(
         "answers": answers,
     }
     if form != "alone":
-        merge = form == "merged"
         options: dict[str, Any] = {"storage": storage, "progress": progress}
         found = together_or_none(
-            lambda: Program(lab, cells, folder, merge=merge, **options),
+            lambda: Program(lab, cells, folder, merge=form == "merged", **options),
             lambda program: _train_and_measure(program, **measures),
             progress,
         )
@@ -321,20 +320,8 @@ def run_batch(
             yield from ((c, make()) for c, make in zip(cells, found, strict=True) if wanted(c))
             return
     for cell in filter(wanted, cells):
-        place, own = folder / cell.name, cell.progress
-        yield (
-            cell,
-            run_cell(
-                lab,
-                cell.arm,
-                cell.seed,
-                place,
-                **measures,
-                lr=cell.lr,
-                storage=storage,
-                progress=own,
-            ),
-        )
+        own: dict[str, Any] = {"lr": cell.lr, "progress": cell.progress, "storage": storage}
+        yield cell, run_cell(lab, cell.arm, cell.seed, folder / cell.name, **measures, **own)
 
 
 def together_or_none(

@@ -57,7 +57,7 @@ def finetune(
         device: where the model is.
         progress: receives step, loss and learning rate, and can cancel at every step.
         storage: how checkpoints are committed and found.
-        on_evaluate: step → a point of the learning curve; called as `config` asks.
+        on_evaluate: step → a point of the learning curve.
         loss: what is minimised; the answer's likelihood when not given.
         bf16: compute in bfloat16 on a GPU; weights keep their dtype.
 

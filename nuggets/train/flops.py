@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from nuggets.bench.evaluate import Encoded, evaluation_mode, pad_right
+from nuggets.bench.evaluate import Encoded, pad_right
 from nuggets.core.samples import IGNORED
+from nuggets.core.states import evaluation
 from nuggets.train.finetune import sample_order
 from nuggets.train.losses import DistillationLoss, Loss, answer_loss
 from nuggets.train.randomness import seeded
@@ -83,7 +84,7 @@ def answering_flops(
 
     def count() -> float:
         ids = torch.zeros(1, longest, dtype=torch.long, device=device)
-        with evaluation_mode(model), FlopCounterMode(display=False) as counter:
+        with evaluation(model), FlopCounterMode(display=False) as counter:
             model(input_ids=ids, use_cache=False)
         return float(counter.get_total_flops())
 

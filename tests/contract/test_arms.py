@@ -13,13 +13,14 @@ import torch
 from pydantic import TypeAdapter
 from transformers import AutoModelForCausalLM
 
-from nuggets.bench.evaluate import evaluation_mode, pad_right
+from nuggets.bench.evaluate import pad_right
 from nuggets.bench.verdict import Role
 from nuggets.core.adapter import load_adapter
 from nuggets.core.architecture import Frozen
 from nuggets.core.layers import LastLayers
 from nuggets.core.plan import ExtractionConfig, LoraConfig
 from nuggets.core.selectors import ConsistentSelector
+from nuggets.core.states import evaluation
 from nuggets.errors import BadInput
 from nuggets.train.aligned import Hints, Memories, Regressed, States
 from nuggets.train.arms import Arm, Distill, Graft, Paper, Pissa, TeacherLabels, WrongTask
@@ -66,7 +67,7 @@ def cell(lab, arm, seed=0) -> CellResult:
 
 
 def logits(lab, model):
-    with evaluation_mode(model):
+    with evaluation(model):
         return model(input_ids=pad_right(lab.encode(TEST), "cpu")[0]).logits.clone()
 
 
