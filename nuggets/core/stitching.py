@@ -67,7 +67,8 @@ def stitching_accuracy(
         test: other samples of the skill.
         positions: `answer` fits the maps where an answer token is predicted, `all` everywhere.
         penalty: as in `ridge_map`.
-        teacher_layers, student_layers: rows and columns to measure; all when not given.
+        teacher_layers: rows to measure; all when not given.
+        student_layers: columns to measure; all when not given.
         progress: asked for a cancel before every batch of every cell.
 
     Returns:

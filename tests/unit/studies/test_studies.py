@@ -8,6 +8,7 @@ import pytest
 from nuggets import api
 from nuggets.bench.report import CellOutcome, build_report
 from nuggets.bench.verdict import Difference
+from nuggets.builtin.resolve import resolve
 from nuggets.errors import BadInput
 from nuggets.runs.store import Run
 from nuggets.studies.documents import save_study, study_html, study_markdown
@@ -132,6 +133,16 @@ def test_a_report_says_what_was_planted_and_sets_the_papers_numbers_beside_it():
     assert "read off a chart" in text
     assert "nuggets paper structure" in text
     assert all(f"| {len(arm.seeds)} × {arm.n} |" in text for arm in panel.report.arms.values())
+
+
+def test_a_report_does_not_say_where_a_models_folder_lies():
+    changes = (f"teacher={resolve('teacher')}",)
+    for recipe in study_recipes(open_study("structure"), changes).values():
+        assert recipe.teacher != "teacher"
+        finish(api.create(recipe))
+    report = api.study_report("structure", changes)
+    assert report is not None
+    assert [panel.teacher for panel in report.panels] == ["teacher"]
 
 
 def test_without_an_effect_the_papers_claim_is_not_seen():
