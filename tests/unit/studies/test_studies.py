@@ -136,7 +136,7 @@ def test_a_report_says_what_was_planted_and_sets_the_papers_numbers_beside_it():
 
 
 def test_a_report_does_not_say_where_a_models_folder_lies():
-    changes = (f"teacher={resolve('teacher')}",)
+    changes = (f"teacher={resolve('teacher').path}",)
     for recipe in study_recipes(open_study("structure"), changes).values():
         assert recipe.teacher != "teacher"
         finish(api.create(recipe))
