@@ -148,10 +148,11 @@ class SensitivityJob(Frozen):
 
     @model_validator(mode="after")
     def _for_someone(self) -> SensitivityJob:
-        if (self.sensitivity.keep == "windows") != (self.student is not None):
-            raise ValueError(
-                "keep: windows and student go together: windows have a student's shape"
-            )
+        keep = self.sensitivity.keep
+        if keep == "windows" and self.student is None:
+            raise ValueError("sensitivity.keep=windows needs a student: windows have its shape")
+        if keep != "windows" and self.student is not None:
+            raise ValueError(f"a student is for sensitivity.keep=windows only; it is {keep}")
         return self
 
 
@@ -359,12 +360,15 @@ def _refusal(what: str, problem: ValidationError, depth: int) -> BadInput:
 
 def _fault(error: Any, depth: int) -> str:
     """One fault: which field (its name starts at `depth`), what is wrong, what was given."""
-    where = ".".join(str(part) for part in error["loc"][depth:]) or "recipe"
+    where = ".".join(str(part) for part in error["loc"][depth:])
     if error["type"] == "extra_forbidden":
         return f"there is no field {where}"
+    wrong = error["msg"].removeprefix("Value error, ")
+    if not where:  # a rule between fields names them itself
+        return wrong
     text = repr(error["input"])
     given = text if len(text) <= 60 else text[:57] + "..."
-    return f"{where}: {error['msg'].removeprefix('Value error, ')} (got {given})"
+    return f"{where}: {wrong} (got {given})"
 
 
 def anchored(job: Frozen) -> Any:

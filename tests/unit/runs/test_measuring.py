@@ -155,9 +155,12 @@ def test_what_looks_at_every_entry_is_refused_before_anything_is_measured(keep, 
 
 def test_windows_are_measured_for_a_student_and_nothing_else_is():
     tree = {"job": "sensitivity", "model": "teacher", "data": {"task": "add"}}
-    with pytest.raises(BadInput, match="windows and student go together"):
+    with pytest.raises(
+        BadInput,
+        match=r"^The recipe does not fit: .*windows needs a student: windows have its shape\.$",
+    ):
         parse_job({**tree, "sensitivity": {"keep": "windows"}})
-    with pytest.raises(BadInput, match="windows and student go together"):
+    with pytest.raises(BadInput, match=r"a student is for .*windows only; it is full\.$"):
         parse_job({**tree, "student": "sibling"})
 
 
