@@ -3,7 +3,6 @@ import pytest
 import torch
 
 from benchmarks import published
-from nuggets.core import factorize
 from nuggets.core.factorize import truncated_svd
 from nuggets.errors import NonFinite
 
@@ -57,21 +56,6 @@ def test_randomised_error_is_measured_and_small():
     assert fast.energy > randomised_svd_energy(weight, 8)
     error = float((weight - fast.product()).square().sum() / weight.square().sum())
     assert fast.energy == pytest.approx(1 - error, abs=1e-4)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_reading_a_few_rows_at_a_time_changes_nothing_but_rounding(monkeypatch, dtype):
-    weight = (matrix(500, 150) * torch.arange(150).add(1).pow(-0.5)).to(dtype)[7:480, 3:140]
-    whole = truncated_svd(weight, 4)
-    monkeypatch.setattr(factorize, "_PART", 64)
-    monkeypatch.setattr(factorize, "_CACHED", 10)
-    found = truncated_svd(weight, 4)
-    torch.testing.assert_close(found.product(), whole.product(), atol=1e-5, rtol=0)
-    kept = 1 - (weight.float() - found.product()).double().square().sum() / (
-        weight.double().square().sum()
-    )
-    assert found.energy == pytest.approx(float(kept), rel=1e-5)
-    torch.testing.assert_close(found.a @ found.a.T, torch.eye(4), atol=1e-5, rtol=0)
 
 
 def test_randomised_is_seeded_and_leaves_the_global_generator_alone():
