@@ -6,10 +6,7 @@ from typing import Any
 
 import streamlit as st
 
-from nuggets import api
 from nuggets.ui import (
-    charts,
-    charts_map,
     matrix_parts,
     measure,
     own_samples,
@@ -43,7 +40,7 @@ def main() -> None:
         if task not in found:
             empty(model, task, wanted, found)
             return
-        view = controls(task, found)
+        view = compared(task, found)
         parts.overview(found, view, choice)
         matrix_parts.matrix(found, view.a, view.b, view.show, choice)
         unit_parts.units(found, view.a, view.b)
@@ -66,11 +63,10 @@ def where(choice: shell.Choice) -> tuple[str, str | None]:
     return model, run if run in runs else None
 
 
-def controls(a: str, found: sources.Sources) -> parts.View:
-    """Draws the controls of what is shown; every one is part of the address."""
+def compared(a: str, found: sources.Sources) -> parts.View:
+    """Draws the controls of which maps are shown; every one is part of the address."""
     bound: Any = {"bind": "query-params"}
     others = [name for name in found if name != a]
-    modes: list[Any] = [mode for mode in api.views.MODES if mode != "distinctive" or others]
     with st.container(horizontal=True, vertical_alignment="bottom"):
         b = st.selectbox("Compare with", others, index=None, key="other", width=170,
                          placeholder="no task", **bound)  # fmt: skip
@@ -78,19 +74,7 @@ def controls(a: str, found: sources.Sources) -> parts.View:
         show = st.segmented_control("Show", shows, default="A", required=True, key="show",
                                     help="A is the sidebar's task or the run's map, B the one "
                                     "beside.", **bound)  # fmt: skip
-        mode = st.selectbox("Values", modes, key="mode", width=160, format_func=charts.plain_name,
-                            help="; ".join(f"{charts.plain_name(m)}: {charts_map.TITLES[m]}"
-                                           for m in modes), **bound)  # fmt: skip
-        fixed = mode == "distinctive"
-        scale = st.segmented_control("Scale", ("linear", "log"), default="linear", required=True,
-                                     key="scale", disabled=fixed, **bound)  # fmt: skip
-    return parts.View(
-        a=a,
-        b=b if b in others else None,
-        show=show if show in shows else "A",
-        mode=mode if mode in modes else modes[0],
-        log=scale == "log" and not fixed,
-    )
+    return parts.View(a, b if b in others else None, show if show in shows else "A")
 
 
 def empty(model: str, task: str, wanted: dict[str, Any], found: sources.Sources) -> None:

@@ -7,14 +7,16 @@ for categories.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
-from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
 import plotly.graph_objects as go
 from jaxtyping import Float
 from numpy import ndarray
+
+from nuggets.ui import charts_room
 
 FONT = '"Source Sans 3", "Source Sans Pro", "Source Sans", "Segoe UI", Helvetica, Arial, sans-serif'
 MAGNITUDE = "Viridis"
@@ -51,21 +53,48 @@ def look_of(theme: str | None) -> Look:
 
 
 def finish(fig: go.Figure, look: Look, height: int, **layout: Any) -> go.Figure:
-    """Gives a figure its look; nothing is left to defaults that Streamlit may have replaced."""
-    return fig.update_layout(
-        template=_template(look),
-        height=height,
-        paper_bgcolor=look.paper,
-        plot_bgcolor=look.paper,
-        font={"family": FONT, "size": 15, "color": look.ink},
-        colorway=list(CATEGORIES),
-        **layout,
-    )
+    """Gives a figure its look, so that it is drawn once.
+
+    Nothing is left to defaults that Streamlit may have replaced. Streamlit hands every figure to
+    Plotly twice; Plotly draws it twice if it has a template or a flat typed array, both of which
+    it cannot compare, or if `datarevision` does not say that the data are the same.
+    """
+    fig.update_layout(height=height, datarevision=1, **layout)
+    asked = fig.layout.to_plotly_json()
+    asked.pop("template", None)
+    for trace in fig.data:
+        _flatten(trace)
+        if "xaxis" in trace and "yaxis" in trace:
+            for name in (trace.xaxis or "x", trace.yaxis or "y"):
+                asked.setdefault(f"{name[0]}axis{name[1:]}", {})
+    whole = {"margin": charts_room.margins(asked, fig.data)} | _whole(look)
+    axes = {name: _axis(look) for name in asked if re.fullmatch(r"[xy]axis\d*", name)}
+    fig.layout = _under(whole | axes, asked)
+    fig.layout["template"] = None  # a new layout has Plotly's own
+    return fig
 
 
-@cache
-def _template(look: Look) -> go.layout.Template:
-    axis = {
+def _flatten(trace: Any) -> None:
+    """Makes arrays of one dimension lists."""
+    for name in {"x", "y", "text", "customdata"} & set(trace):
+        values = trace[name]
+        if isinstance(values, ndarray) and values.ndim == 1:
+            trace[name] = None  # else Plotly keeps the array, which equals the list
+            trace[name] = values.tolist()
+
+
+def _under(defaults: dict[str, Any], asked: dict[str, Any]) -> dict[str, Any]:
+    """What is asked for, with defaults where nothing is."""
+    both = {
+        name: _under(default, asked[name])
+        for name, default in defaults.items()
+        if isinstance(default, dict) and isinstance(asked.get(name), dict)
+    }
+    return defaults | asked | both
+
+
+def _axis(look: Look) -> dict[str, Any]:
+    return {
         "automargin": True,
         "gridcolor": look.grid,
         "linecolor": look.grid,
@@ -75,24 +104,20 @@ def _template(look: Look) -> go.layout.Template:
         "ticklabelstandoff": 6,
         "title": {"standoff": 8, "font": {"size": 14, "color": look.muted}},
     }
-    return go.layout.Template(
-        layout={
-            "margin": {"l": 8, "r": 8, "t": 32, "b": 8},
-            "xaxis": axis,
-            "yaxis": axis,
-            "hoverlabel": {"font": {"family": FONT, "size": 14}, "align": "left"},
-            "legend": {
-                "orientation": "h",
-                "yanchor": "bottom",
-                "y": 1.01,
-                "x": 0,
-                "xanchor": "left",
-            },
-            "dragmode": False,
-            "bargap": 0.3,
-            "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": look.muted, "activecolor": look.ink},
-        }
-    )
+
+
+def _whole(look: Look) -> dict[str, Any]:
+    return {
+        "paper_bgcolor": look.paper,
+        "plot_bgcolor": look.paper,
+        "font": {"family": FONT, "size": 15, "color": look.ink},
+        "colorway": list(CATEGORIES),
+        "hoverlabel": {"font": {"family": FONT, "size": 14}, "align": "left"},
+        "legend": {"orientation": "h", "yanchor": "bottom", "y": 1.01, "x": 0, "xanchor": "left"},
+        "dragmode": False,
+        "bargap": 0.3,
+        "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": look.muted, "activecolor": look.ink},
+    }
 
 
 def fade(colour: str, alpha: float) -> str:
@@ -108,8 +133,8 @@ def errors(
     return {
         "type": "data",
         "symmetric": False,
-        "array": np.nan_to_num(high - mean),
-        "arrayminus": np.nan_to_num(mean - low),
+        "array": np.nan_to_num(high - mean).tolist(),
+        "arrayminus": np.nan_to_num(mean - low).tolist(),
         "color": look.ink,
         "thickness": 1.8,
         "width": width,
@@ -147,7 +172,7 @@ def colour_axis(
         low, high = low - 1, high + 1
     bar: dict[str, Any] = {"title": {"text": title, "side": "right"}, "thickness": 14, "len": 1.0}
     if log:
-        ticks = np.linspace(low, high, 5)
+        ticks = np.linspace(low, high, 5).tolist()
         labels = [f"{100 * 10**t:.2g} %" if percent else f"{10**t:.3g}" for t in ticks]
         bar |= {"tickvals": ticks, "ticktext": labels}
     elif percent:

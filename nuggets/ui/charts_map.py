@@ -282,4 +282,4 @@ def _label_axes(
             showarrow=False,
             font={"color": look.muted, "size": 14},
         )
-    fig.update_layout(margin={"t": 74, "l": 8, "r": 8, "b": 8})
+    fig.update_layout(margin={"t": 74})

@@ -141,7 +141,7 @@ def neighbours_figure(frame: pd.DataFrame, chance: float, look: Look = LIGHT) ->
     )
     fig.update_xaxes(title="matrices in network order", showticklabels=False, showgrid=False)
     fig.update_yaxes(title="dimensions shared", range=[0, 1.02], tickformat=".0%")
-    return charts.finish(fig, look, 240, margin={"l": 8, "r": 8, "t": 16, "b": 8}, bargap=0.15)
+    return charts.finish(fig, look, 240, margin={"t": 16}, bargap=0.15)
 
 
 def _short(module: str) -> str:
@@ -209,8 +209,7 @@ def _grid(frame: pd.DataFrame) -> tuple[list[str], list[str], list[tuple[int, in
 def _as_grid(fig: go.Figure, look: Look, row_height: int, n_rows: int) -> go.Figure:
     fig.update_yaxes(autorange="reversed", showgrid=False, title="teacher → student")
     fig.update_xaxes(side="top", showgrid=False)
-    margin = {"l": 8, "r": 8, "t": 36, "b": 4}
-    return charts.finish(fig, look, 56 + row_height * n_rows, margin=margin)
+    return charts.finish(fig, look, 56 + row_height * n_rows, margin={"t": 36, "b": 4})
 
 
 def losses_frame(rows: Sequence[Mapping[str, float | str]]) -> pd.DataFrame:

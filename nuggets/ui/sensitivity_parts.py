@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 import streamlit as st
@@ -14,56 +13,86 @@ from nuggets import api
 from nuggets.ui import charts, charts_map, charts_sensitivity, matrix_parts, safe, share, shell
 from nuggets.ui.sensitivity_sources import Source, Sources
 
+PICKED = "nuggets-map-picked"
 
-@dataclass(frozen=True)
-class View:
-    """What the page's controls say, checked.
+
+class View(NamedTuple):
+    """Which maps the page shows, checked.
 
     Attributes:
         a: name of the map that is looked at.
         b: name of the one it is compared with.
         show: `A`, `B` or `A − B`.
-        mode: one of `api.views.MODES`.
-        log: colours by decades, or a ratio for a difference.
     """
 
     a: str
     b: str | None
     show: str
+
+    def own(self, found: Sources) -> Source:
+        """The map that is shown, the first of a difference."""
+        return found[self.b] if self.show == "B" and self.b else found[self.a]
+
+
+class Values(NamedTuple):
+    """How the map's values are shown: one of `api.views.MODES`, and by decades or as a ratio."""
+
     mode: Any
     log: bool
 
 
 def overview(found: Sources, view: View, choice: shell.Choice) -> None:
     """The model at a glance, and its layers beside it."""
-    frame, shown, compare = shown_values(found, view)
-    own = found[view.b] if view.show == "B" and view.b else found[view.a]
-    what = f"{view.a} − {view.b}" if view.show == "A − B" else own.label
     left, right = st.columns([3, 2], gap="medium")
     with left:
-        draw_map(frame, shown, compare, what, own, view)
+        glance(found, view)
     with right:
-        layers(own, choice)
+        layers(view.own(found), choice)
+
+
+@st.fragment
+def glance(found: Sources, view: View) -> None:
+    """The map with its controls, which draw nothing else again; a click does."""
+    if st.session_state.pop(PICKED, False):
+        st.rerun()
+    values = _controls(len(found) > 1)
+    frame, shown, compare = shown_values(found, view, values)
+    own = view.own(found)
+    what = f"{view.a} − {view.b}" if view.show == "A − B" else own.label
+    draw_map(frame, shown, compare, what, own, values.mode)
+
+
+def _controls(others: bool) -> Values:
+    bound: Any = {"bind": "query-params"}
+    modes: list[Any] = [mode for mode in api.views.MODES if mode != "distinctive" or others]
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        mode = st.selectbox("Values", modes, key="mode", width=160, format_func=charts.plain_name,
+                            help="; ".join(f"{charts.plain_name(m)}: {charts_map.TITLES[m]}"
+                                           for m in modes), **bound)  # fmt: skip
+        fixed = mode == "distinctive"
+        scale = st.segmented_control("Scale", ("linear", "log"), default="linear", required=True,
+                                     key="scale", disabled=fixed, **bound)  # fmt: skip
+    return Values(mode if mode in modes else modes[0], scale == "log" and not fixed)
 
 
 def shown_values(
-    found: Sources, view: View
+    found: Sources, view: View, values: Values
 ) -> tuple[pd.DataFrame, charts_map.Shown, Sequence[ndarray]]:
     """The values of the map with their reading, and what must share their colours."""
-    a, b, mode, log = view.a, view.b, view.mode, view.log
+    (a, b, _), (mode, log) = view, values
     maps = {name: source.map for name, source in found.items()}
     spec, tasks = maps[a].spec, list(maps.values())
     views = api.views
     if b is not None and view.show == "A − B":
-        values = views.difference(maps[a], maps[b], mode, log, tasks)
+        cells = views.difference(maps[a], maps[b], mode, log, tasks)
         totals = views.difference(maps[a], maps[b], "absolute").mean
         shown = charts_map.Shown.of(mode, log, f"{a} − {b}")
-        return charts_map.map_frame(spec, values, totals), shown, ()
+        return charts_map.map_frame(spec, cells, totals), shown, ()
     own, other = (a, b) if view.show != "B" or b is None else (b, a)
-    values = views.module_values(maps[own], mode, tasks)
+    cells = views.module_values(maps[own], mode, tasks)
     totals = views.module_values(maps[own], "absolute").mean
     compare = () if other is None else (views.module_values(maps[other], mode, tasks).mean,)
-    return charts_map.map_frame(spec, values, totals), charts_map.Shown.of(mode, log), compare
+    return charts_map.map_frame(spec, cells, totals), charts_map.Shown.of(mode, log), compare
 
 
 def _map_key() -> str:
@@ -78,6 +107,7 @@ def _choose(key: str, frame: pd.DataFrame) -> None:
     clicked = [names.get(point.get("customdata")) for point in points]
     if clicked and clicked[0] is not None and clicked[0] != st.session_state.get("matrix"):
         st.session_state["matrix"] = clicked[0]
+        st.session_state[PICKED] = True
         matrix_parts.whole()
 
 
@@ -87,12 +117,12 @@ def draw_map(
     compare: Any,
     what: str,
     source: Source,
-    view: View,
+    mode: Any,
 ) -> None:
     """The heatmap; a click chooses the matrix below."""
     key = _map_key()
-    mode = view.mode if view.mode != "distinctive" else "share"
-    note = "" if view.mode == mode else "  # distinctive: pass the maps of all tasks"
+    note = "" if mode != "distinctive" else "  # distinctive: pass the maps of all tasks"
+    mode = mode if mode != "distinctive" else "share"
     share.figure(
         charts_map.map_figure(frame, shown, compare, charts.look_of(st.context.theme.type)),
         frame,

@@ -61,6 +61,8 @@ def figure(
     Returns:
         The selection if `on_select` is given, else nothing of use.
     """
+    if on_select:
+        _select_at_once(fig, selection_mode)
     with st.container(gap="xxsmall", key=_frame(key)):
         drawn = st.plotly_chart(
             fig,
@@ -74,6 +76,16 @@ def figure(
         )
         _foot(fig, data, key, caption, command, python)
     return drawn
+
+
+def _select_at_once(fig: go.Figure, modes: tuple[str, ...]) -> None:
+    """Sets what Streamlit would set after the first drawing, and have it drawn again."""
+    box = "points" not in modes or fig.layout.dragmode == "select"  # type: ignore[attr-defined]
+    fig.update_layout(
+        hovermode="closest",
+        dragmode="select" if box else "pan",
+        clickmode="event" if box else "event+select",
+    )
 
 
 def table(
