@@ -107,7 +107,7 @@ def calibrate(
     run_id: Annotated[
         str | None, typer.Argument(help="A run with many seeds of one arm; made when not given.")
     ] = None,
-    pool: Annotated[int, typer.Option(help="Seeds to train when no run is given.")] = 240,
+    pool: Annotated[int, typer.Option(help="Seeds to train when no run is given.")] = 1200,
     arm: Annotated[str, typer.Option(help="The arm that is compared with itself.")] = "plain",
     comparisons: Annotated[int, typer.Option(help="A/A comparisons per number of seeds.")] = 400,
     out_folder: Documents = Path("docs"),

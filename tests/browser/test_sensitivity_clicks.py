@@ -53,6 +53,26 @@ def test_click_chooses_a_matrix_and_a_box_looks_closer(measured, open_context, s
     page.get_by_text(re.compile(r"^model\.layers\.3\.mlp\.up_proj · rows 9[567]–19[12]")).wait_for()
 
 
+def test_a_redraw_draws_its_own_figure_once(measured, open_context):
+    page, _ = open_context()
+    page.add_init_script("""
+      window.painted = [];
+      const paint = HTMLCanvasElement.prototype.toDataURL;
+      HTMLCanvasElement.prototype.toDataURL = function (...how) {
+        if (this.width > 40) window.painted.push(this.width);
+        return paint.apply(this, how);
+      };
+    """)
+    page.goto("/sensitivity?task=add&device=cpu&mode=share")
+    page.locator(f".st-key-{_MATRIX} .js-plotly-plot").wait_for()
+    idle(page)
+    page.evaluate("window.painted = []")
+    page.get_by_role("radio", name="max", exact=True).click()
+    page.wait_for_url(re.compile("blocks=max"))
+    idle(page)
+    assert len(page.evaluate("window.painted")) == 1  # one matrix, painted one time
+
+
 def test_a_figure_is_saved_as_svg_and_png_and_its_link_copied(measured, open_context):
     page, _ = open_context()
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
