@@ -36,7 +36,7 @@ def main() -> None:
                 "alignment",
             )
             return
-        parts.similarity(report, choice, job)
+        parts.similarity(report, choice, job, layer_map_part.text())
         by_hand = layer_map_part.usable(report.matrices["cka"].shape)
         residual_part.section(choice, by_hand)
 

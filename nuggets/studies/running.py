@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 from nuggets.errors import BadInput, NuggetsError
@@ -23,14 +24,22 @@ Cut = Callable[[CutJob, Path], object]
 
 def find_run(recipe: TransferRecipe, statuses: Sequence[str] = ("done",)) -> Run | None:
     """The newest run of this recipe, under whatever name, on unchanged models and files."""
+    return _find(recipe, _with_status(statuses))
+
+
+def _with_status(statuses: Sequence[str]) -> list[Run]:
+    return [run for run in RunStore(runs_dir()).list() if run.status() in statuses]
+
+
+def _find(recipe: TransferRecipe, runs: Iterable[Run]) -> Run | None:
     wanted = recipe.model_copy(update={"name": ""})
     digests = {
         "teacher": cache.digest_model(recipe.teacher),
         "student": cache.digest_model(recipe.student),
         **cache.digest_files(recipe.data),
     }
-    for run in RunStore(runs_dir()).list():
-        if run.status() not in statuses or _unnamed(run) != wanted:
+    for run in runs:
+        if _unnamed(run) != wanted:
             continue
         known = run.record().provenance.digests
         if all(known.get(name, digest) == digest for name, digest in digests.items()):
@@ -39,14 +48,17 @@ def find_run(recipe: TransferRecipe, statuses: Sequence[str] = ("done",)) -> Run
 
 
 def _unnamed(run: Run) -> TransferRecipe | None:
-    """A run's recipe without its name, which changes nothing that is computed.
-
-    Read anew, so that a run from before a field existed has that field's default.
-    """
+    """A run's recipe without its name, which changes nothing that is computed."""
     try:
-        job = load_job(run.recipe_text())
+        return _recipe(run.recipe_text())
     except NuggetsError:
         return None
+
+
+@lru_cache(maxsize=4096)
+def _recipe(text: str) -> TransferRecipe | None:
+    """Read anew, so that a run from before a field existed has that field's default."""
+    job = load_job(text)
     return job.model_copy(update={"name": ""}) if isinstance(job, TransferRecipe) else None
 
 
@@ -92,7 +104,8 @@ def finished_runs(study: Study, overrides: Iterable[str] = ()) -> dict[str, Run]
     if not all(Path(folder).is_dir() for folder in models.values()):
         return {}
     recipes = study_recipes(study, overrides, models)
-    found = {name: find_run(recipe) for name, recipe in recipes.items()}
+    done = _with_status(("done",))
+    found = {name: _find(recipe, done) for name, recipe in recipes.items()}
     return {name: run for name, run in found.items() if run is not None}
 
 

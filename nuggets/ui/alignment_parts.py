@@ -19,8 +19,17 @@ MEASURES = {
 ALL = "all skills"
 
 
-def similarity(report: api.AlignmentReport, choice: shell.Choice, job: AlignJob) -> None:
-    """One measure as a teacher × student matrix, with the layer maps over it; clicks edit one."""
+@st.fragment
+def similarity(
+    report: api.AlignmentReport, choice: shell.Choice, job: AlignJob, by_hand: str
+) -> None:
+    """One measure as a teacher × student matrix, with the layer maps over it; clicks edit one.
+
+    Its controls draw nothing else again, unless the map is no longer `by_hand`, the one of which
+    the rest of the page speaks.
+    """
+    if layer_map_part.text() != by_hand:
+        st.rerun()
     shape = report.matrices["cka"].shape
     names = [m for m in MEASURES if m in report.matrices or (m == "stitching" and report.stitching)]
     with st.container(horizontal=True, vertical_alignment="bottom"):

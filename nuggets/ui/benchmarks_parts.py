@@ -92,6 +92,7 @@ def _differences(report: api.BenchmarkReport, origin: Origin, look: charts.Look)
     )  # fmt: skip
 
 
+@st.fragment
 def curves(report: api.BenchmarkReport, origin: Origin) -> None:
     """Learning curves with bands, at first of the arms that decide."""
     st.subheader("Learning curves", anchor=False)
@@ -122,6 +123,7 @@ def decisive(report: api.BenchmarkReport) -> list[str]:
     return [*([report.verdict.treatment] if report.verdict.treatment else []), *chosen]
 
 
+@st.fragment
 def answers(report: api.BenchmarkReport, run: api.Run, origin: Origin) -> None:
     """Two arms item by item: what was asked, what they wrote, and what flipped."""
     st.subheader("Item by item", anchor=False)

@@ -35,19 +35,23 @@ def field(n_student: int) -> None:
     )
 
 
+def text() -> str:
+    """The map as it stands in the field."""
+    return str(st.session_state.get(KEY) or "").strip()
+
+
 def written() -> tuple[int, ...] | None:
     """The map as written; None where nothing is.
 
     Raises:
         BadInput: if it is not a list of whole numbers.
     """
-    text = str(st.session_state.get(KEY) or "").strip()
-    if not text:
+    if not text():
         return None
-    parts = [part.strip() for part in text.split(",")]
+    parts = [part.strip() for part in text().split(",")]
     if not all(part.isdecimal() and len(part) < 6 for part in parts):
         raise BadInput(
-            f"The layer map {text[:80]!r} is not a list of layers: write whole numbers from 0 "
+            f"The layer map {text()[:80]!r} is not a list of layers: write whole numbers from 0 "
             "with commas between them, such as 0, 1, 3, 5."
         )
     return tuple(int(part) for part in parts)
