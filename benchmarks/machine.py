@@ -8,6 +8,9 @@ from benchmarks.models import LARGE, MEDIUM, SMALL, flops, random_llama, samples
 from benchmarks.rows import Row, timed
 from nuggets.core.memory import return_freed_memory
 from nuggets.core.sensitivity import compute_sensitivity
+from nuggets.core.together import samples_per_pass
+from nuggets.recipe import DataConfig
+from nuggets.runs.compute import Loaded, seed_samples
 
 SIDE = 3072
 TOKENS = 512
@@ -16,7 +19,7 @@ TOKENS = 512
 def measure(small: bool = False) -> list[Row]:
     """Share of the matmul peak in both number formats, then scaling."""
     return_freed_memory()
-    return [*_peaks(small), *_scaling(small)]
+    return [*_peaks(small), *_scaling(small), _together()]
 
 
 def matmul_peak(dtype: torch.dtype, device: str = "cpu", side: int = SIDE) -> float:
@@ -93,3 +96,20 @@ def _cores(model: tuple[object, object]) -> list[Row]:
     note = f"{one / many / cores:.2f} of {cores}-fold"
     return [Row(f"1 core → {cores} cores", f"{one:.2f} s", f"{many:.2f} s",
                 f"{one / many:.2f}× faster", "", note)]  # fmt: skip
+
+
+def _together() -> Row:
+    """Samples in one pass against one after another, where models are small."""
+    loaded = Loaded("teacher", "cpu", "float32")
+    encoded = loaded.encode(seed_samples(DataConfig(task="reverse")), 256)
+    tokens = [len(ids) for ids, _ in encoded]
+    fit = samples_per_pass(loaded.spec, loaded.parameters, tokens)
+    with loaded.threads():
+        one, many = (
+            timed(
+                lambda n=n: compute_sensitivity(loaded.model, loaded.spec, encoded, per_pass=n), 5
+            )
+            for n in (1, fit)
+        )
+    return Row(f"built-in teacher, {len(encoded)} samples, {fit} per pass", f"{one[0]:.3f} s",
+               f"{many[0]:.3f} s", f"{one[0] / many[0]:.2f}× faster", "≥ 1.2×")  # fmt: skip

@@ -64,6 +64,20 @@ class Accumulator:
             self.rows = rows if self.rows is None else self.rows.add_(rows)
             self.cols = cols if self.cols is None else self.cols.add_(cols)
 
+    def add_all(self, scores: Tensor) -> None:
+        """Adds several samples' scores `[samples, *shape of the parameter]`."""
+        rows = scores.sum(dim=-1).double()
+        self.per_sample += list(rows if scores.ndim == 2 else rows.sum(dim=1))
+        if scores.ndim == 2:
+            return
+        if self.keep_full:
+            full = scores.sum(dim=0)
+            self.full = full if self.full is None else self.full.add_(full)
+        else:
+            cols = scores.sum(dim=1).double().sum(dim=0)
+            self.rows = rows.sum(dim=0) if self.rows is None else self.rows.add_(rows.sum(dim=0))
+            self.cols = cols if self.cols is None else self.cols.add_(cols)
+
 
 class Hooks:
     """Hooks on parameters that score each gradient the moment it is complete, and free it.

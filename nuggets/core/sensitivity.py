@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint as computed_again
 
 from nuggets.core.accumulate import (
+    Accumulator,
     Encoded,
     Hooks,
     Keep,
@@ -26,6 +27,7 @@ from nuggets.core.progress import Progress
 from nuggets.core.ranks import add_up, share_of
 from nuggets.core.scores import Score, ThetaGrad
 from nuggets.core.states import blocks_of, without_dropout
+from nuggets.core.together import gradients
 
 __all__ = ["Encoded", "Keep", "compute_sensitivity"]
 
@@ -41,8 +43,9 @@ def compute_sensitivity(
     meta: Mapping[str, Any] | None = None,
     checkpoint: bool = False,
     parts: MapParts | None = None,
+    per_pass: int = 1,
 ) -> SensitivityMap:
-    """Sums a score over samples, one sample at a time (|Σ| is not Σ|·|; eq. 2 of the paper).
+    """Sums a score over samples, each by itself (|Σ| is not Σ|·|; eq. 2 of the paper).
 
     A hook on every parameter takes the gradient the moment it is complete, adds its score and
     frees it, so that no more than one gradient lives beside the accumulators. The accumulators
@@ -60,6 +63,8 @@ def compute_sensitivity(
         checkpoint: keep what stands between blocks only, and compute each block again on the way
             back: a third more work, and the same bits, where long samples do not fit.
         parts: what becomes of finished matrices; they stay in memory when not given.
+        per_pass: samples whose gradients are computed at once, see `nuggets.core.together`: the
+            same up to rounding, with all their gradients in memory. `checkpoint` is then of no use.
 
     Raises:
         BadInput: if there is no sample.
@@ -69,25 +74,67 @@ def compute_sensitivity(
     check_samples(encoded)
     score = score or ThetaGrad()
     named = dict(model.named_parameters())
+    passes = _passes(share_of(len(encoded)), per_pass, progress)
+    with without_dropout(model):
+        if per_pass == 1:
+            blocks = blocks_of(model, spec) if checkpoint else []
+            sums = _one_by_one(model, blocks, Hooks(named, score, keep), encoded, passes)
+        else:
+            sums = {name: Accumulator(name, keep == "full") for name in named}
+            _together(model, named, sums, score, encoded, passes)
+    add_up(sums, named, len(encoded))
+    parts = MapParts() if parts is None else parts
+    parts.begin(spec, list(named), len(encoded))
+    parts.take(sums.values())
+    return parts.finish(spec, score.kind, list(named), meta or {})
+
+
+def _passes(share: range, size: int, progress: Progress | None) -> Iterator[Sequence[int]]:
+    """The samples of each pass; can be cancelled before it, and is told after."""
+    for start in range(0, len(share), size):
+        if progress is not None:
+            progress.check_cancelled()
+        yield share[start : start + size]
+        if progress is not None:
+            progress.progress(min(start + size, len(share)), len(share), "seed samples")
+
+
+def _one_by_one(
+    model: nn.Module,
+    blocks: Sequence[nn.Module],
+    hooks: Hooks,
+    encoded: Sequence[Encoded],
+    passes: Iterable[Sequence[int]],
+) -> dict[str, Accumulator]:
+    """One sample per pass; `blocks` are those that compute again on the way back."""
     device = next(model.parameters()).device
-    with without_dropout(model), Hooks(named, score, keep) as hooks:
-        share = share_of(len(encoded))
-        for done, index in enumerate(share):
-            if progress is not None:
-                progress.check_cancelled()
+    with hooks:
+        for done, (index,) in enumerate(passes):
             ids, labels = sample_tensors(encoded[index], device)
-            with checkpointed(blocks_of(model, spec)) if checkpoint else nullcontext():
+            with checkpointed(blocks):
                 loss = model(input_ids=ids, labels=labels, use_cache=False).loss
                 check_loss(loss, index)
                 loss.backward()
             hooks.check_fired(done)
-            if progress is not None:
-                progress.progress(done + 1, len(share), "seed samples")
-    add_up(hooks.sums, named, len(encoded))
-    parts = MapParts() if parts is None else parts
-    parts.begin(spec, list(named), len(encoded))
-    parts.take(hooks.sums.values())
-    return parts.finish(spec, score.kind, list(named), meta or {})
+    return hooks.sums
+
+
+def _together(
+    model: nn.Module,
+    named: Mapping[str, nn.Parameter],
+    sums: Mapping[str, Accumulator],
+    score: Score,
+    encoded: Sequence[Encoded],
+    passes: Iterable[Sequence[int]],
+) -> None:
+    """Several samples per pass."""
+    for group in passes:
+        losses, found = gradients(model, named, [encoded[index] for index in group])
+        for index, loss in zip(group, losses, strict=True):
+            check_loss(loss, index)
+        for name, gradient in found.items():
+            scores = score.of(named[name].detach(), gradient, name)
+            sums[name].add_all(scores.expand(gradient.shape))
 
 
 @contextmanager

@@ -34,6 +34,7 @@ from nuggets.core.samples import Format, Sample, encode_all
 from nuggets.core.sensitivity import Encoded, Keep, compute_sensitivity
 from nuggets.core.streaming import stream_sensitivity
 from nuggets.core.threads import threads_for
+from nuggets.core.together import samples_per_pass
 from nuggets.core.weights import StoredWeights
 from nuggets.core.window_request import WindowRequest
 from nuggets.errors import BadInput, NuggetsError
@@ -143,8 +144,11 @@ def _measure(
         devices = devices_for(loaded.device, config.processes)
         options = (config.score, keep, config.dtype, progress, meta, chosen)
         return _keep(lambda temp: measure_on(devices, loaded.ref, encoded, temp, *options), folder)
-    if not streams(loaded, config, [len(ids) for ids, _ in encoded]):
-        options = (config.score, keep, progress, meta, config.checkpoint, chosen)
+    tokens = [len(ids) for ids, _ in encoded]
+    if not streams(loaded, config, tokens):
+        fit = samples_per_pass(loaded.spec, loaded.parameters, tokens)
+        per_pass = 1 if config.checkpoint else fit
+        options = (config.score, keep, progress, meta, config.checkpoint, chosen, per_pass)
         map = compute_sensitivity(loaded.model, loaded.spec, encoded, *options)
         return _keep(map.save, folder)
     if progress is not None:
