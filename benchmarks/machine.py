@@ -6,7 +6,6 @@ import torch
 
 from benchmarks.models import LARGE, MEDIUM, SMALL, flops, random_llama, samples
 from benchmarks.rows import Row, timed
-from nuggets.core.memory import return_freed_memory
 from nuggets.core.sensitivity import compute_sensitivity
 from nuggets.core.together import samples_per_pass
 from nuggets.recipe import DataConfig
@@ -18,7 +17,6 @@ TOKENS = 512
 
 def measure(small: bool = False) -> list[Row]:
     """Share of the matmul peak in both number formats, then scaling."""
-    return_freed_memory()
     return [*_peaks(small), *_scaling(small), _together()]
 
 
@@ -32,7 +30,7 @@ def matmul_peak(dtype: torch.dtype, device: str = "cpu", side: int = SIDE) -> fl
             torch.cuda.synchronize()
 
     product()
-    return 2.0 * side**3 / timed(product, 5)[0]
+    return 2.0 * side**3 / timed(product, 8)[0]
 
 
 def _peaks(small: bool) -> list[Row]:
@@ -41,7 +39,7 @@ def _peaks(small: bool) -> list[Row]:
         peak = matmul_peak(dtype)
         model, spec = random_llama(SMALL if small else LARGE, dtype)
         encoded = samples(2, TOKENS)
-        seconds, _ = timed(lambda m=model, s=spec, e=encoded: _sums(m, s, e), 2)
+        seconds, _ = timed(lambda m=model, s=spec, e=encoded: _sums(m, s, e), 4)
         reached = flops(spec, 2, TOKENS) / seconds
         rows.append(
             Row(

@@ -102,7 +102,8 @@ class SensitivityConfig(Frozen):
             bfloat16 on a GPU and float32 elsewhere.
         max_length: tokens after which a sample is cut (the paper: 2,048).
         method: `hooks` loads the whole model; `streaming` one block at a time from its files,
-            with the same result; `auto` streams when the model does not fit into memory.
+            with the same result; `auto` streams when the model does not fit into memory, and takes
+            several samples of a small one in one pass, with the same result up to rounding.
         processes: samples are split among so many, each with a copy of the model: one GPU each,
             or on the CPU a share of the threads.
         checkpoint: compute activations twice instead of keeping them; the same result.

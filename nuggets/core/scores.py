@@ -19,7 +19,7 @@ class ThetaGrad(Frozen):
 
     def of(self, weight: Tensor, grad: Tensor, name: str) -> Tensor:
         """Scores one sample; `grad` may be overwritten. Returns float32, shaped as `weight`."""
-        return grad.float().mul_(weight.float()).abs_()
+        return grad.float().mul_(weight).abs_()  # a float32 copy of the weight is not needed
 
 
 class Fisher(Frozen):

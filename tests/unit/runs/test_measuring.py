@@ -59,6 +59,35 @@ def test_both_methods_give_one_map_and_share_the_cache(job, monkeypatch, tmp_pat
     assert measure_map(job(method="hooks")).meta["digest"] == hooks.meta["digest"]
 
 
+def test_samples_of_a_small_model_share_a_pass_unless_a_method_is_named(job, monkeypatch, tmp_path):
+    taken = []
+
+    def counted(*arguments, real=compute.compute_sensitivity):
+        taken.append(arguments[-1])
+        return real(*arguments)
+
+    monkeypatch.setattr(compute, "compute_sensitivity", counted)
+    maps = []
+    for method in ("auto", "hooks"):
+        at_home(monkeypatch, tmp_path / method)
+        maps.append(measure_map(job(method=method)))
+    assert taken == [maps[0].n_samples, 1]
+    for module, values in maps[1].full.items():
+        np.testing.assert_allclose(maps[0].full[module], values, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize(("free", "given_back"), [(10**9, 0), (10**6, 1)])
+def test_freed_memory_is_given_back_where_there_is_little(
+    free, given_back, job, monkeypatch, tmp_path
+):
+    calls = []
+    monkeypatch.setattr(compute, "free_memory", lambda device: free)
+    monkeypatch.setattr(compute, "return_freed_memory", lambda: calls.append(1))
+    at_home(monkeypatch, tmp_path / "home")
+    measure_map(job(method="hooks"))
+    assert len(calls) == given_back
+
+
 @pytest.mark.parametrize("keep", ["full", "sums"])
 def test_a_model_that_does_not_fit_is_streamed_and_never_loaded(
     keep, job, monkeypatch, tmp_path, never_loaded
