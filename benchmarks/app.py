@@ -44,6 +44,8 @@ FLAGS = (
 )
 QUIET_MS = 400
 """A page that did not change for so long is finished."""
+UNSEEN_MS = 3000
+"""A redraw of which nothing was seen for so long changed nothing, too fast to be told."""
 PATIENCE_MS = 120_000
 _IDLE = '[data-testid=stApp][data-test-script-state="notRunning"]'
 _WATCH = """
@@ -65,7 +67,8 @@ for (const name of ['pointerdown', 'keydown'])
   document.addEventListener(name, () => { window.seen.began = performance.now() }, true);
 """
 _FINISHED = f"""() => document.querySelector('{_IDLE}') && window.seen.first !== null
-  && window.seen.ended > window.seen.began
+  && (Math.max(window.seen.ended, window.seen.last) > window.seen.began
+      || performance.now() - window.seen.began > {UNSEEN_MS})
   && document.querySelectorAll('[data-testid=stSkeleton]').length === 0
   && performance.now() - Math.max(window.seen.last, window.seen.ended) > {QUIET_MS}"""
 
@@ -198,7 +201,7 @@ def timed(window: Any, server: psutil.Process, act: Callable[[], Any]) -> tuple[
     seen = window.evaluate("window.seen")
     assert window.get_by_test_id("stException").count() == 0
     # Where nothing on the page changes, as with a filter that fits all, the end is told instead.
-    last = seen["last"] if seen["last"] > seen["began"] else seen["ended"]
+    last = seen["last"] if seen["last"] > seen["began"] else max(seen["ended"], seen["began"])
     return (
         seen["first"] / 1000,
         (last - seen["began"]) / 1000,

@@ -29,6 +29,12 @@ def return_freed_memory() -> None:
         mallopt(_M_MMAP_THRESHOLD, _LARGE)
 
 
+def trim_heap() -> None:
+    """Gives pages of freed small blocks back as well; elsewhere than with glibc nothing."""
+    if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):
+        trim(0)
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error means that memory ran out: Python's, CUDA's, MPS's or the CPU allocator's.
 

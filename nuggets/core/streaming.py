@@ -31,6 +31,7 @@ from nuggets.core.accumulate import (
 from nuggets.core.architecture import ArchSpec
 from nuggets.core.fused import split_fused
 from nuggets.core.maps import SensitivityMap
+from nuggets.core.memory import trim_heap
 from nuggets.core.models import read_spec
 from nuggets.core.progress import InMemoryProgress, Progress
 from nuggets.core.references import ModelRef, model_path
@@ -189,6 +190,7 @@ class _Stream:
 
     def finish(self) -> None:
         """Scores the embedding; a tied one takes part in every loss twice."""
+        trim_heap()  # the states between blocks are gone, and this is the largest part
         names = self.front + [name for name in self.tail if name not in self.front]
         with self.loaded(names if self.spec.tied else self.front) as named:
             own = {name: named[name] for name in self.front}

@@ -12,6 +12,7 @@ from nuggets.recipe import TransferRecipe
 from nuggets.ui import charts, charts_transfer, live, measure, safe, share
 
 MIB = 2**20
+TABS = ("Windows", "Neighbours", "Rank and energy", "Time and memory")
 
 
 def draw(recipe: TransferRecipe, ahead: api.Outlook) -> None:
@@ -27,10 +28,12 @@ def draw(recipe: TransferRecipe, ahead: api.Outlook) -> None:
         st.text(f"{ahead.detectable.sentence} Smaller ones will look like none.")
     elif not ahead.refusals:
         st.text("How small a difference can be seen is not known before losses, or one item alone.")
-    names = ["Windows", "Neighbours", "Rank and energy", "Time and memory"]
-    for name, tab in zip(names, st.tabs(names), strict=True):
-        with tab:
-            _tab(name, recipe, ahead)
+    # Only the open one is computed and sent.
+    tabs = st.tabs(TABS, key="ahead", on_change="rerun", bind="query-params")
+    for name, tab in zip(TABS, tabs, strict=True):
+        if tab.open:
+            with tab:
+                _tab(name, recipe, ahead)
     safe.notes(ahead.plan.notes if ahead.plan else ())
 
 

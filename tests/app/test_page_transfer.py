@@ -290,26 +290,28 @@ def test_start_waits_until_nothing_is_refused(open_page, measured):
 
 
 def test_neighbours_ranks_and_costs_are_those_of_the_outlook(open_page, measured):
-    at = open_page("transfer", rank="by energy", energy="0.8")
+    def opened(tab):
+        return open_page("transfer", rank="by energy", energy="0.8", ahead=tab)
+
+    at = opened("Neighbours")
     ahead = api.look_ahead(recipe_shown(at))
-    figures = [json.loads(part.proto.spec) for part in at.get("plotly_chart")]
-    bars = next(figure["data"][0] for figure in figures if figure["data"][0]["type"] == "bar")
+    (bars,) = figure(at)["data"]
     assert read(bars["y"]) == pytest.approx(ahead.residual.agreement)
-    energies = next(
-        figure["data"][0]
-        for figure in figures
-        if figure["layout"].get("coloraxis", {}).get("cmin") == 0
-    )
+    values = {metric.label: metric.value for metric in at.metric}
+    assert values["Trained weights per arm"] == f"{ahead.parameters:,}"
+    assert ahead.detectable.sentence in shown(at)
+
+    energies = figure(opened("Rank and energy"))["data"][0]
     column = energies["x"].index("q")
     of_q = [each for each in ahead.kept if each.module.endswith("q_proj")]
     assert [line[column] for line in energies["text"]] == [
         f"{each.energy:.0%}<br>r {each.rank}" for each in of_q
     ]
-    values = {metric.label: metric.value for metric in at.metric}
-    assert values["Trained weights per arm"] == f"{ahead.parameters:,}"
+
+    at = opened("Time and memory")
+    assert not at.get("plotly_chart")  # what is in other tabs is not computed
     costs = next(part.value for part in at.dataframe if "fits" in part.value.columns)
     assert list(costs["stage"]) == [stage.stage for stage in ahead.stages]
-    assert ahead.detectable.sentence in shown(at)
 
 
 def test_identity_and_bands_are_those_of_the_events(open_page):
