@@ -104,11 +104,7 @@ def _switch(name: str) -> Use:
 
 
 def _step(label: str) -> Use:
-    def use(page: Any) -> None:
-        page.get_by_role("spinbutton", name=label).first.press("ArrowUp")
-        page.keyboard.press("Enter")
-
-    return use
+    return lambda page: page.get_by_role("spinbutton", name=label).first.press("ArrowUp")
 
 
 PAGES = (

@@ -98,8 +98,13 @@ def compare_recipes(found: Mapping[str, TransferRecipe]) -> dict[str, list[str]]
         raise BadInput(f"Comparing needs at least two recipes; {len(found)} was given.")
     trees = [fields_of(recipe) for recipe in found.values()]
     names = dict.fromkeys(name for tree in trees for name in tree)
-    rows = {name: [_in_words(tree.get(name)) for tree in trees] for name in names}
-    return {name: values for name, values in rows.items() if len(set(values)) > 1}
+    values = {name: [tree.get(name) for tree in trees] for name in names}
+    rows = {
+        name: [_in_words(value) for value in each]
+        for name, each in values.items()
+        if any(value != each[0] for value in each)
+    }
+    return {name: words for name, words in rows.items() if len(set(words)) > 1}
 
 
 def _in_words(value: Any) -> str:
