@@ -25,7 +25,7 @@ _SCRIPT = "nuggets.ui.router"
 """Importing the router would draw it."""
 _LAST = "nuggets.studies.figure"
 """Matplotlib, which one page alone needs: not before the first view is drawn."""
-PAUSE_S = 3.0
+PAUSE_S = 10.0
 _BEHIND = "nuggets-warm-up"
 
 
