@@ -65,3 +65,31 @@ def test_hostile_text_is_shown_as_text_on_every_page(server, open_context, shoot
         idle(page)
         shoot(page, f"{name or 'home'}-hostile")
         assert page.evaluate(*misread()) == [], name
+        for shown in folded(page):
+            assert page.evaluate(*misread()) == [], (name, shown)
+
+
+def folded(page):
+    """Opens what is folded away, one part after another: expanders, tabs, popovers."""
+    yield from expanded(page)
+    for tab in page.get_by_role("tab").all():
+        if tab.is_visible():
+            tab.click()
+            idle(page)
+            yield tab.inner_text()
+            yield from expanded(page)
+    for button in page.locator("[data-testid=stPopover] button:visible").all():
+        button.click()
+        page.get_by_test_id("stPopoverBody").wait_for()
+        yield button.inner_text()
+        page.keyboard.press("Escape")
+        page.get_by_test_id("stPopoverBody").wait_for(state="hidden")
+
+
+def expanded(page):
+    """Opens the expanders that are seen."""
+    for part in page.locator("[data-testid=stExpander] details").all():
+        if part.get_attribute("open") is None and part.is_visible():
+            part.locator("summary").first.click()
+            idle(page)
+            yield part.inner_text()[:40]
