@@ -107,6 +107,11 @@ def _file_ref(text: str, file: Path) -> ModelRef:
     raise BadInput(f"{text} is not a model: give a folder, a .gguf file or org/name.")
 
 
+def short_name(model: str) -> str:
+    """A model's name; of a folder or file, its own: where it lies is this machine's matter."""
+    return Path(model).name if Path(model).is_absolute() else model
+
+
 def model_path(ref: ModelRef, progress: Progress | None = None) -> Path:
     """The local folder or `.gguf` file of a model; a hub model is downloaded if need be.
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import chain
-from pathlib import Path
 
 from pydantic import Field
 
@@ -13,6 +12,7 @@ from nuggets.bench.comparisons import compare_family
 from nuggets.bench.report import BenchmarkReport, CellOutcome, build_report
 from nuggets.bench.verdict import Difference
 from nuggets.core.architecture import Frozen
+from nuggets.core.references import short_name
 from nuggets.errors import BadInput
 from nuggets.recipe import load_job
 from nuggets.runs.results import cells
@@ -125,16 +125,11 @@ def _panel(study: Study, name: str, run: Run) -> Panel:
         x=next(each.x for each in study.runs if each.name == name),
         run=run.id,
         task=report.task,
-        teacher=_short(recipe.teacher),
-        student=_short(recipe.student),
+        teacher=short_name(recipe.teacher),
+        student=short_name(recipe.student),
         report=report,
         alternatives=_alternatives(found, metric, focus, treatments),
     )
-
-
-def _short(model: str) -> str:
-    """A model's name; of a folder, its own: where it lies is this machine's matter."""
-    return Path(model).name if Path(model).is_absolute() else model
 
 
 def _judged(study: Study, run: Run) -> tuple[list[CellOutcome], str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from nuggets import api
+from nuggets.core.references import short_name
 from nuggets.errors import BadInput
 from nuggets.recipe import AlignJob, SensitivityJob
 from nuggets.ui import charts, charts_alignment, layer_map_part, measure, share, shell
@@ -138,4 +139,4 @@ def look() -> charts.Look:
 
 def origin(choice: shell.Choice) -> str:
     """The pair, for captions."""
-    return f"{choice.teacher} → {choice.student}"
+    return f"{short_name(choice.teacher)} → {short_name(choice.student)}"

@@ -10,6 +10,7 @@ import pandas as pd
 import streamlit as st
 
 from nuggets import api
+from nuggets.core.references import short_name
 from nuggets.errors import BadInput
 from nuggets.recipe import TransferRecipe
 from nuggets.ui import charts, charts_alignment, charts_residual, measure, safe, share, shell
@@ -90,7 +91,8 @@ def _draw(
     which = "most sensitive layers"
     if layers is not None:
         which = f"layers by hand {', '.join(str(layer) for layer in layers)}"
-    origin = f"{which} · {choice.label}, {choice.teacher} → {choice.student}"
+    models = f"{short_name(choice.teacher)} → {short_name(choice.student)}"
+    origin = f"{which} · {choice.label}, {models}"
     if residual:
         n = len(next(iter(residual.values())).modules)
         share.figure(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import streamlit as st
 
 from nuggets import api
+from nuggets.core.references import short_name
 from nuggets.errors import NuggetsError
 from nuggets.recipe import SensitivityJob, TransferRecipe
 from nuggets.ui import measure, shell
@@ -36,7 +37,7 @@ class Source:
     def origin(self) -> str:
         """Model, samples and identity, for captions."""
         digest = str(self.map.meta.get("digest", ""))[:8] or "unnamed"
-        model = self.map.meta.get("model", self.job.model)
+        model = short_name(self.map.meta.get("model", self.job.model))
         run = f" · run {self.run}" if self.run else ""
         return f"{model} · {self.map.n_samples} samples · map {digest}{run}"
 

@@ -298,3 +298,11 @@ def test_a_past_runs_map_can_be_shown_without_its_full_map(open_page: Open) -> N
     assert "keeps only row and column sums" in shown(at)
     share = found.total("lm_head") / sum(found.total(m) for m, _, _ in found.spec.modules())
     assert f"share of the total: {100 * share:.1f} %" in map_values(at)["lm_head"]
+
+
+def test_a_caption_names_a_model_and_not_where_it_lies() -> None:
+    found = make_map(api.spec("teacher"), 0, 4, {})
+    for model, name in (("/home/me/private/tiny.gguf", "tiny.gguf"), ("org/tiny@main",) * 2):
+        found.meta["model"] = model
+        origin = sources.Source("add", job("add"), found).origin
+        assert origin.startswith(f"{name} · ")
