@@ -7,6 +7,7 @@ from typing import Literal
 import streamlit as st
 
 from nuggets import api
+from nuggets.core.references import short_name
 from nuggets.errors import NuggetsError
 from nuggets.ui import answers, live, safe, shell
 
@@ -124,7 +125,7 @@ def _memory() -> None:
         st.caption("Nothing is loaded.")
         return
     with st.container(width="stretch"):
-        loaded = ", ".join(state.loaded) or "loading"
+        loaded = ", ".join(map(short_name, state.loaded)) or "loading"
         size = f" · {state.bytes / MIB:,.0f} MiB on {state.device}" if state.bytes else ""
         st.text(f"In memory: {loaded}{size}")
     st.button(

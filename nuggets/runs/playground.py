@@ -23,6 +23,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError
 
 from nuggets.core.architecture import Frozen
+from nuggets.core.references import short_name
 from nuggets.core.samples import Format
 from nuggets.errors import BadInput, NuggetsError
 from nuggets.recipe import TransferRecipe, load_job
@@ -63,7 +64,7 @@ class Speaker(Frozen):
     @property
     def label(self) -> str:
         """A name for people."""
-        return self.model if self.arm is None else f"{self.arm} (seed {self.seed})"
+        return short_name(self.model) if self.arm is None else f"{self.arm} (seed {self.seed})"
 
 
 class Question(Frozen):
