@@ -97,7 +97,7 @@ def _axis(look: Look) -> dict[str, Any]:
     return {
         "automargin": True,
         "gridcolor": look.grid,
-        "linecolor": look.grid,
+        "showline": False,
         "zerolinecolor": look.muted,
         "zeroline": False,
         "ticks": "",

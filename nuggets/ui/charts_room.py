@@ -35,8 +35,9 @@ def margins(layout: Mapping[str, Any], traces: Iterable[Any]) -> dict[str, int]:
         if name.startswith("xaxis") and axis.get("side") != "top":
             ticks = 30 if axis.get("showticklabels", True) else 8
             room["b"] = max(room["b"], ticks + _title(axis))
-    if "coloraxis" in layout:
-        room["r"] = _colour_bar(layout["coloraxis"].get("colorbar", {}))
+    scale = layout.get("coloraxis")
+    if scale is not None and scale.get("showscale", True):
+        room["r"] = _colour_bar(scale.get("colorbar", {}))
     if layout.get("showlegend", True) and any(_in_legend(trace, traces) for trace in traces):
         room["t"] = LEGEND
     return room

@@ -461,6 +461,7 @@ def test_a_finished_figure_has_nothing_that_plotly_would_draw_twice_for() -> Non
     assert layout["datarevision"] == 1
     assert layout["bargap"] == 0.1  # what is asked for stays
     axis = layout["xaxis"]
+    assert axis["showline"] is False
     assert (axis["showgrid"], axis["title"]["text"], axis["title"]["standoff"]) == (
         False,
         "steps",
@@ -488,5 +489,6 @@ def test_room_grows_with_what_is_written_around_a_plot() -> None:
     map_ = go.Heatmap(z=[[1]], coloraxis="coloraxis")
     scale = charts.colour_axis([np.ones(1)], False, "share")
     assert room(map_, coloraxis=scale).r > 90 > room(bars).r
+    assert room(map_, coloraxis=scale | {"showscale": False}).r == room(bars).r
     assert room([bars, long]).t > room(bars).t == room([bars, long], showlegend=False).t
     assert room(bars, margin={"t": 74}).t == 74
