@@ -30,7 +30,7 @@ def margins(layout: Mapping[str, Any], traces: Iterable[Any]) -> dict[str, int]:
     room = {"l": 8, "r": 8, "t": 32, "b": 8}
     for name, axis in layout.items():
         if name.startswith("yaxis") and axis.get("showticklabels", True) and not _inner(axis):
-            longest = max(map(len, _labels(axis, "y", name, traces)), default=NUMBER)
+            longest = max(map(len, _labels(axis, name, traces)), default=NUMBER)
             room["l"] = max(room["l"], round(CHARACTER * longest) + 18 + _title(axis))
         if name.startswith("xaxis") and axis.get("side") != "top":
             ticks = 30 if axis.get("showticklabels", True) else 8
@@ -48,12 +48,12 @@ def _inner(axis: Mapping[str, Any]) -> bool:
     return bool(axis.get("matches")) or axis.get("side") == "right"
 
 
-def _labels(axis: Mapping[str, Any], letter: str, name: str, traces: list[Any]) -> list[str]:
-    """Texts along an axis; none where they are numbers, which are not known yet."""
+def _labels(axis: Mapping[str, Any], name: str, traces: list[Any]) -> list[str]:
+    """Texts along a y axis; none where they are numbers, which are not known yet."""
     if "ticktext" in axis:
         return [str(text) for text in axis["ticktext"]]
-    ours = f"{letter}{name.removeprefix(f'{letter}axis')}"
-    values = [trace[letter] for trace in traces if (trace[f"{letter}axis"] or letter) == ours]
+    ours = f"y{name.removeprefix('yaxis')}"
+    values = [trace.y for trace in traces if (trace.yaxis or "y") == ours]
     return [text for each in values if each is not None for text in each if isinstance(text, str)]
 
 
