@@ -24,6 +24,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="also write the rows here")
     parser.add_argument("--only", choices=PARTS)
     parser.add_argument("--small", action="store_true", help="small shapes: to try it, not to tell")
+    parser.add_argument("--roomy", action="store_true", help="sensitivity with freed blocks kept")
     arguments = parser.parse_args()
     console = Console(width=150)
     busy = " ".join(f"{load:.2f}" for load in os.getloadavg())
@@ -36,18 +37,20 @@ def main() -> None:
     for part in PARTS:
         if arguments.only in (None, part):
             with console.status(f"{part} …"):
-                rows += measure(part, arguments.small)
+                rows += measure(part, arguments.small, arguments.roomy)
     console.print(table(title, rows))
     if arguments.json:
         found = {"machine": title, "rows": [row._asdict() for row in rows]}
         arguments.json.write_text(json.dumps(found, indent=1, ensure_ascii=False))
 
 
-def measure(part: str, small: bool) -> list[Row]:
+def measure(part: str, small: bool, roomy: bool) -> list[Row]:
     """The rows of one part."""
     if part == "extraction":
         return extraction.measure(8 if small else 1)
-    return sensitivity.measure(small) if part == "sensitivity" else machine.measure(small)
+    if part == "sensitivity":
+        return sensitivity.measure(small, roomy)
+    return machine.measure(small)
 
 
 def table(title: str, rows: list[Row]) -> Table:

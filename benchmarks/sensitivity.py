@@ -13,27 +13,38 @@ import psutil
 import torch
 
 from benchmarks import published
-from benchmarks.models import LARGE, SMALL, random_llama, samples, spec_of
+from benchmarks.models import LARGE, SMALL, llama_config, random_llama, samples, spec_of
 from benchmarks.rows import Row
+from nuggets.core.chosen import ChosenParts
 from nuggets.core.map_writer import MapWriter
 from nuggets.core.memory import return_freed_memory, trim_heap
 from nuggets.core.models import parse_ref
+from nuggets.core.selectors import WindowSelector
 from nuggets.core.sensitivity import compute_sensitivity
 from nuggets.core.streaming import stream_sensitivity
+from nuggets.core.window_request import WindowRequest
 
 WAYS = {
     "full map": "≤ .4",
     "row and column sums": "≤ .1",
     "streamed, map on disk": "≤ .1",
     "streamed, sums": "≤ .1",
+    "streamed, windows": "≤ .1",
 }
+STUDENT = {"hidden_size": 832, "intermediate_size": 2240, "num_hidden_layers": 10}
+"""Whose windows are searched on the fly: about as much narrower as Llama-2-7B is than 13B."""
 N, TOKENS = 8, 64
 ROUNDS = 2
 _MB = 2**20
 
 
-def measure(small: bool = False) -> list[Row]:
-    """One row per procedure; ratios are to the published one, best of interleaved rounds."""
+def measure(small: bool = False, roomy: bool = False) -> list[Row]:
+    """One row per procedure; ratios are to the published one, best of interleaved rounds.
+
+    Args:
+        small: a small model, to try it.
+        roomy: freed blocks stay in the process, as where memory is plenty; for all alike.
+    """
     with tempfile.TemporaryDirectory() as folder:
         model, _ = random_llama(SMALL if small else LARGE)
         model.save_pretrained(folder)
@@ -43,7 +54,7 @@ def measure(small: bool = False) -> list[Row]:
         runs: dict[str, list[dict[str, float]]] = {way: [] for way in ways}
         for _ in range(ROUNDS):
             for way in ways:
-                runs[way].append(_child(way, folder))
+                runs[way].append(_child(way, folder, roomy))
     best = {way: {k: min(r[k] for r in found) for k in found[0]} for way, found in runs.items()}
     base = best["published"]
     what = f"Σ|θ·g|, {parameters / 1e6:.0f} M, {N} × {TOKENS} tokens, fp32"
@@ -72,9 +83,9 @@ def measure(small: bool = False) -> list[Row]:
     return rows
 
 
-def _child(way: str, folder: str) -> dict[str, float]:
+def _child(way: str, folder: str, roomy: bool) -> dict[str, float]:
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.sensitivity", way, folder],
+        [sys.executable, "-m", "benchmarks.sensitivity", way, folder, *["roomy"] * roomy],
         capture_output=True,
         text=True,
         check=True,
@@ -83,13 +94,14 @@ def _child(way: str, folder: str) -> dict[str, float]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def run_once(way: str, folder: str) -> dict[str, float]:
+def run_once(way: str, folder: str, memory: str = "returned") -> dict[str, float]:
     """Measures one procedure in this process: seconds, and bytes above the weights and in all.
 
     A streamed model's weights are never there as a whole. Of its peak the largest part that is
     loaded at once (the head, 13 % of this model) is taken off as its weights, no more.
     """
-    return_freed_memory()  # for all alike
+    if memory != "roomy":
+        return_freed_memory()
     from transformers import AutoModelForCausalLM
 
     before = psutil.Process().memory_info().rss
@@ -128,6 +140,10 @@ def _run(way: str, folder: str, model: object, encoded: list) -> object:  # type
         ref = parse_ref(folder)
         if way == "streamed, sums":
             return stream_sensitivity(ref, encoded, keep="sums")
+        if way == "streamed, windows":
+            student = spec_of(llama_config(STUDENT))
+            request = WindowRequest.of(student, (WindowSelector(),))
+            return stream_sensitivity(ref, encoded, parts=ChosenParts(request))
         with tempfile.TemporaryDirectory() as out:
             return stream_sensitivity(ref, encoded, parts=MapWriter(Path(out)))
     keep = "full" if way == "full map" else "sums"
