@@ -69,7 +69,8 @@ def compute_sensitivity(
     Raises:
         BadInput: if there is no sample.
         NonFinite: if a sample's loss or a parameter's score is not finite, naming it.
-        NuggetsError: if a parameter received no gradient (a hook did not fire).
+        NuggetsError: one sample per pass: if a parameter received no gradient (a hook did not
+            fire).
     """
     check_samples(encoded)
     score = score or ThetaGrad()

@@ -8,7 +8,7 @@ from nuggets import api
 from nuggets.core.references import short_name
 from nuggets.errors import BadInput
 from nuggets.recipe import AlignJob, SensitivityJob
-from nuggets.ui import charts, charts_alignment, layer_map_part, measure, share, shell
+from nuggets.ui import charts, charts_alignment, layer_map_part, measure, safe, share, shell
 
 MEASURES = {
     "cka": ("CKA of activations", "1 where both layers order the same tokens alike"),
@@ -21,6 +21,7 @@ ALL = "all skills"
 
 
 @st.fragment
+@safe.shown_problems("similarity")
 def similarity(
     report: api.AlignmentReport, choice: shell.Choice, job: AlignJob, by_hand: str
 ) -> None:

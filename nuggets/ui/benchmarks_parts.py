@@ -93,6 +93,7 @@ def _differences(report: api.BenchmarkReport, origin: Origin, look: charts.Look)
 
 
 @st.fragment
+@safe.shown_problems("curves")
 def curves(report: api.BenchmarkReport, origin: Origin) -> None:
     """Learning curves with bands, at first of the arms that decide."""
     st.subheader("Learning curves", anchor=False)
@@ -124,6 +125,7 @@ def decisive(report: api.BenchmarkReport) -> list[str]:
 
 
 @st.fragment
+@safe.shown_problems("answers")
 def answers(report: api.BenchmarkReport, run: api.Run, origin: Origin) -> None:
     """Two arms item by item: what was asked, what they wrote, and what flipped."""
     st.subheader("Item by item", anchor=False)

@@ -51,6 +51,7 @@ def overview(found: Sources, view: View, choice: shell.Choice) -> None:
 
 
 @st.fragment
+@safe.shown_problems("map")
 def glance(found: Sources, view: View) -> None:
     """The map with its controls, which draw nothing else again; a click does."""
     if st.session_state.pop(PICKED, False):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gc
 import pkgutil
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib import import_module
@@ -23,9 +22,6 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 _FIRST = ("nuggets.api", "nuggets.ui.shell", "pandas", "plotly.graph_objects")
 _SCRIPT = "nuggets.ui.router"
 """Importing the router would draw it."""
-_LAST = "nuggets.studies.figure"
-"""Matplotlib, which one page alone needs: not before the first view is drawn."""
-PAUSE_S = 10.0
 _BEHIND = "nuggets-warm-up"
 
 
@@ -51,7 +47,7 @@ async def lifespan(_app: Any) -> AsyncIterator[None]:
     yield
 
 
-def _import_all(pause: float = PAUSE_S) -> None:
+def _import_all() -> None:
     import nuggets.ui
 
     ours = (found.name for found in pkgutil.iter_modules(nuggets.ui.__path__, "nuggets.ui."))
@@ -60,9 +56,6 @@ def _import_all(pause: float = PAUSE_S) -> None:
             import_module(name)
     # Streamlit collects garbage after every drawing and before its end is told; modules never are
     # garbage, and looking through theirs took a tenth of a second each time.
-    gc.freeze()
-    time.sleep(pause)
-    import_module(_LAST)
     gc.freeze()
 
 

@@ -62,7 +62,7 @@ def figure(
         The selection if `on_select` is given, else nothing of use.
     """
     if on_select:
-        _select_at_once(fig, selection_mode)
+        _select_at_once(fig)
     with st.container(gap="xxsmall", key=_frame(key)):
         drawn = st.plotly_chart(
             fig,
@@ -78,9 +78,9 @@ def figure(
     return drawn
 
 
-def _select_at_once(fig: go.Figure, modes: tuple[str, ...]) -> None:
+def _select_at_once(fig: go.Figure) -> None:
     """Sets what Streamlit would set after the first drawing, and have it drawn again."""
-    box = "points" not in modes or fig.layout.dragmode == "select"  # type: ignore[attr-defined]
+    box = fig.layout["dragmode"] == "select"
     fig.update_layout(
         hovermode="closest",
         dragmode="select" if box else "pan",

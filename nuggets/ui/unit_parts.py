@@ -9,7 +9,7 @@ import streamlit as st
 
 from nuggets import api
 from nuggets.core.view_matrices import Units
-from nuggets.ui import charts, charts_sensitivity, share
+from nuggets.ui import charts, charts_sensitivity, safe, share
 from nuggets.ui.sensitivity_sources import Source, Sources
 
 TOP = 12
@@ -17,6 +17,7 @@ TOP = 12
 
 
 @st.fragment
+@safe.shown_problems("units")
 def units(found: Sources, a: str, b: str | None) -> None:
     """The most sensitive units, and what share of them every two tasks have in common."""
     st.subheader("Neurons and heads", anchor=False)

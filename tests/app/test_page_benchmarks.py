@@ -238,3 +238,26 @@ def test_a_damaged_report_is_one_sentence(open_page: Open, recipe: TransferRecip
     (run.folder / "artifacts" / "report" / "report.json").write_text("{}")
     at = open_page("benchmarks", run=run.id)
     assert "cannot be read" in shown(at)
+
+
+def test_a_run_that_is_deleted_while_it_is_looked_at_is_one_sentence(
+    recipe: TransferRecipe,
+) -> None:
+    """A part that is drawn again by itself has no page around it that would say so."""
+
+    def script(run_id: str) -> None:
+        import shutil
+
+        from nuggets import api
+        from nuggets.ui import benchmarks_parts as parts
+
+        run = api.open_run(run_id)
+        report, origin = parts.report_of(run), parts.Origin(run)
+        assert report is not None
+        shutil.rmtree(run.folder)
+        parts.answers(report, run, origin)
+
+    run = write_benchmark(recipe)
+    at = AppTest.from_function(script, args=(run.id,)).run()
+    assert not at.exception
+    assert run.id in shown(at)

@@ -129,7 +129,7 @@ def test_app_and_pages_never_import_torch():
 
 
 def test_modules_brought_before_the_first_page_are_not_searched_for_garbage() -> None:
-    code = "import gc; from nuggets.ui import serving; serving._import_all(0); "
+    code = "import gc; from nuggets.ui import serving; serving._import_all(); "
     code += "frozen = gc.get_freeze_count(); print(frozen > 50_000 > len(gc.get_objects()))"
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert told.stdout == "True\n", told.stderr
