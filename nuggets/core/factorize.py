@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from nuggets.core.products import product, stored_whole
 from nuggets.errors import NonFinite
 
 KRYLOV_STEPS = 5
@@ -98,18 +99,19 @@ def _randomized(matrix: Tensor, rank: int, seed: int) -> tuple[Tensor, Tensor, T
     iterations, although each multiplies half as many vectors. Blocks are kept as rows: products
     with a row-major matrix are then fastest.
     """
+    matrix = stored_whole(matrix)
     rows, cols = matrix.shape
     generator = torch.Generator().manual_seed(seed)
     start = torch.randn(_width(rank), cols, generator=generator, dtype=matrix.dtype)
     images = [start.to(matrix.device)]  # rows of the basis times the matrix, after the start
     basis = matrix.new_empty(0, rows)  # orthonormal rows that span the Krylov space
     for _ in range(KRYLOV_STEPS):
-        block = images[-1] @ matrix.T
+        block = product(images[-1], matrix)
         for _ in range(2):  # twice is enough to be orthogonal to the last digit
             block = block - (block @ basis.T) @ basis
             block = torch.linalg.qr(block.T).Q.T
         basis = torch.cat([basis, block])
-        images.append(block @ matrix)
+        images.append(product(block, matrix.T))
     q, r = torch.linalg.qr(torch.cat(images[1:]).T)
     u, s, vh = torch.linalg.svd(r.T)
     return basis.T @ u, s, vh @ q.T

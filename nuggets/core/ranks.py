@@ -19,6 +19,7 @@ from nuggets.core.accumulate import Accumulator, Encoded, Keep, MapParts, check_
 from nuggets.core.progress import Progress
 from nuggets.core.references import ModelRef
 from nuggets.core.scores import Score
+from nuggets.core.threads import threads_of
 from nuggets.errors import NuggetsError
 
 POLL_S = 0.5
@@ -152,7 +153,8 @@ def _rank(
     try:
         model = load_model(ref, dtype, device)
         spec = read_spec(ref)
-        map = compute_sensitivity(model, spec, encoded, score, keep, meta=meta, parts=parts)
+        with threads_of(model, device):
+            map = compute_sensitivity(model, spec, encoded, score, keep, meta=meta, parts=parts)
         if rank == 0:
             map.save(folder)
     finally:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from typing import TypeVar
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -25,10 +25,10 @@ def cpu_threads() -> int:
 
 @contextmanager
 def threads_for(parameters: int, device: object) -> Iterator[None]:
-    """Lets a small model compute on one CPU thread; afterwards all is as it was.
+    """Lets a small model compute on one CPU thread, a large one by the faster matrix products.
 
-    The one rule for all that runs a model. The number of threads decides the last bits, so the
-    same work must always go through it.
+    The one rule for all that runs a model; afterwards all is as it was. The number of threads
+    decides the last bits, and so do the products, so the same work must always go through it.
 
     Args:
         parameters: of the largest model at work.
@@ -36,13 +36,21 @@ def threads_for(parameters: int, device: object) -> Iterator[None]:
     """
     import torch
 
+    from nuggets.core.products import fast_products
+
     before = torch.get_num_threads()
     if parameters < SMALL and str(device) == "cpu":
         torch.set_num_threads(1)
     try:
-        yield
+        with fast_products(parameters >= SMALL and str(device) == "cpu"):
+            yield
     finally:
         torch.set_num_threads(before)
+
+
+def threads_of(model: Any, device: object) -> AbstractContextManager[None]:
+    """`threads_for` a PyTorch model, by the number of its weights."""
+    return threads_for(sum(each.numel() for each in model.parameters()), device)
 
 
 def each_on_a_thread(work: Callable[[T], R], items: Sequence[T], device: object) -> list[R]:

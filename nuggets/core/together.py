@@ -16,6 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from nuggets.core.accumulate import Encoded
 from nuggets.core.architecture import ArchSpec
 from nuggets.core.footprint import activation_bytes
+from nuggets.core.products import fast_products
 from nuggets.core.samples import IGNORED
 
 PASS_BYTES = 2**28
@@ -73,7 +74,7 @@ def gradients(
         return found, found.detach()
 
     weights = {name: parameter.detach() for name, parameter in parameters.items()}
-    # The other kernels of attention cannot be computed for many samples at once.
-    with sdpa_kernel(SDPBackend.MATH):
+    # The other kernels of attention, and of products, cannot compute many samples at once.
+    with sdpa_kernel(SDPBackend.MATH), fast_products(False):
         found, losses = vmap(grad(loss, has_aux=True), in_dims=(None, 0, 0))(weights, ids, labels)
     return losses, found

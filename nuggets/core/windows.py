@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -18,8 +20,11 @@ _BLOCK = 32
 """Rows that are widened to float64 at once: they stay in the cache until they are summed."""
 _PART = 512
 """Rows of the first strip whose sum one thread makes; fixed, so that rounding is."""
+_STRIPS = 256
+"""Strips that are there at once."""
 _PER_THREAD = 1_000_000
 """Entries that are worth a thread of their own."""
+ShareOut = Callable[[Callable[[slice], None], int], None]
 
 
 class Window(NamedTuple):
@@ -32,36 +37,37 @@ class Window(NamedTuple):
 
 def window_sums(
     values: Float[ndarray, "rows cols"], height: int, width: int
-) -> Float[ndarray, "_ _"]:
-    """Sums of every `height` × `width` window, float64, indexed by the top-left corner.
+) -> tuple[Float[ndarray, "_ _"], float]:
+    """Sums of every `height` × `width` window, float64, by top-left corner; and of the matrix.
 
     A strip of `height` rows is summed once and then moved down: each step adds the row that
     enters and takes off the one that leaves, so the matrix is read once and rounding grows with
-    one side of it and not with its area. The strips are then treated likewise along the columns.
-    The result does not depend on the number of threads.
+    one side of it and not with its area. The strips are then treated likewise along the columns,
+    a few of them at a time. The result does not depend on the number of threads. The sum of the
+    matrix is good to float32 only.
     """
-    return _slid_right(_strips(values, height), width)
+    sums = np.empty((len(values) - height + 1, values.shape[1] - width + 1))
+    with _threads(values.size) as share_out:
+        strip = _first_strip(values, height, share_out)
+        rest = values[height:].sum(dtype=np.result_type(values, np.float32))
+        total = float(strip.sum()) + float(rest)
+        _slide_right(strip[None], width, sums[:1], slice(0, 1))
+        buffer = np.empty((min(_STRIPS, len(sums)), len(strip)))
+        for first in range(1, len(sums), _STRIPS):
+            found = sums[first : first + _STRIPS]
+            strips = buffer[: len(found)]
+            share_out(partial(_slide_down, values, height, first, strip, strips), len(strip))
+            share_out(partial(_slide_right, strips, width, found), len(found))
+    return sums, total
 
 
-def _slid_right(strips: Float[ndarray, "_ m"], width: int) -> Float[ndarray, "_ _"]:
-    """Sums of `width` consecutive columns of every strip."""
-    sums = np.empty((len(strips), strips.shape[1] - width + 1))
-
-    def slide_right(rows: slice) -> None:
-        np.sum(strips[rows, :width], axis=1, out=sums[rows, 0])
-        np.subtract(strips[rows, width:], strips[rows, :-width], out=sums[rows, 1:])
-        np.cumsum(sums[rows], axis=1, out=sums[rows])
-
-    _share_out(slide_right, len(sums), strips.size)
-    return sums
-
-
-def _strips(values: Float[ndarray, "n m"], height: int) -> Float[ndarray, "_ m"]:
-    """Sums of `height` consecutive rows, starting at every row, float64."""
-    strips = np.empty((len(values) - height + 1, values.shape[1]))
+def _first_strip(
+    values: Float[ndarray, "n m"], height: int, share_out: ShareOut
+) -> Float[ndarray, " m"]:
+    """The sum of the first `height` rows, float64."""
     parts = np.zeros((-(-height // _PART), values.shape[1]))
 
-    def sum_first(chosen: slice) -> None:
+    def sum_parts(chosen: slice) -> None:
         wide = np.empty((_BLOCK, values.shape[1]))
         for part in range(chosen.start, chosen.stop):
             for start in range(part * _PART, min((part + 1) * _PART, height), _BLOCK):
@@ -69,35 +75,59 @@ def _strips(values: Float[ndarray, "n m"], height: int) -> Float[ndarray, "_ m"]
                 block[:] = values[start : start + len(block)]
                 parts[part] += block.sum(axis=0)
 
-    def exchange_rows(rows: slice) -> None:
-        leaving = np.empty((_BLOCK, values.shape[1]))
-        for start in range(rows.start, rows.stop, _BLOCK):
-            stop = min(start + _BLOCK, rows.stop)
-            change, left = strips[start + 1 : stop + 1], leaving[: stop - start]
-            change[:] = values[start + height : stop + height]
-            left[:] = values[start:stop]
-            change -= left
-
-    def slide_down(cols: slice) -> None:
-        for row in range(len(strips) - 1):
-            strips[row + 1, cols] += strips[row, cols]
-
-    _share_out(sum_first, len(parts), height * values.shape[1])
-    parts.sum(axis=0, out=strips[0])
-    _share_out(exchange_rows, len(strips) - 1, strips.size)
-    _share_out(slide_down, values.shape[1], strips.size)
-    return strips
+    share_out(sum_parts, len(parts))
+    return parts.sum(axis=0)
 
 
-def _share_out(work: Callable[[slice], None], n: int, entries: int) -> None:
-    """Runs `work` on slices of 0…n, on as many threads as `entries` are worth."""
-    parts = max(1, min(cpu_threads(), n, entries // _PER_THREAD))
-    slices = [slice(n * part // parts, n * (part + 1) // parts) for part in range(parts)]
+def _slide_down(
+    values: Float[ndarray, "n m"],
+    height: int,
+    first: int,
+    strip: Float[ndarray, " m"],
+    strips: Float[ndarray, "k m"],
+    cols: slice,
+) -> None:
+    """Fills some columns of `strips`, which start at row `first`; `strip` is the one before.
+
+    Afterwards `strip` is the last of them.
+    """
+    leaving = np.empty((_BLOCK, cols.stop - cols.start))
+    before = strip[cols]
+    for start in range(0, len(strips), _BLOCK):
+        change = strips[start : start + _BLOCK, cols]
+        left, row = leaving[: len(change)], first - 1 + start
+        change[:] = values[row + height : row + height + len(change), cols]
+        left[:] = values[row : row + len(change), cols]
+        change -= left
+        for each in change:
+            each += before
+            before = each
+    strip[cols] = before
+
+
+def _slide_right(
+    strips: Float[ndarray, "k m"], width: int, sums: Float[ndarray, "k _"], rows: slice
+) -> None:
+    """Fills rows of `sums`: those of `width` consecutive columns of each strip."""
+    np.sum(strips[rows, :width], axis=1, out=sums[rows, 0])
+    np.subtract(strips[rows, width:], strips[rows, :-width], out=sums[rows, 1:])
+    np.cumsum(sums[rows], axis=1, out=sums[rows])
+
+
+@contextmanager
+def _threads(entries: int) -> Iterator[ShareOut]:
+    """A function that runs work on slices of 0…n, on as many threads as `entries` are worth."""
+    parts = max(1, min(cpu_threads(), entries // _PER_THREAD))
     if parts == 1:
-        work(slices[0])
+        yield lambda work, n: work(slice(0, n))
         return
     with ThreadPoolExecutor(parts) as pool:
-        list(pool.map(work, slices))
+
+        def share_out(work: Callable[[slice], None], n: int) -> None:
+            slices = (slice(n * part // parts, n * (part + 1) // parts) for part in range(parts))
+            list(pool.map(work, slices))
+
+        yield share_out
 
 
 def find_window(
@@ -117,11 +147,8 @@ def find_window(
         The best window and the runner-up: the best among those whose corner is at least half
         a window away in one direction; None where the matrix has no room for one.
     """
-    strips = _strips(values, height)
-    # The total gives the slack of ties alone: the first strip is summed, float32 does for the rest.
-    rest = values[height:].sum(dtype=np.result_type(values, np.float32))
-    slack = TIE * (float(strips[0].sum()) + float(rest))
-    sums = _slid_right(strips, width)
+    sums, total = window_sums(values, height, width)
+    slack = TIE * total
     best = _first_of_largest(sums, slack)
     near = sums[_near(best.row, height), _near(best.col, width)]
     if near.shape == sums.shape:
@@ -137,6 +164,8 @@ def _near(corner: int, size: int) -> slice:
 
 
 def _first_of_largest(sums: Float[ndarray, "_ _"], slack: float) -> Window:
-    flat = int(np.argmax(sums >= sums.max() - slack))
-    row, col = divmod(flat, sums.shape[1])
+    of_rows = sums.max(axis=1)
+    least = of_rows.max() - slack
+    row = int(np.argmax(of_rows >= least))
+    col = int(np.argmax(sums[row] >= least))
     return Window(row, col, float(sums[row, col]))

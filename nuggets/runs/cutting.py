@@ -17,6 +17,7 @@ from nuggets.core.layers import TopLayers, UniformLayers
 from nuggets.core.maps import SensitivityMap
 from nuggets.core.models import check_pair, read_spec
 from nuggets.core.progress import Progress
+from nuggets.core.threads import threads_of
 from nuggets.errors import BadInput
 from nuggets.recipe import CutJob, DataConfig, SensitivityConfig, SensitivityJob
 from nuggets.runs.compute import Loaded, measure_map
@@ -148,7 +149,8 @@ def _heal(
     )
     encoded = teacher.encode(samples, config.max_length, job.data.format)
     student.train()
-    log = finetune(student, encoded, config, job.seed, out, device=device, progress=progress)
+    with threads_of(student, device):
+        log = finetune(student, encoded, config, job.seed, out, device=device, progress=progress)
     student.eval()
     return log.losses
 

@@ -19,6 +19,7 @@ from nuggets.bench.tasks import Benchmark, Dialogue, Task
 from nuggets.bench.verdict import Role
 from nuggets.core.adapter import load_adapter, untie
 from nuggets.core.samples import Sample
+from nuggets.core.threads import threads_of
 from nuggets.recipe import EvaluateJob, TransferRecipe, load_job
 from nuggets.runs import cache, results
 from nuggets.runs.checks import RUN_PREFIX, split_run
@@ -100,7 +101,7 @@ def measure_subjects(
         if not todo:
             continue
         ctx.check_cancelled()
-        with subject.opened() as (model, tokenizer):
+        with subject.opened() as (model, tokenizer), threads_of(model, device):
             for task in todo:
                 kept = KeptOnDisk(ctx.checkpoints / "answers" / subject.folder / task.name)
                 machine = Machine(
@@ -284,9 +285,10 @@ def _by_likelihood(teacher: Loaded, task: Dialogue, ctx: RunContext, device: str
             Sample.of(f"{doc['id']}-{side}", doc["question"], text)
             for side, text in (("ours", answers[0]), ("reference", doc["reference"]))
         ]
-        found = evaluate(
-            teacher.model, teacher.tokenizer, pair, ("loss",), device=device, format=task.format
-        )
+        with teacher.threads():
+            found = evaluate(
+                teacher.model, teacher.tokenizer, pair, ("loss",), device=device, format=task.format
+            )
         ours, reference = found.values["loss"]
         win = 0.5 if ours == reference else float(ours < reference)
         return {task.judge.metric: win}

@@ -61,7 +61,7 @@ class Speakers:
         try:
             self._move_to(question.device)
             base, adapter = self._load(speaker)
-            with _speaking(base.model, adapter, question.scale):
+            with base.threads(), _speaking(base.model, adapter, question.scale):
                 ids, tokens, finished = ask(
                     base.model,
                     base.tokenizer,

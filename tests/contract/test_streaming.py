@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from nuggets.core import products
 from nuggets.core.architecture import ARCHITECTURES, LAYER_ROLES
 from nuggets.core.chosen import ChosenParts
 from nuggets.core.loading import load_model
@@ -55,6 +56,22 @@ def test_streaming_equals_hooks_bit_for_bit(kind, tied, keep, tiny):
     folder = tiny(kind, num_hidden_layers=3, tie_word_embeddings=tied, shard_size="20KB")
     hooks, streamed = both(folder, keep=keep)
     assert_equal_maps(streamed, hooks)
+
+
+@pytest.mark.parametrize("keep", ["full", "sums"])
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("kind", ARCHITECTURES)
+def test_the_faster_products_change_rounding_and_streaming_follows(
+    kind, tied, keep, tiny, monkeypatch
+):
+    folder = tiny(kind, num_hidden_layers=3, tie_word_embeddings=tied, shard_size="20KB")
+    plain, _ = both(folder, keep=keep)
+    monkeypatch.setattr(products, "has_faster", lambda: True)
+    monkeypatch.setattr(products, "WORTH", 1)
+    with products.fast_products(True):
+        hooks, streamed = both(folder, keep=keep)
+    assert_equal_maps(streamed, hooks)
+    np.testing.assert_allclose(hooks.totals, plain.totals, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "gemma2"])
@@ -112,4 +129,5 @@ def test_two_processes_add_up_to_the_map_of_one(keep, tiny, tmp_path):
         np.testing.assert_allclose(both.rows[module], alone.rows[module], rtol=1e-5)
         np.testing.assert_allclose(both.cols[module], alone.cols[module], rtol=1e-5)
     for module in alone.full:
-        np.testing.assert_allclose(both.full[module], alone.full[module], rtol=1e-5, atol=1e-12)
+        noise = 1e-6 * float(alone.full[module].max())  # the processes have fewer threads each
+        np.testing.assert_allclose(both.full[module], alone.full[module], rtol=1e-5, atol=noise)

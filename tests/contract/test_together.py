@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from nuggets.core import products
 from nuggets.core.architecture import ARCHITECTURES
 from nuggets.core.loading import load_model
 from nuggets.core.models import parse_ref, read_spec
@@ -58,6 +59,16 @@ def test_samples_together_equal_one_after_another(kind, tied, keep, tiny):
     assert_same_up_to_rounding(found, expected)  # passes of 2, 2 and 1, lengths differ
     assert all(torch.equal(before[name], p) for name, p in model.named_parameters())
     assert all(p.grad is None for p in model.parameters())
+
+
+def test_samples_together_stay_with_products_that_can_be_vectorised(tiny, monkeypatch):
+    model, spec = loaded(tiny())
+    monkeypatch.setattr(products, "has_faster", lambda: True)
+    monkeypatch.setattr(products, "WORTH", 1)
+    with products.fast_products(True):
+        expected = compute_sensitivity(model, spec, SAMPLES)
+        found = compute_sensitivity(model, spec, SAMPLES, per_pass=2)
+    assert_same_up_to_rounding(found, expected)
 
 
 @pytest.mark.parametrize("score", [Fisher(), Magnitude(), RandomScore()])

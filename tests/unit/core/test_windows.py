@@ -78,7 +78,9 @@ def test_constant_matrix_gives_the_first_window_although_tenths_are_not_exact():
 
 def test_window_sums_by_hand():
     values = np.arange(12.0).reshape(3, 4)
-    np.testing.assert_array_equal(window_sums(values, 2, 3), [[18, 24], [42, 48]])
+    sums, total = window_sums(values, 2, 3)
+    np.testing.assert_array_equal(sums, [[18, 24], [42, 48]])
+    assert total == values.sum()
 
 
 def test_window_of_the_whole_matrix_has_no_runner_up():
@@ -99,9 +101,10 @@ def test_threads_do_not_change_a_bit_of_the_sums(monkeypatch, threads):
     values = np.random.default_rng(0).random((83, 61), dtype=np.float32)
     monkeypatch.setattr(windows, "_BLOCK", 4)
     monkeypatch.setattr(windows, "_PART", 8)
-    alone = window_sums(values, 50, 33)
+    monkeypatch.setattr(windows, "_STRIPS", 10)
+    alone, _ = window_sums(values, 50, 33)
     monkeypatch.setattr(windows, "_PER_THREAD", 1)
     monkeypatch.setattr(windows, "cpu_threads", lambda: threads)
-    np.testing.assert_array_equal(window_sums(values, 50, 33), alone)
+    np.testing.assert_array_equal(window_sums(values, 50, 33)[0], alone)
     expected = [exact_sum(values, row, col, 50, 33) for row in range(34) for col in range(29)]
     np.testing.assert_allclose(alone.ravel(), expected, rtol=1e-13)
