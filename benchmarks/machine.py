@@ -6,7 +6,9 @@ import torch
 
 from benchmarks.models import LARGE, MEDIUM, SMALL, flops, random_llama, samples
 from benchmarks.rows import Row, timed
+from nuggets.core.products import product
 from nuggets.core.sensitivity import compute_sensitivity
+from nuggets.core.threads import threads_of
 from nuggets.core.together import samples_per_pass
 from nuggets.recipe import DataConfig
 from nuggets.runs.compute import Loaded, seed_samples
@@ -24,13 +26,13 @@ def matmul_peak(dtype: torch.dtype, device: str = "cpu", side: int = SIDE) -> fl
     """Operations per second of the fastest large matrix product."""
     a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
 
-    def product() -> None:
-        torch.mm(a, b)
+    def multiply() -> None:
+        product(a, b)
         if device != "cpu":
             torch.cuda.synchronize()
 
-    product()
-    return 2.0 * side**3 / timed(product, 8)[0]
+    multiply()
+    return 2.0 * side**3 / timed(multiply, 8)[0]
 
 
 def _peaks(small: bool) -> list[Row]:
@@ -54,7 +56,8 @@ def _peaks(small: bool) -> list[Row]:
 
 
 def _sums(model: object, spec: object, encoded: list) -> object:  # type: ignore[type-arg]
-    return compute_sensitivity(model, spec, encoded, keep="sums")  # type: ignore[arg-type]
+    with threads_of(model, "cpu"):
+        return compute_sensitivity(model, spec, encoded, keep="sums")  # type: ignore[arg-type]
 
 
 def _scaling(small: bool) -> list[Row]:

@@ -18,10 +18,11 @@ from benchmarks.rows import Row
 from nuggets.core.chosen import ChosenParts
 from nuggets.core.map_writer import MapWriter
 from nuggets.core.memory import return_freed_memory, trim_heap
-from nuggets.core.models import parse_ref
+from nuggets.core.models import parse_ref, read_spec
 from nuggets.core.selectors import WindowSelector
 from nuggets.core.sensitivity import compute_sensitivity
 from nuggets.core.streaming import stream_sensitivity
+from nuggets.core.threads import threads_for
 from nuggets.core.window_request import WindowRequest
 
 WAYS = {
@@ -129,13 +130,22 @@ def _warm_up() -> None:
     """Imports and kernels of streaming, on a small model: the others have theirs by now, too."""
     with tempfile.TemporaryDirectory() as folder:
         random_llama(SMALL)[0].save_pretrained(folder)
-        stream_sensitivity(parse_ref(folder), samples(1, TOKENS), keep="sums")
+        _run_ours("streamed, sums", folder, None, samples(1, TOKENS))
     trim_heap()
 
 
 def _run(way: str, folder: str, model: object, encoded: list) -> object:  # type: ignore[type-arg]
     if way == "published":
         return published.sensitivity(model, encoded)  # type: ignore[arg-type]
+    return _run_ours(way, folder, model, encoded)
+
+
+def _run_ours(way: str, folder: str, model: object, encoded: list) -> object:  # type: ignore[type-arg]
+    with threads_for(read_spec(parse_ref(folder)).n_matrix_parameters, "cpu"):
+        return _run_in_threads(way, folder, model, encoded)
+
+
+def _run_in_threads(way: str, folder: str, model: object, encoded: list) -> object:  # type: ignore[type-arg]
     if way.startswith("streamed"):
         ref = parse_ref(folder)
         if way == "streamed, sums":
@@ -151,8 +161,6 @@ def _run(way: str, folder: str, model: object, encoded: list) -> object:  # type
 
 
 def _largest_part(folder: str) -> int:
-    from nuggets.core.models import read_spec
-
     spec = read_spec(parse_ref(folder))
     return 4 * spec.vocab_size * spec.hidden_size
 

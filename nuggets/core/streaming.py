@@ -102,7 +102,7 @@ class _Passing:
         labels: likewise.
         calls: per block, its arguments after the states: masks, positions.
         states: what enters each block, in the machine's memory.
-        leaving: what leaves the last block.
+        leaving: what leaves the last block, where a tied head asks for it once more.
         gradient: of the loss, with respect to the states last looked at.
     """
 
@@ -167,8 +167,9 @@ class _Stream:
             own = {name: p for name, p in named.items() if name not in self.front}
             with Hooks(own, self.score, self.keep) as hooks:
                 for index, each in enumerate(self.passing):
-                    each.leaving = each.states.pop()
-                    states = each.leaving.to(self.device).requires_grad_()
+                    leaving = each.states.pop()
+                    each.leaving = leaving if self.spec.tied else None
+                    states = leaving.to(self.device).requires_grad_()
                     loss = self.loss(each, states)
                     check_loss(loss, index)
                     loss.backward()
