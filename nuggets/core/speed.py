@@ -1,7 +1,8 @@
 """What a device does per second, by a benchmark of a fraction of a second.
 
-Matrix products of a transformer's shape, an elementwise pass over 16 MB, and products too small to
-be anything but overhead; always the best of several rounds, since others use the machine too.
+Matrix products of a transformer's shape, an elementwise pass over 64 MB (more than caches hold),
+and products too small to be anything but overhead; always the best of several rounds, since others
+use the machine too.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ CPU_CALL = 4e-6
 def measure_cpu() -> Speed:
     """The CPU's speed, with NumPy: PyTorch's matrix products take about as long (0.1 s)."""
     a, b = np.ones((256, 1024), np.float32), np.ones((1024, 1024), np.float32)
-    values = np.ones(2**22, np.float32)
+    values = np.ones(2**24, np.float32)
 
     def moved() -> object:
         return np.multiply(values, np.float32(1.0), out=values)

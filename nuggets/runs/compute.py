@@ -150,7 +150,7 @@ def _measure(
     keep: Keep = "sums" if config.keep == "sums" else "full"
     chosen = None if windows is None else ChosenParts(windows)
     if config.processes > 1:
-        devices = devices_for(loaded.device, config.processes)
+        devices = devices_for(loaded.device, config.processes, "sensitivity")
         options = (config.score, keep, config.dtype, progress, meta, chosen)
         return _keep(lambda temp: measure_on(devices, loaded.ref, encoded, temp, *options), folder)
     if not streamed:
@@ -174,8 +174,8 @@ def _measure(
     return _keep(write, folder)
 
 
-def devices_for(device: str, processes: int) -> list[str]:
-    """A device for every process: as many GPUs, or the CPU several times.
+def devices_for(device: str, processes: int, stage: str) -> list[str]:
+    """A device for every process: as many GPUs, the given one first, or the CPU several times.
 
     Raises:
         BadInput: if there are not so many GPUs.
@@ -186,9 +186,11 @@ def devices_for(device: str, processes: int) -> list[str]:
     if processes > there:
         raise BadInput(
             f"{processes} processes need {processes} GPUs and there are {there}. Lower "
-            "sensitivity.processes."
+            f"{stage}.processes."
         )
-    return [f"cuda:{index}" for index in range(processes)]
+    first = torch.device(device).index or 0
+    others = (index for index in range(there) if index != first)
+    return [f"cuda:{index}" for index in (first, *others)][:processes]
 
 
 def streams(loaded: Loaded, config: SensitivityConfig, tokens: Sequence[int]) -> bool:

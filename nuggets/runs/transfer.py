@@ -23,6 +23,7 @@ from nuggets.runs.checks import check_transfer
 from nuggets.runs.commit import atomic_write, commit_folder, newest_valid, remove_folder
 from nuggets.runs.compute import (
     Loaded,
+    devices_for,
     keep_map,
     measure_alignment,
     measure_map,
@@ -57,11 +58,12 @@ def run_transfer(recipe: TransferRecipe, ctx: RunContext) -> None:
     }
     ctx.plan([stage for stage in STAGES if stage not in unused])
     ctx.stage("load")
+    helpers = devices_for(recipe.device, recipe.train.processes, "train")[1:]
     teacher = read_spec(resolve(recipe.teacher))
     threads = torch.get_num_threads()
     with threads_for(teacher.n_matrix_parameters, recipe.device):
         lab, data = _prepare(recipe, ctx)
-        lab = replace(lab, threads=threads)
+        lab = replace(lab, threads=threads, helpers=helpers)
         ctx.stage("plan")
         _keep_plan(recipe, lab, ctx)
         rates = _tune(recipe, lab, data, ctx)

@@ -64,6 +64,7 @@ def _form(lab: Lab, arm: Arm) -> Form:
     small = sum(p.numel() for p in lab.student.parameters()) < SMALL
     worth = lab.train.concurrent == "always" or small or lab.device.type == "cuda"
     never = lab.train.concurrent == "never" or lab.train.activation_checkpointing
+    never = never or lab.train.processes > 1
     if never or arm.stacks is None or not worth:
         return "alone"
     drops = lab.lora.dropout > 0 and arm.stacks != "whole"

@@ -30,6 +30,7 @@ from nuggets.train.export import save_model
 from nuggets.train.finetune import count_steps, finetune
 from nuggets.train.flops import training_flops
 from nuggets.train.lab import Lab, Trainee, Workspace
+from nuggets.train.losses import DistillationLoss
 
 EVALUATION_BATCHES = 4
 """Training batches that fit into one evaluation batch: there are no gradients."""
@@ -196,6 +197,11 @@ def train_cell(
 
     if not trainee.trains:
         return TrainLog(curve=[(0, point(0))])
+    helpers = lab.helpers
+    if helpers and not (trainee.loss is None or isinstance(trainee.loss, DistillationLoss)):
+        helpers = ()  # shares of a batch are weighted by the answer tokens that losses are means of
+        if progress is not None:
+            progress.log("One process trains this arm: its loss is no mean over answer tokens.")
     return finetune(
         trainee.model,
         trainee.encoded,
@@ -208,6 +214,7 @@ def train_cell(
         on_evaluate=point if test else None,
         loss=trainee.loss,
         bf16=lab.bf16,
+        helpers=helpers,
     )
 
 

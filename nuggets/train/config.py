@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from nuggets.core.architecture import Frozen
 
@@ -34,6 +34,8 @@ class TrainConfig(Frozen):
         concurrent: train arms and seeds side by side in one program. `auto` does so for small
             students and on GPUs, as far as memory allows; `always` wherever it is possible; `never`
             trains one after another. The results are the same up to rounding.
+        processes: each arm is trained by so many, one GPU each, that share out every batch: the
+            same steps up to rounding. Arms are then trained one after another.
     """
 
     steps: int = Field(default=200, ge=0)
@@ -52,3 +54,12 @@ class TrainConfig(Frozen):
     group_lengths: bool = False
     activation_checkpointing: bool = False
     concurrent: Literal["auto", "always", "never"] = "auto"
+    processes: int = Field(default=1, ge=1, le=64)
+
+    @model_validator(mode="after")
+    def _one_way(self) -> TrainConfig:
+        if self.processes > 1 and self.concurrent == "always":
+            raise ValueError(
+                "processes train one arm after another; set concurrent to auto or processes to 1"
+            )
+        return self

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,11 @@ from nuggets.core.memory import memory_reported
 from nuggets.core.progress import Progress
 from nuggets.core.sensitivity import checkpointed
 from nuggets.errors import BadInput
-from nuggets.train.checkpoints import Storage, TrainLog
+from nuggets.train.checkpoints import PREFIX, Storage, TrainLog
 from nuggets.train.config import TrainConfig
 from nuggets.train.losses import Loss, answer_loss
 from nuggets.train.randomness import generator, seeded
+from nuggets.train.team import Team, leading
 from nuggets.train.trainer import CheckedTrainer
 
 GROUPED = 8
@@ -41,6 +43,7 @@ def finetune(
     on_evaluate: Callable[[int], float] | None = None,
     loss: Loss | None = None,
     bf16: bool = False,
+    helpers: Sequence[str] = (),
 ) -> TrainLog:
     """Trains a model in place: a PEFT model's adapter, or every weight that asks for gradients.
 
@@ -58,8 +61,9 @@ def finetune(
         progress: receives step, loss and learning rate, and can cancel at every step.
         storage: how checkpoints are committed and found.
         on_evaluate: step → a point of the learning curve.
-        loss: what is minimised; the answer's likelihood when not given.
+        loss: what is minimised, a mean over answer tokens; their likelihood when not given.
         bf16: compute in bfloat16 on a GPU; weights keep their dtype.
+        helpers: other devices, each of which takes a share of every batch in a process of its own.
 
     Returns:
         Losses and learning curve of the whole training, resumed parts included.
@@ -68,28 +72,63 @@ def finetune(
         Cancelled: at the step at which somebody asked to stop.
         OutOfMemory: if even half a batch does not fit; a whole one that does not is halved.
         NonFinite: at the very step at which a loss, gradient or weight is not finite.
+        NuggetsError: if a helper failed.
     """
     steps = count_steps(config, len(encoded))
     if steps == 0:
         return TrainLog(curve=[] if on_evaluate is None else [(0, on_evaluate(0))])
+    newest = storage.newest(folder, PREFIX) if storage else None
+    training = Training(
+        model, encoded, config, steps, seed, folder, newest, loss or answer_loss, bf16
+    )
     device = torch.device(device)
-    blocks = _blocks(model) if config.activation_checkpointing else []
-    reported = memory_reported("Training", "lower train.batch_size or train.max_length")
-    with seeded(seed, device), checkpointed(blocks), _left_as_it_was(model), reported:
-        trainer = CheckedTrainer(
-            model=model,
-            args=_arguments(config, steps, seed, folder, device, writes=storage is not None),
-            batches=batch_order(encoded, config, steps, seed),
-            encoded=encoded,
-            folder=folder,
-            progress=progress,
-            storage=storage,
-            on_evaluate=on_evaluate,
-            loss=loss or answer_loss,
-            bf16=bf16,
-            config=config,
-        )
-        return trainer.fit()
+    with leading(training, device, helpers, folder) as team:
+        return training(device, team, progress, storage, on_evaluate)
+
+
+@dataclass(frozen=True, eq=False)
+class Training:
+    """All that every process of a training needs; see `finetune`. Calling it trains."""
+
+    model: Any
+    encoded: Sequence[Encoded]
+    config: TrainConfig
+    steps: int
+    seed: int
+    folder: Path
+    newest: Path | None
+    loss: Loss
+    bf16: bool
+
+    def __call__(
+        self,
+        device: torch.device,
+        team: Team,
+        progress: Progress | None = None,
+        storage: Storage | None = None,
+        on_evaluate: Callable[[int], float] | None = None,
+    ) -> TrainLog:
+        """Trains in this process; helpers report, save and measure nothing."""
+        model, config, seed = self.model, self.config, self.seed
+        blocks = _blocks(model) if config.activation_checkpointing else []
+        reported = memory_reported("Training", "lower train.batch_size or train.max_length")
+        writes = storage is not None
+        with seeded(seed, device), checkpointed(blocks), _left_as_it_was(model), reported:
+            trainer = CheckedTrainer(
+                model=model,
+                args=_arguments(config, self.steps, seed, self.folder, device, writes=writes),
+                batches=batch_order(self.encoded, config, self.steps, seed),
+                encoded=self.encoded,
+                folder=self.folder,
+                progress=progress,
+                storage=storage,
+                on_evaluate=on_evaluate,
+                loss=self.loss,
+                bf16=self.bf16,
+                config=config,
+                team=team,
+            )
+            return trainer.fit(self.newest)
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -109,6 +109,7 @@ class Lab:
         bf16: compute in bfloat16 on a GPU.
         format: how samples are written.
         threads: processors that arms trained side by side may use.
+        helpers: devices that take a share of every batch, beside `device`.
         workspace: for arms that take long to build.
         kept: folder where healed students are kept for other runs; none are kept when not given.
     """
@@ -134,6 +135,7 @@ class Lab:
     bf16: bool = False
     format: Format = "paper"
     threads: int = 1
+    helpers: Sequence[str] = ()
     workspace: Workspace = field(default_factory=Workspace)
     kept: Path | None = None
     _cache: dict[Any, Any] = field(default_factory=dict, repr=False)

@@ -32,6 +32,7 @@ from nuggets.train.checkpoints import (
 )
 from nuggets.train.config import TrainConfig
 from nuggets.train.losses import Loss
+from nuggets.train.team import Team
 
 POINTS = 100
 """Loss reports per training: more than a chart can show only tires the disk."""
@@ -58,6 +59,7 @@ class CheckedTrainer(Trainer):
         loss: Loss,
         bf16: bool,
         config: TrainConfig,
+        team: Team,
     ) -> None:
         super().__init__(model=model, args=args)
         # It collects all garbage at every start, which takes as long as many small steps.
@@ -66,16 +68,15 @@ class CheckedTrainer(Trainer):
         self.add_callback(_Steps(self))
         self.batches, self.encoded, self.folder = batches, encoded, folder
         self.progress, self.storage, self.on_evaluate = progress, storage, on_evaluate
-        self.loss, self.bf16, self.config = loss, bf16, config
+        self.loss, self.bf16, self.config, self.team = loss, bf16, config, team
         self.parts = 1
         self.losses: list[float] = []
         self.curve: list[tuple[int, float]] = []
         self.weights = list(trainable(model).values())
         self.seconds_before, self.started = 0.0, time.monotonic()
 
-    def fit(self) -> TrainLog:
-        """Trains from the newest valid checkpoint, or from the start."""
-        newest = self.storage.newest(self.folder, PREFIX) if self.storage else None
+    def fit(self, newest: Path | None) -> TrainLog:
+        """Trains from a checkpoint, or from the start."""
         assert self.model is not None
         self.model.train()  # every part of it: PEFT leaves the base as the student was
         if newest is None:
@@ -118,11 +119,15 @@ class CheckedTrainer(Trainer):
             model.train()
         if self.state.global_step == 0:  # whatever was drawn so far: dropout follows from the seed
             torch.manual_seed(self.args.seed)
+        self.team.begin_step(self.args.seed, self.state.global_step)
         ids, labels = (tensor.to(self.args.device) for tensor in inputs)
         loss = self._backward_or_nothing(model, ids, labels) if self.parts == 1 else None
         if loss is None:
             with memory_reported("Half a training batch", "lower train.batch_size or max_length"):
                 loss = self._backward(model, ids, labels)
+        loss = self.team.add_up(loss, self.weights)
+        if not math.isfinite(float(loss)):
+            raise self.stopped(f"loss became {float(loss)}")
         self.losses.append(float(loss))
         return loss
 
@@ -147,24 +152,24 @@ class CheckedTrainer(Trainer):
         return None
 
     def _backward(self, model: Any, ids: Tensor, labels: Tensor) -> Tensor:
-        """Loss and gradient of a batch, in `parts`; stops before a bad loss reaches the weights.
+        """Loss and gradient of this process's rows of a batch, in `parts`.
 
         The loss is a mean over answer tokens, so every part counts by its own.
         """
         half = self.bf16 and self.args.device.type == "cuda"
-        size = math.ceil(len(ids) / self.parts)
-        counts = [int((part[:, 1:] != IGNORED).sum()) for part in labels.split(size)]
+        own = self.team.rows(len(ids))
+        size = math.ceil(len(ids[own]) / self.parts) or 1
+        total = _answer_tokens(labels)
         whole = ids.new_zeros((), dtype=torch.float32)
-        for part, answers, n in zip(ids.split(size), labels.split(size), counts, strict=True):
+        for part, answers in zip(ids[own].split(size), labels[own].split(size), strict=True):
+            share = 1.0 if len(part) == len(ids) else _answer_tokens(answers) / total
+            if share == 0:  # no row of this batch is ours, or none with an answer
+                continue
             with torch.autocast("cuda", dtype=torch.bfloat16) if half else nullcontext():
                 loss = self.loss(model, part, answers)
-            if self.parts > 1:
-                loss = loss * (n / sum(counts))
-            value = float(loss.detach())
-            if not math.isfinite(value):
-                raise self.stopped(f"loss became {value}")
+            loss = loss if share == 1 else loss * share
             loss.backward()
-            whole = loss.detach() if self.parts == 1 else whole + loss.detach()
+            whole = whole + loss.detach()
         return whole
 
     def floating_point_ops(self, inputs: Any) -> int:
@@ -213,6 +218,10 @@ class CheckedTrainer(Trainer):
         load_weights(self.model, folder)
         log = TrainLog.model_validate_json((folder / LOG).read_text())
         self.losses, self.curve, self.seconds_before = log.losses, log.curve, log.seconds
+
+
+def _answer_tokens(labels: Tensor) -> int:
+    return int((labels[:, 1:] != IGNORED).sum())
 
 
 class _Steps(TrainerCallback):

@@ -33,6 +33,7 @@ def values(base: TransferRecipe) -> Tree:
         "checkpoint": train.checkpoint_every,
         "max_length": train.max_length,
         "concurrent": train.concurrent,
+        "processes": train.processes,
     }
 
 
@@ -103,6 +104,10 @@ def _advanced(train: Tree, shown: Tree) -> None:
         train["concurrent"] = fields.select(
             "Side by side", CONCURRENT, shown["concurrent"], "concurrent",
             "Arms and seeds in one program: the same results up to rounding, sooner.",
+        )  # fmt: skip
+        train["processes"] = fields.number(
+            "Processes", 1, 64, shown["processes"], "processes",
+            "So many GPUs share out every batch; arms are then trained one after another.",
         )  # fmt: skip
 
 

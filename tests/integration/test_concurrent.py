@@ -177,8 +177,9 @@ def test_batches_hold_what_memory_allows_and_go_on_alone_without_any(tiny, monke
     monkeypatch.setattr(batches, "_free_memory", lambda device: 1)
     assert shapes() == [("alone", 1)] * 8
     monkeypatch.undo()
-    never = dataclasses.replace(lab, train=TRAIN.model_copy(update={"concurrent": "never"}))
-    assert {batch.form for batch in plan_batches(never, cells)} == {"alone"}
+    for change in ({"concurrent": "never"}, {"processes": 2}):
+        never = dataclasses.replace(lab, train=TRAIN.model_copy(update=change))
+        assert {batch.form for batch in plan_batches(never, cells)} == {"alone"}
 
 
 def test_a_program_without_memory_falls_back_to_one_after_another(tiny, tmp_path, monkeypatch):
