@@ -201,7 +201,7 @@ def _extraction(teacher: Size, student: Size, work: Work, speed: Speed | None) -
     factors = layers * work.rank * sum(sum(student.spec.shape(role)) for role in roles)
     return StageNeed(
         stage="extraction",
-        bytes_needed=max(large, default=0) * (FLOAT32 + 3 * 8)
+        bytes_needed=max(large, default=0) * (FLOAT32 + 8)  # scores, and a sum for every window
         + max(small, default=0) * 3 * FLOAT32,
         disk_needed=factors * FLOAT32,
         seconds=_seconds(speed, "float32", sketched, read, layers * len(roles) * 50),

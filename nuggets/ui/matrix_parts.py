@@ -35,7 +35,7 @@ def matrix(found: Sources, a: str, b: str | None, show: str, choice: shell.Choic
     places = {charts_map.short_name(spec, role, at): (m, role) for m, role, at in spec.modules()}
     st.subheader("One matrix", anchor=False)
     if st.session_state.get("matrix") not in places:
-        st.session_state["matrix"] = next(name for name in places if "down" in name)
+        st.session_state["matrix"] = next(n for n, (_, role) in places.items() if role == "down")
     with st.container(horizontal=True, vertical_alignment="bottom"):
         name = st.selectbox("Matrix", places, key="matrix", bind="query-params", width=260,
                             on_change=by_keyboard,

@@ -1,4 +1,5 @@
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -108,3 +109,15 @@ def test_threads_do_not_change_a_bit_of_the_sums(monkeypatch, threads):
     np.testing.assert_array_equal(window_sums(values, 50, 33)[0], alone)
     expected = [exact_sum(values, row, col, 50, 33) for row in range(34) for col in range(29)]
     np.testing.assert_allclose(alone.ravel(), expected, rtol=1e-13)
+
+
+def test_no_more_than_the_sums_and_some_strips_are_held():
+    values = np.ones((2000, 1500), dtype=np.float32)
+    tracemalloc.start()
+    try:
+        find_window(values, 400, 300)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    sums = 8 * 1601 * 1201
+    assert sums < peak < sums + 10_000_000  # all strips at once would be 19 MB
