@@ -382,7 +382,9 @@ def test_a_resume_with_changed_input_is_refused_and_names_it(change, material, t
     for name in ("seeds", "train", "test"):
         own[name] = Path(shutil.copy(material[name], tmp_path))
     store = RunStore(tmp_path / "home" / "runs")
-    run = store.create("transfer", api.dump_job(recipe_of(own)), "digits")
+    # Far longer than any machine needs to be killed in between.
+    recipe = recipe_of(own, train={"steps": 20_000, "batch_size": 4, "lr": 1e-2})
+    run = store.create("transfer", api.dump_job(recipe), "digits")
     kill_in(run, nursery, "train", random.Random(0))
     assert run.status() == "interrupted"
     name = change(run, own)
