@@ -97,7 +97,8 @@ class _Linears(TorchFunctionMode):
     ) -> Any:
         if func is linear and _on.get() and len(args) > 1 and not kwargs:
             states, weight = args[:2]
-            if states.is_contiguous() and _is_worth(states, weight):
+            matrices = states.is_contiguous() and weight.ndim == 2 <= states.ndim
+            if matrices and _is_worth(states, weight):
                 return _Linear.apply(states, weight, args[2] if len(args) > 2 else None)
         return func(*args, **(kwargs or {}))
 

@@ -117,6 +117,8 @@ def test_only_the_gradients_that_are_asked_for_are_computed(asked):
         (random(6, 5).double(), random(8, 5).double()),
         (random(6, 5).to("meta"), random(8, 5).to("meta")),
         (random(5, 6).T, random(8, 5)),
+        (random(5), random(8, 5)),
+        (random(6, 5), random(5)),
     ],
 )
 def test_what_onednn_is_not_for_is_left_to_pytorch(states, weight, asked):
