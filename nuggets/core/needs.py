@@ -90,6 +90,7 @@ class Machine(Frozen):
         ram_free: bytes free in the machine's memory; the same for `cpu`.
         disk_free: bytes free where results are kept.
         speed: what the device was measured to do; None if it was not.
+        reads: bytes per second that were read from disk, where results are kept; likewise.
     """
 
     device: str = "cpu"
@@ -97,6 +98,7 @@ class Machine(Frozen):
     ram_free: int
     disk_free: int
     speed: Speed | None = None
+    reads: float | None = None
 
 
 class StageNeed(Frozen):
@@ -134,7 +136,7 @@ def estimate_stages(
     """Memory, disk and time of every stage, and whether they are there."""
     needs = (
         _download(teacher, student),
-        _load(teacher, work),
+        _load(teacher, work, machine),
         *_sensitivity(teacher, work, machine.speed),
         _extraction(teacher, student, work, machine.speed),
         _training(student, work, machine.speed),
@@ -159,9 +161,14 @@ def _download(teacher: Size, student: Size) -> StageNeed:
     return StageNeed(stage="download", bytes_needed=0, disk_needed=size)
 
 
-def _load(teacher: Size, work: Work) -> StageNeed:
+def _load(teacher: Size, work: Work, machine: Machine) -> StageNeed:
+    """Every byte is read from disk, converted, and looked at for what is not finite."""
     size = teacher.parameters * BYTES[work.dtype]
-    return StageNeed(stage="load", bytes_needed=size, ram_needed=size)
+    seconds = None
+    if machine.reads is not None and machine.speed is not None:
+        passes = teacher.bytes_on_disk + 2 * size
+        seconds = teacher.bytes_on_disk / machine.reads + passes / machine.speed.bandwidth
+    return StageNeed(stage="load", bytes_needed=size, ram_needed=size, seconds=seconds)
 
 
 def _sensitivity(

@@ -7,13 +7,18 @@ use the machine too.
 
 from __future__ import annotations
 
+import os
+import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 
 from nuggets.core.needs import Speed
 
+_FILE = 2**25
 CPU_CALL = 4e-6
 """Seconds that PyTorch's smallest operation takes on a CPU; NumPy's are faster."""
 
@@ -32,6 +37,26 @@ def measure_cpu() -> Speed:
         bandwidth=2 * values.nbytes / _best(moved),
         call=CPU_CALL,
     )
+
+
+def measure_reads(folder: Path) -> float | None:
+    """Bytes per second from disk: of a file that was written there and is no longer in memory.
+
+    None where that cannot be measured: nothing can be written, or the system keeps files in memory.
+    """
+    if not hasattr(os, "posix_fadvise"):
+        return None
+    try:
+        with tempfile.NamedTemporaryFile(dir=folder, buffering=0) as file:
+            file.write(os.urandom(_FILE))
+            os.fsync(file.fileno())
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            file.seek(0)
+            start = time.perf_counter()
+            read = sum(len(part) for part in iter(partial(file.read, 2**20), b""))
+            return read / max(time.perf_counter() - start, 1e-9)
+    except OSError:
+        return None
 
 
 def measure_device(name: str) -> Speed:

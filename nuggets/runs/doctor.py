@@ -18,7 +18,7 @@ from nuggets.core.architecture import Frozen
 from nuggets.core.device import DeviceInfo
 from nuggets.core.needs import Machine, Speed
 from nuggets.core.preflight import this_machine
-from nuggets.core.speed import measure_cpu
+from nuggets.core.speed import measure_cpu, measure_reads
 from nuggets.errors import BadInput, NuggetsError
 from nuggets.runs.commit import atomic_write, make_folder
 from nuggets.runs.context import installed_versions
@@ -40,13 +40,17 @@ _looking: list[subprocess.Popen[str]] = []
 
 
 class Doctor(Frozen):
-    """Versions, devices and what they were measured to do; `auto` means the first device."""
+    """Versions, devices and what they were measured to do; `auto` means the first device.
+
+    `reads` are bytes per second from the disk with the home; None where it was not measured.
+    """
 
     versions: dict[str, str]
     devices: tuple[DeviceInfo, ...]
     speeds: tuple[Speed, ...] = ()
     cores: int
     home: str
+    reads: float | None = None
 
 
 def diagnose(refresh: bool = False) -> Doctor:
@@ -57,6 +61,8 @@ def diagnose(refresh: bool = False) -> Doctor:
     """
     found = None if refresh else _known()
     if found is None:
+        path = cache_dir() / "doctor.json"
+        make_folder(path.parent)
         look = refresh or may_have_accelerator()
         devices, speeds = _devices() if look else ((_cpu(),), ())
         found = Doctor(
@@ -65,9 +71,8 @@ def diagnose(refresh: bool = False) -> Doctor:
             speeds=(*speeds, measure_cpu()),
             cores=psutil.cpu_count() or 1,
             home=str(nuggets_home()),
+            reads=measure_reads(path.parent),
         )
-        path = cache_dir() / "doctor.json"
-        make_folder(path.parent)
         atomic_write(path, found.model_dump_json(indent=1))
     return found
 
@@ -154,6 +159,7 @@ def machine_of(device: str, folder: Path | None = None) -> Machine:
             # Of a GPU all of it counts: runs take turns, and what is free changes.
             "memory_free": here.memory_free if gpu is None else gpu.memory_total,
             "speed": next((speed for speed in found.speeds if speed.device == name), None),
+            "reads": found.reads,
         }
     )
 

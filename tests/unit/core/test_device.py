@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 
 from nuggets.core import device
 from nuggets.core.device import DeviceInfo, default_dtype, describe_devices, resolve_device
+from nuggets.core.speed import measure_reads
 from nuggets.errors import BadInput
 
 
@@ -61,3 +64,13 @@ def test_float32_is_the_default_off_the_gpu():
 def test_gpus_compute_in_half_precision(monkeypatch, able, dtype):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: able)
     assert default_dtype("cuda:0") == dtype
+
+
+def test_reads_are_measured_where_a_file_can_be_written_and_leave_none(tmp_path, monkeypatch):
+    rate = measure_reads(tmp_path)
+    assert rate is not None
+    assert 1e5 < rate < 1e12
+    assert list(tmp_path.iterdir()) == []
+    assert measure_reads(tmp_path / "missing") is None
+    monkeypatch.delattr(os, "posix_fadvise")
+    assert measure_reads(tmp_path) is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -193,6 +194,10 @@ def test_time_is_operations_over_the_measured_rate(tiny):
     assert seconds(1e30, 1e6, 0.0)["sensitivity (sums)"] == pytest.approx(24 * n * 3 / 1e6)
     assert seconds(1e30, 1e30, 1.0)["training"] == pytest.approx(7 * 5 * 2 * 200)
     assert all(s.seconds is None for s in check(ref, ref).stages), "no rate, no time"
+    disk = machine(reads=1e3, speed=Speed(device="cpu", flops={}, bandwidth=1e4, call=0.0))
+    [load] = [s for s in check(ref, ref, work=work, machine=disk).stages if s.stage == "load"]
+    stored = sum(path.stat().st_size for path in Path(ref.source).glob("*.safetensors"))
+    assert load.seconds == pytest.approx(stored / 1e3 + (stored + 2 * 4 * n) / 1e4)
 
 
 def test_no_text_is_longer_than_the_models_take(pair):
