@@ -125,6 +125,7 @@ class Size(Frozen):
     """What is counted of one model: its dimensions, weights, and bytes on disk or to download."""
 
     spec: ArchSpec
+    format: Literal["safetensors", "gguf"]
     parameters: int
     bytes_on_disk: int
     bytes_to_download: int = 0
@@ -162,10 +163,13 @@ def _download(teacher: Size, student: Size) -> StageNeed:
 
 
 def _load(teacher: Size, work: Work, machine: Machine) -> StageNeed:
-    """Every byte is read from disk, converted, and looked at for what is not finite."""
+    """Every byte is read from disk, converted, and looked at for what is not finite.
+
+    Of a GGUF file no time is told: most of it goes into its vocabulary, word by word.
+    """
     size = teacher.parameters * BYTES[work.dtype]
     seconds = None
-    if machine.reads is not None and machine.speed is not None:
+    if teacher.format != "gguf" and machine.reads is not None and machine.speed is not None:
         passes = teacher.bytes_on_disk + 2 * size
         seconds = teacher.bytes_on_disk / machine.reads + passes / machine.speed.bandwidth
     return StageNeed(stage="load", bytes_needed=size, ram_needed=size, seconds=seconds)

@@ -43,6 +43,7 @@ class Doctor(Frozen):
     """Versions, devices and what they were measured to do; `auto` means the first device.
 
     `reads` are bytes per second from the disk with the home; None where it was not measured.
+    `busy` says that others computed meanwhile: it is measured again when they no longer do.
     """
 
     versions: dict[str, str]
@@ -51,6 +52,7 @@ class Doctor(Frozen):
     cores: int
     home: str
     reads: float | None = None
+    busy: bool = False
 
 
 def diagnose(refresh: bool = False) -> Doctor:
@@ -72,6 +74,7 @@ def diagnose(refresh: bool = False) -> Doctor:
             cores=psutil.cpu_count() or 1,
             home=str(nuggets_home()),
             reads=measure_reads(path.parent),
+            busy=_busy(),
         )
         atomic_write(path, found.model_dump_json(indent=1))
     return found
@@ -113,7 +116,12 @@ def _known() -> Doctor | None:
     except (ValidationError, OSError):
         return None  # a damaged cache entry is worth no more than a missing one
     same = known.versions == installed_versions() and known.home == str(nuggets_home())
-    return known if same else None
+    return known if same and (not known.busy or _busy()) else None
+
+
+def _busy() -> bool:
+    """Whether half of the processors had work in the last minute."""
+    return psutil.getloadavg()[0] > (psutil.cpu_count() or 1) / 2
 
 
 def _cpu() -> DeviceInfo:

@@ -11,7 +11,7 @@ import torch
 from nuggets.core import needs
 from nuggets.core.footprint import activation_bytes
 from nuggets.core.loading import load_model
-from nuggets.core.models import parse_ref
+from nuggets.core.models import parse_ref, read_spec
 from nuggets.core.needs import Machine, Speed, Work
 from nuggets.core.preflight import Preflight, preflight
 
@@ -198,6 +198,8 @@ def test_time_is_operations_over_the_measured_rate(tiny):
     [load] = [s for s in check(ref, ref, work=work, machine=disk).stages if s.stage == "load"]
     stored = sum(path.stat().st_size for path in Path(ref.source).glob("*.safetensors"))
     assert load.seconds == pytest.approx(stored / 1e3 + (stored + 2 * 4 * n) / 1e4)
+    packed = needs.Size(spec=read_spec(ref), format="gguf", parameters=n, bytes_on_disk=stored)
+    assert needs.estimate_stages(packed, packed, work, disk)[1].seconds is None
 
 
 def test_no_text_is_longer_than_the_models_take(pair):
