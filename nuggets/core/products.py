@@ -16,7 +16,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -60,10 +59,7 @@ def product(a: Float[Tensor, "m k"], b: Float[Tensor, "n k"]) -> Float[Tensor, "
 
 def stored_whole(matrix: Float[Tensor, "m n"]) -> Float[Tensor, "m n"]:
     """What many products with one matrix start from: a copy, if it is a window of a larger one."""
-    if not _has_right_kind(matrix) or _is_plain(matrix):
-        return matrix
-    # NumPy asks for huge pages and PyTorch does not: a third of the time.
-    return torch.from_numpy(np.empty(matrix.shape, np.float32)).copy_(matrix)
+    return matrix.contiguous() if _has_right_kind(matrix) and not _is_plain(matrix) else matrix
 
 
 @contextmanager
