@@ -1,7 +1,7 @@
 """Float32 matrix products on CPUs where PyTorch's own leave half of the processor unused.
 
 PyTorch's products on x86 are MKL's, and MKL does not use AVX-512 on AMD's processors. oneDNN, which
-PyTorch carries as well, does: 480 instead of 207 GFLOP/s on two Zen 5 cores, with the same float32
+PyTorch carries as well, does: 459 instead of 207 GFLOP/s on two Zen 5 cores, with the same float32
 rounding. Which of the two computes depends on the processor and on the shapes alone, so that the
 same work on the same machine always gives the same bits.
 """

@@ -163,7 +163,7 @@ class CheckedTrainer(Trainer):
         whole = ids.new_zeros((), dtype=torch.float32)
         for part, answers in zip(ids[own].split(size), labels[own].split(size), strict=True):
             share = 1.0 if len(part) == len(ids) else _answer_tokens(answers) / total
-            if share == 0:  # no row of this batch is ours, or none with an answer
+            if share == 0:  # no row of this batch is ours
                 continue
             with torch.autocast("cuda", dtype=torch.bfloat16) if half else nullcontext():
                 loss = self.loss(model, part, answers)
