@@ -1,0 +1,84 @@
+"""What version 0.1.0 left on disk opens, resumes and says the same."""
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from nuggets import api
+from nuggets.worker import run_in_foreground
+
+LEFT = Path(__file__).parents[1] / "fixtures" / "v0.1.0"
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """A home as 0.1.0 left it; the cancelled run finds its samples where they are now."""
+    home = tmp_path / "home"
+    shutil.copytree(LEFT / "home", home)
+    (folder,) = (home / "runs").glob("*own-samples*")
+    recipe = folder / "recipe.yaml"
+    recipe.write_text(recipe.read_text().replace("@SAMPLES@", str(LEFT / "samples")))
+    record = json.loads((folder / "record.json").read_text())
+    record["provenance"]["digests"]["recipe"] = hashlib.sha256(recipe.read_bytes()).hexdigest()
+    (folder / "record.json").write_text(json.dumps(record))
+    monkeypatch.setenv("NUGGETS_HOME", str(home))
+    return home
+
+
+def run_called(name):
+    (run,) = (run for run in api.runs() if name in run.id)
+    return run
+
+
+def test_every_run_is_listed_with_its_status(home):
+    assert {run.id.split("-", 2)[2]: run.status() for run in api.runs()} == {
+        "own-samples-cd39": "cancelled",
+        "evaluate-f533": "done",
+        "quick-f805": "done",
+    }
+    assert all(run.problem() is None for run in api.runs())
+
+
+def test_a_finished_transfer_opens_with_its_report_plan_map_and_curves(home):
+    run = run_called("quick")
+    report = api.report(run)
+    stored = json.loads((run.folder / "artifacts/report/report.json").read_text())
+    assert {name: arm.value for name, arm in report.arms.items()} == pytest.approx(
+        {name: arm["value"] for name, arm in stored["arms"].items()}
+    )
+    assert len(api.cells(run)) == 12
+    assert {item.role for item in api.plan_of(run).items} == {"q", "v"}
+    assert api.map_of(run).n_samples == 32
+    assert api.job_of(run).lora.r == 2
+
+
+def test_an_evaluation_opens_with_its_tables(home):
+    assert api.benchmark_tables(run_called("evaluate"))
+
+
+def test_a_cancelled_transfer_resumes_to_its_end(home):
+    run = run_called("own-samples")
+    before = (run.folder / "artifacts/cells/plain-0/record.json").read_bytes()
+    run_in_foreground(run, lambda event: None)
+    assert run.status() == "done"
+    assert set(api.report(run).arms) == {"plain", "paper", "permuted"}
+    assert (run.folder / "artifacts/cells/plain-0/record.json").read_bytes() == before
+
+
+def test_a_saved_recipe_loads_with_the_values_it_had(home):
+    recipe = api.load_recipe("mine-010")
+    assert (recipe.lora.r, recipe.data.n_train, recipe.seeds) == (2, 24, (0, 1))
+
+
+def test_a_bundle_is_imported_whole(home):
+    shutil.rmtree(run_called("quick").folder)
+    run = api.bundles.read_bundle(LEFT / "quick.nuggets.zip")
+    assert api.report(run).verdict.sentence
+
+
+def test_maps_alignments_and_tables_written_by_commands_are_read(home):
+    assert api.SensitivityMap.load(LEFT / "map").n_samples == 32
+    assert api.AlignmentReport.load(LEFT / "alignment").matrices["cka"].shape == (6, 4)
