@@ -22,14 +22,14 @@ def run(
     teacher: o.Teacher = None,
     student: o.Student = None,
     task: o.Task = None,
-    seeds: o.Seeds = None,
+    seed_samples: o.SeedSamples = None,
     data: o.Data = None,
     overrides: o.Overrides = None,
     device: o.Device = "auto",
     json: o.AsJson = False,
 ) -> None:
     """Run a transfer with its controls here, to the verdict."""
-    asked = o.recipe(recipe, overrides, teacher, student, task, seeds, data, device)
+    asked = o.recipe(recipe, overrides, teacher, student, task, seed_samples, data, device)
     with bars() as progress:
         made = api.run(asked, progress.show)
     finish(made, json)
@@ -40,14 +40,14 @@ def start(
     teacher: o.Teacher = None,
     student: o.Student = None,
     task: o.Task = None,
-    seeds: o.Seeds = None,
+    seed_samples: o.SeedSamples = None,
     data: o.Data = None,
     overrides: o.Overrides = None,
     device: o.Device = "auto",
     json: o.AsJson = False,
 ) -> None:
     """Start a transfer in the background; it outlives this terminal."""
-    asked = o.recipe(recipe, overrides, teacher, student, task, seeds, data, device)
+    asked = o.recipe(recipe, overrides, teacher, student, task, seed_samples, data, device)
     made = api.start(asked)
     if json:
         return print_json({"run": made.id, "status": made.status()})

@@ -229,7 +229,7 @@ def _meta(job: SensitivityJob, config: SensitivityConfig, device: str) -> dict[s
     data = job.data
     return {
         "model": job.model,
-        "label": data.task or source_label(str(data.file or data.seeds)),
+        "label": data.task or source_label(str(data.file or data.seed_samples)),
         "dtype": config.dtype,
         "device": device,
     }

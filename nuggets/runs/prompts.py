@@ -58,7 +58,9 @@ def rendered(
     from nuggets.core.loading import load_tokenizer
 
     if benchmark is None:
-        job = parse_job({"job": "sensitivity", "model": model, "data": data | {"n_seeds": n}})
+        job = parse_job(
+            {"job": "sensitivity", "model": model, "data": data | {"n_seed_samples": n}}
+        )
         samples, tokenizer = seed_samples(job.data), load_tokenizer(resolve(model))
         return [_rendered(sample, tokenizer, job.data.format) for sample in samples]
     job = parse_job({"job": "evaluate", "models": [model], "benchmarks": [benchmark]})

@@ -6,9 +6,18 @@ import json
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ValidationError,
+    field_validator,
+)
 
 from nuggets.errors import Damaged, Unsupported
+from nuggets.recipe_tree import RENAMED
 
 SCHEMA_VERSION = 1
 
@@ -45,6 +54,13 @@ class Provenance(_Stored):
     versions: dict[str, str] = {}
     device: str
     digests: dict[str, str] = {}
+
+    @field_validator("digests")
+    @classmethod
+    def _new_names(cls, digests: dict[str, str]) -> dict[str, str]:
+        """Files of samples under the names that their fields have now; 0.1.0 had others."""
+        new = {f"data.{old}": f"data.{name}" for old, name in RENAMED.items()}
+        return {new.get(name, name): digest for name, digest in digests.items()}
 
 
 class RunRecord(_Stored):

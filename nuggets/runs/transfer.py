@@ -106,7 +106,7 @@ def _lab(
     cka, wrong = None, None
 
     def task_map(task: str) -> SensitivityMap:
-        data = DataConfig(task=task, n_seeds=recipe.data.n_seeds)
+        data = DataConfig(task=task, n_seed_samples=recipe.data.n_seed_samples)
         return measure_map(map_job(recipe).model_copy(update={"data": data}), ctx)
 
     if recipe.extraction.layers.kind == "cka":
@@ -144,7 +144,7 @@ def _digest(data: Datasets, recipe: TransferRecipe) -> str:
     """Names every sample that is learned from or counted."""
     trained = [sample for seed in recipe.seeds for sample in data.train(seed)]
     old = [sample for samples in data.old.values() for sample in samples]
-    return cache.samples_digest([*data.seeds, *trained, *data.test, *data.tuning, *old])
+    return cache.samples_digest([*data.seed_samples, *trained, *data.test, *data.tuning, *old])
 
 
 def _keep_plan(recipe: TransferRecipe, lab: Lab, ctx: RunContext) -> None:

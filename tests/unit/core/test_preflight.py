@@ -145,7 +145,7 @@ def test_memory_shortage_names_needed_and_free(pair):
 
 def test_a_teacher_that_fits_only_block_by_block_is_streamed_unless_an_arm_runs_it(tiny):
     ref = parse_ref(str(tiny(num_hidden_layers=12)))
-    work = Work(n_seeds=1, max_tokens=8, batch_size=1)
+    work = Work(n_seed_samples=1, max_tokens=8, batch_size=1)
     needed = {s.stage: s.bytes_needed for s in check(ref, ref, work=work).stages}
     assert needed["sensitivity (streaming)"] < needed["load"] / 2
     found = check(ref, ref, work=work, machine=machine(needed["load"] - 1))
@@ -179,7 +179,7 @@ def test_a_gpu_needs_its_own_memory_and_the_machines_to_load(pair):
 def test_time_is_operations_over_the_measured_rate(tiny):
     """By hand, with one rate at a time and all others infinite."""
     ref = parse_ref(str(tiny()))
-    work = Work(n_seeds=3, max_tokens=50, steps=7, batch_size=2, trainings=5)
+    work = Work(n_seed_samples=3, max_tokens=50, steps=7, batch_size=2, trainings=5)
 
     def seconds(flops, bandwidth, call):
         speed = Speed(device="cpu", flops={"float32": flops}, bandwidth=bandwidth, call=call)
