@@ -10,13 +10,13 @@ import yaml
 from pydantic import Field, PositiveInt, TypeAdapter, ValidationError, model_validator
 
 from nuggets.bench.tasks import Benchmark
-from nuggets.core.architecture import Frozen
 from nuggets.core.plan import ExtractionConfig, LoraConfig
 from nuggets.core.samples import Format
 from nuggets.core.scores import Score, ThetaGrad
 from nuggets.core.selectors import WindowSelector
 from nuggets.core.window_request import SearchedSelector
 from nuggets.errors import BadInput
+from nuggets.frozen import Frozen
 from nuggets.recipe_tree import (
     absolute_paths,
     override,

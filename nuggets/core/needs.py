@@ -11,8 +11,9 @@ from typing import Literal
 
 from pydantic import Field
 
-from nuggets.core.architecture import ArchSpec, Frozen
+from nuggets.core.architecture import ArchSpec
 from nuggets.core.footprint import FLOAT32, activation_bytes, hooks_bytes, streaming_bytes
+from nuggets.frozen import Frozen
 
 Stage = Literal[
     "download",

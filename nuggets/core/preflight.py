@@ -11,7 +11,7 @@ from typing import Literal, TypeVar
 import psutil
 from pydantic import computed_field
 
-from nuggets.core.architecture import ROLES, ArchSpec, Frozen
+from nuggets.core.architecture import ROLES, ArchSpec
 from nuggets.core.consistent import check_consistent
 from nuggets.core.headers import check_keys, count_parameters, weight_bytes
 from nuggets.core.hub import cached_folder
@@ -25,8 +25,9 @@ from nuggets.core.models import (
 )
 from nuggets.core.needs import Machine, Size, StageNeed, Work, estimate_stages
 from nuggets.core.references import ModelRef
-from nuggets.core.vocabulary import check_ids, digest_of, vocabulary
+from nuggets.core.vocabulary import check_ids, vocabulary, vocabulary_digest
 from nuggets.errors import BadInput
+from nuggets.frozen import Frozen
 
 T = TypeVar("T")
 _NEEDED = ("load", "sensitivity (sums)")  # where streaming does not help, there is no other way
@@ -303,7 +304,7 @@ def _checked_vocabulary(ref: ModelRef, spec: ArchSpec) -> str | None:
     words = vocabulary(ref)
     if words:
         check_ids(ref, words, spec.vocab_size)
-    return None if words is None else digest_of(words)
+    return None if words is None else vocabulary_digest(words)
 
 
 def _dimensions(teacher: ArchSpec, student: ArchSpec) -> Iterator[Dimension]:

@@ -23,8 +23,8 @@ from typing import IO, Literal
 
 from pydantic import Field, ValidationError
 
-from nuggets.core.architecture import Frozen
 from nuggets.errors import BadInput, Damaged
+from nuggets.frozen import Frozen
 from nuggets.recipe import load_job
 from nuggets.runs import results
 from nuggets.runs.commit import atomic_write, disk_errors, make_folder, new_folder, verify_folder

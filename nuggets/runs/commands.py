@@ -6,7 +6,7 @@ import shlex
 from functools import cache
 from typing import Any
 
-from nuggets.core.architecture import Frozen
+from nuggets.frozen import Frozen
 from nuggets.recipe import (
     AlignJob,
     EvaluateJob,

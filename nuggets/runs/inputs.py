@@ -24,7 +24,7 @@ N_TUNING = 60
 
 @dataclass(frozen=True, eq=False)
 class Datasets:
-    """All samples of one job; nothing in `test` or `tuning` also stands in the other two.
+    """All samples of one job; no one of `test` or `tuning` is also in `seed_samples` or `train`.
 
     Attributes:
         label: what a person calls the task.

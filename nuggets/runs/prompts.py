@@ -8,9 +8,9 @@ import sys
 from typing import Any
 
 from nuggets.builtin.resolve import resolve
-from nuggets.core.architecture import Frozen
 from nuggets.core.samples import Format, Sample, encode, texts
 from nuggets.errors import BadInput
+from nuggets.frozen import Frozen
 from nuggets.recipe import DataConfig, parse_job
 from nuggets.runs.inputs import seed_samples
 

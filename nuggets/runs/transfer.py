@@ -36,7 +36,7 @@ from nuggets.runs.home import cache_dir
 from nuggets.runs.inputs import Datasets
 from nuggets.runs.planning import alignment_job, map_job
 from nuggets.train.arms import Arm
-from nuggets.train.batches import Batch, Form, plan_batches
+from nuggets.train.batches import CellGroup, Form, plan_batches
 from nuggets.train.cells import EVALUATION_BATCHES, CellRecord, CellResult
 from nuggets.train.checkpoints import Storage
 from nuggets.train.concurrent import Cell, run_batch
@@ -225,13 +225,13 @@ def _cells(
 
 def _batches(
     lab: Lab, cells: Sequence[tuple[Arm, int]], ctx: RunContext, name: str, copies: int = 1
-) -> list[Batch]:
+) -> list[CellGroup]:
     """Which cells share a program: chosen once, since a resume may find less memory free."""
     path = ctx.checkpoints / name
     if not path.is_file():
         chosen = plan_batches(lab, cells, copies)
         atomic_write(path, json.dumps([batch.model_dump() for batch in chosen]))
-    return [Batch.model_validate(batch) for batch in json.loads(path.read_text())]
+    return [CellGroup.model_validate(batch) for batch in json.loads(path.read_text())]
 
 
 def _batch(
