@@ -193,7 +193,7 @@ def _no_difference(base: Difference) -> str:
 
 def _gap(difference: Difference) -> str:
     i = difference.interval
-    return f"{i.mean:+.3f} [{i.low:+.3f}, {i.high:+.3f}]".replace("-", "−")
+    return f"{i.mean:+z.3f} [{i.low:+z.3f}, {i.high:+z.3f}]".replace("-", "−")
 
 
 def _size(difference: Difference) -> str:

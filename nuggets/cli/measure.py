@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from nuggets import api
+from nuggets.amounts import duration, size
 from nuggets.cli import options as o
 from nuggets.cli.output import bars, print_json, say, table
 from nuggets.recipe_tree import absolute_source
@@ -22,7 +23,7 @@ def doctor(json: o.AsJson = False) -> None:
         return print_json(found)
     table(("package", "version"), found.versions.items())
     rows = [
-        (d.name, d.label, f"{d.memory_free / 2**30:.1f} of {d.memory_total / 2**30:.1f} GiB free")
+        (d.name, d.label, f"{size(d.memory_free)} of {size(d.memory_total)} free")
         for d in found.devices
     ]
     table(("device", "is", "memory"), rows, "first one is `auto`")
@@ -81,13 +82,19 @@ def show_preflight(found: api.Preflight) -> None:
     if roles:
         table(("matrix", "teacher", "student", "can be extracted"), roles)
     stages = [
-        (s.stage, _size(s.bytes_needed), _size(s.disk_needed), _time(s.seconds), _yes(s.fits))
+        (
+            s.stage,
+            size(s.bytes_needed),
+            size(s.disk_needed),
+            duration(s.seconds),
+            _yes(s.fits),
+        )
         for s in found.stages
     ]
     if stages and found.machine and found.work:
         here, work = found.machine, found.work
         title = (
-            f"{here.device}: {_size(here.memory_free)} of memory, {_size(here.disk_free)} of disk; "
+            f"{here.device}: {size(here.memory_free)} of memory, {size(here.disk_free)} of disk; "
             f"{work.n_seed_samples} seed samples, {work.trainings} × {work.steps} steps of "
             f"{work.batch_size}, {work.n_test} test samples, each of {work.tokens} tokens"
         )
@@ -100,18 +107,6 @@ def show_preflight(found: api.Preflight) -> None:
 
 def _shape(shape: tuple[int, int] | None) -> str:
     return "none" if shape is None else f"{shape[0]} × {shape[1]}"
-
-
-def _size(size: int) -> str:
-    return f"{size / 2**20:,.0f} MiB" if size < 2**30 else f"{size / 2**30:,.1f} GiB"
-
-
-def _time(seconds: float | None) -> str:
-    if seconds is None:
-        return "unknown"
-    if seconds < 100:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 def _yes(fits: bool) -> str:

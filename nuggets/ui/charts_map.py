@@ -54,7 +54,7 @@ class Shown(NamedTuple):
         if not np.isfinite(value):
             return "–"
         sign = "+" if self.signed else ""
-        text = {"share": f"{100 * value:{sign}.1f} %", "ratio": f"{value:+.2f}"}.get(
+        text = {"share": f"{100 * value:{sign}z.1f} %", "ratio": f"{value:+z.2f}"}.get(
             self.unit, f"{value:{sign}.2g}"
         )
         return text.replace("-", "−")

@@ -8,9 +8,9 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from nuggets import api
+from nuggets import amounts, api
 from nuggets.recipe import TransferRecipe
-from nuggets.ui import amounts, form, safe, share, shell
+from nuggets.ui import form, safe, share, shell
 
 LOOKED_UP_FOR = 600
 """Seconds that an answer of the hub is kept."""
@@ -178,7 +178,7 @@ def _need(stage: Any, machine: Any, on_gpu: bool) -> dict[str, Any]:
     return row | {
         "of free memory": stage.bytes_needed / max(machine.memory_free, 1),
         "disk": _amount(stage.disk_needed),
-        "time": "–" if stage.seconds is None else amounts.seconds(stage.seconds),
+        "time": amounts.duration(stage.seconds),
         "fits": "yes" if stage.fits else "no",
     }
 
