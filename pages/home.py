@@ -6,6 +6,7 @@ import pandas as pd
 import streamlit as st
 
 from nuggets import api
+from nuggets.amounts import duration
 from nuggets.errors import NuggetsError
 from nuggets.ui import live, safe, shell, tour
 
@@ -112,7 +113,7 @@ def _row(run: api.Run) -> dict[str, str]:
         "run": run.id,
         "status": status,
         "kind": record.kind,
-        "took": live.duration(live.elapsed(record)),
+        "took": duration(live.elapsed(record)),
         "verdict": report.verdict.sentence if report else "",
     }
 

@@ -6,13 +6,12 @@ from typing import Literal
 
 import streamlit as st
 
-from nuggets import api
+from nuggets import amounts, api
 from nuggets.core.references import short_name
 from nuggets.errors import NuggetsError
 from nuggets.ui import answers, live, safe, shell
 
 TEACHER, STUDENT = "teacher", "student"
-MIB = 2**20
 FORMAT_HELP = (
     "paper: the lines of the paper's data, which the built-in models were trained on. chat: the "
     "chat template of each model's own tokenizer, which models tuned for chat expect."
@@ -126,7 +125,7 @@ def _memory() -> None:
         return
     with st.container(width="stretch"):
         loaded = ", ".join(map(short_name, state.loaded)) or "loading"
-        size = f" · {state.bytes / MIB:,.0f} MiB on {state.device}" if state.bytes else ""
+        size = f" · {amounts.size(state.bytes)} on {state.device}" if state.bytes else ""
         st.text(f"In memory: {loaded}{size}")
     st.button(
         "Free the memory",

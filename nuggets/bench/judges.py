@@ -18,13 +18,13 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
 
-from nuggets.core.architecture import Frozen
 from nuggets.core.progress import Progress
 from nuggets.errors import NuggetsError
+from nuggets.frozen import Frozen
 
-Verdict = Literal["win", "tie", "loss", "unreadable"]
-WORTH: dict[Verdict, float] = {"win": 1.0, "tie": 0.5, "loss": 0.0, "unreadable": 0.5}
-"""What a verdict adds; what cannot be read counts as a tie and is counted apart."""
+Judgement = Literal["win", "tie", "loss", "unreadable"]
+WORTH: dict[Judgement, float] = {"win": 1.0, "tie": 0.5, "loss": 0.0, "unreadable": 0.5}
+"""What a judgement adds; what cannot be read counts as a tie and is counted apart."""
 
 MAX_WAIT_S = 30.0
 _SLICE_S = 0.2
@@ -93,7 +93,7 @@ class TeacherJudge(Frozen):
 Judge = Annotated[EndpointJudge | TeacherJudge, Field(discriminator="kind")]
 
 
-def verdict_metrics(verdicts: tuple[Verdict, Verdict]) -> dict[str, float]:
+def verdict_metrics(verdicts: tuple[Judgement, Judgement]) -> dict[str, float]:
     """One item's outcomes from its verdicts as first and as second answer."""
     first, second = (WORTH[verdict] for verdict in verdicts)
     return {
@@ -118,7 +118,7 @@ class JudgeClient:
         # A redirect would carry the key to another host.
         self._open = urllib.request.build_opener(_NoRedirect()).open
 
-    def compare(self, question: str, ours: str, reference: str) -> tuple[Verdict, Verdict]:
+    def compare(self, question: str, ours: str, reference: str) -> tuple[Judgement, Judgement]:
         """How our answer does against the reference, standing first and standing second.
 
         Raises:
@@ -127,8 +127,8 @@ class JudgeClient:
         """
         first = self._ask(question, ours, reference)
         second = self._ask(question, reference, ours)
-        as_first: dict[str, Verdict] = {"A": "win", "B": "loss", "T": "tie"}
-        as_second: dict[str, Verdict] = {"A": "loss", "B": "win", "T": "tie"}
+        as_first: dict[str, Judgement] = {"A": "win", "B": "loss", "T": "tie"}
+        as_second: dict[str, Judgement] = {"A": "loss", "B": "win", "T": "tie"}
         return as_first.get(first, "unreadable"), as_second.get(second, "unreadable")
 
     def _ask(self, question: str, a: str, b: str) -> str:

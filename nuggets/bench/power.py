@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 from numpy.typing import ArrayLike
-from pydantic import BaseModel, ConfigDict
 from scipy import special
 
 from nuggets.bench.spread import Spread, checked_outcomes, combine_parts, spread_of
 from nuggets.errors import BadInput
+from nuggets.frozen import Frozen
 
 POWER = 0.8
 """Chance of finding a difference for which detectable differences are given."""
 
 
-class DetectableEffect(BaseModel):
+class DetectableEffect(Frozen):
     """The smallest difference that a planned experiment should show, and for which design.
 
     `value` is `None` when not even a difference of 1 would be found. `n_comparisons` is the size
     of the treatment's family (the baseline and every control), allowed for by Bonferroni.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     n_seeds: int
     n_items: int

@@ -18,7 +18,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
-from pydantic import BaseModel, ConfigDict
 from scipy import special  # the distributions of scipy.stats, without its .5 s of import
 
 from nuggets.bench.power import (
@@ -28,6 +27,7 @@ from nuggets.bench.power import (
 )
 from nuggets.bench.spread import Outcomes, Spread, checked_outcomes, is_binary, spread_of
 from nuggets.errors import BadInput
+from nuggets.frozen import Frozen
 
 __all__ = [
     "LEVEL",
@@ -44,13 +44,11 @@ LEVEL = 0.95
 """Level of every interval, and one minus the level of every test, unless told otherwise."""
 
 
-class Interval(BaseModel):
+class Interval(Frozen):
     """A mean and its confidence interval, in the units of the outcomes.
 
     With `n_seeds` 1 it speaks of other items for that one trained model, not of other seeds.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     mean: float
     low: float
@@ -60,10 +58,8 @@ class Interval(BaseModel):
     n_items: int
 
 
-class PairedDifference(BaseModel):
+class PairedDifference(Frozen):
     """How far one arm is above another on the same seeds and items, with a two-sided p-value."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     interval: Interval
     p: float

@@ -15,11 +15,11 @@ from nuggets.bench import items as make
 from nuggets.bench.items import Item
 from nuggets.bench.judges import Judge
 from nuggets.builtin.skills import skill_samples
-from nuggets.core.architecture import Frozen
 from nuggets.core.data import check_leakage
 from nuggets.core.datasets import load_source
 from nuggets.core.samples import Format, Sample
 from nuggets.errors import BadInput
+from nuggets.frozen import Frozen
 
 Tree = dict[str, Any]
 

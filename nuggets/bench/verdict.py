@@ -12,11 +12,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
-
 from nuggets.bench.statistics import LEVEL, Interval
+from nuggets.frozen import Frozen
 
-Role = Literal["baseline", "treatment", "control", "comparator", "reference"]
+ArmRole = Literal["baseline", "treatment", "control", "comparator", "reference"]
 """baseline: plain LoRA. treatment: what is to be judged. control: as the treatment, without the
 teacher's knowledge. comparator: another way to the same end. reference: no training."""
 
@@ -42,7 +41,7 @@ A comparator that beats the treatment (Holm over the comparators) is named, the 
 """
 
 
-class Difference(BaseModel):
+class Difference(Frozen):
     """How much better `arm` is than `versus`; positive is better whatever the metric.
 
     `bootstrap` is the percentile interval of the hierarchical bootstrap, seeds then items; the
@@ -52,8 +51,6 @@ class Difference(BaseModel):
     largest possible difference of 0/1 outcomes would be found with that power, or when losses
     show no spread at all.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     arm: str
     versus: str
@@ -74,14 +71,12 @@ class Difference(BaseModel):
         return self.interval.high < 0 and self.p_holm <= 1 - LEVEL
 
 
-class Verdict(BaseModel):
+class Verdict(Frozen):
     """What the rules say about one treatment.
 
     `versus` is the arm that decided (the baseline, or the control that was not beaten) and
     `difference` the treatment's distance to the baseline. `comparator` beat the treatment.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Kind
     sentence: str
@@ -95,7 +90,7 @@ class Verdict(BaseModel):
 
 
 def decide(
-    roles: Mapping[str, Role],
+    roles: Mapping[str, ArmRole],
     values: Mapping[str, float],
     differences: Sequence[Difference],
     treatment: str | None = None,
@@ -198,7 +193,7 @@ def _no_difference(base: Difference) -> str:
 
 def _gap(difference: Difference) -> str:
     i = difference.interval
-    return f"{i.mean:+.3f} [{i.low:+.3f}, {i.high:+.3f}]".replace("-", "−")
+    return f"{i.mean:+z.3f} [{i.low:+z.3f}, {i.high:+z.3f}]".replace("-", "−")
 
 
 def _size(difference: Difference) -> str:

@@ -132,7 +132,7 @@ def _own(
 def prompt(
     model: str,
     task: o.Task = None,
-    seeds: o.Seeds = None,
+    seed_samples: o.SeedSamples = None,
     data: Annotated[str | None, typer.Option(help="JSONL or org/name:config/split.")] = None,
     benchmark: Annotated[
         str | None, typer.Option(help="Show a benchmark's prompt: gsm8k, mmlu, super_ni, skill.")
@@ -154,7 +154,7 @@ def prompt(
             "format": format,
             **_own(benchmark, shots, task, None),
         }
-    source = {} if tree else o.source_of(task, seeds, None if data is None else Path(data))
+    source = {} if tree else o.source_of(task, seed_samples, None if data is None else Path(data))
     found = api.rendered(o.absolute(model), {**source, "format": format}, tree, n)
     if json:
         return print_json(found)

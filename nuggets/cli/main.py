@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from typing import Any
 
@@ -9,7 +10,8 @@ import typer
 
 from nuggets.cli import ask, evaluate, measure, recipes, studies, transfers
 from nuggets.cli.output import print_json, say
-from nuggets.errors import NuggetsError
+from nuggets.errors import BadInput, NuggetsError
+from nuggets.recipe_tree import note_new_name
 
 app = typer.Typer(
     name="nuggets",
@@ -61,7 +63,7 @@ for command in _COMMANDS:
 def main() -> None:
     """Runs a command; a failure is one sentence on stderr and the error's exit code."""
     try:
-        code = app(standalone_mode=False)
+        code = app(with_new_names(sys.argv[1:]), standalone_mode=False)
     except NuggetsError as error:
         sys.exit(_refuse(type(error).__name__, str(error), error.exit_code))
     except UsageError as error:  # a wrong option, a missing argument
@@ -72,6 +74,21 @@ def main() -> None:
     except (typer.Abort, KeyboardInterrupt):
         code = _INTERRUPTED
     sys.exit(_refuse("Cancelled", "Stopped on request.", 1) if code == _INTERRUPTED else code or 0)
+
+
+def with_new_names(words: list[str]) -> list[str]:
+    """`--seed-samples` for `--seeds`, as 0.1.0 called it; the seeds of `power` are run seeds.
+
+    Raises:
+        BadInput: if both names are given.
+    """
+    names = [word.partition("=")[0] for word in words]
+    if "--seeds" not in names or words[0] == "power":
+        return words
+    if "--seed-samples" in names:
+        raise BadInput("--seeds is the old name of --seed-samples; give --seed-samples alone.")
+    note_new_name("--seeds", "--seed-samples")
+    return [re.sub("^--seeds(?==|$)", "--seed-samples", word) for word in words]
 
 
 def _refuse(kind: str, sentence: str, code: int) -> int:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from nuggets import api
+from nuggets.amounts import duration, size
 from nuggets.cli import options as o
 from nuggets.cli.output import bars, print_json, say, table
 from nuggets.recipe_tree import absolute_source
@@ -22,7 +23,7 @@ def doctor(json: o.AsJson = False) -> None:
         return print_json(found)
     table(("package", "version"), found.versions.items())
     rows = [
-        (d.name, d.label, f"{d.memory_free / 2**30:.1f} of {d.memory_total / 2**30:.1f} GiB free")
+        (d.name, d.label, f"{size(d.memory_free)} of {size(d.memory_total)} free")
         for d in found.devices
     ]
     table(("device", "is", "memory"), rows, "first one is `auto`")
@@ -81,14 +82,20 @@ def show_preflight(found: api.Preflight) -> None:
     if roles:
         table(("matrix", "teacher", "student", "can be extracted"), roles)
     stages = [
-        (s.stage, _size(s.bytes_needed), _size(s.disk_needed), _time(s.seconds), _yes(s.fits))
+        (
+            s.stage,
+            size(s.bytes_needed),
+            size(s.disk_needed),
+            duration(s.seconds),
+            _yes(s.fits),
+        )
         for s in found.stages
     ]
     if stages and found.machine and found.work:
         here, work = found.machine, found.work
         title = (
-            f"{here.device}: {_size(here.memory_free)} of memory, {_size(here.disk_free)} of disk; "
-            f"{work.n_seeds} seed samples, {work.trainings} × {work.steps} steps of "
+            f"{here.device}: {size(here.memory_free)} of memory, {size(here.disk_free)} of disk; "
+            f"{work.n_seed_samples} seed samples, {work.trainings} × {work.steps} steps of "
             f"{work.batch_size}, {work.n_test} test samples, each of {work.tokens} tokens"
         )
         table(("stage", "memory", "disk", "time, about", "fits"), stages, title)
@@ -102,18 +109,6 @@ def _shape(shape: tuple[int, int] | None) -> str:
     return "none" if shape is None else f"{shape[0]} × {shape[1]}"
 
 
-def _size(size: int) -> str:
-    return f"{size / 2**20:,.0f} MiB" if size < 2**30 else f"{size / 2**30:,.1f} GiB"
-
-
-def _time(seconds: float | None) -> str:
-    if seconds is None:
-        return "unknown"
-    if seconds < 100:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
-
-
 def _yes(fits: bool) -> str:
     return "yes" if fits else "no"
 
@@ -122,7 +117,7 @@ def sensitivity(
     model: str,
     out: Out,
     task: o.Task = None,
-    seeds: o.Seeds = None,
+    seed_samples: o.SeedSamples = None,
     data: o.Data = None,
     n: Annotated[int, typer.Option(help="Seed samples used.")] = 32,
     score: Annotated[str, typer.Option(help="theta_grad, fisher, magnitude or random.")] = (
@@ -144,7 +139,7 @@ def sensitivity(
     tree = {
         "job": "sensitivity",
         "model": o.absolute(model),
-        "data": {**o.source_of(task, seeds, data), "n_seeds": n, "format": format},
+        "data": {**o.source_of(task, seed_samples, data), "n_seed_samples": n, "format": format},
         "sensitivity": {"score": {"kind": score}, "keep": keep, "dtype": dtype},
         "student": None if student is None else o.absolute(student),
         "selectors": [{"kind": kind.strip()} for kind in selectors.split(",")],
@@ -194,7 +189,7 @@ def align(
             "student": o.absolute(student),
             "tasks": [task] if task else [],
             # Sensitivities are measured on as many samples as maps are fitted on, at most 32.
-            "data": source | {"n_seeds": min(n_fit, 32)} if data else None,
+            "data": source | {"n_seed_samples": min(n_fit, 32)} if data else None,
             "n_fit": n_fit,
             "n_test": n_test,
             "stitch": stitch,
@@ -221,14 +216,14 @@ def plan(
     teacher: o.Teacher = None,
     student: o.Student = None,
     task: o.Task = None,
-    seeds: o.Seeds = None,
+    seed_samples: o.SeedSamples = None,
     data: o.Data = None,
     overrides: o.Overrides = None,
     device: o.Device = "auto",
     json: o.AsJson = False,
 ) -> None:
     """What a recipe would extract: layers, windows, mass kept."""
-    asked = o.recipe(recipe, overrides, teacher, student, task, seeds, data, device)
+    asked = o.recipe(recipe, overrides, teacher, student, task, seed_samples, data, device)
     with bars() as progress:
         made = api.measured_plan(asked, progress)
     if json:
@@ -302,14 +297,14 @@ def extract(
     teacher: o.Teacher = None,
     student: o.Student = None,
     task: o.Task = None,
-    seeds: o.Seeds = None,
+    seed_samples: o.SeedSamples = None,
     data: o.Data = None,
     overrides: o.Overrides = None,
     device: o.Device = "auto",
     json: o.AsJson = False,
 ) -> None:
     """Write plan.json and the initial factors as a PEFT adapter."""
-    asked = o.recipe(recipe, overrides, teacher, student, task, seeds, data, device)
+    asked = o.recipe(recipe, overrides, teacher, student, task, seed_samples, data, device)
     with bars() as progress:
         made = api.extract(asked, out, progress)
     if json:
@@ -330,7 +325,8 @@ def cut(
         "sensitivity"
     ),
     task: o.Task = None,
-    seeds: o.Seeds = None,
+    seed_samples: o.SeedSamples = None,
+    data: o.Data = None,
     heal: Annotated[Path | None, typer.Option(help="JSONL or org/name:split to heal on.")] = None,
     heal_steps: Annotated[int, typer.Option(help="0 leaves the cut as it is.")] = 0,
     heal_batch_size: Annotated[int, typer.Option(help="Samples per healing step.")] = 16,
@@ -353,7 +349,7 @@ def cut(
             "like": None if like is None else o.absolute(like),
             "sizes": {name: size for name, size in sizes.items() if size is not None},
             "order": order,
-            "data": o.source_of(task, seeds),
+            "data": o.source_of(task, seed_samples, data),
             "heal": None if heal is None else absolute_source(str(heal), Path.cwd()),
             "heal_steps": heal_steps,
             "heal_lr": heal_lr,

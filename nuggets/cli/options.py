@@ -18,12 +18,14 @@ Teacher = Annotated[
 ]
 Student = Annotated[str | None, typer.Option(help="As --teacher.")]
 Task = Annotated[str | None, typer.Option(help="Built-in task, such as reverse or king.")]
-Seeds = Annotated[
+SeedSamples = Annotated[
     str | None, typer.Option(help="Seed samples: JSONL, a task's name, or org/name:config/split.")
 ]
 Data = Annotated[
     Path | None,
-    typer.Option(help="One JSONL or org/name:config/split, split into seeds, train and test."),
+    typer.Option(
+        help="One JSONL or org/name:config/split, split into seed samples, train and test."
+    ),
 ]
 Format = Annotated[
     str, typer.Option(help="How prompts are written: paper, or chat for the tokenizer's template.")
@@ -44,7 +46,7 @@ def recipe(
     teacher: str | None = None,
     student: str | None = None,
     task: str | None = None,
-    seeds: str | None = None,
+    seed_samples: str | None = None,
     data: Path | None = None,
     device: str = "auto",
 ) -> api.TransferRecipe:
@@ -53,29 +55,31 @@ def recipe(
         "teacher": None if teacher is None else absolute(teacher),
         "student": None if student is None else absolute(student),
         "device": None if device == "auto" else device,
-        **{f"data.{name}": value for name, value in source_of(task, seeds, data).items()},
+        **{f"data.{name}": value for name, value in source_of(task, seed_samples, data).items()},
     }
     named = [f"{name}={dumps(value)}" for name, value in given.items() if value is not None]
     return api.load_recipe(source, [*named, *(overrides or ())])
 
 
 def source_of(
-    task: str | None, seeds: str | None, data: Path | None = None
+    task: str | None, seed_samples: str | None, data: Path | None = None
 ) -> dict[str, str | int]:
-    """The field of `DataConfig` that the options name; `--seeds` takes a task's name too.
+    """The field of `DataConfig` that the options name; `--seed-samples` takes a task's name too.
 
     Raises:
         BadInput: if they name more than one source.
     """
-    given = {"--task": task, "--seeds": seeds, "--data": data}
+    given = {"--task": task, "--seed-samples": seed_samples, "--data": data}
     named = [name for name, value in given.items() if value is not None]
     if len(named) > 1:
-        raise BadInput(f"Give one of --task, --seeds and --data, not {' and '.join(named)}.")
+        raise BadInput(f"Give one of --task, --seed-samples and --data, not {' and '.join(named)}.")
     if data is not None:
         return {"file": absolute_source(str(data), Path.cwd())}
-    if seeds is not None and (Path(seeds).exists() or seeds not in api.skills()):
-        return {"seeds": absolute_source(seeds, Path.cwd())}
-    chosen = task if seeds is None else seeds
+    if seed_samples is not None and (
+        Path(seed_samples).exists() or seed_samples not in api.skills()
+    ):
+        return {"seed_samples": absolute_source(seed_samples, Path.cwd())}
+    chosen = task if seed_samples is None else seed_samples
     return {} if chosen is None else {"task": chosen}
 
 

@@ -57,7 +57,7 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[Any]], title: str = ""
 
 def interval(low: float, high: float) -> str:
     """An interval as people write it."""
-    return f"[{low:.3f}, {high:.3f}]"
+    return f"[{low:z.3f}, {high:z.3f}]"
 
 
 class Bars:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from nuggets import api
+from nuggets import amounts, api
 from nuggets.cli import options as o
 from nuggets.cli.output import bars, interval, out, print_json, say, table
 from nuggets.cli.tables import show_tables
@@ -22,14 +22,14 @@ def run(
     teacher: o.Teacher = None,
     student: o.Student = None,
     task: o.Task = None,
-    seeds: o.Seeds = None,
+    seed_samples: o.SeedSamples = None,
     data: o.Data = None,
     overrides: o.Overrides = None,
     device: o.Device = "auto",
     json: o.AsJson = False,
 ) -> None:
     """Run a transfer with its controls here, to the verdict."""
-    asked = o.recipe(recipe, overrides, teacher, student, task, seeds, data, device)
+    asked = o.recipe(recipe, overrides, teacher, student, task, seed_samples, data, device)
     with bars() as progress:
         made = api.run(asked, progress.show)
     finish(made, json)
@@ -40,14 +40,14 @@ def start(
     teacher: o.Teacher = None,
     student: o.Student = None,
     task: o.Task = None,
-    seeds: o.Seeds = None,
+    seed_samples: o.SeedSamples = None,
     data: o.Data = None,
     overrides: o.Overrides = None,
     device: o.Device = "auto",
     json: o.AsJson = False,
 ) -> None:
     """Start a transfer in the background; it outlives this terminal."""
-    asked = o.recipe(recipe, overrides, teacher, student, task, seeds, data, device)
+    asked = o.recipe(recipe, overrides, teacher, student, task, seed_samples, data, device)
     made = api.start(asked)
     if json:
         return print_json({"run": made.id, "status": made.status()})
@@ -208,17 +208,17 @@ def show_report(report: api.BenchmarkReport) -> None:
             arm.steps,
             "" if arm.learning_rate is None else f"{arm.learning_rate:g}",
             f"{arm.trainable_parameters:,}",
-            f"{arm.flops:.2g}",
-            f"{arm.seconds:.1f}",
+            amounts.operations(arm.flops),
+            amounts.duration(arm.seconds),
         )
         for arm in report.arms.values()
     ]
-    spent = ("budget per seed", "samples", "steps", "lr", "trained weights", "FLOP", "seconds")
+    spent = ("budget per seed", "samples", "steps", "lr", "trained weights", "compute", "time")
     table(spent, budget)
     pairs = [
         (
             f"{d.arm} − {d.versus}",
-            f"{d.interval.mean:+.3f}",
+            f"{d.interval.mean:+z.3f}",
             interval(d.interval.low, d.interval.high),
         )
         for d in report.differences

@@ -16,13 +16,13 @@ from nuggets.core.architecture import ArchSpec
 from nuggets.core.linear_maps import PENALTY, r2_matrix, ridge_map
 from nuggets.core.maps import SensitivityMap
 from nuggets.core.progress import InMemoryProgress, Progress
+from nuggets.core.samples import Encoded
 from nuggets.core.similarity import cka_matrix, profile_correlation, subspace_matrix
-from nuggets.core.states import Encoded, Positions, collect_reads, collect_states
+from nuggets.core.states import Positions, collect_reads, collect_states
 from nuggets.core.stitching import exact_match, stitching_accuracy
 from nuggets.errors import BadInput
 
 __all__ = [
-    "Encoded",
     "Positions",
     "align_models",
     "collect_reads",

@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from nuggets.core.architecture import Frozen
 from nuggets.core.data import load_samples, read_rows
 from nuggets.core.samples import Sample
 from nuggets.errors import BadInput
+from nuggets.frozen import Frozen
 
 Convert = Callable[[dict[str, Any]], dict[str, Any]]
 """From a row of a data set to one of the three shapes of a sample."""

@@ -10,8 +10,8 @@ from numpy import ndarray
 from pydantic import Field
 
 from nuggets.core.alignment import monotone_path
-from nuggets.core.architecture import Frozen
 from nuggets.errors import BadInput
+from nuggets.frozen import Frozen
 
 Scores = Float[ndarray, " n_teacher"]
 Similarity = Float[ndarray, "n_teacher n_student"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from nuggets.core.architecture import ArchSpec, Frozen
+from nuggets.core.architecture import ArchSpec
 from nuggets.core.files import read_json
 from nuggets.core.gguf_headers import read_gguf
 from nuggets.core.references import (
@@ -18,6 +18,7 @@ from nuggets.core.references import (
 )
 from nuggets.core.vocabulary import tokenizer_digest, vocabularies_agree
 from nuggets.errors import BadInput, Unsupported
+from nuggets.frozen import Frozen
 
 __all__ = [
     "ModelPair",

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from numpy import ndarray
 from pydantic import Field, model_validator
 
-from nuggets.core.architecture import LAYER_ROLES, ArchSpec, Frozen
+from nuggets.core.architecture import LAYER_ROLES, ArchSpec
 from nuggets.core.layers import LayerSelector, TopLayers
 from nuggets.core.maps import SensitivityMap
 from nuggets.core.models import check_pair
@@ -24,6 +24,7 @@ from nuggets.core.selectors import (
     residual_agreement,
 )
 from nuggets.errors import BadInput
+from nuggets.frozen import Frozen
 
 Role = Literal["embed", "q", "k", "v", "o", "gate", "up", "down", "head"]
 

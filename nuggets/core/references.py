@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
-from nuggets.core.architecture import Frozen
 from nuggets.core.files import (
     PICKLE_SUFFIXES,
     UNSAFE_PICKLE,
@@ -20,6 +19,7 @@ from nuggets.core.files import (
 from nuggets.core.hub import hub_file, hub_folder
 from nuggets.core.progress import Progress
 from nuggets.errors import BadInput, Damaged, hide_tokens
+from nuggets.frozen import Frozen
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from nuggets.core.architecture import Frozen
+from nuggets.frozen import Frozen
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -16,11 +16,12 @@ from jaxtyping import Float
 from numpy import ndarray
 from pydantic import Field
 
-from nuggets.core.architecture import ArchSpec, Axis, Frozen
+from nuggets.core.architecture import ArchSpec, Axis
 from nuggets.core.consistent import Order, choose_consistent
 from nuggets.core.maps import SensitivityMap
 from nuggets.core.picks import Index, Pick, top
 from nuggets.core.windows import find_window
+from nuggets.frozen import Frozen
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,12 +20,11 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions as DecoderOutput
 
 from nuggets.core.accumulate import (
-    Encoded,
     Hooks,
     Keep,
     MapParts,
     check_loss,
-    check_samples,
+    refuse_empty,
     sample_tensors,
 )
 from nuggets.core.architecture import ArchSpec
@@ -35,6 +34,7 @@ from nuggets.core.memory import trim_heap
 from nuggets.core.models import read_spec
 from nuggets.core.progress import InMemoryProgress, Progress
 from nuggets.core.references import ModelRef, model_path
+from nuggets.core.samples import Encoded
 from nuggets.core.scores import Score, ThetaGrad
 from nuggets.core.states import blocks_of, decoder_of
 from nuggets.core.weights import StoredWeights
@@ -76,7 +76,7 @@ def stream_sensitivity(
         NonFinite: if a sample's loss or a parameter's score is not finite, naming it.
         NuggetsError: if a parameter received no gradient (a hook did not fire).
     """
-    check_samples(encoded)
+    refuse_empty(encoded)
     parts = MapParts() if parts is None else parts
     stream = _Stream(ref, dtype, torch.device(device), encoded, score or ThetaGrad(), keep, parts)
     parts.begin(stream.spec, stream.names, len(encoded))

@@ -45,10 +45,10 @@ def tokenizer_digest(ref: ModelRef) -> str | None:
         Damaged: if the tokenizer file is not a tokenizer.
     """
     words = vocabulary(ref)
-    return None if words is None else digest_of(words)
+    return None if words is None else vocabulary_digest(words)
 
 
-def digest_of(words: Mapping[str, int]) -> str:
+def vocabulary_digest(words: Mapping[str, int]) -> str:
     """A hash of every token and its id."""
     return hashlib.sha256(json.dumps(sorted(words.items())).encode()).hexdigest()
 

@@ -6,8 +6,9 @@ from typing import Annotated
 
 from pydantic import Field
 
-from nuggets.core.architecture import ROLES, ArchSpec, Frozen
+from nuggets.core.architecture import ROLES, ArchSpec
 from nuggets.core.selectors import NeuronsSelector, WindowSelector
+from nuggets.frozen import Frozen
 
 SearchedSelector = Annotated[WindowSelector | NeuronsSelector, Field(discriminator="kind")]
 """Selectors that look at every entry of one matrix, and at nothing else."""

@@ -22,6 +22,7 @@ from nuggets.core.samples import Format, Sample
 from nuggets.core.window_request import WindowRequest
 from nuggets.errors import Damaged
 from nuggets.recipe import AlignJob, DataConfig, SensitivityConfig, SensitivityJob
+from nuggets.recipe_tree import SOURCES
 from nuggets.runs.commit import remove_folder
 from nuggets.runs.home import cache_dir
 from nuggets.runs.inputs import align_samples
@@ -59,8 +60,7 @@ def digest_model(model: str) -> str:
 
 def digest_files(data: DataConfig) -> dict[str, str]:
     """Names the content of the user's files of samples; keys are fields, such as `data.train`."""
-    fields = ("file", "seeds", "train", "test", "general")
-    files = {name: Path(path) for name in fields if (path := getattr(data, name)) is not None}
+    files = {name: Path(path) for name in SOURCES if (path := getattr(data, name)) is not None}
     return {
         f"data.{name}": sha256_file(path, cache_dir())
         for name, path in files.items()

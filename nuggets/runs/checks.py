@@ -211,7 +211,7 @@ def _check_samples(recipe: TransferRecipe) -> Datasets:
     _check_arms(recipe, data)
     if recipe.benchmarks:
         learned = [sample for seed in recipe.seeds for sample in data.train(seed)]
-        check_benchmarks(recipe.benchmarks, [*data.seeds, *learned])
+        check_benchmarks(recipe.benchmarks, [*data.seed_samples, *learned])
     return data
 
 
@@ -294,7 +294,7 @@ def work_of(recipe: TransferRecipe, device: str) -> Work:
     lengths = _lengths(recipe)
     trained = sum(arm.kind != "vanilla" for arm in recipe.arms)
     return Work(
-        n_seeds=data.n_seeds,
+        n_seed_samples=data.n_seed_samples,
         max_tokens=min(max(lengths), recipe.sensitivity.max_length),
         mean_tokens=math.ceil(sum(lengths) / len(lengths)),
         rank=recipe.lora.r,

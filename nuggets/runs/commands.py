@@ -6,7 +6,7 @@ import shlex
 from functools import cache
 from typing import Any
 
-from nuggets.core.architecture import Frozen
+from nuggets.frozen import Frozen
 from nuggets.recipe import (
     AlignJob,
     EvaluateJob,
@@ -84,10 +84,10 @@ def _question(asked: Question) -> list[str]:
 
 def _sensitivity(job: SensitivityJob) -> list[str]:
     data, config = job.data, job.sensitivity
-    sources = {"--task": data.task, "--seeds": data.seeds, "--data": data.file}
+    sources = {"--task": data.task, "--seed-samples": data.seed_samples, "--data": data.file}
     source = [word for pair in sources.items() if pair[1] is not None for word in pair]
     options = {
-        "--n": str(data.n_seeds),
+        "--n": str(data.n_seed_samples),
         "--score": config.score.kind,
         "--keep": config.keep,
         "--student": job.student,

@@ -30,8 +30,8 @@ from nuggets.core.models import ModelRef, model_path, read_spec
 from nuggets.core.plan import ExtractionPlan, make_plan
 from nuggets.core.progress import Progress
 from nuggets.core.ranks import measure_on
-from nuggets.core.samples import Format, Sample, encode_all
-from nuggets.core.sensitivity import Encoded, Keep, compute_sensitivity
+from nuggets.core.samples import Encoded, Format, Sample, encode_all
+from nuggets.core.sensitivity import Keep, compute_sensitivity
 from nuggets.core.streaming import stream_sensitivity
 from nuggets.core.threads import threads_for
 from nuggets.core.together import samples_per_pass
@@ -229,7 +229,7 @@ def _meta(job: SensitivityJob, config: SensitivityConfig, device: str) -> dict[s
     data = job.data
     return {
         "model": job.model,
-        "label": data.task or source_label(str(data.file or data.seeds)),
+        "label": data.task or source_label(str(data.file or data.seed_samples)),
         "dtype": config.dtype,
         "device": device,
     }

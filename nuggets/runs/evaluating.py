@@ -13,10 +13,10 @@ from typing import Any
 from nuggets.bench.evaluate import evaluate
 from nuggets.bench.judges import JudgeClient, TeacherJudge, verdict_metrics
 from nuggets.bench.kept import Kept
-from nuggets.bench.lm_eval_adapter import Evaluated, Machine, Process, run_benchmark
+from nuggets.bench.lm_eval_adapter import Evaluated, Process, Respondent, run_benchmark
 from nuggets.bench.outcomes import BenchmarkOutcome, build_tables
 from nuggets.bench.tasks import Benchmark, Dialogue, Task
-from nuggets.bench.verdict import Role
+from nuggets.bench.verdict import ArmRole
 from nuggets.core.adapter import load_adapter, untie
 from nuggets.core.samples import Sample
 from nuggets.core.threads import threads_of
@@ -49,7 +49,7 @@ class Subject:
     opened: Callable[[], Any]
     arm: str = ""
     seed: int = 0
-    role: Role | None = None
+    role: ArmRole | None = None
 
 
 class KeptOnDisk:
@@ -104,11 +104,11 @@ def measure_subjects(
         with subject.opened() as (model, tokenizer), threads_of(model, device):
             for task in todo:
                 kept = KeptOnDisk(ctx.checkpoints / "answers" / subject.folder / task.name)
-                machine = Machine(
+                respondent = Respondent(
                     subject.label, model, tokenizer, device, batch_size, max_length, kept
                 )
                 with _process(task, kept, ctx, device) as process:
-                    found = run_benchmark(task, machine, ctx, process)
+                    found = run_benchmark(task, respondent, ctx, process)
                 _commit(found, task, subject, ctx)
                 remove_folder(ctx.checkpoints / "answers" / subject.folder / task.name)
 

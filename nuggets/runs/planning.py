@@ -18,7 +18,7 @@ from nuggets.runs.doctor import resolve_device_name
 from nuggets.runs.inputs import seed_samples
 from nuggets.train.arms import Paper
 
-_LOCATING = ("task", "file", "seeds", "n_seeds", "format")
+_LOCATING = ("task", "file", "seed_samples", "n_seed_samples", "format")
 """The fields of the data that say on which samples sensitivity is measured."""
 
 

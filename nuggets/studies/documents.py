@@ -127,7 +127,7 @@ def html_page(title: str, body: str) -> str:
 def interval_text(mean: float, low: float, high: float, signed: bool = False) -> str:
     """A mean with its interval."""
     sign = "+" if signed else ""
-    return f"{mean:{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]".replace("-", "−")
+    return f"{mean:{sign}z.3f} [{low:{sign}z.3f}, {high:{sign}z.3f}]".replace("-", "−")
 
 
 def _missing(report: StudyReport) -> list[str]:

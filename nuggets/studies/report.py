@@ -11,9 +11,9 @@ from pydantic import Field
 from nuggets.bench.comparisons import compare_family
 from nuggets.bench.report import BenchmarkReport, CellOutcome, build_report
 from nuggets.bench.verdict import Difference
-from nuggets.core.architecture import Frozen
 from nuggets.core.references import short_name
 from nuggets.errors import BadInput
+from nuggets.frozen import Frozen
 from nuggets.recipe import load_job
 from nuggets.runs.results import cells
 from nuggets.runs.store import Run

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from nuggets.bench.verdict import Role
+from nuggets.bench.verdict import ArmRole
 from nuggets.train.arm import ArmBase
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class Aligned(ArmBase):
     n_general: int = Field(default=512, ge=8)
 
     @property
-    def role(self) -> Role:  # type: ignore[override]
+    def role(self) -> ArmRole:  # type: ignore[override]
         """Treatment, or its own control."""
         return "control" if self.control else "treatment"
 

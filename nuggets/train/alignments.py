@@ -12,11 +12,12 @@ from jaxtyping import Float
 from numpy import ndarray
 from torch import Tensor, nn
 
-from nuggets.bench.evaluate import Encoded, pad_right
+from nuggets.bench.evaluate import pad_right
 from nuggets.core.adapter import ADAPTER, add_lora
 from nuggets.core.architecture import ArchSpec
 from nuggets.core.linear_maps import ridge_map
 from nuggets.core.picks import top
+from nuggets.core.samples import Encoded
 from nuggets.core.states import (
     blocks_of,
     collect_states,

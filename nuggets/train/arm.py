@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from nuggets.bench.verdict import Role
-from nuggets.core.architecture import Frozen
+from nuggets.bench.verdict import ArmRole
+from nuggets.frozen import Frozen
 
 if TYPE_CHECKING:
     from nuggets.train.lab import Lab, Trainee
@@ -20,7 +20,7 @@ class ArmBase(Frozen):
         label: the arm's name in the report, so that one kind can appear twice.
     """
 
-    role: ClassVar[Role]
+    role: ClassVar[ArmRole]
     title: ClassVar[str]
     stacks: ClassVar[Literal["adapter", "own_base", "whole"] | None] = None
     """What it trains, if it can share a program with other arms of the same: an adapter of the

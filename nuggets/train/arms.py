@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from nuggets.bench.verdict import Role
+from nuggets.bench.verdict import ArmRole
 from nuggets.core.layers import LayerSelector, RandomLayers
-from nuggets.core.plan import Role as MatrixRole
+from nuggets.core.plan import Role
 from nuggets.core.selectors import ConsistentSelector, MatrixSelector, RandomWindowSelector
 from nuggets.errors import BadInput
 from nuggets.train.aligned import Hints, Memories, Regressed, States
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 class Vanilla(ArmBase):
     """The student as it is, without training."""
 
-    role: ClassVar[Role] = "reference"
+    role: ClassVar[ArmRole] = "reference"
     title: ClassVar[str] = "Untouched student"
     kind: Literal["vanilla"] = "vanilla"
 
@@ -43,7 +43,7 @@ class Vanilla(ArmBase):
 class Plain(ArmBase):
     """LoRA with its usual initialisation (A random, B zero): nothing comes from the teacher."""
 
-    role: ClassVar[Role] = "baseline"
+    role: ClassVar[ArmRole] = "baseline"
     title: ClassVar[str] = "Plain LoRA"
     stacks = "adapter"
     kind: Literal["plain"] = "plain"
@@ -69,13 +69,13 @@ class Paper(ArmBase):
         task: built-in task whose seed samples locate the parameters, instead of the target's.
     """
 
-    role: ClassVar[Role] = "treatment"
+    role: ClassVar[ArmRole] = "treatment"
     title: ClassVar[str] = "Extracted parameters"
     stacks = "adapter"
     kind: Literal["paper"] = "paper"
     layers: LayerSelector | None = None
     matrices: MatrixSelector | None = None
-    only: tuple[MatrixRole, ...] | None = Field(default=None, min_length=1)
+    only: tuple[Role, ...] | None = Field(default=None, min_length=1)
     task: str | None = None
 
     def build(self, lab: Lab, seed: int) -> Trainee:
@@ -101,7 +101,7 @@ class Paper(ArmBase):
 class Permuted(ArmBase):
     """As the treatment, with rows and columns of every extracted matrix permuted."""
 
-    role: ClassVar[Role] = "control"
+    role: ClassVar[ArmRole] = "control"
     title: ClassVar[str] = "Permuted extraction"
     stacks = "adapter"
     kind: Literal["permuted"] = "permuted"
@@ -116,7 +116,7 @@ class Permuted(ArmBase):
 class Shuffled(ArmBase):
     """As the treatment, with all entries of every extracted matrix shuffled."""
 
-    role: ClassVar[Role] = "control"
+    role: ClassVar[ArmRole] = "control"
     title: ClassVar[str] = "Shuffled extraction"
     stacks = "adapter"
     kind: Literal["shuffled"] = "shuffled"
@@ -132,7 +132,7 @@ class Shuffled(ArmBase):
 class Gaussian(ArmBase):
     """As the treatment, with Gaussian noise of the same norm in place of the teacher."""
 
-    role: ClassVar[Role] = "control"
+    role: ClassVar[ArmRole] = "control"
     title: ClassVar[str] = "Gaussian noise"
     stacks = "adapter"
     kind: Literal["gaussian"] = "gaussian"
@@ -147,7 +147,7 @@ class Gaussian(ArmBase):
 class RandomLayerChoice(ArmBase):
     """As the treatment, from teacher layers drawn without looking."""
 
-    role: ClassVar[Role] = "control"
+    role: ClassVar[ArmRole] = "control"
     title: ClassVar[str] = "Random layers"
     stacks = "adapter"
     kind: Literal["random_layers"] = "random_layers"
@@ -165,7 +165,7 @@ class RandomLayerChoice(ArmBase):
 class RandomWindow(ArmBase):
     """As the treatment, from windows drawn without looking (or a random consistent choice)."""
 
-    role: ClassVar[Role] = "control"
+    role: ClassVar[ArmRole] = "control"
     title: ClassVar[str] = "Random window"
     stacks = "adapter"
     kind: Literal["random_window"] = "random_window"
@@ -186,7 +186,7 @@ class RandomWindow(ArmBase):
 class WrongTask(ArmBase):
     """As the treatment, located by the seed samples of another task."""
 
-    role: ClassVar[Role] = "control"
+    role: ClassVar[ArmRole] = "control"
     title: ClassVar[str] = "Wrong task"
     stacks = "adapter"
     kind: Literal["wrong_task"] = "wrong_task"
@@ -206,7 +206,7 @@ class WrongTask(ArmBase):
 class Distill(ArmBase):
     """Plain LoRA that imitates the teacher's token distribution on the same samples."""
 
-    role: ClassVar[Role] = "comparator"
+    role: ClassVar[ArmRole] = "comparator"
     title: ClassVar[str] = "Distillation"
     stacks = "adapter"
     runs_teacher: ClassVar[bool] = True
@@ -226,7 +226,7 @@ class TeacherLabels(ArmBase):
         n: extra prompts; fewer where fewer exist.
     """
 
-    role: ClassVar[Role] = "comparator"
+    role: ClassVar[ArmRole] = "comparator"
     title: ClassVar[str] = "Teacher's answers"
     stacks = "adapter"
     runs_teacher: ClassVar[bool] = True
@@ -243,7 +243,7 @@ class TeacherLabels(ArmBase):
 class Full(ArmBase):
     """Fine-tuning of all weights of the student."""
 
-    role: ClassVar[Role] = "comparator"
+    role: ClassVar[ArmRole] = "comparator"
     title: ClassVar[str] = "Full fine-tuning"
     stacks = "whole"
     kind: Literal["full"] = "full"
@@ -283,11 +283,11 @@ class Graft(ArmBase):
     heal_samples: int = Field(default=12_000, ge=1)
 
     @property
-    def role(self) -> Role:  # type: ignore[override]
+    def role(self) -> ArmRole:  # type: ignore[override]
         """Treatment by the target's sensitivity; random, permuted, another task are controls."""
         if self.task is not None:
             return "control"
-        roles: dict[str, Role] = {"sensitivity": "treatment", "first": "comparator"}
+        roles: dict[str, ArmRole] = {"sensitivity": "treatment", "first": "comparator"}
         return roles.get(self.origin, "control")
 
     @property

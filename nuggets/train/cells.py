@@ -19,10 +19,10 @@ from nuggets.bench.evaluate import (
 )
 from nuggets.bench.report import CellOutcome
 from nuggets.core.adapter import save_adapter, stack_factors
-from nuggets.core.architecture import Frozen
 from nuggets.core.progress import Progress
 from nuggets.core.samples import Sample
 from nuggets.core.states import evaluation
+from nuggets.frozen import Frozen
 from nuggets.train.arms import Arm
 from nuggets.train.checkpoints import Storage, TrainLog, trainable
 from nuggets.train.config import TrainConfig

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from nuggets.core.architecture import Frozen
+from nuggets.frozen import Frozen
 
 
 class TrainConfig(Frozen):

@@ -13,9 +13,9 @@ import torch
 from transformers import TrainingArguments
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from nuggets.bench.evaluate import Encoded
 from nuggets.core.memory import memory_reported
 from nuggets.core.progress import Progress
+from nuggets.core.samples import Encoded
 from nuggets.core.sensitivity import checkpointed
 from nuggets.errors import BadInput
 from nuggets.train.checkpoints import PREFIX, Storage, TrainLog

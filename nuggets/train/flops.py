@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from nuggets.bench.evaluate import Encoded, pad_right
-from nuggets.core.samples import IGNORED
+from nuggets.bench.evaluate import pad_right
+from nuggets.core.samples import IGNORED, Encoded
 from nuggets.core.states import evaluation
 from nuggets.train.finetune import sample_order
 from nuggets.train.losses import DistillationLoss, Loss, answer_loss

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from nuggets.bench.evaluate import Encoded
 from nuggets.core.adapter import add_lora
 from nuggets.core.consistent import Order, choose_consistent
 from nuggets.core.cut import cut_model, permute_matrices
+from nuggets.core.samples import Encoded
 from nuggets.errors import BadInput
 from nuggets.train.checkpoints import LOG, Storage, TrainLog, load_weights, save_weights
 from nuggets.train.config import TrainConfig

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from nuggets.bench.verdict import Role
+from nuggets.bench.verdict import ArmRole
 from nuggets.errors import BadInput
 from nuggets.train.arm import ArmBase
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class Initialiser(ArmBase):
     """What PEFT's initialisers share."""
 
-    role: ClassVar[Role] = "comparator"
+    role: ClassVar[ArmRole] = "comparator"
     stacks = "adapter"
 
     def check_roles(self, roles: Collection[str]) -> None:

@@ -14,7 +14,6 @@ from numpy import ndarray
 from peft import PeftModel
 from torch import Tensor
 
-from nuggets.bench.evaluate import Encoded
 from nuggets.core.adapter import read_factors
 from nuggets.core.architecture import ArchSpec
 from nuggets.core.extraction import cut_matrix, extract_factors
@@ -22,7 +21,7 @@ from nuggets.core.factorize import LowRankFactors
 from nuggets.core.maps import SensitivityMap
 from nuggets.core.plan import ExtractionConfig, ExtractionPlan, LoraConfig, make_plan, picks_of
 from nuggets.core.progress import Progress
-from nuggets.core.samples import Format, Sample, encode_all
+from nuggets.core.samples import Encoded, Format, Sample, encode_all
 from nuggets.train.checkpoints import Storage
 from nuggets.train.config import TrainConfig
 

@@ -17,9 +17,9 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import get_scheduler
 
-from nuggets.bench.evaluate import Encoded, answer_logits, pad_right
+from nuggets.bench.evaluate import answer_logits, pad_right
 from nuggets.core.progress import Progress
-from nuggets.core.samples import IGNORED
+from nuggets.core.samples import IGNORED, Encoded
 from nuggets.errors import Damaged, NonFinite
 from nuggets.train.checkpoints import LOG, PREFIX, WEIGHTS, Storage, TrainLog, drop_old, step_of
 from nuggets.train.config import TrainConfig

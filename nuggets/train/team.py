@@ -72,13 +72,13 @@ class Team:
         return loss
 
 
-Work = Callable[[torch.device, Team], Any]
+HelperWork = Callable[[torch.device, Team], Any]
 """What a helper does, on its device; it must be something that `torch.save` can write."""
 
 
 @contextmanager
 def leading(
-    work: Work, device: torch.device, helpers: Sequence[str], folder: Path
+    work: HelperWork, device: torch.device, helpers: Sequence[str], folder: Path
 ) -> Iterator[Team]:
     """Starts helpers with a copy of what they need, and ends them.
 
@@ -148,7 +148,7 @@ def _help(index: int, devices: list[str], meeting: Path, threads: int) -> None:
     device, rank = torch.device(devices[index]), index + 1
     torch.set_num_threads(threads)
     # Written by the leader into a folder of its own a moment ago.
-    work: Work = torch.load(meeting / _WORK, map_location=device, weights_only=False)
+    work: HelperWork = torch.load(meeting / _WORK, map_location=device, weights_only=False)
     (meeting / f"ready-{rank}").touch()
     _join(device, meeting, rank, len(devices) + 1)
     try:

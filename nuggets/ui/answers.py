@@ -5,6 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from nuggets import api
+from nuggets.amounts import duration
 from nuggets.errors import NuggetsError
 from nuggets.ui import charts, charts_answers, safe, share
 
@@ -72,7 +73,7 @@ def _tokens(found: api.playground.Reply, answer: api.playground.Answer, key: str
         charts_answers.tokens_figure(answer, charts.look_of(st.context.theme.type)),
         frame,
         key=f"{key}-tokens",
-        caption=f"{len(answer.tokens)} tokens, {answer.seconds:.2f} s{ended}",
+        caption=f"{len(answer.tokens)} tokens, {duration(answer.seconds)}{ended}",
         command=api.as_command(found.question),
         python=api.as_python(found.question),
         alt="Probability of every token; the alternatives are in the table below",

@@ -66,7 +66,7 @@ def similarity_figure(
     grid = {"x": np.arange(cols), "y": np.arange(rows), "xgap": 2, "ygap": 2}
     fig.add_heatmap(z=matrix, coloraxis="coloraxis", hoverinfo="skip", **grid)
     if max(rows, cols) <= _LABELS_UP_TO:
-        text = [[f"{value:.2f}".replace("-", "−") for value in row] for row in matrix]
+        text = [[f"{value:z.2f}".replace("-", "−") for value in row] for row in matrix]
         charts_ink.write_in_cells(fig, matrix, text, axis, **grid)
     for index, (label, pairs) in enumerate((maps or {}).items()):
         _add_map(fig, label, pairs, index, len(maps or {}))

@@ -53,7 +53,7 @@ def values(base: TransferRecipe) -> Tree:
         "svd": lora.svd,
         "dropout": lora.dropout,
         "score": base.sensitivity.score.kind,
-        "seed_samples": base.data.n_seeds,
+        "seed_samples": base.data.n_seed_samples,
     }
 
 
@@ -148,7 +148,7 @@ def _rank_of_each(base: TransferRecipe, roles: list[str], shown: Tree) -> dict[s
 def _advanced(tree: Tree, shown: Tree) -> None:
     left, right = st.columns(2)
     with left:
-        tree["data"]["n_seeds"] = fields.number(
+        tree["data"]["n_seed_samples"] = fields.number(
             "Seed samples", 1, 4096, shown["seed_samples"], "seed_samples",
             "Samples that sensitivity is measured on (the paper: 32).",
         )  # fmt: skip

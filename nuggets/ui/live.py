@@ -14,6 +14,7 @@ from typing import Any
 import streamlit as st
 
 from nuggets import api
+from nuggets.amounts import duration
 from nuggets.errors import NuggetsError
 from nuggets.recipe import TransferRecipe
 from nuggets.runs.schema import RunRecord, now
@@ -136,18 +137,6 @@ def remaining(ticks: Sequence[tuple[datetime, float]], at: datetime | None = Non
     (began, first), (last, done) = recent[0], recent[-1]
     pace = (last - began).total_seconds() / (done - first)
     return max(0.0, pace * (1 - done) - ((at or now()) - last).total_seconds())
-
-
-def duration(seconds: float | None) -> str:
-    """Seconds for people: `42 s`, `3 min 05 s`, `2 h 10 min`."""
-    if seconds is None:
-        return "–"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
 def _clocks(record: RunRecord, status: api.RunStatus, known: Told) -> None:

@@ -32,7 +32,7 @@ Read = Callable[[], np.ndarray]
 def matrix(found: Sources, a: str, b: str | None, show: str, choice: shell.Choice) -> None:
     """One matrix of what is shown; its own controls draw nothing else again."""
     spec = found[a].map.spec
-    places = {charts_map.short_name(spec, role, at): (m, role) for m, role, at in spec.modules()}
+    places = {charts_map.matrix_name(spec, role, at): (m, role) for m, role, at in spec.modules()}
     st.subheader("One matrix", anchor=False)
     if st.session_state.get("matrix") not in places:
         st.session_state["matrix"] = next(n for n, (_, role) in places.items() if role == "down")

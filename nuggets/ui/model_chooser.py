@@ -9,9 +9,9 @@ from typing import Any, Literal
 
 import streamlit as st
 
-from nuggets import api
+from nuggets import amounts, api
 from nuggets.errors import NuggetsError
-from nuggets.ui import amounts, safe, shell
+from nuggets.ui import safe, shell
 
 Who = Literal["teacher", "student"]
 HUB, FOLDER, GGUF = "hub", "folder", "GGUF file"

@@ -8,10 +8,10 @@ import pandas as pd
 import streamlit as st
 
 from nuggets import api
+from nuggets.amounts import duration, size
 from nuggets.recipe import TransferRecipe
-from nuggets.ui import charts, charts_transfer, live, measure, safe, share
+from nuggets.ui import charts, charts_transfer, measure, safe, share
 
-MIB = 2**20
 TABS = ("Windows", "Neighbours", "Rank and energy", "Time and memory")
 
 
@@ -95,7 +95,7 @@ def _numbers(ahead: api.Outlook) -> None:
     machine = ahead.preflight.machine
     right.metric(
         f"Time on {machine.device if machine else 'this machine'}",
-        unknown if ahead.seconds is None else f"about {live.duration(ahead.seconds)}",
+        unknown if ahead.seconds is None else f"about {duration(ahead.seconds)}",
         border=True,
         help="All stages, one arm and seed after another, by the measured speed of this device. "
         "Side by side they take less.",
@@ -181,9 +181,9 @@ def _costs(recipe: TransferRecipe, ahead: api.Outlook) -> None:
     rows = [
         {
             "stage": need.stage,
-            "memory": _size(need.bytes_needed),
-            "disk": _size(need.disk_needed) if need.disk_needed else "–",
-            "time": _time(need.seconds),
+            "memory": size(need.bytes_needed),
+            "disk": size(need.disk_needed) if need.disk_needed else "–",
+            "time": duration(need.seconds),
             "fits": "yes" if need.fits else "no",
         }
         for need in ahead.stages
@@ -200,18 +200,12 @@ def _costs(recipe: TransferRecipe, ahead: api.Outlook) -> None:
         )
         st.text(
             f"{work.trainings} trainings of {work.steps} steps, {work.batch_size} samples of "
-            f"about {work.tokens} tokens each. Needs {_size(peak)} of memory at most; "
-            f"{_size(found.memory_available)} are free, and {_size(found.disk_free)} of disk."
+            f"about {work.tokens} tokens each. Needs {size(peak)} of memory at most; "
+            f"{size(found.memory_available)} are free, and {size(found.disk_free)} of disk."
         )
     if ahead.uncounted:
         st.text(f"Not counted: {', '.join(ahead.uncounted)}.")
     safe.notes(found.notes)
-
-
-def _time(seconds: float | None) -> str:
-    if seconds is None:
-        return "–"
-    return live.duration(seconds) if seconds >= 1 else "under 1 s"
 
 
 def _ranks_asked(plan: api.ExtractionPlan | None) -> str:
@@ -234,10 +228,6 @@ def ranges(numbers: Sequence[int]) -> str:
         else:
             runs.append([number])
     return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}–{run[-1]}" for run in runs)
-
-
-def _size(size: int) -> str:
-    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / MIB:.1f} MiB"
 
 
 def _look() -> charts.Look:

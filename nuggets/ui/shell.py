@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import streamlit as st
 
-from nuggets import api
+from nuggets import amounts, api
 from nuggets.errors import NuggetsError
 from nuggets.recipe import SensitivityConfig
 from nuggets.ui import live, safe
@@ -208,7 +208,7 @@ def _machine(was_known: bool) -> None:
     devices = {device.name: device for device in found.devices}
     wanted = current().device
     device = devices.get(wanted) or next(iter(devices.values()))
-    free = f"{device.memory_free / 2**30:.0f} of {device.memory_total / 2**30:.0f} GiB free"
+    free = f"{amounts.size(device.memory_free)} of {amounts.size(device.memory_total)} free"
     st.caption(f"{device.name}: {free}" if wanted in ("auto", device.name) else "not found here")
 
 

@@ -14,14 +14,14 @@ from pydantic import TypeAdapter
 from transformers import AutoModelForCausalLM
 
 from nuggets.bench.evaluate import pad_right
-from nuggets.bench.verdict import Role
+from nuggets.bench.verdict import ArmRole
 from nuggets.core.adapter import load_adapter
-from nuggets.core.architecture import Frozen
 from nuggets.core.layers import LastLayers
 from nuggets.core.plan import ExtractionConfig, LoraConfig
 from nuggets.core.selectors import ConsistentSelector
 from nuggets.core.states import evaluation
 from nuggets.errors import BadInput
+from nuggets.frozen import Frozen
 from nuggets.train.aligned import Hints, Memories, Regressed, States
 from nuggets.train.arms import Arm, Distill, Graft, Paper, Pissa, TeacherLabels, WrongTask
 from nuggets.train.cells import CellResult, run_cell
@@ -88,7 +88,7 @@ def test_kinds_and_names_are_unique():
 @each_arm
 def test_an_arm_is_described_and_survives_its_json(arm):
     assert isinstance(arm, Frozen)
-    assert arm.role in get_args(Role)
+    assert arm.role in get_args(ArmRole)
     assert arm.title
     assert type(arm).__doc__
     assert TypeAdapter(Arm).validate_json(arm.model_dump_json()) == arm

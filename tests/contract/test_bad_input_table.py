@@ -489,7 +489,7 @@ def test_an_uploads_name_is_never_a_path(tmp_path, monkeypatch):
     [
         ("RAM", {"ram_free": 1000, "memory_free": 1000}, "Stage load needs about .* of memory and"),
         ("VRAM", {"device": "cuda:0", "memory_free": 1000}, "of memory on cuda:0 and"),
-        ("disk", {"disk_free": 1000}, "GB of disk are needed and 0.0 GB are free"),
+        ("disk", {"disk_free": 1000}, "B of disk are needed and 1.00 kB are free"),
     ],
 )
 def test_a_machine_too_small_is_told_before_anything_is_loaded(name, short, sentence, tiny):

@@ -46,7 +46,7 @@ def place(tmp_path_factory, tiny, jsonl):
         "name": "mine",
         "teacher": "models/large",
         "student": "models/small",
-        "data": {"file": "all.jsonl", "n_train": 4, "n_test": 4, "n_seeds": 3},
+        "data": {"file": "all.jsonl", "n_train": 4, "n_test": 4, "n_seed_samples": 3},
         "lora": {"r": 2},
         "train": {"steps": 2, "batch_size": 2},
         "seeds": [0],
@@ -161,7 +161,7 @@ def test_plan_has_the_names_that_others_rely_on(nuggets, place):
 
 def test_extract_takes_folders_and_files_by_relative_path(nuggets, tmp_path):
     out = tmp_path / "deep" / "down"
-    words = ["extract", "paper", *PAIR, "--seeds", "all.jsonl", *FAST]
+    words = ["extract", "paper", *PAIR, "--seed-samples", "all.jsonl", *FAST]
     ended = nuggets(*words, "--out", out, "--json")
     assert (ended.code, ended.err) == (0, "")
     assert ended.json["plan"] == json.loads((out / "plan.json").read_text())
@@ -178,7 +178,7 @@ def test_extract_takes_folders_and_files_by_relative_path(nuggets, tmp_path):
 
 def test_cut_makes_a_model_that_plain_transformers_loads(nuggets, tmp_path):
     out = tmp_path / "student"
-    words = ["cut", "models/large", "--like", "models/small", "--seeds", "all.jsonl"]
+    words = ["cut", "models/large", "--like", "models/small", "--seed-samples", "all.jsonl"]
     heal = ["--heal", "all.jsonl", "--heal-steps", 2, "--device", "cpu"]
     ended = nuggets(*words, *heal, "--out", out, "--json")
     assert (ended.code, ended.err) == (0, "")
@@ -337,7 +337,7 @@ def test_built_in_names_are_taken_everywhere(nuggets, builtin, tmp_path):
     assert cards.json["teacher"]["scores"].keys() == api.skills().keys()
     assert "exact match" in nuggets("pairs").out
     assert nuggets("preflight", "teacher", "independent").code == 0
-    plan = nuggets("plan", "quick", "--seeds", "king", "--device", "cpu", "--json")
+    plan = nuggets("plan", "quick", "--seed-samples", "king", "--device", "cpu", "--json")
     assert plan.code == 0, plan.err
     assert plan.json["provenance"]["label"] == "king"
 
@@ -367,7 +367,7 @@ def test_paper_lists_every_experiment_and_refuses_what_is_none(nuggets):
 def test_an_experiment_runs_to_its_report_and_is_reused(nuggets, tmp_path):
     small = (
         *("--set", "train.steps=2", "--set", "train.lr_grid=[]", "--set", "seeds=[0,1]"),
-        *("--set", "data.n_test=6", "--set", "data.n_train=8", "--set", "data.n_seeds=2"),
+        *("--set", "data.n_test=6", "--set", "data.n_train=8", "--set", "data.n_seed_samples=2"),
         *("--set", "arms=[{kind: plain}, {kind: paper}, {kind: permuted}]", "--set", "lora.r=2"),
     )
     first = nuggets("paper", "initialisers", *small, "--out", tmp_path / "docs", "--json")

@@ -71,7 +71,12 @@ def recipe(tiny, jsonl, tmp_path, monkeypatch):
     small = {"hidden_size": 16, "num_attention_heads": 2, "num_key_value_heads": 1}
     file = jsonl(tmp_path / "all.jsonl", {f"{a} {b}": "1" for a in range(6) for b in range(5)})
     pair = [f"teacher={tiny(num_hidden_layers=3)}", f"student={tiny(seed=1, **small)}"]
-    sets = [*pair, f"data={{file: {file}, n_seeds: 3, n_train: 8}}", "lora.r=4", "device=cpu"]
+    sets = [
+        *pair,
+        f"data={{file: {file}, n_seed_samples: 3, n_train: 8}}",
+        "lora.r=4",
+        "device=cpu",
+    ]
     return api.load_recipe("quick", sets)
 
 
