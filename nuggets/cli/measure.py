@@ -10,6 +10,8 @@ import typer
 from nuggets import api
 from nuggets.cli import options as o
 from nuggets.cli.output import bars, print_json, say, table
+from nuggets.core.scores import Score
+from nuggets.core.window_request import SearchedSelector
 from nuggets.recipe_tree import absolute_source
 
 Out = Annotated[Path, typer.Option(help="A new folder; nothing is ever overwritten.")]
@@ -125,16 +127,16 @@ def sensitivity(
     seeds: o.Seeds = None,
     data: o.Data = None,
     n: Annotated[int, typer.Option(help="Seed samples used.")] = 32,
-    score: Annotated[str, typer.Option(help="theta_grad, fisher, magnitude or random.")] = (
-        "theta_grad"
-    ),
+    score: Annotated[str, typer.Option(help=o.one_of(Score))] = "theta_grad",
     keep: Annotated[
         str, typer.Option(help="full, windows for a --student, or sums of rows and columns.")
     ] = "full",
     student: Annotated[
         str | None, typer.Option(help="Whose shapes the windows of --keep windows have.")
     ] = None,
-    selectors: Annotated[str, typer.Option(help="Which choose those: window, neurons.")] = "window",
+    selectors: Annotated[
+        str, typer.Option(help=f"Which choose those, with commas. {o.one_of(SearchedSelector)}")
+    ] = "window",
     dtype: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
     format: o.Format = "paper",
     device: o.Device = "auto",

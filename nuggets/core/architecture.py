@@ -8,7 +8,7 @@ Torch-free: everything is read from `config.json`.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -34,6 +34,11 @@ class Frozen(BaseModel):
     """Base of the values that are written to disk."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def members(family: Any) -> dict[str, Any]:
+    """Kind → class of a family of strategies, in the order of its union."""
+    return {cls.model_fields["kind"].default: cls for cls in get_args(get_args(family)[0])}
 
 
 class Matrix(Frozen):
