@@ -42,9 +42,8 @@ def pairs(
             api.measure_builtin(progress)
     if json:
         return print_json({name: card.model_dump(mode="json") for name, card in cards.items()})
-    rows = [
-        (skill, *(f"{card.scores[skill]:.2f}" for card in cards.values())) for skill in api.skills()
-    ]
+    skills = dict.fromkeys(skill for card in cards.values() for skill in card.scores)
+    rows = [(name, *(f"{card.scores[name]:.2f}" for card in cards.values())) for name in skills]
     weights = ("weights", *(f"{card.parameters:,}" for card in cards.values()))
     return table(("skill", *cards), [*rows, weights], "exact match on unseen items")
 

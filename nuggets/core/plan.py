@@ -1,4 +1,4 @@
-"""The extraction plan: what goes where, known before any weight is touched. Torch-free."""
+"""The extraction plan: what goes where, known before any weight is touched."""
 
 from __future__ import annotations
 

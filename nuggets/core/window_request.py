@@ -1,4 +1,4 @@
-"""Which windows are to be chosen while a map is measured. Torch-free."""
+"""Which windows are to be chosen while a map is measured."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is refused before anything is loaded, written or started. Torch-free."""
+"""What is refused before anything is loaded, written or started."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Everything that can be known of a transfer before it is trained, in one look. Torch-free."""
+"""Everything that can be known of a transfer before it is trained, in one look."""
 
 from __future__ import annotations
 

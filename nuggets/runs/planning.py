@@ -1,4 +1,4 @@
-"""Plans from cached maps, without touching a model: what the app previews. Torch-free."""
+"""Plans from cached maps, without touching a model: what the app previews."""
 
 from __future__ import annotations
 
