@@ -1,4 +1,4 @@
-"""What is asked for: the same YAML for app, command line and Python. Torch-free."""
+"""What is asked for: the same YAML for app, command line and Python."""
 
 from __future__ import annotations
 

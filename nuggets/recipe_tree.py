@@ -1,4 +1,4 @@
-"""Recipes as plain trees: YAML, `path.to.field=value`, and paths made absolute. Torch-free."""
+"""Recipes as plain trees: YAML, `path.to.field=value`, and paths made absolute."""
 
 from __future__ import annotations
 

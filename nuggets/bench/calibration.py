@@ -1,4 +1,4 @@
-"""How often the verdict is wrong: identical arms compared, and planted effects found. Torch-free.
+"""How often the verdict is wrong: identical arms compared, and planted effects found.
 
 A pool holds one arm trained with many seeds. A comparison draws three groups of seeds without
 overlap and calls them baseline, treatment and control, though all are the same arm (A/A): whatever

@@ -1,4 +1,4 @@
-"""Which arms are compared with which, and what the comparisons give, torch-free."""
+"""Which arms are compared with which, and what the comparisons give."""
 
 from __future__ import annotations
 

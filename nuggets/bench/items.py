@@ -1,4 +1,4 @@
-"""Benchmark items in the paper's data format: few-shot prompts, targets, choices. Torch-free."""
+"""Benchmark items in the paper's data format: few-shot prompts, targets, choices."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who prefers which of two answers: any OpenAI-compatible endpoint, or a teacher. Torch-free.
+"""Who prefers which of two answers: any OpenAI-compatible endpoint, or a teacher.
 
 Every pair is judged in both orders, since judges favour a place (Zheng et al. 2023, "Judging
 LLM-as-a-judge"); a win is the mean of the two verdicts, a tie counts one half.

@@ -22,7 +22,7 @@ import torch
 from nuggets.bench.items import Item
 from nuggets.bench.kept import Kept
 from nuggets.bench.outcomes import BenchmarkOutcome
-from nuggets.bench.tasks import SkillTask, Task
+from nuggets.bench.tasks import Task
 from nuggets.core.datasets import parse_dataset
 from nuggets.core.progress import Progress
 from nuggets.core.samples import texts
@@ -184,7 +184,7 @@ def source_config(task: Task) -> dict[str, Any]:
     """Where the items of a benchmark come from, in lm-eval's words."""
     source = task.source or ""
     ref = parse_dataset(source)
-    if isinstance(task, SkillTask):
+    if not task.takes_data:
         return {"dataset_path": "nuggets", "dataset_name": source}
     if ref is None:
         return {"dataset_path": "json", "dataset_kwargs": {"data_files": source}}

@@ -1,4 +1,4 @@
-"""What a model did on a benchmark, and tables of several models or arms. Torch-free."""
+"""What a model did on a benchmark, and tables of several models or arms."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which differences an experiment can see, before and after it is run, torch-free."""
+"""Which differences an experiment can see, before and after it is run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Intervals and tests for outcomes of several seeds on the same items, torch-free.
+"""Intervals and tests for outcomes of several seeds on the same items.
 
 Every arm gives an array `[n_seeds, n_items]`: exact match or choice as 0/1, or a loss per item.
 Standard errors are those of the crossed bootstrap over seeds and items (see `spread`).

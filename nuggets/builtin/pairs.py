@@ -1,4 +1,4 @@
-"""Names, folders and cards of the built-in models and pairs. Torch-free."""
+"""Names, folders and cards of the built-in models and pairs."""
 
 from __future__ import annotations
 

@@ -8,10 +8,12 @@ from typing import Annotated, Any
 import typer
 
 from nuggets import api
+from nuggets.bench.tasks import Benchmark
 from nuggets.cli import options as o
 from nuggets.cli.output import bars, out, print_json, say
 from nuggets.cli.tables import show_tables
 from nuggets.cli.transfers import failed
+from nuggets.frozen import members
 from nuggets.recipe_tree import absolute_source
 
 Names = Annotated[
@@ -19,7 +21,7 @@ Names = Annotated[
 ]
 Kinds = Annotated[
     list[str],
-    typer.Option("--benchmark", help="gsm8k, mmlu, super_ni, skill or dialogue; repeatable."),
+    typer.Option("--benchmark", help=f"{o.one_of(Benchmark)} Repeatable."),
 ]
 Items = Annotated[str | None, typer.Option("--data", help="Items: JSONL or org/name:config/split.")]
 
@@ -121,12 +123,9 @@ def _own(
     kind: str, shots: int | None, task: str | None, judge: dict[str, Any] | None
 ) -> dict[str, Any]:
     """The fields that only this kind of benchmark has."""
-    own: dict[str, Any] = {} if shots is None else {"shots": shots}
-    if kind == "skill":
-        own["skill"] = task
-    if kind == "dialogue":
-        own["judge"] = judge
-    return own
+    known = getattr(members(Benchmark).get(kind), "model_fields", {})
+    own = {k: v for k, v in {"skill": task, "judge": judge}.items() if k in known}
+    return own if shots is None else own | {"shots": shots}
 
 
 def prompt(
@@ -135,7 +134,7 @@ def prompt(
     seed_samples: o.SeedSamples = None,
     data: Annotated[str | None, typer.Option(help="JSONL or org/name:config/split.")] = None,
     benchmark: Annotated[
-        str | None, typer.Option(help="Show a benchmark's prompt: gsm8k, mmlu, super_ni, skill.")
+        str | None, typer.Option(help=f"Show a benchmark's prompt. {o.one_of(Benchmark)}")
     ] = None,
     shots: Annotated[int | None, typer.Option(help="Solved examples above the question.")] = None,
     shots_data: Annotated[str | None, typer.Option(help="Examples, as --data.")] = None,

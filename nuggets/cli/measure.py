@@ -11,6 +11,8 @@ from nuggets import api
 from nuggets.amounts import duration, size
 from nuggets.cli import options as o
 from nuggets.cli.output import bars, print_json, say, table
+from nuggets.core.scores import Score
+from nuggets.core.window_request import SearchedSelector
 from nuggets.recipe_tree import absolute_source
 
 Out = Annotated[Path, typer.Option(help="A new folder; nothing is ever overwritten.")]
@@ -41,9 +43,8 @@ def pairs(
             api.measure_builtin(progress)
     if json:
         return print_json({name: card.model_dump(mode="json") for name, card in cards.items()})
-    rows = [
-        (skill, *(f"{card.scores[skill]:.2f}" for card in cards.values())) for skill in api.skills()
-    ]
+    skills = dict.fromkeys(skill for card in cards.values() for skill in card.scores)
+    rows = [(name, *(f"{card.scores[name]:.2f}" for card in cards.values())) for name in skills]
     weights = ("weights", *(f"{card.parameters:,}" for card in cards.values()))
     return table(("skill", *cards), [*rows, weights], "exact match on unseen items")
 
@@ -120,16 +121,16 @@ def sensitivity(
     seed_samples: o.SeedSamples = None,
     data: o.Data = None,
     n: Annotated[int, typer.Option(help="Seed samples used.")] = 32,
-    score: Annotated[str, typer.Option(help="theta_grad, fisher, magnitude or random.")] = (
-        "theta_grad"
-    ),
+    score: Annotated[str, typer.Option(help=o.one_of(Score))] = "theta_grad",
     keep: Annotated[
         str, typer.Option(help="full, windows for a --student, or sums of rows and columns.")
     ] = "full",
     student: Annotated[
         str | None, typer.Option(help="Whose shapes the windows of --keep windows have.")
     ] = None,
-    selectors: Annotated[str, typer.Option(help="Which choose those: window, neurons.")] = "window",
+    selectors: Annotated[
+        str, typer.Option(help=f"Which choose those, with commas. {o.one_of(SearchedSelector)}")
+    ] = "window",
     dtype: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
     format: o.Format = "paper",
     device: o.Device = "auto",

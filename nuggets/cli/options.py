@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from json import dumps
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from nuggets import api
 from nuggets.errors import BadInput
+from nuggets.frozen import members
 from nuggets.recipe_tree import absolute_model, absolute_source
 
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
@@ -31,6 +32,13 @@ Format = Annotated[
     str, typer.Option(help="How prompts are written: paper, or chat for the tokenizer's template.")
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, mps, cuda or cuda:1.")]
+
+
+def one_of(family: Any) -> str:
+    """The kinds of a family, for a help text."""
+    return f"One of: {', '.join(members(family))}."
+
+
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", help="Any field, such as lora.r=8; repeatable.")
 ]

@@ -2,7 +2,7 @@
 
 Every weight is described by the axes it lives on. Shapes, parameter counts, cuts and the
 `consistent` selector all follow from these axes, so a new architecture is one row here.
-Torch-free: everything is read from `config.json`.
+Everything is read from `config.json`.
 """
 
 from __future__ import annotations

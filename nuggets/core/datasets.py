@@ -1,4 +1,4 @@
-"""Samples from a JSONL file, or from a data set that the `datasets` library loads. Torch-free.
+"""Samples from a JSONL file, or from a data set that the `datasets` library loads.
 
 A data set is named `org/name@revision:config/split` on the hub, or `FOLDER:split` on this
 machine; revision and config may be left out. HF_HOME, HF_TOKEN and HF_HUB_OFFLINE are honoured.

@@ -1,7 +1,4 @@
-"""Reading files that others made: sizes are capped, links stay inside, every fault is a sentence.
-
-Torch-free.
-"""
+"""Reading others' files: sizes are capped, links stay inside, every fault is a sentence."""
 
 from __future__ import annotations
 

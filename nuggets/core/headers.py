@@ -1,4 +1,4 @@
-"""Safetensors headers, read by hand, and whether they fit the config. Torch-free.
+"""Safetensors headers, read by hand, and whether they fit the config.
 
 Format: 8 bytes of header length, a JSON object name → dtype, shape, data_offsets, then the data
 without gaps. No weight is read, and everything may come from a hostile file.

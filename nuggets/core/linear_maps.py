@@ -1,4 +1,4 @@
-"""Linear maps from the states of one model to those of another. Torch-free, float64."""
+"""Linear maps from the states of one model to those of another, in float64."""
 
 from __future__ import annotations
 

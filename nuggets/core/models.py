@@ -1,4 +1,4 @@
-"""What the configs alone say about a model and a pair. Torch-free."""
+"""What the configs alone say about a model and a pair."""
 
 from __future__ import annotations
 

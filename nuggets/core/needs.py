@@ -1,4 +1,4 @@
-"""What each stage of a transfer needs: memory, disk and time, from dimensions alone. Torch-free.
+"""What each stage of a transfer needs: memory, disk and time, from dimensions alone.
 
 Estimates, not promises: operations are counted on paper, and divided by what this machine was
 measured to do.

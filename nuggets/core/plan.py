@@ -1,4 +1,4 @@
-"""The extraction plan: what goes where, known before any weight is touched. Torch-free."""
+"""The extraction plan: what goes where, known before any weight is touched."""
 
 from __future__ import annotations
 
@@ -261,9 +261,8 @@ def _notes(teacher: ArchSpec, student: ArchSpec, extraction: ExtractionConfig) -
             "The student ties its embedding to its head. They are trained apart; the adapter "
             "still loads on the tied model, the merged model is saved untied."
         )
-    if (teacher.n_heads, teacher.n_kv_heads) != (student.n_heads, student.n_kv_heads) and (
-        extraction.matrices.kind != "consistent"
-    ):
+    heads = (teacher.n_heads, teacher.n_kv_heads), (student.n_heads, student.n_kv_heads)
+    if heads[0] != heads[1] and not extraction.matrices.whole_heads:
         notes.append(
             "Windows do not respect attention heads; the selector consistent keeps whole groups."
         )

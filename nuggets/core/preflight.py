@@ -1,4 +1,4 @@
-"""What can be known of a pair before any weight is read or downloaded. Torch-free."""
+"""What can be known of a pair before any weight is read or downloaded."""
 
 from __future__ import annotations
 

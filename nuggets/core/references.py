@@ -1,4 +1,4 @@
-"""References to models: what the user wrote, and the files behind it. Torch-free."""
+"""References to models: what the user wrote, and the files behind it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Samples, the formats they are written in, and response-only label masks. Torch-free."""
+"""Samples, the formats they are written in, and response-only label masks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How alike the layers of two models are: measures on arrays, in float64. Torch-free.
+"""How alike the layers of two models are: measures on arrays, in float64.
 
 Rows of every result are the teacher's layers, columns the student's.
 """

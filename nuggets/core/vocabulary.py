@@ -1,4 +1,4 @@
-"""The words of a tokenizer, read from its file and compared without loading it. Torch-free."""
+"""The words of a tokenizer, read from its file and compared without loading it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run as one file: everything needed to read it on a machine without its models. Torch-free.
+"""A run as one file: everything needed to read it on a machine without its models.
 
 A bundle is a zip of the run's folder: recipe, record, events, notes, maps' sums, plan, adapters,
 per-item outcomes and the report, with `bundle.json` listing the sha256 and size of every file, and

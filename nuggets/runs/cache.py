@@ -1,4 +1,4 @@
-"""Sensitivity maps and alignments, cached by the digest of everything that went in. Torch-free.
+"""Sensitivity maps and alignments, cached by the digest of everything that went in.
 
 A cache folder appears by one rename when it is complete, so its presence is enough; hashing
 tens of gigabytes at every look would not be.

@@ -1,4 +1,4 @@
-"""What is shown, as a command line and as Python. Torch-free."""
+"""What is shown, as a command line and as Python."""
 
 from __future__ import annotations
 

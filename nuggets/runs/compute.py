@@ -286,7 +286,7 @@ def plan_recipe(
     check_extraction(recipe)
     map = measure_map(map_job(recipe), progress, teacher)
     cka = None
-    if recipe.extraction.layers.kind == "cka":
+    if recipe.extraction.layers.needs_cka:
         cka = measure_alignment(alignment_job(recipe), progress).matrices["cka"]
     student = read_spec(resolve(recipe.student, weights=False))
     return make_plan(map, student, recipe.extraction, recipe.lora, cka), map

@@ -1,4 +1,4 @@
-"""What this machine offers: versions and devices, found in a child process. Torch-free.
+"""What this machine offers: versions and devices, found in a child process.
 
 Asking torch for devices means importing it (seconds, hundreds of megabytes), so the answer is
 measured once per installation and kept in the cache.

@@ -1,4 +1,4 @@
-"""From a job's words to samples: built-in skills, or the user's files. Torch-free."""
+"""From a job's words to samples: built-in skills, or the user's files."""
 
 from __future__ import annotations
 

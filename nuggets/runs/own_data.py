@@ -1,4 +1,4 @@
-"""The user's own samples, remembered by a name, so that every page can offer them. Torch-free.
+"""The user's own samples, remembered by a name, so that every page can offer them.
 
 One small JSON per data set; deleting them loses names only.
 """

@@ -1,4 +1,4 @@
-"""The user's own recipes, kept by name: the app saves them, the command line runs them. Torch-free.
+"""The user's own recipes, kept by name: the app saves them, the command line runs them.
 
 One YAML each, in the folder `recipes` of the home, so that they can also be edited, copied and kept
 under version control by hand.

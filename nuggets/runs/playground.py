@@ -1,6 +1,6 @@
 """Asking models questions: one worker holds them, answers from files, and leaves when idle.
 
-Torch-free; the worker is `nuggets.runs.playground_worker`. The folder `playground` of the home is
+The worker is `nuggets.runs.playground_worker`. The folder `playground` of the home is
 the whole interface:
 
     lock            held by the worker for life: liveness, as for runs

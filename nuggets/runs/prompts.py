@@ -1,4 +1,4 @@
-"""The exact text that a model reads, with the part that enters the loss. Torch-free at import."""
+"""The exact text that a model reads, with the part that enters the loss."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ from nuggets.runs.context import RunContext
 from nuggets.runs.evaluating import arm_subjects, measure_subjects, write_tables
 from nuggets.runs.home import cache_dir
 from nuggets.runs.inputs import Datasets
-from nuggets.runs.planning import alignment_job, map_job
+from nuggets.runs.planning import alignment_job, extractions, map_job
 from nuggets.train.arms import Arm
 from nuggets.train.batches import CellGroup, Form, plan_batches
 from nuggets.train.cells import EVALUATION_BATCHES, CellRecord, CellResult
@@ -109,9 +109,9 @@ def _lab(
         data = DataConfig(task=task, n_seed_samples=recipe.data.n_seed_samples)
         return measure_map(map_job(recipe).model_copy(update={"data": data}), ctx)
 
-    if recipe.extraction.layers.kind == "cka":
+    if any(extraction.layers.needs_cka for extraction in extractions(recipe)):
         cka = measure_alignment(alignment_job(recipe), ctx).matrices["cka"]
-    if any(arm.kind == "wrong_task" for arm in recipe.arms):
+    if any(arm.needs_other_task for arm in recipe.arms):
         other = next(skill for skill in ("copy", "add") if skill != recipe.data.task)
         wrong = task_map(other)
     runs_teacher = any(arm.runs_teacher for arm in recipe.arms)

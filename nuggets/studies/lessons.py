@@ -1,4 +1,4 @@
-"""Measured results that this checkout ships for teaching, in `assets/learn`. Torch-free.
+"""Measured results that this checkout ships for teaching, in `assets/learn`.
 
 Each file names the command that made it; nothing here is computed again.
 """

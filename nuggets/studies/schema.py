@@ -1,4 +1,4 @@
-"""What an experiment is: runs to make, what is compared, and what the paper says. Torch-free."""
+"""What an experiment is: runs to make, what is compared, and what the paper says."""
 
 from __future__ import annotations
 

@@ -2,20 +2,22 @@
 
 Every arm of a run gets the same training samples, steps and rank; an arm's class says in what
 it differs. Seeds govern which samples are drawn, initial values and the order of training.
-Torch-free at import: forms and recipes are made from these classes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from nuggets.bench.verdict import ArmRole
+from nuggets.builtin.skills import skill_samples
+from nuggets.core.architecture import ArchSpec
+from nuggets.core.consistent import check_consistent
 from nuggets.core.layers import LayerSelector, RandomLayers
-from nuggets.core.plan import Role
-from nuggets.core.selectors import ConsistentSelector, MatrixSelector, RandomWindowSelector
+from nuggets.core.plan import ExtractionConfig, Role
+from nuggets.core.selectors import MatrixSelector
 from nuggets.errors import BadInput
 from nuggets.train.aligned import Hints, Memories, Regressed, States
 from nuggets.train.arm import ArmBase
@@ -31,6 +33,7 @@ class Vanilla(ArmBase):
 
     role: ClassVar[ArmRole] = "reference"
     title: ClassVar[str] = "Untouched student"
+    trains = False
     kind: Literal["vanilla"] = "vanilla"
 
     def build(self, lab: Lab, seed: int) -> Trainee:
@@ -46,6 +49,7 @@ class Plain(ArmBase):
     role: ClassVar[ArmRole] = "baseline"
     title: ClassVar[str] = "Plain LoRA"
     stacks = "adapter"
+    family = "start"
     kind: Literal["plain"] = "plain"
 
     def build(self, lab: Lab, seed: int) -> Trainee:
@@ -72,6 +76,7 @@ class Paper(ArmBase):
     role: ClassVar[ArmRole] = "treatment"
     title: ClassVar[str] = "Extracted parameters"
     stacks = "adapter"
+    family = "start"
     kind: Literal["paper"] = "paper"
     layers: LayerSelector | None = None
     matrices: MatrixSelector | None = None
@@ -84,10 +89,18 @@ class Paper(ArmBase):
 
         return build.injected(lab, seed, self._factors(lab))
 
-    def _factors(self, lab: Lab) -> Mapping[str, LowRankFactors]:
+    def extraction(self, common: ExtractionConfig) -> ExtractionConfig:
+        """The recipe's extraction with the arm's own layers, matrices and roles."""
         own = {"layers": self.layers, "matrices": self.matrices, "roles": self.only}
-        changes = {name: value for name, value in own.items() if value is not None}
-        extraction = lab.extraction.model_copy(update=changes)
+        return common.model_copy(update={k: v for k, v in own.items() if v is not None})
+
+    def check(self, teacher: ArchSpec, student: ArchSpec, roles: Collection[str]) -> None:
+        """Refuses tasks that are not built in."""
+        if self.task is not None:
+            skill_samples(self.task, "seed", 1)
+
+    def _factors(self, lab: Lab) -> Mapping[str, LowRankFactors]:
+        extraction = self.extraction(lab.extraction)
         if self.task is not None:
             if lab.task_map is None:
                 raise BadInput(
@@ -95,7 +108,8 @@ class Paper(ArmBase):
                     "this lab cannot measure. Leave its task out."
                 )
             return lab.factors_of(lab.task_map(self.task), extraction)
-        return lab.factors(lab.plan(extraction)) if changes else lab.factors()
+        own = extraction != lab.extraction
+        return lab.factors(lab.plan(extraction)) if own else lab.factors()
 
 
 class Permuted(ArmBase):
@@ -104,6 +118,7 @@ class Permuted(ArmBase):
     role: ClassVar[ArmRole] = "control"
     title: ClassVar[str] = "Permuted extraction"
     stacks = "adapter"
+    family = "start"
     kind: Literal["permuted"] = "permuted"
 
     def build(self, lab: Lab, seed: int) -> Trainee:
@@ -119,6 +134,7 @@ class Shuffled(ArmBase):
     role: ClassVar[ArmRole] = "control"
     title: ClassVar[str] = "Shuffled extraction"
     stacks = "adapter"
+    family = "start"
     kind: Literal["shuffled"] = "shuffled"
 
     def build(self, lab: Lab, seed: int) -> Trainee:
@@ -135,6 +151,7 @@ class Gaussian(ArmBase):
     role: ClassVar[ArmRole] = "control"
     title: ClassVar[str] = "Gaussian noise"
     stacks = "adapter"
+    family = "start"
     kind: Literal["gaussian"] = "gaussian"
 
     def build(self, lab: Lab, seed: int) -> Trainee:
@@ -150,6 +167,7 @@ class RandomLayerChoice(ArmBase):
     role: ClassVar[ArmRole] = "control"
     title: ClassVar[str] = "Random layers"
     stacks = "adapter"
+    family = "start"
     kind: Literal["random_layers"] = "random_layers"
 
     def build(self, lab: Lab, seed: int) -> Trainee:
@@ -168,18 +186,15 @@ class RandomWindow(ArmBase):
     role: ClassVar[ArmRole] = "control"
     title: ClassVar[str] = "Random window"
     stacks = "adapter"
+    family = "start"
     kind: Literal["random_window"] = "random_window"
 
     def build(self, lab: Lab, seed: int) -> Trainee:
         """Injects random entries of the same layers."""
         from nuggets.train import build
 
-        # The control of a consistent choice is a consistent one: only the looking is left out.
-        if lab.extraction.matrices.kind == "consistent":
-            matrices = ConsistentSelector(order="random", seed=seed)
-        else:
-            matrices = RandomWindowSelector(seed=seed)
-        wanted = lab.extraction.model_copy(update={"matrices": matrices})
+        blind = lab.extraction.matrices.blind(seed)
+        wanted = lab.extraction.model_copy(update={"matrices": blind})
         return build.injected(lab, seed, lab.factors(lab.plan(wanted)))
 
 
@@ -189,6 +204,8 @@ class WrongTask(ArmBase):
     role: ClassVar[ArmRole] = "control"
     title: ClassVar[str] = "Wrong task"
     stacks = "adapter"
+    family = "start"
+    needs_other_task = True
     kind: Literal["wrong_task"] = "wrong_task"
 
     def build(self, lab: Lab, seed: int) -> Trainee:
@@ -210,6 +227,7 @@ class Distill(ArmBase):
     title: ClassVar[str] = "Distillation"
     stacks = "adapter"
     runs_teacher: ClassVar[bool] = True
+    uncounted = "the teacher's part in distillation"
     kind: Literal["distill"] = "distill"
 
     def build(self, lab: Lab, seed: int) -> Trainee:
@@ -230,6 +248,8 @@ class TeacherLabels(ArmBase):
     title: ClassVar[str] = "Teacher's answers"
     stacks = "adapter"
     runs_teacher: ClassVar[bool] = True
+    needs_extra_prompts = True
+    uncounted = "the teacher's answers"
     kind: Literal["teacher_labels"] = "teacher_labels"
     n: int = Field(default=1500, ge=1)
 
@@ -274,6 +294,7 @@ class Graft(ArmBase):
     title: ClassVar[str] = "Graft and heal"
     stacks = "own_base"
     runs_teacher: ClassVar[bool] = True
+    uncounted = "healing the grafts"
     kind: Literal["graft"] = "graft"
     origin: Literal["sensitivity", "first", "random", "permuted"] = "sensitivity"
     task: str | None = None
@@ -295,6 +316,12 @@ class Graft(ArmBase):
         """What the report calls this arm."""
         own = self.kind if self.origin == "sensitivity" else f"{self.kind}_{self.origin}"
         return self.label or own
+
+    def check(self, teacher: ArchSpec, student: ArchSpec, roles: Collection[str]) -> None:
+        """Refuses pairs whose heads cannot be kept whole, and tasks that are not built in."""
+        check_consistent(teacher, student)
+        if self.task is not None:
+            skill_samples(self.task, "seed", 1)
 
     def build(self, lab: Lab, seed: int) -> Trainee:
         """Cuts, heals and adds a fresh LoRA."""

@@ -1,4 +1,4 @@
-"""How arms are trained: the same data and steps for all. Torch-free."""
+"""How arms are trained: the same data and steps for all."""
 
 from __future__ import annotations
 

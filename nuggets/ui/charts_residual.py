@@ -46,10 +46,10 @@ def residual_figure(found: Found, look: Look = LIGHT, columns: int = 4) -> go.Fi
     Args:
         found: what every selector chose.
         look: light or dark.
-        columns: panels side by side.
+        columns: most panels side by side.
     """
-    columns = min(columns, len(found))
     rows = math.ceil(len(found) / columns)
+    columns = math.ceil(len(found) / rows)
     n = max(len(residual.modules) for residual in found.values())
     fig = make_subplots(
         rows,
