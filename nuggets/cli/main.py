@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 import sys
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
+from nuggets import __version__
 from nuggets.cli import ask, evaluate, measure, recipes, studies, transfers
 from nuggets.cli.output import print_json, say
 from nuggets.errors import BadInput, NuggetsError
@@ -58,6 +59,24 @@ _COMMANDS = (
 )
 for command in _COMMANDS:
     app.command(command.__name__.rstrip("_"))(command)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"nuggets {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Options before a command."""
 
 
 def main() -> None:

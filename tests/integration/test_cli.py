@@ -11,7 +11,7 @@ import pytest
 import yaml
 from transformers import AutoModelForCausalLM
 
-from nuggets import api
+from nuggets import __version__, api
 from nuggets.builtin.pairs import MODELS, assets_root
 from nuggets.errors import BadInput
 from nuggets.runs import launch
@@ -93,6 +93,10 @@ def test_help_names_every_command_of_the_manual(nuggets):
     for command in COMMANDS:
         assert f"  {command} " in ended.out
         assert nuggets(command, "--help").code == 0
+
+
+def test_the_version_is_an_option(nuggets):
+    assert nuggets("--version")[:2] == (0, f"nuggets {__version__}\n")
 
 
 def test_doctor_tells_versions_and_devices(nuggets, home, monkeypatch):
