@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from nuggets.core.accumulate import Encoded
 from nuggets.core.architecture import ArchSpec
-from nuggets.core.sensitivity import Encoded
 
 LARGE = {"hidden_size": 1024, "intermediate_size": 2816, "num_hidden_layers": 14}
 """245 million parameters."""
