@@ -59,6 +59,8 @@ from nuggets.recipe import load_job as load_job
 from nuggets.recipe import parse_cut as parse_cut
 from nuggets.recipe import parse_job as parse_job
 from nuggets.recipe import parse_recipe as parse_recipe
+from nuggets.recipe_tree import absolute_model as absolute_model
+from nuggets.recipe_tree import absolute_source as absolute_source
 from nuggets.recipe_tree import shipped_recipes as shipped_recipes
 from nuggets.runs import bundles as bundles
 from nuggets.runs import playground as playground
