@@ -22,30 +22,10 @@ from nuggets.recipe_tree import (
     override,
     parse_yaml,
     read_recipe,
-    shipped_recipes,
     with_new_names,
 )
 from nuggets.train.arms import Arm, Paper, Plain, Vanilla
 from nuggets.train.config import TrainConfig
-
-__all__ = [
-    "AlignJob",
-    "CutJob",
-    "DataConfig",
-    "EvaluateJob",
-    "Job",
-    "SensitivityConfig",
-    "SensitivityJob",
-    "TransferRecipe",
-    "anchored",
-    "dump_job",
-    "load_job",
-    "load_recipe",
-    "parse_cut",
-    "parse_job",
-    "parse_recipe",
-    "shipped_recipes",
-]
 
 Device = str
 """`auto`, `cpu`, `mps`, `cuda` or `cuda:1`."""
@@ -305,12 +285,10 @@ def _check_distinct(benchmarks: tuple[Benchmark, ...]) -> None:
         raise ValueError(f"the benchmark {twice[0]} stands there twice")
 
 
-Job = Annotated[
-    TransferRecipe | SensitivityJob | AlignJob | EvaluateJob, Field(discriminator="job")
-]
+AnyJob = TransferRecipe | SensitivityJob | AlignJob | EvaluateJob
 """Everything a worker can do, chosen by `job`."""
 
-_JOBS: TypeAdapter[Any] = TypeAdapter(Job)
+_JOBS: TypeAdapter[Any] = TypeAdapter(Annotated[AnyJob, Field(discriminator="job")])
 
 
 def load_recipe(source: str | Path, overrides: Iterable[str] = ()) -> TransferRecipe:

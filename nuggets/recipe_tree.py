@@ -12,8 +12,6 @@ from typing import Any
 
 import yaml
 
-from nuggets.builtin.pairs import MODELS
-from nuggets.core.datasets import parse_dataset
 from nuggets.errors import BadInput
 
 Tree = dict[str, Any]
@@ -177,6 +175,8 @@ def _absolute_files(data: Tree, base: Path) -> Iterator[tuple[str, Any]]:
 
 def absolute_source(source: str, base: Path) -> str:
     """A file or a local data set as an absolute path; the name of one on the hub unchanged."""
+    from nuggets.core.datasets import parse_dataset  # pydantic, which a list of names does not need
+
     path = absolute(source, base)
     folder, colon, part = source.rpartition(":")
     if not path.exists() and colon and absolute(folder, base).is_dir():
@@ -186,6 +186,8 @@ def absolute_source(source: str, base: Path) -> str:
 
 def absolute_model(name: str, base: Path) -> str:
     """A model's folder or file as an absolute path; built-in names and hub ids unchanged."""
+    from nuggets.builtin.pairs import MODELS
+
     if name in MODELS or not name.strip() or "\0" in name:
         return name
     path = absolute(name, base)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import scipy  # which imports `special` when it is first used, a tenth of a second
 from numpy.typing import ArrayLike
-from scipy import special
 
 from nuggets.bench.spread import Spread, checked_outcomes, combine_parts, spread_of
 from nuggets.errors import BadInput
@@ -136,8 +136,8 @@ def detectable_difference(spread: Spread, power: float, level: float) -> float:
     """
     if not 1 - level < power <= 0.99:
         raise BadInput(f"The power must lie between {1 - level:g} and 0.99; got {power:g}.")
-    critical = float(-special.stdtrit(spread.df, (1 - level) / 2))
-    return spread.error * float(special.nctdtrinc(spread.df, 1 - power, critical))
+    critical = float(-scipy.special.stdtrit(spread.df, (1 - level) / 2))
+    return spread.error * float(scipy.special.nctdtrinc(spread.df, 1 - power, critical))
 
 
 def unseen_share(n_items: int, level: float) -> float:
@@ -145,4 +145,4 @@ def unseen_share(n_items: int, level: float) -> float:
 
     Clopper–Pearson's upper bound at zero of `n_items`, two-sided at `level`.
     """
-    return float(special.betaincinv(1, n_items, (1 + level) / 2))
+    return float(scipy.special.betaincinv(1, n_items, (1 + level) / 2))

@@ -14,7 +14,6 @@ from nuggets.cli.output import bars, out, print_json, say
 from nuggets.cli.tables import show_tables
 from nuggets.cli.transfers import failed
 from nuggets.frozen import members
-from nuggets.recipe_tree import absolute_source
 
 Names = Annotated[
     list[str], typer.Argument(help="Models, ids of finished transfers, or run:ID/ARM.")
@@ -23,15 +22,17 @@ Kinds = Annotated[
     list[str],
     typer.Option("--benchmark", help=f"{o.one_of(Benchmark)} Repeatable."),
 ]
+Shots = Annotated[int | None, typer.Option(help="Solved examples above each question.")]
+ShotsData = Annotated[str | None, typer.Option(help="Examples, as --data.")]
 Items = Annotated[str | None, typer.Option("--data", help="Items: JSONL or org/name:config/split.")]
 
 
 def evaluate(
     models: Names,
     benchmark: Kinds,
-    shots: Annotated[int | None, typer.Option(help="Solved examples above each question.")] = None,
+    shots: Shots = None,
     data: Items = None,
-    shots_data: Annotated[str | None, typer.Option(help="Examples, as --data.")] = None,
+    shots_data: ShotsData = None,
     limit: Annotated[int | None, typer.Option(help="Items at most.")] = None,
     task: o.Task = None,
     format: o.Format = "paper",
@@ -58,8 +59,8 @@ def evaluate(
 ) -> None:
     """Measure models, or every arm of a transfer, on benchmarks."""
     shared = {
-        "data": None if data is None else absolute_source(data, Path.cwd()),
-        "shots_data": None if shots_data is None else absolute_source(shots_data, Path.cwd()),
+        "data": o.source(data),
+        "shots_data": o.source(shots_data),
         "limit": limit,
         "format": format,
         "max_new_tokens": max_new_tokens,
@@ -136,8 +137,8 @@ def prompt(
     benchmark: Annotated[
         str | None, typer.Option(help=f"Show a benchmark's prompt. {o.one_of(Benchmark)}")
     ] = None,
-    shots: Annotated[int | None, typer.Option(help="Solved examples above the question.")] = None,
-    shots_data: Annotated[str | None, typer.Option(help="Examples, as --data.")] = None,
+    shots: Shots = None,
+    shots_data: ShotsData = None,
     format: o.Format = "paper",
     n: Annotated[int, typer.Option(help="Samples to show.")] = 1,
     json: o.AsJson = False,
@@ -147,8 +148,8 @@ def prompt(
     if benchmark is not None:
         tree = {
             "kind": benchmark,
-            "data": None if data is None else absolute_source(data, Path.cwd()),
-            "shots_data": None if shots_data is None else absolute_source(shots_data, Path.cwd()),
+            "data": o.source(data),
+            "shots_data": o.source(shots_data),
             "limit": max(n, 2),
             "format": format,
             **_own(benchmark, shots, task, None),

@@ -4,61 +4,68 @@ from __future__ import annotations
 
 import re
 import sys
+from importlib import import_module
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from nuggets import __version__
-from nuggets.cli import ask, evaluate, measure, recipes, studies, transfers
+from nuggets.cli.options import flat
 from nuggets.cli.output import print_json, say
 from nuggets.errors import BadInput, NuggetsError
 from nuggets.recipe_tree import note_new_name
-
-app = typer.Typer(
-    name="nuggets",
-    help="Find where a language model keeps a skill, move it into a smaller one, and prove it.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
 
 UsageError: Any = typer.BadParameter.__base__
 """A wrong option or a missing argument; typer has no public name for it."""
 
 _INTERRUPTED = 130  # what newer typers return after Ctrl-C; older ones raise Abort
 
-_COMMANDS = (
-    measure.doctor,
-    measure.pairs,
-    measure.preflight,
-    measure.sensitivity,
-    measure.align,
-    measure.plan,
-    measure.power,
-    measure.extract,
-    measure.cut,
-    measure.convert,
-    evaluate.evaluate,
-    evaluate.prompt,
-    recipes.recipes,
-    transfers.run,
-    transfers.start,
-    transfers.follow,
-    transfers.cancel,
-    transfers.resume,
-    transfers.show,
-    transfers.list_,
-    transfers.export,
-    transfers.compare,
-    studies.paper,
-    studies.calibrate,
-    transfers.bundle,
-    transfers.import_,
-    ask.ask,
+_COMMANDS = {
+    name: module
+    for module, names in (
+        ("measure", "doctor pairs preflight sensitivity align plan power extract cut convert"),
+        ("evaluate", "evaluate prompt"),
+        ("recipes", "recipes"),
+        ("transfers", "run start follow cancel resume show list export compare"),
+        ("studies", "paper calibrate"),
+        ("transfers", "bundle import"),
+        ("ask", "ask"),
+    )
+    for name in names.split()
+}
+"""Name of a command → module beside this one, in the order of the help."""
+
+_PLAIN: Any = {"add_completion": False, "pretty_exceptions_enable": False, "rich_markup_mode": None}
+
+
+class _Commands(TyperGroup):
+    """Imports and builds a command when it is asked for: all of them take as long as a short one.
+
+    Click's way to a fast start; typer has none of its own.
+    """
+
+    def __init__(self, **given: Any) -> None:
+        super().__init__(**given | {"commands": dict.fromkeys(_COMMANDS)})
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """The command of this name, or None."""
+        if cmd_name not in _COMMANDS:
+            return None
+        module = vars(import_module(f"nuggets.cli.{_COMMANDS[cmd_name]}"))
+        alone = typer.Typer(**_PLAIN)
+        # `list` and `import` are words of Python's own; their functions end in an underscore.
+        alone.command(cmd_name)(flat(module.get(cmd_name) or module[f"{cmd_name}_"]))
+        return typer.main.get_command(alone)
+
+
+app = typer.Typer(
+    name="nuggets",
+    cls=_Commands,
+    help="Find where a language model keeps a skill, move it into a smaller one, and prove it.",
+    no_args_is_help=True,
+    **_PLAIN,
 )
-for command in _COMMANDS:
-    app.command(command.__name__.rstrip("_"))(command)
 
 
 def _print_version(wanted: bool) -> None:
@@ -88,7 +95,8 @@ def main() -> None:
     except UsageError as error:  # a wrong option, a missing argument
         if not sys.argv[1:]:
             sys.exit(_refuse("BadInput", error.format_message(), 2))  # the list of commands
-        sentence = f"{error.format_message().rstrip('.')}. See `nuggets --help`."
+        wrong = error.format_message()
+        sentence = f"{wrong}{'' if wrong.endswith(('.', '?')) else '.'} See `nuggets --help`."
         sys.exit(_refuse("BadInput", sentence, 2))
     except (typer.Abort, KeyboardInterrupt):
         code = _INTERRUPTED

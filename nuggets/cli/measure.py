@@ -13,7 +13,6 @@ from nuggets.cli import options as o
 from nuggets.cli.output import bars, print_json, say, table
 from nuggets.core.scores import Score
 from nuggets.core.window_request import SearchedSelector
-from nuggets.recipe_tree import absolute_source
 
 Out = Annotated[Path, typer.Option(help="A new folder; nothing is ever overwritten.")]
 
@@ -212,25 +211,15 @@ def align(
     return None
 
 
-def plan(
-    recipe: o.RecipeName,
-    teacher: o.Teacher = None,
-    student: o.Student = None,
-    task: o.Task = None,
-    seed_samples: o.SeedSamples = None,
-    data: o.Data = None,
-    overrides: o.Overrides = None,
-    device: o.Device = "auto",
-    json: o.AsJson = False,
-) -> None:
+def plan(asked: o.RecipeOptions, json: o.AsJson = False) -> None:
     """What a recipe would extract: layers, windows, mass kept."""
-    asked = o.recipe(recipe, overrides, teacher, student, task, seed_samples, data, device)
+    recipe = asked.load()
     with bars() as progress:
-        made = api.measured_plan(asked, progress)
+        made = api.measured_plan(recipe, progress)
     if json:
         return print_json(made)
     show_plan(made)
-    return say(api.detectable(asked).sentence)
+    return say(api.detectable(recipe).sentence)
 
 
 def power(
@@ -246,7 +235,7 @@ def power(
     if recipe is None:
         found = api.detectable_effect(seeds, items, comparisons, rate)
     else:
-        found = api.detectable(o.recipe(recipe, overrides))
+        found = api.detectable(o.RecipeOptions(recipe, overrides=overrides).load())
     if json:
         return print_json({**found.model_dump(), "sentence": found.sentence})
     say(found.sentence)
@@ -292,22 +281,11 @@ def _span(index: tuple[int, ...] | None) -> str:
     return f"{index[0]}–{index[-1]}" if contiguous else f"{len(index)} of ≤{index[-1]}"
 
 
-def extract(
-    recipe: o.RecipeName,
-    out: Out,
-    teacher: o.Teacher = None,
-    student: o.Student = None,
-    task: o.Task = None,
-    seed_samples: o.SeedSamples = None,
-    data: o.Data = None,
-    overrides: o.Overrides = None,
-    device: o.Device = "auto",
-    json: o.AsJson = False,
-) -> None:
+def extract(asked: o.RecipeOptions, out: Out, json: o.AsJson = False) -> None:
     """Write plan.json and the initial factors as a PEFT adapter."""
-    asked = o.recipe(recipe, overrides, teacher, student, task, seed_samples, data, device)
+    recipe = asked.load()
     with bars() as progress:
-        made = api.extract(asked, out, progress)
+        made = api.extract(recipe, out, progress)
     if json:
         return print_json({"out": str(out), "plan": made.model_dump(mode="json")})
     show_plan(made)
@@ -328,7 +306,7 @@ def cut(
     task: o.Task = None,
     seed_samples: o.SeedSamples = None,
     data: o.Data = None,
-    heal: Annotated[Path | None, typer.Option(help="JSONL or org/name:split to heal on.")] = None,
+    heal: Annotated[str | None, typer.Option(help="JSONL or org/name:split to heal on.")] = None,
     heal_steps: Annotated[int, typer.Option(help="0 leaves the cut as it is.")] = 0,
     heal_batch_size: Annotated[int, typer.Option(help="Samples per healing step.")] = 16,
     heal_lr: Annotated[float, typer.Option(help="Peak learning rate of the healing.")] = 1e-3,
@@ -351,7 +329,7 @@ def cut(
             "sizes": {name: size for name, size in sizes.items() if size is not None},
             "order": order,
             "data": o.source_of(task, seed_samples, data),
-            "heal": None if heal is None else absolute_source(str(heal), Path.cwd()),
+            "heal": o.source(heal),
             "heal_steps": heal_steps,
             "heal_lr": heal_lr,
             "heal_batch_size": heal_batch_size,

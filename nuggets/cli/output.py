@@ -9,14 +9,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from pydantic import BaseModel
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
+from nuggets import api
 from nuggets.errors import Cancelled
-from nuggets.runs.schema import RunEvent
 
 words = Console(stderr=True, highlight=False)
 out = Console(highlight=False)
@@ -29,7 +28,7 @@ def print_json(document: Any) -> None:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, BaseModel):
+    if hasattr(value, "model_dump"):  # pydantic's, which is not imported for plain lists
         return _plain(value.model_dump(mode="json"))
     if isinstance(value, Mapping):
         return {str(name): _plain(each) for name, each in value.items()}
@@ -87,7 +86,7 @@ class Bars:
         """Prints one sentence above the bar."""
         say(text)
 
-    def show(self, event: RunEvent) -> None:
+    def show(self, event: api.RunEvent) -> None:
         """Draws one event of a run."""
         data: Any = event.data
         if event.type == "stage":

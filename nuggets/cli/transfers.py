@@ -17,38 +17,18 @@ from nuggets.errors import BadInput, NuggetsError
 _POLL_S = 0.3
 
 
-def run(
-    recipe: o.RecipeName,
-    teacher: o.Teacher = None,
-    student: o.Student = None,
-    task: o.Task = None,
-    seed_samples: o.SeedSamples = None,
-    data: o.Data = None,
-    overrides: o.Overrides = None,
-    device: o.Device = "auto",
-    json: o.AsJson = False,
-) -> None:
+def run(asked: o.RecipeOptions, json: o.AsJson = False) -> None:
     """Run a transfer with its controls here, to the verdict."""
-    asked = o.recipe(recipe, overrides, teacher, student, task, seed_samples, data, device)
+    recipe = asked.load()
     with bars() as progress:
-        made = api.run(asked, progress.show)
+        made = api.run(recipe, progress.show)
     finish(made, json)
 
 
-def start(
-    recipe: o.RecipeName,
-    teacher: o.Teacher = None,
-    student: o.Student = None,
-    task: o.Task = None,
-    seed_samples: o.SeedSamples = None,
-    data: o.Data = None,
-    overrides: o.Overrides = None,
-    device: o.Device = "auto",
-    json: o.AsJson = False,
-) -> None:
+def start(asked: o.RecipeOptions, json: o.AsJson = False) -> None:
     """Start a transfer in the background; it outlives this terminal."""
-    asked = o.recipe(recipe, overrides, teacher, student, task, seed_samples, data, device)
-    made = api.start(asked)
+    recipe = asked.load()
+    made = api.start(recipe)
     if json:
         return print_json({"run": made.id, "status": made.status()})
     return say(f"Started {made.id}. Watch it with: nuggets follow {made.id}")

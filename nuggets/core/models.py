@@ -11,29 +11,11 @@ from nuggets.core.gguf_headers import read_gguf
 from nuggets.core.references import (
     CONFIG,
     ModelRef,
-    model_digest,
     model_file,
-    model_path,
-    parse_ref,
 )
-from nuggets.core.vocabulary import tokenizer_digest, vocabularies_agree
+from nuggets.core.vocabulary import vocabularies_agree
 from nuggets.errors import BadInput, Unsupported
 from nuggets.frozen import Frozen
-
-__all__ = [
-    "ModelPair",
-    "ModelRef",
-    "check_pair",
-    "check_vocabularies",
-    "model_digest",
-    "model_path",
-    "parse_ref",
-    "read_config",
-    "read_pair",
-    "read_spec",
-    "tokenizer_digest",
-    "vocabularies_agree",
-]
 
 # Keys of config.json that make transformers fetch other weights or other code.
 _STEERING = ("transformers_weights", "fusion_config", "kernel_config")

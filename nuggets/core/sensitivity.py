@@ -29,8 +29,6 @@ from nuggets.core.scores import Score, ThetaGrad
 from nuggets.core.states import blocks_of, without_dropout
 from nuggets.core.together import gradients
 
-__all__ = ["Keep", "compute_sensitivity"]
-
 
 @torch.enable_grad()
 def compute_sensitivity(

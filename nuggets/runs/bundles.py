@@ -28,10 +28,10 @@ from nuggets.errors import BadInput, Damaged
 from nuggets.frozen import Frozen
 from nuggets.recipe import load_job
 from nuggets.runs import results
-from nuggets.runs.commit import atomic_write, disk_errors, make_folder, new_folder, verify_folder
+from nuggets.runs.commit import atomic_write, disk_errors, make_folder, new_folder
 from nuggets.runs.exporting import MODEL
 from nuggets.runs.home import nuggets_home, runs_dir
-from nuggets.runs.manifest import MANIFEST, write_manifest
+from nuggets.runs.manifest import MANIFEST, verify_folder, write_manifest
 from nuggets.runs.report_page import report_page
 from nuggets.runs.schema import LIVE, RunRecord, parse_record
 from nuggets.runs.store import Run

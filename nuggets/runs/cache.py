@@ -17,7 +17,8 @@ from nuggets.core.alignment import AlignmentReport
 from nuggets.core.data import samples_digest
 from nuggets.core.files import check_inside, sha256_file
 from nuggets.core.maps import SensitivityMap
-from nuggets.core.models import model_digest, model_path, read_spec
+from nuggets.core.models import read_spec
+from nuggets.core.references import model_digest, model_path
 from nuggets.core.samples import Format, Sample
 from nuggets.core.window_request import WindowRequest
 from nuggets.errors import Damaged

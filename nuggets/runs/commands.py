@@ -13,9 +13,8 @@ from nuggets.recipe import (
     SensitivityJob,
     TransferRecipe,
     load_recipe,
-    shipped_recipes,
 )
-from nuggets.recipe_tree import leaves, one_line
+from nuggets.recipe_tree import leaves, one_line, shipped_recipes
 from nuggets.runs.playground import Question
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from nuggets.builtin.resolve import resolve
+from nuggets.core.accumulate import Keep
 from nuggets.core.activations import align_models
 from nuggets.core.adapter import save_adapter
 from nuggets.core.alignment import AlignmentReport
@@ -26,12 +27,13 @@ from nuggets.core.loading import load_model, load_tokenizer
 from nuggets.core.map_writer import MapWriter
 from nuggets.core.maps import SensitivityMap
 from nuggets.core.memory import memory_reported, return_freed_memory
-from nuggets.core.models import ModelRef, model_path, read_spec
+from nuggets.core.models import read_spec
 from nuggets.core.plan import ExtractionPlan, make_plan
 from nuggets.core.progress import Progress
 from nuggets.core.ranks import measure_on
+from nuggets.core.references import ModelRef, model_path
 from nuggets.core.samples import Encoded, Format, Sample, encode_all
-from nuggets.core.sensitivity import Keep, compute_sensitivity
+from nuggets.core.sensitivity import compute_sensitivity
 from nuggets.core.streaming import stream_sensitivity
 from nuggets.core.threads import threads_for
 from nuggets.core.together import samples_per_pass

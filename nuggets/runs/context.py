@@ -14,8 +14,9 @@ from typing import Any
 
 from nuggets import __version__
 from nuggets.errors import BadInput, Cancelled, Damaged
-from nuggets.runs.commit import atomic_write, commit_folder, make_folder, sweep_temps, verify_folder
+from nuggets.runs.commit import atomic_write, commit_folder, make_folder, sweep_temps
 from nuggets.runs.events import EventLog
+from nuggets.runs.manifest import verify_folder
 from nuggets.runs.schema import EventType, Provenance, RecordedStatus, RunError, RunEvent, now
 from nuggets.runs.store import Run
 

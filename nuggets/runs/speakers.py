@@ -20,12 +20,12 @@ from nuggets.core.device import default_dtype
 from nuggets.core.memory import return_freed_memory
 from nuggets.errors import BadInput, NuggetsError
 from nuggets.runs.asking import ask, prompt_text
-from nuggets.runs.commit import verify_folder
 from nuggets.runs.compute import Loaded
 from nuggets.runs.devices import device_holder
 from nuggets.runs.doctor import resolve_device_name
 from nuggets.runs.exporting import ADAPTER, MODEL
 from nuggets.runs.home import runs_dir
+from nuggets.runs.manifest import verify_folder
 from nuggets.runs.playground import Answer, Question, Speaker, State, Token
 from nuggets.runs.results import cell_folder
 from nuggets.runs.store import RunStore

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from nuggets.core.models import parse_ref
+from nuggets.core.references import parse_ref
 from nuggets.errors import BadInput, NuggetsError
 
 COMMIT = "1" * 40

@@ -7,8 +7,9 @@ import pytest
 
 from nuggets import api
 from nuggets.core.extraction import extract_factors
-from nuggets.core.models import parse_ref, read_spec
+from nuggets.core.models import read_spec
 from nuggets.core.plan import ExtractionConfig, LoraConfig, make_plan
+from nuggets.core.references import parse_ref
 from nuggets.core.weights import StoredWeights
 from nuggets.errors import BadInput
 from nuggets.runs import cache

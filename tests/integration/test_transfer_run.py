@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from nuggets import api
 from nuggets.runs import launch, results
-from nuggets.runs.commit import verify_folder
+from nuggets.runs.manifest import verify_folder
 from nuggets.runs.schema import LIVE
 from nuggets.runs.store import RunStore
 

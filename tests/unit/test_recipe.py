@@ -22,8 +22,8 @@ from nuggets.recipe import (
     load_recipe,
     parse_cut,
     parse_job,
-    shipped_recipes,
 )
+from nuggets.recipe_tree import shipped_recipes
 from nuggets.runs.commands import as_command, as_python
 
 RECIPES = tuple(shipped_recipes())

@@ -15,8 +15,8 @@ from nuggets.builtin.pairs import MODELS
 from nuggets.builtin.resolve import resolve
 from nuggets.builtin.skills import skill_samples
 from nuggets.core.loading import load_model, load_tokenizer
-from nuggets.core.models import parse_ref
 from nuggets.core.progress import InMemoryProgress
+from nuggets.core.references import parse_ref
 from nuggets.errors import BadInput, Cancelled, NonFinite
 
 pytest.importorskip("lm_eval")

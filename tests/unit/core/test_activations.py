@@ -7,21 +7,22 @@ from transformers import AutoModelForCausalLM
 
 from nuggets.builtin.pairs import model_folder
 from nuggets.core import activations
-from nuggets.core.activations import (
-    align_models,
-    collect_reads,
-    collect_states,
-    exact_match,
-    stitching_accuracy,
-)
+from nuggets.core.activations import align_models
 from nuggets.core.architecture import ARCHITECTURES, LAYER_ROLES, ArchSpec
 from nuggets.core.fused import split_fused
 from nuggets.core.progress import InMemoryProgress
 from nuggets.core.samples import encode
 from nuggets.core.sensitivity import compute_sensitivity
 from nuggets.core.similarity import linear_cka, weight_subspace_similarity
-from nuggets.core.states import decoder_of, evaluation, make_batches, record_states
-from nuggets.core.stitching import stitched_logits
+from nuggets.core.states import (
+    collect_reads,
+    collect_states,
+    decoder_of,
+    evaluation,
+    make_batches,
+    record_states,
+)
+from nuggets.core.stitching import exact_match, stitched_logits, stitching_accuracy
 from nuggets.errors import BadInput, Cancelled, NonFinite
 
 FIT, TEST = 0, 1

@@ -12,9 +12,10 @@ from nuggets.amounts import size
 from nuggets.core import needs
 from nuggets.core.footprint import activation_bytes
 from nuggets.core.loading import load_model
-from nuggets.core.models import parse_ref, read_spec
+from nuggets.core.models import read_spec
 from nuggets.core.needs import Machine, Speed, Work
 from nuggets.core.preflight import Preflight, preflight
+from nuggets.core.references import parse_ref
 
 SMALL = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "head_dim": 8}
 STUDENT = SMALL | {"num_key_value_heads": 1, "intermediate_size": 32}

@@ -7,7 +7,8 @@ import os
 import pytest
 
 from nuggets.core import hub
-from nuggets.core.models import model_digest, model_path, parse_ref, read_spec
+from nuggets.core.models import read_spec
+from nuggets.core.references import model_digest, model_path, parse_ref
 from nuggets.errors import BadInput
 
 
