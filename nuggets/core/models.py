@@ -35,7 +35,7 @@ __all__ = [
 ]
 
 # Keys of config.json that make transformers fetch other weights or other code.
-_STEERING = ("transformers_weights", "fusion_config", "kernel_config")
+_STEERING = ("transformers_weights", "configuration_files", "fusion_config", "kernel_config")
 _IMPLEMENTATIONS = ("attn_implementation", "experts_implementation")
 
 
