@@ -58,7 +58,7 @@ from nuggets.recipe import (
     parse_recipe,
     shipped_recipes,
 )
-from nuggets.runs import bundles, playground, tour
+from nuggets.runs import bundles, permits, playground, tour
 from nuggets.runs.checks import detectable, eval_extra_missing, refusals
 from nuggets.runs.commands import as_command, as_python
 from nuggets.runs.converting import convert
@@ -195,6 +195,7 @@ __all__ = [
     "parse_cut",
     "parse_job",
     "parse_recipe",
+    "permits",
     "plan",
     "plan_of",
     "playground",

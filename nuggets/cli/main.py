@@ -7,7 +7,7 @@ from typing import Any
 
 import typer
 
-from nuggets.cli import ask, evaluate, measure, recipes, studies, transfers
+from nuggets.cli import ask, evaluate, judge, measure, recipes, studies, transfers
 from nuggets.cli.output import print_json, say
 from nuggets.errors import NuggetsError
 
@@ -56,6 +56,7 @@ _COMMANDS = (
 )
 for command in _COMMANDS:
     app.command(command.__name__.rstrip("_"))(command)
+app.add_typer(judge.app, name="judge")
 
 
 def main() -> None:

@@ -18,7 +18,6 @@ from nuggets.core.gguf_headers import read_gguf
 from nuggets.core.hub import cached_folder, hub_shapes
 from nuggets.core.references import (
     INDEX,
-    WEIGHTS,
     ModelRef,
     model_files,
     refuse_adapter,
@@ -62,10 +61,10 @@ def tensor_shapes(ref: ModelRef) -> dict[str, TensorHeader]:
             shapes = hub_shapes(ref.hub_id, ref.revision)
             return {name: TensorHeader(*tensor) for name, tensor in shapes.items()}
         ref = ref.model_copy(update={"path": folder})
-    files = {n: f for n, f in model_files(ref).items() if n.endswith(".safetensors")}
-    headers = {name: read_header(file) for name, file in files.items()}
-    if WEIGHTS not in files:
-        _check_index(ref.path, headers)
+    files = model_files(ref)
+    headers = {n: read_header(file) for n, file in files.items() if n.endswith(".safetensors")}
+    if INDEX in files:
+        _check_index(files[INDEX].parent, headers)
     return {name: tensor for header in headers.values() for name, tensor in header.items()}
 
 

@@ -109,7 +109,7 @@ def test_digest_changes_with_every_file_that_is_read_and_with_no_other(tiny_copy
     files, seen = model_files(ref), [model_digest(ref)]
     assert set(files) > {"config.json", "model.safetensors.index.json", *SIDE_FILES}
     assert sum(name.endswith(".safetensors") for name in files) > 1
-    for name, file in files.items():
+    for file in files.values():
         before = file.read_bytes()
         file.write_bytes(before + b" ")
         seen.append(model_digest(ref, tmp_path / "cache"))
