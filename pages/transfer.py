@@ -26,7 +26,7 @@ def main() -> None:
                 for place, sentence in enumerate(fields.refusals()):
                     safe.problem(sentence, f"address-{place}", "This link cannot be followed whole")
             ahead = api.look_ahead(recipe)
-            _start_button(recipe, ready=not ahead.refusals)
+            _start_button(recipe, ready=not ahead.refusals and _agreed(recipe))
             recipes.keep(recipe)
         with right:
             preview.draw(recipe, ahead)
@@ -51,6 +51,15 @@ def _chosen_run(choice: shell.Choice) -> None:
             if st.button("See the benchmarks", type="primary", key="to-benchmarks"):
                 shell.go("benchmarks")
     live.panel(run, "transfer-run")
+
+
+def _agreed(recipe: TransferRecipe) -> bool:
+    """Whether the person agrees to everything that leaves this machine, each by its name."""
+    agreed = True
+    for sentence in api.permits.sent(recipe.benchmarks):
+        st.text(sentence)
+        agreed &= st.checkbox("Send this", key=f"send-{sentence}")
+    return agreed
 
 
 def _start_button(recipe: TransferRecipe, ready: bool) -> None:

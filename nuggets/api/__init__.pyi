@@ -63,6 +63,7 @@ from nuggets.recipe_tree import absolute_model as absolute_model
 from nuggets.recipe_tree import absolute_source as absolute_source
 from nuggets.recipe_tree import shipped_recipes as shipped_recipes
 from nuggets.runs import bundles as bundles
+from nuggets.runs import permits as permits
 from nuggets.runs import playground as playground
 from nuggets.runs import tour as tour
 from nuggets.runs.checks import detectable as detectable

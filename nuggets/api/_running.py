@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nuggets.runs import launch
+from nuggets.runs import launch, permits
 from nuggets.runs.home import runs_dir
 from nuggets.runs.schema import RunEvent, RunStatus
 from nuggets.runs.store import Run, RunStore
@@ -52,8 +52,13 @@ def open_run(run_id: str) -> Run:
 
 
 def resume(run_id: str) -> Run:
-    """Continues an interrupted, failed or cancelled run in a worker process."""
+    """Continues an interrupted, failed or cancelled run in a worker process.
+
+    Raises:
+        BadInput: if it cannot be continued, or would ask a judge that this machine does not allow.
+    """
     found = open_run(run_id)
+    permits.check_permits(getattr(job_of(found), "benchmarks", ()))
     launch.resume(found)
     return found
 

@@ -7,7 +7,6 @@ LLM-as-a-judge"); a win is the mean of the two verdicts, a tie counts one half.
 from __future__ import annotations
 
 import json
-import os
 import re
 import time
 import urllib.error
@@ -29,6 +28,7 @@ WORTH: dict[Judgement, float] = {"win": 1.0, "tie": 0.5, "loss": 0.0, "unreadabl
 MAX_WAIT_S = 30.0
 _SLICE_S = 0.2
 _MAX_REPLY_BYTES = 1_000_000
+_MAX_REASON_BYTES = 2_000
 _INSTRUCTION = (
     "You compare two answers to the same message. Judge how helpful, correct and clear they are, "
     "not how long they are or in which order they stand. Reply with one letter and nothing else: "
@@ -43,7 +43,8 @@ class EndpointJudge(Frozen):
     Attributes:
         url: the base address, such as `http://localhost:8000/v1`; never with a key in it.
         model: the judge's name there.
-        key_env: the environment variable that holds the key; the key itself is never kept.
+        key_env: the environment variable that the recipe expects the key in. It gives no right to
+            it: which key goes where is this machine's matter (`nuggets judge allow`).
         timeout: seconds to wait for one reply.
         attempts: how often one question is put before the run stops; it can then be resumed.
     """
@@ -51,7 +52,7 @@ class EndpointJudge(Frozen):
     kind: Literal["endpoint"] = "endpoint"
     url: str
     model: str
-    key_env: str = "OPENAI_API_KEY"
+    key_env: str | None = None
     timeout: float = Field(default=60.0, gt=0, le=600)
     attempts: int = Field(default=5, ge=1, le=10)
 
@@ -66,15 +67,27 @@ class EndpointJudge(Frozen):
     @field_validator("url")
     @classmethod
     def _bare(cls, url: str) -> str:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError("the judge's address must look like https://host/v1")
-        if parts.username or parts.password or parts.query or parts.fragment:
-            raise ValueError(
-                "the judge's address must hold no user, key or query; put the key into the "
-                "environment variable that key_env names"
-            )
-        return url.rstrip("/")
+        return bare_url(url)
+
+
+def bare_url(url: str) -> str:
+    """A judge's address in the one form in which addresses are compared.
+
+    Raises:
+        ValueError: if it is not `https://host/v1`, or holds a user, a key or a query.
+    """
+    plain = url.isascii() and url.isprintable() and not set(url) & set(" \\")
+    parts = urlsplit(url)
+    if not plain or parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("the judge's address must look like https://host/v1")
+    if "@" in parts.netloc or parts.query or parts.fragment:
+        raise ValueError(
+            "the judge's address must hold no user, key or query; say which key is sent there "
+            "with `nuggets judge allow`"
+        )
+    port = "" if parts.port is None else f":{parts.port}"
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    return f"{parts.scheme}://{host}{port}{parts.path}".rstrip("/")
 
 
 class TeacherJudge(Frozen):
@@ -105,16 +118,24 @@ def verdict_metrics(verdicts: tuple[Judgement, Judgement]) -> dict[str, float]:
 
 
 class JudgeClient:
-    """Asks an endpoint, with bounded retries; nothing it says or raises contains the key."""
+    """Asks an endpoint, with bounded retries; nothing it says or raises contains the key.
+
+    Args:
+        config: the endpoint.
+        permit: gives the key, empty for none, or refuses; asked before every request.
+        progress: can cancel a wait.
+        sleep: waits.
+    """
 
     def __init__(
         self,
         config: EndpointJudge,
+        permit: Callable[[EndpointJudge], str],
         progress: Progress | None = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._config, self._progress, self._sleep = config, progress, sleep
-        self._key = os.environ.get(config.key_env, "").strip()
+        self._permit, self._key = permit, ""
         # A redirect would carry the key to another host.
         self._open = urllib.request.build_opener(_NoRedirect()).open
 
@@ -169,6 +190,7 @@ class JudgeClient:
 
     def _post(self, body: dict[str, Any]) -> str:
         headers = {"Content-Type": "application/json"}
+        self._key = self._permit(self._config)
         if self._key:
             headers["Authorization"] = f"Bearer {self._key}"
         request = urllib.request.Request(  # noqa: S310 - only http and https pass validation
@@ -187,16 +209,17 @@ class JudgeClient:
 
     def _said(self, problem: urllib.error.HTTPError) -> str:
         try:
-            text = problem.read(2000).decode(errors="replace")
+            text = problem.read(_MAX_REASON_BYTES).decode(errors="replace")
         except OSError:
             text = ""
+        text = text[: _MAX_REASON_BYTES - len(self._key)]  # a key may be cut where reading ended
         return " ".join(self._hidden(text).split())[:200] or "no reason given"
 
     def _hidden(self, text: str) -> str:
         return text.replace(self._key, "…") if self._key else text
 
     def _failed(self, what: str) -> NuggetsError:
-        no_key = "" if self._key else f" There is no key in {self._config.key_env}."
+        no_key = "" if self._key else " No key was sent."
         return NuggetsError(f"The judge at {self._config.url} {what}.{no_key}")
 
 

@@ -39,11 +39,10 @@ def evaluate(
     max_new_tokens: Annotated[int, typer.Option(help="Length limit of free answers.")] = 256,
     max_length: Annotated[int, typer.Option(help="Tokens of prompt and answer.")] = 2048,
     batch_size: Annotated[int, typer.Option(help="Sequences per forward pass.")] = 8,
-    judge_url: Annotated[str | None, typer.Option(help="Base URL of a judge's endpoint.")] = None,
+    judge_url: Annotated[
+        str | None, typer.Option(help="A judge's base URL; see `nuggets judge allow`.")
+    ] = None,
     judge_model: Annotated[str, typer.Option(help="The judge's name there.")] = "",
-    judge_key_env: Annotated[
-        str, typer.Option(help="Environment variable with the judge's key.")
-    ] = "OPENAI_API_KEY",
     judge_teacher: Annotated[
         str | None, typer.Option(help="A model whose likelihood judges instead.")
     ] = None,
@@ -65,7 +64,7 @@ def evaluate(
         "format": format,
         "max_new_tokens": max_new_tokens,
     }
-    judge = _judge(judge_url, judge_model, judge_key_env, judge_teacher)
+    judge = _judge(judge_url, judge_model, judge_teacher)
     tasks = [{"kind": kind, **shared, **_own(kind, shots, task, judge)} for kind in benchmark]
     job = api.parse_job(
         {
@@ -112,9 +111,9 @@ def _subject(name: str) -> str:
     return f"run:{known[0]}" if len(known) == 1 else name
 
 
-def _judge(url: str | None, model: str, key_env: str, teacher: str | None) -> dict[str, Any] | None:
+def _judge(url: str | None, model: str, teacher: str | None) -> dict[str, Any] | None:
     if url is not None:
-        return {"kind": "endpoint", "url": url, "model": model, "key_env": key_env}
+        return {"kind": "endpoint", "url": url, "model": model}
     if teacher is not None:
         return {"kind": "teacher_likelihood", "teacher": o.absolute(teacher)}
     return None

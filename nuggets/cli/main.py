@@ -31,6 +31,7 @@ _COMMANDS = {
         ("studies", "paper calibrate"),
         ("transfers", "bundle import"),
         ("ask", "ask"),
+        ("judge", "judge"),
     )
     for name in names.split()
 }
@@ -53,6 +54,8 @@ class _Commands(TyperGroup):
         if cmd_name not in _COMMANDS:
             return None
         module = vars(import_module(f"nuggets.cli.{_COMMANDS[cmd_name]}"))
+        if (group := module.get("app")) is not None:
+            return typer.main.get_command(group)
         alone = typer.Typer(**_PLAIN)
         # `list` and `import` are words of Python's own; their functions end in an underscore.
         alone.command(cmd_name)(flat(module.get(cmd_name) or module[f"{cmd_name}_"]))

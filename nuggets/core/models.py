@@ -18,7 +18,7 @@ from nuggets.errors import BadInput, Unsupported
 from nuggets.frozen import Frozen
 
 # Keys of config.json that make transformers fetch other weights or other code.
-_STEERING = ("transformers_weights", "fusion_config", "kernel_config")
+_STEERING = ("transformers_weights", "configuration_files", "fusion_config", "kernel_config")
 _IMPLEMENTATIONS = ("attn_implementation", "experts_implementation")
 
 

@@ -25,8 +25,8 @@ from nuggets.core.models import (
     read_spec,
 )
 from nuggets.core.needs import Machine, Size, StageNeed, Work, estimate_stages
-from nuggets.core.references import ModelRef
-from nuggets.core.vocabulary import check_ids, vocabulary, vocabulary_digest
+from nuggets.core.references import TOKENIZER_CONFIG, ModelRef, model_file
+from nuggets.core.vocabulary import check_ids, tokenizer_settings, vocabulary, vocabulary_digest
 from nuggets.errors import BadInput
 from nuggets.frozen import Frozen
 
@@ -301,6 +301,8 @@ def _longest(ref: ModelRef) -> int | None:
 
 def _checked_vocabulary(ref: ModelRef, spec: ArchSpec) -> str | None:
     """The vocabulary's hash; refuses one with ids that the embedding has no row for."""
+    if (settings := model_file(ref, TOKENIZER_CONFIG)) is not None:
+        tokenizer_settings(settings)
     words = vocabulary(ref)
     if words:
         check_ids(ref, words, spec.vocab_size)

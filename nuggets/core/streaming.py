@@ -29,11 +29,12 @@ from nuggets.core.accumulate import (
 )
 from nuggets.core.architecture import ArchSpec
 from nuggets.core.fused import split_fused
+from nuggets.core.loading import checked_folder
 from nuggets.core.maps import SensitivityMap
 from nuggets.core.memory import trim_heap
 from nuggets.core.models import read_spec
 from nuggets.core.progress import InMemoryProgress, Progress
-from nuggets.core.references import ModelRef, model_path
+from nuggets.core.references import ModelRef
 from nuggets.core.samples import Encoded
 from nuggets.core.scores import Score, ThetaGrad
 from nuggets.core.states import blocks_of, decoder_of
@@ -286,9 +287,8 @@ class _Stream:
 
 def _skeleton(ref: ModelRef, spec: ArchSpec, dtype: torch.dtype, device: torch.device) -> Any:
     """The model without weights; tables that transformers computes (rotations) are real."""
-    config = AutoConfig.from_pretrained(
-        model_path(ref), trust_remote_code=False, local_files_only=True
-    )
+    with checked_folder(ref) as folder:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     with init_empty_weights(include_buffers=False):
         model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
     model.tie_weights()  # each module was given an empty weight of its own

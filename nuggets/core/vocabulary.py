@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 from nuggets.core.files import MAX_TOKENIZER_BYTES, read_json
 from nuggets.core.gguf_headers import read_gguf
@@ -12,6 +14,7 @@ from nuggets.core.references import ModelRef, model_file
 from nuggets.errors import BadInput, Damaged
 
 TOKENIZER = "tokenizer.json"
+_ELSEWHERE = ("vocab", "merges", "tokenizer_object", "init_inputs")
 
 
 def vocabulary(ref: ModelRef) -> dict[str, int] | None:
@@ -36,6 +39,21 @@ def vocabulary(ref: ModelRef) -> dict[str, int] | None:
         return {str(token): int(i) for token, i in (words | added).items()}
     except (KeyError, TypeError, ValueError, AttributeError):
         raise Damaged(f"{file} is not a tokenizer: it has no vocabulary.") from None
+
+
+def tokenizer_settings(file: Path) -> dict[str, Any]:
+    """What `tokenizer_config.json` says, without words and files to be read in place of ours.
+
+    `fast_tokenizer_files`, for one, names a tokenizer for another version of transformers.
+
+    Raises:
+        Damaged: if it is not a JSON object.
+    """
+    return {
+        name: value
+        for name, value in read_json(file).items()
+        if name not in _ELSEWHERE and not name.endswith(("_file", "_files"))
+    }
 
 
 def tokenizer_digest(ref: ModelRef) -> str | None:

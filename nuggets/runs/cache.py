@@ -15,10 +15,10 @@ from typing import Any, TypeVar
 from nuggets.builtin.resolve import resolve
 from nuggets.core.alignment import AlignmentReport
 from nuggets.core.data import samples_digest
-from nuggets.core.files import check_inside, sha256_file
+from nuggets.core.files import sha256_file
 from nuggets.core.maps import SensitivityMap
 from nuggets.core.models import read_spec
-from nuggets.core.references import model_digest, model_path
+from nuggets.core.references import model_digest
 from nuggets.core.samples import Format, Sample
 from nuggets.core.window_request import WindowRequest
 from nuggets.errors import Damaged
@@ -29,15 +29,6 @@ from nuggets.runs.home import cache_dir
 from nuggets.runs.inputs import align_samples
 
 T = TypeVar("T")
-_TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "tokenizer.model",
-    "vocab.json",
-    "merges.txt",
-)
 
 
 def digest_of(**parts: Any) -> str:
@@ -48,15 +39,7 @@ def digest_of(**parts: Any) -> str:
 
 def digest_model(model: str) -> str:
     """Names the content of a model that is on this machine, its tokenizer included."""
-    ref = resolve(model)
-    parts = {"weights": model_digest(ref, cache_dir())}
-    folder = model_path(ref)
-    for name in _TOKENIZER_FILES if folder.is_dir() else ():
-        file = folder / name
-        if file.is_file():
-            check_inside(folder, file)
-            parts[name] = sha256_file(file, cache_dir())
-    return digest_of(**parts)
+    return digest_of(weights=model_digest(resolve(model), cache_dir()))
 
 
 def digest_files(data: DataConfig) -> dict[str, str]:

@@ -35,6 +35,7 @@ from nuggets.recipe import AlignJob, EvaluateJob, SensitivityJob, TransferRecipe
 from nuggets.runs.doctor import machine_of
 from nuggets.runs.home import nuggets_home, runs_dir
 from nuggets.runs.inputs import Datasets, align_samples, load_datasets, seed_samples
+from nuggets.runs.permits import check_permits
 from nuggets.runs.planning import extractions
 from nuggets.runs.store import RunStore
 
@@ -103,12 +104,13 @@ def eval_extra_missing() -> str:
 
 
 def check_benchmarks(benchmarks: Sequence[Benchmark], learned: Sequence[Sample] = ()) -> None:
-    """Refuses benchmarks whose items cannot be read, or were learned from.
+    """Refuses benchmarks whose judge may not be asked, or whose items were learned from.
 
     Args:
         benchmarks: what is to be measured.
         learned: seed and training samples.
     """
+    check_permits(benchmarks)
     if benchmarks and (missing := eval_extra_missing()):
         raise BadInput(missing)
     for task in benchmarks:

@@ -55,9 +55,9 @@ def _evaluation(job: EvaluateJob) -> str:
     words = ["nuggets", "evaluate", *models]
     words += [word for own in given for word in ("--benchmark", own["kind"])]
     judge = shared[0].pop("judge", None) or {}
-    names = {"url": "judge-url", "model": "judge-model", "key_env": "judge-key-env"}
+    judge.pop("key_env", None)  # which key goes where is the machine's matter
     options = {"task" if name == "skill" else name: value for name, value in shared[0].items()}
-    options |= {names.get(k, f"judge-{k}"): v for k, v in judge.items() if k != "kind"}
+    options |= {f"judge-{name}": value for name, value in judge.items() if name != "kind"}
     fields = ("batch_size", "max_length", "dtype", "device")
     options |= {name: value for name, value in non_defaults(job).items() if name in fields}
     for name, value in options.items():

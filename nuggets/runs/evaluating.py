@@ -28,6 +28,7 @@ from nuggets.runs.compute import Loaded
 from nuggets.runs.context import RunContext
 from nuggets.runs.exporting import ADAPTER, MODEL
 from nuggets.runs.home import runs_dir
+from nuggets.runs.permits import permit
 from nuggets.runs.store import Run, RunStore
 
 Asked = tuple[Any, Any]
@@ -262,7 +263,7 @@ def _process(task: Task, kept: Kept, ctx: RunContext, device: str) -> Iterator[P
     if isinstance(judge, TeacherJudge):
         yield _by_likelihood(Loaded(judge.teacher, device), judge, task.format, ctx, device)
         return
-    client = JudgeClient(judge, ctx)
+    client = JudgeClient(judge, permit, ctx)
 
     def judged(doc: dict[str, Any], answers: Sequence[str]) -> dict[str, float]:
         ctx.check_cancelled()

@@ -271,6 +271,7 @@ def test_an_endpoint_judges_keeps_its_verdicts_and_its_key_is_nowhere(place, hom
     monkeypatch.setenv("JUDGE_KEY", "sk-very-secret")
     server = Server()
     server.replies = ["A", "B", "T", "T", 503]
+    api.permits.allow(server.url, "JUDGE_KEY")
     judge = {"kind": "endpoint", "url": server.url, "model": "j", "key_env": "JUDGE_KEY"}
     benchmark = {
         "kind": "dialogue",
