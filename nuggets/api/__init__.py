@@ -98,8 +98,8 @@ from nuggets.studies.documents import (
     study_html,
     study_markdown,
     study_report,
-    study_svg,
 )
+from nuggets.studies.figure import study_svg
 from nuggets.studies.making import calibration_run, run_study, start_study
 from nuggets.studies.report import StudyReport
 from nuggets.studies.schema import Study

@@ -6,9 +6,10 @@ import streamlit as st
 
 from nuggets import api
 from nuggets.core.references import short_name
+from nuggets.documents import colours
 from nuggets.errors import BadInput
 from nuggets.recipe import AlignJob, SensitivityJob
-from nuggets.ui import charts, charts_alignment, layer_map_part, measure, safe, share, shell
+from nuggets.ui import charts_alignment, layer_map_part, measure, safe, share, shell
 
 MEASURES = {
     "cka": ("CKA of activations", "1 where both layers order the same tokens alike"),
@@ -133,9 +134,9 @@ def explained(report: api.AlignmentReport, choice: shell.Choice, job: AlignJob) 
     )
 
 
-def look() -> charts.Look:
+def look() -> colours.Look:
     """The figure colours of the theme in use."""
-    return charts.look_of(st.context.theme.type)
+    return colours.look_of(st.context.theme.type)
 
 
 def origin(choice: shell.Choice) -> str:

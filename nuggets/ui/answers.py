@@ -5,8 +5,9 @@ from __future__ import annotations
 import streamlit as st
 
 from nuggets import api
+from nuggets.documents import colours
 from nuggets.errors import NuggetsError
-from nuggets.ui import charts, charts_answers, safe, share
+from nuggets.ui import charts_answers, safe, share
 
 TICK_S = 0.5
 COLUMNS = 3
@@ -69,7 +70,7 @@ def _tokens(found: api.playground.Reply, answer: api.playground.Answer, key: str
     ended = "" if answer.finished or not answer.text else ", cut at the limit"
     frame = charts_answers.tokens_frame(answer)
     share.figure(
-        charts_answers.tokens_figure(answer, charts.look_of(st.context.theme.type)),
+        charts_answers.tokens_figure(answer, colours.look_of(st.context.theme.type)),
         frame,
         key=f"{key}-tokens",
         caption=f"{len(answer.tokens)} tokens, {answer.seconds:.2f} s{ended}",

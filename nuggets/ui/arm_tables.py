@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from nuggets.bench.report import BenchmarkReport
-from nuggets.studies.documents import interval_text
+from nuggets.documents.figures import interval_text
 from nuggets.ui import amounts, charts
 from nuggets.ui.charts_benchmarks import ROLE_TITLES
 

@@ -7,8 +7,9 @@ import shlex
 import streamlit as st
 
 from nuggets import api
+from nuggets.documents import colours
 from nuggets.errors import NuggetsError
-from nuggets.ui import charts, charts_cross, safe, share, shell, study_parts
+from nuggets.ui import charts_cross, safe, share, shell, study_parts
 
 STUDY = "cross"
 USUAL = ("teacher", "independent")
@@ -41,7 +42,7 @@ def _matrix(report: api.StudyReport, command: str, python: str) -> None:
     frame = charts_cross.cross_frame(report)
     first = report.panels[0].report
     share.figure(
-        charts_cross.cross_figure(frame, first.metric, charts.look_of(st.context.theme.type)),
+        charts_cross.cross_figure(frame, first.metric, colours.look_of(st.context.theme.type)),
         frame,
         key="cross",
         caption=f"Framed: the task's own seed samples · {study_parts.caption(report)}",

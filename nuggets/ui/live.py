@@ -14,6 +14,7 @@ from typing import Any
 import streamlit as st
 
 from nuggets import api
+from nuggets.documents import colours
 from nuggets.errors import NuggetsError
 from nuggets.recipe import TransferRecipe
 from nuggets.runs.schema import RunRecord, now
@@ -166,12 +167,12 @@ def _clocks(record: RunRecord, status: api.RunStatus, known: Told) -> None:
 
 
 def _losses(run: api.Run, key: str) -> None:
-    from nuggets.ui import charts, charts_transfer, share
+    from nuggets.ui import charts_transfer, share
 
     frame = charts_transfer.losses_frame(told(run).losses)
     if frame.empty:
         return
-    look = charts.look_of(st.context.theme.type)
+    look = colours.look_of(st.context.theme.type)
     job = api.job_of(run)
     few, most = min(frame["seeds"]), max(frame["seeds"])
     seeds = "1 seed" if most == 1 else f"{most} seeds" if few == most else f"{few} to {most} seeds"

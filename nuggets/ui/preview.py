@@ -8,8 +8,9 @@ import pandas as pd
 import streamlit as st
 
 from nuggets import api
+from nuggets.documents import colours
 from nuggets.recipe import TransferRecipe
-from nuggets.ui import charts, charts_transfer, live, measure, safe, share
+from nuggets.ui import charts_transfer, live, measure, safe, share
 
 MIB = 2**20
 TABS = ("Windows", "Neighbours", "Rank and energy", "Time and memory")
@@ -240,8 +241,8 @@ def _size(size: int) -> str:
     return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / MIB:.1f} MiB"
 
 
-def _look() -> charts.Look:
-    return charts.look_of(st.context.theme.type)
+def _look() -> colours.Look:
+    return colours.look_of(st.context.theme.type)
 
 
 def _origin(recipe: TransferRecipe) -> tuple[str, str]:
