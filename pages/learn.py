@@ -20,7 +20,7 @@ def main() -> None:
     """Draws the page."""
     heading = st.container()
     choice = shell.current()
-    asked = Asked(choice.task, choice.device, colours.look_of(st.context.theme.type))
+    asked = Asked(choice.task, choice.device, share.look())
     with st.container(horizontal=True, vertical_alignment="bottom"):
         key = st.selectbox("Chapter", list(TITLES), key="chapter", bind="query-params", width=330,
                            format_func=lambda name: TITLES.get(name, str(name)))  # fmt: skip

@@ -30,11 +30,11 @@ class Look(NamedTuple):
         """Whether ink is light on dark paper."""
         return self.paper != "#ffffff"
 
+    @property
+    def blue(self) -> str:
+        """The blue that is seen best on this paper."""
+        return SKY if self.dark else BLUE
+
 
 LIGHT = Look(paper="#ffffff", ink="#1f2430", muted="#5d6472", grid="#e3e6eb")
 DARK = Look(paper="#0e1117", ink="#f1f3f7", muted="#a6adbb", grid="#2c313c")
-
-
-def look_of(theme: str | None) -> Look:
-    """The look of a theme's name, `light` or `dark`."""
-    return DARK if theme == "dark" else LIGHT

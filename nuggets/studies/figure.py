@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 
 from nuggets.bench.report import ArmReport
-from nuggets.documents.colours import BLUE, DARK, LIGHT, ROLE_COLOURS, Look
+from nuggets.documents.colours import DARK, LIGHT, ROLE_COLOURS, Look
 from nuggets.documents.figures import (
     CHARACTER,
     SHAPES,
@@ -15,7 +15,6 @@ from nuggets.documents.figures import (
     bounds,
     forest,
     mark,
-    minus,
     picture,
     point,
     scale,
@@ -31,7 +30,7 @@ def study_svg(report: StudyReport, dark: bool = False) -> str:
         report: what was found.
         dark: light ink on dark paper.
     """
-    draw = {"levels": _levels, "matrix": _matrix}.get(report.study.layout, _forest)
+    draw = _levels if report.study.layout == "levels" else _forest
     return draw(report, DARK if dark else LIGHT)
 
 
@@ -104,39 +103,6 @@ def _line(
         mark("path", d=whiskers, fill="none", stroke=colour, stroke_width=2.5),
         *(point(shape, x, y(arm.value), colour) for x, arm in points),
     ]
-
-
-def _matrix(report: StudyReport, look: Look) -> str:
-    """Target tasks down, the tasks whose samples located the parameters across."""
-    across, down, top = 150.0, 68.0, 34.0
-    arms = [a.name for a in report.panels[0].report.arms.values() if a.role != "reference"]
-    left = CHARACTER * max(len(panel.name) for panel in report.panels) + 20
-    most = max([0.1, *(panel.report.arms[arm].value for panel in report.panels for arm in arms)])
-    metric = _words(report.panels[0].report.metric)
-    title = f"{metric} by the task fine-tuned and tested on, 95 % intervals"
-    parts = [mark("text", title, x=left, y=16, fill=look.muted)]
-    for row, panel in enumerate(report.panels):
-        y = top + down * row
-        parts.append(mark("text", panel.name, x=left - 12, y=y + down / 2 + 5, text_anchor="end"))
-        for column, name in enumerate(arms):
-            arm, x = panel.report.arms[name], left + across * column
-            # Never opaque, so that the ink is read on every cell.
-            shade = round(0.75 * max(0.0, arm.value) / most, 3)
-            words = {"x": x + across / 2, "text_anchor": "middle"}
-            words |= {"font_weight": "bold"} if name == panel.name else {}
-            parts.append(mark("rect", x=x + 1, y=y + 1, width=across - 2, height=down - 2,
-                              fill=BLUE, fill_opacity=str(shade)))  # fmt: skip
-            parts.append(mark("text", f"{arm.value:.2f}", y=y + down / 2 - 4, **words))
-            low, high = arm.interval
-            parts.append(mark("text", minus(f"[{low:.2f}, {high:.2f}]"), y=y + down / 2 + 16,
-                              **words))  # fmt: skip
-    bottom, end = top + down * len(report.panels), left + across * len(arms)
-    for column, name in enumerate(arms):
-        x = left + across * (column + 0.5)
-        parts.append(mark("text", _words(name), x=x, y=bottom + 22, text_anchor="middle"))
-    parts.append(mark("text", report.study.axis, x=(left + end) / 2, y=bottom + 48,
-                      text_anchor="middle", fill=look.muted))  # fmt: skip
-    return picture(end + 12, bottom + 60, parts, look)
 
 
 def _words(name: str) -> str:

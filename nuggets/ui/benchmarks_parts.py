@@ -54,7 +54,7 @@ def report_of(run: api.Run) -> api.BenchmarkReport | None:
 
 def arms(report: api.BenchmarkReport, origin: Origin) -> None:
     """Bars with seeds, and paired differences."""
-    look = colours.look_of(st.context.theme.type)
+    look = share.look()
     n_seeds = max(len(arm.seeds) for arm in report.arms.values())
     size = f"95 % intervals over {n_seeds} seeds and {report.n_items} items"
     left, right = st.columns(2, gap="medium")
@@ -106,7 +106,7 @@ def curves(report: api.BenchmarkReport, origin: Origin) -> None:
         charts_benchmarks.curves_figure(
             report,
             [arm for arm in shown if arm in report.arms],
-            colours.look_of(st.context.theme.type),
+            share.look(),
         ),
         charts_benchmarks.curves_frame(report),
         **origin.of("curves", "Mean over seeds, 95 % bands",
@@ -176,7 +176,7 @@ def retention(report: api.BenchmarkReport, origin: Origin) -> None:
         st.text("This run measured no old skills; name them in data.old_skills.")
         return
     share.figure(
-        charts_benchmarks.retention_figure(report, colours.look_of(st.context.theme.type)),
+        charts_benchmarks.retention_figure(report, share.look()),
         frame,
         **origin.of("retention", "Exact match after training, 95 % intervals",
                     "Old skills per arm with intervals", EACH_ARM.format("arm.old_skills")),

@@ -168,7 +168,7 @@ def explained_figure(frame: pd.DataFrame, look: Look = LIGHT) -> go.Figure:
         frame: from `explained_frame`.
         look: light or dark.
     """
-    colour = colours.SKY if look.dark else colours.BLUE
+    colour = look.blue
     fig = go.Figure(
         go.Bar(
             x=[f"L{layer}" for layer in frame["student_layer"]],
@@ -203,7 +203,7 @@ def agreement_figure(frame: pd.DataFrame, look: Look = LIGHT) -> go.Figure:
         (
             "agreement",
             "dimensions shared by neighbours",
-            colours.SKY if look.dark else colours.BLUE,
+            look.blue,
         ),
         ("kept", "sensitivity kept", colours.ORANGE),
     ):

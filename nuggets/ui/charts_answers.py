@@ -6,7 +6,6 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from nuggets import api
-from nuggets.documents import colours
 from nuggets.documents.colours import LIGHT, Look
 from nuggets.ui import charts
 
@@ -28,7 +27,7 @@ def tokens_figure(answer: api.playground.Answer, look: Look = LIGHT) -> go.Figur
         go.Bar(
             x=places,
             y=[token.probability for token in answer.tokens],
-            marker_color=colours.SKY if look.dark else colours.BLUE,
+            marker_color=look.blue,
             customdata=[_alternatives(token) for token in answer.tokens],
             hovertemplate="%{customdata}<extra></extra>",
         )

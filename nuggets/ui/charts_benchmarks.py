@@ -192,7 +192,7 @@ def forest_figure(differences: Sequence[Difference], look: Look = LIGHT) -> go.F
     fig = go.Figure()
     names = list(charts.labels([f"{d.arm} − {d.versus}" for d in differences], 40).values())
     for seen, title, colour, symbol in (
-        ("better", "better", colours.SKY if look.dark else colours.BLUE, "circle"),
+        ("better", "better", look.blue, "circle"),
         ("worse", "worse", colours.VERMILION, "square"),
         ("neither", "no difference seen", colours.GREY, "circle-open"),
     ):

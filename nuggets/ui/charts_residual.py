@@ -12,7 +12,6 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from nuggets import api
-from nuggets.documents import colours
 from nuggets.documents.colours import LIGHT, Look
 from nuggets.ui import charts
 
@@ -60,7 +59,7 @@ def residual_figure(found: Found, look: Look = LIGHT, columns: int = 4) -> go.Fi
         horizontal_spacing=0.04,
         vertical_spacing=0.11,
     )
-    chosen = colours.SKY if look.dark else colours.BLUE
+    chosen = look.blue
     for place, residual in enumerate(found.values()):
         shares = api.views.dimension_shares(residual)
         width = residual.chosen.shape[1] / shares.shape[1]

@@ -80,7 +80,7 @@ def matrix_figure(
     strokes = (("chosen", colours.ORANGE, "solid"), ("runner-up", colours.SKY, "dash"))
     for window, stroke in reversed(list(zip(windows, strokes, strict=False))):
         _add_window(fig, window, *stroke)
-    _add_profiles(fig, profiles, colours.SKY if look.dark else colours.BLUE)
+    _add_profiles(fig, profiles, look.blue)
     seen = np.maximum(z, np.nanquantile(z, FAINT)) if log else z
     title = f"{which} per block" + (", A − B as shares of the matrix" if signed else "")
     fig.update_layout(coloraxis=charts.colour_axis([seen], signed, title, log=log))
@@ -216,7 +216,7 @@ def units_frame(
 
 def units_figure(frame: pd.DataFrame, look: Look = LIGHT) -> go.Figure:
     """The most sensitive neurons or heads as bars; orange where another task has them too."""
-    alone = colours.SKY if look.dark else colours.BLUE
+    alone = look.blue
     both = frame["in_both"] if "in_both" in frame else [False] * len(frame)
     fig = go.Figure(
         go.Bar(
@@ -272,7 +272,7 @@ def samples_figure(frame: pd.DataFrame, look: Look = LIGHT) -> go.Figure:
             x=frame["samples"],
             y=frame["same_layers"],
             mode="lines+markers",
-            line={"color": colours.SKY if look.dark else colours.BLUE, "width": 2.5},
+            line={"color": look.blue, "width": 2.5},
             hovertemplate="%{x} samples: %{y:.1%}<extra></extra>",
         )
     )

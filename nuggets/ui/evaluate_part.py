@@ -7,7 +7,7 @@ from typing import Any
 import streamlit as st
 
 from nuggets import api
-from nuggets.errors import BadInput, NuggetsError
+from nuggets.errors import BadInput
 from nuggets.ui import charts, live, safe, shell
 
 SKILL, DIALOGUE = "skill", "dialogue"
@@ -51,7 +51,7 @@ def form(run: api.Run | None, choice: shell.Choice) -> None:
 
 def progress() -> None:
     """The evaluation that computes, waits, or ended without a result."""
-    live.refused()
+    safe.refused()
     started = st.session_state.get(_STARTED)
     for run in api.runs():
         status = run.status()
@@ -116,8 +116,6 @@ def _benchmarks(kinds: list[str], choice: shell.Choice) -> list[dict[str, Any]]:
     return found
 
 
+@safe.refused_later()
 def _start(job: api.EvaluateJob) -> None:
-    try:
-        st.session_state[_STARTED] = api.start(job).id
-    except NuggetsError as error:
-        st.session_state["nuggets-refused"] = str(error)
+    st.session_state[_STARTED] = api.start(job).id

@@ -14,8 +14,6 @@ from typing import Any
 import streamlit as st
 
 from nuggets import api
-from nuggets.documents import colours
-from nuggets.errors import NuggetsError
 from nuggets.recipe import TransferRecipe
 from nuggets.runs.schema import RunRecord, now
 from nuggets.ui import safe
@@ -93,16 +91,8 @@ def _head(run: api.Run, record: RunRecord, status: api.RunStatus, key: str) -> N
 def act(action: Any, run_id: str) -> None:
     """Does something to a run from a button; what is refused is shown in the next full run."""
     st.session_state[ACTED] = True
-    try:
+    with safe.refused_later():
         action(run_id)
-    except NuggetsError as error:
-        st.session_state["nuggets-refused"] = str(error)
-
-
-def refused() -> None:
-    """Shows what the last button could not do."""
-    if text := st.session_state.pop("nuggets-refused", None):
-        safe.problem(text, "refused")
 
 
 def overall(record: RunRecord) -> float:
@@ -172,7 +162,7 @@ def _losses(run: api.Run, key: str) -> None:
     frame = charts_transfer.losses_frame(told(run).losses)
     if frame.empty:
         return
-    look = colours.look_of(st.context.theme.type)
+    look = share.look()
     job = api.job_of(run)
     few, most = min(frame["seeds"]), max(frame["seeds"])
     seeds = "1 seed" if most == 1 else f"{most} seeds" if few == most else f"{few} to {most} seeds"

@@ -8,7 +8,6 @@ import pandas as pd
 import streamlit as st
 
 from nuggets import api
-from nuggets.documents import colours
 from nuggets.recipe import TransferRecipe
 from nuggets.ui import charts_transfer, live, measure, safe, share
 
@@ -107,7 +106,7 @@ def _windows(recipe: TransferRecipe, plan: api.ExtractionPlan) -> None:
     frame = charts_transfer.plan_frame(plan)
     command, python = _origin(recipe)
     share.figure(
-        charts_transfer.plan_figure(frame, _look()),
+        charts_transfer.plan_figure(frame, share.look()),
         frame,
         key="plan",
         caption="Sensitivity kept; a random choice keeps 1×",
@@ -144,7 +143,7 @@ def _neighbours(recipe: TransferRecipe, ahead: api.Outlook) -> None:
     frame = charts_transfer.neighbours_frame(found)
     command, python = _origin(recipe)
     share.figure(
-        charts_transfer.neighbours_figure(frame, found.chance, _look()),
+        charts_transfer.neighbours_figure(frame, found.chance, share.look()),
         frame,
         key="plan-neighbours",
         caption="Residual dimensions that each matrix shares with the next",
@@ -168,7 +167,7 @@ def _kept(recipe: TransferRecipe, ahead: api.Outlook) -> None:
     frame = charts_transfer.kept_frame(plan, kept)
     command, python = _origin(recipe)
     share.figure(
-        charts_transfer.kept_figure(frame, _look()),
+        charts_transfer.kept_figure(frame, share.look()),
         frame,
         key="plan-energy",
         caption="Energy kept by the SVD, and the rank it takes",
@@ -239,10 +238,6 @@ def ranges(numbers: Sequence[int]) -> str:
 
 def _size(size: int) -> str:
     return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / MIB:.1f} MiB"
-
-
-def _look() -> colours.Look:
-    return colours.look_of(st.context.theme.type)
 
 
 def _origin(recipe: TransferRecipe) -> tuple[str, str]:

@@ -11,7 +11,6 @@ import streamlit as st
 
 from nuggets import api
 from nuggets.core.references import short_name
-from nuggets.documents import colours
 from nuggets.errors import BadInput
 from nuggets.recipe import TransferRecipe
 from nuggets.ui import charts_alignment, charts_residual, measure, safe, share, shell
@@ -88,7 +87,7 @@ def _draw(
         for kind, plan in plans.items()
         if plan.residual_agreement is not None
     }
-    look = colours.look_of(st.context.theme.type)
+    look = share.look()
     which = "most sensitive layers"
     if layers is not None:
         which = f"layers by hand {', '.join(str(layer) for layer in layers)}"

@@ -12,7 +12,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
 
-from nuggets.documents.colours import DARK, LIGHT
+from nuggets.documents.colours import DARK, LIGHT, Look
 from nuggets.documents.page import html_page
 from nuggets.ui import take_away
 
@@ -27,6 +27,11 @@ MODE_BAR_LESS = [
 ]
 """Buttons that would move the axes behind the page's back; it has controls of its own."""
 OnSelect = Callable[..., None] | Literal["rerun"]
+
+
+def look() -> Look:
+    """The colours of the viewer's theme."""
+    return DARK if st.context.theme.type == "dark" else LIGHT
 
 
 def figure(

@@ -13,7 +13,7 @@ SVG = "{http://www.w3.org/2000/svg}"
 
 
 def drawn(panels, tag):
-    root = ElementTree.fromstring(forest(panels))  # noqa: S314 (our own text)
+    root = ElementTree.fromstring(forest(panels))
     return [(each.attrib, each.text or "") for each in root.iter(f"{SVG}{tag}")]
 
 
