@@ -9,7 +9,7 @@ import streamlit as st
 from nuggets import amounts, api
 from nuggets.core.references import short_name
 from nuggets.errors import NuggetsError
-from nuggets.ui import answers, live, safe, shell
+from nuggets.ui import answers, safe, shell
 
 TEACHER, STUDENT = "teacher", "student"
 FORMAT_HELP = (
@@ -22,7 +22,7 @@ def main() -> None:
     """Draws the page."""
     st.title("Playground", anchor=False)
     st.caption("One question to teacher, student and the arms of a run, token by token.")
-    live.refused()
+    safe.refused()
     choice = shell.current()
     with safe.shown_problems("playground"):
         left, right = st.columns([3, 2], gap="medium")

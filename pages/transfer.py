@@ -13,7 +13,7 @@ from nuggets.ui import fields, form, live, preview, prompt_part, recipes, safe, 
 def main() -> None:
     """Draws the page."""
     st.title("Transfer")
-    live.refused()
+    safe.refused()
     choice = shell.current()
     _chosen_run(choice)
     refused = st.container()
@@ -76,11 +76,9 @@ def _start_button(recipe: TransferRecipe, ready: bool) -> None:
     )
 
 
+@safe.refused_later()
 def _start(recipe: TransferRecipe) -> None:
-    try:
-        shell.choose(run=api.start(recipe).id)
-    except NuggetsError as error:
-        st.session_state["nuggets-refused"] = str(error)
+    shell.choose(run=api.start(recipe).id)
 
 
 main()

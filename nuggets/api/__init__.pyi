@@ -118,7 +118,7 @@ from nuggets.studies.documents import save_study as save_study
 from nuggets.studies.documents import study_html as study_html
 from nuggets.studies.documents import study_markdown as study_markdown
 from nuggets.studies.documents import study_report as study_report
-from nuggets.studies.documents import study_svg as study_svg
+from nuggets.studies.figure import study_svg as study_svg
 from nuggets.studies.making import calibration_run as calibration_run
 from nuggets.studies.making import run_study as run_study
 from nuggets.studies.making import start_study as start_study

@@ -9,7 +9,7 @@ import pandas as pd
 
 from nuggets import amounts
 from nuggets.bench.report import BenchmarkReport
-from nuggets.studies.documents import interval_text
+from nuggets.documents.figures import interval_text
 from nuggets.ui import charts
 from nuggets.ui.charts_benchmarks import ROLE_TITLES
 

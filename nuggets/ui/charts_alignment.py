@@ -10,8 +10,9 @@ import plotly.graph_objects as go
 from jaxtyping import Float
 from numpy import ndarray
 
+from nuggets.documents import colours
+from nuggets.documents.colours import LIGHT, Look
 from nuggets.ui import charts, charts_ink
-from nuggets.ui.charts import LIGHT, Look
 
 Pairs = Sequence[tuple[int, int]]
 """`(student layer, teacher layer)` each."""
@@ -19,10 +20,10 @@ Maps = Mapping[str, Pairs]
 
 BY_HAND = "by hand"
 _STYLES = {
-    "sensitivity": (charts.ORANGE, "circle", 12),
-    "uniform": (charts.SKY, "square", 12),
-    "cka": (charts.PURPLE, "diamond", 13),
-    BY_HAND: (charts.VERMILION, "star", 19),
+    "sensitivity": (colours.ORANGE, "circle", 12),
+    "uniform": (colours.SKY, "square", 12),
+    "cka": (colours.PURPLE, "diamond", 13),
+    BY_HAND: (colours.VERMILION, "star", 19),
 }
 """Colour, mark and size of every layer map."""
 _LABELS_UP_TO = 14
@@ -167,7 +168,7 @@ def explained_figure(frame: pd.DataFrame, look: Look = LIGHT) -> go.Figure:
         frame: from `explained_frame`.
         look: light or dark.
     """
-    colour = charts.SKY if look.dark else charts.BLUE
+    colour = look.blue
     fig = go.Figure(
         go.Bar(
             x=[f"L{layer}" for layer in frame["student_layer"]],
@@ -199,8 +200,12 @@ def agreement_figure(frame: pd.DataFrame, look: Look = LIGHT) -> go.Figure:
     fig = go.Figure()
     names = [charts.plain_name(name) for name in frame["selector"]]
     for column, title, colour in (
-        ("agreement", "dimensions shared by neighbours", charts.SKY if look.dark else charts.BLUE),
-        ("kept", "sensitivity kept", charts.ORANGE),
+        (
+            "agreement",
+            "dimensions shared by neighbours",
+            look.blue,
+        ),
+        ("kept", "sensitivity kept", colours.ORANGE),
     ):
         fig.add_bar(
             x=frame[column],

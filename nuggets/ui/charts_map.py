@@ -12,8 +12,8 @@ from numpy import ndarray
 
 from nuggets.core.architecture import ATTENTION, FFN, LAYER_ROLES, ArchSpec
 from nuggets.core.views import Mode, Values
+from nuggets.documents.colours import LIGHT, Look
 from nuggets.ui import charts, charts_ink
-from nuggets.ui.charts import LIGHT, Look
 
 TITLES: dict[Mode, str] = {
     "distinctive": "log₂ of share ÷ mean share",

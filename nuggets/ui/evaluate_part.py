@@ -8,7 +8,7 @@ import streamlit as st
 
 from nuggets import api
 from nuggets.bench.tasks import Benchmark
-from nuggets.errors import BadInput, NuggetsError
+from nuggets.errors import BadInput
 from nuggets.frozen import members
 from nuggets.ui import charts, live, safe, shell
 
@@ -46,7 +46,7 @@ def form(run: api.Run | None, choice: shell.Choice) -> None:
 
 def progress() -> None:
     """The evaluation that computes, waits, or ended without a result."""
-    live.refused()
+    safe.refused()
     started = st.session_state.get(_STARTED)
     for run in api.runs():
         status = run.status()
@@ -118,8 +118,6 @@ def _usual_shots() -> str:
     )
 
 
+@safe.refused_later()
 def _start(job: api.EvaluateJob) -> None:
-    try:
-        st.session_state[_STARTED] = api.start(job).id
-    except NuggetsError as error:
-        st.session_state["nuggets-refused"] = str(error)
+    st.session_state[_STARTED] = api.start(job).id

@@ -15,7 +15,6 @@ import streamlit as st
 
 from nuggets import api
 from nuggets.amounts import duration
-from nuggets.errors import NuggetsError
 from nuggets.recipe import TransferRecipe
 from nuggets.runs.schema import RunRecord, now
 from nuggets.ui import safe
@@ -93,16 +92,8 @@ def _head(run: api.Run, record: RunRecord, status: api.RunStatus, key: str) -> N
 def act(action: Any, run_id: str) -> None:
     """Does something to a run from a button; what is refused is shown in the next full run."""
     st.session_state[ACTED] = True
-    try:
+    with safe.refused_later():
         action(run_id)
-    except NuggetsError as error:
-        st.session_state["nuggets-refused"] = str(error)
-
-
-def refused() -> None:
-    """Shows what the last button could not do."""
-    if text := st.session_state.pop("nuggets-refused", None):
-        safe.problem(text, "refused")
 
 
 def overall(record: RunRecord) -> float:
@@ -155,12 +146,12 @@ def _clocks(record: RunRecord, status: api.RunStatus, known: Told) -> None:
 
 
 def _losses(run: api.Run, key: str) -> None:
-    from nuggets.ui import charts, charts_transfer, share
+    from nuggets.ui import charts_transfer, share
 
     frame = charts_transfer.losses_frame(told(run).losses)
     if frame.empty:
         return
-    look = charts.look_of(st.context.theme.type)
+    look = share.look()
     job = api.job_of(run)
     few, most = min(frame["seeds"]), max(frame["seeds"])
     seeds = "1 seed" if most == 1 else f"{most} seeds" if few == most else f"{few} to {most} seeds"

@@ -10,7 +10,7 @@ import streamlit as st
 from nuggets import api
 from nuggets.amounts import duration, size
 from nuggets.recipe import TransferRecipe
-from nuggets.ui import charts, charts_transfer, measure, safe, share
+from nuggets.ui import charts_transfer, measure, safe, share
 
 TABS = ("Windows", "Neighbours", "Rank and energy", "Time and memory")
 
@@ -106,7 +106,7 @@ def _windows(recipe: TransferRecipe, plan: api.ExtractionPlan) -> None:
     frame = charts_transfer.plan_frame(plan)
     command, python = _origin(recipe)
     share.figure(
-        charts_transfer.plan_figure(frame, _look()),
+        charts_transfer.plan_figure(frame, share.look()),
         frame,
         key="plan",
         caption="Sensitivity kept; a random choice keeps 1×",
@@ -143,7 +143,7 @@ def _neighbours(recipe: TransferRecipe, ahead: api.Outlook) -> None:
     frame = charts_transfer.neighbours_frame(found)
     command, python = _origin(recipe)
     share.figure(
-        charts_transfer.neighbours_figure(frame, found.chance, _look()),
+        charts_transfer.neighbours_figure(frame, found.chance, share.look()),
         frame,
         key="plan-neighbours",
         caption="Residual dimensions that each matrix shares with the next",
@@ -167,7 +167,7 @@ def _kept(recipe: TransferRecipe, ahead: api.Outlook) -> None:
     frame = charts_transfer.kept_frame(plan, kept)
     command, python = _origin(recipe)
     share.figure(
-        charts_transfer.kept_figure(frame, _look()),
+        charts_transfer.kept_figure(frame, share.look()),
         frame,
         key="plan-energy",
         caption="Energy kept by the SVD, and the rank it takes",
@@ -228,10 +228,6 @@ def ranges(numbers: Sequence[int]) -> str:
         else:
             runs.append([number])
     return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}–{run[-1]}" for run in runs)
-
-
-def _look() -> charts.Look:
-    return charts.look_of(st.context.theme.type)
 
 
 def _origin(recipe: TransferRecipe) -> tuple[str, str]:

@@ -15,7 +15,7 @@ from nuggets.core.selectors import MatrixSelector
 from nuggets.errors import BadInput
 from nuggets.frozen import members
 from nuggets.recipe import TransferRecipe
-from nuggets.ui import charts, charts_alignment, charts_residual, measure, safe, share, shell
+from nuggets.ui import charts_alignment, charts_residual, measure, safe, share, shell
 
 SELECTORS = tuple(members(MatrixSelector))
 LARGE = 300_000_000
@@ -89,7 +89,7 @@ def _draw(
         for kind, plan in plans.items()
         if plan.residual_agreement is not None
     }
-    look = charts.look_of(st.context.theme.type)
+    look = share.look()
     which = "most sensitive layers"
     if layers is not None:
         which = f"layers by hand {', '.join(str(layer) for layer in layers)}"

@@ -380,7 +380,7 @@ def test_an_experiment_runs_to_its_report_and_is_reused(nuggets, tmp_path):
     assert set(panel["report"]["arms"]) == {"plain", "paper", "permuted"}
     assert all(arm["flops"] > 0 for arm in panel["report"]["arms"].values())
     files = {file.name for file in (tmp_path / "docs").iterdir()}
-    kinds = ("md", "html", "svg", "json")
+    kinds = ("md", "svg", "json")
     assert files == {"README.md", *(f"initialisers.{kind}" for kind in kinds)}
     again = nuggets("paper", "initialisers", *small, "--out", tmp_path / "docs", "--json")
     assert again.json["panels"][0]["run"] == panel["run"]

@@ -6,8 +6,8 @@ import sys
 import pytest
 
 HEAVY = {"torch", "transformers", "peft", "accelerate", "safetensors.torch"}
-SLOW = {"scipy.stats", "matplotlib"}
-"""Half a second each: nothing that every page waits for may need them at import."""
+SLOW = {"scipy.stats"}
+"""Half a second: nothing that every page waits for may need it at import."""
 EVERYTHING_IN_UI = (
     "import importlib, pkgutil, nuggets.ui\n"
     "for module in pkgutil.walk_packages(nuggets.ui.__path__, 'nuggets.ui.'):\n"
