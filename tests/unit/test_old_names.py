@@ -95,6 +95,8 @@ def test_old_names_in_python_and_on_the_command_line(tmp_path, notes):
     assert (changed.data.task, changed.data.n_seed_samples) == (None, 8)
     assert changed.data.seed_samples == str(file)
     assert set(notes()) == NOTES
+    whole = load_recipe("quick", ["data={task: king, n_seeds: 3}", "data.n_seed_samples=5"])
+    assert whole.data.n_seed_samples == 5
 
 
 @pytest.mark.parametrize(
