@@ -39,11 +39,14 @@ Device = Annotated[str, typer.Option(help="auto, cpu, mps, cuda or cuda:1.")]
 
 def one_of(family: Any) -> str:
     """The kinds of a family, for a help text."""
+    from nuggets.core.architecture import members
+
     return f"One of: {', '.join(members(family))}."
 
 
 Overrides = Annotated[
-    list[str] | None, typer.Option("--set", help="Any field, such as lora.r=8; repeatable.")
+    list[str] | None,
+    typer.Option("--set", help="Any field of `nuggets recipes --schema`: lora.r=8; repeatable."),
 ]
 RecipeName = Annotated[
     str, typer.Argument(help="A recipe's name, shipped or saved in the app, or a YAML file.")

@@ -82,7 +82,8 @@ def _field(name: str, info: FieldInfo, key: str, value: Any) -> Any:
     if info.annotation in (int, float):
         low = next((m.ge for m in info.metadata if hasattr(m, "ge")), 0)
         high = next((m.le for m in info.metadata if hasattr(m, "le")), MOST)
-        return fields.number(label, *map(info.annotation, (low, high, value)), key, help_)
+        low, high, value = map(info.annotation, (low, high, value))
+        return fields.number(label, low, high, value, key, help_)
     text = fields.text(label, value, key, help_)
     return _numbers(text) if get_origin(info.annotation) is tuple else text or None
 

@@ -84,8 +84,10 @@ LINKS = [
          "lora.r": 9},
     ),
     (
-        {"matrices": "consistent", "order": "random", "draw": "3"},
-        {"extraction.matrices.order": "random", "extraction.matrices.seed": 3},
+        {"matrices": "consistent", "order": "random", "draw": "3", "score": "random",
+         "score_seed": "4"},
+        {"extraction.matrices.order": "random", "extraction.matrices.seed": 3,
+         "sensitivity.score": {"kind": "random", "seed": 4}},
     ),
 ]  # fmt: skip
 
