@@ -89,7 +89,7 @@ def test_everything_else_imports_without_the_extras():
     absent = [name for name, of in DISTRIBUTIONS.items() if distributions & set(map(normal, of))]
     words = [" ".join(absent), " ".join(NEEDED_AT_IMPORT)]
     child = subprocess.run(
-        [sys.executable, "-W", "error", "-c", IMPORT_THE_REST, *words],
+        [sys.executable, "-c", IMPORT_THE_REST, *words],
         capture_output=True,
         text=True,
         timeout=300,
