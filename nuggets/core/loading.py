@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers  # its parts are imported when they are first used
 from tokenizers import Tokenizer
-from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from nuggets.core.architecture import ArchSpec
@@ -27,7 +27,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 def load_model(
     ref: ModelRef, dtype: str = "float32", device: torch.device | str = "cpu"
-) -> PreTrainedModel:
+) -> transformers.PreTrainedModel:
     """Loads a model whose weights are exactly those its config describes.
 
     GGUF weights are unpacked to `dtype`, so every parameter has a gradient.
@@ -53,7 +53,7 @@ def load_model(
     check_keys(ref, spec)
     kwargs = _gguf_kwargs(path) if ref.format == "gguf" else {"use_safetensors": True}
     with _reported(f"The model {ref.source} cannot be loaded"):
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
             path.parent if ref.format == "gguf" else path,
             dtype=getattr(torch, dtype),
             trust_remote_code=False,
@@ -75,7 +75,7 @@ def _gguf_kwargs(path: Path) -> dict[str, Any]:
         import gguf  # noqa: F401
     except ImportError:
         raise BadInput("GGUF files need one more package: pip install 'nuggets[gguf]'.") from None
-    packed = GgufConfig(gguf_file=path.name, dequantize=True)
+    packed = transformers.GgufConfig(gguf_file=path.name, dequantize=True)
     return {"gguf_file": path.name, "quantization_config": packed}
 
 
@@ -150,7 +150,7 @@ def load_tokenizer(ref: ModelRef) -> Any:
     path = model_path(ref)
     kwargs = {"gguf_file": path.name} if ref.format == "gguf" else {}
     with _reported(f"The tokenizer of {ref.source} cannot be loaded"):
-        tokenizer = AutoTokenizer.from_pretrained(
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
             path.parent if ref.format == "gguf" else path,
             trust_remote_code=False,
             local_files_only=True,

@@ -32,10 +32,8 @@ from nuggets.train.checkpoints import (
 )
 from nuggets.train.config import TrainConfig
 from nuggets.train.losses import Loss
+from nuggets.train.schedule import POINTS
 from nuggets.train.team import Team
-
-POINTS = 100
-"""Loss reports per training: more than a chart can show only tires the disk."""
 
 
 class CheckedTrainer(Trainer):
