@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from nuggets.cli.options import flat
-from nuggets.cli.output import print_json, say
+from nuggets.cli.output import print_json, quiet_bars, say
 from nuggets.errors import NuggetsError
 
 UsageError: Any = typer.BadParameter.__base__
@@ -68,6 +68,7 @@ app.callback()(lambda: None)  # a group of commands, though none is known before
 
 def main() -> None:
     """Runs a command; a failure is one sentence on stderr and the error's exit code."""
+    quiet_bars()
     try:
         code = app(standalone_mode=False)
     except NuggetsError as error:

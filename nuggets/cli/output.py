@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,6 +25,12 @@ _LINE = 24
 """Characters of a cell that are kept on one line; longer cells are prose."""
 _FRAME = 3
 """What a column's border and padding take."""
+
+
+def quiet_bars() -> None:
+    """Keeps other libraries' bars off what is no terminal; all draw with tqdm, which reads this."""
+    if not words.is_terminal:
+        os.environ.setdefault("TQDM_DISABLE", "1")
 
 
 def print_json(document: Any) -> None:
