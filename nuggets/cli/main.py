@@ -43,7 +43,8 @@ class _Commands(TyperGroup):
     """
 
     def __init__(self, **given: Any) -> None:
-        super().__init__(**given | {"commands": dict.fromkeys(_COMMANDS)})
+        given["commands"] = dict.fromkeys(_COMMANDS)
+        super().__init__(**given)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """The command of this name, or None."""
