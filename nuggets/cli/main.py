@@ -12,7 +12,7 @@ from typer.core import TyperGroup
 
 from nuggets import __version__
 from nuggets.cli.options import flat
-from nuggets.cli.output import print_json, say
+from nuggets.cli.output import print_json, quiet_bars, say
 from nuggets.errors import BadInput, NuggetsError
 from nuggets.recipe_tree import note_new_name
 
@@ -47,7 +47,8 @@ class _Commands(TyperGroup):
     """
 
     def __init__(self, **given: Any) -> None:
-        super().__init__(**given | {"commands": dict.fromkeys(_COMMANDS)})
+        given["commands"] = dict.fromkeys(_COMMANDS)
+        super().__init__(**given)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """The command of this name, or None."""
@@ -91,6 +92,7 @@ def _options(
 
 def main() -> None:
     """Runs a command; a failure is one sentence on stderr and the error's exit code."""
+    quiet_bars()
     try:
         code = app(with_new_names(sys.argv[1:]), standalone_mode=False)
     except NuggetsError as error:

@@ -255,8 +255,8 @@ def show_plan(made: api.ExtractionPlan) -> None:
     """Draws a plan."""
     rows = [
         (
-            item.student_module,
-            item.teacher_module,
+            _matrix(item.role, item.student_layer),
+            _matrix(item.role, item.teacher_layer),
             _span(item.rows),
             _span(item.cols),
             f"{item.kept_mass:.3f}",
@@ -265,13 +265,18 @@ def show_plan(made: api.ExtractionPlan) -> None:
         )
         for item in made.items
     ]
-    headers = ("student matrix", "teacher matrix", "rows", "columns", "mass kept", "gain", "rank")
+    headers = ("student", "teacher", "rows", "columns", "mass kept", "gain", "rank")
     table(headers, rows, f"layers {[list(pair) for pair in made.alignment.pairs]}")
     if made.residual_agreement is not None:
         say(f"Neighbouring matrices share {made.residual_agreement:.0%} of residual dimensions.")
     say(f"{made.trainable_parameters:,} trainable parameters.")
     for note in made.notes:
         say(note)
+
+
+def _matrix(role: str, layer: int | None) -> str:
+    """What tells matrices of one model apart: `L0.q`, `embed`; JSON has the modules' names."""
+    return role if layer is None else f"L{layer}.{role}"
 
 
 def _span(index: tuple[int, ...] | None) -> str:

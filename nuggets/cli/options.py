@@ -14,7 +14,6 @@ import typer
 
 from nuggets import api
 from nuggets.errors import BadInput
-from nuggets.frozen import members
 
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 Teacher = Annotated[

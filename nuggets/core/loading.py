@@ -10,8 +10,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+import transformers  # its parts are imported when they are first used
 from tokenizers import Tokenizer
-from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from nuggets.core.architecture import ArchSpec
@@ -28,7 +28,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 def load_model(
     ref: ModelRef, dtype: str = "float32", device: torch.device | str = "cpu"
-) -> PreTrainedModel:
+) -> transformers.PreTrainedModel:
     """Loads a model whose weights are exactly those its config describes.
 
     GGUF weights are unpacked to `dtype`, so every parameter has a gradient.
@@ -53,7 +53,7 @@ def load_model(
     check_keys(ref, spec)
     kwargs = {"use_safetensors": True} if ref.format != "gguf" else _gguf_kwargs(model_path(ref))
     with _reported(f"The model {ref.source} cannot be loaded"), checked_folder(ref) as folder:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=getattr(torch, dtype),
             trust_remote_code=False,
@@ -102,7 +102,7 @@ def _gguf_kwargs(path: Path) -> dict[str, Any]:
         import gguf  # noqa: F401
     except ImportError:
         raise BadInput("GGUF files need one more package: pip install 'nuggets[gguf]'.") from None
-    packed = GgufConfig(gguf_file=path.name, dequantize=True)
+    packed = transformers.GgufConfig(gguf_file=path.name, dequantize=True)
     return {"gguf_file": path.name, "quantization_config": packed}
 
 
@@ -180,7 +180,7 @@ def load_tokenizer(ref: ModelRef) -> Any:
         _reported(f"The tokenizer of {ref.source} cannot be loaded"),
         checked_folder(ref) as folder,
     ):
-        tokenizer = AutoTokenizer.from_pretrained(
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
             folder,
             trust_remote_code=False,
             local_files_only=True,

@@ -14,10 +14,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from accelerate import init_empty_weights
+import transformers  # its parts are imported when they are first used
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM
-from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions as DecoderOutput
 
 from nuggets.core.accumulate import (
     Hooks,
@@ -276,6 +274,10 @@ class _Stream:
 
     def loss(self, each: _Passing, states: Tensor) -> Tensor:
         """The model's own loss, from the states that leave its last block."""
+        from transformers.modeling_outputs import (
+            BaseModelOutputWithPastAndCrossAttentions as DecoderOutput,
+        )
+
         norm = self.model.get_submodule(self.spec.architecture.final_norm)
 
         def decode(*_: Any, **__: Any) -> DecoderOutput:
@@ -287,10 +289,16 @@ class _Stream:
 
 def _skeleton(ref: ModelRef, spec: ArchSpec, dtype: torch.dtype, device: torch.device) -> Any:
     """The model without weights; tables that transformers computes (rotations) are real."""
+    from accelerate import init_empty_weights
+
     with checked_folder(ref) as folder:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        config = transformers.AutoConfig.from_pretrained(
+            folder, trust_remote_code=False, local_files_only=True
+        )
     with init_empty_weights(include_buffers=False):
-        model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
+        model = transformers.AutoModelForCausalLM.from_config(
+            config, dtype=dtype, trust_remote_code=False
+        )
     model.tie_weights()  # each module was given an empty weight of its own
     for module in model.modules():
         for name, table in module.named_buffers(recurse=False):

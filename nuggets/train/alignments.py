@@ -27,7 +27,6 @@ from nuggets.core.states import (
 )
 from nuggets.train.build import with_lora
 from nuggets.train.config import TrainConfig
-from nuggets.train.finetune import finetune
 from nuggets.train.flops import training_flops
 from nuggets.train.lab import Lab, Trainee
 from nuggets.train.losses import Loss, answer_loss
@@ -139,6 +138,8 @@ def with_hints(lab: Lab, seed: int, arm: Hints) -> Trainee:
     loss = _hint_loss(lab, arm)
     flops = training_flops(model, encoded, arm.steps, arm.batch, seed, loss, lab.device)
     work = lab.workspace
+    from nuggets.train.finetune import finetune  # Trainer imports what small models never need
+
     log = finetune(
         model,
         encoded,

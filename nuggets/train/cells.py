@@ -27,10 +27,10 @@ from nuggets.train.arms import Arm
 from nuggets.train.checkpoints import Storage, TrainLog, trainable
 from nuggets.train.config import TrainConfig
 from nuggets.train.export import save_model
-from nuggets.train.finetune import count_steps, finetune
 from nuggets.train.flops import training_flops
 from nuggets.train.lab import Lab, Trainee, Workspace
 from nuggets.train.losses import DistillationLoss
+from nuggets.train.schedule import count_steps
 
 EVALUATION_BATCHES = 4
 """Training batches that fit into one evaluation batch: there are no gradients."""
@@ -202,6 +202,8 @@ def train_cell(
         helpers = ()  # shares of a batch are weighted by the answer tokens that losses are means of
         if progress is not None:
             progress.log("One process trains this arm: its loss is no mean over answer tokens.")
+    from nuggets.train.finetune import finetune  # Trainer imports what small models never need
+
     return finetune(
         trainee.model,
         trainee.encoded,

@@ -17,17 +17,13 @@ from nuggets.core.memory import memory_reported
 from nuggets.core.progress import Progress
 from nuggets.core.samples import Encoded
 from nuggets.core.sensitivity import checkpointed
-from nuggets.errors import BadInput
 from nuggets.train.checkpoints import PREFIX, Storage, TrainLog
 from nuggets.train.config import TrainConfig
 from nuggets.train.losses import Loss, answer_loss
-from nuggets.train.randomness import generator, seeded
+from nuggets.train.randomness import seeded
+from nuggets.train.schedule import SCHEDULES, batch_order, count_steps
 from nuggets.train.team import leading
 from nuggets.train.trainer import CheckedTrainer, Training
-
-GROUPED = 8
-"""Batches whose samples are sorted by length together."""
-SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
 
 
 def finetune(
@@ -113,54 +109,6 @@ def _left_as_it_was(model: Any) -> Iterator[None]:
     finally:
         model.config.use_cache = used_cache
         model.train(was_training)
-
-
-def count_steps(config: TrainConfig, n_samples: int) -> int:
-    """Optimiser steps of a configuration; epochs count their last, smaller batch."""
-    if n_samples == 0 and (config.epochs or config.steps):
-        raise BadInput("There is no sample to train on; give at least one.")
-    if config.epochs is None:
-        return config.steps
-    return math.ceil(config.epochs * math.ceil(n_samples / config.batch_size))
-
-
-def batch_order(
-    encoded: Sequence[Encoded], config: TrainConfig, steps: int, seed: int
-) -> list[list[int]]:
-    """`sample_order` of encoded samples, grouped by length if the configuration asks for it."""
-    lengths = [len(ids) for ids, _ in encoded] if config.group_lengths else None
-    return sample_order(len(encoded), steps, config.batch_size, seed, lengths)
-
-
-def sample_order(
-    n_samples: int,
-    steps: int,
-    batch_size: int,
-    seed: int,
-    lengths: Sequence[int] | None = None,
-) -> list[list[int]]:
-    """Which samples each step sees: a new permutation per epoch, the last batch smaller.
-
-    With `lengths`, neighbours in length share a batch: stretches of the permutation are sorted,
-    cut into batches, and the batches are drawn in a random order (the smaller one stays last).
-    """
-    batches: list[list[int]] = []
-    epoch = 0
-    while len(batches) < steps:
-        draw = generator(seed, f"epoch {epoch}")
-        order = torch.randperm(n_samples, generator=draw).tolist()
-        if lengths is not None:
-            stretch = GROUPED * batch_size
-            parts = [order[i : i + stretch] for i in range(0, n_samples, stretch)]
-            order = [i for part in parts for i in sorted(part, key=lengths.__getitem__)]
-        cut = [order[i : i + batch_size] for i in range(0, n_samples, batch_size)]
-        if lengths is not None:
-            full = n_samples // batch_size
-            places = torch.randperm(full, generator=draw).tolist()
-            cut = [cut[place] for place in places] + cut[full:]
-        batches += cut
-        epoch += 1
-    return batches[:steps]
 
 
 def _blocks(model: Any) -> list[Any]:

@@ -35,9 +35,7 @@ from nuggets.train.checkpoints import (
 from nuggets.train.config import TrainConfig
 from nuggets.train.losses import Loss
 from nuggets.train.randomness import generator
-
-POINTS = 100
-"""Loss reports per training: more than a chart can show only tires the disk."""
+from nuggets.train.schedule import POINTS
 
 
 @dataclass(frozen=True, eq=False)

@@ -252,7 +252,7 @@ def test_native_panics_are_told_and_interrupts_pass(tiny, monkeypatch, error, ex
     def fail(*_, **__):
         raise error
 
-    monkeypatch.setattr("nuggets.core.loading.AutoTokenizer.from_pretrained", fail)
+    monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", fail)
     with pytest.raises(expected, match=match):
         load_tokenizer(ref(tiny()))
 
