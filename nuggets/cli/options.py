@@ -38,7 +38,7 @@ Device = Annotated[str, typer.Option(help="auto, cpu, mps, cuda or cuda:1.")]
 
 def one_of(family: Any) -> str:
     """The kinds of a family, for a help text."""
-    from nuggets.core.architecture import members
+    from nuggets.frozen import members
 
     return f"One of: {', '.join(members(family))}."
 
@@ -102,7 +102,7 @@ def flat(command: Callable[..., None]) -> Callable[..., None]:
 
 def source_of(
     task: str | None, seed_samples: str | None, data: Path | None = None
-) -> dict[str, str | int]:
+) -> dict[str, Any]:
     """The field of `DataConfig` that the options name; `--seed-samples` takes a task's name too.
 
     Raises:
