@@ -20,7 +20,7 @@ BELOW = 13
 """Pixels from an interval down to its single values."""
 SHAPES = ("M-6 0a6 6 0 1 0 12 0a6 6 0 1 0 -12 0", "M-6 -6h12v12h-12z", "M-8 0l8 -8l8 8l-8 8z",
           "M0 -8l8 14h-16z")  # fmt: skip
-CIRCLE, SQUARE, DIAMOND, TRIANGLE = SHAPES
+CIRCLE, _, DIAMOND, _ = SHAPES
 
 
 class Row(NamedTuple):
