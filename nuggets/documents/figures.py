@@ -76,10 +76,10 @@ def picture(width: float, height: float, parts: Iterable[str], look: Look) -> st
 
 
 def ticks(low: float, high: float, most: int = 5) -> dict[float, str]:
-    """Round numbers between two bounds, at most `most` steps, each as it is written."""
+    """Round numbers between two bounds, in about `most` steps or fewer, each as it is written."""
     least = (high - low) / most
     unit = 10.0 ** math.floor(math.log10(least))
-    step = next(each * unit for each in (1, 2, 2.5, 5, 10) if each * unit >= least * (1 - 1e-9))
+    step = next(each * unit for each in (1, 2, 2.5, 5, 10) if each * unit >= 0.85 * least)
     places = range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)
     digits = len(f"{step:.12f}".rstrip("0").partition(".")[2])
     return {place * step: minus(f"{place * step:.{digits}f}") for place in places}
