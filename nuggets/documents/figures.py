@@ -12,7 +12,7 @@ from nuggets.documents.colours import BLUE, LIGHT, Look
 FONT = "'Source Sans 3', 'Segoe UI', Helvetica, Arial, sans-serif"
 CHARACTER = 8.0
 """Pixels of a character at most, on average over a word; there is no font to measure."""
-ACROSS = 4
+ACROSS = 3
 """Panels beside each other; more would be too small to read on a page."""
 ROW, AXIS, GAP = 42, 62, 26
 """Pixels of a row, of an axis with its title, and between panels."""

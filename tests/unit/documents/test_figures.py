@@ -77,8 +77,10 @@ def test_names_stand_once_per_line_where_all_panels_have_the_same():
     assert names(same[0], other) == ["a", "b"]
 
 
-@pytest.mark.parametrize(("n", "alike", "across"), [(3, True, 3), (8, True, 4), (4, False, 2)])
-def test_panels_keep_to_four_across_and_fill_their_lines(n, alike, across):
+@pytest.mark.parametrize(
+    ("n", "alike", "across"), [(3, True, 3), (4, True, 2), (8, True, 3), (4, False, 2)]
+)
+def test_panels_keep_to_three_across_and_fill_their_lines(n, alike, across):
     rows = [[Row("a" if alike else f"arm {place}", 1.0, (0.0, 2.0))] for place in range(n)]
     panels = [Rows("run", "", each) for each in rows]
     assert len({a["x"] for a, text in drawn(panels, "text") if text == "run"}) == across
