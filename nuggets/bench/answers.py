@@ -65,24 +65,15 @@ def greedy_lanes(
     prompts = [list(ids) for ids in tokenizer(asked, **special)["input_ids"]]
     answers = tokenizer([sample.answer for sample in samples])["input_ids"]
     limits = [len(ids) + 1 + MARGIN for ids in answers]
-    order = sorted(range(len(samples)), key=lambda place: -len(prompts[place]))
-    found: list[dict[int, Answer]] = [{} for _ in range(n_lanes)]
-    halving = Halving(batch_size, progress)
 
-    def written(places: Sequence[int]) -> list[list[list[int]]]:
+    def written(places: Sequence[int]) -> list[Answer]:
+        every = [*places] * n_lanes
         longest = max(limits[place] for place in places)
-        batch = [prompts[place] for place in places] * n_lanes
-        rows = decode_greedily(model, batch, longest, ends, device)
-        return [rows[place :: len(places)] for place in range(len(places))]
+        rows = decode_greedily(model, [prompts[place] for place in every], longest, ends, device)
+        return [_answer(tokenizer, row[: limits[place]], ends)
+                for place, row in zip(every, rows, strict=True)]  # fmt: skip
 
-    for start in range(0, len(order), batch_size):
-        if progress is not None:
-            progress.check_cancelled()
-        places = order[start : start + batch_size]
-        for place, of_lanes in zip(places, halving.work(places, written), strict=True):
-            for own, row in zip(found, of_lanes, strict=True):
-                own[place] = _answer(tokenizer, row[: limits[place]], ends)
-    return [[own[place] for place in range(len(samples))] for own in found]
+    return Halving(batch_size, progress).lanes([*map(len, prompts)], n_lanes, written)
 
 
 def decode_greedily(

@@ -208,24 +208,12 @@ def _score(
     progress: Progress | None,
 ) -> list[list[Likelihood]]:
     """Scores sequences per lane, the long ones first: memory runs out at once or never."""
-    order = sorted(range(len(encoded)), key=lambda place: -len(encoded[place][0]))
-    scores: list[dict[int, Likelihood]] = [{} for _ in range(n_lanes)]
-    halving = Halving(batch_size, progress)
 
-    def scored(places: Sequence[int]) -> list[Sequence[Likelihood]]:
-        found = score_batch(model, [encoded[place] for place in places] * n_lanes, device)
-        return [found[place :: len(places)] for place in range(len(places))]
+    def scored(places: Sequence[int]) -> list[Likelihood]:
+        return score_batch(model, [encoded[place] for place in places] * n_lanes, device)
 
-    for start in range(0, len(order), batch_size):
-        if progress is not None:
-            progress.check_cancelled()
-        places = order[start : start + batch_size]
-        for place, of_lanes in zip(places, halving.work(places, scored), strict=True):
-            for own, score in zip(scores, of_lanes, strict=True):
-                own[place] = score
-        if progress is not None:
-            progress.progress(start + len(places), len(order), "evaluating")
-    return [[own[place] for place in range(len(encoded))] for own in scores]
+    lengths = [len(each[0]) for each in encoded]
+    return Halving(batch_size, progress).lanes(lengths, n_lanes, scored, "evaluating")
 
 
 def score_batch(model: Any, batch: Sequence[Encoded], device: torch.device) -> list[Likelihood]:

@@ -50,6 +50,40 @@ class Halving:
                 found += on(rows[start : start + half])
         return found
 
+    def lanes(
+        self,
+        lengths: Sequence[int],
+        n_lanes: int,
+        on: Callable[[Sequence[int]], list[R]],
+        doing: str = "",
+    ) -> list[list[R]]:
+        """One result per row and lane, the long rows first: memory runs out at once or never.
+
+        Args:
+            lengths: of the rows.
+            n_lanes: results per row.
+            on: computes the rows at some places for all lanes, a lane after the other.
+            doing: what progress is told; nothing when not given.
+        """
+        order = sorted(range(len(lengths)), key=lambda place: -lengths[place])
+        found: list[dict[int, R]] = [{} for _ in range(n_lanes)]
+
+        def per_row(places: Sequence[int]) -> list[list[R]]:
+            rows = on(places)
+            return [rows[i :: len(places)] for i in range(len(places))]
+
+        size = self.size
+        for start in range(0, len(order), size):
+            if self._progress is not None:
+                self._progress.check_cancelled()
+            places = order[start : start + size]
+            for place, of_lanes in zip(places, self.work(places, per_row), strict=True):
+                for lane, result in zip(found, of_lanes, strict=True):
+                    lane[place] = result
+            if self._progress is not None and doing:
+                self._progress.progress(start + len(places), len(order), doing)
+        return [[lane[place] for place in range(len(lengths))] for lane in found]
+
     def _halve(self, rows: int) -> None:
         self._halved = True
         self.size = min(self.size, rows)

@@ -12,7 +12,7 @@ from nuggets.documents.colours import BLUE, LIGHT, Look
 FONT = "'Source Sans 3', 'Segoe UI', Helvetica, Arial, sans-serif"
 CHARACTER = 8.0
 """Pixels of a character at most, on average over a word; there is no font to measure."""
-ACROSS = 4
+ACROSS = 3
 """Panels beside each other; more would be too small to read on a page."""
 ROW, AXIS, GAP = 42, 62, 26
 """Pixels of a row, of an axis with its title, and between panels."""
@@ -20,7 +20,7 @@ BELOW = 13
 """Pixels from an interval down to its single values."""
 SHAPES = ("M-6 0a6 6 0 1 0 12 0a6 6 0 1 0 -12 0", "M-6 -6h12v12h-12z", "M-8 0l8 -8l8 8l-8 8z",
           "M0 -8l8 14h-16z")  # fmt: skip
-CIRCLE, SQUARE, DIAMOND, TRIANGLE = SHAPES
+CIRCLE, _, DIAMOND, _ = SHAPES
 
 
 class Row(NamedTuple):
@@ -76,10 +76,10 @@ def picture(width: float, height: float, parts: Iterable[str], look: Look) -> st
 
 
 def ticks(low: float, high: float, most: int = 5) -> dict[float, str]:
-    """Round numbers between two bounds, at most `most` steps, each as it is written."""
+    """Round numbers between two bounds, in about `most` steps or fewer, each as it is written."""
     least = (high - low) / most
     unit = 10.0 ** math.floor(math.log10(least))
-    step = next(each * unit for each in (1, 2, 2.5, 5, 10) if each * unit >= least * (1 - 1e-9))
+    step = next(each * unit for each in (1, 2, 2.5, 5, 10) if each * unit >= 0.85 * least)
     places = range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)
     digits = len(f"{step:.12f}".rstrip("0").partition(".")[2])
     return {place * step: minus(f"{place * step:.{digits}f}") for place in places}

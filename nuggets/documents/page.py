@@ -21,7 +21,7 @@ pre{overflow:auto;white-space:pre-wrap;padding:.75rem 1rem;border:1px solid $gri
 table{display:block;overflow-x:auto;border-collapse:collapse;margin:1rem 0;font-size:.92em}
 th,td{padding:.3rem .7rem;border-bottom:1px solid $grid;text-align:left}
 dt{font-weight:600}dd{margin:0 0 .5rem 1rem}section{break-before:page}
-@media print{body{margin:0}}
+@media print{body{margin:0;color:#1f2430;background:#fff}}
 </style></head><body>
 $body
 </body></html>

@@ -20,7 +20,7 @@ def report_page(record: RunRecord, report: BenchmarkReport, recipe: str) -> str:
         report: its report.
         recipe: as YAML.
     """
-    metric = f"{report.metric} on {report.task}, {report.n_items} items"
+    metric = f"{report.metric.replace('_', ' ')} on {report.task}, {report.n_items} items"
     arms = [
         _row(a.name, a.value, a.interval, a.per_seed, ROLE_COLOURS[a.role])
         for a in report.arms.values()
@@ -47,7 +47,7 @@ def report_page(record: RunRecord, report: BenchmarkReport, recipe: str) -> str:
 
 
 def _row(name: str, mean: float, interval: tuple[float, float], *drawn: Any) -> Row:
-    return Row(name, mean, interval, *drawn, text=interval_text(mean, *interval))
+    return Row(name.replace("_", " "), mean, interval, *drawn, text=interval_text(mean, *interval))
 
 
 def _figure(rows: list[Row], axis: str) -> str:

@@ -6,20 +6,9 @@ import math
 from collections.abc import Callable, Sequence
 
 from nuggets.bench.report import ArmReport
+from nuggets.documents import figures
 from nuggets.documents.colours import DARK, LIGHT, ROLE_COLOURS, Look
-from nuggets.documents.figures import (
-    CHARACTER,
-    SHAPES,
-    Row,
-    Rows,
-    bounds,
-    forest,
-    mark,
-    picture,
-    point,
-    scale,
-    ticks,
-)  # fmt: skip
+from nuggets.documents.figures import CHARACTER, SHAPES, Row, Rows, mark, point, scale
 from nuggets.studies.report import StudyReport, paper_number
 
 
@@ -36,24 +25,23 @@ def study_svg(report: StudyReport, dark: bool = False) -> str:
 
 def _forest(report: StudyReport, look: Look) -> str:
     """A panel per run, a row per arm, every seed as a dot; the paper's numbers come last."""
-    titled = len(report.panels) > 1
-    panels = [
-        Rows(
-            panel.name if titled else "",
-            f"{_words(panel.report.metric)} on {panel.task}",
-            [
-                Row(_words(a.name), a.value, a.interval, a.per_seed, ROLE_COLOURS[a.role])
-                for a in panel.report.arms.values()
-            ],
-        )
-        for panel in report.panels
-    ]
+    across = report.study.layout == "matrix"  # there runs and starts are named after tasks alike
+    panels = []
+    for panel in report.panels:
+        title = f"fine-tuned on {panel.name}" if across else panel.name
+        rows = [
+            Row(f"from {arm.name}" if across and arm.role == "treatment" else _words(arm.name),
+                arm.value, arm.interval, arm.per_seed, ROLE_COLOURS[arm.role])
+            for arm in panel.report.arms.values()
+        ]  # fmt: skip
+        metric = f"{_words(panel.report.metric)} on {panel.task}"
+        panels.append(Rows(title if len(report.panels) > 1 else "", metric, rows))
     first = report.panels[0]
     numbers = {arm: paper_number(report, first, arm) for arm in first.report.arms}
     if any(number is not None for number in numbers.values()):
         rows = [Row(_words(arm), number) for arm, number in numbers.items()]
         panels.append(Rows("the paper (no intervals given)", "average score", rows))
-    return forest(panels, look)
+    return figures.forest(panels, look)
 
 
 def _levels(report: StudyReport, look: Look) -> str:
@@ -69,7 +57,7 @@ def _levels(report: StudyReport, look: Look) -> str:
     middle = {"y": bottom + 54, "text_anchor": "middle", "fill": look.muted}
     parts = [mark("text", title, x=left, y=16, fill=look.muted),
              mark("text", report.study.axis, x=(left + right) / 2, **middle)]  # fmt: skip
-    for value, words in ticks(*bounds(values), most=6).items():
+    for value, words in figures.ticks(*figures.bounds(values), most=6).items():
         parts.append(mark("line", x1=left, x2=right, y1=y(value), y2=y(value), stroke=look.grid))
         parts.append(mark("text", words, x=left - 10, y=y(value) + 5, text_anchor="end"))
     for panel, place in zip(panels, places, strict=True):
@@ -86,7 +74,7 @@ def _levels(report: StudyReport, look: Look) -> str:
         parts.append(point(SHAPES[i % len(SHAPES)], legend + 8, 42.0, colour))
         parts.append(mark("text", _words(name), x=legend + 22, y=47))
         legend += 50 + CHARACTER * len(name)
-    return picture(right + 12, bottom + 66, parts, look)
+    return figures.picture(right + 12, bottom + 66, parts, look)
 
 
 def _line(

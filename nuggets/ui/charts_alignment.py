@@ -64,17 +64,14 @@ def similarity_figure(
     if bounds:
         axis |= {"cmin": bounds[0], "cmax": bounds[1]}
     fig = go.Figure()
-    grid = {"x": np.arange(cols), "y": np.arange(rows), "xgap": 2, "ygap": 2}
-    fig.add_heatmap(z=matrix, coloraxis="coloraxis", hoverinfo="skip", **grid)
-    if max(rows, cols) <= _LABELS_UP_TO:
-        text = [[f"{value:z.2f}".replace("-", "−") for value in row] for row in matrix]
-        charts_ink.write_in_cells(fig, matrix, text, axis, **grid)
+    text = [[f"{value:z.2f}".replace("-", "−") for value in row] for row in matrix]
+    text = text if max(rows, cols) <= _LABELS_UP_TO else None
+    charts_ink.add_cells(fig, matrix, text, axis, x=np.arange(cols), y=np.arange(rows))
     for index, (label, pairs) in enumerate((maps or {}).items()):
         _add_map(fig, label, pairs, index, len(maps or {}))
     _add_targets(fig, matrix, name, maps or {})
     # No limit to the distance: the nearest centre is that of the cell under the mouse.
-    fig.update_layout(coloraxis=axis, hovermode="closest", hoverdistance=-1)
-    fig.update_layout(clickmode="event+select")
+    fig.update_layout(hovermode="closest", hoverdistance=-1, clickmode="event+select")
     _label_layers(fig, "x", cols, "student layer")
     _label_layers(fig, "y", rows, "teacher layer")
     return charts.finish(fig, look, 130 + max(4, rows) * (44 if rows <= _LABELS_UP_TO else 15))

@@ -253,24 +253,10 @@ def retention_figure(report: BenchmarkReport, look: Look = LIGHT) -> go.Figure:
     z = [[_value(table.get((arm, skill))) for skill in skills] for arm in arms]
     text = [[_with_interval(table.get((arm, skill))) for skill in skills] for arm in arms]
     axis = charts.colour_axis(np.array([0.0, 1.0]), False, "exact match")
-    grid = {
-        "x": list(charts.labels(skills).values()),
-        "y": list(charts.labels(arms).values()),
-        "xgap": 2,
-        "ygap": 2,
-    }
-    fig = go.Figure(
-        go.Heatmap(
-            z=z,
-            text=text,
-            coloraxis="coloraxis",
-            hovertemplate="%{y}, %{x}: %{text}<extra></extra>",
-            hoverongaps=False,
-            **grid,
-        )
-    )
-    charts_ink.write_in_cells(fig, np.array(z, dtype=np.float64), text, axis, **grid)
-    fig.update_layout(coloraxis=axis)
+    x, y = (list(charts.labels(names).values()) for names in (skills, arms))
+    fig = go.Figure()
+    hover = "%{y}, %{x}: %{text}<extra></extra>"
+    charts_ink.add_cells(fig, np.array(z), text, axis, hover, x=x, y=y)
     fig.update_yaxes(autorange="reversed", showgrid=False)
     fig.update_xaxes(side="top", showgrid=False)
     return charts.finish(fig, look, 120 + 44 * max(3, len(arms)))

@@ -38,35 +38,41 @@ def cell_colours(values: Float[ndarray, "*n"], axis: Mapping[str, Any]) -> Float
     return np.array([unlabel_rgb(colour) for colour in sampled]).reshape(*place.shape, 3)
 
 
-def write_in_cells(
+def add_cells(
     fig: go.Figure,
     z: Float[ndarray, "rows cols"],
-    text: Sequence[Sequence[str]] | ndarray,
+    text: Sequence[Sequence[str]] | ndarray | None,
     axis: Mapping[str, Any],
+    hover: str | None = None,
     **cells: Any,
 ) -> None:
-    """Writes into the cells of a heatmap that is drawn already.
+    """Adds a heatmap and writes into its cells.
 
-    A heatmap writes in one colour only, so this adds one for the cells that want black and one
-    for those that want white; they are not there for the mouse.
+    A heatmap writes in one colour only, and the one that Plotly would choose by itself has a
+    contrast of 3.2 on some colours of our scales. So this adds one for the cells that want black
+    and one for those that want white; they are not there for the mouse.
 
     Args:
-        fig: the figure with the heatmap; both use its `coloraxis`.
-        z: the heatmap's values.
-        text: what is written, in the same shape.
-        axis: the colour axis, from `charts.colour_axis`.
-        cells: the heatmap's own `x`, `y`, `xgap` and `ygap`.
+        fig: the figure; its `coloraxis` becomes `axis`.
+        z: the values.
+        text: what is written, in the same shape; None for cells too small to write in.
+        axis: the colour axis, as from `charts.colour_axis`.
+        hover: the template of what the mouse is told; nothing when not given.
+        cells: `x`, `y` and whatever else a heatmap takes.
     """
     z, words = np.asarray(z, dtype=np.float64), np.asarray(text, dtype=object)
+    cells = {"coloraxis": "coloraxis", "xgap": 2, "ygap": 2, **cells}
+    told = {"hoverinfo": "skip"} if hover is None else {"hovertemplate": hover}
+    fig.add_heatmap(z=z, text=text, hoverongaps=False, **told, **cells)
+    fig.update_layout(coloraxis=axis)
     dark = luminance(cell_colours(z, axis)) > MIDDLE
     for ink, own in ((BLACK, dark), (WHITE, ~dark)):
-        if (own & np.isfinite(z)).any():
+        if text is not None and (own & np.isfinite(z)).any():
             fig.add_heatmap(
                 z=np.where(own, z, np.nan),
                 text=np.where(own, words, ""),  # written even where z is not there
                 texttemplate="%{text}",
                 textfont={"size": 13, "color": ink},
-                coloraxis="coloraxis",
                 hoverinfo="skip",
                 **cells,
             )

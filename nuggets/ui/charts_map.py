@@ -173,10 +173,8 @@ def _add_block(
         place = int(cell["layer"]), roles.index(cell["role"])
         z[place] = cell["z"]
         text[place] = shown.write(cell["value"])
-    grid = {"x": list(across.values()), "y": np.arange(n_layers), "xgap": 2, "ygap": 2}
-    fig.add_heatmap(z=z, coloraxis="coloraxis", hoverinfo="skip", **grid)
-    if n_layers <= _LABELS_UP_TO:
-        charts_ink.write_in_cells(fig, z, text, axis, **grid)
+    words = text if n_layers <= _LABELS_UP_TO else None
+    charts_ink.add_cells(fig, z, words, axis, x=list(across.values()), y=np.arange(n_layers))
 
 
 def _ends(n_layers: int) -> dict[str, float]:
@@ -201,10 +199,9 @@ def _add_bars(
     for cell in (cell for cell in cells if cell["role"] in ends):
         y = ends[cell["role"]]
         z = np.array([[cell["z"]]], dtype=np.float64)
-        place = {"x": _edges(columns), "y": [y - 0.5, y + 0.5], "ygap": 2}
-        fig.add_heatmap(z=z, coloraxis="coloraxis", hoverinfo="skip", **place)
         text = [[f"{cell['name']}  {shown.write(cell['value'])}"]]
-        charts_ink.write_in_cells(fig, z, text, axis, **place)
+        place = {"x": _edges(columns), "y": [y - 0.5, y + 0.5], "xgap": 0}
+        charts_ink.add_cells(fig, z, text, axis, **place)
 
 
 def _add_targets(

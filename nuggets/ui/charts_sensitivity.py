@@ -246,20 +246,11 @@ def overlap_figure(
     """How much of the top units every two tasks have in common; the diagonal is left empty."""
     shares = np.where(np.eye(len(tasks), dtype=bool), np.nan, shares)
     names = list(charts.labels(tasks, 14).values())
-    grid = {"x": names, "y": names, "xgap": 2, "ygap": 2}
-    fig = go.Figure(
-        go.Heatmap(
-            z=shares,
-            coloraxis="coloraxis",
-            hovertemplate="%{y} and %{x}: %{z:.1%}<extra></extra>",
-            hoverongaps=False,
-            **grid,
-        )
-    )
     axis = charts.colour_axis([shares, np.array([0.0])], False, "in common", percent=True)
     text = [["" if np.isnan(share) else f"{share:.0%}" for share in row] for row in shares]
-    charts_ink.write_in_cells(fig, shares, text, axis, **grid)
-    fig.update_layout(coloraxis=axis)
+    fig = go.Figure()
+    hover = "%{y} and %{x}: %{z:.1%}<extra></extra>"
+    charts_ink.add_cells(fig, shares, text, axis, hover, x=names, y=names)
     fig.update_yaxes(autorange="reversed", showgrid=False)
     fig.update_xaxes(showgrid=False, side="bottom")
     return charts.finish(fig, look, 120 + 38 * max(4, len(tasks)))

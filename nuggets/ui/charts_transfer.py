@@ -54,21 +54,9 @@ def plan_figure(frame: pd.DataFrame, look: Look = LIGHT) -> go.Figure:
         times[row, column], kept[row, column] = value, mass
     text = [["" if np.isnan(v) else f"{v:.2f}×" for v in line] for line in times]
     axis = {"cmin": -2.0, "cmax": 2.0, "colorscale": charts.SIGNED, "showscale": False}
-    grid = {"x": roles, "y": names, "xgap": 2, "ygap": 2}
-    fig = go.Figure(
-        go.Heatmap(
-            z=np.log2(times),
-            customdata=kept,
-            text=text,
-            coloraxis="coloraxis",
-            hovertemplate=(
-                "%{y} · %{x}<br>keeps %{customdata:.1%}, %{text} its share<extra></extra>"
-            ),
-            **grid,
-        )
-    )
-    charts_ink.write_in_cells(fig, np.log2(times), text, axis, **grid)
-    fig.update_layout(coloraxis=axis)
+    hover = "%{y} · %{x}<br>keeps %{customdata:.1%}, %{text} its share<extra></extra>"
+    fig = go.Figure()
+    charts_ink.add_cells(fig, np.log2(times), text, axis, hover, x=roles, y=names, customdata=kept)
     return _as_grid(fig, look, 30, len(names))
 
 
@@ -181,18 +169,9 @@ def kept_figure(frame: pd.DataFrame, look: Look = LIGHT) -> go.Figure:
     ]
     bar = {"tickformat": ".0%", "thickness": 12}
     axis = {"cmin": 0.0, "cmax": 1.0, "colorscale": charts.MAGNITUDE, "colorbar": bar}
-    grid = {"x": roles, "y": names, "xgap": 2, "ygap": 2}
-    fig = go.Figure(
-        go.Heatmap(
-            z=energy,
-            text=text,
-            coloraxis="coloraxis",
-            hovertemplate="%{y} · %{x}<br>%{text}<extra></extra>",
-            **grid,
-        )
-    )
-    charts_ink.write_in_cells(fig, energy, text, axis, **grid)
-    fig.update_layout(coloraxis=axis)
+    fig = go.Figure()
+    hover = "%{y} · %{x}<br>%{text}<extra></extra>"
+    charts_ink.add_cells(fig, energy, text, axis, hover, x=roles, y=names)
     return _as_grid(fig, look, 46, len(names))
 
 

@@ -37,7 +37,7 @@ def section(choice: shell.Choice) -> None:
 
 
 def _matrix(report: api.StudyReport, command: str, python: str) -> None:
-    frame = charts_cross.cross_frame(report)
+    frame = study_parts.results_frame(report)
     first = report.panels[0].report
     share.figure(
         charts_cross.cross_figure(frame, first.metric, share.look()),

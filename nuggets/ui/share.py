@@ -139,44 +139,23 @@ def _foot(
     command: str | None,
     python: str | None,
 ) -> None:
+    name = _slug(key)
+    files: list[tuple[str, str, Callable[[], str]]] = [("Data (CSV)", "csv", partial(_csv, data))]
+    if fig is not None:
+        page = partial(self_contained_html, fig, caption, command, python)
+        files.append(("Page (HTML)", "html", page))
     row = st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="right")
     with row:
         with st.container(width="stretch"):
             st.text(caption)  # never Markdown: captions name runs, models and tasks
         with st.popover("Take away", help="Data, image, page, command, Python", key=f"{key}-share"):
-            _files(fig, data, key, caption, command, python)
+            take_away.buttons(name, f"{key}-buttons", None if fig is None else _frame(key))
+            with st.container(horizontal=True):
+                for label, kind, make in files:
+                    st.download_button(label, make, f"{name}.{kind}", f"text/{kind}",
+                                       key=f"{key}-{kind}", on_click="ignore")  # fmt: skip
             _code("As command", command, "bash")
             _code("As Python", python, "python")
-
-
-def _files(
-    fig: go.Figure | None,
-    data: pd.DataFrame,
-    key: str,
-    caption: str,
-    command: str | None,
-    python: str | None,
-) -> None:
-    name = _slug(key)
-    take_away.buttons(name, f"{key}-buttons", None if fig is None else _frame(key))
-    with st.container(horizontal=True):
-        st.download_button(
-            "Data (CSV)",
-            partial(_csv, data),
-            f"{name}.csv",
-            "text/csv",
-            key=f"{key}-csv",
-            on_click="ignore",
-        )
-        if fig is not None:
-            st.download_button(
-                "Page (HTML)",
-                partial(self_contained_html, fig, caption, command, python),
-                f"{name}.html",
-                "text/html",
-                key=f"{key}-html",
-                on_click="ignore",
-            )
 
 
 def _frame(key: str) -> str:

@@ -66,8 +66,9 @@ def test_missing_runs_are_started_once(open_page, wait_for, monkeypatch):
 
 def test_an_experiment_that_makes_models_first_is_left_to_the_command_line(open_page):
     at = open_page("paper", experiment="teachers")
+    assert "Run it on the command line" not in shown(at)
     at.button("run-study").click().run()
-    assert "nuggets paper teachers" in shown(at)
+    assert "Run it on the command line: nuggets paper teachers" in shown(at)
     assert api.runs() == []
 
 

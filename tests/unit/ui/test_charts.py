@@ -24,6 +24,7 @@ from nuggets.ui import (
     charts_map,
     charts_residual,
     charts_sensitivity,
+    study_parts,
 )
 from nuggets.ui.charts_map import Shown
 
@@ -251,14 +252,16 @@ def test_text_in_cells_is_read_on_every_colour() -> None:
         axis = charts.colour_axis(z, signed, "value")
         behind = charts_ink.luminance(charts_ink.cell_colours(z, axis))
         fig = go.Figure()
-        charts_ink.write_in_cells(fig, z, np.full(z.shape, "x"), axis)
-        for trace in fig.data:
+        charts_ink.add_cells(fig, z, np.full(z.shape, "x"), axis)
+        cells, *written = fig.data
+        assert (np.asarray(cells.z) == z).all()
+        for trace in written:
             ink = 0.0 if trace.textfont.color == charts_ink.BLACK else 1.0
             own = behind[np.isfinite(trace.z)]
             contrast = np.maximum(own + 0.05, ink + 0.05) / np.minimum(own + 0.05, ink + 0.05)
             assert contrast.min() >= 4.5  # WCAG AA
             assert (np.isfinite(trace.z) == (trace.text == "x")).all()
-        assert sum(np.isfinite(trace.z).sum() for trace in fig.data) == 101
+        assert sum(np.isfinite(trace.z).sum() for trace in written) == 101
 
 
 def test_a_model_without_a_gate_has_no_column_for_it() -> None:
@@ -398,7 +401,7 @@ def test_the_cross_task_matrix_holds_every_cell_and_frames_the_own_task() -> Non
         study=open_study("cross"), panels=[panel, other], findings=[], missing=[], command="",
         date="", seconds=0.0,
     )  # fmt: skip
-    frame = charts_cross.cross_frame(study)
+    frame = study_parts.results_frame(study)
     assert len(frame) == 2 * len(report.arms)
     fig = charts_cross.cross_figure(frame, report.metric)
     starts = [arm for arm in report.arms.values() if arm.role != "reference"]
@@ -410,7 +413,7 @@ def test_the_cross_task_matrix_holds_every_cell_and_frames_the_own_task() -> Non
     (own,) = fig.layout.shapes
     assert (own.x0, own.y0) == ([arm.name for arm in starts].index("paper") - 0.5, -0.5)
     versus = next(d for d in report.differences if (d.arm, d.versus) == ("paper", "plain"))
-    cell = frame.query("start == 'paper'").iloc[0]
+    cell = frame.query("arm == 'paper'").iloc[0]
     assert cell["minus_plain"] == versus.interval.mean
 
 
