@@ -179,8 +179,10 @@ class JudgeClient:
                 return self._post(body)
             except urllib.error.HTTPError as problem:
                 reason = f"HTTP status {problem.code}"
+                with problem:  # it holds the connection
+                    said = self._said(problem)
                 if problem.code not in (408, 409, 425, 429) and problem.code < 500:
-                    raise self._failed(f"refused with {reason}: {self._said(problem)}") from None
+                    raise self._failed(f"refused with {reason}: {said}") from None
             except (OSError, ValueError, KeyError, IndexError, TypeError) as problem:
                 reason = self._hidden(str(problem)) or type(problem).__name__
         raise self._failed(
