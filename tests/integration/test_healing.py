@@ -9,7 +9,7 @@ import torch
 
 from nuggets.core.progress import InMemoryProgress
 from nuggets.errors import Cancelled
-from nuggets.train import graft, healing
+from nuggets.train import healing
 from nuggets.train.arms import Graft
 from nuggets.train.config import TrainConfig
 from nuggets.train.graft import cut, heal
@@ -40,7 +40,8 @@ def test_students_healed_side_by_side_equal_those_healed_alone(lab, tmp_path, mo
     unkept = dataclasses.replace(lab, kept=None)
     alone = {(arm.name, seed): weights(unkept, arm, seed) for arm, seed, _ in STUDENTS}
     heal_together(lab, STUDENTS, tmp_path / "checkpoints", storage=STORAGE)
-    monkeypatch.setattr(graft, "finetune", None)  # from here on students are only read back
+    # From here on students are only read back.
+    monkeypatch.setattr("nuggets.train.finetune.finetune", None)
     for arm, seed, _ in STUDENTS:
         log, ours = weights(lab, arm, seed)
         wanted_log, wanted = alone[arm.name, seed]

@@ -25,7 +25,6 @@ from nuggets.core.samples import encode
 from nuggets.errors import BadInput, Cancelled, NonFinite, NuggetsError
 from nuggets.runs import results
 from nuggets.runs.compute import devices_for
-from nuggets.train import cells
 from nuggets.train.cells import train_cell
 from nuggets.train.checkpoints import trainable
 from nuggets.train.config import TrainConfig
@@ -187,7 +186,9 @@ def test_a_loss_that_is_no_mean_over_answers_is_left_to_one_process(tiny, tmp_pa
     lab = dataclasses.replace(make_lab(tiny), helpers=HELPERS)
     trainee = Trainee(lab.student, lab.training(0), loss=lambda *batch: answer_loss(*batch))
     asked = []
-    monkeypatch.setattr(cells, "finetune", lambda *args, helpers, **more: asked.append(helpers))
+    monkeypatch.setattr(
+        "nuggets.train.finetune.finetune", lambda *_, helpers, **__: asked.append(helpers)
+    )
     progress = InMemoryProgress()
     for each in (trainee, dataclasses.replace(trainee, loss=None)):
         train_cell(lab, each, lab.train, 0, tmp_path, [], "loss", progress=progress)
