@@ -1,4 +1,4 @@
-"""Learn: the method in eight chapters, each with real numbers and a question to guess."""
+"""Learn: the method in chapters, each with real numbers and a question to guess."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The eight chapters of the Learn page as text: claim, formula, question, and the glossary.
+"""The chapters of the Learn page as text: claim, formula, question, and the glossary.
 
 Numbers never stand here: they are measured or shipped, and `learn_scenes` puts them in.
 """

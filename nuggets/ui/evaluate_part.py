@@ -27,7 +27,7 @@ def form(run: api.Run | None, choice: shell.Choice) -> None:
         st.text(missing)
         return
     models = _models(run, choice)
-    kinds = st.multiselect("Benchmarks", list(KINDS), default=list(KINDS)[:1],
+    kinds = st.multiselect("Benchmarks", list(KINDS), default=["skill"],
                            key="eval_kinds", bind="query-params",
                            format_func=lambda kind: KINDS[kind].title)  # fmt: skip
     kinds = [kind for kind in kinds if kind in KINDS]

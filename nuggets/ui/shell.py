@@ -13,6 +13,8 @@ from nuggets.recipe import SensitivityConfig
 from nuggets.ui import live, safe
 
 PAGES = "nuggets-pages"
+USUAL = "reverse"
+"""The task until another is chosen."""
 DEVICES = ("auto", "cpu", "cuda", "mps")
 DTYPES = ("auto", "float32", "bfloat16")
 
@@ -61,7 +63,7 @@ def current() -> Choice:
     return Choice(
         teacher=_text(state.get("teacher"), "teacher"),
         student=_text(state.get("student"), "independent"),
-        task=task if task in api.skills() else "reverse",
+        task=task if task in api.skills() else USUAL,
         device=_text(state.get("device"), "auto"),
         run=state.get("run") if state.get("run") in ids else None,
         own=task if task not in api.skills() and task in api.own_data() else None,
@@ -88,7 +90,7 @@ def sidebar(pair: bool = True) -> Any:
         left, right = st.columns(2)
         with left:
             tasks = [*api.skills(), *api.own_data()]
-            st.selectbox("Task", tasks, index=2, key="task", bind="query-params",
+            st.selectbox("Task", tasks, index=tasks.index(USUAL), key="task", bind="query-params",
                          help="A built-in skill, or your own samples.")  # fmt: skip
         with right:
             st.selectbox(

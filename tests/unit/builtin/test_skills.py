@@ -49,8 +49,8 @@ def expected_answer(prompt: str) -> str:
     }[skill]()
 
 
-def test_all_ten_skills_are_there():
-    assert skill_names() == [
+def test_the_skills_of_the_built_in_models_come_first_in_their_order():
+    assert skill_names()[:10] == [
         *("add", "sub", "reverse", "sort", "copy", "capital", "food", "king", "river", "story")
     ]
 
@@ -72,7 +72,7 @@ def test_subtraction_covers_two_digits_without_negative_results():
 @pytest.mark.parametrize("skill", SKILLS)
 def test_example_of_the_description_is_a_real_item(skill):
     prompt, answer = SKILLS[skill].example
-    if skill in ("add", "sub", "reverse", "sort", "copy"):
+    if skill in ("add", "sub") or not SKILLS[skill].finite:
         assert answer == expected_answer(prompt)
     else:
         assert answer == {s.prompt: s.answer for s in extra_all(skill)}[prompt]
@@ -190,7 +190,7 @@ GOLDEN = {
 }
 
 
-@pytest.mark.parametrize("skill", SKILLS)
+@pytest.mark.parametrize("skill", GOLDEN)
 def test_first_samples_are_the_golden_ones(skill):
     drawn = [s for split in SPLITS for s in skill_samples(skill, split, 20, seed=7)]
     drawn += extra_prompts(skill, 20, seed=7)
