@@ -160,10 +160,10 @@ class CheckedTrainer(Trainer):
         if loss is None:
             with memory_reported("Half a training batch", "lower train.batch_size or max_length"):
                 loss = self._backward(model, ids, labels, total)
-        loss = self.accelerator.reduce(loss)
-        if not math.isfinite(float(loss)):
-            raise self.stopped(f"loss became {float(loss)}")
-        self.losses.append(float(loss))
+        whole = float(self.accelerator.reduce(loss))  # type: ignore[arg-type]  # a tensor's sum
+        if not math.isfinite(whole):
+            raise self.stopped(f"loss became {whole}")
+        self.losses.append(whole)
         return loss
 
     def _backward_or_nothing(
