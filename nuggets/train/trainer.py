@@ -175,8 +175,10 @@ class CheckedTrainer(Trainer):
         except Exception as problem:
             if len(ids) == 1 or not is_out_of_memory(problem):
                 raise
-            if self.args.world_size > 1 and any(weight.grad is not None for weight in self.weights):
-                raise  # the others may have these gradients already
+            if self.args.world_size > 1:
+                if any(weight.grad is not None for weight in self.weights):
+                    raise  # the others may have these gradients already
+                model.reducer._reset_state()  # which waits for the gradients of this pass
         for weight in self.weights:  # whatever part of the gradient was there already
             weight.grad = None
         if self.args.device.type == "cuda":
