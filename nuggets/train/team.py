@@ -59,6 +59,7 @@ def leading(
     surroundings: dict[str, Any] = {
         "rank": 0, "local_rank": device.index or 0, "world_size": n, "local_world_size": n,
         "master_port": 0,  # of no use, but accelerate would set one for good
+        "torch_cpp_log_level": "ERROR",  # helpers warn that experts need not be looked for
         "omp_num_threads": max(1, torch.get_num_threads() // n),  # of helpers
     }  # fmt: skip
     hook = sys.excepthook  # a process group puts its rank before whatever is raised

@@ -158,10 +158,10 @@ class CheckedTrainer(Trainer):
         if loss is None:
             with memory_reported("Half a training batch", "lower train.batch_size or max_length"):
                 loss = self._backward(model, ids, labels, total)
-        loss: Any = self.accelerator.reduce(loss)
-        if not math.isfinite(float(loss)):
-            raise self.stopped(f"loss became {float(loss)}")
-        self.losses.append(float(loss))
+        whole = float(self.accelerator.reduce(loss))  # type: ignore[arg-type]  # a tensor's sum
+        if not math.isfinite(whole):
+            raise self.stopped(f"loss became {whole}")
+        self.losses.append(whole)
         return loss
 
     def _backward_or_nothing(
@@ -173,8 +173,10 @@ class CheckedTrainer(Trainer):
         except Exception as problem:
             if len(ids) == 1 or not is_out_of_memory(problem):
                 raise
-            if self.args.world_size > 1 and any(weight.grad is not None for weight in self.weights):
-                raise  # the others may have these gradients already
+            if self.args.world_size > 1:
+                if any(weight.grad is not None for weight in self.weights):
+                    raise  # the others may have these gradients already
+                model.reducer._reset_state()  # which waits for the gradients of this pass
         for weight in self.weights:  # whatever part of the gradient was there already
             weight.grad = None
         if self.args.device.type == "cuda":

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import PartialState
 from pydantic import ValidationError
 
 from nuggets import api
@@ -80,6 +81,7 @@ def test_two_processes_take_the_steps_of_one(loss, loaded, encoded, tiny, tmp_pa
     assert weights(models[0]).keys() == weights(models[1]).keys()
     assert not multiprocessing.active_children()
     assert not list(tmp_path.glob("*/.team-*"))
+    assert PartialState().num_processes == 1, "what comes next in this process is alone"
 
 
 def test_a_resumed_team_equals_an_uninterrupted_one_bit_for_bit(loaded, encoded, tmp_path):
@@ -95,6 +97,25 @@ def test_a_resumed_team_equals_an_uninterrupted_one_bit_for_bit(loaded, encoded,
         assert torch.equal(weights(models[1])[name], weight)
 
 
+class Cramped:
+    """A loss that has no memory for more than one row in the helper alone."""
+
+    def __init__(self):
+        self.leader = os.getpid()
+
+    def __call__(self, model, ids, labels):
+        loss = answer_loss(model, ids, labels)
+        if os.getpid() != self.leader and len(ids) > 1:
+            raise torch.OutOfMemoryError("none left")
+        return loss
+
+
+def test_a_helper_without_memory_halves_its_share(loaded, encoded, tmp_path):
+    alone = finetune(adapted(loaded), encoded, CONFIG, 0, tmp_path)
+    log = finetune(adapted(loaded), encoded, CONFIG, 0, tmp_path, helpers=HELPERS, loss=Cramped())
+    assert log.losses == pytest.approx(alone.losses, rel=1e-5)
+
+
 class Broken:
     """A loss that goes wrong in the helper alone."""
 
@@ -105,6 +126,9 @@ class Broken:
         loss = model(input_ids=ids).logits.float().square().mean()
         if os.getpid() == self.leader:
             return loss
+        if self.how == "memory":
+            loss.backward()
+            raise torch.OutOfMemoryError("none left")
         if self.how == "nan":
             return loss * float("nan")
         if self.how == "raises":
@@ -118,6 +142,7 @@ class Broken:
     [
         ("nan", NonFinite, "loss became nan at step 1"),
         ("raises", NuggetsError, "(?s)One of 2 processes .* failed: .*a helper's own problem"),
+        ("memory", NuggetsError, "(?s)One of 2 processes .* Training ran out of memory"),
         ("killed", NuggetsError, "One of 2 processes that train together failed: .*SIGKILL"),
     ],
 )
