@@ -11,6 +11,7 @@ from nuggets.studies.shipped import studies
 
 INDEX = "README.md"
 BEFORE = "preregistration.md"
+SUMMARY = "summary.md"
 TITLE = "# The paper's experiments, with the controls and intervals that the paper lacks"
 ABOUT = (
     "Every report names its command, versions and budget, sets each difference beside its interval "
@@ -29,6 +30,8 @@ def save_index(out: Path) -> list[Path]:
     if path.is_file() and not path.read_text().startswith(MARK):
         return []
     text = index_markdown(_reports(out))
+    if (out / SUMMARY).is_file():
+        text += f"\nThe results and their known weaknesses on one page: [{SUMMARY}]({SUMMARY}).\n"
     if (out / BEFORE).is_file():
         text += f"\nWhat was fixed before the runs beyond the paper: [{BEFORE}]({BEFORE}).\n"
     atomic_write(path, text)
