@@ -116,7 +116,7 @@ def _add_targets(fig: go.Figure, matrix: ndarray, name: str, maps: Maps) -> None
     cells = [(s, t) for t in range(matrix.shape[0]) for s in range(matrix.shape[1])]
     hover = [
         f"teacher L{t}, student L{s}<br>{name} {matrix[t, s]:.3f}"
-        + (f"<br>on the map {' and '.join(here[s, t])}" if (s, t) in here else "")
+        + (f"<br>chosen by {' and '.join(here[s, t])}" if (s, t) in here else "")
         for s, t in cells
     ]
     unseen = {"marker": {"opacity": 0}}
@@ -199,7 +199,11 @@ def agreement_figure(frame: pd.DataFrame, look: Look = LIGHT) -> go.Figure:
     fig = go.Figure()
     names = [charts.plain_name(name) for name in frame["selector"]]
     for column, title, colour in (
-        ("agreement", "dimensions shared by neighbours", charts.SKY if look.dark else charts.BLUE),
+        (
+            "agreement",
+            "dimensions shared by adjacent matrices",
+            charts.SKY if look.dark else charts.BLUE,
+        ),
         ("kept", "sensitivity kept", charts.ORANGE),
     ):
         fig.add_bar(

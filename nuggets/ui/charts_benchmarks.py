@@ -200,7 +200,7 @@ def forest_figure(differences: Sequence[Difference], look: Look = LIGHT) -> go.F
     for seen, title, colour, symbol in (
         ("better", "better", charts.SKY if look.dark else charts.BLUE, "circle"),
         ("worse", "worse", charts.VERMILION, "square"),
-        ("neither", "no difference seen", charts.GREY, "circle-open"),
+        ("neither", "no detectable difference", charts.GREY, "circle-open"),
     ):
         own = [d for d in differences if _seen(d) == seen]
         if not own:

@@ -23,7 +23,7 @@ STATUS_COLOURS = {
 }
 
 
-def problem(text: object, key: str = "problem", title: str = "This does not work") -> None:
+def problem(text: object, key: str = "problem", title: str = "This did not work") -> None:
     """A sentence about what went wrong, as plain text in a frame; the title is our own."""
     with st.container(border=True, key=f"nuggets-{key}", gap="xsmall"):
         st.badge(title, color="red")

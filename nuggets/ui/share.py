@@ -148,7 +148,9 @@ def _foot(
     with row:
         with st.container(width="stretch"):
             st.text(caption)  # never Markdown: captions name runs, models and tasks
-        with st.popover("Take away", help="Data, image, page, command, Python", key=f"{key}-share"):
+        with st.popover(
+            "Export", help="Data, image, HTML page, command, Python", key=f"{key}-share"
+        ):
             _files(fig, data, key, caption, command, python)
             _code("As command", command, "bash")
             _code("As Python", python, "python")

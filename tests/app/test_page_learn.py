@@ -83,7 +83,7 @@ def test_a_guess_is_judged_only_when_revealed(
     at.toggle(key="reveal-sensitivity").set_value(True).run()
     assert ":green-badge[Your guess was right]" in [part.value for part in at.markdown]
     at.radio(key="guess-sensitivity").set_value(options[found.answer - 1]).run()
-    assert ":orange-badge[Your guess was not right]" in [part.value for part in at.markdown]
+    assert ":orange-badge[Your guess was wrong]" in [part.value for part in at.markdown]
 
 
 def test_next_and_back_walk_the_chapters(open_page: Open, measured: api.SensitivityMap) -> None:

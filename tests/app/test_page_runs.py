@@ -39,7 +39,7 @@ def test_filters_from_the_address(open_page, two, query, index):
 
 
 def test_filter_without_a_match_says_so(open_page, two):
-    assert "No run fits the filter." in shown(open_page("runs", containing="zebra"))
+    assert "No run matches the filter." in shown(open_page("runs", containing="zebra"))
 
 
 def test_notes_are_kept_and_shown_as_text(open_page, two):
@@ -106,7 +106,7 @@ def test_delete_only_asks(open_page, two):
 
 def test_run_of_an_older_address_is_forgotten(open_page, two):
     at = open_page("runs", run="20200101-000000-gone-0000")
-    assert "choose a run in the sidebar" in shown(at)
+    assert "choose it in the sidebar" in shown(at)
 
 
 def bring_in(at, path):

@@ -284,8 +284,8 @@ def test_residual_figure_marks_what_every_selector_chose() -> None:
         assert (trace.x0, trace.dx, tuple(trace.y)) == (0, 1, names)
     titles = [note.text for note in fig.layout.annotations]
     assert titles == [
-        "<b>rows cols</b><br>50 % shared, by chance 40 %",
-        "<b>consistent</b><br>100 % shared, by chance 40 %",
+        "<b>rows cols</b><br>50 % shared (40 % by chance)",
+        "<b>consistent</b><br>100 % shared (40 % by chance)",
     ]
     assert list(fig.layout.yaxis.ticktext) == ["L0", "L1"]
     frame = charts_residual.residual_frame(found)
@@ -369,7 +369,7 @@ def test_budget_lists_what_every_arm_was_given() -> None:
     assert frame["seeds"].tolist() == [3] * 4
     shown = arm_tables.budget_shown(frame.assign(flops=5032799704420.999))
     assert shown["operations per seed"].tolist() == ["5.03 TFLOP"] * 4
-    assert shown["trained weights"].tolist() == ["100"] * 4
+    assert shown["trainable parameters"].tolist() == ["100"] * 4
     assert not [name for name in shown if "_" in name]
     nothing = arm_tables.budget_shown(frame.assign(flops=0.0, learning_rate=None))
     assert set(nothing["operations per seed"]) == set(nothing["learning rate"]) == {"–"}
