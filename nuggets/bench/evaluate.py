@@ -131,7 +131,7 @@ def evaluate_lanes(
         BadInput: as `evaluate` does.
     """
     if not samples:
-        raise BadInput("There is no item to evaluate; give at least one.")
+        raise BadInput("There are no items to evaluate; give at least one.")
     variants, places = _variants(samples, "choice" in metrics)
     encoded = encode_all(variants, tokenizer, max_length, format)
     device = torch.device(device)
@@ -162,7 +162,7 @@ def _not_finite(scores: list[Score], samples: Sequence[Sample]) -> NonFinite | N
         if not math.isfinite(score.log_likelihood):
             return NonFinite(
                 f"The model's likelihood of item {sample.id!r} is {score.log_likelihood}. Its "
-                "weights diverged or are damaged; nothing that it answers can be counted."
+                "weights diverged or are damaged, so its answers cannot be evaluated."
             )
     return None
 

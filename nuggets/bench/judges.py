@@ -163,8 +163,8 @@ class JudgeClient:
             except (OSError, ValueError, KeyError, IndexError, TypeError) as problem:
                 reason = self._hidden(str(problem)) or type(problem).__name__
         raise self._failed(
-            f"did not answer in {self._config.attempts} attempts ({reason}). What it judged so "
-            "far is kept: resume the run when it answers again"
+            f"did not answer in {self._config.attempts} attempts ({reason}). Its judgements so "
+            "far are saved; resume the run once it is available"
         )
 
     def _post(self, body: dict[str, Any]) -> str:
@@ -196,7 +196,7 @@ class JudgeClient:
         return text.replace(self._key, "…") if self._key else text
 
     def _failed(self, what: str) -> NuggetsError:
-        no_key = "" if self._key else f" There is no key in {self._config.key_env}."
+        no_key = "" if self._key else f" {self._config.key_env} is not set."
         return NuggetsError(f"The judge at {self._config.url} {what}.{no_key}")
 
 

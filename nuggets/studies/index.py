@@ -14,8 +14,9 @@ BEFORE = "preregistration.md"
 SUMMARY = "summary.md"
 TITLE = "# The paper's experiments, with the controls and intervals that the paper lacks"
 ABOUT = (
-    "Every report names its command, versions and budget, sets each difference beside its interval "
-    "and the smallest one that could have been seen, and the paper's own scores beside ours."
+    "Every report gives its command, versions and budget, each difference with its interval and "
+    "the difference that would be detected 80 % of the time, and the paper's own scores beside "
+    "ours."
 )
 MARK = "<!-- written by `nuggets paper`; changes are lost -->"
 

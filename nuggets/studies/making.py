@@ -61,8 +61,8 @@ def start_study(name: str, overrides: Iterable[str] = ()) -> list[Run]:
     missing = [each for each in study.models if not model_path(study, each).is_dir()]
     if missing:
         raise BadInput(
-            f"The experiment {name} first makes the models {', '.join(missing)}, which takes "
-            f"minutes. Run it on the command line: nuggets paper {name}"
+            f"The experiment {name} first has to train the models {', '.join(missing)}, which "
+            f"takes minutes. Run it on the command line: nuggets paper {name}"
         )
     recipes = study_recipes(study, changes, study_models(study))
     started = []

@@ -81,7 +81,7 @@ def build_study_report(study: Study, runs: Mapping[str, Run], command: str) -> S
     """
     if not runs:
         raise BadInput(
-            f"No run of the experiment {study.name} is finished. Make them with: nuggets paper "
+            f"No run of the experiment {study.name} has finished. Start them with: nuggets paper "
             f"{study.name}"
         )
     panels = [_panel(study, name, run) for name, run in runs.items()]
