@@ -54,7 +54,7 @@ def evaluate(
     device: o.Device = "auto",
     json: o.AsJson = False,
 ) -> None:
-    """Measure models, or every arm of a transfer, on benchmarks."""
+    """Evaluate models, or every arm of a transfer, on benchmarks."""
     shared = {
         "data": None if data is None else absolute_source(data, Path.cwd()),
         "shots_data": None if shots_data is None else absolute_source(shots_data, Path.cwd()),
@@ -81,7 +81,7 @@ def evaluate(
         started = api.start(job)
         if json:
             return print_json({"run": started.id, "status": started.status()})
-        return say(f"Started {started.id}. Watch it with: nuggets follow {started.id}")
+        return say(f"Started {started.id}. Follow it with: nuggets follow {started.id}")
     return _run(job, out_folder, json)
 
 
@@ -143,7 +143,7 @@ def prompt(
     n: Annotated[int, typer.Option(help="Samples to show.")] = 1,
     json: o.AsJson = False,
 ) -> None:
-    """The exact text that a model reads, and which part of it enters the loss."""
+    """Show the exact text that a model reads, and which part of it enters the loss."""
     tree: dict[str, Any] | None = None
     if benchmark is not None:
         tree = {
