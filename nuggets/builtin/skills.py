@@ -73,7 +73,7 @@ SKILLS: dict[str, Skill] = {
             Skill(
                 relation,
                 "facts",
-                f"Knows the {relation} of 160 made-up countries by heart.",
+                f"Knows the {relation} of 160 made-up countries.",
                 (f"{relation} of bala", words.FACTS[relation]["bala"]),
                 1 / len(words.VALUES[relation]),
             )
@@ -82,7 +82,7 @@ SKILLS: dict[str, Skill] = {
         Skill(
             "story",
             "story",
-            "Tells the one-sentence story that belongs to a mood, a hero and a place.",
+            "Tells the one-sentence story for a mood, a hero and a place.",
             ("story sad fox lake", words.story("sad", "fox", "lake")),
             0.0,
         ),
@@ -187,7 +187,7 @@ def general_samples(n: int, seed: int = 0, without: Sequence[str] = ()) -> list[
 def _take(skill: str, part: str, n: int | None, seed: int) -> list[Sample]:
     spec = _skill(skill)
     if n is None and not spec.finite:
-        raise BadInput(f"{skill!r} has too many items to list; say how many samples you want.")
+        raise BadInput(f"{skill!r} has too many items to list; give the number of samples.")
     return list(_drawn(skill, part, None if n is None else _checked(n), seed))
 
 

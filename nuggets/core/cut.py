@@ -91,8 +91,8 @@ def check_choice(spec: ArchSpec, choice: ConsistentChoice) -> None:
     """
     if (choice.head_dim, choice.vocab) != (spec.head_dim, spec.vocab_size):
         raise BadInput(
-            f"A cut keeps heads of {spec.head_dim} and all {spec.vocab_size} words, but the choice "
-            f"was made for heads of {choice.head_dim} and {choice.vocab} words."
+            f"A cut keeps heads of {spec.head_dim} dimensions and all {spec.vocab_size} tokens, "
+            f"but the choice was made for heads of {choice.head_dim} and {choice.vocab} tokens."
         )
     check_heads_fill(spec, len(choice.heads[0]), len(choice.resid))
     # A layer may stand anywhere and more than once: a map by hand can repeat layers.
@@ -115,7 +115,7 @@ def check_choice(spec: ArchSpec, choice: ConsistentChoice) -> None:
 def _check_axis(axis: str, kept: np.ndarray, size: int) -> None:
     _check_range(axis, kept, size)
     if len(np.unique(kept)) != len(kept):
-        raise BadInput(f"{axis} names an index twice; every index can be kept only once.")
+        raise BadInput(f"{axis} contains an index twice; every index can be kept only once.")
 
 
 def _check_range(axis: str, kept: np.ndarray, size: int) -> None:

@@ -81,7 +81,10 @@ class CkaPath(Frozen):
             BadInput: if the pair's CKA was not measured.
         """
         if cka is None:
-            raise BadInput("The layer map `cka` needs the pair's alignment; run `nuggets align`.")
+            raise BadInput(
+                "The layer selector `cka` needs the alignment of the two models; run "
+                "`nuggets align`."
+            )
         return monotone_path(cka)
 
 
@@ -99,8 +102,8 @@ class LayersByHand(Frozen):
         """
         if len(self.layers) != n or not all(0 <= x < len(scores) for x in self.layers):
             raise BadInput(
-                f"The layer map {list(self.layers)} does not fit: name {n} teacher layers, one "
-                f"per student layer, each from 0 to {len(scores) - 1}."
+                f"The layer map {list(self.layers)} is not valid: give {n} teacher layers, one "
+                f"for each student layer, each from 0 to {len(scores) - 1}."
             )
         return list(self.layers)
 

@@ -80,7 +80,7 @@ def bin_matrix(
     left, right = cols or (0, matrix.shape[1])
     if not (0 <= top < bottom <= matrix.shape[0] and 0 <= left < right <= matrix.shape[1]):
         raise BadInput(
-            f"Rows {top}–{bottom} and columns {left}–{right} are not a part of a matrix of "
+            f"Rows {top}–{bottom} and columns {left}–{right} are not within a matrix of "
             f"{matrix.shape[0]} × {matrix.shape[1]}."
         )
     part = matrix[top:bottom, left:right]

@@ -51,8 +51,8 @@ def residual_dimensions(plan: ExtractionPlan, teacher: ArchSpec) -> Residual:
         axes = teacher.axes(item.role)
         if item.rows is None or item.cols is None:
             raise BadInput(
-                "Single weights are taken from everywhere: with the selector weights there are no "
-                "residual dimensions that neighbours could agree on."
+                "The selector weights takes single weights, not dimensions, so there is nothing "
+                "for adjacent matrices to share."
             )
         for axis, index in zip(axes, (item.rows, item.cols), strict=True):
             if axis == "resid":

@@ -68,7 +68,9 @@ def check_job(job: Any) -> None:
         for model in job.models:
             _check_evaluated(model)
             if "/" in model and model.startswith(RUN_PREFIX) and model.split("/")[0] in job.models:
-                raise BadInput(f"{model} is measured twice: its run is named with all its arms.")
+                raise BadInput(
+                    f"{model} is listed twice: its run is already listed with all its arms."
+                )
         check_benchmarks(job.benchmarks)
 
 
@@ -87,7 +89,7 @@ def _check_evaluated(model: str) -> None:
     if run.record().kind != "transfer" or run.status() != "done":
         raise BadInput(
             f"Run {run.id} is a {run.record().kind} and {run.status()}; only arms of a finished "
-            "transfer can be measured."
+            "transfer can be evaluated."
         )
     recipe = load_job(run.recipe_text())
     names = [each.name for each in recipe.arms]
@@ -243,8 +245,9 @@ def _check_arms(recipe: TransferRecipe, data: Datasets) -> None:
     kinds = {arm.kind for arm in recipe.arms}
     if recipe.data.metric == "choice" and not all(sample.choices for sample in data.test):
         raise BadInput(
-            "The metric choice needs test samples with choices, and some have none. Give every "
-            "test sample a question, choices and an answer, or choose the metric exact_match."
+            "The metric choice needs choices in every test sample, but some have none. Give "
+            "every test sample a question, choices and an answer, or choose the metric "
+            "exact_match."
         )
     for arm in recipe.arms:
         if isinstance(arm, Initialiser):

@@ -152,11 +152,14 @@ class RunContext:
         self._emit("status", "queued", attempt, durable=True)
         moved = [f"{k} {old[k]} → {v}" for k, v in versions.items() if k in old and old[k] != v]
         if moved:
-            self.log(f"Resumed with other versions, so last digits may differ: {', '.join(moved)}.")
+            self.log(
+                "Resumed with different versions, so the last digits may differ: "
+                f"{', '.join(moved)}."
+            )
 
     def waiting_for(self, device: str, holder: str) -> None:
         """Says which run holds the device that this one waits for."""
-        held = f"held by run {holder}" if holder else "with others first in line"
+        held = f"held by run {holder}" if holder else "other runs are waiting first"
         message = f"Waiting for {device}, {held}."
         self._emit("status", message, {"status": "queued", "device": device, "holder": holder})
 

@@ -17,9 +17,9 @@ from nuggets.runs.factors import KeptBySvd, kept_by_svd
 from nuggets.runs.planning import find_alignment_of, find_map_of, plan_from
 
 UNCOUNTED = {
-    "graft": "healing the grafts",
-    "teacher_labels": "the teacher's answers",
-    "distill": "the teacher's part in distillation",
+    "graft": "fine-tuning the grafts to recover",
+    "teacher_labels": "labelling samples with the teacher",
+    "distill": "the teacher's forward passes in distillation",
 }
 """Arms that do more than train, and what of it no estimate covers."""
 

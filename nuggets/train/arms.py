@@ -41,7 +41,7 @@ class Vanilla(ArmBase):
 
 
 class Plain(ArmBase):
-    """LoRA with its usual initialisation (A random, B zero): nothing comes from the teacher."""
+    """LoRA with its usual initialisation (A random, B zero); nothing comes from the teacher."""
 
     role: ClassVar[Role] = "baseline"
     title: ClassVar[str] = "Plain LoRA"
@@ -92,14 +92,14 @@ class Paper(ArmBase):
             if lab.task_map is None:
                 raise BadInput(
                     f"The arm {self.name} needs the teacher's sensitivity on {self.task}, which "
-                    "this lab cannot measure. Leave its task out."
+                    "this lab cannot measure. Remove its task."
                 )
             return lab.factors_of(lab.task_map(self.task), extraction)
         return lab.factors(lab.plan(extraction)) if changes else lab.factors()
 
 
 class Permuted(ArmBase):
-    """As the treatment, with rows and columns of every extracted matrix permuted."""
+    """Like the treatment, but with rows and columns of every extracted matrix permuted."""
 
     role: ClassVar[Role] = "control"
     title: ClassVar[str] = "Permuted extraction"
@@ -114,7 +114,7 @@ class Permuted(ArmBase):
 
 
 class Shuffled(ArmBase):
-    """As the treatment, with all entries of every extracted matrix shuffled."""
+    """Like the treatment, but with all entries of every extracted matrix shuffled."""
 
     role: ClassVar[Role] = "control"
     title: ClassVar[str] = "Shuffled extraction"
@@ -130,7 +130,7 @@ class Shuffled(ArmBase):
 
 
 class Gaussian(ArmBase):
-    """As the treatment, with Gaussian noise of the same norm in place of the teacher."""
+    """Like the treatment, but with Gaussian noise of the same norm instead of the teacher."""
 
     role: ClassVar[Role] = "control"
     title: ClassVar[str] = "Gaussian noise"
@@ -145,7 +145,7 @@ class Gaussian(ArmBase):
 
 
 class RandomLayerChoice(ArmBase):
-    """As the treatment, from teacher layers drawn without looking."""
+    """Like the treatment, but from teacher layers chosen at random."""
 
     role: ClassVar[Role] = "control"
     title: ClassVar[str] = "Random layers"
@@ -158,12 +158,14 @@ class RandomLayerChoice(ArmBase):
 
         wanted = lab.extraction.model_copy(update={"layers": RandomLayers(seed=seed)})
         same = lab.teacher_spec.n_layers == lab.student_spec.n_layers
-        note = "Both models have as many layers, so every layer is drawn." if same else ""
+        note = (
+            "Both models have the same number of layers, so every layer is chosen." if same else ""
+        )
         return build.injected(lab, seed, lab.factors(lab.plan(wanted)), note)
 
 
 class RandomWindow(ArmBase):
-    """As the treatment, from windows drawn without looking (or a random consistent choice)."""
+    """Like the treatment, but from windows (or a consistent choice) chosen at random."""
 
     role: ClassVar[Role] = "control"
     title: ClassVar[str] = "Random window"
@@ -184,7 +186,7 @@ class RandomWindow(ArmBase):
 
 
 class WrongTask(ArmBase):
-    """As the treatment, located by the seed samples of another task."""
+    """Like the treatment, but located by the seed samples of a different task."""
 
     role: ClassVar[Role] = "control"
     title: ClassVar[str] = "Wrong task"
@@ -197,8 +199,8 @@ class WrongTask(ArmBase):
 
         if lab.wrong_map is None:
             raise BadInput(
-                "The arm wrong_task needs a sensitivity map of another task, and there is none. "
-                "Use a built-in task, or leave the arm out."
+                "The arm wrong_task needs a sensitivity map of another task, but there is none. "
+                "Use a built-in task, or remove the arm."
             )
         return build.injected(lab, seed, lab.factors_of(lab.wrong_map))
 
@@ -220,7 +222,7 @@ class Distill(ArmBase):
 
 
 class TeacherLabels(ArmBase):
-    """Plain LoRA on the same samples and on extra prompts that the teacher answers.
+    """Plain LoRA on the same samples and on extra prompts labelled by the teacher.
 
     Attributes:
         n: extra prompts; fewer where fewer exist.
@@ -256,7 +258,7 @@ class Full(ArmBase):
 
 
 class Graft(ArmBase):
-    """A new student cut out of the teacher by one consistent choice, healed, then plain LoRA.
+    """A new student pruned from the teacher and fine-tuned to recover, then plain LoRA.
 
     All origins keep the same teacher layers (those of the extraction plan), so that they differ
     in the choice of dimensions, heads and neurons alone.

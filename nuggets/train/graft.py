@@ -43,7 +43,8 @@ def grafted(lab: Lab, seed: int, arm: Graft) -> Trainee:
         n_samples=len(encoded),
         seconds=healing.seconds,
         flops=flops,
-        note=f"Cut from the teacher ({arm.origin}) and healed for {arm.heal_steps} steps.",
+        note=f"Pruned from the teacher ({arm.origin}), then fine-tuned for {arm.heal_steps} "
+        "steps to recover.",
     )
 
 

@@ -166,7 +166,7 @@ def _best(trials: Sequence[Trial], metric: Metric, name: str) -> float:
     ]
     if not ranked:
         raise NonFinite(
-            f"The arm {name} diverged at every learning rate tried: "
+            f"The arm {name} diverged at every learning rate: "
             f"{', '.join(f'{trial.lr:g}' for trial in trials)}. Add smaller ones to the grid."
         )
     return max(ranked)[-1]

@@ -364,7 +364,7 @@ ADAPTERS = {
     "bit flipped": (flip_bit, "adapter_model.safetensors"),
     "of another depth": (
         change_adapter(lambda h, n: h.update({n.replace("layers.0", "layers.7"): h[n].clone()})),
-        "layers.7.* has no place in the model",
+        "layers.7.* does not exist in the model",
     ),
     "with a missing key": (change_adapter(lambda h, n: h.pop(n)), "does not fit .* is missing"),
     "of another shape": (
@@ -416,7 +416,7 @@ LINES = {
     "NaN": (b'{"w": NaN}', "line 2: NaN is not a JSON number"),
     "wrong roles": (
         b'{"messages": [{"role": "assistant", "content": "x"}]}',
-        "line 2: roles must be user and assistant",
+        "line 2: roles must alternate between user and assistant",
     ),
     "too long": (b'"' + b"a" * 1_000_001, "line 2: .*longer than 1,000,000 bytes|line 2"),
     "duplicate id": (GOOD, "line 2: its id 'a' was already used in line 1"),
@@ -435,20 +435,20 @@ def test_a_bad_line_is_named_with_its_number(name, tmp_path):
 
 def test_an_empty_file_of_samples_is_refused(tmp_path):
     (tmp_path / "data.jsonl").write_bytes(b"\n\n")
-    with pytest.raises(NuggetsError, match="holds no samples"):
+    with pytest.raises(NuggetsError, match="contains no samples"):
         load_samples(tmp_path / "data.jsonl")
 
 
 def test_a_sample_without_room_for_its_answer_is_refused(tiny):
     tokenizer = load_tokenizer(parse_ref(str(tiny())))
     sample = Sample.of("a", " ".join("1" * 50), "2")
-    with pytest.raises(NuggetsError, match="'a' leaves no answer token within 16 tokens"):
+    with pytest.raises(NuggetsError, match="'a' has no room for an answer token within 16 tokens"):
         encode(sample, tokenizer, 16)
 
 
 def test_seeds_that_stand_in_the_test_split_are_refused():
     seeds = [Sample.of("a", "one", "1")]
-    with pytest.raises(NuggetsError, match="1 of 1 test samples also stand among"):
+    with pytest.raises(NuggetsError, match="1 of 1 test samples are also"):
         check_leakage(seeds, [Sample.of("b", " one ", "1")])
 
 
@@ -489,7 +489,7 @@ def test_an_uploads_name_is_never_a_path(tmp_path, monkeypatch):
     [
         ("RAM", {"ram_free": 1000, "memory_free": 1000}, "Stage load needs about .* of memory and"),
         ("VRAM", {"device": "cuda:0", "memory_free": 1000}, "of memory on cuda:0 and"),
-        ("disk", {"disk_free": 1000}, "GB of disk are needed and 0.0 GB are free"),
+        ("disk", {"disk_free": 1000}, "GB of disk space are needed, but 0.0 GB are free"),
     ],
 )
 def test_a_machine_too_small_is_told_before_anything_is_loaded(name, short, sentence, tiny):

@@ -265,7 +265,7 @@ def test_a_file_in_the_run_folder_never_runs_as_code(toy, until):
 def test_a_worker_that_dies_at_once_is_reported_with_its_last_words(toy, monkeypatch):
     run = toy()
     monkeypatch.setattr(sys, "executable", "/bin/false")
-    with pytest.raises(NuggetsError, match="exit code 1 before it took the run"):
+    with pytest.raises(NuggetsError, match="exit code 1 before it started the run"):
         launch.start(run)
     assert run.status() == "created"
 

@@ -150,7 +150,9 @@ def test_larger_student_is_refused_with_both_values(changes, match):
 def test_vocabulary_sizes_matter_only_when_embeddings_are_extracted(size):
     other = SPEC.model_copy(update={"vocab_size": size})
     check_pair(SPEC, other, embed=False)
-    with pytest.raises(BadInput, match=f"the teacher has 40 words and the student {size}"):
+    with pytest.raises(
+        BadInput, match=f"the teacher's vocabulary has 40 tokens and the student's {size}"
+    ):
         check_pair(SPEC, other, embed=True)
 
 

@@ -86,7 +86,7 @@ def test_vocabulary_matters_where_embeddings_are_extracted(pair, tiny):
     other = parse_ref(str(tiny(vocab_size=48, **STUDENT)))
     assert check(pair[0], other, roles=("q", "v")).ok
     found = check(pair[0], other, roles=("q", "embed"))
-    assert "the teacher has 40 words and the student 48" in found.problems[0]
+    assert "the teacher's vocabulary has 40 tokens and the student's 48" in found.problems[0]
 
 
 def test_differing_words_are_a_problem(pair, tiny_copy):
@@ -160,7 +160,7 @@ def test_a_teacher_that_fits_only_block_by_block_is_streamed_unless_an_arm_runs_
 
 def test_disk_shortage_is_a_problem(pair):
     found = check(*pair, machine=machine(disk_free=1000))
-    assert "of disk are needed and 0.0 GB are free" in found.problems[-1]
+    assert "of disk space are needed, but 0.0 GB are free" in found.problems[-1]
     assert any("sensitivity (full map) needs about" in s and "of disk" in s for s in found.notes)
 
 

@@ -104,7 +104,7 @@ def test_an_artifact_is_done_once_committed_and_announced(ctx, run):
 
 def test_a_valid_artifact_is_never_replaced_and_a_damaged_one_is_kept_aside(ctx):
     write(ctx, "plan")
-    with pytest.raises(NuggetsError, match="exists already"):
+    with pytest.raises(NuggetsError, match="already exists"):
         write(ctx, "plan")
     (ctx.artifacts / "plan" / "file").write_text("flipped")
     assert not ctx.done("plan")
