@@ -283,7 +283,7 @@ class TransferRecipe(Frozen):
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"two arms have the name {twice[0]!r}; give one of them a label")
         if not self.arms or not self.seeds:
-            raise ValueError("name at least one arm and one seed")
+            raise ValueError("give at least one arm and one seed")
         if len(set(self.seeds)) != len(self.seeds) or self.train.tuning_seed in self.seeds:
             raise ValueError("seeds must differ from each other and from train.tuning_seed")
         _check_distinct(self.benchmarks)

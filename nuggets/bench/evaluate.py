@@ -263,7 +263,7 @@ def answer_logits(model: Any, input_ids: Tensor, labels: Tensor) -> tuple[Tensor
 def pad_right(
     batch: Sequence[tuple[Sequence[int], Sequence[int]]], device: torch.device | str
 ) -> tuple[Tensor, Tensor]:
-    """Token ids and labels `[items, longest]`; the padding is `IGNORED` and never looked at.
+    """Token ids and labels `[items, longest]`; the padding is `IGNORED`.
 
     A causal model's states do not depend on what follows, so no attention mask is needed and
     any valid id may stand in the padding.

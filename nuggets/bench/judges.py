@@ -78,9 +78,9 @@ class EndpointJudge(Frozen):
 
 
 class TeacherJudge(Frozen):
-    """A teacher's likelihood: it prefers what it would rather have written itself.
+    """A teacher's likelihood: it prefers the answer that it finds more likely.
 
-    This is no judgement of quality, and is reported under a name of its own.
+    This does not judge quality, and is reported under a separate name.
     """
 
     kind: Literal["teacher_likelihood"] = "teacher_likelihood"

@@ -1,10 +1,10 @@
-"""One honest sentence about a transfer, from fixed rules that are published with it.
+"""The verdict on a transfer: one sentence, from fixed rules that are published with it.
 
 Measured on 1,000 simulated experiments each (baseline, treatment, three controls; 100 items; rate
-.5, probit seed sd .2, item sd .7): five equal arms are never said to help with 2, 3 or 5 seeds.
-Where all controls are ruined and only the baseline can stop a false claim, "helps" is said in
-.018, .017 and .004 of the experiments. Of 200 with a planted effect of 58 points, 3 and 5
-seeds find all, 2 seeds 151.
+.5, probit seed sd .2, item sd .7): among five equal arms the verdict is never "helps" with 2, 3 or
+5 seeds. Where all controls are ruined and only the baseline can prevent a false claim, it is
+"helps" in .018, .017 and .004 of the experiments. Of 200 experiments with a planted effect of 58
+points, 3 and 5 seeds detect all, and 2 seeds detect 151.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from pydantic import BaseModel, ConfigDict
 from nuggets.bench.statistics import LEVEL, Interval
 
 Role = Literal["baseline", "treatment", "control", "comparator", "reference"]
-"""baseline: plain LoRA. treatment: what is to be judged. control: as the treatment, without the
-teacher's knowledge. comparator: another way to the same end. reference: no training."""
+"""baseline: plain LoRA. treatment: the arm to judge. control: like the treatment, but without the
+teacher's knowledge. comparator: a different method for the same goal. reference: no training."""
 
 Kind = Literal["helps", "hurts", "same_as_controls", "no_difference", "not_proven"]
 
@@ -66,12 +66,12 @@ class Difference(BaseModel):
 
     @property
     def better(self) -> bool:
-        """Whether `arm` is seen to be better."""
+        """Whether `arm` is detectably better."""
         return self.interval.low > 0 and self.p_holm <= 1 - LEVEL
 
     @property
     def worse(self) -> bool:
-        """Whether `arm` is seen to be worse."""
+        """Whether `arm` is detectably worse."""
         return self.interval.high < 0 and self.p_holm <= 1 - LEVEL
 
 

@@ -100,7 +100,7 @@ def _run(job: api.EvaluateJob, out_folder: Path | None, json: bool) -> None:
 
 
 def _subject(name: str) -> str:
-    """A run where its id is given and no model of that name is there."""
+    """The run with this id, unless a model has that name."""
     if name.startswith("run:"):
         return name
     if Path(name).exists() or name in api.MODELS or "/" in name:

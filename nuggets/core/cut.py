@@ -1,4 +1,4 @@
-"""Cutting a smaller model out of a larger one with one consistent choice of indices.
+"""Pruning a larger model to a smaller one with one consistent choice of indices.
 
 The same residual dimensions are kept in the whole network, attention heads are kept in whole
 key/value groups, and gate, up and down keep the same FFN neurons. Unlike independent windows,

@@ -38,7 +38,7 @@ def load_samples(path: str | Path, limit: int | None = None) -> list[Sample]:
 
     Args:
         path: the file.
-        limit: how many samples to read at most; later lines are not looked at.
+        limit: maximum number of samples; later lines are not read.
 
     Returns:
         At least one sample, in the file's order. Ids come from the file (`id`), or from a hash of
@@ -229,7 +229,7 @@ def _answer_index(answer: Any, choices: Sequence[str]) -> int:
 def _content_id(
     messages: Sequence[Message], choices: Sequence[str], seen: Mapping[str, int]
 ) -> str:
-    """An id from the content; a repeated sample without ids of its own gets a number."""
+    """An id from the content; a repeated sample without an id gets a number."""
     content = json.dumps([[m.role, m.content] for m in messages] + [list(choices)])
     name = "sample_" + hashlib.sha256(content.encode()).hexdigest()[:12]
     copy = next(n for n in count(1) if (name if n == 1 else f"{name}-{n}") not in seen)

@@ -58,7 +58,7 @@ class UniformLayers(Frozen):
 
 
 class RandomLayers(Frozen):
-    """Layers drawn without looking (a control)."""
+    """Layers chosen at random (a control)."""
 
     kind: Literal["random"] = "random"
     seed: int = 0

@@ -47,7 +47,7 @@ class ExtractionConfig(Frozen):
     @model_validator(mode="after")
     def _some_role(self) -> ExtractionConfig:
         if not self.roles:
-            raise ValueError("name at least one role to extract, such as q or down")
+            raise ValueError("give at least one role to extract, such as q or down")
         return self
 
 

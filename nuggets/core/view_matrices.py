@@ -186,7 +186,7 @@ def top_units(scores: Float[ndarray, "n_layers n_units"], k: int) -> list[tuple[
 def overlap(all_scores: Sequence[Float[ndarray, "_ _"]], k: int) -> list[list[Overlap]]:
     """Share of the top `k` units that every two tasks have in common, beside chance.
 
-    Chance is k / number of units: the mean share of two choices made without looking.
+    Chance is k / number of units: the mean share of two random choices.
     """
     n_units = all_scores[0].size if all_scores else 1
     k = max(1, min(k, n_units))

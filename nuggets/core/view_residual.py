@@ -23,7 +23,7 @@ class Residual(NamedTuple):
 
     Attributes:
         modules: the student's matrices, in network order.
-        chosen: whether a matrix speaks of a dimension of the teacher's residual stream.
+        chosen: whether a matrix uses a dimension of the teacher's residual stream.
         agreement: for every two neighbours the share of dimensions that both chose, 0 to 1; its
             mean is the plan's `residual_agreement`.
         chance: the mean share that neighbours would have in common had every choice been made

@@ -289,7 +289,7 @@ def preflight_models(
 
 
 def work_of(recipe: TransferRecipe, device: str) -> Work:
-    """How much a recipe asks for; epochs count the samples that it names."""
+    """The amount of work of a recipe; epochs are counted over its samples."""
     train, data = recipe.train, recipe.data
     steps = train.steps
     if train.epochs is not None:
@@ -312,7 +312,7 @@ def work_of(recipe: TransferRecipe, device: str) -> Work:
 
 
 def _lengths(recipe: TransferRecipe) -> list[int]:
-    """Tokens of every seed sample, roles included; a usual length where nobody can tell."""
+    """Tokens of every seed sample, roles included; a typical length if it cannot be determined."""
     texts = ["\n".join(m.content for m in s.messages) for s in seed_samples(recipe.data)]
     found = count_tokens(resolve(recipe.teacher), texts)
     return [n + _FRAME for n in found] if found else [USUAL_LENGTH]

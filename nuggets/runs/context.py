@@ -178,7 +178,9 @@ class RunContext:
     def _artifact(self, name: str) -> Path:
         path = PurePosixPath(name)
         if not path.parts or path.is_absolute() or any(p.startswith(".") for p in path.parts):
-            raise BadInput(f"{name!r} cannot name an artifact; use a relative name without dots.")
+            raise BadInput(
+                f"{name!r} is not a valid artifact name; use a relative name without dots."
+            )
         return self.artifacts / path
 
     def _save(self, **fields: Any) -> None:

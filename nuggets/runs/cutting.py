@@ -158,10 +158,12 @@ def _heal(
 
 
 def _card(job: CutJob, spec: ArchSpec, layers: tuple[int, ...], losses: list[float]) -> str:
-    healed = f"healed for {job.heal_steps} steps" if losses else "not healed"
+    healed = (
+        f"then fine-tuned for {job.heal_steps} steps to recover" if losses else "not fine-tuned"
+    )
     return (
-        f"# A student cut from `{job.teacher}`\n\n"
-        f"Teacher layers {list(layers)}, {spec.hidden_size} residual dimensions, "
-        f"{spec.intermediate_size} FFN neurons and {spec.n_kv_heads} head groups per layer, "
-        f"chosen by {job.order} (seed {job.seed}); {healed}.\n"
+        f"# A student pruned from `{job.teacher}`\n\nTeacher layers {list(layers)}, "
+        f"{spec.hidden_size} residual dimensions, {spec.intermediate_size} FFN neurons and "
+        f"{spec.n_kv_heads} head groups per layer, chosen by {job.order} (seed {job.seed}); "
+        f"{healed}.\n"
     )

@@ -141,8 +141,8 @@ def _from_files(
         rest = [sample for sample in pool if sample.id not in drawn]
         if not rest:
             raise BadInput(
-                "No prompts are left for the teacher to label: every training sample is in use. "
-                "Lower data.n_train or remove the arm teacher_labels."
+                "No prompts are left for the teacher to label, since every training sample is in "
+                "use. Lower data.n_train or remove the arm teacher_labels."
             )
         return random.Random(seed).sample(rest, min(n, len(rest)))  # noqa: S311
 

@@ -1,4 +1,4 @@
-"""What an experiment found, in sentences from fixed rules. Nobody's hand chooses what is said.
+"""What an experiment found, in sentences that follow from fixed rules.
 
 Rules, in this order:
 

@@ -34,7 +34,7 @@ def run_study(
     Args:
         name: one of `studies()`.
         overrides: `path.to.field=value` for all its runs.
-        on_event: told every event of the run in progress.
+        on_event: called with every event of the run in progress.
         on_run: told the name of the next run, and how many of how many are done.
 
     Raises:
@@ -85,7 +85,7 @@ def calibration_run(n_pool: int = POOL, on_event: OnEvent = lambda event: None) 
 
 
 def _to_the_end(on_event: OnEvent) -> Callable[[TransferRecipe, Run | None], Run]:
-    """Runs a recipe from the start, or goes on with an unfinished run of it."""
+    """Runs a recipe from the start, or continues an unfinished run of it."""
 
     def execute(recipe: TransferRecipe, unfinished: Run | None) -> Run:
         if unfinished is None:

@@ -75,9 +75,9 @@ def with_teacher_labels(lab: Lab, seed: int, n: int) -> Trainee:
     labelled = [_answered(p, a.text) for p, a in zip(prompts, answers, strict=True) if a.finished]
     if not labelled:
         raise BadInput(
-            f"The teacher ended none of its {len(prompts)} answers in time, so the arm "
-            "teacher_labels would be plain LoRA. Remove the arm, or choose a teacher that knows "
-            "the task."
+            f"The teacher finished none of its {len(prompts)} answers within the token limit, so "
+            "the arm teacher_labels would be plain LoRA. Remove the arm, or choose a teacher "
+            "that knows the task."
         )
     cut = len(prompts) - len(labelled)
     seconds = time.monotonic() - start
@@ -85,7 +85,7 @@ def with_teacher_labels(lab: Lab, seed: int, n: int) -> Trainee:
     flops = answering_flops(lab.teacher, written, lab.device, lab.once)
     note = f"The teacher answered {len(labelled)} extra prompts."
     if cut:
-        note += f" {cut} more answers did not end in time and were left out."
+        note += f" {cut} more answers were not finished and were left out."
     return Trainee(
         plain.model,
         plain.encoded + written,

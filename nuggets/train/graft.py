@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 
 
 def grafted(lab: Lab, seed: int, arm: Graft) -> Trainee:
-    """Cuts a student of the student's dimensions, heals it on general data, adds a LoRA.
+    """Prunes the teacher to the student's dimensions, fine-tunes to recover, adds a LoRA.
 
-    Every seed cuts (where the cut is random), heals and trains anew: seeds are students.
+    Every seed cuts (where the cut is random), heals and trains separately: seeds are students.
     """
     model = cut(lab, seed, arm)
     healing, flops = heal(lab, model, seed, arm)

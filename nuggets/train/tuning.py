@@ -1,4 +1,4 @@
-"""Each arm's learning rate, from the same small grid, on a seed and items of its own."""
+"""Each arm's learning rate, from the same small grid, on a separate seed and separate items."""
 
 from __future__ import annotations
 

@@ -81,7 +81,7 @@ def similarity(
 
 
 def _skill(report: api.AlignmentReport, chosen: str, task: str) -> str | None:
-    """The skill whose samples are looked at; None for all together."""
+    """The skill whose samples are shown; None for all together."""
     skills = [skill for skill in report.skills if f"{chosen}.{skill}" in report.matrices]
     together = [ALL] if chosen in report.matrices else []
     if not skills:

@@ -193,7 +193,7 @@ def differences_frame(differences: Sequence[Difference]) -> pd.DataFrame:
 def forest_figure(differences: Sequence[Difference], look: Look = LIGHT) -> go.Figure:
     """Paired differences with intervals beside a line at no difference.
 
-    Blue is better, vermilion worse, and hollow grey not told apart from nothing.
+    Blue is better, vermilion worse, and hollow grey not detectable.
     """
     fig = go.Figure()
     names = list(charts.labels([f"{d.arm} − {d.versus}" for d in differences], 40).values())

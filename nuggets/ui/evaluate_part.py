@@ -46,7 +46,8 @@ def form(run: api.Run | None, choice: shell.Choice) -> None:
         if command := api.as_command(job):
             st.code(command, language="bash", wrap_lines=True)
         st.button("Measure", type="primary", key="eval-start", on_click=_start, args=(job,),
-                  help="In the background; a reload or another page does not stop it.")  # fmt: skip
+                  help="Runs in the background. Reloading or leaving this page does not stop "
+                       "it.")  # fmt: skip
 
 
 def progress() -> None:
@@ -70,7 +71,7 @@ def _models(run: api.Run | None, choice: shell.Choice) -> list[str]:
         chosen = st.multiselect("Arms of this run", list(arms), key="eval_arms",
                                 bind="query-params",
                                 format_func=charts.plain_name,
-                                help="Every seed of an arm is measured.")  # fmt: skip
+                                help="Evaluates every seed of an arm.")  # fmt: skip
     usual = list(dict.fromkeys((choice.teacher, choice.student)))
     names = list(dict.fromkeys([*usual, *api.MODELS]))
     models = st.multiselect("Models", names, default=[] if arms else usual, key="eval_models",
@@ -87,9 +88,9 @@ def _arms(run: api.Run) -> Any:
 def _benchmarks(kinds: list[str], choice: shell.Choice) -> list[dict[str, Any]]:
     """The benchmarks chosen, with their shared options."""
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        limit = st.number_input("Items at most", 2, 100_000, 100, key="eval_limit", width=150,
+        limit = st.number_input("Max items", 2, 100_000, 100, key="eval_limit", width=150,
                                 bind="query-params")  # fmt: skip
-        shots = st.number_input("Examples shown", 0, 64, 0, key="eval_shots", width=150,
+        shots = st.number_input("Few-shot examples", 0, 64, 0, key="eval_shots", width=150,
                                 bind="query-params",
                                 disabled=not set(kinds) & set(WITH_SHOTS),
                                 help="Solved examples above each question: GSM8K and MMLU; the "
@@ -97,7 +98,7 @@ def _benchmarks(kinds: list[str], choice: shell.Choice) -> list[dict[str, Any]]:
         data = st.text_input("Items (JSONL or org/name:config/split)", key="eval_data", width=360,
                              bind="query-params", max_chars=1000,
                              disabled=not set(kinds) - {SKILL},
-                             placeholder="empty: from the hub, when you press Measure")  # fmt: skip
+                             placeholder="if empty: downloaded from the Hub")  # fmt: skip
     shared = {"limit": int(limit)}
     own: dict[str, dict[str, Any]] = {
         SKILL: {"skill": choice.task},

@@ -1,6 +1,6 @@
 """One matrix of the Sensitivity page: blocks, zoom, windows and profiles.
 
-A box on the matrix looks closer: the part is binned anew from the full map. The choice
+A box on the matrix zooms in: the part is binned again from the full map. The choice
 lives in two sliders, which are part of the address and work by keyboard.
 """
 
@@ -105,7 +105,7 @@ def _matrix(
 
 
 def _part(large: Span) -> tuple[Span, Span]:
-    """The rows and columns looked at; an address may hold anything."""
+    """The rows and columns shown; an address may contain anything."""
     spans = []
     with st.container(horizontal=True, vertical_alignment="bottom"):
         for key, label, size in (("rows", "Rows", large[0]), ("cols", "Columns", large[1])):

@@ -93,7 +93,7 @@ def ask_hub(names: list[str]) -> None:
 
 
 def waits_for_hub(choice: shell.Choice) -> bool:
-    """Whether a model is on the hub and nobody asked for it yet; then says so, with a button."""
+    """Whether a model on the Hub was not looked up yet; then draws a button for that."""
     asked = st.session_state.get(_ASKED, ())
     wanted = [
         name

@@ -49,7 +49,7 @@ def work(choice: shell.Choice) -> TransferRecipe:
 
 
 def look(choice: shell.Choice, recipe: TransferRecipe) -> api.Preflight:
-    """The preflight; what the hub said is kept for ten minutes, local files are read anew.
+    """The preflight; what the Hub said is kept for ten minutes, local files are read again.
 
     Raises:
         BadInput: if one of the two is not a model at all, or the device is not there.

@@ -1,4 +1,4 @@
-"""Do neighbouring matrices speak of the same residual dimensions? One answer per selector."""
+"""Do adjacent matrices use the same residual dimensions? One answer per selector."""
 
 from __future__ import annotations
 

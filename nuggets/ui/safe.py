@@ -39,7 +39,7 @@ def notes(sentences: Iterable[str]) -> None:
 
 @contextmanager
 def shown_problems(key: str = "problem") -> Iterator[None]:
-    """Shows a `NuggetsError` of the block as a sentence; the page goes on below."""
+    """Shows a `NuggetsError` of the block as a sentence; the rest of the page is drawn."""
     try:
         yield
     except NuggetsError as error:

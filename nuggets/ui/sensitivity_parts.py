@@ -20,7 +20,7 @@ class View(NamedTuple):
     """Which maps the page shows, checked.
 
     Attributes:
-        a: name of the map that is looked at.
+        a: name of the map that is shown.
         b: name of the one it is compared with.
         show: `A`, `B` or `A − B`.
     """

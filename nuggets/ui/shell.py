@@ -150,7 +150,7 @@ def run_input() -> None:
 
 
 def queue() -> None:
-    """Runs that compute or wait, drawn anew each second while there are any."""
+    """Runs that compute or wait, redrawn each second while there are any."""
     live_ids = tuple(run.id for run in api.runs() if run.status() in api.LIVE)
     if live_ids:
         st.fragment(_queue, run_every=1.5)(live_ids)
@@ -188,7 +188,7 @@ def _wait() -> None:
 
 
 def describe_machine(place: Any) -> None:
-    """Says what `auto` means and how much memory is there, as soon as it is known."""
+    """Shows which device `auto` is and its memory, as soon as they are known."""
     with place.container():
         known = knows_machine()
         st.fragment(_machine, run_every=None if known else 1.0)(known)

@@ -172,7 +172,7 @@ def test_no_arm_is_refused_in_words(open_page):
     for group in ("starts", "controls", "others"):
         at.multiselect(group).set_value([])
     at.run()
-    assert "name at least one arm" in shown(at)
+    assert "give at least one arm" in shown(at)
 
 
 def test_plan_is_that_of_the_api(open_page, measured):

@@ -116,7 +116,7 @@ def test_a_valid_artifact_is_never_replaced_and_a_damaged_one_is_kept_aside(ctx)
 
 @pytest.mark.parametrize("name", ["", ".", "../x", "/etc/x", "a/../../x", ".tmp-x", "a/.hidden"])
 def test_an_artifact_cannot_leave_its_folder(ctx, name):
-    with pytest.raises(BadInput, match="cannot name an artifact"):
+    with pytest.raises(BadInput, match="is not a valid artifact name"):
         ctx.done(name)
     with pytest.raises(BadInput), ctx.commit(name):
         pass
