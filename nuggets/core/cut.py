@@ -2,7 +2,7 @@
 
 The same residual dimensions are kept in the whole network, attention heads are kept in whole
 key/value groups, and gate, up and down keep the same FFN neurons. Unlike independent windows,
-such a cut keeps working circuits: every matrix goes on speaking of the same dimensions.
+such a cut keeps working circuits: all matrices still use the same dimensions.
 """
 
 from __future__ import annotations
@@ -65,8 +65,8 @@ def cut_model(teacher: Any, choice: ConsistentChoice) -> Any:
 def permute_matrices(model: Any, seed: int = 0) -> None:
     """Permutes rows and columns of every matrix independently, in place: a control for cuts.
 
-    Spectrum and entries of each matrix stay as they are, but the matrices no longer speak of
-    the same dimensions. The vocabulary side of the embedding and the head stays in order, so
+    Spectrum and entries of each matrix stay as they are, but the matrices no longer use the
+    same dimensions. The vocabulary side of the embedding and the head stays in order, so
     the words keep their own vectors up to the order of entries.
     """
     import torch

@@ -152,7 +152,7 @@ MODELS = {
     "LFS pointer for the config": ModelCase(content(CONFIG, LFS), "is a Git LFS pointer"),
     "100,000 empty tensors": ModelCase(raw(EMPTY), "100,000 tensors; at most 50,000"),
     "index pointing outside": ModelCase(index_out, r"points to '\.\./outside\.safetensors'"),
-    "link out of the folder": ModelCase(linked_out, "leads out of its folder"),
+    "link out of the folder": ModelCase(linked_out, "is a link to .* outside its folder"),
     "missing weight": ModelCase(
         tensors(lambda held: held.pop("model.norm.weight")), r"lack 1 tensor\(s\): model\.norm"
     ),
@@ -180,7 +180,9 @@ MODELS = {
         tensors(lambda h: h.update({"model.norm.weight": h["model.norm.weight"].to(torch.int8)})),
         r"model\.norm\.weight .* is stored as I8",
     ),
-    "other words under the same ids": ModelCase(words(swap), "words different ids .*of 40 and 40"),
+    "other words under the same ids": ModelCase(
+        words(swap), "tokens to different ids .*of 40 and 40"
+    ),
     "ids beyond the embedding": ModelCase(
         words(lambda held: held.update(zebra=40)), "'zebra' the id 40, .* has only 40 rows"
     ),
@@ -487,8 +489,12 @@ def test_an_uploads_name_is_never_a_path(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "short", "sentence"),
     [
-        ("RAM", {"ram_free": 1000, "memory_free": 1000}, "Stage load needs about .* of memory and"),
-        ("VRAM", {"device": "cuda:0", "memory_free": 1000}, "of memory on cuda:0 and"),
+        (
+            "RAM",
+            {"ram_free": 1000, "memory_free": 1000},
+            "Stage load needs about .* of memory, but",
+        ),
+        ("VRAM", {"device": "cuda:0", "memory_free": 1000}, "of memory on cuda:0, but"),
         ("disk", {"disk_free": 1000}, "GB of disk space are needed, but 0.0 GB are free"),
     ],
 )

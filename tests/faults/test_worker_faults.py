@@ -137,7 +137,7 @@ def test_killing_the_whole_process_group_shows_as_interrupted(toy, until, worker
     os.killpg(worker_pid(run), signal.SIGKILL)
     until(lambda: run.status() == "interrupted")
     assert run.record().status == "running"
-    with pytest.raises(BadInput, match=r"interrupted; there is nothing to cancel"):
+    with pytest.raises(BadInput, match=r"interrupted, so there is nothing to cancel"):
         launch.cancel(run)
 
 

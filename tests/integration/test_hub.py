@@ -208,7 +208,9 @@ def test_a_token_stands_in_no_url_text_or_file(command, server, tiny, jsonl, tmp
 
 
 def test_a_wrong_name_and_a_wrong_revision_are_told_apart(command, tiny):
-    assert "no hub model 'org/nobody'" in one_sentence(command("preflight", "org/nobody", tiny()))
+    assert "no folder or Hub model 'org/nobody'" in one_sentence(
+        command("preflight", "org/nobody", tiny())
+    )
     ended = command("preflight", "org/open@v9", tiny())
     assert "org/open has no revision 'v9'" in one_sentence(ended)
 

@@ -307,7 +307,7 @@ def test_a_job_made_in_python_is_anchored_here(tmp_path, monkeypatch):
         ("", "should consist of `field: value`"),
         ("lora: 8", "lora: "),
         ("teacher: [", "not valid YAML"),
-        ("job: sensitivity\nmodel: teacher\ndata: {task: king}", "holds a sensitivity job"),
+        ("job: sensitivity\nmodel: teacher\ndata: {task: king}", "contains a sensitivity job"),
         ("\x00", "not valid YAML"),
         ("[" * 400, "not valid YAML"),
     ],

@@ -194,5 +194,5 @@ def test_cells_that_cannot_be_compared_are_refused(changes, words):
 def test_an_empty_benchmark_and_an_unknown_treatment_are_refused():
     with pytest.raises(BadInput, match="No arm has finished"):
         report_of([])
-    with pytest.raises(BadInput, match="no treatment 'lora'"):
+    with pytest.raises(BadInput, match="treatment 'lora' is not among"):
         report_of(all_cells(), treatment="lora")

@@ -105,8 +105,11 @@ BAD_LINES = {
     "choice not text": ({"question": "q", "choices": ["a", 3], "answer": 0}, "a choice is missing"),
     "same choices": ({"question": "q", "choices": ["a", "a"], "answer": 0}, "same text twice"),
     "index": ({"question": "q", "choices": ["x", "y"], "answer": 2}, "numbered 0 to 1"),
-    "letter": ({"question": "q", "choices": ["x", "y"], "answer": "C"}, "'C' is none of the"),
-    "truth": ({"question": "q", "choices": ["x", "y"], "answer": True}, "'True' is none of the"),
+    "letter": ({"question": "q", "choices": ["x", "y"], "answer": "C"}, "'C' matches none of the"),
+    "truth": (
+        {"question": "q", "choices": ["x", "y"], "answer": True},
+        "'True' matches none of the",
+    ),
     "ambiguous": ({"question": "q", "choices": ["B", "A"], "answer": "A"}, "matches two of"),
     "bad id": (GOOD | {"id": [1]}, "its id is neither text nor a whole number"),
     "duplicate id": (GOOD | {"id": "x"}, "its id 'x' was already used in line 1"),

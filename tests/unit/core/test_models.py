@@ -171,7 +171,9 @@ def test_vocabularies_of_equal_size_with_other_words_differ(tiny, tiny_copy):
     assert tokenizer_digest(teacher) != tokenizer_digest(student)
     pair = read_pair(teacher, student)
     assert pair.vocabularies == "differ"
-    with pytest.raises(BadInput, match=r"give words different ids \(vocabularies of 40 and 40\)"):
+    with pytest.raises(
+        BadInput, match=r"map tokens to different ids \(vocabularies of 40 and 40\)"
+    ):
         check_vocabularies(pair)
 
 

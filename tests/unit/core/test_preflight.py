@@ -95,7 +95,7 @@ def test_differing_words_are_a_problem(pair, tiny_copy):
     (folder / "tokenizer.json").write_text(text.replace('"a"', '"zz"'))
     found = check(pair[0], parse_ref(str(folder)))
     assert found.vocabularies == "differ"
-    assert "give words different ids" in found.problems[0]
+    assert "map tokens to different ids" in found.problems[0]
 
 
 def test_damaged_tokenizer_is_a_problem(pair, tiny_copy):
@@ -169,7 +169,7 @@ def test_a_gpu_needs_its_own_memory_and_the_machines_to_load(pair):
     gpu = machine(device="cuda:0", ram_free=1000)
     whole = Work(runs_teacher=True)
     found = check(*pair, machine=gpu, work=whole)
-    assert "Stage load needs about 0.0 GB of memory and 0.0 GB are free" in found.problems[0]
+    assert "Stage load needs about 0.0 GB of memory, but 0.0 GB are free" in found.problems[0]
     full = next(s for s in found.stages if s.stage == "sensitivity (full map)")
     assert full.ram_needed < full.bytes_needed
     small = check(*pair, machine=machine(memory=1000, device="cuda:0"), work=whole)
@@ -221,7 +221,7 @@ def test_every_matrix_says_whether_it_can_be_extracted(pair, tiny):
     assert rows["head"].reason == "tied to the embedding"
     other = parse_ref(str(tiny(vocab_size=48, **STUDENT)))
     rows = {row.role: row for row in check(pair[0], other).roles}
-    assert rows["embed"].reason == "vocabularies of 40 and 48 words"
+    assert rows["embed"].reason == "vocabularies of 40 and 48 tokens"
 
 
 def test_a_tokenizer_with_ids_beyond_the_embedding_is_a_problem(pair, tiny_copy):

@@ -242,7 +242,7 @@ def test_every_cut_of_a_bundle_is_refused(whole, tmp_path, home):
 
 def test_nothing_is_overwritten(bundle, tmp_path):
     run = bundles.read_bundle(bundle)
-    with pytest.raises(BadInput, match="is here already"):
+    with pytest.raises(BadInput, match="already exists here"):
         bundles.read_bundle(bundle)
     with pytest.raises(BadInput, match="nothing is ever overwritten"):
         bundles.write_bundle(run, bundle)

@@ -75,7 +75,7 @@ def test_a_killed_worker_is_one_sentence_and_the_next_question_starts_another():
     # The question that killed it was not tried again, and its reply says so for good.
     dead = playground.latest(question("die"))
     assert dead is not None
-    assert (dead.status, "gone" in dead.problem) == ("failed", True)
+    assert (dead.status, "stopped before" in dead.problem) == ("failed", True)
 
 
 def test_a_worker_that_dies_between_two_looks_did_start(monkeypatch):

@@ -127,7 +127,7 @@ def test_a_report_says_what_was_planted_and_sets_the_papers_numbers_beside_it():
     assert {d.versus for d in panel.alternatives if d.better} == {
         "weights", "neurons", "rows_cols", "consistent", "consistent_random",
     }  # fmt: skip
-    assert report.findings[-1].endswith("This is seen here.")
+    assert report.findings[-1].endswith("This is reproduced here.")
     text = study_markdown(report)
     assert "| 28.22 |" in text
     assert "read off a chart" in text
@@ -148,7 +148,7 @@ def test_a_report_does_not_say_where_a_models_folder_lies():
 def test_without_an_effect_the_papers_claim_is_not_seen():
     report = finished("layers", {})
     assert report.panels[0].report.verdict.kind == "no_difference"
-    assert "is not told apart from random" in report.findings[1]
+    assert "is statistically indistinguishable from random" in report.findings[1]
     assert report.findings[-1].endswith("This is not reproduced here.")
 
 

@@ -226,7 +226,7 @@ def test_similarity_figure_draws_the_matrix_and_every_layer_map() -> None:
     ):
         assert (x, y) == (student, teacher)
         assert f"CKA {matrix[teacher, student]:.3f}" in words
-    assert cells.hovertext[5].endswith("on the map uniform and by hand")
+    assert cells.hovertext[5].endswith("chosen by uniform and by hand")
     frame = charts_alignment.similarity_frame(matrix, "cka")
     assert frame.query("teacher_layer == 2 and student_layer == 1")["cka"].item() == 5
     table = charts_alignment.maps_frame(maps, matrix)
@@ -346,7 +346,13 @@ def test_forest_tells_better_worse_and_neither_apart() -> None:
     assert drawn["paper − plain"][0] == "better"
     for difference in report.differences:
         name = f"{difference.arm} − {difference.versus}".replace("_", " ")
-        seen = "better" if difference.better else "worse" if difference.worse else "no difference"
+        seen = (
+            "better"
+            if difference.better
+            else "worse"
+            if difference.worse
+            else "no detectable difference"
+        )
         assert drawn[name][0].startswith(seen)
         assert drawn[name][1] == difference.interval.mean
 
