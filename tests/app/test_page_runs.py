@@ -126,7 +126,7 @@ def test_run_leaves_as_a_bundle_and_comes_back(open_page, two):
     assert not at.exception
     assert run.id in set(table(at)["run"])
     assert api.report(api.open_run(run.id)).verdict == verdict
-    assert "is here already" in shown(bring_in(open_page("runs"), written))
+    assert "already exists here" in shown(bring_in(open_page("runs"), written))
 
 
 def test_file_that_is_no_bundle_is_refused_in_a_sentence(open_page, two, tmp_path):

@@ -173,7 +173,7 @@ def test_a_gpu_needs_its_own_memory_and_the_machines_to_load(pair):
     full = next(s for s in found.stages if s.stage == "sensitivity (full map)")
     assert full.ram_needed < full.bytes_needed
     small = check(*pair, machine=machine(memory=1000, device="cuda:0"), work=whole)
-    assert "of memory on cuda:0 and 0.0 GB are free" in small.problems[0]
+    assert "of memory on cuda:0, but 0.0 GB are free" in small.problems[0]
 
 
 def test_time_is_operations_over_the_measured_rate(tiny):

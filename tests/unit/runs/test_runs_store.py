@@ -50,7 +50,7 @@ def test_a_run_opens_by_a_prefix_that_only_it_has(store):
     with pytest.raises(BadInput, match=r"2 run ids begin with '202601' in .*a-00012"):
         store.open("202601")
     for unknown in ("nothing", "", "../"):
-        with pytest.raises(BadInput, match=r"No run begins with .* Choose one of: 20260202"):
+        with pytest.raises(BadInput, match=r"No run id begins with .* Choose one of: 20260202"):
             store.open(unknown)
 
 
