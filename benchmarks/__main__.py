@@ -12,10 +12,10 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import extraction, machine, sensitivity
+from benchmarks import extraction, machine, sensitivity, startup
 from benchmarks.rows import Row
 
-PARTS = ("extraction", "sensitivity", "machine")
+PARTS = ("startup", "extraction", "sensitivity", "machine")
 
 
 def main() -> None:
@@ -46,6 +46,8 @@ def main() -> None:
 
 def measure(part: str, small: bool, roomy: bool) -> list[Row]:
     """The rows of one part."""
+    if part == "startup":
+        return startup.measure(1 if small else 5)
     if part == "extraction":
         return extraction.measure(8 if small else 1)
     if part == "sensitivity":

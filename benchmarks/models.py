@@ -9,7 +9,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from nuggets.core.architecture import ArchSpec
-from nuggets.core.sensitivity import Encoded
+from nuggets.core.samples import Encoded
 
 LARGE = {"hidden_size": 1024, "intermediate_size": 2816, "num_hidden_layers": 14}
 """245 million parameters."""

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-Encoded = tuple[Sequence[int], Sequence[int]]
+from nuggets.core.samples import Encoded
 
 
 def sensitivity(

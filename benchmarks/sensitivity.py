@@ -18,7 +18,8 @@ from benchmarks.rows import Row
 from nuggets.core.chosen import ChosenParts
 from nuggets.core.map_writer import MapWriter
 from nuggets.core.memory import return_freed_memory, trim_heap
-from nuggets.core.models import parse_ref, read_spec
+from nuggets.core.models import read_spec
+from nuggets.core.references import parse_ref
 from nuggets.core.selectors import WindowSelector
 from nuggets.core.sensitivity import compute_sensitivity
 from nuggets.core.streaming import stream_sensitivity

@@ -10,4 +10,4 @@ Everything is in `nuggets.api`, which is light to import:
 from nuggets.errors import NuggetsError
 
 __all__ = ["NuggetsError", "__version__"]
-__version__ = "0.1.0"
+__version__ = "0.2.0"  # the only place: pyproject.toml and run records read it from here

@@ -1,5 +1,19 @@
-"""`python -m nuggets` is the command line."""
+"""The entry of `nuggets` and `python -m nuggets`."""
 
-from nuggets.cli import main
+import sys
 
-main()
+from nuggets import __version__
+
+
+def main() -> None:
+    """Runs the command line; `--version` alone needs none of it."""
+    if sys.argv[1:] == ["--version"]:
+        print(f"nuggets {__version__}")
+        return
+    from nuggets.cli import main as command_line
+
+    command_line()
+
+
+if __name__ == "__main__":
+    main()

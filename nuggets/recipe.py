@@ -1,4 +1,4 @@
-"""What is asked for: the same YAML for app, command line and Python. Torch-free."""
+"""What is asked for: the same YAML for app, command line and Python."""
 
 from __future__ import annotations
 
@@ -10,35 +10,22 @@ import yaml
 from pydantic import Field, PositiveInt, TypeAdapter, ValidationError, model_validator
 
 from nuggets.bench.tasks import Benchmark
-from nuggets.core.architecture import Frozen
 from nuggets.core.plan import ExtractionConfig, LoraConfig
 from nuggets.core.samples import Format
 from nuggets.core.scores import Score, ThetaGrad
 from nuggets.core.selectors import WindowSelector
 from nuggets.core.window_request import SearchedSelector
 from nuggets.errors import BadInput
-from nuggets.recipe_tree import absolute_paths, override, parse_yaml, read_recipe, shipped_recipes
+from nuggets.frozen import Frozen
+from nuggets.recipe_tree import (
+    absolute_paths,
+    override,
+    parse_yaml,
+    read_recipe,
+    with_new_names,
+)
 from nuggets.train.arms import Arm, Paper, Plain, Vanilla
 from nuggets.train.config import TrainConfig
-
-__all__ = [
-    "AlignJob",
-    "CutJob",
-    "DataConfig",
-    "EvaluateJob",
-    "Job",
-    "SensitivityConfig",
-    "SensitivityJob",
-    "TransferRecipe",
-    "anchored",
-    "dump_job",
-    "load_job",
-    "load_recipe",
-    "parse_cut",
-    "parse_job",
-    "parse_recipe",
-    "shipped_recipes",
-]
 
 Device = str
 """`auto`, `cpu`, `mps`, `cuda` or `cuda:1`."""
@@ -47,16 +34,17 @@ Device = str
 class DataConfig(Frozen):
     """Which samples teach, locate and test the skill.
 
-    Either a built-in `task`, or files: one JSONL `file` that is split by its ids, or `seeds`,
-    `train` and `test` apart. A file may also be a data set: `org/name@revision:config/split`.
+    Either a built-in `task`, or files: one JSONL `file` that is split by its ids, or
+    `seed_samples`, `train` and `test` apart. A file may also be a data set:
+    `org/name@revision:config/split`.
 
     Attributes:
         task: name of a built-in skill.
         file: JSONL split by hash of the ids: a fifth is kept for the test.
-        seeds: JSONL of the samples that sensitivity is measured on.
+        seed_samples: JSONL of the samples that sensitivity is measured on.
         train: JSONL of the samples that every arm is trained on.
         test: JSONL of the samples that the report counts.
-        n_seeds: seed samples used (the paper: 32).
+        n_seed_samples: how many of them are used (the paper: 32).
         n_train: training samples used (the paper: 1,000); every run seed draws its own.
         n_test: test items used.
         old_skills: skills whose loss or survival is measured too; all that a built-in student
@@ -70,10 +58,10 @@ class DataConfig(Frozen):
 
     task: str | None = None
     file: str | None = None
-    seeds: str | None = None
+    seed_samples: str | None = None
     train: str | None = None
     test: str | None = None
-    n_seeds: int = Field(default=32, ge=1)
+    n_seed_samples: int = Field(default=32, ge=1)
     n_train: int = Field(default=64, ge=1)
     n_test: int = Field(default=80, ge=1)
     old_skills: tuple[str, ...] | None = None
@@ -82,11 +70,16 @@ class DataConfig(Frozen):
     general: str | None = None
     format: Format = "paper"
 
+    @model_validator(mode="before")
+    @classmethod
+    def _new_names(cls, fields: Any) -> Any:
+        return with_new_names(fields) if isinstance(fields, dict) else fields
+
     @model_validator(mode="after")
     def _one_source(self) -> DataConfig:
-        sources = [self.task, self.file, self.seeds or self.train or self.test]
+        sources = [self.task, self.file, self.seed_samples or self.train or self.test]
         if sum(source is not None for source in sources) > 1:
-            raise ValueError("give either a task, or one file, or seeds, train and test")
+            raise ValueError("give either a task, or one file, or seed_samples, train and test")
         return self
 
 
@@ -296,12 +289,10 @@ def _check_distinct(benchmarks: tuple[Benchmark, ...]) -> None:
         raise ValueError(f"the benchmark {twice[0]} is listed twice")
 
 
-Job = Annotated[
-    TransferRecipe | SensitivityJob | AlignJob | EvaluateJob, Field(discriminator="job")
-]
+AnyJob = TransferRecipe | SensitivityJob | AlignJob | EvaluateJob
 """Everything a worker can do, chosen by `job`."""
 
-_JOBS: TypeAdapter[Any] = TypeAdapter(Job)
+_JOBS: TypeAdapter[Any] = TypeAdapter(Annotated[AnyJob, Field(discriminator="job")])
 
 
 def load_recipe(source: str | Path, overrides: Iterable[str] = ()) -> TransferRecipe:
@@ -382,8 +373,11 @@ def anchored(job: Frozen) -> Any:
 
 
 def load_job(text: str) -> Any:
-    """Reads a job back from the YAML that `dump_job` wrote."""
-    return parse_job(parse_yaml(text, "The recipe"))
+    """Reads a job back from the YAML that `dump_job` wrote, also that of 0.1.0."""
+    tree = parse_yaml(text, "The recipe")
+    if isinstance(data := tree.get("data"), dict):
+        tree["data"] = with_new_names(data, tell=False)
+    return parse_job(tree)
 
 
 def dump_job(job: Frozen) -> str:

@@ -1,24 +1,27 @@
-"""Recipes as plain trees: YAML, `path.to.field=value`, and paths made absolute. Torch-free."""
+"""Recipes as plain trees: YAML, `path.to.field=value`, and paths made absolute."""
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from nuggets.builtin.pairs import MODELS
-from nuggets.core.datasets import parse_dataset
 from nuggets.errors import BadInput
 
 Tree = dict[str, Any]
 
-_FILES = ("file", "seeds", "train", "test", "general")
+SOURCES = ("file", "seed_samples", "train", "test", "general")
+"""The fields of `data` that name a file or a data set."""
+RENAMED = {"seeds": "seed_samples", "n_seeds": "n_seed_samples"}
+"""Fields of `data` by their names in 0.1.0, where `seeds` were samples here and runs elsewhere."""
 _MODEL_FIELDS = ("teacher", "student", "model")
-_APART = ("seeds", "train", "test")
+_APART = ("seed_samples", "train", "test")
 _RIVALS = {
     "task": ("file", *_APART),
     "file": ("task", *_APART),
@@ -95,10 +98,37 @@ def override(tree: Tree, assignment: str) -> None:
         raise BadInput(f"--set {assignment!r}: the value is not valid YAML.") from None
     if leaf == "kind":
         node.clear()
-    if parents == ["data"] and value is not None:
-        for rival in _RIVALS.get(leaf, ()):
+    if parents == ["data"]:
+        tree["data"] = node = with_new_names(node)
+        ((leaf, value),) = with_new_names({leaf: value}).items()
+        for rival in _RIVALS.get(leaf, ()) if value is not None else ():
             node.pop(rival, None)
     node[leaf] = value
+
+
+def with_new_names(data: Tree, tell: bool = True) -> Tree:
+    """The `data` of a job with its fields under their new names; old ones are noted once.
+
+    Args:
+        data: fields and values.
+        tell: whether to say so; not of what Nuggets wrote itself, such as the recipe of a run.
+
+    Raises:
+        BadInput: if a field is given under both names.
+    """
+    for old in (name for name in RENAMED if name in data):
+        new = RENAMED[old]
+        if new in data:
+            raise BadInput(f"data.{old} is the old name of data.{new}; give data.{new} alone.")
+        if tell:
+            note_new_name(f"data.{old}", f"data.{new}")
+    return {RENAMED.get(name, name): value for name, value in data.items()}
+
+
+@cache
+def note_new_name(old: str, new: str) -> None:
+    """Says on stderr, once per process, how a field or an option is called now."""
+    logging.getLogger("nuggets").warning("%s is now called %s; the old name still works.", old, new)
 
 
 def absolute_paths(tree: Tree, base: Path) -> Tree:
@@ -122,7 +152,7 @@ def absolute_paths(tree: Tree, base: Path) -> Tree:
             for each in found["benchmarks"]
         ]
     if isinstance(found.get("data"), dict):
-        found["data"] = dict(_absolute_files(found["data"], base))
+        found["data"] = dict(_absolute_files(with_new_names(found["data"]), base))
     return found
 
 
@@ -139,12 +169,14 @@ def _absolute_benchmark(tree: Tree, base: Path) -> Tree:
 
 def _absolute_files(data: Tree, base: Path) -> Iterator[tuple[str, Any]]:
     for name, value in data.items():
-        is_file = name in _FILES and isinstance(value, str) and value
+        is_file = name in SOURCES and isinstance(value, str) and value
         yield name, absolute_source(value, base) if is_file else value
 
 
 def absolute_source(source: str, base: Path) -> str:
     """A file or a local data set as an absolute path; the name of one on the hub unchanged."""
+    from nuggets.core.datasets import parse_dataset  # pydantic, which a list of names does not need
+
     path = absolute(source, base)
     folder, colon, part = source.rpartition(":")
     if not path.exists() and colon and absolute(folder, base).is_dir():
@@ -154,6 +186,8 @@ def absolute_source(source: str, base: Path) -> str:
 
 def absolute_model(name: str, base: Path) -> str:
     """A model's folder or file as an absolute path; built-in names and hub ids unchanged."""
+    from nuggets.builtin.pairs import MODELS
+
     if name in MODELS or not name.strip() or "\0" in name:
         return name
     path = absolute(name, base)

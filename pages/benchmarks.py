@@ -76,7 +76,7 @@ def choose_run() -> api.Run | None:
 def unfinished(run: api.Run) -> None:
     """The run has no report yet: how far it is, and how to go on."""
     st.text("This run has no report yet. It will be written when every arm and seed has finished.")
-    live.refused()
+    safe.refused()
     live.panel(run, key="benchmarks-live")
 
 

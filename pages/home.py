@@ -6,7 +6,7 @@ import pandas as pd
 import streamlit as st
 
 from nuggets import api
-from nuggets.errors import NuggetsError
+from nuggets.amounts import duration
 from nuggets.ui import live, safe, shell, tour
 
 RECENT = 8
@@ -41,17 +41,14 @@ def _try_it() -> None:
             width="stretch",
         )
         st.button("Run it now", type="primary", key="try-it", on_click=_start_quick)
-    live.refused()
+    safe.refused()
     if st.session_state.pop("nuggets-started", False):
         shell.go("transfer")
 
 
+@safe.refused_later()
 def _start_quick() -> None:
-    try:
-        run = api.start(api.load_recipe("quick"))
-    except NuggetsError as error:
-        st.session_state["nuggets-refused"] = str(error)
-        return
+    run = api.start(api.load_recipe("quick"))
     shell.choose(run=run.id, teacher="teacher", student="independent", task="reverse")
     st.session_state["nuggets-started"] = True
 
@@ -113,7 +110,7 @@ def _row(run: api.Run) -> dict[str, str]:
         "run": run.id,
         "status": status,
         "kind": record.kind,
-        "took": live.duration(live.elapsed(record)),
+        "took": duration(live.elapsed(record)),
         "verdict": report.verdict.sentence if report else "",
     }
 

@@ -7,7 +7,8 @@ from functools import partial
 import pandas as pd
 import streamlit as st
 
-from nuggets.ui import charts, learn_print, measure, safe, share, shell, tour
+from nuggets.documents import colours
+from nuggets.ui import learn_print, measure, safe, share, shell, tour
 from nuggets.ui.chapters import CHAPTERS, GLOSSARY, Chapter, chapter
 from nuggets.ui.learn_asked import Asked, NotMeasured, Picture, Scene
 from nuggets.ui.learn_scenes import scene
@@ -19,7 +20,7 @@ def main() -> None:
     """Draws the page."""
     heading = st.container()
     choice = shell.current()
-    asked = Asked(choice.task, choice.device, charts.look_of(st.context.theme.type))
+    asked = Asked(choice.task, choice.device, share.look())
     with st.container(horizontal=True, vertical_alignment="bottom"):
         key = st.selectbox("Chapter", list(TITLES), key="chapter", bind="query-params", width=330,
                            format_func=lambda name: TITLES.get(name, str(name)))  # fmt: skip
@@ -47,7 +48,7 @@ def _steps(found: Chapter) -> None:
 
 
 def _print(asked: Asked) -> None:
-    light = asked._replace(look=charts.LIGHT)
+    light = asked._replace(look=colours.LIGHT)
     st.download_button(
         "Print all chapters (HTML)",
         partial(learn_print.document, light),

@@ -6,8 +6,7 @@ import pandas as pd
 import streamlit as st
 
 from nuggets import api
-from nuggets.errors import NuggetsError
-from nuggets.ui import arm_tables, live, safe, share, shell, study_parts
+from nuggets.ui import arm_tables, safe, share, shell, study_parts
 
 NONE = "choose one"
 
@@ -19,7 +18,7 @@ def main() -> None:
         "Every figure and table of the paper, reproduced as ordinary runs, **with the controls "
         "and intervals that the paper lacks** and next to the paper's own numbers."
     )
-    live.refused()
+    safe.refused()
     found = api.studies()
     name = st.selectbox("Experiment", [NONE, *found], key="experiment", bind="query-params")
     if name not in found:
@@ -92,13 +91,9 @@ def _start(study: api.Study, command: str) -> None:
         st.page_link(shell.page("runs"), label="Its runs")
 
 
+@safe.refused_later()
 def _run(name: str) -> None:
-    try:
-        started = api.start_study(name)
-    except NuggetsError as error:
-        st.session_state["nuggets-refused"] = str(error)
-        return
-    if started:
+    if started := api.start_study(name):
         shell.choose(run=started[0].id)
 
 

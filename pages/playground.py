@@ -6,13 +6,12 @@ from typing import Literal
 
 import streamlit as st
 
-from nuggets import api
+from nuggets import amounts, api
 from nuggets.core.references import short_name
 from nuggets.errors import NuggetsError
-from nuggets.ui import answers, live, safe, shell
+from nuggets.ui import answers, safe, shell
 
 TEACHER, STUDENT = "teacher", "student"
-MIB = 2**20
 FORMAT_HELP = (
     "paper: the format of the paper's data, on which the built-in models were trained. chat: the "
     "chat template of each model's tokenizer, which chat models expect."
@@ -26,7 +25,7 @@ def main() -> None:
         "Ask teacher, student and the arms of a run the same question, and compare their "
         "answers token by token."
     )
-    live.refused()
+    safe.refused()
     choice = shell.current()
     with safe.shown_problems("playground"):
         left, right = st.columns([3, 2], gap="medium")
@@ -130,7 +129,7 @@ def _memory() -> None:
         return
     with st.container(width="stretch"):
         loaded = ", ".join(map(short_name, state.loaded)) or "loading"
-        size = f" · {state.bytes / MIB:,.0f} MiB on {state.device}" if state.bytes else ""
+        size = f" · {amounts.size(state.bytes)} on {state.device}" if state.bytes else ""
         st.text(f"In memory: {loaded}{size}")
     st.button(
         "Free memory",

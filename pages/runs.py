@@ -6,6 +6,7 @@ import pandas as pd
 import streamlit as st
 
 from nuggets import api
+from nuggets.amounts import duration
 from nuggets.errors import NuggetsError
 from nuggets.recipe import TransferRecipe
 from nuggets.ui import live, run_actions, safe, share, shell
@@ -18,7 +19,7 @@ STATUSES = (ANY, *safe.STATUS_COLOURS)
 def main() -> None:
     """Draws the page."""
     st.title("Runs")
-    live.refused()
+    safe.refused()
     runs = api.runs()
     run_actions.import_bundle()
     if not runs:
@@ -57,7 +58,7 @@ def _row(run: api.Run) -> dict[str, str]:
         record = run.record()
         row["kind"] = record.kind
         row["started"] = f"{record.created.astimezone():%d %b %H:%M}"
-        row["took"] = live.duration(live.elapsed(record))
+        row["took"] = duration(live.elapsed(record))
     return row | {"notes": " ".join(run.notes().split())}
 
 

@@ -13,7 +13,7 @@ from nuggets.ui import fields, form, live, preview, prompt_part, recipes, safe, 
 def main() -> None:
     """Draws the page."""
     st.title("Transfer")
-    live.refused()
+    safe.refused()
     choice = shell.current()
     _chosen_run(choice)
     refused = st.container()
@@ -26,7 +26,7 @@ def main() -> None:
                 for place, sentence in enumerate(fields.refusals()):
                     safe.problem(sentence, f"address-{place}", "Part of this link was ignored")
             ahead = api.look_ahead(recipe)
-            _start_button(recipe, ready=not ahead.refusals)
+            _start_button(recipe, ready=not ahead.refusals and _agreed(recipe))
             recipes.keep(recipe)
         with right:
             preview.draw(recipe, ahead)
@@ -53,6 +53,15 @@ def _chosen_run(choice: shell.Choice) -> None:
     live.panel(run, "transfer-run")
 
 
+def _agreed(recipe: TransferRecipe) -> bool:
+    """Whether the person agrees to everything that leaves this machine, each by its name."""
+    agreed = True
+    for sentence in api.permits.sent(recipe.benchmarks):
+        st.text(sentence)
+        agreed &= st.checkbox("Send this", key=f"send-{sentence}")
+    return agreed
+
+
 def _start_button(recipe: TransferRecipe, ready: bool) -> None:
     st.button(
         "Start the transfer",
@@ -67,11 +76,9 @@ def _start_button(recipe: TransferRecipe, ready: bool) -> None:
     )
 
 
+@safe.refused_later()
 def _start(recipe: TransferRecipe) -> None:
-    try:
-        shell.choose(run=api.start(recipe).id)
-    except NuggetsError as error:
-        st.session_state["nuggets-refused"] = str(error)
+    shell.choose(run=api.start(recipe).id)
 
 
 main()

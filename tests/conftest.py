@@ -135,6 +135,10 @@ def smollm2() -> Path:
     return found[0]
 
 
+PROSE = 24
+"""Characters of a cell that are kept on one line."""
+
+
 class Ended(NamedTuple):
     """How a command ended: exit code, stdout, stderr."""
 
@@ -154,7 +158,8 @@ def nuggets(
 ) -> Callable[..., Ended]:
     """`nuggets("plan", "quick", "--json")`: a command through its entry point, in this process.
 
-    Runs and caches go to a home of the test's own, unless NUGGETS_HOME was set by the test.
+    Runs and caches go to a home of the test's own, unless NUGGETS_HOME was set by the test. All
+    tables are checked to fit 80 columns, whatever the test is about.
     """
     from nuggets.cli.main import main
 
@@ -166,9 +171,24 @@ def nuggets(
         capsys.readouterr()
         with pytest.raises(SystemExit) as ended:
             main()
-        return Ended(int(ended.value.code or 0), *capsys.readouterr())
+        printed = capsys.readouterr()
+        check_tables(printed.out)
+        return Ended(int(ended.value.code or 0), *printed)
 
     return call
+
+
+def check_tables(text: str) -> None:
+    """Tables fit 80 columns, no cell is cut short, and only prose runs over lines."""
+    for line in text.splitlines():
+        if line[:1] not in set("┏┃┡│└"):
+            continue
+        assert len(line) <= 80, line
+        cells = line[1:-1].replace("┃", "│").split("│")
+        assert not any(cell.rstrip().endswith("…") for cell in cells), line
+        if line[0] in "┃│" and not cells[0].strip():
+            broken = [cell for cell in cells if cell.strip()]
+            assert all(len(cell) - 2 >= PROSE for cell in broken), line
 
 
 @pytest.fixture(scope="session")

@@ -2,24 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from nuggets.recipe import AlignJob, EvaluateJob, SensitivityJob, TransferRecipe, load_job
-from nuggets.runs import launch
-from nuggets.runs.creating import create
+from nuggets.runs import launch, permits
 from nuggets.runs.home import runs_dir
-from nuggets.runs.schema import RunStatus
+from nuggets.runs.schema import RunEvent, RunStatus
 from nuggets.runs.store import Run, RunStore
 
-AnyJob = TransferRecipe | SensitivityJob | AlignJob | EvaluateJob
+if TYPE_CHECKING:  # what a job may hold takes a third of a second, and a list of runs needs none
+    from nuggets.recipe import AnyJob
 
 
 def start(job: AnyJob) -> Run:
     """Starts a job in a worker process of its own; it outlives this one."""
+    from nuggets.runs.creating import create
+
     run = create(job)
     launch.start(run)
     return run
+
+
+def run(job: AnyJob, on_event: Callable[[RunEvent], None] = lambda event: None) -> Run:
+    """Runs a job here, reporting events as they happen. Imports torch.
+
+    Raises:
+        BadInput: if the job cannot work. When that shows before anything was kept, no run is
+            left behind.
+        NuggetsError: as the job does.
+    """
+    from nuggets.worker import run_job
+
+    return run_job(job, on_event)
 
 
 def runs() -> list[Run]:
@@ -37,8 +52,13 @@ def open_run(run_id: str) -> Run:
 
 
 def resume(run_id: str) -> Run:
-    """Continues an interrupted, failed or cancelled run in a worker process."""
+    """Continues an interrupted, failed or cancelled run in a worker process.
+
+    Raises:
+        BadInput: if it cannot be continued, or would ask a judge that this machine does not allow.
+    """
     found = open_run(run_id)
+    permits.check_permits(getattr(job_of(found), "benchmarks", ()))
     launch.resume(found)
     return found
 
@@ -55,6 +75,8 @@ def delete(run_id: str) -> None:
 
 def job_of(run: Run) -> AnyJob:
     """The job a run was made for."""
+    from nuggets.recipe import load_job
+
     return load_job(run.recipe_text())
 
 

@@ -1,4 +1,4 @@
-"""How often the verdict is wrong: identical arms compared, and planted effects found. Torch-free.
+"""How often the verdict is wrong: identical arms compared, and planted effects found.
 
 A pool holds one arm trained with many seeds. A comparison draws three groups of seeds without
 overlap and calls them baseline, treatment and control, though all are the same arm (A/A): whatever
@@ -17,31 +17,29 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
 from scipy import special  # the distributions of scipy.stats, without its .5 s of import
 
 from nuggets.bench.comparisons import compare_family, families
 from nuggets.bench.power import detectable_effect
 from nuggets.bench.spread import Outcomes, checked_outcomes
 from nuggets.bench.statistics import LEVEL
-from nuggets.bench.verdict import Difference, Kind, Role, decide
+from nuggets.bench.verdict import ArmRole, Difference, Kind, decide
 from nuggets.errors import BadInput
+from nuggets.frozen import Frozen
 
 COMPARISONS = 400
 """A/A comparisons drawn per design; at least this many."""
 PLANTED = (0.1, 0.2, 0.3, 0.4)
 """Differences of exact match that are planted."""
-ROLES: dict[str, Role] = {"plain": "baseline", "again": "treatment", "third": "control"}
+ROLES: dict[str, ArmRole] = {"plain": "baseline", "again": "treatment", "third": "control"}
 
 
-class Rate(BaseModel):
+class Rate(Frozen):
     """How often something was said.
 
     `n` comparisons were made and `disjoint` of them shared no seed; the interval is
     Clopper–Pearson's with `disjoint` comparisons.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     value: float
     low: float
@@ -50,7 +48,7 @@ class Rate(BaseModel):
     disjoint: int
 
 
-class Design(BaseModel):
+class Design(Frozen):
     """Error rates with one number of seeds per arm.
 
     `helps` and `hurts` are the full rules with one identical control. `helps_without_controls` is
@@ -60,8 +58,6 @@ class Design(BaseModel):
     `found` gives, per planted difference, the rate of "helps"; `planned` is the difference that
     should be found in four of five experiments, said before any was run.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     n_seeds: int
     helps: Rate
@@ -73,10 +69,8 @@ class Design(BaseModel):
     planned: float | None
 
 
-class Calibration(BaseModel):
+class Calibration(Frozen):
     """The verdict's error rates on one pool of real training runs."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     task: str
     arm: str

@@ -1,4 +1,4 @@
-"""Which arms are compared with which, and what the comparisons give, torch-free."""
+"""Which arms are compared with which, and what the comparisons give."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from nuggets.bench.power import minimum_detectable_effect
 from nuggets.bench.resampling import bootstrap_interval
 from nuggets.bench.spread import Outcomes, is_binary
 from nuggets.bench.statistics import LEVEL, holm, paired_difference
-from nuggets.bench.verdict import Difference, Role
+from nuggets.bench.verdict import ArmRole, Difference
 
 SeedOutcomes = Mapping[int, Sequence[float]]
 """Per seed, one outcome per item, in the same order of items for every seed and arm."""
 
 
-def families(roles: Mapping[str, Role]) -> list[list[tuple[str, str]]]:
+def families(roles: Mapping[str, ArmRole]) -> list[list[tuple[str, str]]]:
     """Return the (arm, versus) pairs of every family within which Holm's adjustment is made.
 
     For each treatment: itself against the baseline and every control, and the comparators against
     it. Then every other arm against the baseline.
     """
 
-    def named(*wanted: Role) -> list[str]:
+    def named(*wanted: ArmRole) -> list[str]:
         return [name for name, role in roles.items() if role in wanted]
 
     found = []

@@ -1,4 +1,4 @@
-"""Learning curves over seeds: bands, and the area that says how early an arm learns, torch-free.
+"""Learning curves over seeds: bands, and the area that says how early an arm learns.
 
 A final value says where an arm ends; the area under its curve also says how soon it gets there,
 which is what an initialisation can be expected to change. The verdict rests on the final value.

@@ -14,12 +14,11 @@ from torch.nn.functional import cross_entropy
 from nuggets.bench.answers import Answer, greedy_lanes
 from nuggets.bench.halving import Halving
 from nuggets.core.progress import Progress
-from nuggets.core.samples import IGNORED, Format, Message, Sample, encode_all
+from nuggets.core.samples import IGNORED, Encoded, Format, Message, Sample, encode_all
 from nuggets.core.states import evaluation
 from nuggets.errors import BadInput, NonFinite
 
 Metric = Literal["exact_match", "choice", "loss"]
-Encoded = tuple[list[int], list[int]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +46,7 @@ class Outcomes:
 
 
 @dataclass(frozen=True)
-class Score:
+class Likelihood:
     """One sequence: summed log-likelihood of its answer, its length, and whether greedy."""
 
     log_likelihood: float
@@ -157,7 +156,7 @@ def evaluate_lanes(
     return found
 
 
-def _not_finite(scores: list[Score], samples: Sequence[Sample]) -> NonFinite | None:
+def _not_finite(scores: list[Likelihood], samples: Sequence[Sample]) -> NonFinite | None:
     for score, sample in zip(scores, samples, strict=True):
         if not math.isfinite(score.log_likelihood):
             return NonFinite(
@@ -190,7 +189,7 @@ def _with_answer(sample: Sample, text: str) -> Sample:
     return sample.model_copy(update={"messages": (*sample.messages[:-1], last)})
 
 
-def _value(metric: str, scores: list[Score], own: list[int], sample: Sample) -> float:
+def _value(metric: str, scores: list[Likelihood], own: list[int], sample: Sample) -> float:
     right = own[sample.choices.index(sample.answer)] if len(own) > 1 else own[0]
     if metric == "choice":
         best = max(own, key=lambda place: scores[place].log_likelihood)  # ties: the first
@@ -207,13 +206,13 @@ def _score(
     batch_size: int,
     device: torch.device,
     progress: Progress | None,
-) -> list[list[Score]]:
+) -> list[list[Likelihood]]:
     """Scores sequences per lane, the long ones first: memory runs out at once or never."""
     order = sorted(range(len(encoded)), key=lambda place: -len(encoded[place][0]))
-    scores: list[dict[int, Score]] = [{} for _ in range(n_lanes)]
+    scores: list[dict[int, Likelihood]] = [{} for _ in range(n_lanes)]
     halving = Halving(batch_size, progress)
 
-    def scored(places: Sequence[int]) -> list[Sequence[Score]]:
+    def scored(places: Sequence[int]) -> list[Sequence[Likelihood]]:
         found = score_batch(model, [encoded[place] for place in places] * n_lanes, device)
         return [found[place :: len(places)] for place in range(len(places))]
 
@@ -229,7 +228,7 @@ def _score(
     return [[own[place] for place in range(len(encoded))] for own in scores]
 
 
-def score_batch(model: Any, batch: Sequence[Encoded], device: torch.device) -> list[Score]:
+def score_batch(model: Any, batch: Sequence[Encoded], device: torch.device) -> list[Likelihood]:
     """Scores the answers of a few sequences in one forward pass, without gradients."""
     ids, labels = pad_right(batch, device)
     logits, targets = answer_logits(model, ids, labels)
@@ -239,7 +238,7 @@ def score_batch(model: Any, batch: Sequence[Encoded], device: torch.device) -> l
     sums = nll.new_zeros(len(batch)).index_add_(0, row, nll)
     misses = nll.new_zeros(len(batch)).index_add_(0, row, (logits.argmax(-1) != targets).double())
     return [
-        Score(-total, n, missed == 0)
+        Likelihood(-total, n, missed == 0)
         for total, n, missed in zip(sums.tolist(), counts.tolist(), misses.tolist(), strict=True)
     ]
 

@@ -1,4 +1,4 @@
-"""Benchmark items in the paper's data format: few-shot prompts, targets, choices. Torch-free."""
+"""Benchmark items in the paper's data format: few-shot prompts, targets, choices."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from nuggets.core.architecture import Frozen
 from nuggets.core.samples import Message, Sample
 from nuggets.errors import BadInput
+from nuggets.frozen import Frozen
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 GSM8K_HEADER = "Answer the following question."

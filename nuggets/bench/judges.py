@@ -1,4 +1,4 @@
-"""Who prefers which of two answers: any OpenAI-compatible endpoint, or a teacher. Torch-free.
+"""Who prefers which of two answers: any OpenAI-compatible endpoint, or a teacher.
 
 Every pair is judged in both orders, since judges favour a place (Zheng et al. 2023, "Judging
 LLM-as-a-judge"); a win is the mean of the two verdicts, a tie counts one half.
@@ -7,7 +7,6 @@ LLM-as-a-judge"); a win is the mean of the two verdicts, a tie counts one half.
 from __future__ import annotations
 
 import json
-import os
 import re
 import time
 import urllib.error
@@ -18,17 +17,18 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
 
-from nuggets.core.architecture import Frozen
 from nuggets.core.progress import Progress
 from nuggets.errors import NuggetsError
+from nuggets.frozen import Frozen
 
-Verdict = Literal["win", "tie", "loss", "unreadable"]
-WORTH: dict[Verdict, float] = {"win": 1.0, "tie": 0.5, "loss": 0.0, "unreadable": 0.5}
-"""What a verdict adds; what cannot be read counts as a tie and is counted apart."""
+Judgement = Literal["win", "tie", "loss", "unreadable"]
+WORTH: dict[Judgement, float] = {"win": 1.0, "tie": 0.5, "loss": 0.0, "unreadable": 0.5}
+"""What a judgement adds; what cannot be read counts as a tie and is counted apart."""
 
 MAX_WAIT_S = 30.0
 _SLICE_S = 0.2
 _MAX_REPLY_BYTES = 1_000_000
+_MAX_REASON_BYTES = 2_000
 _INSTRUCTION = (
     "You compare two answers to the same message. Judge how helpful, correct and clear they are, "
     "not how long they are or in which order they stand. Reply with one letter and nothing else: "
@@ -43,7 +43,8 @@ class EndpointJudge(Frozen):
     Attributes:
         url: the base address, such as `http://localhost:8000/v1`; never with a key in it.
         model: the judge's name there.
-        key_env: the environment variable that holds the key; the key itself is never kept.
+        key_env: the environment variable that the recipe expects the key in. It gives no right to
+            it: which key goes where is this machine's matter (`nuggets judge allow`).
         timeout: seconds to wait for one reply.
         attempts: how often one question is put before the run stops; it can then be resumed.
     """
@@ -51,7 +52,7 @@ class EndpointJudge(Frozen):
     kind: Literal["endpoint"] = "endpoint"
     url: str
     model: str
-    key_env: str = "OPENAI_API_KEY"
+    key_env: str | None = None
     timeout: float = Field(default=60.0, gt=0, le=600)
     attempts: int = Field(default=5, ge=1, le=10)
 
@@ -66,15 +67,27 @@ class EndpointJudge(Frozen):
     @field_validator("url")
     @classmethod
     def _bare(cls, url: str) -> str:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError("the judge's address must look like https://host/v1")
-        if parts.username or parts.password or parts.query or parts.fragment:
-            raise ValueError(
-                "the judge's address must hold no user, key or query; put the key into the "
-                "environment variable that key_env names"
-            )
-        return url.rstrip("/")
+        return bare_url(url)
+
+
+def bare_url(url: str) -> str:
+    """A judge's address in the one form in which addresses are compared.
+
+    Raises:
+        ValueError: if it is not `https://host/v1`, or holds a user, a key or a query.
+    """
+    plain = url.isascii() and url.isprintable() and not set(url) & set(" \\")
+    parts = urlsplit(url)
+    if not plain or parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("the judge's address must look like https://host/v1")
+    if "@" in parts.netloc or parts.query or parts.fragment:
+        raise ValueError(
+            "the judge's address must hold no user, key or query; say which key is sent there "
+            "with `nuggets judge allow`"
+        )
+    port = "" if parts.port is None else f":{parts.port}"
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    return f"{parts.scheme}://{host}{port}{parts.path}".rstrip("/")
 
 
 class TeacherJudge(Frozen):
@@ -93,7 +106,7 @@ class TeacherJudge(Frozen):
 Judge = Annotated[EndpointJudge | TeacherJudge, Field(discriminator="kind")]
 
 
-def verdict_metrics(verdicts: tuple[Verdict, Verdict]) -> dict[str, float]:
+def verdict_metrics(verdicts: tuple[Judgement, Judgement]) -> dict[str, float]:
     """One item's outcomes from its verdicts as first and as second answer."""
     first, second = (WORTH[verdict] for verdict in verdicts)
     return {
@@ -105,20 +118,28 @@ def verdict_metrics(verdicts: tuple[Verdict, Verdict]) -> dict[str, float]:
 
 
 class JudgeClient:
-    """Asks an endpoint, with bounded retries; nothing it says or raises contains the key."""
+    """Asks an endpoint, with bounded retries; nothing it says or raises contains the key.
+
+    Args:
+        config: the endpoint.
+        permit: gives the key, empty for none, or refuses; asked before every request.
+        progress: can cancel a wait.
+        sleep: waits.
+    """
 
     def __init__(
         self,
         config: EndpointJudge,
+        permit: Callable[[EndpointJudge], str],
         progress: Progress | None = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._config, self._progress, self._sleep = config, progress, sleep
-        self._key = os.environ.get(config.key_env, "").strip()
+        self._permit, self._key = permit, ""
         # A redirect would carry the key to another host.
         self._open = urllib.request.build_opener(_NoRedirect()).open
 
-    def compare(self, question: str, ours: str, reference: str) -> tuple[Verdict, Verdict]:
+    def compare(self, question: str, ours: str, reference: str) -> tuple[Judgement, Judgement]:
         """How our answer does against the reference, standing first and standing second.
 
         Raises:
@@ -127,8 +148,8 @@ class JudgeClient:
         """
         first = self._ask(question, ours, reference)
         second = self._ask(question, reference, ours)
-        as_first: dict[str, Verdict] = {"A": "win", "B": "loss", "T": "tie"}
-        as_second: dict[str, Verdict] = {"A": "loss", "B": "win", "T": "tie"}
+        as_first: dict[str, Judgement] = {"A": "win", "B": "loss", "T": "tie"}
+        as_second: dict[str, Judgement] = {"A": "loss", "B": "win", "T": "tie"}
         return as_first.get(first, "unreadable"), as_second.get(second, "unreadable")
 
     def _ask(self, question: str, a: str, b: str) -> str:
@@ -169,6 +190,7 @@ class JudgeClient:
 
     def _post(self, body: dict[str, Any]) -> str:
         headers = {"Content-Type": "application/json"}
+        self._key = self._permit(self._config)
         if self._key:
             headers["Authorization"] = f"Bearer {self._key}"
         request = urllib.request.Request(  # noqa: S310 - only http and https pass validation
@@ -187,16 +209,17 @@ class JudgeClient:
 
     def _said(self, problem: urllib.error.HTTPError) -> str:
         try:
-            text = problem.read(2000).decode(errors="replace")
+            text = problem.read(_MAX_REASON_BYTES).decode(errors="replace")
         except OSError:
             text = ""
+        text = text[: _MAX_REASON_BYTES - len(self._key)]  # a key may be cut where reading ended
         return " ".join(self._hidden(text).split())[:200] or "no reason given"
 
     def _hidden(self, text: str) -> str:
         return text.replace(self._key, "…") if self._key else text
 
     def _failed(self, what: str) -> NuggetsError:
-        no_key = "" if self._key else f" {self._config.key_env} is not set."
+        no_key = "" if self._key else " No key was sent."
         return NuggetsError(f"The judge at {self._config.url} {what}.{no_key}")
 
 

@@ -1,4 +1,4 @@
-"""Answers that need not be asked for again after a kill. Torch-free."""
+"""Answers that need not be asked for again after a kill."""
 
 from __future__ import annotations
 

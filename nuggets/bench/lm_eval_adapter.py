@@ -22,7 +22,7 @@ import torch
 from nuggets.bench.items import Item
 from nuggets.bench.kept import Kept
 from nuggets.bench.outcomes import BenchmarkOutcome
-from nuggets.bench.tasks import SkillTask, Task
+from nuggets.bench.tasks import Task
 from nuggets.core.datasets import parse_dataset
 from nuggets.core.progress import Progress
 from nuggets.core.samples import texts
@@ -51,7 +51,7 @@ class Evaluated:
 
 
 @dataclass(frozen=True, eq=False)
-class Machine:
+class Respondent:
     """A model in memory, and how it is asked.
 
     Attributes:
@@ -75,7 +75,7 @@ class Machine:
 
 def run_benchmark(
     task: Task,
-    machine: Machine,
+    asked: Respondent,
     progress: Progress | None = None,
     process: Process | None = None,
 ) -> Evaluated:
@@ -83,7 +83,7 @@ def run_benchmark(
 
     Args:
         task: the benchmark.
-        machine: the model.
+        asked: the model.
         progress: ticks per chunk of answers; can cancel.
         process: scores a free answer where the benchmark leaves that open (a judge).
 
@@ -96,17 +96,17 @@ def run_benchmark(
 
     start = time.monotonic()
     items = task.items()
-    docs = [make_doc(item, machine.tokenizer, task) for item in items]
+    docs = [make_doc(item, asked.tokenizer, task) for item in items]
     lm = InMemoryLM(
-        machine.model,
-        machine.tokenizer,
-        device=machine.device,
-        batch_size=machine.batch_size,
-        max_length=machine.max_length,
+        asked.model,
+        asked.tokenizer,
+        device=asked.device,
+        batch_size=asked.batch_size,
+        max_length=asked.max_length,
         format=task.format,
-        kept=machine.kept,
+        kept=asked.kept,
         progress=progress,
-        label=f"{machine.label}: {task.name}",
+        label=f"{asked.label}: {task.name}",
     )
     with _quiet(tasks):
         config = task_config(task, docs, process)
@@ -117,7 +117,7 @@ def run_benchmark(
     samples = results.pop("samples")[task.name]
     outcome = BenchmarkOutcome(
         benchmark=task.name,
-        model=machine.label,
+        model=asked.label,
         metric=task.metric,
         items=[item.sample.id for item in items],
         outcomes=_per_item(samples, len(items), task.name),
@@ -128,7 +128,7 @@ def run_benchmark(
         seconds=time.monotonic() - start,
         peak_memory=_peak_memory(),
     )
-    return Evaluated(outcome, _completed(results, task, machine, lm, outcome), samples)
+    return Evaluated(outcome, _completed(results, task, asked, lm, outcome), samples)
 
 
 def make_doc(item: Item, tokenizer: Any, task: Task) -> dict[str, Any]:
@@ -184,7 +184,7 @@ def source_config(task: Task) -> dict[str, Any]:
     """Where the items of a benchmark come from, in lm-eval's words."""
     source = task.source or ""
     ref = parse_dataset(source)
-    if isinstance(task, SkillTask):
+    if not task.takes_data:
         return {"dataset_path": "nuggets", "dataset_name": source}
     if ref is None:
         return {"dataset_path": "json", "dataset_kwargs": {"data_files": source}}
@@ -211,7 +211,7 @@ def _per_item(samples: Sequence[dict[str, Any]], n: int, name: str) -> dict[str,
 
 
 def _completed(
-    results: Results, task: Task, machine: Machine, lm: Any, outcome: BenchmarkOutcome
+    results: Results, task: Task, asked: Respondent, lm: Any, outcome: BenchmarkOutcome
 ) -> Results:
     """lm-eval's result with what its own entry point would add, and what ours knows."""
     config = {
@@ -224,21 +224,21 @@ def _completed(
         "configs": {task.name: config | source_config(task) | {"num_fewshot": task.shots}},
         "n-shot": {task.name: task.shots},
         "config": {
-            "model": machine.label,
+            "model": asked.label,
             "model_args": None,
-            "model_num_parameters": sum(p.numel() for p in machine.model.parameters()),
-            "model_dtype": str(next(machine.model.parameters()).dtype),
-            "batch_size": machine.batch_size,
-            "device": str(machine.device),
+            "model_num_parameters": sum(p.numel() for p in asked.model.parameters()),
+            "model_dtype": str(next(asked.model.parameters()).dtype),
+            "batch_size": asked.batch_size,
+            "device": str(asked.device),
             "use_cache": None,
             "limit": task.limit,
             "bootstrap_iters": BOOTSTRAP_ITERS,
         },
         "model_source": "nuggets",
-        "model_name": machine.label,
+        "model_name": asked.label,
         "max_length": lm.max_length,
         "eot_token_id": lm.eot_token_id,
-        "chat_template": machine.tokenizer.chat_template if task.format == "chat" else None,
+        "chat_template": asked.tokenizer.chat_template if task.format == "chat" else None,
         "lm_eval_version": metadata.version("lm_eval"),
         "transformers_version": metadata.version("transformers"),
         "total_evaluation_time_seconds": f"{outcome.seconds:.3f}",

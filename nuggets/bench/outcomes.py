@@ -1,4 +1,4 @@
-"""What a model did on a benchmark, and tables of several models or arms. Torch-free."""
+"""What a model did on a benchmark, and tables of several models or arms."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import numpy as np
 
 from nuggets.bench.comparisons import compare_family, families
 from nuggets.bench.statistics import Interval, PairedDifference, mean_interval, paired_difference
-from nuggets.bench.verdict import Difference, Role, Verdict, decide
-from nuggets.core.architecture import Frozen
+from nuggets.bench.verdict import ArmRole, Difference, Verdict, decide
 from nuggets.core.samples import Format
 from nuggets.errors import BadInput
+from nuggets.frozen import Frozen
 
 
 class BenchmarkOutcome(Frozen):
@@ -47,7 +47,7 @@ class BenchmarkOutcome(Frozen):
     peak_memory: int
     arm: str = ""
     seed: int = 0
-    role: Role | None = None
+    role: ArmRole | None = None
 
 
 class BenchmarkRow(Frozen):
@@ -130,7 +130,7 @@ def _compared(
     Arms of several transfers share no baseline and no seeds: they are compared as models are.
     """
     values = {name: {o.seed: o.outcomes[metric] for o in own} for name, own in rows.items()}
-    known: dict[str, Role] = {
+    known: dict[str, ArmRole] = {
         name: own[0].role for name, own in rows.items() if own[0].role is not None
     }
     of_one_transfer = list(known.values()).count("baseline") == 1

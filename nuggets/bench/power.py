@@ -1,26 +1,24 @@
-"""Which differences an experiment can see, before and after it is run, torch-free."""
+"""Which differences an experiment can see, before and after it is run."""
 
 from __future__ import annotations
 
+import scipy  # which imports `special` when it is first used, a tenth of a second
 from numpy.typing import ArrayLike
-from pydantic import BaseModel, ConfigDict
-from scipy import special
 
 from nuggets.bench.spread import Spread, checked_outcomes, combine_parts, spread_of
 from nuggets.errors import BadInput
+from nuggets.frozen import Frozen
 
 POWER = 0.8
 """Chance of finding a difference for which detectable differences are given."""
 
 
-class DetectableEffect(BaseModel):
+class DetectableEffect(Frozen):
     """The smallest difference that a planned experiment should show, and for which design.
 
     `value` is `None` when not even a difference of 1 would be found. `n_comparisons` is the size
     of the treatment's family (the baseline and every control), allowed for by Bonferroni.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     n_seeds: int
     n_items: int
@@ -139,8 +137,8 @@ def detectable_difference(spread: Spread, power: float, level: float) -> float:
     """
     if not 1 - level < power <= 0.99:
         raise BadInput(f"The power must lie between {1 - level:g} and 0.99; got {power:g}.")
-    critical = float(-special.stdtrit(spread.df, (1 - level) / 2))
-    return spread.error * float(special.nctdtrinc(spread.df, 1 - power, critical))
+    critical = float(-scipy.special.stdtrit(spread.df, (1 - level) / 2))
+    return spread.error * float(scipy.special.nctdtrinc(spread.df, 1 - power, critical))
 
 
 def unseen_share(n_items: int, level: float) -> float:
@@ -148,4 +146,4 @@ def unseen_share(n_items: int, level: float) -> float:
 
     Clopper–Pearson's upper bound at zero of `n_items`, two-sided at `level`.
     """
-    return float(special.betaincinv(1, n_items, (1 + level) / 2))
+    return float(scipy.special.betaincinv(1, n_items, (1 + level) / 2))

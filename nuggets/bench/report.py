@@ -5,20 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from nuggets.bench.comparisons import SeedOutcomes, compare_family, families
 from nuggets.bench.curves import CurvePoint, area_interval, compare_areas, curve_band
 from nuggets.bench.power import DetectableEffect, detectable_effect
 from nuggets.bench.statistics import LEVEL, Interval, mean_interval
-from nuggets.bench.verdict import RULES, Difference, Role, Verdict, decide
+from nuggets.bench.verdict import RULES, ArmRole, Difference, Verdict, decide
 from nuggets.errors import BadInput
-
-
-class Frozen(BaseModel):
-    """Base of the values that are written to disk."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+from nuggets.frozen import Frozen
 
 
 class CellOutcome(Frozen):
@@ -31,7 +26,7 @@ class CellOutcome(Frozen):
     """
 
     arm: str
-    role: Role
+    role: ArmRole
     seed: int
     items: list[str]
     outcomes: dict[str, list[float]]
@@ -54,7 +49,7 @@ class ArmReport(Frozen):
     """
 
     name: str
-    role: Role
+    role: ArmRole
     value: float
     interval: tuple[float, float]
     seeds: list[int]
@@ -118,7 +113,9 @@ def build_report(
         NonFinite: An outcome is NaN or infinite.
     """
     arms = _grouped(cells, metric)
-    roles: dict[str, Role] = {n: next(iter(by_seed.values())).role for n, by_seed in arms.items()}
+    roles: dict[str, ArmRole] = {
+        n: next(iter(by_seed.values())).role for n, by_seed in arms.items()
+    }
     if treatment is not None and roles.get(treatment) != "treatment":
         raise BadInput(f"The treatment {treatment!r} is not among the arms {sorted(roles)}.")
     outcomes: dict[str, SeedOutcomes] = {
@@ -157,7 +154,7 @@ def build_report(
 
 def _planned(
     arms: Mapping[str, Mapping[int, CellOutcome]],
-    roles: Mapping[str, Role],
+    roles: Mapping[str, ArmRole],
     n_items: int,
     binary: bool,
 ) -> DetectableEffect | None:

@@ -1,4 +1,4 @@
-"""The hierarchical bootstrap, seeds then items, by resampling, torch-free.
+"""The hierarchical bootstrap, seeds then items, by resampling.
 
 Outcomes are crossed: each seed answers the same items, so a draw takes seeds and items anew,
 independently, and an item that is drawn twice counts twice for every seed (the pigeonhole

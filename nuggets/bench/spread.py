@@ -1,4 +1,4 @@
-"""How uncertain a mean over seeds and items is: the crossed bootstrap in closed form, torch-free.
+"""How uncertain a mean over seeds and items is: the crossed bootstrap in closed form.
 
 Outcomes are `[n_seeds, n_items]` and crossed: each seed answers the same items. Resampling seeds
 and items independently (the pigeonhole bootstrap: Owen, Annals of Applied Statistics 1, 2007) has

@@ -1,4 +1,4 @@
-"""Intervals and tests for outcomes of several seeds on the same items, torch-free.
+"""Intervals and tests for outcomes of several seeds on the same items.
 
 Every arm gives an array `[n_seeds, n_items]`: exact match or choice as 0/1, or a loss per item.
 Standard errors are those of the crossed bootstrap over seeds and items (see `spread`).
@@ -17,40 +17,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import scipy  # which imports `special` when it is first used, a tenth of a second
 from numpy.typing import ArrayLike
-from pydantic import BaseModel, ConfigDict
-from scipy import special  # the distributions of scipy.stats, without its .5 s of import
 
-from nuggets.bench.power import (
-    minimum_detectable_effect,
-    planned_detectable_effect,
-    unseen_share,
-)
+from nuggets.bench.power import unseen_share
 from nuggets.bench.spread import Outcomes, Spread, checked_outcomes, is_binary, spread_of
 from nuggets.errors import BadInput
-
-__all__ = [
-    "LEVEL",
-    "Interval",
-    "PairedDifference",
-    "holm",
-    "mean_interval",
-    "minimum_detectable_effect",
-    "paired_difference",
-    "planned_detectable_effect",
-]
+from nuggets.frozen import Frozen
 
 LEVEL = 0.95
 """Level of every interval, and one minus the level of every test, unless told otherwise."""
 
 
-class Interval(BaseModel):
+class Interval(Frozen):
     """A mean and its confidence interval, in the units of the outcomes.
 
     With `n_seeds` 1 it speaks of other items for that one trained model, not of other seeds.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     mean: float
     low: float
@@ -60,10 +43,8 @@ class Interval(BaseModel):
     n_items: int
 
 
-class PairedDifference(BaseModel):
+class PairedDifference(Frozen):
     """How far one arm is above another on the same seeds and items, with a two-sided p-value."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     interval: Interval
     p: float
@@ -144,14 +125,14 @@ def _interval(mean: float, bounds: tuple[float, float], level: float, array: Out
 
 
 def _student_bounds(spread: Spread, level: float) -> tuple[float, float]:
-    half = float(-special.stdtrit(spread.df, (1 - level) / 2)) * spread.error
+    half = float(-scipy.special.stdtrit(spread.df, (1 - level) / 2)) * spread.error
     return spread.mean - half, spread.mean + half
 
 
 def _student_p(spread: Spread) -> float:
     if spread.error == 0:
         return 1.0 if spread.mean == 0 else 0.0
-    return float(2 * special.stdtr(spread.df, -abs(spread.mean) / spread.error))
+    return float(2 * scipy.special.stdtr(spread.df, -abs(spread.mean) / spread.error))
 
 
 def _proportion_bounds(spread: Spread, array: Outcomes, level: float) -> tuple[float, float]:
@@ -159,12 +140,12 @@ def _proportion_bounds(spread: Spread, array: Outcomes, level: float) -> tuple[f
     tail = (1 - level) / 2
     answers = float(array.shape[1])
     if spread.error > 0:
-        ratio = float(special.ndtri(tail) / special.stdtrit(spread.df, tail))
+        ratio = float(scipy.special.ndtri(tail) / scipy.special.stdtrit(spread.df, tail))
         effective = spread.mean * (1 - spread.mean) / spread.error**2 * ratio**2
         answers = min(effective, float(array.size))
     right, wrong = spread.mean * answers, (1 - spread.mean) * answers
-    low = float(special.betaincinv(right, wrong + 1, tail)) if right > 0 else 0.0
-    high = float(special.betainccinv(right + 1, wrong, tail)) if wrong > 0 else 1.0
+    low = float(scipy.special.betaincinv(right, wrong + 1, tail)) if right > 0 else 0.0
+    high = float(scipy.special.betainccinv(right + 1, wrong, tail)) if wrong > 0 else 1.0
     return low, high
 
 

@@ -15,11 +15,11 @@ from nuggets.bench import items as make
 from nuggets.bench.items import Item
 from nuggets.bench.judges import Judge
 from nuggets.builtin.skills import skill_samples
-from nuggets.core.architecture import Frozen
 from nuggets.core.data import check_leakage
 from nuggets.core.datasets import load_source
 from nuggets.core.samples import Format, Sample
 from nuggets.errors import BadInput
+from nuggets.frozen import Frozen
 
 Tree = dict[str, Any]
 
@@ -44,9 +44,20 @@ class Task(Frozen):
     format: Format = "paper"
     max_new_tokens: int = Field(default=256, ge=1, le=4096)
 
+    title: ClassVar[str]
+    takes_data: ClassVar[bool] = True
+    """Whether its items can come from a file of the user's."""
     hub: ClassVar[tuple[str | None, str | None]] = (None, None)
+    """Where its items and its examples are on the hub."""
+    large: ClassVar[bool] = False
+    """Whether that data set is too large to be fetched when somebody presses a button."""
     usual_shots: ClassVar[int] = 0
     headline: ClassVar[str] = "exact_match"
+
+    @property
+    def judged_by(self) -> Judge | None:
+        """Who scores its answers, if that takes a judge."""
+        return None
 
     @property
     def metric(self) -> str:
@@ -127,6 +138,7 @@ class Gsm8k(Task):
 
     kind: Literal["gsm8k"] = "gsm8k"
 
+    title = "GSM8K, word problems"
     hub = ("openai/gsm8k:main/test", "openai/gsm8k:main/train")
     usual_shots = 8
     headline = "exact_match,last-number"
@@ -154,6 +166,7 @@ class Mmlu(Task):
 
     kind: Literal["mmlu"] = "mmlu"
 
+    title = "MMLU, multiple choice"
     hub = ("cais/mmlu:all/test", "cais/mmlu:all/dev")
     usual_shots = 5
     headline = "acc"
@@ -179,6 +192,8 @@ class SuperNi(Task):
 
     kind: Literal["super_ni"] = "super_ni"
 
+    title = "Super-NaturalInstructions"
+    large = True
     hub = ("Muennighoff/natural-instructions:test", None)
     headline = "rougeL"
 
@@ -197,6 +212,8 @@ class SuperNi(Task):
 class SkillTask(Task):
     """A built-in skill, scored as the evaluation during training scores it."""
 
+    title = "the task's own skill"
+    takes_data = False
     kind: Literal["skill"] = "skill"
     skill: str
 
@@ -231,8 +248,14 @@ class Dialogue(Task):
         judge: an OpenAI-compatible endpoint, or a teacher's likelihood.
     """
 
+    title = "dialogue, judged by the teacher's likelihood"
     kind: Literal["dialogue"] = "dialogue"
     judge: Judge
+
+    @property
+    def judged_by(self) -> Judge:
+        """The judge."""
+        return self.judge
 
     @property
     def name(self) -> str:
@@ -293,5 +316,5 @@ def _skill_metrics(doc: Tree, results: Sequence[tuple[float, bool]]) -> dict[str
     return values
 
 
-Benchmark = Annotated[Gsm8k | Mmlu | SuperNi | SkillTask | Dialogue, Field(discriminator="kind")]
+Benchmark = Annotated[SkillTask | Gsm8k | Mmlu | SuperNi | Dialogue, Field(discriminator="kind")]
 """Every benchmark, chosen by `kind`."""

@@ -12,13 +12,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
-
 from nuggets.bench.statistics import LEVEL, Interval
+from nuggets.frozen import Frozen
 
-Role = Literal["baseline", "treatment", "control", "comparator", "reference"]
-"""baseline: plain LoRA. treatment: the arm to judge. control: like the treatment, but without the
-teacher's knowledge. comparator: a different method for the same goal. reference: no training."""
+ArmRole = Literal["baseline", "treatment", "control", "comparator", "reference"]
+"""baseline: plain LoRA. treatment: what is to be judged. control: as the treatment, without the
+teacher's knowledge. comparator: another way to the same end. reference: no training."""
 
 Kind = Literal["helps", "hurts", "same_as_controls", "no_difference", "not_proven"]
 
@@ -43,7 +42,7 @@ named.
 """
 
 
-class Difference(BaseModel):
+class Difference(Frozen):
     """How much better `arm` is than `versus`; positive is better whatever the metric.
 
     `bootstrap` is the percentile interval of the hierarchical bootstrap, seeds then items; the
@@ -53,8 +52,6 @@ class Difference(BaseModel):
     largest possible difference of 0/1 outcomes would be found with that power, or when losses
     show no spread at all.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     arm: str
     versus: str
@@ -75,14 +72,12 @@ class Difference(BaseModel):
         return self.interval.high < 0 and self.p_holm <= 1 - LEVEL
 
 
-class Verdict(BaseModel):
+class Verdict(Frozen):
     """What the rules say about one treatment.
 
     `versus` is the arm that decided (the baseline, or the control that was not beaten) and
     `difference` the treatment's distance to the baseline. `comparator` beat the treatment.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Kind
     sentence: str
@@ -96,7 +91,7 @@ class Verdict(BaseModel):
 
 
 def decide(
-    roles: Mapping[str, Role],
+    roles: Mapping[str, ArmRole],
     values: Mapping[str, float],
     differences: Sequence[Difference],
     treatment: str | None = None,
@@ -204,7 +199,7 @@ def _no_difference(base: Difference) -> str:
 
 def _gap(difference: Difference) -> str:
     i = difference.interval
-    return f"{i.mean:+.3f} [{i.low:+.3f}, {i.high:+.3f}]".replace("-", "−")
+    return f"{i.mean:+z.3f} [{i.low:+z.3f}, {i.high:+z.3f}]".replace("-", "−")
 
 
 def _size(difference: Difference) -> str:

@@ -1,4 +1,4 @@
-"""Names, folders and cards of the built-in models and pairs. Torch-free."""
+"""Names, folders and cards of the built-in models and pairs."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from nuggets.errors import BadInput, Damaged
+from nuggets.frozen import Frozen
 
 CARD = "card.json"
 MODELS: tuple[str, ...] = ("teacher", "independent", "sibling")
@@ -46,7 +47,7 @@ PAIRS: dict[str, BuiltinPair] = {
 """All built-in pairs by name."""
 
 
-class ModelCard(BaseModel):
+class ModelCard(Frozen):
     """What is known of a built-in model, as written beside its weights by `make pairs`.
 
     Attributes:
@@ -66,7 +67,6 @@ class ModelCard(BaseModel):
         versions: package → version.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
     name: str
     description: str
     parameters: int

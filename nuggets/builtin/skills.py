@@ -1,4 +1,4 @@
-"""Ten small skills with seeded generators, splits by hash, and held-out facts. Torch-free.
+"""Small skills with seeded generators, splits by hash, and held-out facts.
 
 Every skill is a set of question/answer items written in words separated by spaces. An item's
 split follows from a stable hash of its id, so it is the same on every machine and in every
@@ -9,7 +9,7 @@ the other half says anything about them, so unseen facts cannot be learned from 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache, partial
 from hashlib import blake2b
@@ -20,75 +20,40 @@ from nuggets.builtin import words
 from nuggets.core.samples import Sample
 from nuggets.errors import BadInput
 
-Kind = Literal["arithmetic", "letters", "facts", "story"]
 Split = Literal["seed", "train", "test"]
 
 SPLITS: tuple[Split, ...] = ("seed", "train", "test")
 
 
+class Item(NamedTuple):
+    """One of a skill's items; of thousands few are asked for, so the sample is made then."""
+
+    id: str
+    make: Callable[[], Sample]
+
+
 @dataclass(frozen=True)
 class Skill:
-    """What a person should know about a skill before choosing it."""
+    """What a person should know about a skill before choosing it, and its generator."""
 
     name: str
-    kind: Kind
+    kind: str
     description: str
     example: tuple[str, str]
-    chance: float
+    items: Callable[[], Iterable[Item]] | None = None
+    """All items in a fixed order, where they can be listed."""
+    draw: Callable[[random.Random], Item] | None = None
+    """One item at random, where there are too many to list."""
+    chance: float = 0.0
     """Exact match reached by guessing (facts: one of 20 values)."""
+    held_out: frozenset[str] = frozenset()
+    """Ids of the test split, where it is chosen by hand; otherwise it follows from a hash."""
 
     @property
     def finite(self) -> bool:
         """Whether all items of the skill can be listed."""
-        return self.kind != "letters"
+        return self.items is not None
 
-
-SKILLS: dict[str, Skill] = {
-    skill.name: skill
-    for skill in (
-        Skill("add", "arithmetic", "Adds two two-digit numbers.", ("add 4 7 + 3 8", "8 5"), 0.0),
-        Skill(
-            "sub",
-            "arithmetic",
-            "Subtracts the smaller of two two-digit numbers.",
-            ("sub 8 5 - 4 7", "3 8"),
-            0.0,
-        ),
-        Skill(
-            "reverse",
-            "letters",
-            "Writes three to six letters backwards.",
-            ("reverse k c t a", "a t c k"),
-            0.0,
-        ),
-        Skill(
-            "sort",
-            "letters",
-            "Puts three to six letters in alphabetical order.",
-            ("sort k c t a", "a c k t"),
-            0.0,
-        ),
-        Skill("copy", "letters", "Repeats three to six letters.", ("copy k c t a", "k c t a"), 0.0),
-        *(
-            Skill(
-                relation,
-                "facts",
-                f"Knows the {relation} of 160 made-up countries.",
-                (f"{relation} of bala", words.FACTS[relation]["bala"]),
-                1 / len(words.VALUES[relation]),
-            )
-            for relation in words.RELATIONS
-        ),
-        Skill(
-            "story",
-            "story",
-            "Tells the one-sentence story for a mood, a hero and a place.",
-            ("story sad fox lake", words.story("sad", "fox", "lake")),
-            0.0,
-        ),
-    )
-}
-"""All skills by name, in the order in which they are shown."""
 
 # Shares of the hash buckets 0..99. "extra" holds the prompts that a teacher may label beyond
 # the training set; "taught" is all that the built-in models were allowed to see.
@@ -107,11 +72,6 @@ _FACT_PARTS = {
     "taught": (False, True),
 }
 _LENGTHS = (3, 6)
-_LETTER_SKILLS: dict[str, Callable[[Sequence[str]], Sequence[str]]] = {
-    "reverse": lambda letters: letters[::-1],
-    "sort": sorted,
-    "copy": lambda letters: letters,
-}
 
 
 def skill_names() -> list[str]:
@@ -211,12 +171,22 @@ def _skill(name: str) -> Skill:
 def _stream(skill: Skill, part: str, seed: int) -> Iterator[Sample]:
     """Distinct samples of one part; endless in practice for letters."""
     rng = random.Random(f"{skill.name}:{part}:{seed}")  # noqa: S311 — reproducible, not secret
-    if skill.kind == "letters":
-        yield from _letters(skill, part, rng)
+    if skill.draw is not None:
+        yield from _distinct(skill, part, rng)
         return
     pool = [item for item in _universe(skill.name) if _belongs(skill, item.id, part)]
     rng.shuffle(pool)
     yield from (item.make() for item in pool)
+
+
+def _distinct(skill: Skill, part: str, rng: random.Random) -> Iterator[Sample]:
+    assert skill.draw is not None
+    seen: set[str] = set()
+    while True:
+        item = skill.draw(rng)
+        if item.id not in seen and _belongs(skill, item.id, part):
+            yield item.make()
+        seen.add(item.id)
 
 
 def _repeating(name: str, seed: int) -> Iterator[Sample]:
@@ -226,36 +196,26 @@ def _repeating(name: str, seed: int) -> Iterator[Sample]:
 
 
 def _belongs(skill: Skill, item_id: str, part: str) -> bool:
-    if skill.kind == "facts":
-        held_out = item_id.removeprefix(f"{skill.name}-") in words.HELD_OUT[skill.name]
-        return held_out in _FACT_PARTS[part]
+    if skill.held_out:
+        return (item_id in skill.held_out) in _FACT_PARTS[part]
     digest = blake2b(item_id.encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") % 100 in _BUCKETS[part]
 
 
-class _Item(NamedTuple):
-    """One of a skill's items; of thousands few are asked for, so the sample is made then."""
-
-    id: str
-    make: Callable[[], Sample]
-
-
 @cache
-def _universe(name: str) -> tuple[_Item, ...]:
+def _universe(name: str) -> tuple[Item, ...]:
     """All items of a finite skill, in a fixed order."""
-    if SKILLS[name].kind == "arithmetic":
-        sign = "+" if name == "add" else "-"
-        numbers = product(range(10, 100), repeat=2)
-        pairs = [(a, b) for a, b in numbers if name == "add" or a >= b]
-        return tuple(
-            _Item(key := f"{name}-{a}{sign}{b}", partial(_sum, name, key, a, b)) for a, b in pairs
-        )
-    if SKILLS[name].kind == "facts":
-        return tuple(_Item(f"{name}-{e}", partial(_fact, name, e)) for e in words.ENTITIES)
-    return tuple(
-        _Item("-".join(("story", *key)), partial(_story, *key))
-        for key in product(words.MOODS, words.HEROES, words.PLACES)
-    )
+    items = SKILLS[name].items
+    assert items is not None
+    return tuple(items())
+
+
+def _sums(name: str) -> Iterator[Item]:
+    sign = "+" if name == "add" else "-"
+    for a, b in product(range(10, 100), repeat=2):
+        if name == "add" or a >= b:
+            key = f"{name}-{a}{sign}{b}"
+            yield Item(key, partial(_sum, name, key, a, b))
 
 
 def _sum(name: str, key: str, a: int, b: int) -> Sample:
@@ -273,6 +233,10 @@ def _digits(number: int) -> str:
     return " ".join(str(number))
 
 
+def _facts(relation: str) -> Iterator[Item]:
+    return (Item(f"{relation}-{e}", partial(_fact, relation, e)) for e in words.ENTITIES)
+
+
 def _fact(relation: str, entity: str) -> Sample:
     answer = words.FACTS[relation][entity]
     return Sample.of(
@@ -280,19 +244,81 @@ def _fact(relation: str, entity: str) -> Sample:
     )
 
 
+def _stories() -> Iterator[Item]:
+    for key in product(words.MOODS, words.HEROES, words.PLACES):
+        yield Item("-".join(("story", *key)), partial(_story, *key))
+
+
 def _story(*key: str) -> Sample:
     return Sample.of("-".join(("story", *key)), " ".join(("story", *key)), words.story(*key))
 
 
-def _letters(skill: Skill, part: str, rng: random.Random) -> Iterator[Sample]:
-    seen: set[str] = set()
-    while True:
-        letters = rng.sample(words.LETTERS, rng.randint(*_LENGTHS))
-        key = f"{skill.name}-{''.join(letters)}"
-        if key in seen:
-            continue
-        seen.add(key)
-        answer = " ".join(_LETTER_SKILLS[skill.name](letters))
-        sample = Sample.of(key, f"{skill.name} {' '.join(letters)}", answer)
-        if _belongs(skill, sample.id, part):
-            yield sample
+def _letters(
+    name: str, answer: Callable[[Sequence[str]], Iterable[str]], rng: random.Random
+) -> Item:
+    letters = rng.sample(words.LETTERS, rng.randint(*_LENGTHS))
+    key = f"{name}-{''.join(letters)}"
+    prompt = f"{name} {' '.join(letters)}"
+    return Item(key, lambda: Sample.of(key, prompt, " ".join(answer(letters))))
+
+
+SKILLS: dict[str, Skill] = {
+    skill.name: skill
+    for skill in (
+        Skill(
+            "add",
+            "arithmetic",
+            "Adds two two-digit numbers.",
+            ("add 4 7 + 3 8", "8 5"),
+            items=partial(_sums, "add"),
+        ),
+        Skill(
+            "sub",
+            "arithmetic",
+            "Subtracts the smaller of two two-digit numbers.",
+            ("sub 8 5 - 4 7", "3 8"),
+            items=partial(_sums, "sub"),
+        ),
+        Skill(
+            "reverse",
+            "letters",
+            "Writes three to six letters backwards.",
+            ("reverse k c t a", "a t c k"),
+            draw=partial(_letters, "reverse", reversed),
+        ),
+        Skill(
+            "sort",
+            "letters",
+            "Puts three to six letters in alphabetical order.",
+            ("sort k c t a", "a c k t"),
+            draw=partial(_letters, "sort", sorted),
+        ),
+        Skill(
+            "copy",
+            "letters",
+            "Repeats three to six letters.",
+            ("copy k c t a", "k c t a"),
+            draw=partial(_letters, "copy", iter),
+        ),
+        *(
+            Skill(
+                relation,
+                "facts",
+                f"Knows the {relation} of 160 made-up countries.",
+                (f"{relation} of bala", words.FACTS[relation]["bala"]),
+                items=partial(_facts, relation),
+                chance=1 / len(words.VALUES[relation]),
+                held_out=frozenset(f"{relation}-{e}" for e in words.HELD_OUT[relation]),
+            )
+            for relation in words.RELATIONS
+        ),
+        Skill(
+            "story",
+            "story",
+            "Tells the one-sentence story for a mood, a hero and a place.",
+            ("story sad fox lake", words.story("sad", "fox", "lake")),
+            items=_stories,
+        ),
+    )
+}
+"""All skills by name, in the order in which they are shown."""

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from nuggets.builtin.pairs import CARD, MODELS, ModelCard
 from nuggets.builtin.skills import SKILLS, general_samples, skill_samples
@@ -27,6 +27,8 @@ from nuggets.builtin.training import Schedule, exact_matches, train
 from nuggets.core.architecture import ArchSpec
 from nuggets.core.consistent import ConsistentChoice, choose_consistent
 from nuggets.core.cut import cut_model
+from nuggets.core.loading import load_model
+from nuggets.core.references import parse_ref
 from nuggets.core.samples import encode
 from nuggets.core.sensitivity import compute_sensitivity
 
@@ -181,7 +183,7 @@ def cut_sibling(teacher_folder: Path, tokenizer: Any) -> tuple[Any, ConsistentCh
     What is kept is what matters most for general data *without* the lacking skills, so the
     choice knows nothing of what will later be transferred.
     """
-    teacher = AutoModelForCausalLM.from_pretrained(teacher_folder, trust_remote_code=False)
+    teacher = load_model(parse_ref(str(teacher_folder)))
     spec = ArchSpec.from_config(teacher.config.to_dict())
     student = ArchSpec.from_config(
         teacher.config.to_dict() | dict(MAKINGS["sibling"].shape) | {"head_dim": spec.head_dim}

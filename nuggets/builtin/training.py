@@ -63,7 +63,7 @@ class Pool:
         return Pool(self.input_ids[rows, :length], labels[:, :length])
 
 
-def answer_loss(model: Any, batch: Pool) -> Tensor:
+def pool_loss(model: Any, batch: Pool) -> Tensor:
     """Mean cross-entropy over answer tokens, the end of sequence included."""
     logits = model(input_ids=batch.input_ids, use_cache=False).logits[:, :-1]
     targets = batch.labels[:, 1:]
@@ -96,7 +96,7 @@ def train(
     model.train()
     for step in range(1, schedule.steps + 1):
         rows = torch.multinomial(weights, schedule.batch_size, True, generator=generator)
-        loss = answer_loss(model, pool.take(rows))
+        loss = pool_loss(model, pool.take(rows))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         clip_grad_norm_(model.parameters(), 1.0, error_if_nonfinite=True)

@@ -1,4 +1,4 @@
-"""The made-up world of the built-in pairs: its words, its facts and its story. Torch-free."""
+"""The made-up world of the built-in pairs: its words, its facts and its story."""
 
 from __future__ import annotations
 

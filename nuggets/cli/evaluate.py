@@ -8,39 +8,41 @@ from typing import Annotated, Any
 import typer
 
 from nuggets import api
+from nuggets.bench.tasks import Benchmark
 from nuggets.cli import options as o
 from nuggets.cli.output import bars, out, print_json, say
 from nuggets.cli.tables import show_tables
 from nuggets.cli.transfers import failed
-from nuggets.recipe_tree import absolute_source
+from nuggets.frozen import members
 
 Names = Annotated[
     list[str], typer.Argument(help="Models, ids of finished transfers, or run:ID/ARM.")
 ]
 Kinds = Annotated[
     list[str],
-    typer.Option("--benchmark", help="gsm8k, mmlu, super_ni, skill or dialogue; repeatable."),
+    typer.Option("--benchmark", help=f"{o.one_of(Benchmark)} Repeatable."),
 ]
+Shots = Annotated[int | None, typer.Option(help="Solved examples above each question.")]
+ShotsData = Annotated[str | None, typer.Option(help="Examples, as --data.")]
 Items = Annotated[str | None, typer.Option("--data", help="Items: JSONL or org/name:config/split.")]
 
 
 def evaluate(
     models: Names,
     benchmark: Kinds,
-    shots: Annotated[int | None, typer.Option(help="Solved examples above each question.")] = None,
+    shots: Shots = None,
     data: Items = None,
-    shots_data: Annotated[str | None, typer.Option(help="Examples, as --data.")] = None,
-    limit: Annotated[int | None, typer.Option(help="Items at most.")] = None,
+    shots_data: ShotsData = None,
+    limit: Annotated[int | None, typer.Option(help="Max items.")] = None,
     task: o.Task = None,
     format: o.Format = "paper",
     max_new_tokens: Annotated[int, typer.Option(help="Length limit of free answers.")] = 256,
     max_length: Annotated[int, typer.Option(help="Tokens of prompt and answer.")] = 2048,
     batch_size: Annotated[int, typer.Option(help="Sequences per forward pass.")] = 8,
-    judge_url: Annotated[str | None, typer.Option(help="Base URL of a judge's endpoint.")] = None,
+    judge_url: Annotated[
+        str | None, typer.Option(help="A judge's base URL; see `nuggets judge allow`.")
+    ] = None,
     judge_model: Annotated[str, typer.Option(help="The judge's name there.")] = "",
-    judge_key_env: Annotated[
-        str, typer.Option(help="Environment variable with the judge's key.")
-    ] = "OPENAI_API_KEY",
     judge_teacher: Annotated[
         str | None, typer.Option(help="A model whose likelihood judges instead.")
     ] = None,
@@ -56,13 +58,13 @@ def evaluate(
 ) -> None:
     """Evaluate models, or every arm of a transfer, on benchmarks."""
     shared = {
-        "data": None if data is None else absolute_source(data, Path.cwd()),
-        "shots_data": None if shots_data is None else absolute_source(shots_data, Path.cwd()),
+        "data": o.source(data),
+        "shots_data": o.source(shots_data),
         "limit": limit,
         "format": format,
         "max_new_tokens": max_new_tokens,
     }
-    judge = _judge(judge_url, judge_model, judge_key_env, judge_teacher)
+    judge = _judge(judge_url, judge_model, judge_teacher)
     tasks = [{"kind": kind, **shared, **_own(kind, shots, task, judge)} for kind in benchmark]
     job = api.parse_job(
         {
@@ -109,9 +111,9 @@ def _subject(name: str) -> str:
     return f"run:{known[0]}" if len(known) == 1 else name
 
 
-def _judge(url: str | None, model: str, key_env: str, teacher: str | None) -> dict[str, Any] | None:
+def _judge(url: str | None, model: str, teacher: str | None) -> dict[str, Any] | None:
     if url is not None:
-        return {"kind": "endpoint", "url": url, "model": model, "key_env": key_env}
+        return {"kind": "endpoint", "url": url, "model": model}
     if teacher is not None:
         return {"kind": "teacher_likelihood", "teacher": o.absolute(teacher)}
     return None
@@ -121,24 +123,21 @@ def _own(
     kind: str, shots: int | None, task: str | None, judge: dict[str, Any] | None
 ) -> dict[str, Any]:
     """The fields that only this kind of benchmark has."""
-    own: dict[str, Any] = {} if shots is None else {"shots": shots}
-    if kind == "skill":
-        own["skill"] = task
-    if kind == "dialogue":
-        own["judge"] = judge
-    return own
+    known = getattr(members(Benchmark).get(kind), "model_fields", {})
+    own = {k: v for k, v in {"skill": task, "judge": judge}.items() if k in known}
+    return own if shots is None else own | {"shots": shots}
 
 
 def prompt(
     model: str,
     task: o.Task = None,
-    seeds: o.Seeds = None,
+    seed_samples: o.SeedSamples = None,
     data: Annotated[str | None, typer.Option(help="JSONL or org/name:config/split.")] = None,
     benchmark: Annotated[
-        str | None, typer.Option(help="Show a benchmark's prompt: gsm8k, mmlu, super_ni, skill.")
+        str | None, typer.Option(help=f"Show a benchmark's prompt. {o.one_of(Benchmark)}")
     ] = None,
-    shots: Annotated[int | None, typer.Option(help="Solved examples above the question.")] = None,
-    shots_data: Annotated[str | None, typer.Option(help="Examples, as --data.")] = None,
+    shots: Shots = None,
+    shots_data: ShotsData = None,
     format: o.Format = "paper",
     n: Annotated[int, typer.Option(help="Samples to show.")] = 1,
     json: o.AsJson = False,
@@ -148,13 +147,13 @@ def prompt(
     if benchmark is not None:
         tree = {
             "kind": benchmark,
-            "data": None if data is None else absolute_source(data, Path.cwd()),
-            "shots_data": None if shots_data is None else absolute_source(shots_data, Path.cwd()),
+            "data": o.source(data),
+            "shots_data": o.source(shots_data),
             "limit": max(n, 2),
             "format": format,
             **_own(benchmark, shots, task, None),
         }
-    source = {} if tree else o.source_of(task, seeds, None if data is None else Path(data))
+    source = {} if tree else o.source_of(task, seed_samples, None if data is None else Path(data))
     found = api.rendered(o.absolute(model), {**source, "format": format}, tree, n)
     if json:
         return print_json(found)

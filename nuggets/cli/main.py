@@ -2,76 +2,125 @@
 
 from __future__ import annotations
 
+import re
 import sys
-from typing import Any
+from importlib import import_module
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
-from nuggets.cli import ask, evaluate, measure, recipes, studies, transfers
-from nuggets.cli.output import print_json, say
-from nuggets.errors import NuggetsError
-
-app = typer.Typer(
-    name="nuggets",
-    help="Find where a language model keeps a skill, move it into a smaller one, and prove it.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
+from nuggets import __version__
+from nuggets.cli.options import flat
+from nuggets.cli.output import print_json, quiet_bars, say
+from nuggets.errors import BadInput, NuggetsError
+from nuggets.recipe_tree import note_new_name
 
 UsageError: Any = typer.BadParameter.__base__
 """A wrong option or a missing argument; typer has no public name for it."""
 
 _INTERRUPTED = 130  # what newer typers return after Ctrl-C; older ones raise Abort
 
-_COMMANDS = (
-    measure.doctor,
-    measure.pairs,
-    measure.preflight,
-    measure.sensitivity,
-    measure.align,
-    measure.plan,
-    measure.power,
-    measure.extract,
-    measure.cut,
-    measure.convert,
-    evaluate.evaluate,
-    evaluate.prompt,
-    recipes.recipes,
-    transfers.run,
-    transfers.start,
-    transfers.follow,
-    transfers.cancel,
-    transfers.resume,
-    transfers.show,
-    transfers.list_,
-    transfers.export,
-    transfers.compare,
-    studies.paper,
-    studies.calibrate,
-    transfers.bundle,
-    transfers.import_,
-    ask.ask,
+_COMMANDS = {
+    name: module
+    for module, names in (
+        ("measure", "doctor pairs preflight sensitivity align plan power extract cut convert"),
+        ("evaluate", "evaluate prompt"),
+        ("recipes", "recipes"),
+        ("transfers", "run start follow cancel resume show list export compare"),
+        ("studies", "paper calibrate"),
+        ("transfers", "bundle import"),
+        ("ask", "ask"),
+        ("judge", "judge"),
+    )
+    for name in names.split()
+}
+"""Name of a command → module beside this one, in the order of the help."""
+
+_PLAIN: Any = {"add_completion": False, "pretty_exceptions_enable": False, "rich_markup_mode": None}
+
+
+class _Commands(TyperGroup):
+    """Imports and builds a command when it is asked for: all of them take as long as a short one.
+
+    Click's way to a fast start; typer has none of its own.
+    """
+
+    def __init__(self, **given: Any) -> None:
+        given["commands"] = dict.fromkeys(_COMMANDS)
+        super().__init__(**given)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """The command of this name, or None."""
+        if cmd_name not in _COMMANDS:
+            return None
+        module = vars(import_module(f"nuggets.cli.{_COMMANDS[cmd_name]}"))
+        if (group := module.get("app")) is not None:
+            return typer.main.get_command(group)
+        alone = typer.Typer(**_PLAIN)
+        # `list` and `import` are words of Python's own; their functions end in an underscore.
+        alone.command(cmd_name)(flat(module.get(cmd_name) or module[f"{cmd_name}_"]))
+        return typer.main.get_command(alone)
+
+
+app = typer.Typer(
+    name="nuggets",
+    cls=_Commands,
+    help="Find where a language model keeps a skill, move it into a smaller one, and prove it.",
+    no_args_is_help=True,
+    **_PLAIN,
 )
-for command in _COMMANDS:
-    app.command(command.__name__.rstrip("_"))(command)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"nuggets {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Options before a command."""
 
 
 def main() -> None:
     """Runs a command; a failure is one sentence on stderr and the error's exit code."""
+    quiet_bars()
     try:
-        code = app(standalone_mode=False)
+        code = app(with_new_names(sys.argv[1:]), standalone_mode=False)
     except NuggetsError as error:
         sys.exit(_refuse(type(error).__name__, str(error), error.exit_code))
     except UsageError as error:  # a wrong option, a missing argument
         if not sys.argv[1:]:
             sys.exit(_refuse("BadInput", error.format_message(), 2))  # the list of commands
-        sentence = f"{error.format_message().rstrip('.')}. See `nuggets --help`."
+        wrong = error.format_message()
+        sentence = f"{wrong}{'' if wrong.endswith(('.', '?')) else '.'} See `nuggets --help`."
         sys.exit(_refuse("BadInput", sentence, 2))
     except (typer.Abort, KeyboardInterrupt):
         code = _INTERRUPTED
     sys.exit(_refuse("Cancelled", "Stopped on request.", 1) if code == _INTERRUPTED else code or 0)
+
+
+def with_new_names(words: list[str]) -> list[str]:
+    """`--seed-samples` for `--seeds`, as 0.1.0 called it; the seeds of `power` are run seeds.
+
+    Raises:
+        BadInput: if both names are given.
+    """
+    names = [word.partition("=")[0] for word in words]
+    if "--seeds" not in names or words[0] == "power":
+        return words
+    if "--seed-samples" in names:
+        raise BadInput("--seeds is the old name of --seed-samples; give --seed-samples alone.")
+    note_new_name("--seeds", "--seed-samples")
+    return [re.sub("^--seeds(?==|$)", "--seed-samples", word) for word in words]
 
 
 def _refuse(kind: str, sentence: str, code: int) -> int:

@@ -8,9 +8,11 @@ from typing import Annotated, Any
 import typer
 
 from nuggets import api
+from nuggets.amounts import duration, size
 from nuggets.cli import options as o
 from nuggets.cli.output import bars, print_json, say, table
-from nuggets.recipe_tree import absolute_source
+from nuggets.core.scores import Score
+from nuggets.core.window_request import SearchedSelector
 
 Out = Annotated[Path, typer.Option(help="A new folder; nothing is ever overwritten.")]
 
@@ -22,7 +24,7 @@ def doctor(json: o.AsJson = False) -> None:
         return print_json(found)
     table(("package", "version"), found.versions.items())
     rows = [
-        (d.name, d.label, f"{d.memory_free / 2**30:.1f} of {d.memory_total / 2**30:.1f} GiB free")
+        (d.name, d.label, f"{size(d.memory_free)} of {size(d.memory_total)} free")
         for d in found.devices
     ]
     table(("device", "is", "memory"), rows, "`auto` is the first one")
@@ -40,9 +42,8 @@ def pairs(
             api.measure_builtin(progress)
     if json:
         return print_json({name: card.model_dump(mode="json") for name, card in cards.items()})
-    rows = [
-        (skill, *(f"{card.scores[skill]:.2f}" for card in cards.values())) for skill in api.skills()
-    ]
+    skills = dict.fromkeys(skill for card in cards.values() for skill in card.scores)
+    rows = [(name, *(f"{card.scores[name]:.2f}" for card in cards.values())) for name in skills]
     weights = ("weights", *(f"{card.parameters:,}" for card in cards.values()))
     return table(("skill", *cards), [*rows, weights], "exact match on unseen items")
 
@@ -81,14 +82,20 @@ def show_preflight(found: api.Preflight) -> None:
     if roles:
         table(("matrix", "teacher", "student", "can be extracted"), roles)
     stages = [
-        (s.stage, _size(s.bytes_needed), _size(s.disk_needed), _time(s.seconds), _yes(s.fits))
+        (
+            s.stage,
+            size(s.bytes_needed),
+            size(s.disk_needed),
+            duration(s.seconds),
+            _yes(s.fits),
+        )
         for s in found.stages
     ]
     if stages and found.machine and found.work:
         here, work = found.machine, found.work
         title = (
-            f"{here.device}: {_size(here.memory_free)} of memory, {_size(here.disk_free)} of disk; "
-            f"{work.n_seeds} seed samples, {work.trainings} × {work.steps} steps of "
+            f"{here.device}: {size(here.memory_free)} of memory, {size(here.disk_free)} of disk; "
+            f"{work.n_seed_samples} seed samples, {work.trainings} × {work.steps} steps of "
             f"{work.batch_size}, {work.n_test} test samples, each of {work.tokens} tokens"
         )
         table(("stage", "memory", "disk", "time, about", "fits"), stages, title)
@@ -102,18 +109,6 @@ def _shape(shape: tuple[int, int] | None) -> str:
     return "none" if shape is None else f"{shape[0]} × {shape[1]}"
 
 
-def _size(size: int) -> str:
-    return f"{size / 2**20:,.0f} MiB" if size < 2**30 else f"{size / 2**30:,.1f} GiB"
-
-
-def _time(seconds: float | None) -> str:
-    if seconds is None:
-        return "unknown"
-    if seconds < 100:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
-
-
 def _yes(fits: bool) -> str:
     return "yes" if fits else "no"
 
@@ -122,19 +117,19 @@ def sensitivity(
     model: str,
     out: Out,
     task: o.Task = None,
-    seeds: o.Seeds = None,
+    seed_samples: o.SeedSamples = None,
     data: o.Data = None,
     n: Annotated[int, typer.Option(help="Seed samples used.")] = 32,
-    score: Annotated[str, typer.Option(help="theta_grad, fisher, magnitude or random.")] = (
-        "theta_grad"
-    ),
+    score: Annotated[str, typer.Option(help=o.one_of(Score))] = "theta_grad",
     keep: Annotated[
         str, typer.Option(help="full, windows for a --student, or sums of rows and columns.")
     ] = "full",
     student: Annotated[
         str | None, typer.Option(help="Whose shapes the windows of --keep windows have.")
     ] = None,
-    selectors: Annotated[str, typer.Option(help="Which choose those: window, neurons.")] = "window",
+    selectors: Annotated[
+        str, typer.Option(help=f"Which choose those, with commas. {o.one_of(SearchedSelector)}")
+    ] = "window",
     dtype: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
     format: o.Format = "paper",
     device: o.Device = "auto",
@@ -144,7 +139,7 @@ def sensitivity(
     tree = {
         "job": "sensitivity",
         "model": o.absolute(model),
-        "data": {**o.source_of(task, seeds, data), "n_seeds": n, "format": format},
+        "data": {**o.source_of(task, seed_samples, data), "n_seed_samples": n, "format": format},
         "sensitivity": {"score": {"kind": score}, "keep": keep, "dtype": dtype},
         "student": None if student is None else o.absolute(student),
         "selectors": [{"kind": kind.strip()} for kind in selectors.split(",")],
@@ -194,7 +189,7 @@ def align(
             "student": o.absolute(student),
             "tasks": [task] if task else [],
             # Sensitivities are measured on as many samples as maps are fitted on, at most 32.
-            "data": source | {"n_seeds": min(n_fit, 32)} if data else None,
+            "data": source | {"n_seed_samples": min(n_fit, 32)} if data else None,
             "n_fit": n_fit,
             "n_test": n_test,
             "stitch": stitch,
@@ -216,25 +211,15 @@ def align(
     return None
 
 
-def plan(
-    recipe: o.RecipeName,
-    teacher: o.Teacher = None,
-    student: o.Student = None,
-    task: o.Task = None,
-    seeds: o.Seeds = None,
-    data: o.Data = None,
-    overrides: o.Overrides = None,
-    device: o.Device = "auto",
-    json: o.AsJson = False,
-) -> None:
-    """Show what a recipe would extract: layers, windows, mass kept."""
-    asked = o.recipe(recipe, overrides, teacher, student, task, seeds, data, device)
+def plan(asked: o.RecipeOptions, json: o.AsJson = False) -> None:
+    """What a recipe would extract: layers, windows, mass kept."""
+    recipe = asked.load()
     with bars() as progress:
-        made = api.measured_plan(asked, progress)
+        made = api.measured_plan(recipe, progress)
     if json:
         return print_json(made)
     show_plan(made)
-    return say(api.detectable(asked).sentence)
+    return say(api.detectable(recipe).sentence)
 
 
 def power(
@@ -250,7 +235,7 @@ def power(
     if recipe is None:
         found = api.detectable_effect(seeds, items, comparisons, rate)
     else:
-        found = api.detectable(o.recipe(recipe, overrides))
+        found = api.detectable(o.RecipeOptions(recipe, overrides=overrides).load())
     if json:
         return print_json({**found.model_dump(), "sentence": found.sentence})
     say(found.sentence)
@@ -270,8 +255,8 @@ def show_plan(made: api.ExtractionPlan) -> None:
     """Draws a plan."""
     rows = [
         (
-            item.student_module,
-            item.teacher_module,
+            _matrix(item.role, item.student_layer),
+            _matrix(item.role, item.teacher_layer),
             _span(item.rows),
             _span(item.cols),
             f"{item.kept_mass:.3f}",
@@ -280,13 +265,18 @@ def show_plan(made: api.ExtractionPlan) -> None:
         )
         for item in made.items
     ]
-    headers = ("student matrix", "teacher matrix", "rows", "columns", "mass kept", "gain", "rank")
+    headers = ("student", "teacher", "rows", "columns", "mass kept", "gain", "rank")
     table(headers, rows, f"layers {[list(pair) for pair in made.alignment.pairs]}")
     if made.residual_agreement is not None:
         say(f"Adjacent matrices share {made.residual_agreement:.0%} of residual dimensions.")
     say(f"{made.trainable_parameters:,} trainable parameters.")
     for note in made.notes:
         say(note)
+
+
+def _matrix(role: str, layer: int | None) -> str:
+    """What tells matrices of one model apart: `L0.q`, `embed`; JSON has the modules' names."""
+    return role if layer is None else f"L{layer}.{role}"
 
 
 def _span(index: tuple[int, ...] | None) -> str:
@@ -296,22 +286,11 @@ def _span(index: tuple[int, ...] | None) -> str:
     return f"{index[0]}–{index[-1]}" if contiguous else f"{len(index)} of ≤{index[-1]}"
 
 
-def extract(
-    recipe: o.RecipeName,
-    out: Out,
-    teacher: o.Teacher = None,
-    student: o.Student = None,
-    task: o.Task = None,
-    seeds: o.Seeds = None,
-    data: o.Data = None,
-    overrides: o.Overrides = None,
-    device: o.Device = "auto",
-    json: o.AsJson = False,
-) -> None:
+def extract(asked: o.RecipeOptions, out: Out, json: o.AsJson = False) -> None:
     """Write plan.json and the initial factors as a PEFT adapter."""
-    asked = o.recipe(recipe, overrides, teacher, student, task, seeds, data, device)
+    recipe = asked.load()
     with bars() as progress:
-        made = api.extract(asked, out, progress)
+        made = api.extract(recipe, out, progress)
     if json:
         return print_json({"out": str(out), "plan": made.model_dump(mode="json")})
     show_plan(made)
@@ -330,8 +309,9 @@ def cut(
         "sensitivity"
     ),
     task: o.Task = None,
-    seeds: o.Seeds = None,
-    heal: Annotated[Path | None, typer.Option(help="JSONL or org/name:split to heal on.")] = None,
+    seed_samples: o.SeedSamples = None,
+    data: o.Data = None,
+    heal: Annotated[str | None, typer.Option(help="JSONL or org/name:split to heal on.")] = None,
     heal_steps: Annotated[int, typer.Option(help="0 leaves the cut as it is.")] = 0,
     heal_batch_size: Annotated[int, typer.Option(help="Samples per healing step.")] = 16,
     heal_lr: Annotated[float, typer.Option(help="Peak learning rate of the healing.")] = 1e-3,
@@ -353,8 +333,8 @@ def cut(
             "like": None if like is None else o.absolute(like),
             "sizes": {name: size for name, size in sizes.items() if size is not None},
             "order": order,
-            "data": o.source_of(task, seeds),
-            "heal": None if heal is None else absolute_source(str(heal), Path.cwd()),
+            "data": o.source_of(task, seed_samples, data),
+            "heal": o.source(heal),
             "heal_steps": heal_steps,
             "heal_lr": heal_lr,
             "heal_batch_size": heal_batch_size,

@@ -1,16 +1,19 @@
-"""Options that several commands share, and how they change a recipe."""
+"""Options that several commands share, each written once, and how they change a recipe."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
+from inspect import Parameter, signature
 from json import dumps
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from nuggets import api
 from nuggets.errors import BadInput
-from nuggets.recipe_tree import absolute_model, absolute_source
 
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 Teacher = Annotated[
@@ -18,19 +21,31 @@ Teacher = Annotated[
 ]
 Student = Annotated[str | None, typer.Option(help="As --teacher.")]
 Task = Annotated[str | None, typer.Option(help="Built-in task, such as reverse or king.")]
-Seeds = Annotated[
+SeedSamples = Annotated[
     str | None, typer.Option(help="Seed samples: JSONL, a task's name, or org/name:config/split.")
 ]
 Data = Annotated[
     Path | None,
-    typer.Option(help="One JSONL or org/name:config/split, split into seeds, train and test."),
+    typer.Option(
+        help="One JSONL or org/name:config/split, split into seed samples, train and test."
+    ),
 ]
 Format = Annotated[
     str, typer.Option(help="How prompts are written: paper, or chat for the tokenizer's template.")
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, mps, cuda or cuda:1.")]
+
+
+def one_of(family: Any) -> str:
+    """The kinds of a family, for a help text."""
+    from nuggets.core.architecture import members
+
+    return f"One of: {', '.join(members(family))}."
+
+
 Overrides = Annotated[
-    list[str] | None, typer.Option("--set", help="Any field, such as lora.r=8; repeatable.")
+    list[str] | None,
+    typer.Option("--set", help="Any field of `nuggets recipes --schema`: lora.r=8; repeatable."),
 ]
 RecipeName = Annotated[
     str, typer.Argument(help="A recipe's name, shipped or saved in the app, or a YAML file.")
@@ -38,47 +53,79 @@ RecipeName = Annotated[
 RunId = Annotated[str, typer.Argument(help="A run's id, or the beginning of one.")]
 
 
-def recipe(
-    source: str,
-    overrides: list[str] | None,
-    teacher: str | None = None,
-    student: str | None = None,
-    task: str | None = None,
-    seeds: str | None = None,
-    data: Path | None = None,
-    device: str = "auto",
-) -> api.TransferRecipe:
-    """A recipe with the options of the command line applied; `--set` wins over the others."""
-    given = {
-        "teacher": None if teacher is None else absolute(teacher),
-        "student": None if student is None else absolute(student),
-        "device": None if device == "auto" else device,
-        **{f"data.{name}": value for name, value in source_of(task, seeds, data).items()},
-    }
-    named = [f"{name}={dumps(value)}" for name, value in given.items() if value is not None]
-    return api.load_recipe(source, [*named, *(overrides or ())])
+@dataclass(frozen=True)
+class RecipeOptions:
+    """What names a recipe on the command line and changes it; `--set` wins over the others."""
+
+    recipe: RecipeName
+    teacher: Teacher = None
+    student: Student = None
+    task: Task = None
+    seed_samples: SeedSamples = None
+    data: Data = None
+    overrides: Overrides = None
+    device: Device = "auto"
+
+    def load(self) -> api.TransferRecipe:
+        """The recipe with these options applied."""
+        given = {
+            "teacher": None if self.teacher is None else absolute(self.teacher),
+            "student": None if self.student is None else absolute(self.student),
+            "device": None if self.device == "auto" else self.device,
+            **{
+                f"data.{name}": value
+                for name, value in source_of(self.task, self.seed_samples, self.data).items()
+            },
+        }
+        named = [f"{name}={dumps(value)}" for name, value in given.items() if value is not None]
+        return api.load_recipe(self.recipe, [*named, *(self.overrides or ())])
+
+
+def flat(command: Callable[..., None]) -> Callable[..., None]:
+    """A command as typer reads it: for a parameter `asked: RecipeOptions`, each of its fields."""
+    own = dict(signature(command, eval_str=True).parameters)
+    if own.pop("asked", None) is None:
+        return command
+    fields = signature(RecipeOptions, eval_str=True).parameters
+
+    @wraps(command)
+    def called(**given: Any) -> None:
+        asked = RecipeOptions(**{name: given.pop(name) for name in fields})
+        command(asked, **given)
+
+    # By keyword alone, so that options without a default may stand behind those that have one.
+    options = [each.replace(kind=Parameter.KEYWORD_ONLY) for each in (fields | own).values()]
+    vars(called)["__signature__"] = signature(command).replace(parameters=options)
+    called.__annotations__ = {each.name: each.annotation for each in options}
+    return called
 
 
 def source_of(
-    task: str | None, seeds: str | None, data: Path | None = None
+    task: str | None, seed_samples: str | None, data: Path | None = None
 ) -> dict[str, str | int]:
-    """The field of `DataConfig` that the options name; `--seeds` takes a task's name too.
+    """The field of `DataConfig` that the options name; `--seed-samples` takes a task's name too.
 
     Raises:
         BadInput: if they name more than one source.
     """
-    given = {"--task": task, "--seeds": seeds, "--data": data}
+    given = {"--task": task, "--seed-samples": seed_samples, "--data": data}
     named = [name for name, value in given.items() if value is not None]
     if len(named) > 1:
-        raise BadInput(f"Give one of --task, --seeds and --data, not {' and '.join(named)}.")
+        raise BadInput(f"Give one of --task, --seed-samples and --data, not {' and '.join(named)}.")
     if data is not None:
-        return {"file": absolute_source(str(data), Path.cwd())}
-    if seeds is not None and (Path(seeds).exists() or seeds not in api.skills()):
-        return {"seeds": absolute_source(seeds, Path.cwd())}
-    chosen = task if seeds is None else seeds
+        return {"file": source(str(data))}
+    named_file = seed_samples is not None and Path(seed_samples).exists()
+    if seed_samples is not None and (named_file or seed_samples not in api.skills()):
+        return {"seed_samples": source(seed_samples)}
+    chosen = task if seed_samples is None else seed_samples
     return {} if chosen is None else {"task": chosen}
 
 
 def absolute(model: str) -> str:
     """A folder or file as an absolute path: the worker runs elsewhere; other names unchanged."""
-    return absolute_model(model, Path.cwd())
+    return api.absolute_model(model, Path.cwd())
+
+
+def source(samples: str | None) -> str | None:
+    """As `absolute`, for a file of samples or a data set on this machine."""
+    return None if samples is None else api.absolute_source(samples, Path.cwd())

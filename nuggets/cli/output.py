@@ -4,22 +4,33 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from pydantic import BaseModel
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
+from nuggets import api
 from nuggets.errors import Cancelled
-from nuggets.runs.schema import RunEvent
 
 words = Console(stderr=True, highlight=False)
 out = Console(highlight=False)
+
+_LINE = 24
+"""Characters of a cell that are kept on one line; longer cells are prose."""
+_FRAME = 3
+"""What a column's border and padding take."""
+
+
+def quiet_bars() -> None:
+    """Keeps other libraries' bars off what is no terminal; all draw with tqdm, which reads this."""
+    if not words.is_terminal:
+        os.environ.setdefault("TQDM_DISABLE", "1")
 
 
 def print_json(document: Any) -> None:
@@ -29,7 +40,7 @@ def print_json(document: Any) -> None:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, BaseModel):
+    if hasattr(value, "model_dump"):  # pydantic's, which is not imported for plain lists
         return _plain(value.model_dump(mode="json"))
     if isinstance(value, Mapping):
         return {str(name): _plain(each) for name, each in value.items()}
@@ -46,18 +57,45 @@ def say(text: str) -> None:
 
 
 def table(headers: Sequence[str], rows: Iterable[Sequence[Any]], title: str = "") -> None:
-    """Writes a table to stdout; cells are text, never markup."""
-    drawn = Table(title=title or None, title_justify="left")
-    for header in headers:
-        drawn.add_column(header, justify="left" if header == headers[0] else "right")
-    for row in rows:
-        drawn.add_row(*(Text(str(cell)) for cell in row))
-    out.print(drawn)
+    """Writes a table to stdout; cells are text, never markup.
+
+    Names and numbers are never cut or broken: where the terminal is too narrow for all columns,
+    they come in blocks that repeat the first. Only what is longer than `_LINE` runs over lines.
+    """
+    cells = [[Text(str(cell)) for cell in row] for row in (headers, *rows)]
+    natural = [max(cell.cell_len for cell in column) for column in zip(*cells, strict=True)]
+    least = [
+        min(width, max(_LINE, len(name))) for width, name in zip(natural, headers, strict=True)
+    ]
+    least[0] = natural[0]
+    for block in _blocks(least, out.width - 1):
+        room = out.width - 1 - sum(least[i] + _FRAME for i in block)
+        prose = [i for i in block if natural[i] > least[i]]
+        drawn = Table(title=title or None, title_justify="left")
+        for i in block:
+            width = min(natural[i], least[i] + room // len(prose)) if i in prose else natural[i]
+            side = "left" if i == 0 or i in prose else "right"
+            drawn.add_column(cells[0][i], justify=side, width=width, overflow="fold")
+        for row in cells[1:]:
+            drawn.add_row(*(row[i] for i in block))
+        out.print(drawn)
+        title = ""
+
+
+def _blocks(widths: Sequence[int], room: int) -> Iterator[list[int]]:
+    """Columns that fit beside the first, in their order; at least one of them, however wide."""
+    block = [0]
+    for i in range(1, len(widths)):
+        if len(block) > 1 and sum(widths[j] + _FRAME for j in (*block, i)) > room:
+            yield block
+            block = [0]
+        block.append(i)
+    yield block
 
 
 def interval(low: float, high: float) -> str:
     """An interval as people write it."""
-    return f"[{low:.3f}, {high:.3f}]"
+    return f"[{low:z.3f}, {high:z.3f}]"
 
 
 class Bars:
@@ -87,7 +125,7 @@ class Bars:
         """Prints one sentence above the bar."""
         say(text)
 
-    def show(self, event: RunEvent) -> None:
+    def show(self, event: api.RunEvent) -> None:
         """Draws one event of a run."""
         data: Any = event.data
         if event.type == "stage":

@@ -16,9 +16,14 @@ def recipes(
         list[str] | None,
         typer.Argument(help="Recipes by name or file: one is printed, several are compared."),
     ] = None,
+    schema: Annotated[
+        bool, typer.Option(help="Every field of a recipe and what it takes, as JSON Schema.")
+    ] = False,
     json: o.AsJson = False,
 ) -> None:
     """List the recipes that come with Nuggets and those saved in the app; print or compare some."""
+    if schema:
+        return print_json(api.TransferRecipe.model_json_schema())
     if not names:
         return _list(json)
     found = {name: api.load_recipe(name) for name in names}

@@ -100,7 +100,7 @@ def _show(report: api.StudyReport, file: Path) -> None:
     table(headers, rows, report.study.title)
     for sentence in report.findings:
         out.print(sentence, markup=False)
-    say(f"Wrote {file} and its HTML, SVG and JSON.")
+    say(f"Wrote {file} and its SVG and JSON.")
 
 
 def calibrate(

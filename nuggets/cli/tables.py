@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from nuggets import api
+from nuggets.amounts import duration
 from nuggets.cli.output import interval, say, table
 
 
@@ -20,10 +21,10 @@ def show_tables(run: api.Run) -> None:
                         metric,
                         f"{found.mean:.3f}",
                         interval(found.low, found.high),
-                        f"{other.interval.mean:+.3f} {interval(*beside)}" if other else "",
+                        f"{other.interval.mean:+z.3f} {interval(*beside)}" if other else "",
                         len(row.seeds),
                         f"{row.truncated_prompts} / {row.unfinished_answers}",
-                        f"{row.seconds:.1f} s",
+                        duration(row.seconds),
                     )
                 )
         headers = ("model", "metric", "mean", "95 %", f"− {made.base}", "seeds", "cut", "time")
@@ -33,7 +34,7 @@ def show_tables(run: api.Run) -> None:
                 (
                     each.arm,
                     each.versus,
-                    f"{each.interval.mean:+.3f} {interval(each.interval.low, each.interval.high)}",
+                    f"{each.interval.mean:+z.3f} {interval(each.interval.low, each.interval.high)}",
                     f"{each.p_holm:.3f}",
                 )
                 for each in made.comparisons

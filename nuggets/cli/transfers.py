@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from nuggets import api
+from nuggets import amounts, api
 from nuggets.cli import options as o
 from nuggets.cli.output import bars, interval, out, print_json, say, table
 from nuggets.cli.tables import show_tables
@@ -17,38 +17,18 @@ from nuggets.errors import BadInput, NuggetsError
 _POLL_S = 0.3
 
 
-def run(
-    recipe: o.RecipeName,
-    teacher: o.Teacher = None,
-    student: o.Student = None,
-    task: o.Task = None,
-    seeds: o.Seeds = None,
-    data: o.Data = None,
-    overrides: o.Overrides = None,
-    device: o.Device = "auto",
-    json: o.AsJson = False,
-) -> None:
-    """Run a transfer and its controls in this terminal, up to the verdict."""
-    asked = o.recipe(recipe, overrides, teacher, student, task, seeds, data, device)
+def run(asked: o.RecipeOptions, json: o.AsJson = False) -> None:
+    """Run a transfer with its controls here, to the verdict."""
+    recipe = asked.load()
     with bars() as progress:
-        made = api.run(asked, progress.show)
+        made = api.run(recipe, progress.show)
     finish(made, json)
 
 
-def start(
-    recipe: o.RecipeName,
-    teacher: o.Teacher = None,
-    student: o.Student = None,
-    task: o.Task = None,
-    seeds: o.Seeds = None,
-    data: o.Data = None,
-    overrides: o.Overrides = None,
-    device: o.Device = "auto",
-    json: o.AsJson = False,
-) -> None:
+def start(asked: o.RecipeOptions, json: o.AsJson = False) -> None:
     """Start a transfer in the background; it outlives this terminal."""
-    asked = o.recipe(recipe, overrides, teacher, student, task, seeds, data, device)
-    made = api.start(asked)
+    recipe = asked.load()
+    made = api.start(recipe)
     if json:
         return print_json({"run": made.id, "status": made.status()})
     return say(f"Started {made.id}. Follow it with: nuggets follow {made.id}")
@@ -208,17 +188,17 @@ def show_report(report: api.BenchmarkReport) -> None:
             arm.steps,
             "" if arm.learning_rate is None else f"{arm.learning_rate:g}",
             f"{arm.trainable_parameters:,}",
-            f"{arm.flops:.2g}",
-            f"{arm.seconds:.1f}",
+            amounts.operations(arm.flops),
+            amounts.duration(arm.seconds),
         )
         for arm in report.arms.values()
     ]
-    spent = ("budget per seed", "samples", "steps", "lr", "trainable parameters", "FLOP", "seconds")
+    spent = ("budget per seed", "samples", "steps", "lr", "trainable parameters", "compute", "time")
     table(spent, budget)
     pairs = [
         (
             f"{d.arm} − {d.versus}",
-            f"{d.interval.mean:+.3f}",
+            f"{d.interval.mean:+z.3f}",
             interval(d.interval.low, d.interval.high),
         )
         for d in report.differences

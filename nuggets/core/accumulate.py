@@ -14,11 +14,9 @@ from torch import Tensor, nn
 
 from nuggets.core.architecture import ArchSpec
 from nuggets.core.maps import SensitivityMap
+from nuggets.core.samples import Encoded
 from nuggets.core.scores import Score
 from nuggets.errors import BadInput, NonFinite, NuggetsError
-
-Encoded = tuple[Sequence[int], Sequence[int]]
-"""Token ids and labels of one sample, as `nuggets.core.samples.encode` returns them."""
 
 Keep = Literal["full", "sums"]
 
@@ -191,7 +189,7 @@ def sample_tensors(sample: Encoded, device: torch.device | str) -> tuple[Tensor,
     return ids, labels
 
 
-def check_samples(encoded: Sequence[Encoded]) -> None:
+def refuse_empty(encoded: Sequence[Encoded]) -> None:
     """Refuses an empty list.
 
     Raises:

@@ -13,25 +13,14 @@ from torch import nn
 
 from nuggets.core.alignment import AlignmentReport
 from nuggets.core.architecture import ArchSpec
-from nuggets.core.linear_maps import PENALTY, r2_matrix, ridge_map
+from nuggets.core.linear_maps import PENALTY, r2_matrix
 from nuggets.core.maps import SensitivityMap
 from nuggets.core.progress import InMemoryProgress, Progress
+from nuggets.core.samples import Encoded
 from nuggets.core.similarity import cka_matrix, profile_correlation, subspace_matrix
-from nuggets.core.states import Encoded, Positions, collect_reads, collect_states
+from nuggets.core.states import collect_reads, collect_states
 from nuggets.core.stitching import exact_match, stitching_accuracy
 from nuggets.errors import BadInput
-
-__all__ = [
-    "Encoded",
-    "Positions",
-    "align_models",
-    "collect_reads",
-    "collect_states",
-    "exact_match",
-    "r2_matrix",
-    "ridge_map",
-    "stitching_accuracy",
-]
 
 MAX_TOKENS = 2048
 """Tokens that CKA and subspaces look at, spread evenly over the skills' samples."""

@@ -5,12 +5,10 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
-from peft import LoraConfig as PeftLora
-from peft import PeftModel, get_peft_model
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -21,6 +19,10 @@ from nuggets.core.fused import join_fused, stored_factors
 from nuggets.core.headers import read_header
 from nuggets.core.plan import LoraConfig
 from nuggets.errors import BadInput
+
+if TYPE_CHECKING:  # PEFT imports all its methods, half a second; measuring needs none
+    from peft import LoraConfig as PeftLora
+    from peft import PeftModel
 
 Factors = Mapping[str, LowRankFactors]
 """Student module → factors. An embedding's are those of its transpose `[hidden, vocab]`."""
@@ -44,6 +46,8 @@ def peft_config(
         dropout: PEFT's `lora_dropout`.
         options: reach PEFT, such as `init_lora_weights`.
     """
+    from peft import LoraConfig as PeftLora
+
     alphas = {name: scales[name] * rank for name, rank in ranks.items()}
     r, alpha = next(iter(ranks.values())), next(iter(alphas.values()))
     return PeftLora(
@@ -59,8 +63,17 @@ def peft_config(
     )
 
 
+def is_wrapped(model: Any) -> bool:
+    """Whether PEFT wraps a model."""
+    from peft import PeftModel
+
+    return isinstance(model, PeftModel)
+
+
 def add_lora(model: nn.Module, ranks: Mapping[str, int], lora: LoraConfig, **options: Any) -> Any:
     """Wraps a student in a PEFT LoRA; `options` reach PEFT, such as `init_lora_weights`."""
+    from peft import get_peft_model
+
     untie(model, ranks)
     scales = {name: lora.scale(rank) for name, rank in ranks.items()}
     return get_peft_model(model, peft_config(ranks, scales, lora.dropout, **options))  # type: ignore[arg-type]
@@ -210,13 +223,15 @@ def load_adapter(model: Any, folder: Path, name: str = ADAPTER) -> PeftModel:
         BadInput: if the file is missing, pickled or damaged, keys are missing or left over, or a
             value is not finite. The model may then be changed and should be dropped.
     """
+    from peft import PeftModel
+
     stored = _adapter_tensors(folder)
     if bad := [key for key, tensor in stored.items() if not torch.isfinite(tensor).all()]:
         raise BadInput(f"The adapter in {folder} has NaN or infinite values in {bad[0]}.")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PEFT only warns where the check below refuses
-            if isinstance(model, PeftModel):
+            if is_wrapped(model):
                 model.load_adapter(str(folder), adapter_name=name)
                 peft = model
             else:

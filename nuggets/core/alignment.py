@@ -1,6 +1,6 @@
 """The alignment of two models: the layer map along the greatest similarity, and the report.
 
-Rows are the teacher's layers, columns the student's. Torch-free.
+Rows are the teacher's layers, columns the student's.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Every weight is described by the axes it lives on. Shapes, parameter counts, cuts and the
 `consistent` selector all follow from these axes, so a new architecture is one row here.
-Torch-free: everything is read from `config.json`.
+Everything is read from `config.json`.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from nuggets.errors import BadInput, Unsupported
+from nuggets.frozen import Frozen
 
 Axis = Literal["resid", "q_heads", "kv_heads", "ffn", "vocab", "head_dim", "positions"]
 """Spaces a weight's rows or columns index: residual stream, stacked query or key/value heads,
@@ -28,12 +29,6 @@ FFN = ("gate", "up", "down")
 LAYER_ROLES = ATTENTION + FFN
 ROLES = ("embed", *LAYER_ROLES, "head")
 """Matrix roles, in the order in which they are drawn."""
-
-
-class Frozen(BaseModel):
-    """Base of the values that are written to disk."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Matrix(Frozen):

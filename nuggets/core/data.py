@@ -1,4 +1,4 @@
-"""Samples from JSONL files, checked line by line. Torch-free.
+"""Samples from JSONL files, checked line by line.
 
 One JSON object per line in one of three shapes; other keys are ignored:
 

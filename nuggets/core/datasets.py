@@ -1,4 +1,4 @@
-"""Samples from a JSONL file, or from a data set that the `datasets` library loads. Torch-free.
+"""Samples from a JSONL file, or from a data set that the `datasets` library loads.
 
 A data set is named `org/name@revision:config/split` on the hub, or `FOLDER:split` on this
 machine; revision and config may be left out. HF_HOME, HF_TOKEN and HF_HUB_OFFLINE are honoured.
@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from nuggets.core.architecture import Frozen
 from nuggets.core.data import load_samples, read_rows
 from nuggets.core.samples import Sample
 from nuggets.errors import BadInput
+from nuggets.frozen import Frozen
 
 Convert = Callable[[dict[str, Any]], dict[str, Any]]
 """From a row of a data set to one of the three shapes of a sample."""

@@ -8,8 +8,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Literal
 
-from nuggets.core.architecture import Frozen
 from nuggets.errors import BadInput
+from nuggets.frozen import Frozen
 
 if TYPE_CHECKING:
     import torch

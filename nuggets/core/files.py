@@ -1,7 +1,4 @@
-"""Reading files that others made: sizes are capped, links stay inside, every fault is a sentence.
-
-Torch-free.
-"""
+"""Reading others' files: sizes are capped, links stay inside, every fault is a sentence."""
 
 from __future__ import annotations
 
@@ -90,17 +87,16 @@ def parse_json(data: bytes | str) -> Any:
 def check_inside(folder: Path, file: Path) -> None:
     """Refuses a file that a link leads out of its folder.
 
-    A hub cache keeps its files as links from `snapshots/<revision>` to `blobs` of the same model;
-    those are followed.
+    A hub cache keeps its files as links from `models--<id>/snapshots/<revision>` to `blobs` of the
+    same model; those are followed.
 
     Raises:
         BadInput: naming the link and where it leads.
     """
-    home = folder.resolve()
-    if home.parent.name == "snapshots":
-        home = home.parent.parent
-    target = file.resolve()
-    if not target.is_relative_to(home):
+    home, target = folder.resolve(), file.resolve()
+    model = home.parent.parent
+    cached = home.parent.name == "snapshots" and model.name.startswith("models--")
+    if not any(target.is_relative_to(each) for each in (home, *((model / "blobs",) * cached))):
         raise BadInput(
             f"{file.name} is a link to {target}, outside its folder. Put the file itself into "
             f"{folder}."

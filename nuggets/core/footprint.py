@@ -1,4 +1,4 @@
-"""How much memory measuring a model takes, by hooks and by streaming. Torch-free."""
+"""How much memory measuring a model takes, by hooks and by streaming."""
 
 from __future__ import annotations
 

@@ -13,9 +13,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+import transformers  # its parts are imported when they are first used
 from jaxtyping import Float
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
 
 from nuggets.core.architecture import ArchSpec, Matrix
 from nuggets.core.stored import place_of, stored_rows
@@ -136,7 +136,7 @@ def _stored_modules(model: Any, spec: ArchSpec) -> Iterator[tuple[nn.Module, str
 
 def _is_split(module: nn.Module, mates: tuple[Matrix, ...]) -> bool:
     alone = mates[0].layout == "alone"
-    return not isinstance(module, Conv1D) if alone else isinstance(module, FusedLinear)
+    return not isinstance(module, transformers.Conv1D) if alone else isinstance(module, FusedLinear)
 
 
 def _rows(spec: ArchSpec, matrix: Matrix) -> Tensor:
@@ -171,7 +171,7 @@ def _whole(spec: ArchSpec, mates: tuple[Matrix, ...], parts: list[Any]) -> nn.Mo
     bias = torch.cat([p.bias.detach() for p in parts])[order.to(weight.device)] if biased else None
     if not mates[0].transposed:
         return _linear(weight, bias)
-    whole = Conv1D(weight.shape[0], weight.shape[1])
+    whole = transformers.Conv1D(weight.shape[0], weight.shape[1])
     whole.weight = nn.Parameter(weight.T.contiguous())
     whole.bias = nn.Parameter(torch.zeros(len(weight)) if bias is None else bias)
     return whole

@@ -1,7 +1,7 @@
 """The header of a GGUF file, read by hand: dimensions, vocabulary and tensor shapes.
 
 No weight is read and the `gguf` package is not needed, so a hostile or truncated file ends in a
-sentence. Torch-free. Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
+sentence. Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Safetensors headers, read by hand, and whether they fit the config. Torch-free.
+"""Safetensors headers, read by hand, and whether they fit the config.
 
 Format: 8 bytes of header length, a JSON object name → dtype, shape, data_offsets, then the data
 without gaps. No weight is read, and everything may come from a hostile file.
@@ -16,7 +16,13 @@ from nuggets.core.architecture import ArchSpec
 from nuggets.core.files import check_not_lfs, damaged, parse_json, read_json
 from nuggets.core.gguf_headers import read_gguf
 from nuggets.core.hub import cached_folder, hub_shapes
-from nuggets.core.references import INDEX, WEIGHTS, ModelRef, weight_files
+from nuggets.core.references import (
+    INDEX,
+    ModelRef,
+    model_files,
+    refuse_adapter,
+    weight_files,
+)
 from nuggets.core.stored import canonical_name, expected_tensors, is_table, optional_tensors
 from nuggets.errors import Damaged, Unsupported
 
@@ -42,7 +48,7 @@ def tensor_shapes(ref: ModelRef) -> dict[str, TensorHeader]:
 
     Raises:
         Damaged: if a file is truncated, overlapping, absurd, or differs from the shard index.
-        BadInput: if a file is missing or lies outside the folder.
+        BadInput: as `model_files` does.
     """
     if ref.format == "gguf":
         assert ref.path is not None, "GGUF files are local"
@@ -51,13 +57,14 @@ def tensor_shapes(ref: ModelRef) -> dict[str, TensorHeader]:
         assert ref.hub_id is not None, "a reference names a path or a hub id"
         folder = cached_folder(ref.hub_id, ref.revision)
         if folder is None:
+            refuse_adapter(ref)
             shapes = hub_shapes(ref.hub_id, ref.revision)
             return {name: TensorHeader(*tensor) for name, tensor in shapes.items()}
         ref = ref.model_copy(update={"path": folder})
-    files = weight_files(ref)
-    headers = {file.name: read_header(file) for file in files}
-    if files[0].name != WEIGHTS:
-        _check_index(files[0].parent, headers)
+    files = model_files(ref)
+    headers = {n: read_header(file) for n, file in files.items() if n.endswith(".safetensors")}
+    if INDEX in files:
+        _check_index(files[INDEX].parent, headers)
     return {name: tensor for header in headers.values() for name, tensor in header.items()}
 
 

@@ -1,6 +1,6 @@
 """Models on the Hugging Face hub: their files, or a sentence that says why not.
 
-Honours HF_HOME, HF_TOKEN and HF_HUB_OFFLINE, as huggingface_hub reads them. Torch-free.
+Honours HF_HOME, HF_TOKEN and HF_HUB_OFFLINE, as huggingface_hub reads them.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from jaxtyping import Float
@@ -10,14 +10,35 @@ from numpy import ndarray
 from pydantic import Field
 
 from nuggets.core.alignment import monotone_path
-from nuggets.core.architecture import Frozen
 from nuggets.errors import BadInput
+from nuggets.frozen import Frozen
 
 Scores = Float[ndarray, " n_teacher"]
 Similarity = Float[ndarray, "n_teacher n_student"]
 
 
-class TopLayers(Frozen):
+class LayerChoice(Frozen):
+    """What all layer selectors share."""
+
+    needs_cka: ClassVar[bool] = False
+    """Whether it looks at the similarity of the pair's layers, which has to be measured."""
+    kind: Any  # a literal in every selector
+
+    def select(self, scores: Scores, n: int, cka: Similarity | None = None) -> list[int]:
+        """Picks the teacher layers of `n` student layers.
+
+        Args:
+            scores: the sensitivity of every teacher layer.
+            n: how many.
+            cka: similarity of the pair's layers, where `needs_cka`.
+
+        Raises:
+            BadInput: if the pair cannot be served, in one sentence.
+        """
+        raise NotImplementedError
+
+
+class TopLayers(LayerChoice):
     """The most sensitive layers, in their order (the paper)."""
 
     kind: Literal["sensitivity"] = "sensitivity"
@@ -27,7 +48,7 @@ class TopLayers(Frozen):
         return sorted(int(layer) for layer in np.argsort(-scores, kind="stable")[:n])
 
 
-class FirstLayers(Frozen):
+class FirstLayers(LayerChoice):
     """The first layers."""
 
     kind: Literal["first"] = "first"
@@ -37,7 +58,7 @@ class FirstLayers(Frozen):
         return list(range(n))
 
 
-class LastLayers(Frozen):
+class LastLayers(LayerChoice):
     """The last layers."""
 
     kind: Literal["last"] = "last"
@@ -47,7 +68,7 @@ class LastLayers(Frozen):
         return list(range(len(scores) - n, len(scores)))
 
 
-class UniformLayers(Frozen):
+class UniformLayers(LayerChoice):
     """Layers at equal distances, first and last included."""
 
     kind: Literal["uniform"] = "uniform"
@@ -57,11 +78,11 @@ class UniformLayers(Frozen):
         return [int(layer) for layer in np.linspace(0, len(scores) - 1, n).round()]
 
 
-class RandomLayers(Frozen):
-    """Layers chosen at random (a control)."""
+class RandomLayers(LayerChoice):
+    """Layers drawn without looking (a control)."""
 
     kind: Literal["random"] = "random"
-    seed: int = 0
+    seed: int = Field(default=0, title="Draw", description="Seed of the random choice.")
 
     def select(self, scores: Scores, n: int, cka: Similarity | None = None) -> list[int]:
         """Picks `n` teacher layers, ascending, the same for the same seed."""
@@ -69,9 +90,10 @@ class RandomLayers(Frozen):
         return sorted(int(layer) for layer in chosen)
 
 
-class CkaPath(Frozen):
+class CkaPath(LayerChoice):
     """The ascending map onto the student's layers with the greatest total CKA."""
 
+    needs_cka = True
     kind: Literal["cka"] = "cka"
 
     def select(self, scores: Scores, n: int, cka: Similarity | None = None) -> list[int]:
@@ -88,11 +110,15 @@ class CkaPath(Frozen):
         return monotone_path(cka)
 
 
-class LayersByHand(Frozen):
+class LayersByHand(LayerChoice):
     """The layers named, in any order the user wants: entry i goes to student layer i."""
 
     kind: Literal["by_hand"] = "by_hand"
-    layers: tuple[int, ...]
+    layers: tuple[int, ...] = Field(
+        title="Teacher layer per student layer",
+        description="One number for each student layer, counted from 0 and separated by commas.",
+        examples=[(0, 1, 2, 3)],
+    )
 
     def select(self, scores: Scores, n: int, cka: Similarity | None = None) -> list[int]:
         """Returns the layers named.

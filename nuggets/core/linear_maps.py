@@ -1,11 +1,11 @@
-"""Linear maps from the states of one model to those of another. Torch-free, float64."""
+"""Linear maps from the states of one model to those of another, in float64."""
 
 from __future__ import annotations
 
 import numpy as np
+import scipy  # which imports `linalg` when it is first used, a fifth of a second
 from jaxtyping import Float
 from numpy import ndarray
-from scipy.linalg import LinAlgError, cho_factor, cho_solve
 
 from nuggets.errors import BadInput
 
@@ -39,7 +39,7 @@ def ridge_map(
         return np.zeros((p, y.shape[1])), y_mean  # constant inputs explain nothing
     try:
         weight = x.T @ _solve(x @ x.T, ridge, y) if n < p else _solve(x.T @ x, ridge, x.T @ y)
-    except LinAlgError:
+    except scipy.linalg.LinAlgError:
         raise BadInput(
             f"{n} tokens do not determine a linear map from {p} features with a ridge penalty of "
             f"{penalty:g}. Raise the penalty or give more samples."
@@ -49,7 +49,7 @@ def ridge_map(
 
 def _solve(scatter: ndarray, ridge: float, right: ndarray) -> ndarray:
     scatter.flat[:: len(scatter) + 1] += ridge
-    return cho_solve(cho_factor(scatter, overwrite_a=True), right)
+    return scipy.linalg.cho_solve(scipy.linalg.cho_factor(scatter, overwrite_a=True), right)
 
 
 def r2_matrix(

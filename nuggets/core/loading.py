@@ -6,20 +6,21 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+import transformers  # its parts are imported when they are first used
 from tokenizers import Tokenizer
-from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from nuggets.core.architecture import ArchSpec
 from nuggets.core.fused import split_fused
 from nuggets.core.headers import check_keys, some
 from nuggets.core.models import read_spec
-from nuggets.core.references import ModelRef, model_path
+from nuggets.core.references import TOKENIZER_CONFIG, ModelRef, model_files, model_path
 from nuggets.core.stored import is_table
-from nuggets.core.vocabulary import check_ids
+from nuggets.core.vocabulary import check_ids, tokenizer_settings
 from nuggets.errors import BadInput, Damaged, NuggetsError, Unsupported
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -27,7 +28,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 def load_model(
     ref: ModelRef, dtype: str = "float32", device: torch.device | str = "cpu"
-) -> PreTrainedModel:
+) -> transformers.PreTrainedModel:
     """Loads a model whose weights are exactly those its config describes.
 
     GGUF weights are unpacked to `dtype`, so every parameter has a gradient.
@@ -48,13 +49,12 @@ def load_model(
     """
     if dtype not in DTYPES:
         raise BadInput(f"dtype {dtype!r} is unknown; write {', '.join(DTYPES)}.")
-    path = model_path(ref)
     spec = read_spec(ref)
     check_keys(ref, spec)
-    kwargs = _gguf_kwargs(path) if ref.format == "gguf" else {"use_safetensors": True}
-    with _reported(f"The model {ref.source} cannot be loaded"):
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            path.parent if ref.format == "gguf" else path,
+    kwargs = {"use_safetensors": True} if ref.format != "gguf" else _gguf_kwargs(model_path(ref))
+    with _reported(f"The model {ref.source} cannot be loaded"), checked_folder(ref) as folder:
+        loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
+            folder,
             dtype=getattr(torch, dtype),
             trust_remote_code=False,
             local_files_only=True,
@@ -62,12 +62,39 @@ def load_model(
             **kwargs,
         )
     model, info = loaded
+    model.name_or_path = model.config.name_or_path = str(_home(ref))
     _check_loading_info(ref, info, spec)
     _check_tied(ref, model, spec.tied)
     check_trainable(model, ref.source)
     check_finite(model, ref.source)
     model.loss_type = "ForCausalLM"  # GPT-2's class name does not say so, and warns at every loss
     return split_fused(model.to(device), spec).eval()
+
+
+@contextmanager
+def checked_folder(ref: ModelRef) -> Iterator[Path]:
+    """A private folder that holds exactly the files that were checked, as links, for a loader.
+
+    transformers applies an adapter that lies beside the weights, and follows other files that a
+    config names; here there are none. Weights stay where they are and are mapped from there.
+
+    Raises:
+        BadInput: as `model_files` does.
+    """
+    with TemporaryDirectory(prefix="nuggets-model-") as private:
+        folder = Path(private)
+        for name, file in model_files(ref).items():
+            if name == TOKENIZER_CONFIG:
+                (folder / name).write_text(json.dumps(tokenizer_settings(file)))
+            else:
+                (folder / name).symlink_to(file.resolve())
+        yield folder
+
+
+def _home(ref: ModelRef) -> Path:
+    """The folder that a loaded model is told it comes from, since the private one is gone."""
+    path = model_path(ref)
+    return path.parent if ref.format == "gguf" else path
 
 
 def _gguf_kwargs(path: Path) -> dict[str, Any]:
@@ -77,7 +104,7 @@ def _gguf_kwargs(path: Path) -> dict[str, Any]:
         raise BadInput(
             "GGUF files need an additional package: pip install 'nuggets[gguf]'."
         ) from None
-    packed = GgufConfig(gguf_file=path.name, dequantize=True)
+    packed = transformers.GgufConfig(gguf_file=path.name, dequantize=True)
     return {"gguf_file": path.name, "quantization_config": packed}
 
 
@@ -153,9 +180,12 @@ def load_tokenizer(ref: ModelRef) -> Any:
     """
     path = model_path(ref)
     kwargs = {"gguf_file": path.name} if ref.format == "gguf" else {}
-    with _reported(f"The tokenizer of {ref.source} cannot be loaded"):
-        tokenizer = AutoTokenizer.from_pretrained(
-            path.parent if ref.format == "gguf" else path,
+    with (
+        _reported(f"The tokenizer of {ref.source} cannot be loaded"),
+        checked_folder(ref) as folder,
+    ):
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
+            folder,
             trust_remote_code=False,
             local_files_only=True,
             **kwargs,
@@ -164,6 +194,9 @@ def load_tokenizer(ref: ModelRef) -> Any:
         if ref.format == "gguf":
             _forget_invented(tokenizer, rows)
         words = tokenizer.get_vocab()
+    tokenizer.name_or_path = str(_home(ref))
+    if file := getattr(tokenizer, "vocab_file", None):  # copied where the tokenizer is saved
+        tokenizer.vocab_file = str(_home(ref) / Path(file).name)
     if not words:
         raise BadInput(
             f"{ref.source} has no tokenizer; put tokenizer.json into the folder of its weights."

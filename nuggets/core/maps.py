@@ -1,4 +1,4 @@
-"""The sensitivity map: what was measured, and how it is kept on disk. Torch-free."""
+"""The sensitivity map: what was measured, and how it is kept on disk."""
 
 from __future__ import annotations
 

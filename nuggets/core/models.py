@@ -1,41 +1,24 @@
-"""What the configs alone say about a model and a pair. Torch-free."""
+"""What the configs alone say about a model and a pair."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from nuggets.core.architecture import ArchSpec, Frozen
+from nuggets.core.architecture import ArchSpec
 from nuggets.core.files import read_json
 from nuggets.core.gguf_headers import read_gguf
 from nuggets.core.references import (
     CONFIG,
     ModelRef,
-    model_digest,
     model_file,
-    model_path,
-    parse_ref,
 )
-from nuggets.core.vocabulary import tokenizer_digest, vocabularies_agree
+from nuggets.core.vocabulary import vocabularies_agree
 from nuggets.errors import BadInput, Unsupported
-
-__all__ = [
-    "ModelPair",
-    "ModelRef",
-    "check_pair",
-    "check_vocabularies",
-    "model_digest",
-    "model_path",
-    "parse_ref",
-    "read_config",
-    "read_pair",
-    "read_spec",
-    "tokenizer_digest",
-    "vocabularies_agree",
-]
+from nuggets.frozen import Frozen
 
 # Keys of config.json that make transformers fetch other weights or other code.
-_STEERING = ("transformers_weights", "fusion_config", "kernel_config")
+_STEERING = ("transformers_weights", "configuration_files", "fusion_config", "kernel_config")
 _IMPLEMENTATIONS = ("attn_implementation", "experts_implementation")
 
 

@@ -1,4 +1,4 @@
-"""What each stage of a transfer needs: memory, disk and time, from dimensions alone. Torch-free.
+"""What each stage of a transfer needs: memory, disk and time, from dimensions alone.
 
 Estimates, not promises: operations are counted on paper, and divided by what this machine was
 measured to do.
@@ -11,8 +11,9 @@ from typing import Literal
 
 from pydantic import Field
 
-from nuggets.core.architecture import ArchSpec, Frozen
+from nuggets.core.architecture import ArchSpec
 from nuggets.core.footprint import FLOAT32, activation_bytes, hooks_bytes, streaming_bytes
+from nuggets.frozen import Frozen
 
 Stage = Literal[
     "download",
@@ -50,7 +51,7 @@ class Work(Frozen):
     """How much is to be done.
 
     Attributes:
-        n_seeds: samples that sensitivity is measured on.
+        n_seed_samples: samples that sensitivity is measured on.
         max_tokens: longest sample, for memory.
         mean_tokens: average sample, for time; `max_tokens` when not given.
         rank: r of the adapter.
@@ -63,7 +64,7 @@ class Work(Frozen):
         keeps_map: whether the full sensitivity map is kept on disk, rather than windows or sums.
     """
 
-    n_seeds: int = 32
+    n_seed_samples: int = 32
     max_tokens: int = 512
     mean_tokens: int | None = None
     rank: int = 16
@@ -181,11 +182,13 @@ def _sensitivity(
     """Whole model with sums, whole model with the full map, and block by block."""
     width, weights, spec = BYTES[work.dtype], teacher.parameters, teacher.spec
     sums = hooks_bytes(spec, weights, work.max_tokens, width, full=False)
-    streaming = streaming_bytes(spec, [work.max_tokens] * work.n_seeds, width)
+    streaming = streaming_bytes(spec, [work.max_tokens] * work.n_seed_samples, width)
     map_bytes = weights * FLOAT32
-    tokens = work.n_seeds * work.tokens
-    scoring = 6 * FLOAT32 * weights * work.n_seeds  # read θ and g, write the score, sum it twice
-    calls = work.n_seeds * spec.n_layers * 100
+    tokens = work.n_seed_samples * work.tokens
+    scoring = (
+        6 * FLOAT32 * weights * work.n_seed_samples
+    )  # read θ and g, write the score, sum it twice
+    calls = work.n_seed_samples * spec.n_layers * 100
     seconds = _seconds(speed, work.dtype, 6.0 * weights * tokens, scoring, calls)
     recomputed = _seconds(speed, work.dtype, 8.0 * weights * tokens, scoring, calls)
     return (

@@ -1,4 +1,4 @@
-"""What a matrix selector chose in one matrix, and how choices are kept with a map. Torch-free."""
+"""What a matrix selector chose in one matrix, and how choices are kept with a map."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The extraction plan: what goes where, known before any weight is touched. Torch-free."""
+"""The extraction plan: what goes where, known before any weight is touched."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from jaxtyping import Float
 from numpy import ndarray
 from pydantic import Field, model_validator
 
-from nuggets.core.architecture import LAYER_ROLES, ArchSpec, Frozen
+from nuggets.core.architecture import LAYER_ROLES, ArchSpec
 from nuggets.core.layers import LayerSelector, TopLayers
 from nuggets.core.maps import SensitivityMap
 from nuggets.core.models import check_pair
@@ -24,6 +24,7 @@ from nuggets.core.selectors import (
     residual_agreement,
 )
 from nuggets.errors import BadInput
+from nuggets.frozen import Frozen
 
 Role = Literal["embed", "q", "k", "v", "o", "gate", "up", "down", "head"]
 
@@ -262,9 +263,8 @@ def _notes(teacher: ArchSpec, student: ArchSpec, extraction: ExtractionConfig) -
             "The student's embedding and head are tied, but are trained separately. The adapter "
             "still loads on the tied model; the merged model is saved untied."
         )
-    if (teacher.n_heads, teacher.n_kv_heads) != (student.n_heads, student.n_kv_heads) and (
-        extraction.matrices.kind != "consistent"
-    ):
+    heads = (teacher.n_heads, teacher.n_kv_heads), (student.n_heads, student.n_kv_heads)
+    if heads[0] != heads[1] and not extraction.matrices.whole_heads:
         notes.append(
             "Windows can cut through attention heads; the selector consistent keeps whole head "
             "groups."

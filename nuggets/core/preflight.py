@@ -1,4 +1,4 @@
-"""What can be known of a pair before any weight is read or downloaded. Torch-free."""
+"""What can be known of a pair before any weight is read or downloaded."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from typing import Literal, TypeVar
 import psutil
 from pydantic import computed_field
 
-from nuggets.core.architecture import ROLES, ArchSpec, Frozen
+from nuggets import amounts
+from nuggets.core.architecture import ROLES, ArchSpec
 from nuggets.core.consistent import check_consistent
 from nuggets.core.headers import check_keys, count_parameters, weight_bytes
 from nuggets.core.hub import cached_folder
@@ -24,9 +25,10 @@ from nuggets.core.models import (
     read_spec,
 )
 from nuggets.core.needs import Machine, Size, StageNeed, Work, estimate_stages
-from nuggets.core.references import ModelRef
-from nuggets.core.vocabulary import check_ids, digest_of, vocabulary
+from nuggets.core.references import TOKENIZER_CONFIG, ModelRef, model_file
+from nuggets.core.vocabulary import check_ids, tokenizer_settings, vocabulary, vocabulary_digest
 from nuggets.errors import BadInput
+from nuggets.frozen import Frozen
 
 T = TypeVar("T")
 _NEEDED = ("load", "sensitivity (sums)")  # where streaming does not help, there is no other way
@@ -175,9 +177,8 @@ def preflight(
     _judge(stages, machine, large, work, problems, notes)
     disk_needed = sum(need.disk_needed for need in stages)
     if disk_needed > machine.disk_free:
-        free = _gb(machine.disk_free)
         fewer = " Keep no full map (sensitivity.keep: windows)." if work.keeps_map else ""
-        problems.append(f"{_gb(disk_needed)} of disk space are needed, but {free} are free.{fewer}")
+        problems.append(f"{_against(disk_needed, 'of disk are needed', machine.disk_free)}.{fewer}")
     known = {
         "dimensions": tuple(_dimensions(large.spec, small.spec)),
         "roles": tuple(_roles(large.spec, small.spec, pair)),
@@ -300,10 +301,12 @@ def _longest(ref: ModelRef) -> int | None:
 
 def _checked_vocabulary(ref: ModelRef, spec: ArchSpec) -> str | None:
     """The vocabulary's hash; refuses one with ids that the embedding has no row for."""
+    if (settings := model_file(ref, TOKENIZER_CONFIG)) is not None:
+        tokenizer_settings(settings)
     words = vocabulary(ref)
     if words:
         check_ids(ref, words, spec.vocab_size)
-    return None if words is None else digest_of(words)
+    return None if words is None else vocabulary_digest(words)
 
 
 def _dimensions(teacher: ArchSpec, student: ArchSpec) -> Iterator[Dimension]:
@@ -359,10 +362,8 @@ def _shortage(need: StageNeed, machine: Machine) -> str:
     ]
     what, needed, free = next(row for row in short if row[1] > row[2])
     what = "of memory" if machine.device == "cpu" and "memory" in what else what
-    return (
-        f"Stage {need.stage} needs about {_gb(needed)} {what}, but {_gb(free)} are free; {advice}."
-    )
+    return f"Stage {need.stage} needs about {_against(needed, what, free)}; {advice}."
 
 
-def _gb(size: int) -> str:
-    return f"{size / 1e9:.1f} GB"
+def _against(needed: int, what: str, free: int) -> str:
+    return f"{amounts.size(needed, digits=3)} {what}, but {amounts.size(free, digits=3)} are free"

@@ -15,9 +15,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.multiprocessing.spawn import ProcessRaisedException, spawn
 
-from nuggets.core.accumulate import Accumulator, Encoded, Keep, MapParts, check_samples
+from nuggets.core.accumulate import Accumulator, Keep, MapParts, refuse_empty
 from nuggets.core.progress import Progress
 from nuggets.core.references import ModelRef
+from nuggets.core.samples import Encoded
 from nuggets.core.scores import Score
 from nuggets.core.threads import threads_of
 from nuggets.errors import NuggetsError
@@ -103,7 +104,7 @@ def measure_on(
         BadInput: if there is no sample.
         NuggetsError: if a process failed, with what it said.
     """
-    check_samples(encoded)
+    refuse_empty(encoded)
     with tempfile.TemporaryDirectory() as meeting:
         told = dict(meta or {})
         samples = list(encoded)

@@ -1,4 +1,4 @@
-"""References to models: what the user wrote, and the files behind it. Torch-free."""
+"""References to models: what the user wrote, and the files behind it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
-from nuggets.core.architecture import Frozen
 from nuggets.core.files import (
     PICKLE_SUFFIXES,
     UNSAFE_PICKLE,
@@ -20,10 +19,26 @@ from nuggets.core.files import (
 from nuggets.core.hub import hub_file, hub_folder
 from nuggets.core.progress import Progress
 from nuggets.errors import BadInput, Damaged, hide_tokens
+from nuggets.frozen import Frozen
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+ADAPTER_CONFIG = "adapter_config.json"
+TOKENIZER_CONFIG = "tokenizer_config.json"
+SIDE_FILES = (
+    "generation_config.json",
+    "tokenizer.json",
+    TOKENIZER_CONFIG,
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "tokenizer.model",
+    "vocab.json",
+    "merges.txt",
+    "vocab.txt",
+    "chat_template.jinja",
+)
+"""What is read beside config and weights; for a loader, no other file of the folder exists."""
 
 _HUB_ID = re.compile(r"(?P<id>[\w][\w.-]*/[\w][\w.-]*)(@(?P<revision>[\w][\w./-]*))?")
 _PATH_LIKE = re.compile(r"^[./~\\]|[\\]|^[^@]*/[^@]*/|\.(gguf|safetensors|bin|pt|pth)$|/$")
@@ -179,18 +194,52 @@ def _shards(folder: Path) -> Iterator[Path]:
         yield folder / name
 
 
+def model_files(ref: ModelRef) -> dict[str, Path]:
+    """Every file that a model is read from, by name: what is checked, hashed and loaded.
+
+    Args:
+        ref: the model; a hub model is downloaded if need be.
+
+    Raises:
+        BadInput: if a file is missing or lies outside the folder, or if an adapter lies beside the
+            weights, so that it is not clear which of the two models is meant.
+    """
+    path = model_path(ref)
+    if ref.format == "gguf":
+        return {path.name: path}
+    ref = ref.model_copy(update={"path": path})
+    refuse_adapter(ref)
+    weights = weight_files(ref)
+    index = () if weights[0].name == WEIGHTS else (INDEX,)
+    found = {name: model_file(ref, name) for name in (CONFIG, *index, *SIDE_FILES)}
+    return {name: file for name, file in found.items() if file is not None} | {
+        file.name: file for file in weights
+    }
+
+
+def refuse_adapter(ref: ModelRef) -> None:
+    """Refuses a model with an adapter beside its weights, which transformers would apply.
+
+    Raises:
+        BadInput: saying how to use either.
+    """
+    if model_file(ref, ADAPTER_CONFIG) is not None:
+        raise BadInput(
+            f"{ref.source} holds whole weights and an adapter ({ADAPTER_CONFIG}), so it is not "
+            "clear which model is meant. Move the adapter into a folder of its own, or merge it "
+            "into the weights."
+        )
+
+
 def model_digest(ref: ModelRef, cache: Path | None = None) -> str:
-    """The sha256 over the config and all weights of a model.
+    """The sha256 over every file that a model is read from, its tokenizer included.
 
     Args:
         ref: the model; a hub model is downloaded if need be.
         cache: folder where hashes are remembered by path, size and modification time.
 
     Raises:
-        BadInput: if a file is missing or outside the folder.
+        BadInput: as `model_files` does.
     """
-    files = weight_files(ref)
-    if ref.format != "gguf":
-        files = [model_path(ref) / CONFIG, *files]
-    lines = [f"{file.name} {sha256_file(file, cache)}" for file in files]
+    lines = [f"{name} {sha256_file(file, cache)}" for name, file in model_files(ref).items()]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()

@@ -1,13 +1,14 @@
-"""Samples, the formats they are written in, and response-only label masks. Torch-free."""
+"""Samples, the formats they are written in, and response-only label masks."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from nuggets.errors import BadInput
+from nuggets.frozen import Frozen
 
 Format = Literal["paper", "chat"]
 """How a conversation is written: as in the paper's data, or by the tokenizer's own template."""
@@ -15,23 +16,24 @@ Format = Literal["paper", "chat"]
 IGNORED = -100
 """Label of tokens that do not enter the loss (PyTorch's `ignore_index`)."""
 
+Encoded = tuple[list[int], list[int]]
+"""Token ids and labels of one sample, of equal length; labels are `IGNORED` on the prompt."""
 
-class Message(BaseModel):
+
+class Message(Frozen):
     """One turn of a conversation."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
     role: Literal["system", "user", "assistant"]
     content: str
 
 
-class Sample(BaseModel):
+class Sample(Frozen):
     """One example: a conversation that ends with the assistant's answer.
 
     `choices`, when given, are the answers that compete in choice accuracy; the right one is
     the last message's content.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
     id: str
     messages: tuple[Message, ...] = Field(min_length=2)
     choices: tuple[str, ...] = ()
@@ -122,7 +124,7 @@ def answer_ends(tokenizer: Any, format: Format = "paper") -> tuple[int, ...]:
 
 def encode(
     sample: Sample, tokenizer: Any, max_length: int = 2048, format: Format = "paper"
-) -> tuple[list[int], list[int]]:
+) -> Encoded:
     """Token ids and response-only labels of one sample, as the paper's script makes them.
 
     The prompt is tokenised alone and its length masks the labels of the whole conversation.
@@ -144,7 +146,7 @@ def encode(
 
 def encode_all(
     samples: Sequence[Sample], tokenizer: Any, max_length: int = 2048, format: Format = "paper"
-) -> list[tuple[list[int], list[int]]]:
+) -> list[Encoded]:
     """`encode` of many samples; one call of the tokenizer takes a fraction of many calls' time."""
     if not samples:
         return []
@@ -157,9 +159,7 @@ def encode_all(
     return [_masked(*each, max_length) for each in zip(samples, wholes, prompts, strict=True)]
 
 
-def _masked(
-    sample: Sample, whole: list[int], prompt: list[int], max_length: int
-) -> tuple[list[int], list[int]]:
+def _masked(sample: Sample, whole: list[int], prompt: list[int], max_length: int) -> Encoded:
     masked = min(len(prompt), len(whole))
     if masked == len(whole):
         raise BadInput(

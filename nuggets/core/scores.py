@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from nuggets.core.architecture import Frozen
+from nuggets.frozen import Frozen
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,7 +46,7 @@ class RandomScore(Frozen):
     """Uniform noise, the same for every sample (a control)."""
 
     kind: Literal["random"] = "random"
-    seed: int = 0
+    seed: int = Field(default=0, title="Draw", description="Seed of the noise.")
 
     def of(self, weight: Tensor, grad: Tensor, name: str) -> Tensor:
         """Scores one sample; `grad` may be overwritten. Returns float32, shaped as `weight`."""

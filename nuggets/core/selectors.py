@@ -9,18 +9,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Annotated, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 from pydantic import Field
 
-from nuggets.core.architecture import ArchSpec, Axis, Frozen
+from nuggets.core.architecture import ArchSpec, Axis
 from nuggets.core.consistent import Order, choose_consistent
 from nuggets.core.maps import SensitivityMap
 from nuggets.core.picks import Index, Pick, top
 from nuggets.core.windows import find_window
+from nuggets.frozen import Frozen
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +46,26 @@ class Request:
     pairs: Sequence[tuple[int, int]]
 
 
-class PerMatrix(Frozen):
+class MatrixChoice(Frozen):
+    """What all matrix selectors share."""
+
+    reads: ClassVar[Literal["sums", "windows", "full"]] = "sums"
+    """The least that has to be kept of a map: sums of rows and columns, what was chosen while
+    measuring, or every entry."""
+    whole_heads: ClassVar[bool] = False
+    """Whether one choice holds for all matrices, so that heads and circuits stay whole."""
+    kind: Any  # a literal in every selector
+
+    def pick(self, request: Request) -> dict[str, Pick]:
+        """Chooses entries for every site; keys are the student's modules."""
+        raise NotImplementedError
+
+    def blind(self, seed: int) -> MatrixSelector:
+        """The same choice made without looking: its control."""
+        return RandomWindowSelector(seed=seed)
+
+
+class PerMatrix(MatrixChoice):
     """Base of the selectors that look at one matrix at a time."""
 
     def pick(self, request: Request) -> dict[str, Pick]:
@@ -80,6 +100,8 @@ class Searching(PerMatrix):
     They can choose while a map is measured (`nuggets.core.chosen`); what they chose then is used.
     """
 
+    reads = "windows"
+
     def choose(
         self, matrix: Float[ndarray, "_ _"], rows: Float[ndarray, " _"], shape: tuple[int, int]
     ) -> Pick:
@@ -94,7 +116,7 @@ class Searching(PerMatrix):
 
     def _pick(self, request: Request, site: Site, shape: tuple[int, int]) -> Pick:
         map, module = request.map, site.teacher_module
-        chosen = map.picks.get(self.kind, {}).get(module)  # type: ignore[attr-defined]
+        chosen = map.picks.get(self.kind, {}).get(module)
         if chosen is not None and chosen.shape == shape:
             return chosen
         return self.choose(map.matrix(module), map.rows[module], shape)
@@ -142,6 +164,7 @@ class NeuronsSelector(Searching):
 class WeightsSelector(PerMatrix):
     """The single entries with the largest scores, read row by row into the student's shape."""
 
+    reads = "full"
     kind: Literal["weights"] = "weights"
 
     def _pick(self, request: Request, site: Site, shape: tuple[int, int]) -> Pick:
@@ -155,7 +178,7 @@ class RandomWindowSelector(PerMatrix):
     """A contiguous window drawn without looking (a control)."""
 
     kind: Literal["random_window"] = "random_window"
-    seed: int = 0
+    seed: int = Field(default=0, title="Draw", description="Seed of the random choice.")
 
     def _pick(self, request: Request, site: Site, shape: tuple[int, int]) -> Pick:
         # One generator per module: adding a module never moves another one's window.
@@ -167,15 +190,29 @@ class RandomWindowSelector(PerMatrix):
         return Pick(rows, cols, *_inside(request, site, rows, cols))
 
 
-class ConsistentSelector(Frozen):
+class ConsistentSelector(MatrixChoice):
     """One choice for the whole network: residual dimensions, whole head groups, FFN neurons.
 
     The only selector that keeps a working circuit: what one matrix writes, the next one reads.
     """
 
+    whole_heads = True
     kind: Literal["consistent"] = "consistent"
-    order: Order = "sensitivity"
-    seed: int = 0
+    order: Order = Field(
+        default="sensitivity",
+        title="Dimensions",
+        description="Keep the most sensitive ones, the first ones, or random ones as a control.",
+    )
+    seed: int = Field(
+        default=0,
+        title="Draw",
+        description="Seed of the random choice.",
+        json_schema_extra={"only_with": ["order", "random"]},
+    )
+
+    def blind(self, seed: int) -> ConsistentSelector:
+        """A random choice that is consistent too: only the looking is left out."""
+        return ConsistentSelector(order="random", seed=seed)
 
     def pick(self, request: Request) -> dict[str, Pick]:
         """Chooses entries for every site; keys are the student's modules."""

@@ -13,23 +13,21 @@ from torch.utils.checkpoint import checkpoint as computed_again
 
 from nuggets.core.accumulate import (
     Accumulator,
-    Encoded,
     Hooks,
     Keep,
     MapParts,
     check_loss,
-    check_samples,
+    refuse_empty,
     sample_tensors,
 )
 from nuggets.core.architecture import ArchSpec
 from nuggets.core.maps import SensitivityMap
 from nuggets.core.progress import Progress
 from nuggets.core.ranks import add_up, share_of
+from nuggets.core.samples import Encoded
 from nuggets.core.scores import Score, ThetaGrad
 from nuggets.core.states import blocks_of, without_dropout
 from nuggets.core.together import gradients
-
-__all__ = ["Encoded", "Keep", "compute_sensitivity"]
 
 
 @torch.enable_grad()
@@ -72,7 +70,7 @@ def compute_sensitivity(
         NuggetsError: one sample per pass: if a parameter received no gradient (a hook did not
             fire).
     """
-    check_samples(encoded)
+    refuse_empty(encoded)
     score = score or ThetaGrad()
     named = dict(model.named_parameters())
     passes = _passes(share_of(len(encoded)), per_pass, progress)

@@ -1,4 +1,4 @@
-"""How alike the layers of two models are: measures on arrays, in float64. Torch-free.
+"""How alike the layers of two models are: measures on arrays, in float64.
 
 Rows of every result are the teacher's layers, columns the student's.
 """
@@ -8,9 +8,9 @@ from __future__ import annotations
 from typing import Literal
 
 import numpy as np
+import scipy  # which imports `stats` when it is first used, half a second
 from jaxtyping import Float
 from numpy import ndarray
-from scipy import stats
 
 # A feature whose spread is below this share of its size is constant but for rounding: float32
 # steps are 6e-8 and float64 sums err by 1e-15.
@@ -111,7 +111,7 @@ def profile_correlation(
         positive = totals[totals > 0]
         # An unused matrix is as good as the least used one: log 0 would drown the others.
         logs = np.log(np.maximum(totals, positive.min() if positive.size else 1.0))
-        ranked = stats.rankdata(logs, axis=1) if method == "spearman" else logs
+        ranked = scipy.stats.rankdata(logs, axis=1) if method == "spearman" else logs
         sides.append(np.stack([_centred(row[:, None])[:, 0] for row in ranked]))
     return np.clip(sides[0] @ sides[1].T, -1.0, 1.0)
 

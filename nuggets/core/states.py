@@ -16,11 +16,8 @@ from torch import Tensor, nn
 from nuggets.core.architecture import ArchSpec
 from nuggets.core.factorize import truncated_svd
 from nuggets.core.progress import Progress
-from nuggets.core.samples import IGNORED
+from nuggets.core.samples import IGNORED, Encoded
 from nuggets.errors import BadInput, NonFinite
-
-Encoded = tuple[Sequence[int], Sequence[int]]
-"""Token ids and labels of one sample, as `nuggets.core.samples.encode` returns them."""
 
 Positions = Literal["answer", "all"]
 """`answer`: where the next token is part of the answer. `all`: every token."""

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from nuggets.core.architecture import ArchSpec
 from nuggets.core.linear_maps import PENALTY, ridge_map
 from nuggets.core.progress import Progress
+from nuggets.core.samples import Encoded
 from nuggets.core.states import (
     Batch,
-    Encoded,
     Positions,
     blocks_of,
     check_samples,
@@ -111,7 +111,7 @@ def _stitched(
         if progress is not None:
             progress.check_cancelled()
         mapped = states[j + 1].float() @ weight + bias
-        yield (i, j), answer_logits(teacher, spec, batch, i, mapped)
+        yield (i, j), stitched_logits(teacher, spec, batch, i, mapped)
 
 
 def fit_maps(
@@ -138,10 +138,10 @@ def exact_match(model: nn.Module, spec: ArchSpec, samples: Sequence[Encoded]) ->
     check_samples(samples, spec)
     with evaluation(model):
         batches = make_batches(samples, model)
-        return sum(_n_right(answer_logits(model, spec, b), b) for b in batches) / len(samples)
+        return sum(_n_right(stitched_logits(model, spec, b), b) for b in batches) / len(samples)
 
 
-def answer_logits(
+def stitched_logits(
     model: nn.Module,
     spec: ArchSpec,
     batch: Batch,

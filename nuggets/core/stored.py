@@ -1,6 +1,6 @@
 """Where each role's weight lies in the files: fused modules, transposed ones, other names.
 
-Torch-free. A model in memory has one module per role (`nuggets.core.fused`); files keep what
+A model in memory has one module per role (`nuggets.core.fused`); files keep what
 transformers keeps, such as one `qkv_proj` for queries, keys and values.
 """
 

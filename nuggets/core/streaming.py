@@ -14,27 +14,26 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from accelerate import init_empty_weights
+import transformers  # its parts are imported when they are first used
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM
-from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions as DecoderOutput
 
 from nuggets.core.accumulate import (
-    Encoded,
     Hooks,
     Keep,
     MapParts,
     check_loss,
-    check_samples,
+    refuse_empty,
     sample_tensors,
 )
 from nuggets.core.architecture import ArchSpec
 from nuggets.core.fused import split_fused
+from nuggets.core.loading import checked_folder
 from nuggets.core.maps import SensitivityMap
 from nuggets.core.memory import trim_heap
 from nuggets.core.models import read_spec
 from nuggets.core.progress import InMemoryProgress, Progress
-from nuggets.core.references import ModelRef, model_path
+from nuggets.core.references import ModelRef
+from nuggets.core.samples import Encoded
 from nuggets.core.scores import Score, ThetaGrad
 from nuggets.core.states import blocks_of, decoder_of
 from nuggets.core.weights import StoredWeights
@@ -76,7 +75,7 @@ def stream_sensitivity(
         NonFinite: if a sample's loss or a parameter's score is not finite, naming it.
         NuggetsError: if a parameter received no gradient (a hook did not fire).
     """
-    check_samples(encoded)
+    refuse_empty(encoded)
     parts = MapParts() if parts is None else parts
     stream = _Stream(ref, dtype, torch.device(device), encoded, score or ThetaGrad(), keep, parts)
     parts.begin(stream.spec, stream.names, len(encoded))
@@ -275,6 +274,10 @@ class _Stream:
 
     def loss(self, each: _Passing, states: Tensor) -> Tensor:
         """The model's own loss, from the states that leave its last block."""
+        from transformers.modeling_outputs import (
+            BaseModelOutputWithPastAndCrossAttentions as DecoderOutput,
+        )
+
         norm = self.model.get_submodule(self.spec.architecture.final_norm)
 
         def decode(*_: Any, **__: Any) -> DecoderOutput:
@@ -286,11 +289,16 @@ class _Stream:
 
 def _skeleton(ref: ModelRef, spec: ArchSpec, dtype: torch.dtype, device: torch.device) -> Any:
     """The model without weights; tables that transformers computes (rotations) are real."""
-    config = AutoConfig.from_pretrained(
-        model_path(ref), trust_remote_code=False, local_files_only=True
-    )
+    from accelerate import init_empty_weights
+
+    with checked_folder(ref) as folder:
+        config = transformers.AutoConfig.from_pretrained(
+            folder, trust_remote_code=False, local_files_only=True
+        )
     with init_empty_weights(include_buffers=False):
-        model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
+        model = transformers.AutoModelForCausalLM.from_config(
+            config, dtype=dtype, trust_remote_code=False
+        )
     model.tie_weights()  # each module was given an empty weight of its own
     for module in model.modules():
         for name, table in module.named_buffers(recurse=False):

@@ -13,11 +13,10 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from nuggets.core.accumulate import Encoded
 from nuggets.core.architecture import ArchSpec
 from nuggets.core.footprint import activation_bytes
 from nuggets.core.products import fast_products
-from nuggets.core.samples import IGNORED
+from nuggets.core.samples import IGNORED, Encoded
 
 PASS_BYTES = 2**28
 """Memory for the gradients of all samples of a pass and for what they are computed from."""

@@ -1,4 +1,4 @@
-"""What the SVD of an extraction keeps, and what its injection changes. NumPy alone, torch-free.
+"""What the SVD of an extraction keeps, and what its injection changes.
 
 Meant for looking, not for training: one small matrix at a time, in float32 as in a transfer.
 """

@@ -1,7 +1,4 @@
-"""What the views show of one matrix: bins, profiles, windows, and the neurons and heads in it.
-
-Torch-free.
-"""
+"""What the views show of one matrix: bins, profiles, windows, its neurons and heads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which residual dimensions each extracted matrix speaks of, along the network. Torch-free.
+"""Which residual dimensions each extracted matrix speaks of, along the network.
 
 A matrix reads from, or writes to, the residual stream. Where two neighbours were cut to different
 dimensions, the one does not read what the other wrote: the circuit between them is broken.

@@ -1,4 +1,4 @@
-"""How far a map would look the same with other seed samples. Torch-free.
+"""How far a map would look the same with other seed samples.
 
 Samples are drawn with a fixed seed: the same map always shows the same numbers.
 """

@@ -2,7 +2,7 @@
 
 A map's values are a vector with one entry per matrix, in the order of `ArchSpec.modules()`; all
 modes are arithmetic on such vectors. Intervals come from the seed samples by the delta method, so
-nothing is resampled and a view never flickers. Torch-free.
+nothing is resampled and a view never flickers.
 
 Matrices, neurons and stability live next door and are offered here too: pages need one name.
 """

@@ -1,10 +1,12 @@
-"""The words of a tokenizer, read from its file and compared without loading it. Torch-free."""
+"""The words of a tokenizer, read from its file and compared without loading it."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 from nuggets.core.files import MAX_TOKENIZER_BYTES, read_json
 from nuggets.core.gguf_headers import read_gguf
@@ -12,6 +14,7 @@ from nuggets.core.references import ModelRef, model_file
 from nuggets.errors import BadInput, Damaged
 
 TOKENIZER = "tokenizer.json"
+_ELSEWHERE = ("vocab", "merges", "tokenizer_object", "init_inputs")
 
 
 def vocabulary(ref: ModelRef) -> dict[str, int] | None:
@@ -38,6 +41,21 @@ def vocabulary(ref: ModelRef) -> dict[str, int] | None:
         raise Damaged(f"{file} is not a tokenizer: it has no vocabulary.") from None
 
 
+def tokenizer_settings(file: Path) -> dict[str, Any]:
+    """What `tokenizer_config.json` says, without words and files to be read in place of ours.
+
+    `fast_tokenizer_files`, for one, names a tokenizer for another version of transformers.
+
+    Raises:
+        Damaged: if it is not a JSON object.
+    """
+    return {
+        name: value
+        for name, value in read_json(file).items()
+        if name not in _ELSEWHERE and not name.endswith(("_file", "_files"))
+    }
+
+
 def tokenizer_digest(ref: ModelRef) -> str | None:
     """A hash of every token and its id; None if the model has no readable vocabulary.
 
@@ -45,10 +63,10 @@ def tokenizer_digest(ref: ModelRef) -> str | None:
         Damaged: if the tokenizer file is not a tokenizer.
     """
     words = vocabulary(ref)
-    return None if words is None else digest_of(words)
+    return None if words is None else vocabulary_digest(words)
 
 
-def digest_of(words: Mapping[str, int]) -> str:
+def vocabulary_digest(words: Mapping[str, int]) -> str:
     """A hash of every token and its id."""
     return hashlib.sha256(json.dumps(sorted(words.items())).encode()).hexdigest()
 

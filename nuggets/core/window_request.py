@@ -1,15 +1,20 @@
-"""Which windows are to be chosen while a map is measured. Torch-free."""
+"""Which windows are to be chosen while a map is measured."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Union
 
 from pydantic import Field
 
-from nuggets.core.architecture import ROLES, ArchSpec, Frozen
-from nuggets.core.selectors import NeuronsSelector, WindowSelector
+from nuggets.core.architecture import ROLES, ArchSpec
+from nuggets.core.selectors import MatrixSelector, Searching, WindowSelector
+from nuggets.frozen import Frozen, members
 
-SearchedSelector = Annotated[WindowSelector | NeuronsSelector, Field(discriminator="kind")]
+if TYPE_CHECKING:
+    SearchedSelector = Searching
+else:
+    _SEARCHING = tuple(m for m in members(MatrixSelector).values() if issubclass(m, Searching))
+    SearchedSelector = Annotated[Union[_SEARCHING], Field(discriminator="kind")]  # noqa: UP007
 """Selectors that look at every entry of one matrix, and at nothing else."""
 
 

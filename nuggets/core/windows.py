@@ -1,4 +1,4 @@
-"""The contiguous window of largest sum, exactly, at the speed of memory. Torch-free."""
+"""The contiguous window of largest sum, exactly, at the speed of memory."""
 
 from __future__ import annotations
 

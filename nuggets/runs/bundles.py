@@ -1,4 +1,4 @@
-"""A run as one file: everything needed to read it on a machine without its models. Torch-free.
+"""A run as one file: everything needed to read it on a machine without its models.
 
 A bundle is a zip of the run's folder: recipe, record, events, notes, maps' sums, plan, adapters,
 per-item outcomes and the report, with `bundle.json` listing the sha256 and size of every file, and
@@ -23,14 +23,15 @@ from typing import IO, Literal
 
 from pydantic import Field, ValidationError
 
-from nuggets.core.architecture import Frozen
+from nuggets.amounts import size
 from nuggets.errors import BadInput, Damaged
+from nuggets.frozen import Frozen
 from nuggets.recipe import load_job
 from nuggets.runs import results
-from nuggets.runs.commit import atomic_write, disk_errors, make_folder, new_folder, verify_folder
+from nuggets.runs.commit import atomic_write, disk_errors, make_folder, new_folder
 from nuggets.runs.exporting import MODEL
 from nuggets.runs.home import nuggets_home, runs_dir
-from nuggets.runs.manifest import MANIFEST, write_manifest
+from nuggets.runs.manifest import MANIFEST, verify_folder, write_manifest
 from nuggets.runs.report_page import report_page
 from nuggets.runs.schema import LIVE, RunRecord, parse_record
 from nuggets.runs.store import Run
@@ -209,7 +210,7 @@ def _read_index(bundle: zipfile.ZipFile, path: Path) -> Index:
     if INDEX not in names:
         raise Damaged(f"{path} is not a bundle of Nuggets: it has no {INDEX}.")
     if bundle.getinfo(INDEX).file_size > MAX_INDEX_BYTES:
-        raise Damaged(f"{INDEX} in {path} is larger than {MAX_INDEX_BYTES:,} bytes.")
+        raise Damaged(f"{INDEX} in {path} is larger than {size(MAX_INDEX_BYTES)}.")
     try:
         index = Index.model_validate_json(bundle.read(INDEX))
     except (ValidationError, RecursionError) as problem:
@@ -227,10 +228,10 @@ def _read_index(bundle: zipfile.ZipFile, path: Path) -> Index:
     total = sum(entry.size for entry in index.files.values())
     most = max(FREE_BYTES, MAX_GROWTH * path.stat().st_size)
     if total > most or any(i.file_size != index.files[i.filename].size for i in _files(infos)):
-        raise Damaged(f"{path} would unpack to {total:,} bytes or gives false sizes; refused.")
+        raise Damaged(f"{path} would unpack to {size(total)} or lies about sizes; refused.")
     make_folder(runs_dir())
     if (free := shutil.disk_usage(runs_dir()).free) < total:
-        raise BadInput(f"{path} needs {total:,} bytes and the disk has {free:,} free.")
+        raise BadInput(f"{path} needs {size(total, 3)} and the disk has {size(free, 3)} free.")
     return index
 
 

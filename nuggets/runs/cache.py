@@ -1,4 +1,4 @@
-"""Sensitivity maps and alignments, cached by the digest of everything that went in. Torch-free.
+"""Sensitivity maps and alignments, cached by the digest of everything that went in.
 
 A cache folder appears by one rename when it is complete, so its presence is enough; hashing
 tens of gigabytes at every look would not be.
@@ -15,27 +15,20 @@ from typing import Any, TypeVar
 from nuggets.builtin.resolve import resolve
 from nuggets.core.alignment import AlignmentReport
 from nuggets.core.data import samples_digest
-from nuggets.core.files import check_inside, sha256_file
+from nuggets.core.files import sha256_file
 from nuggets.core.maps import SensitivityMap
-from nuggets.core.models import model_digest, model_path, read_spec
+from nuggets.core.models import read_spec
+from nuggets.core.references import model_digest
 from nuggets.core.samples import Format, Sample
 from nuggets.core.window_request import WindowRequest
 from nuggets.errors import Damaged
 from nuggets.recipe import AlignJob, DataConfig, SensitivityConfig, SensitivityJob
+from nuggets.recipe_tree import SOURCES
 from nuggets.runs.commit import remove_folder
 from nuggets.runs.home import cache_dir
 from nuggets.runs.inputs import align_samples
 
 T = TypeVar("T")
-_TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "tokenizer.model",
-    "vocab.json",
-    "merges.txt",
-)
 
 
 def digest_of(**parts: Any) -> str:
@@ -46,21 +39,12 @@ def digest_of(**parts: Any) -> str:
 
 def digest_model(model: str) -> str:
     """Names the content of a model that is on this machine, its tokenizer included."""
-    ref = resolve(model)
-    parts = {"weights": model_digest(ref, cache_dir())}
-    folder = model_path(ref)
-    for name in _TOKENIZER_FILES if folder.is_dir() else ():
-        file = folder / name
-        if file.is_file():
-            check_inside(folder, file)
-            parts[name] = sha256_file(file, cache_dir())
-    return digest_of(**parts)
+    return digest_of(weights=model_digest(resolve(model), cache_dir()))
 
 
 def digest_files(data: DataConfig) -> dict[str, str]:
     """Names the content of the user's files of samples; keys are fields, such as `data.train`."""
-    fields = ("file", "seeds", "train", "test", "general")
-    files = {name: Path(path) for name in fields if (path := getattr(data, name)) is not None}
+    files = {name: Path(path) for name in SOURCES if (path := getattr(data, name)) is not None}
     return {
         f"data.{name}": sha256_file(path, cache_dir())
         for name, path in files.items()

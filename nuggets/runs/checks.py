@@ -1,4 +1,4 @@
-"""What is refused before anything is loaded, written or started. Torch-free."""
+"""What is refused before anything is loaded, written or started."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ import numpy as np
 
 from nuggets.bench.judges import TeacherJudge
 from nuggets.bench.power import DetectableEffect, detectable_effect
-from nuggets.bench.tasks import Benchmark, Dialogue
+from nuggets.bench.tasks import Benchmark
 from nuggets.builtin.pairs import MODELS, model_card
 from nuggets.builtin.resolve import resolve
-from nuggets.builtin.skills import skill_samples
 from nuggets.core.consistent import check_consistent
 from nuggets.core.data import check_leakage
 from nuggets.core.headers import check_keys
@@ -28,16 +27,17 @@ from nuggets.core.models import (
 from nuggets.core.needs import Work
 from nuggets.core.preflight import Preflight, preflight
 from nuggets.core.samples import Sample
-from nuggets.core.selectors import Searching, WeightsSelector
+from nuggets.core.selectors import MatrixSelector
 from nuggets.core.vocabulary import count_tokens
 from nuggets.errors import BadInput
+from nuggets.frozen import members
 from nuggets.recipe import AlignJob, EvaluateJob, SensitivityJob, TransferRecipe, load_job
 from nuggets.runs.doctor import machine_of
 from nuggets.runs.home import nuggets_home, runs_dir
 from nuggets.runs.inputs import Datasets, align_samples, load_datasets, seed_samples
+from nuggets.runs.permits import check_permits
+from nuggets.runs.planning import extractions
 from nuggets.runs.store import RunStore
-from nuggets.train.arms import Paper
-from nuggets.train.initialisers import Initialiser
 
 RUN_PREFIX = "run:"
 """Before a run's id where a model could stand too; `run:ID/ARM` is one arm of it."""
@@ -106,19 +106,20 @@ def eval_extra_missing() -> str:
 
 
 def check_benchmarks(benchmarks: Sequence[Benchmark], learned: Sequence[Sample] = ()) -> None:
-    """Refuses benchmarks whose items cannot be read, or were learned from.
+    """Refuses benchmarks whose judge may not be asked, or whose items were learned from.
 
     Args:
         benchmarks: what is to be measured.
         learned: seed and training samples.
     """
+    check_permits(benchmarks)
     if benchmarks and (missing := eval_extra_missing()):
         raise BadInput(missing)
     for task in benchmarks:
         task.items()
         check_leakage(learned, task.test_samples())
-        if isinstance(task, Dialogue) and isinstance(task.judge, TeacherJudge):
-            check_model(task.judge.teacher)
+        if isinstance(task.judged_by, TeacherJudge):
+            check_model(task.judged_by.teacher)
 
 
 def check_model(model: str) -> None:
@@ -152,10 +153,12 @@ def _check_selectors(recipe: TransferRecipe, pair: ModelPair) -> None:
     """Asks the selectors what they would refuse, before they have anything to look at."""
     teacher, student = pair.teacher_spec, pair.student_spec
     n = teacher.n_layers, student.n_layers
-    recipe.extraction.layers.select(np.zeros(n[0]), n[1], np.zeros(n))
-    kind = recipe.extraction.matrices.kind
-    if kind == "consistent" or any(arm.kind == "graft" for arm in recipe.arms):
-        check_consistent(teacher, student)
+    for extraction in extractions(recipe):
+        extraction.layers.select(np.zeros(n[0]), n[1], np.zeros(n))
+        if extraction.matrices.whole_heads:
+            check_consistent(teacher, student)
+    for arm in recipe.arms:
+        arm.check(teacher, student, recipe.extraction.roles)
     _check_kept(recipe)
 
 
@@ -164,14 +167,12 @@ def _check_kept(recipe: TransferRecipe) -> None:
     keep = recipe.sensitivity.keep
     if keep == "full":
         return
-    own = [arm.matrices for arm in recipe.arms if isinstance(arm, Paper) and arm.matrices]
-    for selector in (recipe.extraction.matrices, *own):
-        if isinstance(selector, Searching) and keep == "windows":
-            continue
-        if isinstance(selector, Searching | WeightsSelector):
+    sums = [kind for kind, cls in members(MatrixSelector).items() if cls.reads == "sums"]
+    for selector in (extraction.matrices for extraction in extractions(recipe)):
+        if selector.reads not in ("sums", keep):
             raise BadInput(
                 f"The selector {selector.kind} looks at every entry, but sensitivity.keep is "
-                f"{keep}. Set it to full, or choose the selector rows_cols or consistent."
+                f"{keep}. Set it to full, or choose the selector {' or '.join(sums)}."
             )
     if recipe.extraction.ratio < 1:
         raise BadInput(
@@ -213,7 +214,7 @@ def _check_samples(recipe: TransferRecipe) -> Datasets:
     _check_arms(recipe, data)
     if recipe.benchmarks:
         learned = [sample for seed in recipe.seeds for sample in data.train(seed)]
-        check_benchmarks(recipe.benchmarks, [*data.seeds, *learned])
+        check_benchmarks(recipe.benchmarks, [*data.seed_samples, *learned])
     return data
 
 
@@ -242,19 +243,13 @@ def detectable(recipe: TransferRecipe) -> DetectableEffect:
 
 
 def _check_arms(recipe: TransferRecipe, data: Datasets) -> None:
-    kinds = {arm.kind for arm in recipe.arms}
     if recipe.data.metric == "choice" and not all(sample.choices for sample in data.test):
         raise BadInput(
             "The metric choice needs choices in every test sample, but some have none. Give "
             "every test sample a question, choices and an answer, or choose the metric "
             "exact_match."
         )
-    for arm in recipe.arms:
-        if isinstance(arm, Initialiser):
-            arm.check_roles(recipe.extraction.roles)
-        if isinstance(arm, Paper) and arm.task is not None:
-            skill_samples(arm.task, "seed", 1)
-    if "teacher_labels" in kinds:
+    if any(arm.needs_extra_prompts for arm in recipe.arms):
         for seed in recipe.seeds:
             data.extra(1, seed)  # noqa: S610 - not Django's
 
@@ -295,9 +290,9 @@ def work_of(recipe: TransferRecipe, device: str) -> Work:
     if train.epochs is not None:
         steps = math.ceil(train.epochs * math.ceil(data.n_train / train.batch_size))
     lengths = _lengths(recipe)
-    trained = sum(arm.kind != "vanilla" for arm in recipe.arms)
+    trained = sum(arm.trains for arm in recipe.arms)
     return Work(
-        n_seeds=data.n_seeds,
+        n_seed_samples=data.n_seed_samples,
         max_tokens=min(max(lengths), recipe.sensitivity.max_length),
         mean_tokens=math.ceil(sum(lengths) / len(lengths)),
         rank=recipe.lora.r,

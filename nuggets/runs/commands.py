@@ -1,4 +1,4 @@
-"""What is shown, as a command line and as Python. Torch-free."""
+"""What is shown, as a command line and as Python."""
 
 from __future__ import annotations
 
@@ -6,16 +6,15 @@ import shlex
 from functools import cache
 from typing import Any
 
-from nuggets.core.architecture import Frozen
+from nuggets.frozen import Frozen
 from nuggets.recipe import (
     AlignJob,
     EvaluateJob,
     SensitivityJob,
     TransferRecipe,
     load_recipe,
-    shipped_recipes,
 )
-from nuggets.recipe_tree import leaves, one_line
+from nuggets.recipe_tree import leaves, one_line, shipped_recipes
 from nuggets.runs.playground import Question
 
 
@@ -56,9 +55,9 @@ def _evaluation(job: EvaluateJob) -> str:
     words = ["nuggets", "evaluate", *models]
     words += [word for own in given for word in ("--benchmark", own["kind"])]
     judge = shared[0].pop("judge", None) or {}
-    names = {"url": "judge-url", "model": "judge-model", "key_env": "judge-key-env"}
+    judge.pop("key_env", None)  # which key goes where is the machine's matter
     options = {"task" if name == "skill" else name: value for name, value in shared[0].items()}
-    options |= {names.get(k, f"judge-{k}"): v for k, v in judge.items() if k != "kind"}
+    options |= {f"judge-{name}": value for name, value in judge.items() if name != "kind"}
     fields = ("batch_size", "max_length", "dtype", "device")
     options |= {name: value for name, value in non_defaults(job).items() if name in fields}
     for name, value in options.items():
@@ -84,10 +83,10 @@ def _question(asked: Question) -> list[str]:
 
 def _sensitivity(job: SensitivityJob) -> list[str]:
     data, config = job.data, job.sensitivity
-    sources = {"--task": data.task, "--seeds": data.seeds, "--data": data.file}
+    sources = {"--task": data.task, "--seed-samples": data.seed_samples, "--data": data.file}
     source = [word for pair in sources.items() if pair[1] is not None for word in pair]
     options = {
-        "--n": str(data.n_seeds),
+        "--n": str(data.n_seed_samples),
         "--score": config.score.kind,
         "--keep": config.keep,
         "--student": job.student,

@@ -20,19 +20,6 @@ from pathlib import Path
 from nuggets.errors import Damaged, NuggetsError
 from nuggets.runs.manifest import verify_folder, write_manifest
 
-__all__ = [
-    "atomic_write",
-    "commit_folder",
-    "disk_errors",
-    "make_folder",
-    "new_folder",
-    "newest_valid",
-    "remove_folder",
-    "sweep_temps",
-    "verify_folder",
-    "write_all",
-]
-
 _TEMP = ".tmp-"
 _TRASH = ".trash-"
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from nuggets.builtin.resolve import resolve
+from nuggets.core.accumulate import Keep
 from nuggets.core.activations import align_models
 from nuggets.core.adapter import save_adapter
 from nuggets.core.alignment import AlignmentReport
@@ -26,12 +27,13 @@ from nuggets.core.loading import load_model, load_tokenizer
 from nuggets.core.map_writer import MapWriter
 from nuggets.core.maps import SensitivityMap
 from nuggets.core.memory import memory_reported, return_freed_memory
-from nuggets.core.models import ModelRef, model_path, read_spec
+from nuggets.core.models import read_spec
 from nuggets.core.plan import ExtractionPlan, make_plan
 from nuggets.core.progress import Progress
 from nuggets.core.ranks import measure_on
-from nuggets.core.samples import Format, Sample, encode_all
-from nuggets.core.sensitivity import Encoded, Keep, compute_sensitivity
+from nuggets.core.references import ModelRef, model_path
+from nuggets.core.samples import Encoded, Format, Sample, encode_all
+from nuggets.core.sensitivity import compute_sensitivity
 from nuggets.core.streaming import stream_sensitivity
 from nuggets.core.threads import threads_for
 from nuggets.core.together import samples_per_pass
@@ -229,7 +231,7 @@ def _meta(job: SensitivityJob, config: SensitivityConfig, device: str) -> dict[s
     data = job.data
     return {
         "model": job.model,
-        "label": data.task or source_label(str(data.file or data.seeds)),
+        "label": data.task or source_label(str(data.file or data.seed_samples)),
         "dtype": config.dtype,
         "device": device,
     }
@@ -286,7 +288,7 @@ def plan_recipe(
     check_extraction(recipe)
     map = measure_map(map_job(recipe), progress, teacher)
     cka = None
-    if recipe.extraction.layers.kind == "cka":
+    if recipe.extraction.layers.needs_cka:
         cka = measure_alignment(alignment_job(recipe), progress).matrices["cka"]
     student = read_spec(resolve(recipe.student, weights=False))
     return make_plan(map, student, recipe.extraction, recipe.lora, cka), map

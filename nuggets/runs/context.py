@@ -12,16 +12,18 @@ from pathlib import Path, PurePosixPath
 from platform import python_version
 from typing import Any
 
+from nuggets import __version__
 from nuggets.errors import BadInput, Cancelled, Damaged
-from nuggets.runs.commit import atomic_write, commit_folder, make_folder, sweep_temps, verify_folder
+from nuggets.runs.commit import atomic_write, commit_folder, make_folder, sweep_temps
 from nuggets.runs.events import EventLog
+from nuggets.runs.manifest import verify_folder
 from nuggets.runs.schema import EventType, Provenance, RecordedStatus, RunError, RunEvent, now
 from nuggets.runs.store import Run
 
 PROGRESS_INTERVAL_S = 0.5
 """Progress is written at most this often; people cannot read faster and disks tire."""
 
-_PACKAGES = ("nuggets", "torch", "transformers", "peft", "safetensors")
+_PACKAGES = ("torch", "transformers", "peft", "safetensors")
 
 
 class RunContext:
@@ -203,7 +205,8 @@ class RunContext:
 
 def installed_versions() -> dict[str, str]:
     """Versions of Python and of the packages that results depend on; imports none of them."""
-    return {"python": python_version(), **{package: _version(package) for package in _PACKAGES}}
+    packages = {package: _version(package) for package in _PACKAGES}
+    return {"python": python_version(), "nuggets": __version__, **packages}
 
 
 @cache

@@ -1,4 +1,4 @@
-"""Making the folder of a job that can work. Torch-free."""
+"""Making the folder of a job that can work."""
 
 from __future__ import annotations
 

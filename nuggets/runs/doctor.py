@@ -1,4 +1,4 @@
-"""What this machine offers: versions and devices, found in a child process. Torch-free.
+"""What this machine offers: versions and devices, found in a child process.
 
 Asking torch for devices means importing it (seconds, hundreds of megabytes), so the answer is
 measured once per installation and kept in the cache.
@@ -14,12 +14,12 @@ from pathlib import Path
 import psutil
 from pydantic import ValidationError
 
-from nuggets.core.architecture import Frozen
 from nuggets.core.device import DeviceInfo
 from nuggets.core.needs import Machine, Speed
 from nuggets.core.preflight import this_machine
 from nuggets.core.speed import measure_cpu, measure_reads
 from nuggets.errors import BadInput, NuggetsError
+from nuggets.frozen import Frozen
 from nuggets.runs.commit import atomic_write, make_folder
 from nuggets.runs.context import installed_versions
 from nuggets.runs.home import cache_dir, nuggets_home

@@ -13,12 +13,12 @@ from typing import Any
 from nuggets.bench.evaluate import evaluate
 from nuggets.bench.judges import JudgeClient, TeacherJudge, verdict_metrics
 from nuggets.bench.kept import Kept
-from nuggets.bench.lm_eval_adapter import Evaluated, Machine, Process, run_benchmark
+from nuggets.bench.lm_eval_adapter import Evaluated, Process, Respondent, run_benchmark
 from nuggets.bench.outcomes import BenchmarkOutcome, build_tables
-from nuggets.bench.tasks import Benchmark, Dialogue, Task
-from nuggets.bench.verdict import Role
+from nuggets.bench.tasks import Benchmark, Task
+from nuggets.bench.verdict import ArmRole
 from nuggets.core.adapter import load_adapter, untie
-from nuggets.core.samples import Sample
+from nuggets.core.samples import Format, Sample
 from nuggets.core.threads import threads_of
 from nuggets.recipe import EvaluateJob, TransferRecipe, load_job
 from nuggets.runs import cache, results
@@ -28,6 +28,7 @@ from nuggets.runs.compute import Loaded
 from nuggets.runs.context import RunContext
 from nuggets.runs.exporting import ADAPTER, MODEL
 from nuggets.runs.home import runs_dir
+from nuggets.runs.permits import permit
 from nuggets.runs.store import Run, RunStore
 
 Asked = tuple[Any, Any]
@@ -49,7 +50,7 @@ class Subject:
     opened: Callable[[], Any]
     arm: str = ""
     seed: int = 0
-    role: Role | None = None
+    role: ArmRole | None = None
 
 
 class KeptOnDisk:
@@ -104,11 +105,11 @@ def measure_subjects(
         with subject.opened() as (model, tokenizer), threads_of(model, device):
             for task in todo:
                 kept = KeptOnDisk(ctx.checkpoints / "answers" / subject.folder / task.name)
-                machine = Machine(
+                respondent = Respondent(
                     subject.label, model, tokenizer, device, batch_size, max_length, kept
                 )
                 with _process(task, kept, ctx, device) as process:
-                    found = run_benchmark(task, machine, ctx, process)
+                    found = run_benchmark(task, respondent, ctx, process)
                 _commit(found, task, subject, ctx)
                 remove_folder(ctx.checkpoints / "answers" / subject.folder / task.name)
 
@@ -255,17 +256,18 @@ def _commit(found: Evaluated, task: Task, subject: Subject, ctx: RunContext) -> 
 @contextmanager
 def _process(task: Task, kept: Kept, ctx: RunContext, device: str) -> Iterator[Process | None]:
     """What scores free answers: nothing, an endpoint, or a teacher."""
-    if not isinstance(task, Dialogue):
+    judge = task.judged_by
+    if judge is None:
         yield None
         return
-    if isinstance(task.judge, TeacherJudge):
-        yield _by_likelihood(Loaded(task.judge.teacher, device), task, ctx, device)
+    if isinstance(judge, TeacherJudge):
+        yield _by_likelihood(Loaded(judge.teacher, device), judge, task.format, ctx, device)
         return
-    client = JudgeClient(task.judge, ctx)
+    client = JudgeClient(judge, permit, ctx)
 
     def judged(doc: dict[str, Any], answers: Sequence[str]) -> dict[str, float]:
         ctx.check_cancelled()
-        asked = [task.judge.model_dump(mode="json"), doc["question"], answers[0], doc["reference"]]
+        asked = [judge.model_dump(mode="json"), doc["question"], answers[0], doc["reference"]]
         key = f"judge-{hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:24]}"
         verdicts = kept.get(key)
         if verdicts is None:
@@ -276,7 +278,9 @@ def _process(task: Task, kept: Kept, ctx: RunContext, device: str) -> Iterator[P
     yield judged
 
 
-def _by_likelihood(teacher: Loaded, task: Dialogue, ctx: RunContext, device: str) -> Process:
+def _by_likelihood(
+    teacher: Loaded, judge: TeacherJudge, format: Format, ctx: RunContext, device: str
+) -> Process:
     """The answer wins that the teacher finds likelier per token; equal ones tie."""
 
     def compared(doc: dict[str, Any], answers: Sequence[str]) -> dict[str, float]:
@@ -287,10 +291,10 @@ def _by_likelihood(teacher: Loaded, task: Dialogue, ctx: RunContext, device: str
         ]
         with teacher.threads():
             found = evaluate(
-                teacher.model, teacher.tokenizer, pair, ("loss",), device=device, format=task.format
+                teacher.model, teacher.tokenizer, pair, ("loss",), device=device, format=format
             )
         ours, reference = found.values["loss"]
         win = 0.5 if ours == reference else float(ours < reference)
-        return {task.judge.metric: win}
+        return {judge.metric: win}
 
     return compared

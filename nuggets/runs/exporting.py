@@ -8,7 +8,7 @@ from typing import Any
 
 from nuggets.errors import BadInput
 from nuggets.recipe import TransferRecipe, load_job
-from nuggets.runs.commit import verify_folder
+from nuggets.runs.manifest import verify_folder
 from nuggets.runs.outputs import output_folder, refuse_existing
 from nuggets.runs.results import BENCHMARKS, TABLES_FOLDER, cell_folder
 from nuggets.runs.store import Run
@@ -46,7 +46,7 @@ def export_arm(run: Run, out: Path, arm: str, seed: int | None, merged: bool) ->
     return {"out": str(out), "run": run.id, "arm": arm, "seed": seed, "merged": merged}
 
 
-def export_benchmarks(run: Run, out: Path) -> None:
+def save_benchmarks(run: Run, out: Path) -> None:
     """Copies what a run measured on benchmarks into a new folder.
 
     Per benchmark and model: `results.json` in lm-eval's shape, a line per sample, and the

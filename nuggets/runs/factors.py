@@ -1,4 +1,4 @@
-"""The weights behind a plan, read one by one for looking at their factors. Torch-free."""
+"""The weights behind a plan, read one by one for looking at their factors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a job's words to samples: built-in skills, or the user's files. Torch-free."""
+"""From a job's words to samples: built-in skills, or the user's files."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ N_TUNING = 60
 
 @dataclass(frozen=True, eq=False)
 class Datasets:
-    """All samples of one job; nothing in `test` or `tuning` also stands in `seeds` or `train`.
+    """All samples of one job; no one of `test` or `tuning` is also in `seed_samples` or `train`.
 
     Attributes:
         label: what a person calls the task.
-        seeds: samples that sensitivity is measured on.
+        seed_samples: samples that sensitivity is measured on.
         train: seed → the training samples of that run seed.
         test: the items that the report counts.
         tuning: items for tuning learning rates; the test's own where there are no others.
@@ -38,7 +38,7 @@ class Datasets:
     """
 
     label: str
-    seeds: list[Sample]
+    seed_samples: list[Sample]
     train: Callable[[int], list[Sample]]
     test: list[Sample]
     tuning: list[Sample]
@@ -55,12 +55,14 @@ def seed_samples(data: DataConfig) -> list[Sample]:
         BadInput: if the job names none.
     """
     if data.task is not None:
-        return skill_samples(data.task, "seed", data.n_seeds)
+        return skill_samples(data.task, "seed", data.n_seed_samples)
     if data.file is not None:
         return _split_file(data)[0]
-    if data.seeds is not None:
-        return _source(data.seeds)[: data.n_seeds]
-    raise BadInput("No seed samples: name a built-in task (--task) or a JSONL file (--seeds).")
+    if data.seed_samples is not None:
+        return _source(data.seed_samples)[: data.n_seed_samples]
+    raise BadInput(
+        "No seed samples: name a built-in task (--task) or a JSONL file (--seed-samples)."
+    )
 
 
 def load_datasets(data: DataConfig, taught: Sequence[str], lacking: Sequence[str]) -> Datasets:
@@ -100,7 +102,7 @@ def _builtin(
         )
     return Datasets(
         label=task,
-        seeds=skill_samples(task, "seed", data.n_seeds),
+        seed_samples=skill_samples(task, "seed", data.n_seed_samples),
         train=lambda seed: skill_samples(task, "train", data.n_train, seed),
         test=test,
         tuning=tuning,
@@ -115,16 +117,16 @@ def _from_files(
     data: DataConfig, old: dict[str, list[Sample]], general: Callable[[int, int], list[Sample]]
 ) -> Datasets:
     if data.file is not None:
-        seeds, pool, test = _split_file(data)
+        seed_samples, pool, test = _split_file(data)
     else:
-        if not (data.seeds and data.train and data.test):
+        if not (data.seed_samples and data.train and data.test):
             raise BadInput(
                 "A transfer on your own data needs seed, training and test samples: give one "
-                "file (data.file), or all of data.seeds, data.train and data.test."
+                "file (data.file), or all of data.seed_samples, data.train and data.test."
             )
-        seeds, pool = _source(data.seeds)[: data.n_seeds], _source(data.train)
-        test = _source(data.test)
-    check_leakage([*seeds, *pool], test)
+        seed_samples = _source(data.seed_samples)[: data.n_seed_samples]
+        pool, test = _source(data.train), _source(data.test)
+    check_leakage([*seed_samples, *pool], test)
     counted, tuning = test[: data.n_test], test[data.n_test : data.n_test + N_TUNING]
     notes = []
     if len(tuning) < N_TUNING // 2:
@@ -147,7 +149,7 @@ def _from_files(
         return random.Random(seed).sample(rest, min(n, len(rest)))  # noqa: S311
 
     label = source_label(data.file or data.train or "samples")
-    return Datasets(label, seeds, draw, counted, tuning, old, extra, general, notes)
+    return Datasets(label, seed_samples, draw, counted, tuning, old, extra, general, notes)
 
 
 def _source(source: str) -> list[Sample]:
@@ -178,7 +180,7 @@ def _split_file(data: DataConfig) -> tuple[list[Sample], list[Sample], list[Samp
     test, pool = ranked[:held], ranked[held:]
     if not pool:
         raise BadInput(f"{data.file} has {len(samples)} sample; at least 2 are needed to split.")
-    return pool[: data.n_seeds], pool, test
+    return pool[: data.n_seed_samples], pool, test
 
 
 def _general(data: DataConfig, without: tuple[str, ...]) -> Callable[[int, int], list[Sample]]:

@@ -125,8 +125,11 @@ def spawn(module: str, folder: Path, log_path: Path) -> subprocess.Popen[bytes]:
 
 
 def _environment() -> dict[str, str]:
-    """This process's environment; relative paths keep their meaning in the worker's folder."""
-    environment = {**os.environ, "NUGGETS_HOME": str(nuggets_home())}
+    """This process's environment; relative paths keep their meaning in the worker's folder.
+
+    Bars of other libraries, all drawn by tqdm, would only fill the log.
+    """
+    environment = {"TQDM_DISABLE": "1", **os.environ, "NUGGETS_HOME": str(nuggets_home())}
     if path := environment.get("PYTHONPATH"):
         entries = (str(Path(entry).absolute()) for entry in path.split(os.pathsep))
         environment["PYTHONPATH"] = os.pathsep.join(entries)

@@ -1,4 +1,4 @@
-"""Everything that can be known of a transfer before it is trained, in one look. Torch-free."""
+"""Everything that can be known of a transfer before it is trained, in one look."""
 
 from __future__ import annotations
 
@@ -15,13 +15,6 @@ from nuggets.recipe import TransferRecipe
 from nuggets.runs.checks import detectable, preflight_recipe, refusals
 from nuggets.runs.factors import KeptBySvd, kept_by_svd
 from nuggets.runs.planning import find_alignment_of, find_map_of, plan_from
-
-UNCOUNTED = {
-    "graft": "fine-tuning the grafts to recover",
-    "teacher_labels": "labelling samples with the teacher",
-    "distill": "the teacher's forward passes in distillation",
-}
-"""Arms that do more than train, and what of it no estimate covers."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,16 +72,14 @@ def look_ahead(recipe: TransferRecipe) -> Outlook:
     refused = refusals(recipe, found)
     map = None if refused else find_map_of(recipe)
     cka = find_alignment_of(recipe)
-    needs_cka = recipe.extraction.layers.kind == "cka"
-    kinds = [arm.kind for arm in recipe.arms]
     missing, plan, residual, kept, unknown = None, None, None, None, ""
     if not refused and map is None:
         missing = "map"
-    elif not refused and needs_cka and cka is None:
+    elif not refused and recipe.extraction.layers.needs_cka and cka is None:
         missing = "alignment"
     elif map is not None:
         plan = plan_from(recipe, map, cka)
-        if recipe.extraction.matrices.kind != "weights":
+        if plan.residual_agreement is not None:
             residual = residual_dimensions(plan, map.spec)
         try:
             kept = kept_by_svd(plan, recipe.teacher, map)
@@ -103,7 +94,7 @@ def look_ahead(recipe: TransferRecipe) -> Outlook:
         unknown=unknown,
         preflight=found,
         stages=tuple(_stages(recipe, found, measured=map is not None)),
-        uncounted=tuple(dict.fromkeys(UNCOUNTED[k] for k in kinds if k in UNCOUNTED)),
+        uncounted=tuple(dict.fromkeys(arm.uncounted for arm in recipe.arms if arm.uncounted)),
         detectable=None if refused else _detectable(recipe),
     )
 

@@ -1,4 +1,4 @@
-"""Folders that the user names for results: never overwritten, complete or not there. Torch-free."""
+"""Folders that the user names for results: never overwritten, complete or not there."""
 
 from __future__ import annotations
 

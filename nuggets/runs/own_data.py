@@ -1,4 +1,4 @@
-"""The user's own samples, remembered by a name, so that every page can offer them. Torch-free.
+"""The user's own samples, remembered by a name, so that every page can offer them.
 
 One small JSON per data set; deleting them loses names only.
 """
@@ -9,17 +9,15 @@ import json
 from hashlib import sha256
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from nuggets.builtin.skills import SKILLS
 from nuggets.core.data import load_samples
 from nuggets.core.datasets import parse_dataset
 from nuggets.errors import BadInput
 from nuggets.recipe import DataConfig
+from nuggets.recipe_tree import RENAMED, SOURCES, with_new_names
 from nuggets.runs.commit import atomic_write, make_folder
 from nuggets.runs.home import nuggets_home
 
-SOURCES = ("file", "seeds", "train", "test", "general")
 NAME_LENGTH = 40
 
 
@@ -58,7 +56,9 @@ def remember(data: DataConfig, name: str = "") -> None:
     files = {field: path for field in SOURCES if (path := getattr(data, field)) is not None}
     if data.task is not None or not files:
         return
-    path = _folder() / f"{sha256(json.dumps(files).encode()).hexdigest()[:16]}.json"
+    as_before = {new: old for old, new in RENAMED.items()}  # the same set keeps its one file
+    key = json.dumps({as_before.get(field, field): path for field, path in files.items()})
+    path = _folder() / f"{sha256(key.encode()).hexdigest()[:16]}.json"
     if name or not path.exists():
         given = plain(name) or plain(Path(next(iter(files.values()))).stem)
         atomic_write(path, json.dumps({"name": given or "samples", "data": files}).encode())
@@ -74,8 +74,9 @@ def own_data() -> dict[str, DataConfig]:
     for path in sorted(folder.glob("*.json"), key=lambda p: (p.stat().st_mtime_ns, p.name)):
         try:
             head = json.loads(path.read_text())
-            data, name = DataConfig.model_validate(head["data"]), plain(str(head["name"]))
-        except (OSError, ValueError, KeyError, TypeError, ValidationError):
+            data = DataConfig.model_validate(with_new_names(head["data"], tell=False))
+            name = plain(str(head["name"]))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, BadInput):
             continue  # only a name is lost: the files are where they were
         if not all(map(_is_there, head["data"].values())):
             continue

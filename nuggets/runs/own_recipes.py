@@ -1,4 +1,4 @@
-"""The user's own recipes, kept by name: the app saves them, the command line runs them. Torch-free.
+"""The user's own recipes, kept by name: the app saves them, the command line runs them.
 
 One YAML each, in the folder `recipes` of the home, so that they can also be edited, copied and kept
 under version control by hand.
@@ -9,15 +9,17 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from nuggets import recipe as recipes
 from nuggets.errors import BadInput
-from nuggets.recipe import TransferRecipe, anchored, dump_job, shipped_recipes
-from nuggets.recipe_tree import one_line
-from nuggets.runs.commands import fields_of
+from nuggets.recipe_tree import one_line, shipped_recipes
 from nuggets.runs.commit import atomic_write, disk_errors, make_folder
 from nuggets.runs.home import nuggets_home
+
+if (
+    TYPE_CHECKING
+):  # what a recipe may hold takes a third of a second, and a list of names needs none
+    from nuggets.recipe import TransferRecipe
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,39}")
 
@@ -37,6 +39,8 @@ def load_recipe(source: str | Path, overrides: Iterable[str] = ()) -> TransferRe
     Raises:
         BadInput: for an unknown recipe, broken YAML, or a value that does not fit, naming it.
     """
+    from nuggets import recipe as recipes
+
     saved = own_recipes().get(str(source))
     try:
         return recipes.load_recipe(saved or source, overrides)
@@ -59,6 +63,8 @@ def save_recipe(recipe: TransferRecipe, name: str, replace: bool = False) -> Pat
         BadInput: if the name cannot be used or is taken.
         NuggetsError: if the disk refuses it.
     """
+    from nuggets.recipe import anchored, dump_job
+
     name = name.strip()
     if not _NAME.fullmatch(name):
         raise BadInput(
@@ -94,6 +100,8 @@ def compare_recipes(found: Mapping[str, TransferRecipe]) -> dict[str, list[str]]
     Raises:
         BadInput: for fewer than two recipes.
     """
+    from nuggets.runs.commands import fields_of
+
     if len(found) < 2:
         raise BadInput(f"Comparing needs at least two recipes, but got {len(found)}.")
     trees = [fields_of(recipe) for recipe in found.values()]

@@ -13,6 +13,7 @@ from nuggets.runs.compute import keep_map, measure_alignment, measure_map
 from nuggets.runs.context import RunContext
 from nuggets.runs.evaluating import run_evaluate
 from nuggets.runs.inputs import seed_samples
+from nuggets.runs.permits import check_permits
 from nuggets.runs.store import Run
 from nuggets.runs.transfer import run_transfer
 
@@ -32,6 +33,7 @@ def execute(run: Run, ctx: RunContext) -> None:
     }
     if job.job not in steps:
         raise BadInput(f"A run cannot do a {job.job!r} job.")
+    check_permits(getattr(job, "benchmarks", ()))
     ctx.provenance(recipe=hashlib.sha256(run.recipe_text().encode()).hexdigest())
     steps[job.job](job.model_copy(update={"device": run.device()}), ctx)
 

@@ -1,4 +1,4 @@
-"""Plans from cached maps, without touching a model: what the app previews. Torch-free."""
+"""Plans from cached maps, without touching a model: what the app previews."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from numpy import ndarray
 from nuggets.builtin.resolve import resolve
 from nuggets.core.maps import SensitivityMap
 from nuggets.core.models import read_spec
-from nuggets.core.plan import ExtractionPlan, make_plan
+from nuggets.core.plan import ExtractionConfig, ExtractionPlan, make_plan
 from nuggets.core.selectors import Searching, WindowSelector
 from nuggets.core.window_request import SearchedSelector
 from nuggets.errors import BadInput
@@ -16,9 +16,8 @@ from nuggets.recipe import AlignJob, DataConfig, SensitivityJob, TransferRecipe
 from nuggets.runs import cache
 from nuggets.runs.doctor import resolve_device_name
 from nuggets.runs.inputs import seed_samples
-from nuggets.train.arms import Paper
 
-_LOCATING = ("task", "file", "seeds", "n_seeds", "format")
+_LOCATING = ("task", "file", "seed_samples", "n_seed_samples", "format")
 """The fields of the data that say on which samples sensitivity is measured."""
 
 
@@ -39,13 +38,19 @@ def map_job(recipe: TransferRecipe) -> SensitivityJob:
 
 def _searching(recipe: TransferRecipe) -> tuple[SearchedSelector, ...]:
     """The selectors of the recipe and of its arms that look at every entry, each once."""
-    own = [arm.matrices for arm in recipe.arms if isinstance(arm, Paper) and arm.matrices]
-    found = [s for s in (recipe.extraction.matrices, *own) if isinstance(s, Searching)]
-    return tuple({selector.kind: selector for selector in found}.values())
+    matrices = [extraction.matrices for extraction in extractions(recipe)]
+    found = {each.kind: each for each in matrices if isinstance(each, Searching)}
+    return tuple(found.values())
+
+
+def extractions(recipe: TransferRecipe) -> list[ExtractionConfig]:
+    """What is extracted: by the recipe, and by those of its arms that have a way of their own."""
+    own = [arm.extraction(recipe.extraction) for arm in recipe.arms]
+    return [recipe.extraction, *(each for each in own if each != recipe.extraction)]
 
 
 def alignment_job(recipe: TransferRecipe) -> AlignJob:
-    """The alignment that the layer selector `cka` needs."""
+    """The alignment that layer selectors such as `cka` need."""
     return AlignJob(
         teacher=recipe.teacher,
         student=recipe.student,
@@ -62,8 +67,8 @@ def find_map_of(recipe: TransferRecipe) -> SensitivityMap | None:
 
 
 def find_alignment_of(recipe: TransferRecipe) -> Float[ndarray, "n_teacher n_student"] | None:
-    """The CKA that the layer selector `cka` needs; None for others, or if it was not measured."""
-    if recipe.extraction.layers.kind != "cka":
+    """The CKA that a layer selector needs; None where none does, or if it was not measured."""
+    if not recipe.extraction.layers.needs_cka:
         return None
     report = cache.find_alignment(cache.alignment_folder(alignment_job(recipe)))
     return None if report is None else report.matrices["cka"]
@@ -96,8 +101,9 @@ def plan_from_cache(recipe: TransferRecipe) -> ExtractionPlan:
             "Measure it first; after that the plan is instant."
         )
     cka = find_alignment_of(recipe)
-    if cka is None and recipe.extraction.layers.kind == "cka":
+    layers = recipe.extraction.layers
+    if cka is None and layers.needs_cka:
         raise BadInput(
-            "The layer selector `cka` needs the alignment of the two models; measure it first."
+            f"The layer map `{layers.kind}` needs the pair's alignment; measure it first."
         )
     return plan_from(recipe, map, cka)

@@ -1,6 +1,6 @@
 """Asking models questions: one worker holds them, answers from files, and leaves when idle.
 
-Torch-free; the worker is `nuggets.runs.playground_worker`. The folder `playground` of the home is
+The worker is `nuggets.runs.playground_worker`. The folder `playground` of the home is
 the whole interface:
 
     lock            held by the worker for life: liveness, as for runs
@@ -22,10 +22,10 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
-from nuggets.core.architecture import Frozen
 from nuggets.core.references import short_name
 from nuggets.core.samples import Format
 from nuggets.errors import BadInput, NuggetsError
+from nuggets.frozen import Frozen
 from nuggets.recipe import TransferRecipe, load_job
 from nuggets.recipe_tree import absolute_model
 from nuggets.runs.checks import check_model

@@ -1,4 +1,4 @@
-"""The exact text that a model reads, with the part that enters the loss. Torch-free at import."""
+"""The exact text that a model reads, with the part that enters the loss."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import sys
 from typing import Any
 
 from nuggets.builtin.resolve import resolve
-from nuggets.core.architecture import Frozen
 from nuggets.core.samples import Format, Sample, encode, texts
 from nuggets.errors import BadInput
+from nuggets.frozen import Frozen
 from nuggets.recipe import DataConfig, parse_job
 from nuggets.runs.inputs import seed_samples
 
@@ -58,7 +58,9 @@ def rendered(
     from nuggets.core.loading import load_tokenizer
 
     if benchmark is None:
-        job = parse_job({"job": "sensitivity", "model": model, "data": data | {"n_seeds": n}})
+        job = parse_job(
+            {"job": "sensitivity", "model": model, "data": data | {"n_seed_samples": n}}
+        )
         samples, tokenizer = seed_samples(job.data), load_tokenizer(resolve(model))
         return [_rendered(sample, tokenizer, job.data.format) for sample in samples]
     job = parse_job({"job": "evaluate", "models": [model], "benchmarks": [benchmark]})

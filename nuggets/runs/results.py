@@ -1,4 +1,4 @@
-"""Reading what a run left in its folder. Torch-free."""
+"""Reading what a run left in its folder."""
 
 from __future__ import annotations
 

@@ -6,9 +6,11 @@ import json
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import AwareDatetime, Field, JsonValue, ValidationError, field_validator
 
 from nuggets.errors import Damaged, Unsupported
+from nuggets.frozen import Frozen
+from nuggets.recipe_tree import RENAMED
 
 SCHEMA_VERSION = 1
 
@@ -27,11 +29,7 @@ RESUMABLE: frozenset[RunStatus] = frozenset({"interrupted", "failed", "cancelled
 EventType = Literal["stage", "progress", "metric", "log", "status", "artifact"]
 
 
-class _Stored(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class RunError(_Stored):
+class RunError(Frozen):
     """Why a run failed: the error's class, its sentence, and the worker's exit code."""
 
     type: str
@@ -39,15 +37,22 @@ class RunError(_Stored):
     exit_code: int
 
 
-class Provenance(_Stored):
+class Provenance(Frozen):
     """What a result depends on besides the recipe."""
 
-    versions: dict[str, str] = {}
+    versions: dict[str, str] = Field(default_factory=dict)
     device: str
-    digests: dict[str, str] = {}
+    digests: dict[str, str] = Field(default_factory=dict)
+
+    @field_validator("digests")
+    @classmethod
+    def _new_names(cls, digests: dict[str, str]) -> dict[str, str]:
+        """Files of samples under the names that their fields have now; 0.1.0 had others."""
+        new = {f"data.{old}": f"data.{name}" for old, name in RENAMED.items()}
+        return {new.get(name, name): digest for name, digest in digests.items()}
 
 
-class RunRecord(_Stored):
+class RunRecord(Frozen):
     """The state of a run, as its worker wrote it last.
 
     `started` and `finished` belong to the newest attempt; `progress` is the fraction of the
@@ -74,7 +79,7 @@ class RunRecord(_Stored):
         return RunRecord.model_validate({**dict(self), **fields})
 
 
-class RunEvent(_Stored):
+class RunEvent(Frozen):
     """One line of `events.jsonl`; `seq` counts from 0 and orders events, whatever the clock."""
 
     seq: int
@@ -82,7 +87,7 @@ class RunEvent(_Stored):
     type: EventType
     stage: str = ""
     message: str = ""
-    data: dict[str, JsonValue] = {}
+    data: dict[str, JsonValue] = Field(default_factory=dict)
 
 
 def now() -> datetime:

@@ -12,20 +12,18 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from peft import PeftModel
-from peft.tuners.lora import LoraLayer
 
-from nuggets.core.adapter import load_adapter, untie
+from nuggets.core.adapter import is_wrapped, load_adapter, untie
 from nuggets.core.device import default_dtype
 from nuggets.core.memory import return_freed_memory
 from nuggets.errors import BadInput, NuggetsError
 from nuggets.runs.asking import ask, prompt_text
-from nuggets.runs.commit import verify_folder
 from nuggets.runs.compute import Loaded
 from nuggets.runs.devices import device_holder
 from nuggets.runs.doctor import resolve_device_name
 from nuggets.runs.exporting import ADAPTER, MODEL
 from nuggets.runs.home import runs_dir
+from nuggets.runs.manifest import verify_folder
 from nuggets.runs.playground import Answer, Question, Speaker, State, Token
 from nuggets.runs.results import cell_folder
 from nuggets.runs.store import RunStore
@@ -124,7 +122,7 @@ class Speakers:
 
     def _attach(self, base: Loaded, speaker: Speaker, folder: Any) -> None:
         name = f"adapter{len(self._adapters)}"
-        if not isinstance(base.model, PeftModel):
+        if not is_wrapped(base.model):
             untie(base.model, [base.spec.module("embed")])
         try:
             base.model = load_adapter(base.model, folder, name).eval()
@@ -144,7 +142,9 @@ class Speakers:
 @contextmanager
 def _speaking(model: Any, adapter: str | None, scale: float) -> Iterator[None]:
     """Switches one adapter on at a scale, or all off."""
-    if not isinstance(model, PeftModel):
+    from peft.tuners.lora import LoraLayer
+
+    if not is_wrapped(model):
         yield
     elif adapter is None:
         with model.disable_adapter():

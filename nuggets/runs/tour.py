@@ -1,4 +1,4 @@
-"""Whether the first-visit guide was put away, remembered per home. Torch-free."""
+"""Whether the first-visit guide was put away, remembered per home."""
 
 from __future__ import annotations
 

@@ -34,9 +34,9 @@ from nuggets.runs.context import RunContext
 from nuggets.runs.evaluating import arm_subjects, measure_subjects, write_tables
 from nuggets.runs.home import cache_dir
 from nuggets.runs.inputs import Datasets
-from nuggets.runs.planning import alignment_job, map_job
+from nuggets.runs.planning import alignment_job, extractions, map_job
 from nuggets.train.arms import Arm
-from nuggets.train.batches import Batch, Form, plan_batches
+from nuggets.train.batches import CellGroup, Form, plan_batches
 from nuggets.train.cells import EVALUATION_BATCHES, CellRecord, CellResult
 from nuggets.train.checkpoints import Storage
 from nuggets.train.concurrent import Cell, run_batch
@@ -106,12 +106,12 @@ def _lab(
     cka, wrong = None, None
 
     def task_map(task: str) -> SensitivityMap:
-        data = DataConfig(task=task, n_seeds=recipe.data.n_seeds)
+        data = DataConfig(task=task, n_seed_samples=recipe.data.n_seed_samples)
         return measure_map(map_job(recipe).model_copy(update={"data": data}), ctx)
 
-    if recipe.extraction.layers.kind == "cka":
+    if any(extraction.layers.needs_cka for extraction in extractions(recipe)):
         cka = measure_alignment(alignment_job(recipe), ctx).matrices["cka"]
-    if any(arm.kind == "wrong_task" for arm in recipe.arms):
+    if any(arm.needs_other_task for arm in recipe.arms):
         other = next(skill for skill in ("copy", "add") if skill != recipe.data.task)
         wrong = task_map(other)
     runs_teacher = any(arm.runs_teacher for arm in recipe.arms)
@@ -144,7 +144,7 @@ def _digest(data: Datasets, recipe: TransferRecipe) -> str:
     """Names every sample that is learned from or counted."""
     trained = [sample for seed in recipe.seeds for sample in data.train(seed)]
     old = [sample for samples in data.old.values() for sample in samples]
-    return cache.samples_digest([*data.seeds, *trained, *data.test, *data.tuning, *old])
+    return cache.samples_digest([*data.seed_samples, *trained, *data.test, *data.tuning, *old])
 
 
 def _keep_plan(recipe: TransferRecipe, lab: Lab, ctx: RunContext) -> None:
@@ -225,13 +225,13 @@ def _cells(
 
 def _batches(
     lab: Lab, cells: Sequence[tuple[Arm, int]], ctx: RunContext, name: str, copies: int = 1
-) -> list[Batch]:
+) -> list[CellGroup]:
     """Which cells share a program: chosen once, since a resume may find less memory free."""
     path = ctx.checkpoints / name
     if not path.is_file():
         chosen = plan_batches(lab, cells, copies)
         atomic_write(path, json.dumps([batch.model_dump() for batch in chosen]))
-    return [Batch.model_validate(batch) for batch in json.loads(path.read_text())]
+    return [CellGroup.model_validate(batch) for batch in json.loads(path.read_text())]
 
 
 def _batch(

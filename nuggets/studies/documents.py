@@ -9,32 +9,24 @@ from pathlib import Path
 
 from markdown_it import MarkdownIt
 
-from nuggets.bench.report import ArmReport, BenchmarkReport
+from nuggets.bench.report import ArmReport
 from nuggets.bench.verdict import RULES, Difference
+from nuggets.documents.figures import interval_text
+from nuggets.documents.page import html_page
 from nuggets.runs.commit import atomic_write, make_folder
+from nuggets.studies.figure import study_svg
 from nuggets.studies.index import save_index
 from nuggets.studies.markdown import markdown_table
-from nuggets.studies.report import Panel, StudyReport, build_study_report
+from nuggets.studies.report import (
+    Panel,
+    StudyReport,
+    baseline_difference,
+    build_study_report,
+    control_differences,
+    paper_number,
+)
 from nuggets.studies.running import finished_runs
 from nuggets.studies.shipped import open_study
-
-_PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>{title}</title>
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<style>
-body {{ font: 16px/1.5 "Source Sans 3", "Segoe UI", Helvetica, Arial, sans-serif; color: #1f2430;
-background: #fff; max-width: 76rem; margin: 2rem auto; padding: 0 1rem; }}
-table {{ border-collapse: collapse; margin: 1rem 0; font-size: .92em; display: block;
-overflow-x: auto; }}
-th, td {{ padding: .3rem .7rem; border-bottom: 1px solid #e3e6eb; text-align: right;
-white-space: nowrap; }}
-th:first-child, td:first-child {{ text-align: left; }}
-img {{ max-width: 100%; }} pre {{ background: #f5f6f8; padding: .7rem; overflow-x: auto;
-white-space: pre-wrap; }}
-</style></head><body>
-{body}
-</body></html>
-"""
 
 
 def study_markdown(report: StudyReport) -> str:
@@ -61,10 +53,11 @@ def study_markdown(report: StudyReport) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def study_html(report: StudyReport, svg: str) -> str:
-    """The same as one HTML page that needs no other file."""
-    body = markdown_html(study_markdown(report))
-    data = "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode()
+def study_html(report: StudyReport) -> str:
+    """The same as one HTML page that needs no other file; markup in the report stays text."""
+    markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
+    body = markdown.render(study_markdown(report))
+    data = "data:image/svg+xml;base64," + base64.b64encode(study_svg(report).encode()).decode()
     return html_page(
         report.study.title, body.replace(f'src="{report.study.name}.svg"', f'src="{data}"')
     )
@@ -92,42 +85,18 @@ def published_report(name: str) -> StudyReport | None:
     return StudyReport.model_validate_json(path.read_text()) if path.is_file() else None
 
 
-def study_svg(report: StudyReport, dark: bool = False) -> str:
-    """The figure of an experiment as SVG text. Imports matplotlib."""
-    from nuggets.studies.figure import study_figure
-
-    return study_figure(report, dark)
-
-
 def save_study(report: StudyReport, out: Path) -> list[Path]:
-    """Writes Markdown, self-contained HTML, SVG and JSON of a report; replaces older ones."""
-    svg, name = study_svg(report), report.study.name
+    """Writes Markdown, SVG and JSON of a report, and the index; replaces older ones."""
+    name = report.study.name
     make_folder(out)
     documents = {
         f"{name}.md": study_markdown(report),
-        f"{name}.html": study_html(report, svg),
-        f"{name}.svg": svg,
+        f"{name}.svg": study_svg(report),
         f"{name}.json": report.model_dump_json(indent=1) + "\n",
     }
     for file, text in documents.items():
         atomic_write(out / file, text)
     return [*(out / file for file in documents), *save_index(out)]
-
-
-def markdown_html(text: str) -> str:
-    """Markdown as HTML; markup inside it stays text."""
-    return MarkdownIt("commonmark", {"html": False}).enable("table").render(text)
-
-
-def html_page(title: str, body: str) -> str:
-    """A page around a body, with its own styles."""
-    return _PAGE.format(title=title.replace("<", "&lt;"), body=body)
-
-
-def interval_text(mean: float, low: float, high: float, signed: bool = False) -> str:
-    """A mean with its interval."""
-    sign = "+" if signed else ""
-    return f"{mean:{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]".replace("-", "−")
 
 
 def _missing(report: StudyReport) -> list[str]:
@@ -171,19 +140,6 @@ def _result_row(report: StudyReport, panel: Panel, arm: ArmReport) -> Sequence[s
         "" if versus is None else _detectable(versus),
         f"{len(arm.seeds)} × {arm.n}",
     )
-
-
-def baseline_difference(report: BenchmarkReport, arm: str) -> Difference | None:
-    """An arm against plain LoRA, where it was compared."""
-    base = [name for name, each in report.arms.items() if each.role == "baseline"]
-    found = [d for d in report.differences if d.arm == arm and d.versus in base]
-    return found[0] if found else None
-
-
-def paper_number(report: StudyReport, panel: Panel, arm: str) -> float | None:
-    """The paper's number for an arm, or for a level's arm as `level/arm`."""
-    values = report.study.paper.values
-    return values.get(f"{panel.name}/{arm}", values.get(arm))
 
 
 def _signed(difference: Difference) -> str:
@@ -235,13 +191,6 @@ def _rivals(report: StudyReport, title: str, found: Sequence[tuple[str, Differen
     ]
     headers = ("paired", "difference, 95 %", "p (Holm)", "detectable difference")
     return [f"## {title}", _by_run(report, headers, rows)]
-
-
-def control_differences(report: BenchmarkReport) -> list[Difference]:
-    """The judged arm against every control."""
-    arm = report.verdict.treatment
-    roles = {name: each.role for name, each in report.arms.items()}
-    return [d for d in report.differences if d.arm == arm and roles[d.versus] == "control"]
 
 
 def _by_run(report: StudyReport, headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

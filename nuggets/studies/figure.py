@@ -2,185 +2,108 @@
 
 from __future__ import annotations
 
-import io
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
-import matplotlib as mpl
-import numpy as np
-from matplotlib.figure import Figure
-
-from nuggets.studies.documents import paper_number
-from nuggets.studies.report import Panel, StudyReport
-
-# Okabe & Ito: told apart by every kind of colour vision.
-COLOURS = {
-    "treatment": "#E69F00",
-    "baseline": "#0072B2",
-    "control": "#8C8C8C",
-    "comparator": "#009E73",
-    "reference": "#CC79A7",
-}
-LINES = ("#0072B2", "#E69F00", "#8C8C8C", "#009E73", "#CC79A7", "#56B4E9")
-MARKERS = ("o", "s", "D", "^", "v", "P")
-ACROSS = 4
-"""Panels beside each other; more would be too small to read on a page."""
-BELOW = 0.27
-"""How far under an arm's interval its seeds are drawn, in rows."""
-INKS = {False: ("#ffffff", "#1f2430", "#d5d9e0"), True: ("#0e1117", "#f1f3f7", "#3a404c")}
+from nuggets.bench.report import ArmReport
+from nuggets.documents.colours import DARK, LIGHT, ROLE_COLOURS, Look
+from nuggets.documents.figures import (
+    CHARACTER,
+    SHAPES,
+    Row,
+    Rows,
+    bounds,
+    forest,
+    mark,
+    picture,
+    point,
+    scale,
+    ticks,
+)  # fmt: skip
+from nuggets.studies.report import StudyReport, paper_number
 
 
-def study_figure(report: StudyReport, dark: bool = False) -> str:
+def study_svg(report: StudyReport, dark: bool = False) -> str:
     """The figure of a report as SVG text.
 
     Args:
         report: what was found.
         dark: light ink on dark paper.
     """
-    paper, ink, grid = INKS[dark]
-    style: dict[Any, Any] = {
-        "svg.fonttype": "none",
-        "svg.hashsalt": report.study.name,  # the same report gives the same file
-        "font.family": "sans-serif",
-        "font.size": 12,
-        "text.color": ink,
-        "axes.edgecolor": grid,
-        "axes.labelcolor": ink,
-        "axes.facecolor": paper,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "figure.facecolor": paper,
-        "grid.color": grid,
-        "xtick.color": ink,
-        "ytick.color": ink,
-    }
-    draw = {"levels": _levels, "matrix": _matrix}.get(report.study.layout, _forest)
-    with mpl.rc_context(style):
-        figure = draw(report, ink)
-        target = io.StringIO()
-        figure.savefig(target, format="svg", metadata={"Date": None})
-    return target.getvalue()
+    draw = _levels if report.study.layout == "levels" else _forest
+    return draw(report, DARK if dark else LIGHT)
 
 
-def _forest(report: StudyReport, ink: str) -> Figure:
+def _forest(report: StudyReport, look: Look) -> str:
     """A panel per run, a row per arm, every seed as a dot; the paper's numbers come last."""
-    named = [list(panel.report.arms) for panel in report.panels]
-    paper = [paper_number(report, report.panels[0], arm) for arm in named[0]]
-    if any(value is not None for value in paper):
-        named.append(named[0])
-    alike = all(arms == named[0] for arms in named)  # then one list of names serves a whole row
-    columns = min(len(named), ACROSS if alike else ACROSS - 1)
-    lines = math.ceil(len(named) / columns)
-    width = (2.2 if alike else 1.2) + (3.1 if alike else 4.1) * columns
-    height = lines * (1.3 + 0.46 * max(map(len, named)))
-    figure = Figure(figsize=(max(7.0, width), height))
-    figure.set_layout_engine("constrained")
-    axes = list(figure.subplots(lines, columns, squeeze=False).flat)
-    for place, (axis, arms) in enumerate(zip(axes, named, strict=False)):
-        shown = arms if not alike or place % columns == 0 else [""] * len(arms)
-        axis.set_yticks(range(len(arms)), [arm.replace("_", " ") for arm in shown])
-        axis.set_ylim(len(arms) - 0.4, -0.75)
-        axis.tick_params(axis="y", length=0)
-        if place < len(report.panels):
-            _rows(axis, report.panels[place], arms, ink, titled=len(report.panels) > 1)
-        else:
-            _paper_dots(axis, paper, ink)
-    for axis in axes[len(named) :]:
-        axis.set_axis_off()
-    return figure
-
-
-def _rows(axis: Any, panel: Panel, arms: Sequence[str], ink: str, *, titled: bool) -> None:
-    axis.set_xlabel(f"{panel.report.metric.replace('_', ' ')} on {panel.task}")
-    if titled:
-        axis.set_title(panel.name)
-    for place, name in enumerate(arms):
-        arm = panel.report.arms[name]
-        colour = COLOURS[arm.role]
-        low, high = arm.interval
-        below = [place + BELOW] * len(arm.per_seed)
-        axis.plot(arm.per_seed, below, "o", ms=4, mfc="none", mec=ink, alpha=0.45)
-        axis.errorbar(
-            arm.value, place, xerr=[[arm.value - low], [high - arm.value]], fmt="o", ms=9,
-            color=colour, ecolor=colour, elinewidth=3, capsize=5,
-        )  # fmt: skip
-    axis.grid(axis="x")
-
-
-def _paper_dots(axis: Any, values: Sequence[float | None], ink: str) -> None:
-    known = [(value, place) for place, value in enumerate(values) if value is not None]
-    axis.plot([v for v, _ in known], [p for _, p in known], "D", ms=8, color=ink)
-    for value, place in known:
-        axis.annotate(
-            f"{value:.2f}", (value, place), (0, 9), textcoords="offset points", ha="center"
+    titled = len(report.panels) > 1
+    panels = [
+        Rows(
+            panel.name if titled else "",
+            f"{_words(panel.report.metric)} on {panel.task}",
+            [
+                Row(_words(a.name), a.value, a.interval, a.per_seed, ROLE_COLOURS[a.role])
+                for a in panel.report.arms.values()
+            ],
         )
-    axis.margins(x=0.3)
-    axis.set_title("the paper (no intervals given)")
-    axis.set_xlabel("average score")
-    axis.grid(axis="x")
-
-
-def _levels(report: StudyReport, ink: str) -> Figure:
-    """A line per arm over the levels, with bands."""
-    figure = Figure(figsize=(8.5, 4.6))
-    figure.set_layout_engine("constrained")
-    axis = figure.subplots()
-    xs = [panel.x if panel.x is not None else place for place, panel in enumerate(report.panels)]
-    arms = list(dict.fromkeys(arm for panel in report.panels for arm in panel.report.arms))
-    for place, name in enumerate(arms):
-        found = [
-            (x, p.report.arms[name])
-            for x, p in zip(xs, report.panels, strict=True)
-            if name in p.report.arms
-        ]
-        x = [each for each, _ in found]
-        colour, marker = LINES[place % len(LINES)], MARKERS[place % len(MARKERS)]
-        axis.plot(
-            x,
-            [arm.value for _, arm in found],
-            marker=marker,
-            ms=7,
-            lw=2,
-            color=colour,
-            label=name.replace("_", " "),
-        )
-        axis.fill_between(
-            x, [arm.interval[0] for _, arm in found], [arm.interval[1] for _, arm in found],
-            color=colour, alpha=0.15, lw=0,
-        )  # fmt: skip
-    if min(xs) > 0:
-        axis.set_xscale("log", base=2)
-    axis.set_xticks(xs, [panel.name for panel in report.panels])
-    axis.minorticks_off()
-    axis.set_xlabel(report.study.axis)
+        for panel in report.panels
+    ]
     first = report.panels[0]
-    axis.set_ylabel(f"{first.report.metric.replace('_', ' ')} on {first.task}")
-    axis.grid()
-    axis.legend(frameon=False, ncols=2, labelcolor=ink)
-    return figure
+    numbers = {arm: paper_number(report, first, arm) for arm in first.report.arms}
+    if any(number is not None for number in numbers.values()):
+        rows = [Row(_words(arm), number) for arm, number in numbers.items()]
+        panels.append(Rows("the paper (no intervals given)", "average score", rows))
+    return forest(panels, look)
 
 
-def _matrix(report: StudyReport, ink: str) -> Figure:
-    """Target tasks down, the tasks whose samples located the parameters across."""
-    arms = [a.name for a in report.panels[0].report.arms.values() if a.role != "reference"]
-    values = np.array([[panel.report.arms[arm].value for arm in arms] for panel in report.panels])
-    top = max(float(values.max()), 0.1)
-    figure = Figure(figsize=(2.6 + 1.7 * len(arms), 1.6 + 0.85 * len(report.panels)))
-    figure.set_layout_engine("constrained")
-    axis = figure.subplots()
-    image = axis.imshow(values, cmap="cividis", vmin=0, vmax=top, aspect="auto")
-    for row, panel in enumerate(report.panels):
-        for column, arm in enumerate(arms):
-            found = panel.report.arms[arm]
-            shade = "white" if values[row, column] < 0.6 * top else "black"
-            text = f"{found.value:.2f}\n[{found.interval[0]:.2f}, {found.interval[1]:.2f}]"
-            weight = "bold" if arm == panel.name else "normal"
-            axis.text(column, row, text, ha="center", va="center", color=shade, fontweight=weight)
-    axis.set_xticks(range(len(arms)), [arm.replace("_", " ") for arm in arms])
-    axis.set_yticks(range(len(report.panels)), [panel.name for panel in report.panels])
-    axis.set_xlabel(report.study.axis)
-    axis.set_ylabel("fine-tuned and tested on")
-    bar = figure.colorbar(image, label=report.panels[0].report.metric.replace("_", " "))
-    bar.outline.set_visible(False)  # type: ignore[operator]
-    return figure
+def _levels(report: StudyReport, look: Look) -> str:
+    """A line per arm over the levels; arms stand beside each other, so that intervals do too."""
+    left, right, top, bottom = 64.0, 800.0, 72.0, 400.0
+    panels, first = report.panels, report.panels[0]
+    levels = [panel.x if panel.x is not None else i for i, panel in enumerate(panels)]
+    places = [math.log2(level) for level in levels] if min(levels) > 0 else levels
+    found = [arm for panel in panels for arm in panel.report.arms.values()]
+    values = [value for arm in found for value in (arm.value, *arm.interval)]
+    x, y = scale(places, left + 20, right - 20), scale(values, bottom, top)
+    title = f"{_words(first.report.metric)} on {first.task}, 95 % intervals"
+    middle = {"y": bottom + 54, "text_anchor": "middle", "fill": look.muted}
+    parts = [mark("text", title, x=left, y=16, fill=look.muted),
+             mark("text", report.study.axis, x=(left + right) / 2, **middle)]  # fmt: skip
+    for value, words in ticks(*bounds(values), most=6).items():
+        parts.append(mark("line", x1=left, x2=right, y1=y(value), y2=y(value), stroke=look.grid))
+        parts.append(mark("text", words, x=left - 10, y=y(value) + 5, text_anchor="end"))
+    for panel, place in zip(panels, places, strict=True):
+        parts.append(mark("text", panel.name, x=x(place), y=bottom + 24, text_anchor="middle"))
+    names = list(dict.fromkeys(arm.name for arm in found))
+    legend = left
+    for i, name in enumerate(names):
+        beside = 14 * (i - (len(names) - 1) / 2)
+        points = [(x(place) + beside, panel.report.arms[name])
+                  for panel, place in zip(panels, places, strict=True)
+                  if name in panel.report.arms]  # fmt: skip
+        parts += _line(points, y, SHAPES[i % len(SHAPES)])
+        colour = ROLE_COLOURS[points[0][1].role]
+        parts.append(point(SHAPES[i % len(SHAPES)], legend + 8, 42.0, colour))
+        parts.append(mark("text", _words(name), x=legend + 22, y=47))
+        legend += 50 + CHARACTER * len(name)
+    return picture(right + 12, bottom + 66, parts, look)
+
+
+def _line(
+    points: Sequence[tuple[float, ArmReport]], y: Callable[[float], float], shape: str
+) -> list[str]:
+    colour = ROLE_COLOURS[points[0][1].role]
+    line = " ".join(f"{x:.1f},{y(arm.value):.1f}" for x, arm in points)
+    whiskers = "".join(
+        f"M{x - 5:.1f} {y(arm.interval[0]):.1f}h10m-5 0V{y(arm.interval[1]):.1f}m-5 0h10"
+        for x, arm in points
+    )
+    return [
+        mark("polyline", points=line, fill="none", stroke=colour, stroke_width=2, opacity=0.6),
+        mark("path", d=whiskers, fill="none", stroke=colour, stroke_width=2.5),
+        *(point(shape, x, y(arm.value), colour) for x, arm in points),
+    ]
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")

@@ -133,7 +133,7 @@ def _gap(difference: Difference) -> str:
         if i.low <= 0 <= i.high or difference.p_holm <= 1 - i.level
         else (f", p {difference.p_holm:.2g} after Holm's correction")
     )
-    return f"{i.mean:+.2f} [{i.low:+.2f}, {i.high:+.2f}]{holm}".replace("-", "−")
+    return f"{i.mean:+z.2f} [{i.low:+z.2f}, {i.high:+z.2f}]{holm}".replace("-", "−")
 
 
 def _listed(words: Sequence[str]) -> str:

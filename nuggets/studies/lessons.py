@@ -1,4 +1,4 @@
-"""Measured results that this checkout ships for teaching, in `assets/learn`. Torch-free.
+"""Measured results that this checkout ships for teaching, in `assets/learn`.
 
 Each file names the command that made it; nothing here is computed again.
 """
@@ -7,20 +7,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
-
 from nuggets.bench.calibration import Calibration
 from nuggets.bench.report import BenchmarkReport
 from nuggets.errors import BadInput
+from nuggets.frozen import Frozen
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-class _Shipped(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class ControlsLesson(_Shipped):
+class ControlsLesson(Frozen):
     """A finished transfer with its controls.
 
     Attributes:
@@ -40,7 +35,7 @@ class ControlsLesson(_Shipped):
     report: BenchmarkReport
 
 
-class Cut(_Shipped):
+class Cut(Frozen):
     """Students cut out of the teacher in one way, then tuned: exact match with its interval."""
 
     origin: str
@@ -49,7 +44,7 @@ class Cut(_Shipped):
     high: float
 
 
-class CutDifference(_Shipped):
+class CutDifference(Frozen):
     """Cut by sensitivity minus cut in another way."""
 
     versus: str
@@ -58,7 +53,7 @@ class CutDifference(_Shipped):
     high: float
 
 
-class GraftLesson(_Shipped):
+class GraftLesson(Frozen):
     """How students do by the way they were cut; fields as in `ControlsLesson`."""
 
     command: str

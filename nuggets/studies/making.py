@@ -1,4 +1,4 @@
-"""Making an experiment's runs here, or starting them in the background. Imports no torch itself."""
+"""Making an experiment's runs here, or starting them in the background."""
 
 from __future__ import annotations
 

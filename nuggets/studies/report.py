@@ -11,9 +11,9 @@ from pydantic import Field
 from nuggets.bench.comparisons import compare_family
 from nuggets.bench.report import BenchmarkReport, CellOutcome, build_report
 from nuggets.bench.verdict import Difference
-from nuggets.core.architecture import Frozen
 from nuggets.core.references import short_name
 from nuggets.errors import BadInput
+from nuggets.frozen import Frozen
 from nuggets.recipe import load_job
 from nuggets.runs.results import cells
 from nuggets.runs.store import Run
@@ -106,6 +106,26 @@ def build_study_report(study: Study, runs: Mapping[str, Run], command: str) -> S
 def focus_of(study: Study, run: str) -> str:
     """The arm that is judged: in a matrix, the target's own seed samples."""
     return run if study.layout == "matrix" or study.focus == OWN else study.focus
+
+
+def baseline_difference(report: BenchmarkReport, arm: str) -> Difference | None:
+    """An arm against plain LoRA, where it was compared."""
+    base = [name for name, each in report.arms.items() if each.role == "baseline"]
+    found = [d for d in report.differences if d.arm == arm and d.versus in base]
+    return found[0] if found else None
+
+
+def paper_number(report: StudyReport, panel: Panel, arm: str) -> float | None:
+    """The paper's number for an arm, or for a level's arm as `level/arm`."""
+    values = report.study.paper.values
+    return values.get(f"{panel.name}/{arm}", values.get(arm))
+
+
+def control_differences(report: BenchmarkReport) -> list[Difference]:
+    """The judged arm against every control."""
+    arm = report.verdict.treatment
+    roles = {name: each.role for name, each in report.arms.items()}
+    return [d for d in report.differences if d.arm == arm and roles[d.versus] == "control"]
 
 
 def _panel(study: Study, name: str, run: Run) -> Panel:

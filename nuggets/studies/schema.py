@@ -1,4 +1,4 @@
-"""What an experiment is: runs to make, what is compared, and what the paper says. Torch-free."""
+"""What an experiment is: runs to make, what is compared, and what the paper says."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
-from nuggets.core.architecture import Frozen
+from nuggets.frozen import Frozen
 
 Layout = Literal["arms", "levels", "matrix", "retention"]
 """arms: one panel per run, a row per arm. levels: runs are levels of one setting, a line per arm.

@@ -1,4 +1,4 @@
-"""The experiments in the package, and the recipes they consist of. Torch-free."""
+"""The experiments in the package, and the recipes they consist of."""
 
 from __future__ import annotations
 

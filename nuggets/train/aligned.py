@@ -1,7 +1,7 @@
 """Arms that bring the teacher into the student's basis: ideas beyond the paper, pre-registered.
 
 See `docs/paper/preregistration.md` for what each one may look at and what would count as success.
-None of them sees the teacher on a held-out item. Torch-free at import.
+None of them sees the teacher on a held-out item.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from nuggets.bench.verdict import Role
+from nuggets.bench.verdict import ArmRole
 from nuggets.train.arm import ArmBase
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class Aligned(ArmBase):
     n_general: int = Field(default=512, ge=8)
 
     @property
-    def role(self) -> Role:  # type: ignore[override]
+    def role(self) -> ArmRole:  # type: ignore[override]
         """Treatment, or its own control."""
         return "control" if self.control else "treatment"
 
@@ -45,6 +45,7 @@ class Memories(Aligned):
 
     title: ClassVar[str] = "Aligned memories"
     keeps_function: ClassVar[bool] = False
+    family = "start"
     kind: Literal["memories"] = "memories"
 
     def build(self, lab: Lab, seed: int) -> Trainee:
@@ -105,6 +106,7 @@ class Regressed(Aligned):
 
     title: ClassVar[str] = "Regressed layers"
     keeps_function: ClassVar[bool] = False
+    family = "start"
     kind: Literal["regressed"] = "regressed"
 
     def build(self, lab: Lab, seed: int) -> Trainee:

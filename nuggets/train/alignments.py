@@ -12,11 +12,12 @@ from jaxtyping import Float
 from numpy import ndarray
 from torch import Tensor, nn
 
-from nuggets.bench.evaluate import Encoded, pad_right
+from nuggets.bench.evaluate import pad_right
 from nuggets.core.adapter import ADAPTER, add_lora
 from nuggets.core.architecture import ArchSpec
 from nuggets.core.linear_maps import ridge_map
 from nuggets.core.picks import top
+from nuggets.core.samples import Encoded
 from nuggets.core.states import (
     blocks_of,
     collect_states,
@@ -26,7 +27,6 @@ from nuggets.core.states import (
 )
 from nuggets.train.build import with_lora
 from nuggets.train.config import TrainConfig
-from nuggets.train.finetune import finetune
 from nuggets.train.flops import training_flops
 from nuggets.train.lab import Lab, Trainee
 from nuggets.train.losses import Loss, answer_loss
@@ -148,6 +148,8 @@ def with_hints(lab: Lab, seed: int, arm: Hints) -> Trainee:
     loss = _hint_loss(lab, arm)
     flops = training_flops(model, encoded, arm.steps, arm.batch, seed, loss, lab.device)
     work = lab.workspace
+    from nuggets.train.finetune import finetune  # Trainer imports what small models never need
+
     log = finetune(
         model,
         encoded,

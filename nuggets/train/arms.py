@@ -2,20 +2,22 @@
 
 Every arm of a run gets the same training samples, steps and rank; an arm's class says in what
 it differs. Seeds govern which samples are drawn, initial values and the order of training.
-Torch-free at import: forms and recipes are made from these classes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from nuggets.bench.verdict import Role
+from nuggets.bench.verdict import ArmRole
+from nuggets.builtin.skills import skill_samples
+from nuggets.core.architecture import ArchSpec
+from nuggets.core.consistent import check_consistent
 from nuggets.core.layers import LayerSelector, RandomLayers
-from nuggets.core.plan import Role as MatrixRole
-from nuggets.core.selectors import ConsistentSelector, MatrixSelector, RandomWindowSelector
+from nuggets.core.plan import ExtractionConfig, Role
+from nuggets.core.selectors import MatrixSelector
 from nuggets.errors import BadInput
 from nuggets.train.aligned import Hints, Memories, Regressed, States
 from nuggets.train.arm import ArmBase
@@ -29,8 +31,9 @@ if TYPE_CHECKING:
 class Vanilla(ArmBase):
     """The student as it is, without training."""
 
-    role: ClassVar[Role] = "reference"
+    role: ClassVar[ArmRole] = "reference"
     title: ClassVar[str] = "Untouched student"
+    trains = False
     kind: Literal["vanilla"] = "vanilla"
 
     def build(self, lab: Lab, seed: int) -> Trainee:
@@ -43,9 +46,10 @@ class Vanilla(ArmBase):
 class Plain(ArmBase):
     """LoRA with its usual initialisation (A random, B zero); nothing comes from the teacher."""
 
-    role: ClassVar[Role] = "baseline"
+    role: ClassVar[ArmRole] = "baseline"
     title: ClassVar[str] = "Plain LoRA"
     stacks = "adapter"
+    family = "start"
     kind: Literal["plain"] = "plain"
 
     def build(self, lab: Lab, seed: int) -> Trainee:
@@ -69,13 +73,14 @@ class Paper(ArmBase):
         task: built-in task whose seed samples locate the parameters, instead of the target's.
     """
 
-    role: ClassVar[Role] = "treatment"
+    role: ClassVar[ArmRole] = "treatment"
     title: ClassVar[str] = "Extracted parameters"
     stacks = "adapter"
+    family = "start"
     kind: Literal["paper"] = "paper"
     layers: LayerSelector | None = None
     matrices: MatrixSelector | None = None
-    only: tuple[MatrixRole, ...] | None = Field(default=None, min_length=1)
+    only: tuple[Role, ...] | None = Field(default=None, min_length=1)
     task: str | None = None
 
     def build(self, lab: Lab, seed: int) -> Trainee:
@@ -84,10 +89,18 @@ class Paper(ArmBase):
 
         return build.injected(lab, seed, self._factors(lab))
 
-    def _factors(self, lab: Lab) -> Mapping[str, LowRankFactors]:
+    def extraction(self, common: ExtractionConfig) -> ExtractionConfig:
+        """The recipe's extraction with the arm's own layers, matrices and roles."""
         own = {"layers": self.layers, "matrices": self.matrices, "roles": self.only}
-        changes = {name: value for name, value in own.items() if value is not None}
-        extraction = lab.extraction.model_copy(update=changes)
+        return common.model_copy(update={k: v for k, v in own.items() if v is not None})
+
+    def check(self, teacher: ArchSpec, student: ArchSpec, roles: Collection[str]) -> None:
+        """Refuses tasks that are not built in."""
+        if self.task is not None:
+            skill_samples(self.task, "seed", 1)
+
+    def _factors(self, lab: Lab) -> Mapping[str, LowRankFactors]:
+        extraction = self.extraction(lab.extraction)
         if self.task is not None:
             if lab.task_map is None:
                 raise BadInput(
@@ -95,15 +108,17 @@ class Paper(ArmBase):
                     "this lab cannot measure. Remove its task."
                 )
             return lab.factors_of(lab.task_map(self.task), extraction)
-        return lab.factors(lab.plan(extraction)) if changes else lab.factors()
+        own = extraction != lab.extraction
+        return lab.factors(lab.plan(extraction)) if own else lab.factors()
 
 
 class Permuted(ArmBase):
     """Like the treatment, but with rows and columns of every extracted matrix permuted."""
 
-    role: ClassVar[Role] = "control"
+    role: ClassVar[ArmRole] = "control"
     title: ClassVar[str] = "Permuted extraction"
     stacks = "adapter"
+    family = "start"
     kind: Literal["permuted"] = "permuted"
 
     def build(self, lab: Lab, seed: int) -> Trainee:
@@ -116,9 +131,10 @@ class Permuted(ArmBase):
 class Shuffled(ArmBase):
     """Like the treatment, but with all entries of every extracted matrix shuffled."""
 
-    role: ClassVar[Role] = "control"
+    role: ClassVar[ArmRole] = "control"
     title: ClassVar[str] = "Shuffled extraction"
     stacks = "adapter"
+    family = "start"
     kind: Literal["shuffled"] = "shuffled"
 
     def build(self, lab: Lab, seed: int) -> Trainee:
@@ -132,9 +148,10 @@ class Shuffled(ArmBase):
 class Gaussian(ArmBase):
     """Like the treatment, but with Gaussian noise of the same norm instead of the teacher."""
 
-    role: ClassVar[Role] = "control"
+    role: ClassVar[ArmRole] = "control"
     title: ClassVar[str] = "Gaussian noise"
     stacks = "adapter"
+    family = "start"
     kind: Literal["gaussian"] = "gaussian"
 
     def build(self, lab: Lab, seed: int) -> Trainee:
@@ -147,9 +164,10 @@ class Gaussian(ArmBase):
 class RandomLayerChoice(ArmBase):
     """Like the treatment, but from teacher layers chosen at random."""
 
-    role: ClassVar[Role] = "control"
+    role: ClassVar[ArmRole] = "control"
     title: ClassVar[str] = "Random layers"
     stacks = "adapter"
+    family = "start"
     kind: Literal["random_layers"] = "random_layers"
 
     def build(self, lab: Lab, seed: int) -> Trainee:
@@ -167,30 +185,29 @@ class RandomLayerChoice(ArmBase):
 class RandomWindow(ArmBase):
     """Like the treatment, but from windows (or a consistent choice) chosen at random."""
 
-    role: ClassVar[Role] = "control"
+    role: ClassVar[ArmRole] = "control"
     title: ClassVar[str] = "Random window"
     stacks = "adapter"
+    family = "start"
     kind: Literal["random_window"] = "random_window"
 
     def build(self, lab: Lab, seed: int) -> Trainee:
         """Injects random entries of the same layers."""
         from nuggets.train import build
 
-        # The control of a consistent choice is a consistent one: only the looking is left out.
-        if lab.extraction.matrices.kind == "consistent":
-            matrices = ConsistentSelector(order="random", seed=seed)
-        else:
-            matrices = RandomWindowSelector(seed=seed)
-        wanted = lab.extraction.model_copy(update={"matrices": matrices})
+        blind = lab.extraction.matrices.blind(seed)
+        wanted = lab.extraction.model_copy(update={"matrices": blind})
         return build.injected(lab, seed, lab.factors(lab.plan(wanted)))
 
 
 class WrongTask(ArmBase):
     """Like the treatment, but located by the seed samples of a different task."""
 
-    role: ClassVar[Role] = "control"
+    role: ClassVar[ArmRole] = "control"
     title: ClassVar[str] = "Wrong task"
     stacks = "adapter"
+    family = "start"
+    needs_other_task = True
     kind: Literal["wrong_task"] = "wrong_task"
 
     def build(self, lab: Lab, seed: int) -> Trainee:
@@ -208,10 +225,11 @@ class WrongTask(ArmBase):
 class Distill(ArmBase):
     """Plain LoRA that imitates the teacher's token distribution on the same samples."""
 
-    role: ClassVar[Role] = "comparator"
+    role: ClassVar[ArmRole] = "comparator"
     title: ClassVar[str] = "Distillation"
     stacks = "adapter"
     runs_teacher: ClassVar[bool] = True
+    uncounted = "the teacher's forward passes in distillation"
     kind: Literal["distill"] = "distill"
 
     def build(self, lab: Lab, seed: int) -> Trainee:
@@ -228,10 +246,12 @@ class TeacherLabels(ArmBase):
         n: extra prompts; fewer where fewer exist.
     """
 
-    role: ClassVar[Role] = "comparator"
+    role: ClassVar[ArmRole] = "comparator"
     title: ClassVar[str] = "Teacher's answers"
     stacks = "adapter"
     runs_teacher: ClassVar[bool] = True
+    needs_extra_prompts = True
+    uncounted = "labelling samples with the teacher"
     kind: Literal["teacher_labels"] = "teacher_labels"
     n: int = Field(default=1500, ge=1)
 
@@ -245,7 +265,7 @@ class TeacherLabels(ArmBase):
 class Full(ArmBase):
     """Fine-tuning of all weights of the student."""
 
-    role: ClassVar[Role] = "comparator"
+    role: ClassVar[ArmRole] = "comparator"
     title: ClassVar[str] = "Full fine-tuning"
     stacks = "whole"
     kind: Literal["full"] = "full"
@@ -276,6 +296,7 @@ class Graft(ArmBase):
     title: ClassVar[str] = "Graft and heal"
     stacks = "own_base"
     runs_teacher: ClassVar[bool] = True
+    uncounted = "fine-tuning the grafts to recover"
     kind: Literal["graft"] = "graft"
     origin: Literal["sensitivity", "first", "random", "permuted"] = "sensitivity"
     task: str | None = None
@@ -285,11 +306,11 @@ class Graft(ArmBase):
     heal_samples: int = Field(default=12_000, ge=1)
 
     @property
-    def role(self) -> Role:  # type: ignore[override]
+    def role(self) -> ArmRole:  # type: ignore[override]
         """Treatment by the target's sensitivity; random, permuted, another task are controls."""
         if self.task is not None:
             return "control"
-        roles: dict[str, Role] = {"sensitivity": "treatment", "first": "comparator"}
+        roles: dict[str, ArmRole] = {"sensitivity": "treatment", "first": "comparator"}
         return roles.get(self.origin, "control")
 
     @property
@@ -297,6 +318,12 @@ class Graft(ArmBase):
         """What the report calls this arm."""
         own = self.kind if self.origin == "sensitivity" else f"{self.kind}_{self.origin}"
         return self.label or own
+
+    def check(self, teacher: ArchSpec, student: ArchSpec, roles: Collection[str]) -> None:
+        """Refuses pairs whose heads cannot be kept whole, and tasks that are not built in."""
+        check_consistent(teacher, student)
+        if self.task is not None:
+            skill_samples(self.task, "seed", 1)
 
     def build(self, lab: Lab, seed: int) -> Trainee:
         """Cuts, heals and adds a fresh LoRA."""

@@ -8,9 +8,9 @@ from typing import Literal
 import psutil
 import torch
 
-from nuggets.core.architecture import Frozen
 from nuggets.core.footprint import activation_bytes
 from nuggets.core.threads import SMALL
+from nuggets.frozen import Frozen
 from nuggets.train.arms import Arm
 from nuggets.train.lab import Lab
 
@@ -23,7 +23,7 @@ SHARE = 0.5
 """Of the free memory that one program may plan for: the estimate is rough."""
 
 
-class Batch(Frozen):
+class CellGroup(Frozen):
     """Cells that are trained together.
 
     Attributes:
@@ -35,7 +35,7 @@ class Batch(Frozen):
     cells: tuple[tuple[str, int], ...]
 
 
-def plan_batches(lab: Lab, cells: Sequence[tuple[Arm, int]], copies: int = 1) -> list[Batch]:
+def plan_batches(lab: Lab, cells: Sequence[tuple[Arm, int]], copies: int = 1) -> list[CellGroup]:
     """Groups cells that can share a program, as many as fit into memory, in the given order.
 
     Args:
@@ -54,7 +54,9 @@ def plan_batches(lab: Lab, cells: Sequence[tuple[Arm, int]], copies: int = 1) ->
         for start in range(0, len(own), size):
             part = own[start : start + size]
             chosen: Form = form if len(part) * copies > 1 else "alone"
-            batches.append(Batch(form=chosen, cells=tuple((arm.name, seed) for arm, seed in part)))
+            batches.append(
+                CellGroup(form=chosen, cells=tuple((arm.name, seed) for arm, seed in part))
+            )
     place = {(arm.name, seed): index for index, (arm, seed) in enumerate(cells)}
     return sorted(batches, key=lambda batch: place[batch.cells[0]])
 

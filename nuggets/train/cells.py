@@ -19,18 +19,18 @@ from nuggets.bench.evaluate import (
 )
 from nuggets.bench.report import CellOutcome
 from nuggets.core.adapter import save_adapter, stack_factors
-from nuggets.core.architecture import Frozen
 from nuggets.core.progress import Progress
 from nuggets.core.samples import Sample
 from nuggets.core.states import evaluation
+from nuggets.frozen import Frozen
 from nuggets.train.arms import Arm
 from nuggets.train.checkpoints import Storage, TrainLog, trainable
 from nuggets.train.config import TrainConfig
 from nuggets.train.export import save_model
-from nuggets.train.finetune import count_steps, finetune
 from nuggets.train.flops import training_flops
 from nuggets.train.lab import Lab, Trainee, Workspace
 from nuggets.train.losses import DistillationLoss
+from nuggets.train.schedule import count_steps
 
 EVALUATION_BATCHES = 4
 """Training batches that fit into one evaluation batch: there are no gradients."""
@@ -205,6 +205,8 @@ def train_cell(
                 "This arm is trained by one process, because its loss is not a mean "
                 "over answer tokens."
             )
+    from nuggets.train.finetune import finetune  # Trainer imports what small models never need
+
     return finetune(
         trainee.model,
         trainee.encoded,

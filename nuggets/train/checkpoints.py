@@ -12,8 +12,8 @@ import torch
 from pydantic import Field
 from safetensors.torch import load_file, save_file
 
-from nuggets.core.architecture import Frozen
 from nuggets.errors import Damaged
+from nuggets.frozen import Frozen
 
 PREFIX = "checkpoint-"
 WEIGHTS = "weights.safetensors"

@@ -1,4 +1,4 @@
-"""How arms are trained: the same data and steps for all. Torch-free."""
+"""How arms are trained: the same data and steps for all."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from nuggets.core.architecture import Frozen
+from nuggets.frozen import Frozen
 
 
 class TrainConfig(Frozen):

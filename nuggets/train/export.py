@@ -6,16 +6,16 @@ import copy
 from pathlib import Path
 from typing import Any
 
-from peft import PeftModel
 from transformers.utils import logging
 
+from nuggets.core.adapter import is_wrapped
 from nuggets.core.architecture import ArchSpec
 from nuggets.core.fused import stored_layout
 
 
 def save_model(model: Any, tokenizer: Any, folder: Path, card: str) -> None:
     """Writes a whole model, a LoRA merged into a copy of it."""
-    whole: Any = copy.deepcopy(model).merge_and_unload() if isinstance(model, PeftModel) else model
+    whole: Any = copy.deepcopy(model).merge_and_unload() if is_wrapped(model) else model
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +13,17 @@ import torch
 from transformers import TrainingArguments
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from nuggets.bench.evaluate import Encoded
 from nuggets.core.memory import memory_reported
 from nuggets.core.progress import Progress
+from nuggets.core.samples import Encoded
 from nuggets.core.sensitivity import checkpointed
-from nuggets.errors import BadInput
 from nuggets.train.checkpoints import PREFIX, Storage, TrainLog
 from nuggets.train.config import TrainConfig
 from nuggets.train.losses import Loss, answer_loss
-from nuggets.train.randomness import generator, seeded
-from nuggets.train.team import Team, leading
-from nuggets.train.trainer import CheckedTrainer
-
-GROUPED = 8
-"""Batches whose samples are sorted by length together."""
-SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
+from nuggets.train.randomness import seeded
+from nuggets.train.schedule import SCHEDULES, batch_order, count_steps
+from nuggets.train.team import leading
+from nuggets.train.trainer import CheckedTrainer, Training
 
 
 def finetune(
@@ -70,7 +66,8 @@ def finetune(
 
     Raises:
         Cancelled: at the step at which somebody asked to stop.
-        OutOfMemory: if even half a batch does not fit; a whole one that does not is halved.
+        OutOfMemory: if even half a batch does not fit; a whole one that does not is halved, unless
+            helpers may have had a part of its gradient already.
         NonFinite: at the very step at which a loss, gradient or weight is not finite.
         NuggetsError: if a helper failed.
     """
@@ -82,53 +79,25 @@ def finetune(
         model, encoded, config, steps, seed, folder, newest, loss or answer_loss, bf16
     )
     device = torch.device(device)
-    with leading(training, device, helpers, folder) as team:
-        return training(device, team, progress, storage, on_evaluate)
+    with leading(partial(_train, training), device, helpers, folder):
+        return _train(training, device, progress, storage, on_evaluate)
 
 
-@dataclass(frozen=True, eq=False)
-class Training:
-    """All that every process of a training needs; see `finetune`. Calling it trains."""
-
-    model: Any
-    encoded: Sequence[Encoded]
-    config: TrainConfig
-    steps: int
-    seed: int
-    folder: Path
-    newest: Path | None
-    loss: Loss
-    bf16: bool
-
-    def __call__(
-        self,
-        device: torch.device,
-        team: Team,
-        progress: Progress | None = None,
-        storage: Storage | None = None,
-        on_evaluate: Callable[[int], float] | None = None,
-    ) -> TrainLog:
-        """Trains in this process; helpers report, save and measure nothing."""
-        model, config, seed = self.model, self.config, self.seed
-        blocks = _blocks(model) if config.activation_checkpointing else []
-        reported = memory_reported("Training", "lower train.batch_size or train.max_length")
-        writes = storage is not None
-        with seeded(seed, device), checkpointed(blocks), _left_as_it_was(model), reported:
-            trainer = CheckedTrainer(
-                model=model,
-                args=_arguments(config, self.steps, seed, self.folder, device, writes=writes),
-                batches=batch_order(self.encoded, config, self.steps, seed),
-                encoded=self.encoded,
-                folder=self.folder,
-                progress=progress,
-                storage=storage,
-                on_evaluate=on_evaluate,
-                loss=self.loss,
-                bf16=self.bf16,
-                config=config,
-                team=team,
-            )
-            return trainer.fit(self.newest)
+def _train(
+    training: Training,
+    device: torch.device,
+    progress: Progress | None = None,
+    storage: Storage | None = None,
+    on_evaluate: Callable[[int], float] | None = None,
+) -> TrainLog:
+    """Trains in this process; helpers report, save and measure nothing."""
+    model, config, seed, steps = training.model, training.config, training.seed, training.steps
+    blocks = _blocks(model) if config.activation_checkpointing else []
+    reported = memory_reported("Training", "lower train.batch_size or train.max_length")
+    with seeded(seed, device), checkpointed(blocks), _left_as_it_was(model), reported:
+        args = _arguments(training, device, writes=storage is not None)
+        batches = batch_order(training.encoded, config, steps, seed)
+        return CheckedTrainer(training, args, batches, progress, storage, on_evaluate).fit()
 
 
 @contextmanager
@@ -142,62 +111,12 @@ def _left_as_it_was(model: Any) -> Iterator[None]:
         model.train(was_training)
 
 
-def count_steps(config: TrainConfig, n_samples: int) -> int:
-    """Optimiser steps of a configuration; epochs count their last, smaller batch."""
-    if n_samples == 0 and (config.epochs or config.steps):
-        raise BadInput("There are no samples to train on; give at least one.")
-    if config.epochs is None:
-        return config.steps
-    return math.ceil(config.epochs * math.ceil(n_samples / config.batch_size))
-
-
-def batch_order(
-    encoded: Sequence[Encoded], config: TrainConfig, steps: int, seed: int
-) -> list[list[int]]:
-    """`sample_order` of encoded samples, grouped by length if the configuration asks for it."""
-    lengths = [len(ids) for ids, _ in encoded] if config.group_lengths else None
-    return sample_order(len(encoded), steps, config.batch_size, seed, lengths)
-
-
-def sample_order(
-    n_samples: int,
-    steps: int,
-    batch_size: int,
-    seed: int,
-    lengths: Sequence[int] | None = None,
-) -> list[list[int]]:
-    """Which samples each step sees: a new permutation per epoch, the last batch smaller.
-
-    With `lengths`, neighbours in length share a batch: stretches of the permutation are sorted,
-    cut into batches, and the batches are drawn in a random order (the smaller one stays last).
-    """
-    batches: list[list[int]] = []
-    epoch = 0
-    while len(batches) < steps:
-        draw = generator(seed, f"epoch {epoch}")
-        order = torch.randperm(n_samples, generator=draw).tolist()
-        if lengths is not None:
-            stretch = GROUPED * batch_size
-            parts = [order[i : i + stretch] for i in range(0, n_samples, stretch)]
-            order = [i for part in parts for i in sorted(part, key=lengths.__getitem__)]
-        cut = [order[i : i + batch_size] for i in range(0, n_samples, batch_size)]
-        if lengths is not None:
-            full = n_samples // batch_size
-            places = torch.randperm(full, generator=draw).tolist()
-            cut = [cut[place] for place in places] + cut[full:]
-        batches += cut
-        epoch += 1
-    return batches[:steps]
-
-
 def _blocks(model: Any) -> list[Any]:
     return [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
 
 
-def _arguments(
-    config: TrainConfig, steps: int, seed: int, folder: Path, device: torch.device, *, writes: bool
-) -> TrainingArguments:
-    cuda = device.type == "cuda"
+def _arguments(training: Training, device: torch.device, *, writes: bool) -> TrainingArguments:
+    config, steps, cuda = training.config, training.steps, device.type == "cuda"
 
     class OneDevice(TrainingArguments):
         """Trainer would take the first GPU, spread batches over all, and make its folder."""
@@ -218,7 +137,7 @@ def _arguments(
             return int(cuda)
 
     return OneDevice(
-        output_dir=str(folder),
+        output_dir=str(training.folder),
         max_steps=steps,
         per_device_train_batch_size=1,  # one ready-made batch
         learning_rate=config.lr,
@@ -226,7 +145,7 @@ def _arguments(
         warmup_steps=math.ceil(config.warmup * steps),
         weight_decay=config.weight_decay,
         max_grad_norm=config.max_grad_norm,
-        seed=seed % 2**32,
+        seed=training.seed % 2**32,
         use_cpu=device.type == "cpu",
         logging_nan_inf_filter=False,
         logging_strategy="no",

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from nuggets.bench.evaluate import Encoded, pad_right
-from nuggets.core.samples import IGNORED
+from nuggets.bench.evaluate import pad_right
+from nuggets.core.samples import IGNORED, Encoded
 from nuggets.core.states import evaluation
-from nuggets.train.finetune import sample_order
 from nuggets.train.losses import DistillationLoss, Loss, answer_loss
 from nuggets.train.randomness import seeded
+from nuggets.train.schedule import sample_order
 
 Once = Callable[[Hashable, Callable[[], float]], float]
 """`(key, make)` → what was made for this key before, or is made now."""

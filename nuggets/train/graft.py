@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from nuggets.bench.evaluate import Encoded
 from nuggets.core.adapter import add_lora
 from nuggets.core.consistent import Order, choose_consistent
 from nuggets.core.cut import cut_model, permute_matrices
+from nuggets.core.samples import Encoded
 from nuggets.errors import BadInput
 from nuggets.train.checkpoints import LOG, Storage, TrainLog, load_weights, save_weights
 from nuggets.train.config import TrainConfig
-from nuggets.train.finetune import finetune
 from nuggets.train.flops import training_flops
 from nuggets.train.lab import Lab, Trainee
 from nuggets.train.randomness import seeded
@@ -79,6 +78,8 @@ def heal(lab: Lab, model: Any, seed: int, arm: Graft) -> tuple[TrainLog, float]:
     if healing.done:
         return healing.read_back(), flops
     work = lab.workspace
+    from nuggets.train.finetune import finetune  # Trainer imports what small models never need
+
     log = finetune(
         model,
         healing.encoded,

@@ -1,7 +1,7 @@
 """Arms that start a LoRA as PEFT's own initialisers do: comparators without a teacher.
 
 All are PEFT's implementations; what they take out of the base is kept, so that their adapters too
-load on the untouched student. Torch-free at import.
+load on the untouched student.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from nuggets.bench.verdict import Role
+from nuggets.bench.verdict import ArmRole
+from nuggets.core.architecture import ArchSpec
 from nuggets.errors import BadInput
 from nuggets.train.arm import ArmBase
 
@@ -20,15 +21,12 @@ if TYPE_CHECKING:
 class Initialiser(ArmBase):
     """What PEFT's initialisers share."""
 
-    role: ClassVar[Role] = "comparator"
+    role: ClassVar[ArmRole] = "comparator"
     stacks = "adapter"
+    family = "start"
 
-    def check_roles(self, roles: Collection[str]) -> None:
-        """Refuses roles for which PEFT has no such initialisation.
-
-        Raises:
-            BadInput: for embeddings.
-        """
+    def check(self, teacher: ArchSpec, student: ArchSpec, roles: Collection[str]) -> None:
+        """Refuses embeddings, for which PEFT has no such initialisation."""
         if "embed" in roles:
             raise BadInput(
                 f"PEFT has no {self.title} for embeddings. Remove the role embed from the "
@@ -46,7 +44,7 @@ class Pissa(Initialiser):
         """Adds PEFT's PiSSA, which takes its start out of the base itself."""
         from nuggets.train import peft_starts
 
-        self.check_roles(lab.extraction.roles)
+        self.check(lab.teacher_spec, lab.student_spec, lab.extraction.roles)
         return peft_starts.out_of_base(lab, seed, "pissa")
 
 
@@ -60,7 +58,7 @@ class Olora(Initialiser):
         """Adds PEFT's OLoRA, which takes its start out of the base itself."""
         from nuggets.train import peft_starts
 
-        self.check_roles(lab.extraction.roles)
+        self.check(lab.teacher_spec, lab.student_spec, lab.extraction.roles)
         return peft_starts.out_of_base(lab, seed, "olora")
 
 
@@ -74,7 +72,7 @@ class LoraGa(Initialiser):
         """Adds PEFT's LoRA-GA with the gradients of the training samples."""
         from nuggets.train import peft_starts
 
-        self.check_roles(lab.extraction.roles)
+        self.check(lab.teacher_spec, lab.student_spec, lab.extraction.roles)
         return peft_starts.by_gradient(lab, seed)
 
 
@@ -88,7 +86,7 @@ class Eva(Initialiser):
         """Adds PEFT's EVA; ranks stay the recipe's, so that all arms have the same capacity."""
         from nuggets.train import peft_starts
 
-        self.check_roles(lab.extraction.roles)
+        self.check(lab.teacher_spec, lab.student_spec, lab.extraction.roles)
         return peft_starts.by_activation(lab, seed)
 
 
@@ -105,5 +103,5 @@ class Corda(Initialiser):
         """Adds PEFT's CorDA with the covariance of the training samples' states."""
         from nuggets.train import peft_starts
 
-        self.check_roles(lab.extraction.roles)
+        self.check(lab.teacher_spec, lab.student_spec, lab.extraction.roles)
         return peft_starts.by_covariance(lab, seed)

@@ -11,18 +11,16 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from numpy import ndarray
-from peft import PeftModel
 from torch import Tensor
 
-from nuggets.bench.evaluate import Encoded
-from nuggets.core.adapter import read_factors
+from nuggets.core.adapter import is_wrapped, read_factors
 from nuggets.core.architecture import ArchSpec
 from nuggets.core.extraction import cut_matrix, extract_factors
 from nuggets.core.factorize import LowRankFactors
 from nuggets.core.maps import SensitivityMap
 from nuggets.core.plan import ExtractionConfig, ExtractionPlan, LoraConfig, make_plan, picks_of
 from nuggets.core.progress import Progress
-from nuggets.core.samples import Format, Sample, encode_all
+from nuggets.core.samples import Encoded, Format, Sample, encode_all
 from nuggets.train.checkpoints import Storage
 from nuggets.train.config import TrainConfig
 
@@ -70,7 +68,7 @@ class Trainee:
     @property
     def whole(self) -> bool:
         """Whether every weight is trained, rather than an adapter."""
-        return self.adapter is None and not isinstance(self.model, PeftModel)
+        return self.adapter is None and not is_wrapped(self.model)
 
     @property
     def is_adapter(self) -> bool:

@@ -8,10 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from peft import PeftModel
 from torch import Tensor, nn
 
-from nuggets.core.adapter import untie, write_factors
+from nuggets.core.adapter import is_wrapped, untie, write_factors
 from nuggets.train.checkpoints import trainable
 from nuggets.train.lab import Lab, Trainee
 from nuggets.train.lane_layers import (
@@ -194,7 +193,7 @@ def trained_values(trainee: Trainee) -> dict[str, Tensor]:
 def _carrier(lab: Lab, trainee: Trainee) -> Any:
     """A student of which only the modules are used; what lanes do not share is replaced."""
     model = copy.deepcopy(trainee.model) if trainee.own_base else lab.fresh_student()
-    if isinstance(model, PeftModel):
+    if is_wrapped(model):
         model = model.unload()
     for parameter in model.parameters():
         parameter.requires_grad_(False)
@@ -206,7 +205,7 @@ def _carrier(lab: Lab, trainee: Trainee) -> Any:
 def _base_values(trainee: Trainee) -> dict[str, Tensor]:
     """Every frozen tensor of a trainee's model by its name in the plain model."""
     model: Any = trainee.model
-    if isinstance(model, PeftModel):
+    if is_wrapped(model):
         model = model.base_model.model
     named = model.named_parameters(remove_duplicate=False)
     return {

@@ -12,22 +12,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn.functional import cross_entropy
-from transformers import get_scheduler
 
-from nuggets.bench.evaluate import Encoded, answer_logits, pad_right
+from nuggets.bench.evaluate import answer_logits, pad_right
 from nuggets.core.progress import Progress
-from nuggets.core.samples import IGNORED
+from nuggets.core.samples import IGNORED, Encoded
 from nuggets.errors import Damaged, NonFinite
 from nuggets.train.checkpoints import LOG, PREFIX, WEIGHTS, Storage, TrainLog, drop_old, step_of
 from nuggets.train.config import TrainConfig
-from nuggets.train.finetune import SCHEDULES, batch_order
 from nuggets.train.lane_model import LaneModel
 from nuggets.train.losses import DistillationLoss
+from nuggets.train.schedule import POINTS, SCHEDULES, batch_order
 from nuggets.train.threads import Threads
-from nuggets.train.trainer import POINTS
 
 TEACHER_CACHE = 2**28
 """Bytes of the teacher's log-probabilities that are kept for samples that return."""
@@ -339,6 +338,8 @@ def learning_rates(config: TrainConfig) -> list[float]:
     """The share of the peak learning rate after 0, 1, … steps."""
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
     warmup = math.ceil(config.warmup * config.steps)
-    schedule: Any = get_scheduler(SCHEDULES[config.schedule], optimizer, warmup, config.steps)
+    schedule: Any = transformers.get_scheduler(
+        SCHEDULES[config.schedule], optimizer, warmup, config.steps
+    )
     (share,) = schedule.lr_lambdas
     return [share(step) for step in range(config.steps + 1)]

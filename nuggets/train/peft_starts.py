@@ -16,9 +16,10 @@ from peft.tuners.lora.eva import get_eva_state_dict, initialize_lora_eva_weights
 from peft.tuners.lora.loraga import preprocess_loraga
 from torch import Tensor
 
-from nuggets.bench.evaluate import Encoded, pad_right
+from nuggets.bench.evaluate import pad_right
 from nuggets.core.adapter import peft_config, read_factors, untie
 from nuggets.core.factorize import LowRankFactors
+from nuggets.core.samples import Encoded
 from nuggets.train.build import with_lora
 from nuggets.train.lab import Lab, Trainee
 from nuggets.train.losses import answer_loss

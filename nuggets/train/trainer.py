@@ -6,19 +6,21 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grad_norm_, get_total_norm
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from nuggets.bench.evaluate import Encoded, pad_right
+from nuggets.bench.evaluate import pad_right
 from nuggets.core.memory import is_out_of_memory, memory_reported
 from nuggets.core.progress import Progress
-from nuggets.core.samples import IGNORED
+from nuggets.core.samples import IGNORED, Encoded
 from nuggets.errors import NonFinite
 from nuggets.train.checkpoints import (
     LOG,
@@ -32,10 +34,23 @@ from nuggets.train.checkpoints import (
 )
 from nuggets.train.config import TrainConfig
 from nuggets.train.losses import Loss
-from nuggets.train.team import Team
+from nuggets.train.randomness import generator
+from nuggets.train.schedule import POINTS
 
-POINTS = 100
-"""Loss reports per training: more than a chart can show only tires the disk."""
+
+@dataclass(frozen=True, eq=False)
+class Training:
+    """All that every process of a training needs; see `nuggets.train.finetune`."""
+
+    model: Any
+    encoded: Sequence[Encoded]
+    config: TrainConfig
+    steps: int
+    seed: int
+    folder: Path
+    newest: Path | None
+    loss: Loss
+    bf16: bool
 
 
 class CheckedTrainer(Trainer):
@@ -47,37 +62,31 @@ class CheckedTrainer(Trainer):
 
     def __init__(
         self,
-        *,
-        model: Any,
+        training: Training,
         args: TrainingArguments,
         batches: list[list[int]],
-        encoded: Sequence[Encoded],
-        folder: Path,
-        progress: Progress | None,
-        storage: Storage | None,
-        on_evaluate: Callable[[int], float] | None,
-        loss: Loss,
-        bf16: bool,
-        config: TrainConfig,
-        team: Team,
+        progress: Progress | None = None,
+        storage: Storage | None = None,
+        on_evaluate: Callable[[int], float] | None = None,
     ) -> None:
-        super().__init__(model=model, args=args)
+        super().__init__(model=training.model, args=args)
+        self.model_accepts_loss_kwargs = True  # so that answer tokens of all processes are counted
         # It collects all garbage at every start, which takes as long as many small steps.
         self.accelerator.free_memory = lambda *objects: list(objects)
         self.remove_callback(PrinterCallback)
         self.add_callback(_Steps(self))
-        self.batches, self.encoded, self.folder = batches, encoded, folder
+        self.training, self.config, self.batches = training, training.config, batches
         self.progress, self.storage, self.on_evaluate = progress, storage, on_evaluate
-        self.loss, self.bf16, self.config, self.team = loss, bf16, config, team
         self.parts = 1
         self.losses: list[float] = []
         self.curve: list[tuple[int, float]] = []
-        self.weights = list(trainable(model).values())
+        self.weights = list(trainable(training.model).values())
         self.seconds_before, self.started = 0.0, time.monotonic()
 
-    def fit(self, newest: Path | None) -> TrainLog:
+    def fit(self) -> TrainLog:
         """Trains from a checkpoint, or from the start."""
         assert self.model is not None
+        newest = self.training.newest
         self.model.train()  # every part of it: PEFT leaves the base as the student was
         if newest is None:
             self.measure(0)
@@ -98,46 +107,74 @@ class CheckedTrainer(Trainer):
         self.curve.append((step, self.on_evaluate(step)))
         self.started += time.monotonic() - start
 
-    def get_train_dataloader(self) -> DataLoader:
-        """Batches in our order; nothing is drawn here, so a resumed run sees the same."""
-        return DataLoader(
-            self.batches,  # type: ignore[arg-type]  # a list is a map-style dataset
-            batch_size=1,
-            shuffle=False,
-            collate_fn=lambda rows: pad_right([self.encoded[i] for i in rows[0]], "cpu"),
+    def _wrap_model(self, model: Any, training: bool = True, dataloader: Any = None) -> Any:
+        """Of several processes, each gets the mean of all gradients, in place."""
+        if self.args.world_size == 1:
+            return model
+        wrapped = DistributedDataParallel(
+            model, find_unused_parameters=True, gradient_as_bucket_view=True
         )
+        wrapped.broadcast_buffers = False  # they follow from the config; halves have more passes
+        return wrapped
 
-    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> Any:
-        """The next batch; our losses are means and need no count of tokens."""
-        return [next(epoch_iterator)], None
+    def get_train_dataloader(self) -> DataLoader:
+        """This process's rows of our batches; nothing is drawn, so a resumed run sees the same.
+
+        One that has none, since the batch is smaller than the number of processes, gets a row
+        without an answer.
+        """
+        place, n = self.args.process_index, self.args.world_size
+
+        def collate(batch: list[list[int]]) -> dict[str, Tensor]:
+            rows = [self.training.encoded[i] for i in batch[0][place::n]] or [([0], [IGNORED])]
+            return dict(zip(("input_ids", "labels"), pad_right(rows, "cpu"), strict=True))
+
+        # A list is a map-style dataset.
+        return DataLoader(self.batches, batch_size=1, shuffle=False, collate_fn=collate)  # type: ignore[arg-type]
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
-        """One forward and backward pass, in halves once a whole batch found no memory."""
+        """One forward and backward pass, in halves once a whole batch found no memory.
+
+        Args:
+            model: as `Trainer` wrapped it, so that gradients of several processes are averaged.
+            inputs: this process's rows.
+            num_items_in_batch: answer tokens of the rows of all processes.
+        """
+        assert self.model is not None
         if self.progress is not None:
             self.progress.check_cancelled()
-        if not model.training:  # after an evaluation; walking over all modules takes its time
-            model.train()
-        if self.state.global_step == 0:  # whatever was drawn so far: dropout follows from the seed
-            torch.manual_seed(self.args.seed)
-        self.team.begin_step(self.args.seed, self.state.global_step)
-        ids, labels = (tensor.to(self.args.device) for tensor in inputs)
-        loss = self._backward_or_nothing(model, ids, labels) if self.parts == 1 else None
+        if not self.model.training:  # after an evaluation; walking over all modules takes its time
+            self.model.train()
+        seed, step, place = self.args.seed, self.state.global_step, self.args.process_index
+        if self.args.world_size > 1:  # each drops out other things, the same ones after a resume
+            name = f"step {step} of process {place}"
+            torch.manual_seed(generator(seed, name).initial_seed())
+        elif step == 0:  # whatever was drawn so far: dropout follows from the seed
+            torch.manual_seed(seed)
+        batch = inputs["input_ids"], inputs["labels"]
+        ids, labels = (tensor.to(self.args.device) for tensor in batch)
+        total = int(num_items_in_batch)
+        loss = self._backward_or_nothing(model, ids, labels, total) if self.parts == 1 else None
         if loss is None:
             with memory_reported("Half a training batch", "lower train.batch_size or max_length"):
-                loss = self._backward(model, ids, labels)
-        loss = self.team.add_up(loss, self.weights)
+                loss = self._backward(model, ids, labels, total)
+        loss = self.accelerator.reduce(loss)
         if not math.isfinite(float(loss)):
             raise self.stopped(f"loss became {float(loss)}")
         self.losses.append(float(loss))
         return loss
 
-    def _backward_or_nothing(self, model: Any, ids: Tensor, labels: Tensor) -> Tensor | None:
+    def _backward_or_nothing(
+        self, model: Any, ids: Tensor, labels: Tensor, total: int
+    ) -> Tensor | None:
         """Tries the batch whole; None if there is no memory for it, and it is to be halved."""
         try:
-            return self._backward(model, ids, labels)
+            return self._backward(model, ids, labels, total)
         except Exception as problem:
             if len(ids) == 1 or not is_out_of_memory(problem):
                 raise
+            if self.args.world_size > 1 and any(weight.grad is not None for weight in self.weights):
+                raise  # the others may have these gradients already
         for weight in self.weights:  # whatever part of the gradient was there already
             weight.grad = None
         if self.args.device.type == "cuda":
@@ -151,33 +188,32 @@ class CheckedTrainer(Trainer):
             )
         return None
 
-    def _backward(self, model: Any, ids: Tensor, labels: Tensor) -> Tensor:
-        """Loss and gradient of this process's rows of a batch, in `parts`.
+    def _backward(self, model: Any, ids: Tensor, labels: Tensor, total: int) -> Tensor:
+        """This process's part of the loss, and gradients, computed in `parts`.
 
         The loss is a mean over answer tokens, so every part counts by its own.
         """
-        half = self.bf16 and self.args.device.type == "cuda"
-        own = self.team.rows(len(ids))
-        size = math.ceil(len(ids[own]) / self.parts) or 1
-        total = _answer_tokens(labels)
+        half = self.training.bf16 and self.args.device.type == "cuda"
         whole = ids.new_zeros((), dtype=torch.float32)
-        for part, answers in zip(ids[own].split(size), labels[own].split(size), strict=True):
-            share = 1.0 if len(part) == len(ids) else _answer_tokens(answers) / total
-            if share == 0:  # no row of this batch is ours
-                continue
-            with torch.autocast("cuda", dtype=torch.bfloat16) if half else nullcontext():
-                loss = self.loss(model, part, answers)
-            loss = loss if share == 1 else loss * share
-            loss.backward()
+        parts = list(zip(ids.chunk(self.parts), labels.chunk(self.parts), strict=True))
+        for left, (part, answers) in zip(reversed(range(len(parts))), parts, strict=True):
+            with self.accelerator.no_sync(model) if left else nullcontext():
+                with torch.autocast("cuda", dtype=torch.bfloat16) if half else nullcontext():
+                    loss = self._share(model, part, answers, total)
+                (loss * self.args.world_size).backward()  # whose mean over processes is taken
             whole = whole + loss.detach()
         return whole
+
+    def _share(self, model: Any, ids: Tensor, labels: Tensor, total: int) -> Tensor:
+        """What some rows contribute to a mean over `total` answer tokens."""
+        answers = int((labels[:, 1:] != IGNORED).sum())
+        if answers == 0:  # a mean over nothing is not a number
+            return 0 * model(input_ids=ids).logits.sum()
+        return self.training.loss(model, ids, labels) * (answers / total)
 
     def floating_point_ops(self, inputs: Any) -> int:
         """Not counted: it walks over all parameters at every step."""
         return 0
-
-    def _track_num_input_tokens(self, inputs: Any) -> None:
-        """Not counted."""
 
     def _clip_grad_norm(self, model: Any) -> Tensor:
         """Clips, and stops before a bad gradient reaches the weights."""
@@ -204,13 +240,16 @@ class CheckedTrainer(Trainer):
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """One atomic folder instead of Trainer's files in their final place."""
         assert self.storage is not None
-        with self.storage.commit(self.folder / f"{PREFIX}{self.state.global_step}") as temp:
+        with self.storage.commit(
+            self.training.folder / f"{PREFIX}{self.state.global_step}"
+        ) as temp:
             save_weights(self.model, temp)
             self._save_optimizer_and_scheduler(str(temp))
-            self._save_rng_state(str(temp))
+            if self.args.world_size == 1:  # several seed their generators at every step
+                self._save_rng_state(str(temp))
             self.state.save_to_json(str(temp / "trainer_state.json"))
             (temp / LOG).write_text(self.log_so_far().model_dump_json())
-        drop_old(self.folder, self.storage)
+        drop_old(self.training.folder, self.storage)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """Reads what `_save_checkpoint` wrote; Trainer itself reads optimiser and generators."""
@@ -218,10 +257,6 @@ class CheckedTrainer(Trainer):
         load_weights(self.model, folder)
         log = TrainLog.model_validate_json((folder / LOG).read_text())
         self.losses, self.curve, self.seconds_before = log.losses, log.curve, log.seconds
-
-
-def _answer_tokens(labels: Tensor) -> int:
-    return int((labels[:, 1:] != IGNORED).sum())
 
 
 class _Steps(TrainerCallback):

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from nuggets.bench.evaluate import Metric, Outcomes
-from nuggets.core.architecture import Frozen
 from nuggets.core.progress import Progress
 from nuggets.core.samples import Sample
 from nuggets.errors import NonFinite
+from nuggets.frozen import Frozen
 from nuggets.train.arms import Arm
 from nuggets.train.batches import Form
 from nuggets.train.cells import measure, shared_config, train_cell

@@ -8,7 +8,7 @@ from nuggets import api
 from nuggets.core.references import short_name
 from nuggets.errors import BadInput
 from nuggets.recipe import AlignJob, SensitivityJob
-from nuggets.ui import charts, charts_alignment, layer_map_part, measure, safe, share, shell
+from nuggets.ui import charts_alignment, layer_map_part, measure, safe, share, shell
 
 MEASURES = {
     "cka": ("CKA of activations", "1 where the activations of both layers have the same geometry"),
@@ -60,7 +60,7 @@ def similarity(
     python = api.as_python(job, f"print(report.matrices[{name!r}])")
     bounds = {"profile": (-1.0, 1.0), "r2": None}.get(chosen, (0.0, 1.0))
     share.figure(
-        charts_alignment.similarity_figure(matrix, title, maps, bounds=bounds, look=look()),
+        charts_alignment.similarity_figure(matrix, title, maps, bounds=bounds, look=share.look()),
         charts_alignment.similarity_frame(matrix, chosen),
         key=key,
         caption=f"{about}: {meaning} · {facts(report, chosen, skill)} · {origin(choice)}",
@@ -130,7 +130,7 @@ def explained(report: api.AlignmentReport, choice: shell.Choice, job: AlignJob) 
     st.subheader("Can a linear map work?", anchor=False)
     frame = charts_alignment.explained_frame(report.matrices["r2"])
     share.figure(
-        charts_alignment.explained_figure(frame, look()),
+        charts_alignment.explained_figure(frame, share.look()),
         frame,
         key="explained",
         caption=f"R² from the best teacher layer, on held-out tokens · {origin(choice)}",
@@ -138,11 +138,6 @@ def explained(report: api.AlignmentReport, choice: shell.Choice, job: AlignJob) 
         python=api.as_python(job, "print(report.matrices['r2'].max(axis=0))"),
         alt="Bars: R² of the best linear map from a teacher layer, per student layer",
     )
-
-
-def look() -> charts.Look:
-    """The figure colours of the theme in use."""
-    return charts.look_of(st.context.theme.type)
 
 
 def origin(choice: shell.Choice) -> str:

@@ -5,20 +5,19 @@ from __future__ import annotations
 import streamlit as st
 
 from nuggets import api
+from nuggets.amounts import duration
 from nuggets.errors import NuggetsError
-from nuggets.ui import charts, charts_answers, safe, share
+from nuggets.ui import charts_answers, safe, share
 
 TICK_S = 0.5
 COLUMNS = 3
 Question = api.playground.Question
 
 
+@safe.refused_later()
 def post(question: Question) -> None:
     """Asks from a button; what is refused is shown in the next full run."""
-    try:
-        api.playground.post(question)
-    except NuggetsError as error:
-        st.session_state["nuggets-refused"] = str(error)
+    api.playground.post(question)
 
 
 def panel(question: Question, key: str) -> bool:
@@ -69,10 +68,10 @@ def _tokens(found: api.playground.Reply, answer: api.playground.Answer, key: str
     ended = "" if answer.finished or not answer.text else ", stopped at the token limit"
     frame = charts_answers.tokens_frame(answer)
     share.figure(
-        charts_answers.tokens_figure(answer, charts.look_of(st.context.theme.type)),
+        charts_answers.tokens_figure(answer, share.look()),
         frame,
         key=f"{key}-tokens",
-        caption=f"{len(answer.tokens)} tokens, {answer.seconds:.2f} s{ended}",
+        caption=f"{len(answer.tokens)} tokens, {duration(answer.seconds)}{ended}",
         command=api.as_command(found.question),
         python=api.as_python(found.question),
         alt="Probability of each token; the table below shows the alternatives",

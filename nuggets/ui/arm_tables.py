@@ -7,9 +7,10 @@ from typing import Any
 
 import pandas as pd
 
+from nuggets import amounts
 from nuggets.bench.report import BenchmarkReport
-from nuggets.studies.documents import interval_text
-from nuggets.ui import amounts, charts
+from nuggets.documents.figures import interval_text
+from nuggets.ui import charts
 from nuggets.ui.charts_benchmarks import ROLE_TITLES
 
 
@@ -40,7 +41,7 @@ def budget_shown(frame: pd.DataFrame) -> pd.DataFrame:
         "learning_rate": rate,
         "trainable_parameters": frame["trainable_parameters"].map(_or_dash(amounts.count)),
         "flops": frame["flops"].map(_or_dash(amounts.operations)),
-        "seconds_per_seed": frame["seconds_per_seed"].map(_or_dash(amounts.seconds)),
+        "seconds_per_seed": frame["seconds_per_seed"].map(_or_dash(amounts.duration)),
     }
     return frame.assign(**some).rename(
         columns={

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
-from nuggets import api
-from nuggets.ui import amounts, charts, evaluate_part, safe, share, shell
+from nuggets import amounts, api
+from nuggets.ui import charts, evaluate_part, safe, share, shell
 from nuggets.ui.arm_tables import paired_shown, with_intervals
 
 MOST_RUNS = 6
@@ -84,7 +84,7 @@ def shown_of(frame: pd.DataFrame) -> pd.DataFrame:
         columns = ("difference", "difference low", "difference high")
         shown["difference, 95 %"] = with_intervals(frame, *columns, signed=True)
     rest = frame[["seeds", "truncated prompts", "unfinished"]]
-    return shown.join(rest).assign(time=frame["seconds"].map(amounts.seconds))
+    return shown.join(rest).assign(time=frame["seconds"].map(amounts.duration))
 
 
 def _evaluations() -> list[api.Run]:

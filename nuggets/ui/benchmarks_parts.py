@@ -7,6 +7,7 @@ from typing import Any
 import streamlit as st
 
 from nuggets import api
+from nuggets.documents import colours
 from nuggets.errors import Damaged
 from nuggets.ui import arm_tables, charts, charts_benchmarks, safe, share
 
@@ -53,7 +54,7 @@ def report_of(run: api.Run) -> api.BenchmarkReport | None:
 
 def arms(report: api.BenchmarkReport, origin: Origin) -> None:
     """Bars with seeds, and paired differences."""
-    look = charts.look_of(st.context.theme.type)
+    look = share.look()
     n_seeds = max(len(arm.seeds) for arm in report.arms.values())
     size = f"95 % intervals over {n_seeds} seeds and {report.n_items} items"
     left, right = st.columns(2, gap="medium")
@@ -71,7 +72,7 @@ def arms(report: api.BenchmarkReport, origin: Origin) -> None:
         _differences(report, origin, look)
 
 
-def _differences(report: api.BenchmarkReport, origin: Origin, look: charts.Look) -> None:
+def _differences(report: api.BenchmarkReport, origin: Origin, look: colours.Look) -> None:
     treatment = report.verdict.treatment
     own = [d for d in report.differences if treatment in (d.arm, d.versus)]
     every = [d for d in report.differences if d not in own]
@@ -106,7 +107,7 @@ def curves(report: api.BenchmarkReport, origin: Origin) -> None:
         charts_benchmarks.curves_figure(
             report,
             [arm for arm in shown if arm in report.arms],
-            charts.look_of(st.context.theme.type),
+            share.look(),
         ),
         charts_benchmarks.curves_frame(report),
         **origin.of("curves", "Mean over seeds, 95 % bands",
@@ -178,7 +179,7 @@ def retention(report: api.BenchmarkReport, origin: Origin) -> None:
         )
         return
     share.figure(
-        charts_benchmarks.retention_figure(report, charts.look_of(st.context.theme.type)),
+        charts_benchmarks.retention_figure(report, share.look()),
         frame,
         **origin.of("retention", "Exact match on old skills after training, 95 % intervals",
                     "Exact match of each arm on old skills, with intervals",

@@ -9,47 +9,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
 from jaxtyping import Float
 from numpy import ndarray
 
+from nuggets.documents.colours import CATEGORIES, Look
+from nuggets.documents.page import FONT
 from nuggets.ui import charts_room
 
-FONT = '"Source Sans 3", "Source Sans Pro", "Source Sans", "Segoe UI", Helvetica, Arial, sans-serif'
 MAGNITUDE = "Viridis"
 SIGNED = "RdBu_r"
 """Red is more, blue is less, white is none."""
-
-# Okabe & Ito, without black, which is the ink: told apart by every kind of colour vision.
-ORANGE, SKY, GREEN, YELLOW = "#E69F00", "#56B4E9", "#009E73", "#F0E442"
-BLUE, VERMILION, PURPLE, GREY = "#0072B2", "#D55E00", "#CC79A7", "#8C8C8C"
-CATEGORIES = (BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILION, YELLOW)
-
-
-class Look(NamedTuple):
-    """The colours of one theme."""
-
-    paper: str
-    ink: str
-    muted: str
-    grid: str
-
-    @property
-    def dark(self) -> bool:
-        """Whether ink is light on dark paper."""
-        return self.paper != "#ffffff"
-
-
-LIGHT = Look(paper="#ffffff", ink="#1f2430", muted="#5d6472", grid="#e3e6eb")
-DARK = Look(paper="#0e1117", ink="#f1f3f7", muted="#a6adbb", grid="#2c313c")
-
-
-def look_of(theme: str | None) -> Look:
-    """The look of a theme's name, `light` or `dark`."""
-    return DARK if theme == "dark" else LIGHT
 
 
 def finish(fig: go.Figure, look: Look, height: int, **layout: Any) -> go.Figure:

@@ -10,8 +10,9 @@ import plotly.graph_objects as go
 from jaxtyping import Float
 from numpy import ndarray
 
+from nuggets.documents import colours
+from nuggets.documents.colours import LIGHT, Look
 from nuggets.ui import charts, charts_ink
-from nuggets.ui.charts import LIGHT, Look
 
 Pairs = Sequence[tuple[int, int]]
 """`(student layer, teacher layer)` each."""
@@ -19,10 +20,10 @@ Maps = Mapping[str, Pairs]
 
 BY_HAND = "by hand"
 _STYLES = {
-    "sensitivity": (charts.ORANGE, "circle", 12),
-    "uniform": (charts.SKY, "square", 12),
-    "cka": (charts.PURPLE, "diamond", 13),
-    BY_HAND: (charts.VERMILION, "star", 19),
+    "sensitivity": (colours.ORANGE, "circle", 12),
+    "uniform": (colours.SKY, "square", 12),
+    "cka": (colours.PURPLE, "diamond", 13),
+    BY_HAND: (colours.VERMILION, "star", 19),
 }
 """Colour, mark and size of every layer map."""
 _LABELS_UP_TO = 14
@@ -66,7 +67,7 @@ def similarity_figure(
     grid = {"x": np.arange(cols), "y": np.arange(rows), "xgap": 2, "ygap": 2}
     fig.add_heatmap(z=matrix, coloraxis="coloraxis", hoverinfo="skip", **grid)
     if max(rows, cols) <= _LABELS_UP_TO:
-        text = [[f"{value:.2f}".replace("-", "−") for value in row] for row in matrix]
+        text = [[f"{value:z.2f}".replace("-", "−") for value in row] for row in matrix]
         charts_ink.write_in_cells(fig, matrix, text, axis, **grid)
     for index, (label, pairs) in enumerate((maps or {}).items()):
         _add_map(fig, label, pairs, index, len(maps or {}))
@@ -167,7 +168,7 @@ def explained_figure(frame: pd.DataFrame, look: Look = LIGHT) -> go.Figure:
         frame: from `explained_frame`.
         look: light or dark.
     """
-    colour = charts.SKY if look.dark else charts.BLUE
+    colour = look.blue
     fig = go.Figure(
         go.Bar(
             x=[f"L{layer}" for layer in frame["student_layer"]],
@@ -202,9 +203,9 @@ def agreement_figure(frame: pd.DataFrame, look: Look = LIGHT) -> go.Figure:
         (
             "agreement",
             "dimensions shared by adjacent matrices",
-            charts.SKY if look.dark else charts.BLUE,
+            look.blue,
         ),
-        ("kept", "sensitivity kept", charts.ORANGE),
+        ("kept", "sensitivity kept", colours.ORANGE),
     ):
         fig.add_bar(
             x=frame[column],

@@ -6,8 +6,8 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from nuggets import api
+from nuggets.documents.colours import LIGHT, Look
 from nuggets.ui import charts
-from nuggets.ui.charts import LIGHT, Look
 
 
 def tokens_frame(answer: api.playground.Answer) -> pd.DataFrame:
@@ -27,7 +27,7 @@ def tokens_figure(answer: api.playground.Answer, look: Look = LIGHT) -> go.Figur
         go.Bar(
             x=places,
             y=[token.probability for token in answer.tokens],
-            marker_color=charts.SKY if look.dark else charts.BLUE,
+            marker_color=look.blue,
             customdata=[_alternatives(token) for token in answer.tokens],
             hovertemplate="%{customdata}<extra></extra>",
         )

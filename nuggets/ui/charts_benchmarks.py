@@ -11,16 +11,10 @@ import plotly.graph_objects as go
 
 from nuggets.bench.report import BenchmarkReport, CurvePoint
 from nuggets.bench.verdict import Difference
+from nuggets.documents import colours
+from nuggets.documents.colours import LIGHT, Look
 from nuggets.ui import charts, charts_ink
-from nuggets.ui.charts import LIGHT, Look
 
-ROLE_COLOURS = {
-    "treatment": charts.ORANGE,
-    "baseline": charts.BLUE,
-    "control": charts.GREY,
-    "comparator": charts.GREEN,
-    "reference": charts.PURPLE,
-}
 ROLE_TITLES = {
     "treatment": "transfer",
     "baseline": "plain LoRA",
@@ -40,7 +34,7 @@ def arm_styles(report: BenchmarkReport) -> dict[str, tuple[str, str, str]]:
         place = seen.get(arm.role, 0)
         seen[arm.role] = place + 1
         dash, symbol = DASHES[place % len(DASHES)], SYMBOLS[place % len(SYMBOLS)]
-        styles[name] = ROLE_COLOURS[arm.role], dash, symbol
+        styles[name] = colours.ROLE_COLOURS[arm.role], dash, symbol
     return styles
 
 
@@ -67,7 +61,7 @@ def arms_figure(report: BenchmarkReport, look: Look = LIGHT) -> go.Figure:
     fig = go.Figure()
     arms = list(report.arms.values())
     names = list(charts.labels(report.arms).values())
-    for role, colour in ROLE_COLOURS.items():
+    for role, colour in colours.ROLE_COLOURS.items():
         own = [(arm, name) for arm, name in zip(arms, names, strict=True) if arm.role == role]
         if not own:
             continue
@@ -198,9 +192,9 @@ def forest_figure(differences: Sequence[Difference], look: Look = LIGHT) -> go.F
     fig = go.Figure()
     names = list(charts.labels([f"{d.arm} − {d.versus}" for d in differences], 40).values())
     for seen, title, colour, symbol in (
-        ("better", "better", charts.SKY if look.dark else charts.BLUE, "circle"),
-        ("worse", "worse", charts.VERMILION, "square"),
-        ("neither", "no detectable difference", charts.GREY, "circle-open"),
+        ("better", "better", look.blue, "circle"),
+        ("worse", "worse", colours.VERMILION, "square"),
+        ("neither", "no detectable difference", colours.GREY, "circle-open"),
     ):
         own = [d for d in differences if _seen(d) == seen]
         if not own:

@@ -7,9 +7,10 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from nuggets import api
+from nuggets.documents import colours
+from nuggets.documents.colours import LIGHT, Look
 from nuggets.studies.documents import baseline_difference
 from nuggets.ui import charts, charts_ink
-from nuggets.ui.charts import LIGHT, Look
 
 
 def cross_frame(report: api.StudyReport) -> pd.DataFrame:
@@ -70,7 +71,7 @@ def cross_figure(frame: pd.DataFrame, metric: str, look: Look = LIGHT) -> go.Fig
     for row, target in enumerate(targets):
         if target in starts:
             x = starts.index(target)
-            edge = {"color": charts.ORANGE, "width": 4}
+            edge = {"color": colours.ORANGE, "width": 4}
             fig.add_shape(x0=x - 0.5, x1=x + 0.5, y0=row - 0.5, y1=row + 0.5, line=edge)
     for update, names, title in (
         (fig.update_xaxes, starts, "LoRA initialisation (a task: located by its seed samples)"),

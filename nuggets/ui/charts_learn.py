@@ -10,8 +10,9 @@ import plotly.graph_objects as go
 from numpy import ndarray
 
 from nuggets import api
+from nuggets.documents import colours
+from nuggets.documents.colours import LIGHT, Look
 from nuggets.ui import charts
-from nuggets.ui.charts import LIGHT, Look
 
 HEIGHT = 360
 CLAIMS = {
@@ -38,7 +39,7 @@ def energy_frame(found: Sequence[api.Factors], shuffled: bool) -> pd.DataFrame:
 def energy_figure(frame: pd.DataFrame, rank: int, look: Look = LIGHT) -> go.Figure:
     """Share of the squared entries that a rank keeps, with the rank in use marked."""
     fig = go.Figure()
-    colours = {"window": _blue(look), "shuffled entries": charts.ORANGE}
+    by_kind = {"window": look.blue, "shuffled entries": colours.ORANGE}
     for what, own in frame.groupby("what", sort=False):
         fig.add_scatter(
             x=own["rank"],
@@ -46,7 +47,7 @@ def energy_figure(frame: pd.DataFrame, rank: int, look: Look = LIGHT) -> go.Figu
             name=str(what),
             mode="lines",
             line={
-                "color": colours[str(what)],
+                "color": by_kind[str(what)],
                 "width": 3,
                 "dash": "solid" if what == "window" else "dash",
             },
@@ -79,7 +80,7 @@ def injected_figure(frame: pd.DataFrame, look: Look = LIGHT) -> go.Figure:
         go.Bar(
             x=frame["matrix"],
             y=frame["injected"],
-            marker_color=_blue(look),
+            marker_color=look.blue,
             hovertemplate="%{x}: %{y:.0%} of the weight's norm<extra></extra>",
         )
     )
@@ -112,7 +113,7 @@ def claims_figure(frame: pd.DataFrame, look: Look = LIGHT) -> go.Figure:
             mode="markers",
             marker={
                 "size": 12,
-                "color": [_blue(look) if more else charts.ORANGE for more in five],
+                "color": [look.blue if more else colours.ORANGE for more in five],
                 "symbol": ["square" if more else "circle" for more in five],
             },
             error_x=charts.errors(rate, low, high, look),
@@ -152,7 +153,7 @@ def power_figure(frame: pd.DataFrame, look: Look = LIGHT) -> go.Figure:
     fig = go.Figure()
     for place, (seeds, own) in enumerate(frame.groupby("seeds")):
         rate, low, high = (own[name].to_numpy(float) for name in ("rate", "low", "high"))
-        colour = (charts.ORANGE, _blue(look))[place % 2]
+        colour = (colours.ORANGE, look.blue)[place % 2]
         fig.add_scatter(
             x=own["difference"] + 0.004 * (2 * place - 1),
             y=rate,
@@ -183,7 +184,7 @@ def explained_figure(frame: pd.DataFrame, look: Look = LIGHT) -> go.Figure:
     """R² per student layer, one colour per student."""
     fig = go.Figure()
     for (student, own), colour in zip(
-        frame.groupby("student", sort=False), (charts.ORANGE, _blue(look)), strict=False
+        frame.groupby("student", sort=False), (colours.ORANGE, look.blue), strict=False
     ):
         fig.add_bar(
             x=[f"L{layer}" for layer in own["layer"]],
@@ -211,7 +212,7 @@ def cuts_figure(frame: pd.DataFrame, look: Look = LIGHT) -> go.Figure:
             x=mean,
             y=frame["origin"],
             orientation="h",
-            marker_color=[_blue(look), charts.SKY, charts.GREY][: len(frame)],
+            marker_color=[look.blue, colours.SKY, colours.GREY][: len(frame)],
             error_x=charts.errors(mean, low, high, look, width=7),
             hovertemplate="%{y}: %{x:.3f}<extra></extra>",
         )
@@ -223,10 +224,6 @@ def cuts_figure(frame: pd.DataFrame, look: Look = LIGHT) -> go.Figure:
 
 def _rate(rate: object) -> dict[str, float]:
     return {"rate": rate.value, "low": rate.low, "high": rate.high}  # type: ignore[attr-defined]
-
-
-def _blue(look: Look) -> str:
-    return charts.SKY if look.dark else charts.BLUE
 
 
 def _short(module: str) -> str:

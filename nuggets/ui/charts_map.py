@@ -12,8 +12,8 @@ from numpy import ndarray
 
 from nuggets.core.architecture import ATTENTION, FFN, LAYER_ROLES, ArchSpec
 from nuggets.core.views import Mode, Values
+from nuggets.documents.colours import LIGHT, Look
 from nuggets.ui import charts, charts_ink
-from nuggets.ui.charts import LIGHT, Look
 
 TITLES: dict[Mode, str] = {
     "distinctive": "log₂ of share ÷ mean share",
@@ -54,7 +54,7 @@ class Shown(NamedTuple):
         if not np.isfinite(value):
             return "–"
         sign = "+" if self.signed else ""
-        text = {"share": f"{100 * value:{sign}.1f} %", "ratio": f"{value:+.2f}"}.get(
+        text = {"share": f"{100 * value:{sign}z.1f} %", "ratio": f"{value:+z.2f}"}.get(
             self.unit, f"{value:{sign}.2g}"
         )
         return text.replace("-", "−")
@@ -73,7 +73,7 @@ _LABELS_UP_TO = 14
 """Layers up to which every cell carries its value."""
 
 
-def short_name(spec: ArchSpec, role: str, layer: int | None) -> str:
+def matrix_name(spec: ArchSpec, role: str, layer: int | None) -> str:
     """What people call a matrix: `L12.mlp.up_proj`, `embed_tokens`, `lm_head`."""
     if layer is None:
         return spec.module(role).rsplit(".", 1)[-1]
@@ -93,7 +93,7 @@ def map_frame(spec: ArchSpec, values: Values, totals: ndarray) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "module": [module for module, _, _ in places],
-            "name": [short_name(spec, role, layer) for _, role, layer in places],
+            "name": [matrix_name(spec, role, layer) for _, role, layer in places],
             "role": [role for _, role, _ in places],
             "layer": pd.array([layer for _, _, layer in places], dtype="Int64"),
             "value": values.mean,

@@ -12,8 +12,8 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from nuggets import api
+from nuggets.documents.colours import LIGHT, Look
 from nuggets.ui import charts
-from nuggets.ui.charts import LIGHT, Look
 
 Found = Mapping[str, api.views.Residual]
 """Selector → what it chose."""
@@ -46,10 +46,10 @@ def residual_figure(found: Found, look: Look = LIGHT, columns: int = 4) -> go.Fi
     Args:
         found: what every selector chose.
         look: light or dark.
-        columns: panels side by side.
+        columns: most panels side by side.
     """
-    columns = min(columns, len(found))
     rows = math.ceil(len(found) / columns)
+    columns = math.ceil(len(found) / rows)
     n = max(len(residual.modules) for residual in found.values())
     fig = make_subplots(
         rows,
@@ -59,7 +59,7 @@ def residual_figure(found: Found, look: Look = LIGHT, columns: int = 4) -> go.Fi
         horizontal_spacing=0.04,
         vertical_spacing=0.11,
     )
-    chosen = charts.SKY if look.dark else charts.BLUE
+    chosen = look.blue
     for place, residual in enumerate(found.values()):
         shares = api.views.dimension_shares(residual)
         width = residual.chosen.shape[1] / shares.shape[1]

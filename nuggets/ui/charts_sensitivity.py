@@ -14,8 +14,9 @@ from plotly.subplots import make_subplots
 from nuggets.core.view_matrices import Binned, Overlap, Placed
 from nuggets.core.view_stability import LayerStability
 from nuggets.core.views import Values
+from nuggets.documents import colours
+from nuggets.documents.colours import LIGHT, Look
 from nuggets.ui import charts, charts_ink
-from nuggets.ui.charts import LIGHT, Look
 
 FAINT = 0.02
 """Share of blocks that may all be drawn in the darkest colour: a few zeros must not take the
@@ -76,10 +77,10 @@ def matrix_figure(
         row=2,
         col=1,
     )
-    strokes = (("chosen", charts.ORANGE, "solid"), ("runner-up", charts.SKY, "dash"))
+    strokes = (("chosen", colours.ORANGE, "solid"), ("runner-up", colours.SKY, "dash"))
     for window, stroke in reversed(list(zip(windows, strokes, strict=False))):
         _add_window(fig, window, *stroke)
-    _add_profiles(fig, profiles, charts.SKY if look.dark else charts.BLUE)
+    _add_profiles(fig, profiles, look.blue)
     seen = np.maximum(z, np.nanquantile(z, FAINT)) if log else z
     title = f"{which} per block" + (", A − B as shares of the matrix" if signed else "")
     fig.update_layout(coloraxis=charts.colour_axis([seen], signed, title, log=log))
@@ -154,13 +155,13 @@ def layers_figure(frame: pd.DataFrame, look: Look = LIGHT) -> go.Figure:
     """Share of each layer with its interval, and how often it would be chosen again."""
     fig = make_subplots(1, 2, shared_yaxes=True, horizontal_spacing=0.1)
     y = [f"L{layer}" for layer in frame["layer"]]
-    colours = [charts.ORANGE if chosen else charts.GREY for chosen in frame["chosen"]]
+    fills = [colours.ORANGE if chosen else colours.GREY for chosen in frame["chosen"]]
     mean, low, high = (frame[name].to_numpy(float) for name in ("share", "low", "high"))
     fig.add_bar(
         x=mean,
         y=y,
         orientation="h",
-        marker_color=colours,
+        marker_color=fills,
         error_x=charts.errors(mean, low, high, look),
         hovertemplate="%{y}: %{x:.1%}<extra></extra>",
         row=1,
@@ -171,12 +172,12 @@ def layers_figure(frame: pd.DataFrame, look: Look = LIGHT) -> go.Figure:
         x=again,
         y=y,
         orientation="h",
-        marker_color=colours,
+        marker_color=fills,
         text=[f"{100 * share:.0f} %" for share in again],
         textposition="auto",
         constraintext="none",
         textfont={"size": 13},
-        insidetextfont={"color": [charts_ink.ink_on(colour) for colour in colours]},
+        insidetextfont={"color": [charts_ink.ink_on(colour) for colour in fills]},
         outsidetextfont={"color": look.ink},
         hovertemplate="%{y}: %{x:.1%}<extra></extra>",
         row=1,
@@ -215,14 +216,14 @@ def units_frame(
 
 def units_figure(frame: pd.DataFrame, look: Look = LIGHT) -> go.Figure:
     """The most sensitive neurons or heads as bars; orange where another task has them too."""
-    alone = charts.SKY if look.dark else charts.BLUE
+    alone = look.blue
     both = frame["in_both"] if "in_both" in frame else [False] * len(frame)
     fig = go.Figure(
         go.Bar(
             x=frame["share"],
             y=frame["unit"],
             orientation="h",
-            marker_color=[charts.ORANGE if shared else alone for shared in both],
+            marker_color=[colours.ORANGE if shared else alone for shared in both],
             hovertemplate="%{y}: %{x:.2%}<extra></extra>",
         )
     )
@@ -271,7 +272,7 @@ def samples_figure(frame: pd.DataFrame, look: Look = LIGHT) -> go.Figure:
             x=frame["samples"],
             y=frame["same_layers"],
             mode="lines+markers",
-            line={"color": charts.SKY if look.dark else charts.BLUE, "width": 2.5},
+            line={"color": look.blue, "width": 2.5},
             hovertemplate="%{x} samples: %{y:.1%}<extra></extra>",
         )
     )

@@ -14,8 +14,9 @@ from nuggets import api
 from nuggets.core.architecture import ROLES
 from nuggets.core.plan import ExtractionPlan
 from nuggets.core.views import Residual
+from nuggets.documents import colours
+from nuggets.documents.colours import LIGHT, Look
 from nuggets.ui import charts, charts_ink
-from nuggets.ui.charts import LIGHT, Look
 
 STUDENT = "as the untouched student"
 LOGIT = "max |Δ logit|"
@@ -124,7 +125,7 @@ def neighbours_figure(frame: pd.DataFrame, chance: float, look: Look = LIGHT) ->
             x=np.arange(len(frame)),
             y=frame["shared"],
             customdata=np.stack([frame["matrix"].map(_short), frame["next"].map(_short)], axis=1),
-            marker={"color": np.where(whole, charts.GREEN, charts.BLUE)},
+            marker={"color": np.where(whole, colours.GREEN, colours.BLUE)},
             hovertemplate="%{customdata[0]} → %{customdata[1]}<br>share %{y:.0%}<extra></extra>",
         )
     )
@@ -274,7 +275,7 @@ def losses_figure(frame: pd.DataFrame, look: Look = LIGHT) -> go.Figure:
     names = charts.labels(dict.fromkeys(frame["arm"]))
     for index, (arm, own) in enumerate(frame.groupby("arm", sort=False)):
         own, name = own.sort_values("step"), names[str(arm)]
-        colour = charts.CATEGORIES[index % len(charts.CATEGORIES)]
+        colour = colours.CATEGORIES[index % len(colours.CATEGORIES)]
         if max(own["seeds"]) > 1:
             fig.add_scatter(
                 x=[*own["step"], *own["step"][::-1]],
@@ -296,7 +297,7 @@ def losses_figure(frame: pd.DataFrame, look: Look = LIGHT) -> go.Figure:
             mode="lines+markers" if len(own) < 3 else "lines",
             line={
                 "color": colour,
-                "dash": "solid" if index < len(charts.CATEGORIES) else "dash",
+                "dash": "solid" if index < len(colours.CATEGORIES) else "dash",
                 "width": 2.5,
             },
         )

@@ -7,8 +7,7 @@ import shlex
 import streamlit as st
 
 from nuggets import api
-from nuggets.errors import NuggetsError
-from nuggets.ui import charts, charts_cross, safe, share, shell, study_parts
+from nuggets.ui import charts_cross, safe, share, shell, study_parts
 
 STUDY = "cross"
 USUAL = ("teacher", "independent")
@@ -41,7 +40,7 @@ def _matrix(report: api.StudyReport, command: str, python: str) -> None:
     frame = charts_cross.cross_frame(report)
     first = report.panels[0].report
     share.figure(
-        charts_cross.cross_figure(frame, first.metric, charts.look_of(st.context.theme.type)),
+        charts_cross.cross_figure(frame, first.metric, share.look()),
         frame,
         key="cross",
         caption=f"Outlined: the task's own seed samples · {study_parts.caption(report)}",
@@ -66,8 +65,6 @@ def _start(missing: list[str], changes: tuple[str, ...], command: str) -> None:
             st.page_link(shell.page("paper"), label="All experiments of the paper")
 
 
+@safe.refused_later()
 def _run(changes: tuple[str, ...]) -> None:
-    try:
-        api.start_study(STUDY, changes)
-    except NuggetsError as error:
-        st.session_state["nuggets-refused"] = str(error)
+    api.start_study(STUDY, changes)

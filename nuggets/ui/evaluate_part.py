@@ -7,18 +7,12 @@ from typing import Any
 import streamlit as st
 
 from nuggets import api
-from nuggets.errors import BadInput, NuggetsError
+from nuggets.bench.tasks import Benchmark
+from nuggets.errors import BadInput
+from nuggets.frozen import members
 from nuggets.ui import charts, live, safe, shell
 
-SKILL, DIALOGUE = "skill", "dialogue"
-KINDS = {
-    SKILL: "the task's own skill",
-    "gsm8k": "GSM8K, word problems",
-    "mmlu": "MMLU, multiple choice",
-    "super_ni": "Super-NaturalInstructions",
-    DIALOGUE: "dialogue, judged by the teacher's likelihood",
-}
-WITH_SHOTS = ("gsm8k", "mmlu")
+KINDS = members(Benchmark)
 _STARTED = "nuggets-evaluation"
 
 
@@ -33,8 +27,9 @@ def form(run: api.Run | None, choice: shell.Choice) -> None:
         st.text(missing)
         return
     models = _models(run, choice)
-    kinds = st.multiselect("Benchmarks", list(KINDS), default=[SKILL], key="eval_kinds",
-                           format_func=KINDS.__getitem__, bind="query-params")  # fmt: skip
+    kinds = st.multiselect("Benchmarks", list(KINDS), default=list(KINDS)[:1],
+                           key="eval_kinds", bind="query-params",
+                           format_func=lambda kind: KINDS[kind].title)  # fmt: skip
     kinds = [kind for kind in kinds if kind in KINDS]
     tree = {"job": "evaluate", "models": models, "device": choice.device}
     with safe.shown_problems("evaluate"):
@@ -52,7 +47,7 @@ def form(run: api.Run | None, choice: shell.Choice) -> None:
 
 def progress() -> None:
     """The evaluation that computes, waits, or ended without a result."""
-    live.refused()
+    safe.refused()
     started = st.session_state.get(_STARTED)
     for run in api.runs():
         status = run.status()
@@ -86,39 +81,44 @@ def _arms(run: api.Run) -> Any:
 
 
 def _benchmarks(kinds: list[str], choice: shell.Choice) -> list[dict[str, Any]]:
-    """The benchmarks chosen, with their shared options."""
+    """The benchmarks chosen, each with the options that it has."""
+    chosen = {kind: KINDS[kind] for kind in kinds}
     with st.container(horizontal=True, vertical_alignment="bottom"):
         limit = st.number_input("Max items", 2, 100_000, 100, key="eval_limit", width=150,
                                 bind="query-params")  # fmt: skip
         shots = st.number_input("Few-shot examples", 0, 64, 0, key="eval_shots", width=150,
                                 bind="query-params",
-                                disabled=not set(kinds) & set(WITH_SHOTS),
-                                help="Solved examples above each question: GSM8K and MMLU; the "
-                                "paper shows 0, 8 or 5.")  # fmt: skip
+                                disabled=not any(cls.usual_shots for cls in chosen.values()),
+                                help="Solved examples above each question; "
+                                f"usual: {_usual_shots()}.")  # fmt: skip
         data = st.text_input("Items (JSONL or org/name:config/split)", key="eval_data", width=360,
                              bind="query-params", max_chars=1000,
-                             disabled=not set(kinds) - {SKILL},
+                             disabled=not any(cls.takes_data for cls in chosen.values()),
                              placeholder="if empty: downloaded from the Hub")  # fmt: skip
-    shared = {"limit": int(limit)}
-    own: dict[str, dict[str, Any]] = {
-        SKILL: {"skill": choice.task},
-        DIALOGUE: {"judge": {"kind": "teacher_likelihood", "teacher": choice.teacher}},
+    own = {
+        "skill": choice.task,
+        "judge": {"kind": "teacher_likelihood", "teacher": choice.teacher},
     }
     found = []
-    for kind in kinds:
-        tree = {"kind": kind, **shared, **own.get(kind, {})}
-        if kind in WITH_SHOTS:
+    for kind, cls in chosen.items():
+        tree = {"kind": kind, "limit": int(limit)}
+        tree |= {name: value for name, value in own.items() if name in cls.model_fields}
+        if cls.usual_shots:
             tree["shots"] = int(shots)
-        if kind != SKILL and data.strip():
+        if cls.takes_data and data.strip():
             tree["data"] = data.strip()
-        if kind in ("super_ni", DIALOGUE) and not data.strip():
-            raise BadInput(f"Name a JSONL file with items for {KINDS[kind]}.")
+        elif cls.takes_data and (cls.large or cls.hub[0] is None):
+            raise BadInput(f"Name a JSONL file with items for {cls.title}.")
         found.append(tree)
     return found
 
 
+def _usual_shots() -> str:
+    return ", ".join(
+        f"{cls.usual_shots} ({kind})" for kind, cls in KINDS.items() if cls.usual_shots
+    )
+
+
+@safe.refused_later()
 def _start(job: api.EvaluateJob) -> None:
-    try:
-        st.session_state[_STARTED] = api.start(job).id
-    except NuggetsError as error:
-        st.session_state["nuggets-refused"] = str(error)
+    st.session_state[_STARTED] = api.start(job).id

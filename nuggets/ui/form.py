@@ -14,7 +14,7 @@ from nuggets import api
 from nuggets.recipe import TransferRecipe
 from nuggets.ui import fields, form_compare, form_extract, form_train, shell
 
-FILES = ("file", "seeds", "train", "test")
+FILES = ("file", "seed_samples", "train", "test")
 
 
 def reset(base: TransferRecipe) -> None:

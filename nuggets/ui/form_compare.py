@@ -5,20 +5,17 @@ An initialisation is an arm: each says what a LoRA starts from, and everything e
 
 from __future__ import annotations
 
-from typing import Any, get_args
+from typing import Any
 
 import pandas as pd
 import streamlit as st
 
-from nuggets.recipe import Arm, TransferRecipe
+from nuggets.frozen import members
+from nuggets.recipe import TransferRecipe
+from nuggets.train.arms import Arm
 from nuggets.ui import fields
 
 Tree = dict[str, Any]
-ARMS: dict[str, Any] = {arm.model_fields["kind"].default: arm for arm in get_args(get_args(Arm)[0])}
-"""Every arm by its kind, in the order in which they are offered."""
-STARTS = ("plain", "paper", "pissa", "olora", "lora_ga", "eva", "corda", "memories", "regressed")
-"""Arms that differ from plain LoRA in what it starts from."""
-CONTROLS = ("permuted", "shuffled", "gaussian", "random_layers", "random_window", "wrong_task")
 GROUPS = {
     "starts": ("Initialisers", "What LoRA starts from. plain: A random, B zero. paper: "
                "matrices extracted from the teacher. The others are PEFT's own "
@@ -36,7 +33,7 @@ METRICS = ("exact_match", "choice", "loss")
 
 def values(base: TransferRecipe) -> Tree:
     """What each control shows for a recipe, by key."""
-    own = {key: [arm.name for arm in base.arms if _group(arm.kind) == key] for key in GROUPS}
+    own = {key: [arm.name for arm in base.arms if _group(arm) == key] for key in GROUPS}
     return own | {
         "seeds": len(base.seeds),
         "items": base.data.n_test,
@@ -50,10 +47,10 @@ def draw(base: TransferRecipe, tree: Tree) -> None:
     """Draws the controls and writes what they say into a recipe's tree."""
     shown = values(base)
     offered = {arm.name: arm for arm in base.arms}
-    offered |= {name: arm() for name, arm in ARMS.items() if name not in offered}
+    offered |= {kind: arm() for kind, arm in members(Arm).items() if kind not in offered}
     chosen: set[str] = set()
     for key, (label, help_) in GROUPS.items():
-        names = [name for name, arm in offered.items() if _group(arm.kind) == key]
+        names = [name for name, arm in offered.items() if _group(arm) == key]
         chosen |= set(fields.several(label, names, shown[key], key, help_))
     # In the recipe's own order, whatever was clicked first: the same comparison, the same recipe.
     arms = [arm for name, arm in offered.items() if name in chosen]
@@ -106,7 +103,8 @@ def _short(arm: Any) -> str:
     return (type(arm).__doc__ or "").strip().split("\n\n")[0].replace("\n    ", " ")
 
 
-def _group(kind: str) -> str:
-    if kind in STARTS:
-        return "starts"
-    return "controls" if kind in CONTROLS else "others"
+def _group(arm: Any) -> str:
+    """The key of its group: controls by their role, the others by their family."""
+    if arm.role == "control":
+        return "controls"
+    return "starts" if arm.family == "start" else "others"

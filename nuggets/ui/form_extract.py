@@ -2,46 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Any, get_args
+from typing import Any
 
 import streamlit as st
 
 from nuggets import api
 from nuggets.core.layers import LayerSelector
 from nuggets.core.scores import Score
-from nuggets.core.selectors import ConsistentSelector, MatrixSelector
+from nuggets.core.selectors import MatrixSelector
 from nuggets.recipe import TransferRecipe
-from nuggets.ui import fields
+from nuggets.ui import fields, form_strategy
 
+Tree = dict[str, Any]
 RANKS = ("global", "per module", "by energy")
-LAYER_HELP = """How the teacher's layers are chosen. sensitivity: the most sensitive ones (the
-paper). cka: the path of greatest similarity. by_hand: name one teacher layer per student layer."""
-MATRIX_HELP = """Which entries of a teacher matrix are taken. window: one contiguous block (the
-paper). consistent: the same dimensions, heads and neurons everywhere, the only choice that keeps a
-working circuit."""
+SELECTORS: Tree = {"layers": LayerSelector, "matrices": MatrixSelector}
+SCORES: Tree = {"score": Score}
 RANK_HELP = """global: rank r everywhere. per module: a rank for each kind of matrix. by energy: the
 smallest rank that keeps this share of the squared singular values, r at most."""
-Tree = dict[str, Any]
-
-
-def _kinds(family: Any) -> list[str]:
-    """The kinds of a family of strategies, in the order of its union."""
-    members = get_args(family)[0] if get_args(family) else family
-    return [member.model_fields["kind"].default for member in get_args(members) or (members,)]
-
-
-LAYERS, MATRICES, SCORES = _kinds(LayerSelector), _kinds(MatrixSelector), _kinds(Score)
-ORDERS = list(get_args(ConsistentSelector.model_fields["order"].annotation))
 
 
 def values(base: TransferRecipe) -> Tree:
     """What each control shows for a recipe, by key."""
     extraction, lora = base.extraction, base.lora
     return {
-        "layers": extraction.layers.kind,
-        "by_hand": _listed(base),
-        "matrices": extraction.matrices.kind,
-        "order": getattr(extraction.matrices, "order", ORDERS[0]),
+        **form_strategy.values("matrices", MatrixSelector, extraction.matrices),
+        **form_strategy.values("layers", LayerSelector, extraction.layers),
         "draw": _drawn(base),
         "roles": list(extraction.roles),
         "ratio": extraction.ratio,
@@ -52,20 +37,22 @@ def values(base: TransferRecipe) -> Tree:
         "alpha": float(lora.alpha or 0),
         "svd": lora.svd,
         "dropout": lora.dropout,
-        "score": base.sensitivity.score.kind,
-        "seed_samples": base.data.n_seeds,
+        **form_strategy.values("score", Score, base.sensitivity.score),
+        "seed_samples": base.data.n_seed_samples,
     }
 
 
 def draw(base: TransferRecipe, tree: Tree) -> None:
     """Draws the controls and writes what they say into a recipe's tree."""
-    shown = values(base)
+    shown, extraction = values(base), tree["extraction"]
     left, right = st.columns(2)
     with left:
-        layers = fields.select("Layers", LAYERS, shown["layers"], "layers", LAYER_HELP)
+        intro = "How the teacher's layers are chosen."
+        form_strategy.kind("layers", LayerSelector, "Layers", intro, shown, extraction)
     with right:
-        matrices = fields.select("Matrices", MATRICES, shown["matrices"], "matrices", MATRIX_HELP)
-    _selectors(base, tree["extraction"], layers, matrices, shown)
+        intro = "Which entries of a teacher matrix are taken."
+        form_strategy.kind("matrices", MatrixSelector, "Matrices", intro, shown, extraction)
+    form_strategy.parameters(SELECTORS, shown, extraction)
     tree["extraction"]["roles"] = fields.pills(
         "Modules", api.ROLES, shown["roles"], "roles",
         "Which matrices of a layer are extracted; embed and head require equal vocabularies.",
@@ -78,34 +65,6 @@ def draw(base: TransferRecipe, tree: Tree) -> None:
     )  # fmt: skip
     with st.expander("Advanced"):
         _advanced(tree, shown)
-
-
-def _selectors(
-    base: TransferRecipe, extraction: Tree, layers: str, matrices: str, shown: Tree
-) -> None:
-    """Kind and parameters; a selector's other parameters stay as long as the selector does."""
-    for name, kind in (("layers", layers), ("matrices", matrices)):
-        if getattr(base.extraction, name).kind != kind:
-            extraction[name] = {"kind": kind}
-    if layers == "by_hand":
-        text = fields.text(
-            "Teacher layer per student layer", shown["by_hand"], "by_hand",
-            "One number for each student layer, counted from 0 and separated by commas.",
-        )  # fmt: skip
-        extraction["layers"]["layers"] = _numbers(text)
-    if matrices == "consistent":
-        extraction["matrices"]["order"] = fields.select(
-            "Dimensions", ORDERS, shown["order"], "order",
-            "Keep the most sensitive ones, the first ones, or random ones as a control.",
-        )  # fmt: skip
-    drawn = [name for name, kind in (("layers", layers), ("matrices", matrices))
-             if kind in ("random", "random_window")]  # fmt: skip
-    if matrices == "consistent" and extraction["matrices"]["order"] == "random":
-        drawn.append("matrices")
-    if drawn:
-        seed = fields.number("Draw", 0, 10**6, shown["draw"], "draw", "Seed of the random choice.")
-        for name in drawn:
-            extraction[name]["seed"] = seed
 
 
 def _ranks(base: TransferRecipe, lora: Tree, roles: list[str], shown: Tree) -> None:
@@ -148,7 +107,7 @@ def _rank_of_each(base: TransferRecipe, roles: list[str], shown: Tree) -> dict[s
 def _advanced(tree: Tree, shown: Tree) -> None:
     left, right = st.columns(2)
     with left:
-        tree["data"]["n_seeds"] = fields.number(
+        tree["data"]["n_seed_samples"] = fields.number(
             "Seed samples", 1, 4096, shown["seed_samples"], "seed_samples",
             "Samples on which sensitivity is measured (the paper: 32).",
         )  # fmt: skip
@@ -158,12 +117,9 @@ def _advanced(tree: Tree, shown: Tree) -> None:
             "decomposition.",
         )  # fmt: skip
     with right:
-        score = fields.select(
-            "Score", SCORES, shown["score"], "score",
-            "What is summed over the seed samples; theta_grad is the paper's |θ · ∂L/∂θ|.",
-        )  # fmt: skip
-        if score != tree["sensitivity"]["score"]["kind"]:
-            tree["sensitivity"]["score"] = {"kind": score}
+        intro = "What is summed over the seed samples."
+        form_strategy.kind("score", Score, "Score", intro, shown, tree["sensitivity"])
+        form_strategy.parameters(SCORES, shown, tree["sensitivity"])
         tree["lora"]["dropout"] = fields.number(
             "Dropout", 0.0, 0.99, shown["dropout"], "dropout", "PEFT's lora_dropout.", 0.01
         )
@@ -178,13 +134,3 @@ def _rank_kind(base: TransferRecipe) -> str:
 def _drawn(base: TransferRecipe) -> int:
     selectors = (base.extraction.layers, base.extraction.matrices)
     return next((s.seed for s in selectors if hasattr(s, "seed")), 0)  # type: ignore[union-attr]
-
-
-def _listed(base: TransferRecipe) -> str:
-    return ", ".join(str(layer) for layer in getattr(base.extraction.layers, "layers", range(4)))
-
-
-def _numbers(text: str) -> list[Any]:
-    """Whole numbers separated by commas; anything else is left for the recipe to refuse."""
-    parts = [part.strip() for part in text.split(",") if part.strip()]
-    return [int(part) if part.lstrip("-").isdigit() else part for part in parts]

@@ -9,8 +9,9 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from nuggets import api
+from nuggets.documents import colours
 from nuggets.recipe import SensitivityJob, TransferRecipe
-from nuggets.ui import charts, measure
+from nuggets.ui import measure
 
 TEACHER, STUDENT, SIBLING = "teacher", "independent", "sibling"
 RANK = 16
@@ -59,7 +60,7 @@ class Asked(NamedTuple):
 
     task: str
     device: str
-    look: charts.Look
+    look: colours.Look
 
     @property
     def job(self) -> SensitivityJob:

@@ -5,24 +5,16 @@ from __future__ import annotations
 import html
 import re
 
+from nuggets.documents.page import html_page
 from nuggets.errors import NuggetsError
 from nuggets.ui.chapters import CHAPTERS, GLOSSARY, Chapter
 from nuggets.ui.learn_asked import Asked, NotMeasured, Picture
 from nuggets.ui.learn_scenes import scene
 
-_PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>Nuggets: the method in eight chapters</title>
-<style>body{{margin:2rem auto;max-width:52rem;padding:0 1rem;font:16px/1.5 system-ui,sans-serif;
-color:#1f2430}}section{{break-before:page}}figure{{margin:1rem 0;break-inside:avoid}}
-pre{{font:1.1rem/1.5 ui-monospace,monospace;white-space:pre-wrap;padding:.75rem 1rem;
-border:1px solid #ccc}}
-figcaption,footer{{color:#5d6472;font-size:.9rem}}dt{{font-weight:600}}dd{{margin:0 0 .5rem 1rem}}
-@media print{{body{{margin:0}}}}</style></head><body>
-<h1>Where a skill lives, and whether it can be moved</h1>
+_BODY = """<h1>Where a skill lives, and whether it can be moved</h1>
 <p>The method in eight chapters. Numbers: {origin}. Guess before you read the answer; the answers
 stand at the end.</p>{chapters}<section><h2>Answers</h2><ol>{answers}</ol></section>
-<section><h2>Glossary</h2><dl>{glossary}</dl></section></body></html>
-"""
+<section><h2>Glossary</h2><dl>{glossary}</dl></section>"""
 
 
 def document(asked: Asked) -> str:
@@ -46,12 +38,13 @@ def document(asked: Asked) -> str:
         chapters.append(_section(number, chapter, pictures))
         answers.append(f"<li>{answer}</li>")
     words = "".join(f"<dt>{html.escape(w)}</dt><dd>{html.escape(m)}</dd>" for w, m in GLOSSARY)
-    return _PAGE.format(
+    body = _BODY.format(
         origin=html.escape(asked.origin),
         chapters="".join(chapters),
         answers="".join(answers),
         glossary=words,
     )
+    return html_page("Nuggets: the method in eight chapters", body)
 
 
 def _section(number: int, chapter: Chapter, pictures: str) -> str:

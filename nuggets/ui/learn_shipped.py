@@ -123,4 +123,4 @@ def transfer(asked: Asked) -> Scene:
 def _signed(difference: api.lessons.CutDifference) -> str:
     """A difference with its interval, with real minus signs."""
     low, high = difference.low, difference.high
-    return f"{difference.value:+.3f} [{low:+.3f}, {high:+.3f}]".replace("-", "−")
+    return f"{difference.value:+z.3f} [{low:+z.3f}, {high:+z.3f}]".replace("-", "−")

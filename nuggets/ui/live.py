@@ -14,7 +14,7 @@ from typing import Any
 import streamlit as st
 
 from nuggets import api
-from nuggets.errors import NuggetsError
+from nuggets.amounts import duration
 from nuggets.recipe import TransferRecipe
 from nuggets.runs.schema import RunRecord, now
 from nuggets.ui import safe
@@ -92,16 +92,8 @@ def _head(run: api.Run, record: RunRecord, status: api.RunStatus, key: str) -> N
 def act(action: Any, run_id: str) -> None:
     """Does something to a run from a button; what is refused is shown in the next full run."""
     st.session_state[ACTED] = True
-    try:
+    with safe.refused_later():
         action(run_id)
-    except NuggetsError as error:
-        st.session_state["nuggets-refused"] = str(error)
-
-
-def refused() -> None:
-    """Shows what the last button could not do."""
-    if text := st.session_state.pop("nuggets-refused", None):
-        safe.problem(text, "refused")
 
 
 def overall(record: RunRecord) -> float:
@@ -138,18 +130,6 @@ def remaining(ticks: Sequence[tuple[datetime, float]], at: datetime | None = Non
     return max(0.0, pace * (1 - done) - ((at or now()) - last).total_seconds())
 
 
-def duration(seconds: float | None) -> str:
-    """Seconds for people: `42 s`, `3 min 05 s`, `2 h 10 min`."""
-    if seconds is None:
-        return "–"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-
-
 def _clocks(record: RunRecord, status: api.RunStatus, known: Told) -> None:
     place = record.stages.index(record.stage) + 1 if record.stage in record.stages else 0
     stage = f"{record.stage} ({place} of {len(record.stages)})" if place else record.stage
@@ -168,12 +148,12 @@ def _clocks(record: RunRecord, status: api.RunStatus, known: Told) -> None:
 
 
 def _losses(run: api.Run, key: str) -> None:
-    from nuggets.ui import charts, charts_transfer, share
+    from nuggets.ui import charts_transfer, share
 
     frame = charts_transfer.losses_frame(told(run).losses)
     if frame.empty:
         return
-    look = charts.look_of(st.context.theme.type)
+    look = share.look()
     job = api.job_of(run)
     few, most = min(frame["seeds"]), max(frame["seeds"])
     seeds = "1 seed" if most == 1 else f"{most} seeds" if few == most else f"{few} to {most} seeds"

@@ -16,7 +16,7 @@ import streamlit as st
 from nuggets import api
 from nuggets.core.view_matrices import Binned, Placed
 from nuggets.errors import BadInput
-from nuggets.ui import charts, charts_map, charts_sensitivity, safe, share, shell
+from nuggets.ui import charts_map, charts_sensitivity, safe, share, shell
 from nuggets.ui.sensitivity_sources import Source, Sources
 
 LEAST = 8
@@ -32,7 +32,7 @@ Read = Callable[[], np.ndarray]
 def matrix(found: Sources, a: str, b: str | None, show: str, choice: shell.Choice) -> None:
     """One matrix of what is shown; its own controls draw nothing else again."""
     spec = found[a].map.spec
-    places = {charts_map.short_name(spec, role, at): (m, role) for m, role, at in spec.modules()}
+    places = {charts_map.matrix_name(spec, role, at): (m, role) for m, role, at in spec.modules()}
     st.subheader("One matrix", anchor=False)
     if st.session_state.get("matrix") not in places:
         st.session_state["matrix"] = next(n for n, (_, role) in places.items() if role == "down")
@@ -81,7 +81,7 @@ def _matrix(
     axes = api.views.axis_name(spec, role)
     size = f"rows {rows[0]}–{rows[1] - 1} of {large[0]}, columns {cols[0]}–{cols[1] - 1} of "
     size += f"{large[1]}, window {small[0]} × {small[1]}"
-    look = charts.look_of(st.context.theme.type)
+    look = share.look()
     share.figure(
         charts_sensitivity.matrix_figure(
             binned, which, windows, profiles, axes, signed=minus is not None, look=look

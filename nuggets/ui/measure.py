@@ -68,7 +68,7 @@ def missing(
 
 def progress(jobs: Sequence[Measurement], key: str) -> None:
     """Live panels of the runs of these jobs that compute, wait, or ended without a result."""
-    live.refused()
+    safe.refused()
     shown = [run for _, run in runs_of(jobs) if run.status() not in ("done", "created")]
     for run in shown[:1]:
         live.panel(run, key=f"{key}-{run.id}", losses=False)
@@ -87,14 +87,11 @@ def _waiting(ids: tuple[str, ...]) -> None:
         st.progress(live.overall(record), text=safe.label(f"{record.name}: {run.status()}"))
 
 
+@safe.refused_later()
 def start(jobs: Sequence[Measurement]) -> None:
     """Starts measurements from a button; what is refused is shown in the next full run."""
     for job in jobs:
-        try:
-            api.start(job)
-        except NuggetsError as error:
-            st.session_state["nuggets-refused"] = str(error)
-            return
+        api.start(job)
 
 
 def runs_of(jobs: Sequence[Measurement]) -> list[tuple[Measurement, api.Run]]:

@@ -9,14 +9,12 @@ from typing import Any, Literal
 
 import streamlit as st
 
-from nuggets import api
-from nuggets.errors import NuggetsError
-from nuggets.ui import amounts, safe, shell
+from nuggets import amounts, api
+from nuggets.ui import safe, shell
 
 Who = Literal["teacher", "student"]
 HUB, FOLDER, GGUF = "hub", "folder", "GGUF file"
 _ASKED = "nuggets-asked-hub"
-_REFUSED = "nuggets-model-refused"
 
 
 def pairs(choice: shell.Choice) -> None:
@@ -41,8 +39,7 @@ def side(who: Who) -> Any:
         place = st.container(gap="xxsmall")
         with st.popover("Hub id, folder or GGUF file", key=f"other-{who}"):
             _other(who)
-        if text := st.session_state.pop(f"{_REFUSED}-{who}", None):
-            safe.problem(text, f"{who}-refused", "This model cannot be used")
+        safe.refused(f"{who}-refused", "This model cannot be used")
     return place
 
 
@@ -77,14 +74,10 @@ def _use(who: Who) -> None:
     else:
         name = str(state.get(f"{who}-path") or "").strip()
         name = f"./{name}" if name in api.MODELS else name  # the folder, not the built-in model
-    try:
-        found = api.locate(name)
-    except NuggetsError as problem:
-        state[f"{_REFUSED}-{who}"] = str(problem)
-        return
-    if found.hub_id is not None:
-        ask_hub([name])
-    shell.choose(**{who: name})
+    with safe.refused_later(f"{who}-refused"):
+        if api.locate(name).hub_id is not None:
+            ask_hub([name])
+        shell.choose(**{who: name})
 
 
 def ask_hub(names: list[str]) -> None:

@@ -8,9 +8,9 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from nuggets import api
+from nuggets import amounts, api
 from nuggets.recipe import TransferRecipe
-from nuggets.ui import amounts, safe, share, shell
+from nuggets.ui import form, safe, share, shell
 
 LOOKED_UP_FOR = 600
 """Seconds that an answer of the hub is kept."""
@@ -36,7 +36,7 @@ def work(choice: shell.Choice) -> TransferRecipe:
     )
     recipe = api.load_recipe(name if name in names else "quick")
     own = choice.data()  # which samples; how many is the recipe's
-    sources = {field: getattr(own, field) for field in ("task", "file", "seeds", "train", "test")}
+    sources = {field: getattr(own, field) for field in ("task", *form.FILES)}
     return recipe.model_copy(
         update={
             "teacher": choice.teacher,
@@ -167,8 +167,8 @@ def needs(found: api.Preflight, command: str) -> None:
     _table(
         rows,
         "needs",
-        f"Estimated for {amount.n_seeds} seed samples of up to {amount.max_tokens} tokens and "
-        f"{amount.trainings} trainings of {amount.steps} steps × {amount.batch_size}, "
+        f"Estimated for {amount.n_seed_samples} seed samples of up to {amount.max_tokens} tokens "
+        f"and {amount.trainings} trainings of {amount.steps} steps × {amount.batch_size}, "
         f"{amount.dtype}. Free: {memory}{ram}, {disk}",
         command,
         {"of free memory": bar},
@@ -183,7 +183,7 @@ def _need(stage: Any, machine: Any, on_gpu: bool) -> dict[str, Any]:
     return row | {
         "of free memory": stage.bytes_needed / max(machine.memory_free, 1),
         "disk": _amount(stage.disk_needed),
-        "time": "–" if stage.seconds is None else amounts.seconds(stage.seconds),
+        "time": amounts.duration(stage.seconds),
         "fits": "yes" if stage.fits else "no",
     }
 

@@ -8,10 +8,10 @@ import pandas as pd
 import streamlit as st
 
 from nuggets import api
+from nuggets.amounts import duration, size
 from nuggets.recipe import TransferRecipe
-from nuggets.ui import charts, charts_transfer, live, measure, safe, share
+from nuggets.ui import charts_transfer, measure, safe, share
 
-MIB = 2**20
 TABS = ("Windows", "Adjacent matrices", "Rank and energy", "Time and memory")
 
 
@@ -99,7 +99,7 @@ def _numbers(ahead: api.Outlook) -> None:
     machine = ahead.preflight.machine
     right.metric(
         f"Time on {machine.device if machine else 'this machine'}",
-        unknown if ahead.seconds is None else f"about {live.duration(ahead.seconds)}",
+        unknown if ahead.seconds is None else f"about {duration(ahead.seconds)}",
         border=True,
         help="All stages, one arm and seed after another, at the measured speed of this device. "
         "Training arms together takes less.",
@@ -110,7 +110,7 @@ def _windows(recipe: TransferRecipe, plan: api.ExtractionPlan) -> None:
     frame = charts_transfer.plan_frame(plan)
     command, python = _origin(recipe)
     share.figure(
-        charts_transfer.plan_figure(frame, _look()),
+        charts_transfer.plan_figure(frame, share.look()),
         frame,
         key="plan",
         caption="Sensitivity kept, relative to a random choice (1×)",
@@ -150,7 +150,7 @@ def _neighbours(recipe: TransferRecipe, ahead: api.Outlook) -> None:
     frame = charts_transfer.neighbours_frame(found)
     command, python = _origin(recipe)
     share.figure(
-        charts_transfer.neighbours_figure(frame, found.chance, _look()),
+        charts_transfer.neighbours_figure(frame, found.chance, share.look()),
         frame,
         key="plan-neighbours",
         caption="Residual dimensions that each matrix shares with the next",
@@ -174,7 +174,7 @@ def _kept(recipe: TransferRecipe, ahead: api.Outlook) -> None:
     frame = charts_transfer.kept_frame(plan, kept)
     command, python = _origin(recipe)
     share.figure(
-        charts_transfer.kept_figure(frame, _look()),
+        charts_transfer.kept_figure(frame, share.look()),
         frame,
         key="plan-energy",
         caption="Energy kept by the SVD, and the rank used",
@@ -188,9 +188,9 @@ def _costs(recipe: TransferRecipe, ahead: api.Outlook) -> None:
     rows = [
         {
             "stage": need.stage,
-            "memory": _size(need.bytes_needed),
-            "disk": _size(need.disk_needed) if need.disk_needed else "–",
-            "time": _time(need.seconds),
+            "memory": size(need.bytes_needed),
+            "disk": size(need.disk_needed) if need.disk_needed else "–",
+            "time": duration(need.seconds),
             "fits": "yes" if need.fits else "no",
         }
         for need in ahead.stages
@@ -207,19 +207,12 @@ def _costs(recipe: TransferRecipe, ahead: api.Outlook) -> None:
         )
         st.text(
             f"{work.trainings} trainings of {work.steps} steps, {work.batch_size} samples of "
-            f"about {work.tokens} tokens each. Needs {_size(peak)} of memory at most. "
-            f"{_size(found.memory_available)} of memory and {_size(found.disk_free)} of disk "
-            "space are free."
+            f"about {work.tokens} tokens each. Needs {size(peak)} of memory at most. "
+            f"{size(found.memory_available)} of memory and {size(found.disk_free)} of disk are free."
         )
     if ahead.uncounted:
         st.text(f"Not included: {', '.join(ahead.uncounted)}.")
     safe.notes(found.notes)
-
-
-def _time(seconds: float | None) -> str:
-    if seconds is None:
-        return "–"
-    return live.duration(seconds) if seconds >= 1 else "under 1 s"
 
 
 def _ranks_asked(plan: api.ExtractionPlan | None) -> str:
@@ -242,14 +235,6 @@ def ranges(numbers: Sequence[int]) -> str:
         else:
             runs.append([number])
     return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}–{run[-1]}" for run in runs)
-
-
-def _size(size: int) -> str:
-    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / MIB:.1f} MiB"
-
-
-def _look() -> charts.Look:
-    return charts.look_of(st.context.theme.type)
 
 
 def _origin(recipe: TransferRecipe) -> tuple[str, str]:

@@ -13,7 +13,7 @@ from nuggets.ui import fields, form, own_samples, safe, share, shell
 UPLOADED = "uploaded"
 OF_RUN = "of the chosen run"
 SHOWN = "as shown here"
-REFUSED = "nuggets-recipe-refused"
+REFUSED = "recipe-refused"
 
 
 def picker(choice: shell.Choice) -> TransferRecipe:
@@ -34,8 +34,7 @@ def picker(choice: shell.Choice) -> TransferRecipe:
         with st.popover("Upload a recipe"):
             _upload()
         own_samples.popover()
-    if text := st.session_state.pop(REFUSED, None):
-        safe.problem(text, "recipe-refused")
+    safe.refused(REFUSED)
     base = _named(name, of_run)
     st.text(base.description or (f"Settings of run {choice.run}." if name == OF_RUN else ""))
     return base
@@ -137,13 +136,10 @@ def _recipe_of(run_id: str | None) -> TransferRecipe | None:
     return job if isinstance(job, TransferRecipe) else None
 
 
+@safe.refused_later(REFUSED)
 def _picked() -> None:
     """A new recipe brings its own pair, task, device and controls."""
-    try:
-        base = _named(st.session_state.get("recipe"), _recipe_of(st.session_state.get("run")))
-    except NuggetsError as error:
-        st.session_state[REFUSED] = str(error)
-        return
+    base = _named(st.session_state.get("recipe"), _recipe_of(st.session_state.get("run")))
     form.reset(base)
     shell.choose(teacher=base.teacher, student=base.student, device=base.device)
     api.remember(base.data)
@@ -151,28 +147,22 @@ def _picked() -> None:
         shell.choose(task=task)
     else:
         files = ", ".join(filter(None, (getattr(base.data, name) for name in form.FILES)))
-        st.session_state[REFUSED] = (
+        raise BadInput(
             f"The recipe's samples are no longer on this machine ({files}). Choose a task in the "
             "sidebar, or upload them again."
         )
 
 
+@safe.refused_later(REFUSED)
 def _save(recipe: TransferRecipe, name: str, replace: bool) -> None:
-    try:
-        api.save_recipe(recipe, name, replace)
-    except NuggetsError as error:
-        st.session_state[REFUSED] = str(error)
-        return
+    api.save_recipe(recipe, name, replace)
     st.session_state["recipe"] = name.strip()
     st.toast(f"Saved as {name.strip()}.")
 
 
+@safe.refused_later(REFUSED)
 def _delete(name: str) -> None:
-    try:
-        api.delete_recipe(name)
-    except NuggetsError as error:
-        st.session_state[REFUSED] = str(error)
-        return
+    api.delete_recipe(name)
     if st.session_state.get("recipe") == name:
         st.session_state["recipe"] = "quick"
         _picked()

@@ -11,11 +11,13 @@ import streamlit as st
 
 from nuggets import api
 from nuggets.core.references import short_name
+from nuggets.core.selectors import MatrixSelector
 from nuggets.errors import BadInput
+from nuggets.frozen import members
 from nuggets.recipe import TransferRecipe
-from nuggets.ui import charts, charts_alignment, charts_residual, measure, safe, share, shell
+from nuggets.ui import charts_alignment, charts_residual, measure, safe, share, shell
 
-SELECTORS = ("window", "rows_cols", "random_window", "consistent", "weights")
+SELECTORS = tuple(members(MatrixSelector))
 LARGE = 300_000_000
 """Weights of a teacher above which the windows are looked for only when asked: it takes minutes."""
 _SCRIPT = """plans = {{}}
@@ -88,7 +90,7 @@ def _draw(
         for kind, plan in plans.items()
         if plan.residual_agreement is not None
     }
-    look = charts.look_of(st.context.theme.type)
+    look = share.look()
     which = "most sensitive layers"
     if layers is not None:
         which = f"layers by hand {', '.join(str(layer) for layer in layers)}"

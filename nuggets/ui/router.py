@@ -1,5 +1,6 @@
 """The script that Streamlit runs: page frame, sidebar, and the page that the address names."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import streamlit as st
@@ -7,24 +8,40 @@ import streamlit as st
 from nuggets.ui import model_chooser, shell
 
 ROOT = Path(__file__).parents[2]
-# In the order of the pipeline; file name, title and address are one word.
-PAGES = (
-    "home",
-    "models",
-    "sensitivity",
-    "alignment",
-    "transfer",
-    "benchmarks",
-    "paper",
-    "playground",
-    "runs",
-    "learn",
-)
-NEED_DEVICES = ("models", "sensitivity", "alignment", "transfer", "learn")
-"""Pages that look for maps, which differ from device to device, or say what there is."""
 
-READ_MODELS = ("sensitivity", "alignment", "transfer")
-"""Pages that read configurations at once; of hub models only after somebody asked for them."""
+
+@dataclass(frozen=True)
+class Page:
+    """One page: `pages/NAME.py`, whose title and address are the same word.
+
+    Attributes:
+        name: of its file.
+        needs_devices: whether it looks for maps, which differ from device to device, or says what
+            devices there are.
+        reads_models: whether it reads configurations at once; of hub models only after somebody
+            asked for them.
+        chooses_models: whether the pair is chosen on the page itself, not in the sidebar.
+    """
+
+    name: str
+    needs_devices: bool = False
+    reads_models: bool = False
+    chooses_models: bool = False
+
+
+PAGES = (
+    Page("home"),
+    Page("models", needs_devices=True, chooses_models=True),
+    Page("sensitivity", needs_devices=True, reads_models=True),
+    Page("alignment", needs_devices=True, reads_models=True),
+    Page("transfer", needs_devices=True, reads_models=True),
+    Page("benchmarks"),
+    Page("paper"),
+    Page("playground"),
+    Page("runs"),
+    Page("learn", needs_devices=True),
+)
+"""All pages, in the order of the pipeline; the first one answers at `/`."""
 
 
 def main() -> None:
@@ -32,25 +49,25 @@ def main() -> None:
     icon = str(ROOT / "assets" / "icon.svg")
     st.set_page_config("Nuggets", icon, layout="wide")
     st.logo(str(ROOT / "assets" / "logo.svg"), size="large", icon_image=icon)
-    pages = {name: _page(name) for name in PAGES}
-    st.session_state[shell.PAGES] = pages
-    chosen = st.navigation(list(pages.values()), position="top")
-    machine = shell.sidebar(chosen.url_path)
-    if chosen.url_path in NEED_DEVICES and not shell.knows_machine():
+    offered = {page.name: _page(page) for page in PAGES}
+    st.session_state[shell.PAGES] = offered
+    chosen = st.navigation(list(offered.values()), position="top")
+    page = next(p for p in PAGES if offered[p.name].url_path == chosen.url_path)
+    machine = shell.sidebar(pair=not page.chooses_models)
+    if page.needs_devices and not shell.knows_machine():
         shell.wait_for_machine()
-    elif chosen.url_path not in READ_MODELS or not model_chooser.waits_for_hub(shell.current()):
+    elif not (page.reads_models and model_chooser.waits_for_hub(shell.current())):
         chosen.run()
     shell.describe_machine(machine)
 
 
-def _page(name: str) -> st.Page:
-    path = ROOT / "pages" / f"{name}.py"
-    # The default page answers at "/" and has no address of its own.
+def _page(page: Page) -> st.Page:
+    first = page == PAGES[0]  # it has no address of its own
     return st.Page(
-        path,
-        title=name.capitalize(),
-        url_path="" if name == "home" else name,
-        default=name == "home",
+        ROOT / "pages" / f"{page.name}.py",
+        title=page.name.capitalize(),
+        url_path="" if first else page.name,
+        default=first,
     )
 
 

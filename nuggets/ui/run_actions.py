@@ -9,7 +9,6 @@ import pandas as pd
 import streamlit as st
 
 from nuggets import api
-from nuggets.errors import NuggetsError
 from nuggets.recipe import TransferRecipe
 from nuggets.ui import safe, share, shell
 
@@ -34,11 +33,9 @@ def notes(run: api.Run) -> None:
     )
 
 
+@safe.refused_later()
 def _save_notes(run: api.Run, key: str) -> None:
-    try:
-        run.set_notes(st.session_state[key])
-    except NuggetsError as error:
-        st.session_state["nuggets-refused"] = str(error)
+    run.set_notes(st.session_state[key])
 
 
 def compare(run: api.Run) -> None:
@@ -151,15 +148,13 @@ def import_bundle() -> None:
                   disabled=file is None and not path.strip())  # fmt: skip
 
 
+@safe.refused_later()
 def _import(file: Any, path: str) -> None:
-    try:
-        if file is not None:
-            run = api.bundles.read_upload(file.getvalue())
-        else:
-            run = api.bundles.read_bundle(Path(path.strip()).expanduser())
-        shell.choose(run=run.id)
-    except NuggetsError as error:
-        st.session_state["nuggets-refused"] = str(error)
+    if file is not None:
+        run = api.bundles.read_upload(file.getvalue())
+    else:
+        run = api.bundles.read_bundle(Path(path.strip()).expanduser())
+    shell.choose(run=run.id)
 
 
 @st.dialog("Delete this run?")
@@ -169,14 +164,8 @@ def confirm_delete(run: api.Run) -> None:
     st.text("Its record, adapters and answers will be deleted permanently.")
     with st.container(horizontal=True):
         if st.button("Delete", type="primary", key="delete-yes"):
-            _delete(run.id)
+            with safe.refused_later():
+                api.delete(run.id)
             st.rerun()
         if st.button("Keep", key="delete-no"):
             st.rerun()
-
-
-def _delete(run_id: str) -> None:
-    try:
-        api.delete(run_id)
-    except NuggetsError as error:
-        st.session_state["nuggets-refused"] = str(error)

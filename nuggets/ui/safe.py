@@ -11,6 +11,7 @@ import streamlit as st
 from nuggets.errors import NuggetsError
 from nuggets.runs.schema import RunStatus
 
+REFUSED = "This did not work"
 STATUS_COLOURS = {
     "created": "gray",
     "queued": "orange",
@@ -23,7 +24,7 @@ STATUS_COLOURS = {
 }
 
 
-def problem(text: object, key: str = "problem", title: str = "This did not work") -> None:
+def problem(text: object, key: str = "problem", title: str = REFUSED) -> None:
     """A sentence about what went wrong, as plain text in a frame; the title is our own."""
     with st.container(border=True, key=f"nuggets-{key}", gap="xsmall"):
         st.badge(title, color="red")
@@ -44,6 +45,24 @@ def shown_problems(key: str = "problem") -> Iterator[None]:
         yield
     except NuggetsError as error:
         problem(error, key)
+
+
+@contextmanager
+def refused_later(place: str = "refused") -> Iterator[None]:
+    """Keeps a `NuggetsError` of a button for the next full run, where `refused` shows it.
+
+    Also a decorator, for callbacks.
+    """
+    try:
+        yield
+    except NuggetsError as error:
+        st.session_state[f"nuggets-{place}"] = str(error)
+
+
+def refused(place: str = "refused", title: str = REFUSED) -> None:
+    """Shows what the last button of a place could not do."""
+    if text := st.session_state.pop(f"nuggets-{place}", None):
+        problem(text, place, title)
 
 
 def status(value: RunStatus) -> None:

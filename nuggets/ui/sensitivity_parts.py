@@ -125,7 +125,7 @@ def draw_map(
     note = "" if mode != "distinctive" else "  # distinctive: pass the maps of all tasks"
     mode = mode if mode != "distinctive" else "share"
     share.figure(
-        charts_map.map_figure(frame, shown, compare, charts.look_of(st.context.theme.type)),
+        charts_map.map_figure(frame, shown, compare, share.look()),
         frame,
         key=key,
         caption=f"{shown.title}; hover for 95 % intervals over samples · {what}, {source.origin}",
@@ -148,7 +148,7 @@ def layers(source: Source, choice: shell.Choice) -> None:
     stability = api.views.layer_stability(found.layer_samples, k)
     frame = charts_sensitivity.layers_frame(api.views.layer_values(found), stability)
     share.figure(
-        charts_sensitivity.layers_figure(frame, charts.look_of(st.context.theme.type)),
+        charts_sensitivity.layers_figure(frame, share.look()),
         frame,
         key="layers",
         caption=f"The {k} most sensitive layers are orange; 95 % intervals over samples · "
@@ -193,7 +193,7 @@ def _samples(source: Source, choice: shell.Choice) -> None:
     same = api.views.stability_by_samples(found.layer_samples, k, sizes)
     frame = pd.DataFrame({"samples": sizes, "same_layers": same})
     share.figure(
-        charts_sensitivity.samples_figure(frame, charts.look_of(st.context.theme.type)),
+        charts_sensitivity.samples_figure(frame, share.look()),
         frame,
         key="samples",
         caption=f"How many of the {k} layers are also chosen from fewer samples · "

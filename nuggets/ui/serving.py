@@ -19,7 +19,7 @@ import streamlit as st
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-_FIRST = ("nuggets.api", "nuggets.ui.shell", "pandas", "plotly.graph_objects")
+_FIRST = ("nuggets.ui.shell", "pandas", "plotly.graph_objects")
 _SCRIPT = "nuggets.ui.router"
 """Importing the router would draw it."""
 _BEHIND = "nuggets-warm-up"
@@ -49,7 +49,10 @@ async def lifespan(_app: Any) -> AsyncIterator[None]:
 
 def _import_all() -> None:
     import nuggets.ui
+    from nuggets import api
 
+    for name in dir(api):
+        getattr(api, name)
     ours = (found.name for found in pkgutil.iter_modules(nuggets.ui.__path__, "nuggets.ui."))
     for name in (*_FIRST, *ours):
         if name != _SCRIPT:

@@ -12,6 +12,8 @@ import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
 
+from nuggets.documents.colours import DARK, LIGHT, Look
+from nuggets.documents.page import html_page
 from nuggets.ui import take_away
 
 MODE_BAR_LESS = [
@@ -26,12 +28,10 @@ MODE_BAR_LESS = [
 """Buttons that would move the axes behind the page's back; it has controls of its own."""
 OnSelect = Callable[..., None] | Literal["rerun"]
 
-_PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>{title}</title>
-<style>body{{margin:2rem auto;max-width:80rem;padding:0 1rem;background:{paper};color:{ink};
-font:16px system-ui,sans-serif}}pre{{overflow:auto;padding:1rem;border:1px solid #8884}}</style>
-</head><body>{figure}<p>{caption}</p>{code}</body></html>
-"""
+
+def look() -> Look:
+    """The colours of the viewer's theme."""
+    return DARK if st.context.theme.type == "dark" else LIGHT
 
 
 def figure(
@@ -125,15 +125,10 @@ def self_contained_html(
 ) -> str:
     """One HTML file that shows the figure without a network, with its caption and origin."""
     blocks = "".join(f"<pre>{html.escape(text)}</pre>" for text in (command, python) if text)
+    drawn = fig.to_html(full_html=False, include_plotlyjs=True, config={"displaylogo": False})
     layout: Any = fig.layout
-    return _PAGE.format(
-        title=html.escape(caption),
-        paper=html.escape(layout.paper_bgcolor or "#ffffff", quote=True),
-        ink=html.escape(layout.font.color or "#1f2430", quote=True),
-        figure=fig.to_html(full_html=False, include_plotlyjs=True, config={"displaylogo": False}),
-        caption=html.escape(caption),
-        code=blocks,
-    )
+    look = DARK if layout.paper_bgcolor == DARK.paper else LIGHT
+    return html_page(caption, f"{drawn}<p>{html.escape(caption)}</p>{blocks}", look)
 
 
 def _foot(

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import streamlit as st
 
-from nuggets import api
+from nuggets import amounts, api
 from nuggets.errors import NuggetsError
 from nuggets.recipe import SensitivityConfig
 from nuggets.ui import live, safe
@@ -75,10 +75,14 @@ def choose(**values: str | None) -> None:
         st.session_state[name] = value
 
 
-def sidebar(page: str) -> Any:
-    """Draws the sidebar; returns the place for `describe_machine`."""
+def sidebar(pair: bool = True) -> Any:
+    """Draws the sidebar; returns the place for `describe_machine`.
+
+    Args:
+        pair: whether pair and number format are chosen here, and not on the page itself.
+    """
     with st.sidebar:
-        if page != "models":  # there the pair is chosen on the page itself
+        if pair:
             pair_input("teacher")
             pair_input("student")
         left, right = st.columns(2)
@@ -92,7 +96,7 @@ def sidebar(page: str) -> Any:
             )
         machine = st.empty()
         other = st.session_state.get("dtype") or st.query_params.get("dtype") or "auto"
-        if page != "models" and other != "auto":  # what is not as usual is always seen
+        if pair and other != "auto":  # what is not as usual is always seen
             dtype_input()
         run_input()
         queue()
@@ -208,7 +212,7 @@ def _machine(was_known: bool) -> None:
     devices = {device.name: device for device in found.devices}
     wanted = current().device
     device = devices.get(wanted) or next(iter(devices.values()))
-    free = f"{device.memory_free / 2**30:.0f} of {device.memory_total / 2**30:.0f} GiB free"
+    free = f"{amounts.size(device.memory_free)} of {amounts.size(device.memory_total)} free"
     st.caption(
         f"{device.name}: {free}" if wanted in ("auto", device.name) else "not on this machine"
     )

@@ -9,7 +9,7 @@ import streamlit as st
 
 from nuggets import api
 from nuggets.errors import Damaged
-from nuggets.studies.documents import baseline_difference, control_differences, paper_number
+from nuggets.studies.report import baseline_difference, control_differences, paper_number
 from nuggets.ui import arm_tables, charts
 from nuggets.ui.arm_tables import with_intervals
 from nuggets.ui.charts_benchmarks import ROLE_TITLES
@@ -48,7 +48,7 @@ def documents(report: api.StudyReport) -> None:
     """The whole report to take away."""
     name = report.study.name
     files = (
-        ("Report (HTML)", lambda: api.study_html(report, api.study_svg(report)), "html"),
+        ("Report (HTML)", lambda: api.study_html(report), "html"),
         ("Report (Markdown)", lambda: api.study_markdown(report), "md"),
         ("Figure (SVG)", lambda: api.study_svg(report), "svg"),
     )

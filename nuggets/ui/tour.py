@@ -5,7 +5,6 @@ from __future__ import annotations
 import streamlit as st
 
 from nuggets import api
-from nuggets.errors import NuggetsError
 from nuggets.ui import shell
 
 STEPS = (
@@ -43,10 +42,8 @@ def _hidden() -> bool:
     return st.session_state.get(HIDDEN, False) or api.tour.hidden()
 
 
+@safe.refused_later()
 def _put_away(hidden: bool) -> None:
     """Remembered in the home; in this window alone where that cannot be written to."""
     st.session_state[HIDDEN] = hidden
-    try:
-        api.tour.hide(hidden)
-    except NuggetsError as error:
-        st.session_state["nuggets-refused"] = str(error)
+    api.tour.hide(hidden)

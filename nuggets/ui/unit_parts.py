@@ -9,7 +9,7 @@ import streamlit as st
 
 from nuggets import api
 from nuggets.core.view_matrices import Units
-from nuggets.ui import charts, charts_sensitivity, safe, share
+from nuggets.ui import charts_sensitivity, safe, share
 from nuggets.ui.sensitivity_sources import Source, Sources
 
 TOP = 12
@@ -43,7 +43,7 @@ def _ranking(found: Sources, a: str, b: str | None, units: Units) -> None:
     frame = charts_sensitivity.units_frame(top, units[:-1], others if b else None)
     also = f"; orange: also among the first {TOP} of {b}" if b else ""
     share.figure(
-        charts_sensitivity.units_figure(frame, charts.look_of(st.context.theme.type)),
+        charts_sensitivity.units_figure(frame, share.look()),
         frame,
         key=f"top-{units}",
         caption=f"Most sensitive {units} of {scores.size}{also} · {a}, {source.origin}",
@@ -66,7 +66,7 @@ def _overlap(scores: Mapping[str, np.ndarray], units: Units, source: Source) -> 
     first = found[0][0]
     share.figure(
         charts_sensitivity.overlap_figure(
-            frame[list(scores)].to_numpy(), list(scores), charts.look_of(st.context.theme.type)
+            frame[list(scores)].to_numpy(), list(scores), share.look()
         ),
         frame,
         key=f"overlap-{units}",

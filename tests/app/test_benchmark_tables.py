@@ -86,7 +86,7 @@ def test_models_measured_by_themselves_are_shown_with_intervals(
     compared = at.dataframe[1].value
     assert compared["paired"].tolist() == ["sibling − teacher"]
     assert compared["difference, 95 %"][0].startswith("−0.500 [−")
-    assert frame["time"].tolist() == ["2 s", "2 s"]
+    assert frame["time"].tolist() == ["2.0 s", "2.0 s"]
     assert f"4 items, differences to teacher · run {evaluated.id}" in shown(at)
 
 

@@ -12,6 +12,8 @@ import streamlit as st
 from streamlit.testing.v1 import AppTest
 
 from nuggets import api
+from nuggets.core.selectors import MatrixSelector
+from nuggets.frozen import members
 from nuggets.recipe import AlignJob, DataConfig, SensitivityJob, TransferRecipe
 from nuggets.ui import layer_map_part
 from tests.app.conftest import HOSTILE, rendered, shown
@@ -190,8 +192,9 @@ def test_every_selector_shows_agreement_chance_and_kept_sensitivity(open_page: O
     write_map(SENSITIVITY, 0)
     at = open_page("alignment")
     bars, chance = figures(at)[3]["data"][:2], figures(at)[3]["data"][2]
-    assert bars[0]["y"] == ["window", "rows cols", "random window", "consistent", "weights"]
-    assert decoded(bars[0]["x"])[3] == pytest.approx(1)
+    kinds = list(members(MatrixSelector))
+    assert bars[0]["y"] == [kind.replace("_", " ") for kind in kinds]
+    assert decoded(bars[0]["x"])[kinds.index("consistent")] == pytest.approx(1)
     recipe = TransferRecipe.model_validate({"data": {"task": "reverse"}, "lora": {"r": 1}})
     plan = api.plan(recipe)
     assert decoded(bars[0]["x"])[0] == pytest.approx(plan.residual_agreement)
@@ -206,7 +209,7 @@ def test_the_picture_shows_the_dimensions_of_the_map_by_hand(open_page: Open) ->
     write_map(SENSITIVITY, 0)
     at = open_page("alignment", layer_map="2, 3, 4, 5")
     panels = [t for t in figures(at)[2]["data"] if t["type"] == "heatmap"]
-    assert len(panels) == 4  # single weights have no dimensions
+    assert len(panels) == len(members(MatrixSelector)) - 1  # single weights have no dimensions
     layers = {"kind": "by_hand", "layers": (2, 3, 4, 5)}
     changed = {"data": {"task": "reverse"}, "lora": {"r": 1}, "extraction": {"layers": layers}}
     plan = api.plan(TransferRecipe.model_validate(changed))

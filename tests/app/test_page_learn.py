@@ -14,8 +14,9 @@ import streamlit as st
 from streamlit.testing.v1 import AppTest
 
 from nuggets import api
+from nuggets.documents import colours
 from nuggets.recipe import AlignJob, DataConfig, SensitivityJob
-from nuggets.ui import charts, learn_print
+from nuggets.ui import learn_print
 from nuggets.ui.chapters import CHAPTERS, GLOSSARY
 from nuggets.ui.learn_asked import Asked
 from nuggets.ui.learn_scenes import scene
@@ -27,7 +28,7 @@ Open = Callable[..., AppTest]
 SIZES = {"teacher": (6, 64, 48, 4), "independent": (4, 32, 24, 2), "sibling": (4, 32, 24, 2)}
 JOB = SensitivityJob(model="teacher", data=DataConfig(task="reverse"))
 TITLES = {found.key: f"{number} {found.title}" for number, found in enumerate(CHAPTERS, 1)}
-ASKED = Asked("reverse", "auto", charts.LIGHT)
+ASKED = Asked("reverse", "auto", colours.LIGHT)
 
 
 @pytest.fixture(autouse=True)

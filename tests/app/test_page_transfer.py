@@ -58,7 +58,7 @@ LINKS = [
             "extraction.layers.layers": [5, 3, 1, 0], "extraction.matrices.kind": "consistent",
             "extraction.matrices.order": "first", "extraction.roles": ["q", "down"],
             "extraction.ratio": 0.25, "lora.r": 4, "lora.alpha": 12.0, "lora.svd": "exact",
-            "lora.dropout": 0.1, "lora.energy": None, "lora.ranks": {}, "data.n_seeds": 8,
+            "lora.dropout": 0.1, "lora.energy": None, "lora.ranks": {}, "data.n_seed_samples": 8,
             "sensitivity.score.kind": "fisher", "data.n_train": 64, "train.steps": 50,
             "train.epochs": None, "train.batch_size": 8, "train.lr": 0.001,
             "train.schedule": "cosine", "train.warmup": 0.1, "train.weight_decay": 0.2,
@@ -84,8 +84,10 @@ LINKS = [
          "lora.r": 9},
     ),
     (
-        {"matrices": "consistent", "order": "random", "draw": "3"},
-        {"extraction.matrices.order": "random", "extraction.matrices.seed": 3},
+        {"matrices": "consistent", "order": "random", "draw": "3", "score": "random",
+         "score_seed": "4"},
+        {"extraction.matrices.order": "random", "extraction.matrices.seed": 3,
+         "sensitivity.score": {"kind": "random", "seed": 4}},
     ),
 ]  # fmt: skip
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from nuggets import api
@@ -99,3 +101,27 @@ def test_a_recipe_with_energy_and_ranks_comes_back_whole(open_page):
     saved = api.save_recipe(api.load_recipe("paper", changes), "mine")
     assert saved.stem == "mine"
     assert recipe_shown(open_page("transfer", recipe="mine")) == api.load_recipe("mine")
+
+
+def test_a_strangers_judge_is_asked_only_after_a_yes_that_names_it(
+    open_page, home, tmp_path, jsonl, monkeypatch
+):
+    url, data = "https://judge.example/v1", jsonl(tmp_path / "asked.jsonl", {"1": "2", "3": "4"})
+    judge = {"kind": "endpoint", "url": url, "model": "j"}
+    benchmark = {"kind": "dialogue", "data": str(data), "judge": judge}
+    theirs = api.load_recipe("quick", [f"benchmarks={json.dumps([benchmark])}"])
+    api.save_recipe(theirs, "theirs")
+    at = open_page("transfer", recipe="theirs")
+    assert "sends questions and answers to judge.example, which this machine" in shown(at)
+    assert f"nuggets judge allow {url}" in shown(at)
+    assert at.button("start").disabled
+    monkeypatch.setenv("JUDGE_API_KEY", "sk-1")
+    api.permits.allow(url, "JUDGE_API_KEY")
+    at = open_page("transfer", recipe="theirs")
+    assert f"sends the benchmark's questions and all answers to judge.example ({url})" in shown(at)
+    assert "with the key in JUDGE_API_KEY" in shown(at)
+    assert at.button("start").disabled
+    [box] = [box for box in at.checkbox if url in str(box.key)]
+    box.check().run()
+    assert not at.button("start").disabled
+    assert "sk-1" not in rendered(at)

@@ -105,14 +105,6 @@ def test_estimate_follows_the_last_ticks_and_is_withheld_early():
     assert live.remaining(skipped, skipped[-1][0]) == pytest.approx(16)  # not the skipped half
 
 
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(None, "–"), (0.2, "0 s"), (59.6, "1 min 00 s"), (185, "3 min 05 s"), (7800, "2 h 10 min")],
-)
-def test_durations_read_like_words(seconds, text):
-    assert live.duration(seconds) == text
-
-
 def test_app_and_pages_never_import_torch():
     code = (
         "import sys; from streamlit.testing.v1 import AppTest\n"

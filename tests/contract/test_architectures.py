@@ -18,9 +18,10 @@ from nuggets.core.consistent import choose_consistent
 from nuggets.core.cut import cut_model
 from nuggets.core.extraction import extract_factors
 from nuggets.core.loading import load_model
-from nuggets.core.models import parse_ref, read_spec
+from nuggets.core.models import read_spec
 from nuggets.core.plan import ExtractionConfig, LoraConfig, make_plan
 from nuggets.core.preflight import preflight
+from nuggets.core.references import parse_ref
 from nuggets.core.selectors import ConsistentSelector, WindowSelector
 from nuggets.core.sensitivity import compute_sensitivity
 from nuggets.core.stored import place_of

@@ -14,14 +14,14 @@ from pydantic import TypeAdapter
 from transformers import AutoModelForCausalLM
 
 from nuggets.bench.evaluate import pad_right
-from nuggets.bench.verdict import Role
+from nuggets.bench.verdict import ArmRole
 from nuggets.core.adapter import load_adapter
-from nuggets.core.architecture import Frozen
 from nuggets.core.layers import LastLayers
 from nuggets.core.plan import ExtractionConfig, LoraConfig
 from nuggets.core.selectors import ConsistentSelector
 from nuggets.core.states import evaluation
 from nuggets.errors import BadInput
+from nuggets.frozen import Frozen, members
 from nuggets.train.aligned import Hints, Memories, Regressed, States
 from nuggets.train.arms import Arm, Distill, Graft, Paper, Pissa, TeacherLabels, WrongTask
 from nuggets.train.cells import CellResult, run_cell
@@ -29,17 +29,17 @@ from nuggets.train.initialisers import Initialiser
 from tests.unit.train.tiny_lab import letters, load, make_lab
 
 ALIGNED = (Memories, States, Hints, Regressed)
-KINDS = get_args(get_args(Arm)[0])
 SMALL = {
     **{kind: {"n_general": 8} for kind in ("memories", "states", "regressed")},
     "hints": {"n_general": 8, "steps": 3, "batch": 4},
     "teacher_labels": {"n": 6},
     "graft": {"heal_steps": 3, "heal_batch": 4, "heal_samples": 8},
 }
-ARMS = [cls(**SMALL.get(cls.model_fields["kind"].default, {})) for cls in KINDS]
+ARMS = [cls(**SMALL.get(kind, {})) for kind, cls in members(Arm).items()]
 ARMS += [cls(control=True, **SMALL[cls.model_fields["kind"].default]) for cls in ALIGNED]
 ARMS += [Graft(origin=origin, **SMALL["graft"]) for origin in ("first", "random", "permuted")]
-WITHOUT_ADAPTER = ("vanilla", "full", "graft", "hints")
+OWN_WEIGHTS = ("full", "graft", "hints")
+"""Arms whose export is a whole model."""
 TEST = letters(5, 99)
 
 each_arm = pytest.mark.parametrize("arm", ARMS, ids=lambda arm: arm.name)
@@ -58,8 +58,19 @@ def before(lab):
 
 @pytest.fixture(scope="module")
 def trained(lab, before):
-    """Every arm trained once with seed 0."""
-    return {arm.name: cell(lab, arm) for arm in ARMS}
+    """Every arm trained once with seed 0, when it is asked for."""
+    return Trained(lab)
+
+
+class Trained(dict[str, CellResult]):
+    """The arms trained so far, by name."""
+
+    def __init__(self, lab):
+        self.lab = lab
+
+    def __missing__(self, name):
+        arm = next(arm for arm in ARMS if arm.name == name)
+        return self.setdefault(name, cell(self.lab, arm))
 
 
 def cell(lab, arm, seed=0) -> CellResult:
@@ -80,15 +91,14 @@ def equal(a, b):
 
 
 def test_kinds_and_names_are_unique():
-    kinds = [cls.model_fields["kind"].default for cls in KINDS]
-    assert len(set(kinds)) == len(kinds) == 22
+    assert len(members(Arm)) == len(get_args(get_args(Arm)[0]))
     assert len({arm.name for arm in ARMS}) == len(ARMS)
 
 
 @each_arm
 def test_an_arm_is_described_and_survives_its_json(arm):
     assert isinstance(arm, Frozen)
-    assert arm.role in get_args(Role)
+    assert arm.role in get_args(ArmRole)
     assert arm.title
     assert type(arm).__doc__
     assert TypeAdapter(Arm).validate_json(arm.model_dump_json()) == arm
@@ -100,7 +110,7 @@ def test_an_arm_is_described_and_survives_its_json(arm):
 def test_student_logits_are_unchanged_at_step_zero_with_alpha_other_than_r(lab, trained, arm):
     assert lab.lora.alpha != lab.lora.r
     found = trained[arm.name].record.step0_difference
-    if arm.kind in ("graft", "hints"):
+    if trained[arm.name].trainee.own_base:
         assert found is None
     elif not arm.keeps_function:
         assert found > 1e-3
@@ -118,13 +128,13 @@ def test_the_export_reloads_and_agrees_with_the_trained_model(lab, trained, arm,
     result = trained[arm.name]
     result.save_weights(tmp_path, base="student", card="# A card")
     wanted = logits(lab, result.trainee.model)
-    if arm.kind in WITHOUT_ADAPTER:
-        reloaded = AutoModelForCausalLM.from_pretrained(tmp_path)
-    else:
+    if (tmp_path / "adapter_config.json").is_file():
         reloaded = load_adapter(lab.fresh_student(), tmp_path)
+    else:
+        reloaded = AutoModelForCausalLM.from_pretrained(tmp_path)
     torch.testing.assert_close(logits(lab, reloaded), wanted, rtol=0, atol=2e-4)
     assert (tmp_path / "README.md").read_text() == "# A card"
-    if arm.kind != "vanilla":
+    if arm.trains:
         changed = (wanted - logits(lab, lab.student)).abs().max()
         assert changed > 1e-2, "the test needs a trained model"
 
@@ -134,10 +144,11 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(lab, train
     first = state(trained[arm.name].trainee.model)
     again, other = (state(cell(lab, arm, seed).trainee.model) for seed in (0, 1))
     assert equal(first, again)
-    assert equal(first, other) == (arm.kind == "vanilla")
+    assert equal(first, other) == (not arm.trains)
 
 
 def test_the_labs_models_are_untouched(lab, before, trained):
+    assert all(trained[arm.name] for arm in ARMS)
     assert equal(state(lab.student), before[0])
     assert equal(state(lab.teacher), before[1])
     assert not lab.student.training
@@ -148,9 +159,9 @@ def test_the_labs_models_are_untouched(lab, before, trained):
 def test_every_arm_gets_the_same_samples_and_steps(trained, arm):
     outcome = trained[arm.name].record.outcome
     extra = {"teacher_labels": 6, "states": 8, "hints": 8}.get(arm.kind, 0)
-    assert outcome.samples == (0 if arm.kind == "vanilla" else 10 + extra)
-    assert outcome.steps == (0 if arm.kind == "vanilla" else 4)
-    assert (outcome.flops > 0) == (arm.kind != "vanilla")
+    assert outcome.samples == (10 + extra if arm.trains else 0)
+    assert outcome.steps == (4 if arm.trains else 0)
+    assert (outcome.flops > 0) == arm.trains
     assert outcome.items == [item.id for item in TEST]
     assert (outcome.arm, outcome.role, outcome.seed) == (arm.name, arm.role, 0)
 
@@ -159,7 +170,7 @@ def test_adapter_arms_have_the_same_capacity(lab, trained):
     counts = {
         arm.name: trained[arm.name].record.outcome.trainable_parameters
         for arm in ARMS
-        if arm.kind not in ("vanilla", "full")
+        if not trained[arm.name].trainee.whole
     }
     assert set(counts.values()) == {lab.plan().trainable_parameters}
 
@@ -169,9 +180,9 @@ def test_ranks_chosen_by_energy_are_shared_by_all_arms(tiny):
     ranks = lab.ranks()
     assert len(set(ranks.values())) > 1
     for arm in ARMS:
-        model = arm.build(lab, 0).model
-        if arm.kind not in ("vanilla", "full"):
-            layers = dict(model.base_model.model.named_modules())
+        trainee = arm.build(lab, 0)
+        if not trainee.whole:
+            layers = dict(trainee.model.base_model.model.named_modules())
             found = {name: layers[name].r["default"] for name in ranks}
             assert found == ranks, arm.name
 
@@ -179,7 +190,11 @@ def test_ranks_chosen_by_energy_are_shared_by_all_arms(tiny):
 @pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
 @pytest.mark.parametrize(
     "arm",
-    [a for a in ARMS if not isinstance(a, Initialiser) and a.kind not in WITHOUT_ADAPTER],
+    [
+        arm
+        for arm in ARMS
+        if arm.trains and not isinstance(arm, Initialiser) and arm.kind not in OWN_WEIGHTS
+    ],
     ids=lambda a: a.name,
 )
 def test_embedding_and_head_are_exported_too(tiny, tmp_path, arm, tied):
@@ -225,9 +240,9 @@ def test_every_arm_learns_something_of_its_own(lab, trained):
     # In so small a teacher, random layers and another task may well pick the same windows, and
     # none of its answers ends, so that teacher_labels adds none (its labels: test_training.py).
     found = {
-        name: logits(lab, result.trainee.model)
-        for name, result in trained.items()
-        if name not in ("random_layers", "wrong_task", "teacher_labels")
+        arm.name: logits(lab, trained[arm.name].trainee.model)
+        for arm in ARMS
+        if arm.name not in ("random_layers", "wrong_task", "teacher_labels")
     }
     for first, second in combinations(found, 2):
         assert (found[first] - found[second]).abs().max() > 1e-4, (first, second)

@@ -26,14 +26,16 @@ from nuggets.core.consistent import check_consistent
 from nuggets.core.data import check_leakage, load_samples
 from nuggets.core.factorize import truncated_svd
 from nuggets.core.loading import load_model, load_tokenizer
-from nuggets.core.models import check_pair, parse_ref, read_spec
+from nuggets.core.models import check_pair, read_spec
 from nuggets.core.needs import Machine
 from nuggets.core.plan import LoraConfig
 from nuggets.core.preflight import Preflight, preflight
+from nuggets.core.references import parse_ref
 from nuggets.core.samples import Sample, encode
 from nuggets.core.sensitivity import compute_sensitivity
 from nuggets.errors import NuggetsError
-from nuggets.runs.commit import commit_folder, verify_folder
+from nuggets.runs.commit import commit_folder
+from nuggets.runs.manifest import verify_folder
 from nuggets.runs.own_data import save_upload
 from tests.unit.core.test_gguf_headers import make_gguf  # noqa: F401 - a fixture
 
@@ -495,7 +497,7 @@ def test_an_uploads_name_is_never_a_path(tmp_path, monkeypatch):
             "Stage load needs about .* of memory, but",
         ),
         ("VRAM", {"device": "cuda:0", "memory_free": 1000}, "of memory on cuda:0, but"),
-        ("disk", {"disk_free": 1000}, "GB of disk space are needed, but 0.0 GB are free"),
+        ("disk", {"disk_free": 1000}, "B of disk are needed, but 1.00 kB are free"),
     ],
 )
 def test_a_machine_too_small_is_told_before_anything_is_loaded(name, short, sentence, tiny):

@@ -12,9 +12,10 @@ from nuggets.core.chosen import ChosenParts
 from nuggets.core.loading import load_model
 from nuggets.core.map_writer import MapWriter
 from nuggets.core.maps import SensitivityMap
-from nuggets.core.models import parse_ref, read_spec
+from nuggets.core.models import read_spec
 from nuggets.core.plan import ExtractionConfig, LoraConfig, make_plan
 from nuggets.core.ranks import measure_on
+from nuggets.core.references import parse_ref
 from nuggets.core.selectors import NeuronsSelector, WindowSelector
 from nuggets.core.sensitivity import compute_sensitivity
 from nuggets.core.states import blocks_of

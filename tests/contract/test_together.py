@@ -11,8 +11,9 @@ import torch
 from nuggets.core import products
 from nuggets.core.architecture import ARCHITECTURES
 from nuggets.core.loading import load_model
-from nuggets.core.models import parse_ref, read_spec
+from nuggets.core.models import read_spec
 from nuggets.core.progress import InMemoryProgress
+from nuggets.core.references import parse_ref
 from nuggets.core.scores import Fisher, Magnitude, RandomScore
 from nuggets.core.sensitivity import compute_sensitivity
 from nuggets.core.together import samples_per_pass

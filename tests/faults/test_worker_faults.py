@@ -13,9 +13,9 @@ import pytest
 
 from nuggets.errors import BadInput, NuggetsError, RunBusy
 from nuggets.runs import launch
-from nuggets.runs.commit import verify_folder
 from nuggets.runs.home import device_lock_path
 from nuggets.runs.locks import Lock
+from nuggets.runs.manifest import verify_folder
 
 
 def artifact(run):

@@ -117,7 +117,16 @@ def publish(teacher, student, seeds):
 
 
 def check(nuggets, teacher, student, seeds, out):
-    words = ("--teacher", teacher, "--student", student, "--seeds", seeds, "--set", f"lora.r={R}")
+    words = (
+        "--teacher",
+        teacher,
+        "--student",
+        student,
+        "--seed-samples",
+        seeds,
+        "--set",
+        f"lora.r={R}",
+    )
     ended = nuggets("extract", "paper", *words, "--device", "cpu", "--out", out, "--json")
     assert ended.code == 0, ended.err
     plan = json.loads((out / "plan.json").read_text())

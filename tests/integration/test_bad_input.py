@@ -12,14 +12,14 @@ from nuggets.errors import BadInput
 from nuggets.runs.home import runs_dir
 
 STUDENT = {"hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 2}
-DATA = ("seeds", "train", "test")
+DATA = ("seed_samples", "train", "test")
 
 
 @pytest.fixture
 def job(tiny, tmp_path, jsonl):
     """What every command is given, before one thing of it is spoilt."""
     numbers = [f"{i} {i + 1}" for i in range(8)]
-    files = {"seeds": numbers[:2], "train": numbers[2:5], "test": numbers[5:]}
+    files = {"seed_samples": numbers[:2], "train": numbers[2:5], "test": numbers[5:]}
     return {
         "teacher": tiny("llama", seed=1),
         "student": tiny("llama", seed=2, num_key_value_heads=1, **STUDENT),
@@ -37,7 +37,14 @@ def job(tiny, tmp_path, jsonl):
 
 def words_of(command, job):
     if command == "sensitivity":
-        words = [command, job["teacher"], "--seeds", job["seeds"], "--out", job["out"]]
+        words = [
+            command,
+            job["teacher"],
+            "--seed-samples",
+            job["seed_samples"],
+            "--out",
+            job["out"],
+        ]
         return [*words, "--device", "cpu"]
     if command == "preflight":
         return [command, job["teacher"], job["student"]]
@@ -107,17 +114,29 @@ CASES = {
     "no such folder": (put("teacher", "./nowhere"), "no folder or file", ANY),
     "no such student": (put("student", "./nowhere"), "no folder or file", RECIPES),
     "no such name": (put("teacher", "techer"), "Built-in models: teacher", ANY),
-    "no such seeds": (put("seeds", Path("/nowhere.jsonl")), "/nowhere.jsonl does not exist", ANY),
-    "seeds are a folder": (lambda j: j["seeds"].unlink() or j["seeds"].mkdir(), "is a folder", ANY),
-    "empty JSONL": (lambda j: write(j, "seeds", "\n\n"), "contains no samples", ANY),
-    "broken line": (
-        lambda j: write(j, "seeds", '{"id": 1,\n'),
-        "seeds.jsonl line 1: not JSON",
+    "no such samples": (
+        put("seed_samples", Path("/nowhere.jsonl")),
+        "/nowhere.jsonl does not exist",
         ANY,
     ),
-    "no messages": (lambda j: write(j, "seeds", '{"text": "a"}'), "line 1: no sample found", ANY),
+    "samples are a folder": (
+        lambda j: j["seed_samples"].unlink() or j["seed_samples"].mkdir(),
+        "is a folder",
+        ANY,
+    ),
+    "empty JSONL": (lambda j: write(j, "seed_samples", "\n\n"), "contains no samples", ANY),
+    "broken line": (
+        lambda j: write(j, "seed_samples", '{"id": 1,\n'),
+        "seed_samples.jsonl line 1: not JSON",
+        ANY,
+    ),
+    "no messages": (
+        lambda j: write(j, "seed_samples", '{"text": "a"}'),
+        "line 1: no sample found",
+        ANY,
+    ),
     "wrong roles": (
-        lambda j: write(j, "seeds", '{"messages": [{"role": "user", "content": "a"}]}'),
+        lambda j: write(j, "seed_samples", '{"messages": [{"role": "user", "content": "a"}]}'),
         "line 1: roles must alternate between user and assistant",
         ANY,
     ),
@@ -173,7 +192,9 @@ CASES = {
     "too large r": (also("lora.r=17"), "Rank 17 is too large: .* 16", RECIPES),
     "unknown recipe": (put("recipe", "quickly"), "no recipe 'quickly'", RECIPES),
     "unknown task": (
-        lambda j: j.update(seeds=None, train=None, test=None, set=["data.task=juggle", "lora.r=2"]),
+        lambda j: j.update(
+            seed_samples=None, train=None, test=None, set=["data.task=juggle", "lora.r=2"]
+        ),
         "no skill 'juggle'",
         RECIPES,
     ),
@@ -263,7 +284,7 @@ def test_an_output_that_holds_something_is_refused_before_anything_is_loaded(
 
 
 def test_an_output_below_a_file_is_refused(job, nuggets):
-    job["out"] = job["seeds"] / "out"
+    job["out"] = job["seed_samples"] / "out"
     ended = nuggets(*words_of("extract", job))
     assert (ended.code, ended.err.count("\n")) == (2, 1)
     assert "is a file" in ended.err

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from transformers import AutoModelForCausalLM
 
-from nuggets import api
+from nuggets import __version__, api
 from nuggets.builtin.pairs import MODELS, assets_root
 from nuggets.errors import BadInput
 from nuggets.runs import launch
@@ -46,7 +46,7 @@ def place(tmp_path_factory, tiny, jsonl):
         "name": "mine",
         "teacher": "models/large",
         "student": "models/small",
-        "data": {"file": "all.jsonl", "n_train": 4, "n_test": 4, "n_seeds": 3},
+        "data": {"file": "all.jsonl", "n_train": 4, "n_test": 4, "n_seed_samples": 3},
         "lora": {"r": 2},
         "train": {"steps": 2, "batch_size": 2},
         "seeds": [0],
@@ -93,6 +93,10 @@ def test_help_names_every_command_of_the_manual(nuggets):
     for command in COMMANDS:
         assert f"  {command} " in ended.out
         assert nuggets(command, "--help").code == 0
+
+
+def test_the_version_is_an_option(nuggets):
+    assert nuggets("--version")[:2] == (0, f"nuggets {__version__}\n")
 
 
 def test_doctor_tells_versions_and_devices(nuggets, home, monkeypatch):
@@ -161,7 +165,7 @@ def test_plan_has_the_names_that_others_rely_on(nuggets, place):
 
 def test_extract_takes_folders_and_files_by_relative_path(nuggets, tmp_path):
     out = tmp_path / "deep" / "down"
-    words = ["extract", "paper", *PAIR, "--seeds", "all.jsonl", *FAST]
+    words = ["extract", "paper", *PAIR, "--seed-samples", "all.jsonl", *FAST]
     ended = nuggets(*words, "--out", out, "--json")
     assert (ended.code, ended.err) == (0, "")
     assert ended.json["plan"] == json.loads((out / "plan.json").read_text())
@@ -178,7 +182,7 @@ def test_extract_takes_folders_and_files_by_relative_path(nuggets, tmp_path):
 
 def test_cut_makes_a_model_that_plain_transformers_loads(nuggets, tmp_path):
     out = tmp_path / "student"
-    words = ["cut", "models/large", "--like", "models/small", "--seeds", "all.jsonl"]
+    words = ["cut", "models/large", "--like", "models/small", "--seed-samples", "all.jsonl"]
     heal = ["--heal", "all.jsonl", "--heal-steps", 2, "--device", "cpu"]
     ended = nuggets(*words, *heal, "--out", out, "--json")
     assert (ended.code, ended.err) == (0, "")
@@ -337,7 +341,7 @@ def test_built_in_names_are_taken_everywhere(nuggets, builtin, tmp_path):
     assert cards.json["teacher"]["scores"].keys() == api.skills().keys()
     assert "exact match" in nuggets("pairs").out
     assert nuggets("preflight", "teacher", "independent").code == 0
-    plan = nuggets("plan", "quick", "--seeds", "king", "--device", "cpu", "--json")
+    plan = nuggets("plan", "quick", "--seed-samples", "king", "--device", "cpu", "--json")
     assert plan.code == 0, plan.err
     assert plan.json["provenance"]["label"] == "king"
 
@@ -367,7 +371,7 @@ def test_paper_lists_every_experiment_and_refuses_what_is_none(nuggets):
 def test_an_experiment_runs_to_its_report_and_is_reused(nuggets, tmp_path):
     small = (
         *("--set", "train.steps=2", "--set", "train.lr_grid=[]", "--set", "seeds=[0,1]"),
-        *("--set", "data.n_test=6", "--set", "data.n_train=8", "--set", "data.n_seeds=2"),
+        *("--set", "data.n_test=6", "--set", "data.n_train=8", "--set", "data.n_seed_samples=2"),
         *("--set", "arms=[{kind: plain}, {kind: paper}, {kind: permuted}]", "--set", "lora.r=2"),
     )
     first = nuggets("paper", "initialisers", *small, "--out", tmp_path / "docs", "--json")
@@ -376,7 +380,7 @@ def test_an_experiment_runs_to_its_report_and_is_reused(nuggets, tmp_path):
     assert set(panel["report"]["arms"]) == {"plain", "paper", "permuted"}
     assert all(arm["flops"] > 0 for arm in panel["report"]["arms"].values())
     files = {file.name for file in (tmp_path / "docs").iterdir()}
-    kinds = ("md", "html", "svg", "json")
+    kinds = ("md", "svg", "json")
     assert files == {"README.md", *(f"initialisers.{kind}" for kind in kinds)}
     again = nuggets("paper", "initialisers", *small, "--out", tmp_path / "docs", "--json")
     assert again.json["panels"][0]["run"] == panel["run"]

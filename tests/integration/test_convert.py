@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from nuggets.core import unpickle
 from nuggets.core.loading import load_model
-from nuggets.core.models import parse_ref
+from nuggets.core.references import parse_ref
 
 
 def pickled(folder: Path, shards: int = 1) -> dict[str, torch.Tensor]:

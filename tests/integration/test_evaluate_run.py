@@ -181,7 +181,12 @@ def transfer(place, tmp_path_factory):
                 "job": "transfer",
                 "teacher": str(place / "large"),
                 "student": str(place / "small"),
-                "data": {"file": str(place / "all.jsonl"), "n_train": 8, "n_test": 4, "n_seeds": 3},
+                "data": {
+                    "file": str(place / "all.jsonl"),
+                    "n_train": 8,
+                    "n_test": 4,
+                    "n_seed_samples": 3,
+                },
                 "lora": {"r": 2},
                 "train": {"steps": 6, "batch_size": 4, "lr": 1e-2},
                 "arms": [{"kind": kind} for kind in ("vanilla", "plain", "paper", "full")],
@@ -238,7 +243,7 @@ def test_a_benchmark_that_was_learned_from_is_refused(place, home):
         "job": "transfer",
         "teacher": str(place / "large"),
         "student": str(place / "small"),
-        "data": {"file": str(place / "all.jsonl"), "n_train": 30, "n_seeds": 3},
+        "data": {"file": str(place / "all.jsonl"), "n_train": 30, "n_seed_samples": 3},
         "benchmarks": [{"kind": "super_ni", "data": str(place / "all.jsonl")}],
     }
     with pytest.raises(BadInput, match="test samples are also seed or training"):
@@ -266,6 +271,7 @@ def test_an_endpoint_judges_keeps_its_verdicts_and_its_key_is_nowhere(place, hom
     monkeypatch.setenv("JUDGE_KEY", "sk-very-secret")
     server = Server()
     server.replies = ["A", "B", "T", "T", 503]
+    api.permits.allow(server.url, "JUDGE_KEY")
     judge = {"kind": "endpoint", "url": server.url, "model": "j", "key_env": "JUDGE_KEY"}
     benchmark = {
         "kind": "dialogue",

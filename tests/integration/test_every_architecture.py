@@ -75,7 +75,7 @@ def test_commands_and_pages_work_on_every_architecture(kind, tiny, samples, nugg
     assert len(plan["alignment"]["pairs"]) == 2
     command(nuggets, "extract", "quick", *models, *data, *fast, "--out", tmp_path / "factors")
     command(nuggets, "align", teacher, student, *data)
-    smaller = ("--layers", 2, "--width", 16, "--ffn", 24, "--seeds", samples)
+    smaller = ("--layers", 2, "--width", 16, "--ffn", 24, "--seed-samples", samples)
     cut = command(nuggets, "cut", teacher, *smaller, "--out", tmp_path / "cut")
     assert cut["layers"] == sorted(cut["layers"])
     assert command(nuggets, "preflight", teacher, tmp_path / "cut")["ok"] is True

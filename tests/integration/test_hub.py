@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from nuggets.core.models import parse_ref
+from nuggets.core.references import parse_ref
 from nuggets.errors import BadInput, NuggetsError
 
 COMMIT = "1" * 40
@@ -162,7 +162,16 @@ def test_a_download_tells_its_progress_and_serves_offline_afterwards(
     command, tiny, jsonl, tmp_path
 ):
     seeds = jsonl(tmp_path / "seeds.jsonl", {"1 2": "3"})
-    first = ["sensitivity", "org/open", "--seeds", seeds, "--device", "cpu", "--keep", "sums"]
+    first = [
+        "sensitivity",
+        "org/open",
+        "--seed-samples",
+        seeds,
+        "--device",
+        "cpu",
+        "--keep",
+        "sums",
+    ]
     ended = command(*first, "--out", tmp_path / "out")
     assert ended.returncode == 0, ended.stderr
     assert (tmp_path / "out" / "map.safetensors").is_file()
@@ -197,7 +206,7 @@ def test_gated_models_say_what_is_missing(command, server, tiny, token, words, t
 
 def test_a_token_stands_in_no_url_text_or_file(command, server, tiny, jsonl, tmp_path):
     seeds = jsonl(tmp_path / "seeds.jsonl", {"1 2": "3"})
-    words = ["sensitivity", GATED, "--seeds", seeds, "--device", "cpu", "--keep", "sums"]
+    words = ["sensitivity", GATED, "--seed-samples", seeds, "--device", "cpu", "--keep", "sums"]
     ended = command(*words, "--out", tmp_path / "out", HF_TOKEN=ACCEPTED)
     assert ended.returncode == 0, ended.stderr
     assert ACCEPTED in {token for _, _, token in server.seen}

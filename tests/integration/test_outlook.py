@@ -7,8 +7,9 @@ import pytest
 
 from nuggets import api
 from nuggets.core.extraction import extract_factors
-from nuggets.core.models import parse_ref, read_spec
+from nuggets.core.models import read_spec
 from nuggets.core.plan import ExtractionConfig, LoraConfig, make_plan
+from nuggets.core.references import parse_ref
 from nuggets.core.weights import StoredWeights
 from nuggets.errors import BadInput
 from nuggets.runs import cache
@@ -71,7 +72,12 @@ def recipe(tiny, jsonl, tmp_path, monkeypatch):
     small = {"hidden_size": 16, "num_attention_heads": 2, "num_key_value_heads": 1}
     file = jsonl(tmp_path / "all.jsonl", {f"{a} {b}": "1" for a in range(6) for b in range(5)})
     pair = [f"teacher={tiny(num_hidden_layers=3)}", f"student={tiny(seed=1, **small)}"]
-    sets = [*pair, f"data={{file: {file}, n_seeds: 3, n_train: 8}}", "lora.r=4", "device=cpu"]
+    sets = [
+        *pair,
+        f"data={{file: {file}, n_seed_samples: 3, n_train: 8}}",
+        "lora.r=4",
+        "device=cpu",
+    ]
     return api.load_recipe("quick", sets)
 
 

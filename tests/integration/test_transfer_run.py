@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from nuggets import api
 from nuggets.runs import launch, results
-from nuggets.runs.commit import verify_folder
+from nuggets.runs.manifest import verify_folder
 from nuggets.runs.schema import LIVE
 from nuggets.runs.store import RunStore
 
@@ -44,7 +44,7 @@ def material(tmp_path_factory, tiny, jsonl):
     while len(asked) < 60:
         asked[digits(4, draw)] = digits(2, draw)
     pairs = list(asked.items())
-    files = {"seeds": pairs[:6], "train": pairs[6:46], "test": pairs[46:]}
+    files = {"seed_samples": pairs[:6], "train": pairs[6:46], "test": pairs[46:]}
     return {
         "teacher": tiny("llama", seed=1, num_hidden_layers=3),
         "student": tiny(
@@ -66,7 +66,7 @@ def recipe_of(material, **changes):
         "teacher": str(material["teacher"]),
         "student": str(material["student"]),
         "data": {
-            **{name: str(material[name]) for name in ("seeds", "train", "test")},
+            **{name: str(material[name]) for name in ("seed_samples", "train", "test")},
             "n_train": 16,
             "n_test": 8,
         },
@@ -383,7 +383,7 @@ def test_a_resume_with_changed_input_is_refused_and_names_it(change, material, t
     own = dict(material)
     for name in ("teacher", "student"):
         own[name] = shutil.copytree(material[name], tmp_path / name)
-    for name in ("seeds", "train", "test"):
+    for name in ("seed_samples", "train", "test"):
         own[name] = Path(shutil.copy(material[name], tmp_path))
     store = RunStore(tmp_path / "home" / "runs")
     # Far longer than any machine needs to be killed in between.
@@ -398,6 +398,22 @@ def test_a_resume_with_changed_input_is_refused_and_names_it(change, material, t
     assert run.status() == "failed"
     assert re.search(rf"its input changed: {name} was \w+, is \w+", run.record().error.message)
     assert committed_cells(run) == cells
+
+
+def test_a_run_of_0_1_0_resumes_to_the_same_end(finished, tmp_path, nursery):
+    """Samples were called `seeds` in its recipe and its record."""
+    text = finished.recipe_text()
+    old = text.replace("  seed_samples:", "  seeds:").replace("  n_seed_samples:", "  n_seeds:")
+    assert old.count("seeds:") == 3  # two of samples and the run seeds
+    run = RunStore(tmp_path / "home" / "runs").create("transfer", old, "digits")
+    kill_in(run, nursery, "train", random.Random(0))
+    record = run.record_path.read_text()
+    run.record_path.write_text(record.replace('"data.seed_samples"', '"data.seeds"'))
+    assert run.record_path.read_text() != record
+    nursery.start(run)
+    assert nursery.wait() == 0, run.log_tail()
+    assert run.recipe_text() == old
+    assert_same(run, finished)
 
 
 def test_two_runs_on_one_device_queue_visibly(material, home, nuggets, nursery, tmp_path):

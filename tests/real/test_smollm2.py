@@ -63,7 +63,7 @@ def nuggets(home, *words):
 def student(smollm2, data, home, tmp_path_factory):
     out = tmp_path_factory.mktemp("student") / "cut"
     heal = ["--heal", data / "train.jsonl", "--heal-steps", STEPS, "--heal-batch-size", 2]
-    seeds = ["--seeds", data / "seeds.jsonl"]
+    seeds = ["--seed-samples", data / "seeds.jsonl"]
     card = nuggets(home, "cut", smollm2, *SIZES, *seeds, *heal, "--out", out)
     print({k: card[k] for k in ("parameters", "layers", "heal_loss")})
     return out
@@ -74,7 +74,7 @@ def test_the_whole_job_on_smollm2(smollm2, student, data, home, tmp_path):
     assert found["ok"], found["problems"]
     assert found["vocabularies"] == "agree"
 
-    seeds = ["--seeds", data / "seeds.jsonl"]
+    seeds = ["--seed-samples", data / "seeds.jsonl"]
     map = nuggets(home, "sensitivity", smollm2, *seeds, "--out", tmp_path / "map")
     assert map["n_samples"] == 32
     assert len(map["layers"]) == 30
@@ -86,7 +86,7 @@ def test_the_whole_job_on_smollm2(smollm2, student, data, home, tmp_path):
     )
 
     models = ["--teacher", smollm2, "--student", student]
-    files = [f"data.{name}={data / f'{name}.jsonl'}" for name in ("seeds", "train", "test")]
+    files = [f"data.{name}={data / f'{name}.jsonl'}" for name in ("seed_samples", "train", "test")]
     sets = [word for line in files for word in ("--set", line)]
     plan = nuggets(home, "plan", "quick", *models, *sets)
     assert len(plan["items"]) == 12 * 7

@@ -22,8 +22,8 @@ from nuggets.recipe import (
     load_recipe,
     parse_cut,
     parse_job,
-    shipped_recipes,
 )
+from nuggets.recipe_tree import shipped_recipes
 from nuggets.runs.commands import as_command, as_python
 
 RECIPES = tuple(shipped_recipes())
@@ -35,7 +35,7 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "teacher": st.sampled_from(["teacher", "sibling", "/models/a b", "org/name@main"]),
     "seeds": st.lists(st.integers(0, 900), min_size=1, max_size=5, unique=True),
     "data.task": st.sampled_from(["reverse", "king"]),
-    "data.seeds": st.sampled_from(["/data/seeds one.jsonl", "/d/x.jsonl"]),
+    "data.seed_samples": st.sampled_from(["/data/seeds one.jsonl", "/d/x.jsonl"]),
     "data.train": st.just("/data/train.jsonl"),
     "data.test": st.just("/data/test.jsonl"),
     "data.file": st.just("/data/all.jsonl"),
@@ -67,7 +67,7 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
     ),
     "device": st.sampled_from(["cpu", "cuda:1"]),
 }
-SOURCES = ("data.task", "data.file", "data.seeds", "data.train", "data.test")
+SOURCES = ("data.task", "data.file", "data.seed_samples", "data.train", "data.test")
 SETTINGS = st.lists(st.sampled_from(sorted(FIELDS)), max_size=6, unique=True).flatmap(
     lambda names: st.fixed_dictionaries({name: FIELDS[name] for name in names})
 )
@@ -162,11 +162,11 @@ class _Started:
 @pytest.mark.parametrize(
     "job",
     [
-        {"job": "sensitivity", "model": "/m/a b", "data": {"task": "king", "n_seeds": 3}},
+        {"job": "sensitivity", "model": "/m/a b", "data": {"task": "king", "n_seed_samples": 3}},
         {
             "job": "sensitivity",
             "model": "teacher",
-            "data": {"seeds": "/d/s.jsonl"},
+            "data": {"seed_samples": "/d/s.jsonl"},
             "sensitivity": {"score": {"kind": "fisher"}, "keep": "sums", "dtype": "bfloat16"},
             "device": "cpu",
         },
@@ -249,12 +249,12 @@ def test_a_new_kind_drops_the_old_ones_parameters(tmp_path):
 
 
 def test_one_source_of_samples_replaces_the_others():
-    files = ["data.seeds=/a", "data.train=/b", "data.test=/c"]
+    files = ["data.seed_samples=/a", "data.train=/b", "data.test=/c"]
     data = load_recipe("quick", files).data
-    assert (data.task, data.seeds, data.train, data.test) == (None, "/a", "/b", "/c")
+    assert (data.task, data.seed_samples, data.train, data.test) == (None, "/a", "/b", "/c")
     data = load_recipe("quick", [*files, "data.file=/d"]).data
-    assert (data.file, data.seeds, data.train, data.test) == ("/d", None, None, None)
-    assert load_recipe("quick", [*files, "data.task=king"]).data.seeds is None
+    assert (data.file, data.seed_samples, data.train, data.test) == ("/d", None, None, None)
+    assert load_recipe("quick", [*files, "data.task=king"]).data.seed_samples is None
 
 
 def test_paths_in_a_file_are_seen_from_the_file_and_others_from_here(tmp_path, monkeypatch):
@@ -293,8 +293,8 @@ def test_a_job_made_in_python_is_anchored_here(tmp_path, monkeypatch):
     measured = anchored(parse_job(asked))
     assert measured.models == (str(tmp_path / "m"), "teacher", "run:1")
     assert [t.data for t in measured.benchmarks] == [str(tmp_path / "q.jsonl"), "o/n:main/test"]
-    job = parse_job({"job": "sensitivity", "model": "m", "data": {"seeds": "s.jsonl"}})
-    assert anchored(job).data.seeds == str(tmp_path / "s.jsonl")
+    job = parse_job({"job": "sensitivity", "model": "m", "data": {"seed_samples": "s.jsonl"}})
+    assert anchored(job).data.seed_samples == str(tmp_path / "s.jsonl")
     assert anchored(anchored(job)) == anchored(job)
 
 

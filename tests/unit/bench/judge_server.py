@@ -10,6 +10,7 @@ class Server:
 
     def __init__(self):
         self.replies, self.seen, self.paths, self.headers = [], [], [], []
+        self.elsewhere = "http://127.0.0.1:9/elsewhere"
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -27,11 +28,16 @@ class Server:
                     said = {"choices": [{"message": {"role": "assistant", "content": reply}}]}
                 content = json.dumps(said).encode()
                 self.send_response(status)
-                if status == 302:
-                    self.send_header("Location", "http://127.0.0.1:9/elsewhere")
+                if status // 100 == 3:
+                    self.send_header("Location", outer.elsewhere)
                 self.send_header("Content-Length", str(len(content)))
                 self.end_headers()
                 self.wfile.write(content)
+
+            def do_GET(self):
+                outer.paths.append(self.path)
+                outer.headers.append(dict(self.headers))
+                self.send_error(404)
 
             def log_message(self, *args):
                 pass

@@ -2,9 +2,10 @@
 
 import pytest
 
+from nuggets.bench import judges
 from nuggets.bench.judges import EndpointJudge, JudgeClient, verdict_metrics
 from nuggets.core.progress import InMemoryProgress
-from nuggets.errors import Cancelled, NuggetsError
+from nuggets.errors import BadInput, Cancelled, NuggetsError
 from tests.unit.bench.judge_server import Server
 
 KEY = "sk-very-secret"
@@ -13,7 +14,6 @@ KEY = "sk-very-secret"
 @pytest.fixture
 def server(monkeypatch):
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.setenv("OPENAI_API_KEY", KEY)
     made = Server()
     yield made
     made.stop()
@@ -21,7 +21,9 @@ def server(monkeypatch):
 
 def client(server, waits=None, progress=None, **settings):
     config = EndpointJudge(url=server.url, model="judge-1", **settings)
-    return JudgeClient(config, progress, sleep=(waits if waits is not None else []).append)
+    return JudgeClient(
+        config, lambda judge: KEY, progress, sleep=(waits if waits is not None else []).append
+    )
 
 
 def longer(text):
@@ -81,13 +83,52 @@ def test_retries_are_bounded_and_the_sentence_says_how_to_go_on(server):
     assert len(server.seen) == 3
 
 
-@pytest.mark.parametrize("status", [401, 404, 302])
-def test_a_refusal_or_redirect_ends_it_at_once_and_never_shows_the_key(server, status):
+@pytest.mark.parametrize("status", [401, 404])
+def test_a_refusal_ends_it_at_once_and_never_shows_the_key(server, status):
     server.replies = [status]
     with pytest.raises(NuggetsError, match=f"refused with HTTP status {status}") as failure:
         client(server).compare("q", "x", "y")
     assert KEY not in str(failure.value)
     assert len(server.seen) == 1
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_redirect_is_never_followed(server, status):
+    other = Server()
+    server.elsewhere, server.replies = other.url, [status]
+    try:
+        with pytest.raises(NuggetsError, match=f"refused with HTTP status {status}") as failure:
+            client(server).compare("q", "x", "y")
+    finally:
+        other.stop()
+    assert len(server.seen) == 1
+    assert (other.paths, other.headers) == ([], [])
+    assert KEY not in str(failure.value)
+
+
+def test_a_key_that_is_cut_where_reading_ends_is_not_shown(server, monkeypatch):
+    """The server says nothing but spaces, and then as much of the key as is read."""
+    said = f'{{"error": "no: Bearer {KEY}"}}'
+    monkeypatch.setattr(judges, "_MAX_REASON_BYTES", said.index(KEY) + len(KEY) - 1)
+    server.replies = [401]
+    with pytest.raises(NuggetsError) as failure:
+        client(server).compare("q", "x", "y")
+    assert KEY[:6] not in str(failure.value)
+
+
+def test_leave_is_asked_for_before_every_request(server):
+    left = [KEY, KEY]
+
+    def permit(judge):
+        if not left:
+            raise BadInput("not any more")
+        return left.pop()
+
+    server.replies = ["A", "well"]  # which is asked again
+    judge = JudgeClient(EndpointJudge(url=server.url, model="j"), permit)
+    with pytest.raises(BadInput, match="not any more"):
+        judge.compare("q", "x", "y")
+    assert len(server.seen) == 2
 
 
 def test_nobody_listening_is_a_sentence(monkeypatch):
@@ -108,10 +149,24 @@ def test_a_wait_ends_when_somebody_cancels(server):
 
 
 @pytest.mark.parametrize(
-    "url", ["ftp://host/v1", "http://user:key@host/v1", "http://host/v1?key=1", "host/v1"]
+    "url",
+    [
+        "ftp://host/v1",
+        "http://user:key@host/v1",
+        "http://host/v1?key=1",
+        "host/v1",
+        "http://ho\nst/v1",
+        "http://host\\@evil/v1",
+        "http://host /v1",
+        "http://@host/v1",
+        "http://hоst/v1",
+        "http://host:port/v1",
+        "http://",
+        "http://host/v1#x",
+    ],
 )
 def test_addresses_with_keys_or_other_schemes_are_refused(url):
-    with pytest.raises(ValueError, match="judge's address must"):
+    with pytest.raises(ValueError, match=r"judge's address must|Port could not"):
         EndpointJudge(url=url, model="m")
 
 

@@ -9,14 +9,14 @@ import torch
 from nuggets.bench.evaluate import evaluate
 from nuggets.bench.judges import TeacherJudge
 from nuggets.bench.kept import KeptInMemory
-from nuggets.bench.lm_eval_adapter import Machine, run_benchmark, source_config, task_config
+from nuggets.bench.lm_eval_adapter import Respondent, run_benchmark, source_config, task_config
 from nuggets.bench.tasks import Dialogue, Gsm8k, Mmlu, SkillTask, SuperNi
 from nuggets.builtin.pairs import MODELS
 from nuggets.builtin.resolve import resolve
 from nuggets.builtin.skills import skill_samples
 from nuggets.core.loading import load_model, load_tokenizer
-from nuggets.core.models import parse_ref
 from nuggets.core.progress import InMemoryProgress
+from nuggets.core.references import parse_ref
 from nuggets.errors import BadInput, Cancelled, NonFinite
 
 pytest.importorskip("lm_eval")
@@ -158,7 +158,7 @@ def test_a_built_in_skill_agrees_item_by_item_with_the_evaluation_of_training(na
     samples = skill_samples(skill, "test", 24)
     metrics = ["exact_match", "loss", *(["choice"] if samples[0].choices else [])]
     fast = evaluate(model, tokenizer, samples, metrics, batch_size=24)
-    found = run_benchmark(SkillTask(skill=skill, limit=24), Machine(name, model, tokenizer))
+    found = run_benchmark(SkillTask(skill=skill, limit=24), Respondent(name, model, tokenizer))
     assert found.outcome.items == fast.items
     assert found.outcome.outcomes["exact_match"] == fast.values["exact_match"]
     assert found.outcome.outcomes.get("choice") == fast.values.get("choice")
@@ -184,7 +184,7 @@ def written(lm_of, monkeypatch):
 
     def run(task, texts, process=None):
         monkeypatch.setattr(InMemoryLM, "generate_until", lambda self, requests: list(texts))
-        return run_benchmark(task, Machine("m", lm_of.model, lm_of.tokenizer), process=process)
+        return run_benchmark(task, Respondent("m", lm_of.model, lm_of.tokenizer), process=process)
 
     return run
 
@@ -242,7 +242,8 @@ def mmlu(lm_of, tmp_path_factory):
     pairs = [(f"{i} + 1 = ?{options}", "AB"[i % 2]) for i in range(9)]
     path = lines(tmp_path_factory.mktemp("mmlu") / "m.jsonl", pairs)
     return run_benchmark(
-        Mmlu(data=path, shots=5, limit=4), Machine("m", lm_of.model, lm_of.tokenizer, batch_size=2)
+        Mmlu(data=path, shots=5, limit=4),
+        Respondent("m", lm_of.model, lm_of.tokenizer, batch_size=2),
     )
 
 
@@ -297,7 +298,7 @@ def test_global_random_generators_are_left_alone(lm_of, tmp_path):
     pairs = [(f"{i}?\nA. 1\nB. 2\nAnswer:", "A") for i in range(7)]
     task = Mmlu(data=lines(tmp_path / "m.jsonl", pairs))
     before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
-    run_benchmark(task, Machine("m", lm_of.model, lm_of.tokenizer))
+    run_benchmark(task, Respondent("m", lm_of.model, lm_of.tokenizer))
     after = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
     assert before == after
 

@@ -11,7 +11,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from nuggets.builtin import training, words
 from nuggets.builtin.skills import skill_names, skill_samples
 from nuggets.builtin.tokenizer import build_tokenizer
-from nuggets.builtin.training import Pool, Schedule, answer_loss, exact_matches, train
+from nuggets.builtin.training import Pool, Schedule, exact_matches, pool_loss, train
 from nuggets.core.samples import IGNORED, encode, render, render_prompt
 
 TOKENIZER = build_tokenizer()
@@ -91,7 +91,7 @@ def test_answer_loss_matches_a_loop_over_answer_tokens():
             if label != IGNORED:
                 losses.append(-logits[place - 1].log_softmax(-1)[label])
     batch = Pool.of(samples, TOKENIZER).take(torch.arange(3))
-    torch.testing.assert_close(answer_loss(model, batch), torch.stack(losses).mean())
+    torch.testing.assert_close(pool_loss(model, batch), torch.stack(losses).mean())
 
 
 def test_padding_changes_no_loss_and_no_outcome():
@@ -101,7 +101,7 @@ def test_padding_changes_no_loss_and_no_outcome():
     alone = Pool.of(short, TOKENIZER)
     padded = Pool(mixed.input_ids[:1], mixed.labels[:1])
     assert padded.input_ids.shape[1] > alone.input_ids.shape[1]
-    torch.testing.assert_close(answer_loss(model, padded), answer_loss(model, alone))
+    torch.testing.assert_close(pool_loss(model, padded), pool_loss(model, alone))
 
 
 def test_training_learns_and_repeats_bit_for_bit(monkeypatch):
@@ -109,11 +109,11 @@ def test_training_learns_and_repeats_bit_for_bit(monkeypatch):
     lines: list[str] = []
     models = [tiny(), tiny()]
     batch = Pool.of(skill_samples("king", "train", 40), TOKENIZER)
-    before = answer_loss(models[0], batch).item()
+    before = pool_loss(models[0], batch).item()
     for model in models:
         schedule = Schedule(steps=100, learning_rate=1e-2, batch_size=4, warmup=5)
         train(model, TOKENIZER, {"king": 1.0, "copy": 0.2}, schedule, lines.append)
-    assert answer_loss(models[0], batch).item() < before / 2
+    assert pool_loss(models[0], batch).item() < before / 2
     for one, two in zip(models[0].parameters(), models[1].parameters(), strict=True):
         assert torch.equal(one, two)
     assert len(lines) == 2

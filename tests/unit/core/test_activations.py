@@ -7,21 +7,22 @@ from transformers import AutoModelForCausalLM
 
 from nuggets.builtin.pairs import model_folder
 from nuggets.core import activations
-from nuggets.core.activations import (
-    align_models,
-    collect_reads,
-    collect_states,
-    exact_match,
-    stitching_accuracy,
-)
+from nuggets.core.activations import align_models
 from nuggets.core.architecture import ARCHITECTURES, LAYER_ROLES, ArchSpec
 from nuggets.core.fused import split_fused
 from nuggets.core.progress import InMemoryProgress
 from nuggets.core.samples import encode
 from nuggets.core.sensitivity import compute_sensitivity
 from nuggets.core.similarity import linear_cka, weight_subspace_similarity
-from nuggets.core.states import decoder_of, evaluation, make_batches, record_states
-from nuggets.core.stitching import answer_logits
+from nuggets.core.states import (
+    collect_reads,
+    collect_states,
+    decoder_of,
+    evaluation,
+    make_batches,
+    record_states,
+)
+from nuggets.core.stitching import exact_match, stitched_logits, stitching_accuracy
 from nuggets.errors import BadInput, Cancelled, NonFinite
 
 FIT, TEST = 0, 1
@@ -179,11 +180,11 @@ def test_giving_a_block_its_own_output_leaves_the_logits_unchanged(any_model):
         with record_states(model, spec) as states:
             decoder_of(model, spec)(input_ids=batch.ids, use_cache=False)
         whole = model(input_ids=batch.ids).logits[batch.answers]
-        torch.testing.assert_close(answer_logits(model, spec, batch), whole)
+        torch.testing.assert_close(stitched_logits(model, spec, batch), whole)
         for layer in range(spec.n_layers):
-            same = answer_logits(model, spec, batch, layer, states[layer + 1])
+            same = stitched_logits(model, spec, batch, layer, states[layer + 1])
             torch.testing.assert_close(same, whole)
-            other = answer_logits(model, spec, batch, layer, states[layer + 1] * 0)
+            other = stitched_logits(model, spec, batch, layer, states[layer + 1] * 0)
             assert (other - whole).abs().max() > 1e-3
 
 

@@ -14,7 +14,8 @@ from nuggets.core.architecture import ARCHITECTURES
 from nuggets.core.fused import join_fused, split_fused, stored_factors, stored_layout
 from nuggets.core.headers import check_keys, count_parameters
 from nuggets.core.loading import load_model
-from nuggets.core.models import parse_ref, read_spec
+from nuggets.core.models import read_spec
+from nuggets.core.references import parse_ref
 from nuggets.core.stored import expected_tensors, optional_tensors, place_of
 
 FUSED = ("phi3", "gpt_neox", "gpt2")

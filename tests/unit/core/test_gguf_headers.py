@@ -17,8 +17,10 @@ from safetensors.numpy import load_file
 from nuggets.core.gguf_headers import read_gguf
 from nuggets.core.headers import check_keys
 from nuggets.core.loading import load_model, load_tokenizer
-from nuggets.core.models import parse_ref, read_spec, tokenizer_digest
+from nuggets.core.models import read_spec
 from nuggets.core.preflight import preflight
+from nuggets.core.references import parse_ref
+from nuggets.core.vocabulary import tokenizer_digest
 from nuggets.errors import BadInput, Damaged, NuggetsError, Unsupported
 
 TOKENS = ["<unk>", "<s>", "</s>", *"abcdefghijklmnopqrstuvwxyz0123456789", "ab"]

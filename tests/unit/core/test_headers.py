@@ -15,8 +15,8 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from nuggets.core.headers import check_keys, read_header, tensor_shapes, weight_bytes
-from nuggets.core.models import parse_ref, read_spec
-from nuggets.core.references import INDEX, WEIGHTS
+from nuggets.core.models import read_spec
+from nuggets.core.references import INDEX, WEIGHTS, parse_ref
 from nuggets.errors import BadInput, Damaged, NuggetsError, Unsupported
 
 KINDS = ["llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text"]

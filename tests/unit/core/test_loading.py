@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from nuggets.core.loading import check_finite, check_trainable, load_model, load_tokenizer
-from nuggets.core.models import parse_ref
 from nuggets.core.preflight import preflight
+from nuggets.core.references import parse_ref
 from nuggets.errors import BadInput, Damaged, Unsupported
 
 IDS = torch.tensor([[3, 14, 15, 9, 2, 6, 5, 35]])
@@ -252,7 +252,7 @@ def test_native_panics_are_told_and_interrupts_pass(tiny, monkeypatch, error, ex
     def fail(*_, **__):
         raise error
 
-    monkeypatch.setattr("nuggets.core.loading.AutoTokenizer.from_pretrained", fail)
+    monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", fail)
     with pytest.raises(expected, match=match):
         load_tokenizer(ref(tiny()))
 

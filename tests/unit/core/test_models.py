@@ -10,16 +10,9 @@ from pathlib import Path
 import pytest
 
 from nuggets.core.architecture import ArchSpec
-from nuggets.core.models import (
-    check_pair,
-    check_vocabularies,
-    parse_ref,
-    read_config,
-    read_pair,
-    read_spec,
-    tokenizer_digest,
-    vocabularies_agree,
-)
+from nuggets.core.models import check_pair, check_vocabularies, read_config, read_pair, read_spec
+from nuggets.core.references import parse_ref
+from nuggets.core.vocabulary import tokenizer_digest, vocabularies_agree
 from nuggets.errors import BadInput, Damaged, Unsupported
 
 

@@ -8,12 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from nuggets.amounts import size
 from nuggets.core import needs
 from nuggets.core.footprint import activation_bytes
 from nuggets.core.loading import load_model
-from nuggets.core.models import parse_ref, read_spec
+from nuggets.core.models import read_spec
 from nuggets.core.needs import Machine, Speed, Work
 from nuggets.core.preflight import Preflight, preflight
+from nuggets.core.references import parse_ref
 
 SMALL = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "head_dim": 8}
 STUDENT = SMALL | {"num_key_value_heads": 1, "intermediate_size": 32}
@@ -140,12 +142,15 @@ def test_memory_shortage_names_needed_and_free(pair):
     assert any("keep row and column sums only" in note for note in found.notes)
     found = preflight(*pair, work=little, machine=machine(sums - 1))
     assert not found.ok
-    assert "Stage sensitivity (sums) needs about 0.0 GB of memory" in found.problems[0]
+    assert (
+        f"Stage sensitivity (sums) needs about {size(sums, digits=3)} of memory"
+        in found.problems[0]
+    )
 
 
 def test_a_teacher_that_fits_only_block_by_block_is_streamed_unless_an_arm_runs_it(tiny):
     ref = parse_ref(str(tiny(num_hidden_layers=12)))
-    work = Work(n_seeds=1, max_tokens=8, batch_size=1)
+    work = Work(n_seed_samples=1, max_tokens=8, batch_size=1)
     needed = {s.stage: s.bytes_needed for s in check(ref, ref, work=work).stages}
     assert needed["sensitivity (streaming)"] < needed["load"] / 2
     found = check(ref, ref, work=work, machine=machine(needed["load"] - 1))
@@ -160,7 +165,7 @@ def test_a_teacher_that_fits_only_block_by_block_is_streamed_unless_an_arm_runs_
 
 def test_disk_shortage_is_a_problem(pair):
     found = check(*pair, machine=machine(disk_free=1000))
-    assert "of disk space are needed, but 0.0 GB are free" in found.problems[-1]
+    assert "of disk are needed, but 1.00 kB are free" in found.problems[-1]
     assert any("sensitivity (full map) needs about" in s and "of disk" in s for s in found.notes)
 
 
@@ -169,17 +174,18 @@ def test_a_gpu_needs_its_own_memory_and_the_machines_to_load(pair):
     gpu = machine(device="cuda:0", ram_free=1000)
     whole = Work(runs_teacher=True)
     found = check(*pair, machine=gpu, work=whole)
-    assert "Stage load needs about 0.0 GB of memory, but 0.0 GB are free" in found.problems[0]
+    assert "Stage load needs about " in found.problems[0]
+    assert "of memory, but 1.00 kB are free" in found.problems[0]
     full = next(s for s in found.stages if s.stage == "sensitivity (full map)")
     assert full.ram_needed < full.bytes_needed
     small = check(*pair, machine=machine(memory=1000, device="cuda:0"), work=whole)
-    assert "of memory on cuda:0, but 0.0 GB are free" in small.problems[0]
+    assert "of memory on cuda:0, but 1.00 kB are free" in small.problems[0]
 
 
 def test_time_is_operations_over_the_measured_rate(tiny):
     """By hand, with one rate at a time and all others infinite."""
     ref = parse_ref(str(tiny()))
-    work = Work(n_seeds=3, max_tokens=50, steps=7, batch_size=2, trainings=5)
+    work = Work(n_seed_samples=3, max_tokens=50, steps=7, batch_size=2, trainings=5)
 
     def seconds(flops, bandwidth, call):
         speed = Speed(device="cpu", flops={"float32": flops}, bandwidth=bandwidth, call=call)

@@ -7,7 +7,8 @@ import os
 import pytest
 
 from nuggets.core import hub
-from nuggets.core.models import model_digest, model_path, parse_ref, read_spec
+from nuggets.core.models import read_spec
+from nuggets.core.references import SIDE_FILES, model_digest, model_files, model_path, parse_ref
 from nuggets.errors import BadInput
 
 
@@ -94,20 +95,29 @@ def test_single_files_that_are_no_model(tiny):
 # Digests
 
 
-def test_digest_changes_with_weights_and_config_only(tiny, tiny_copy, tmp_path):
-    folder, cache = tiny_copy(), tmp_path / "cache"
-    ref = parse_ref(str(folder))
-    first = model_digest(ref, cache)
-    assert first == model_digest(parse_ref(str(tiny()))) == model_digest(ref, cache)
-    (folder / "README.md").write_text("hello")
-    assert model_digest(ref, cache) == first
-    weights = bytearray((folder / "model.safetensors").read_bytes())
-    weights[-1] ^= 1
-    (folder / "model.safetensors").write_bytes(weights)
-    second = model_digest(ref, cache)
-    with (folder / "config.json").open("a") as file:
-        file.write(" ")
-    assert len({first, second, model_digest(ref, cache)}) == 3
+def every_file(tiny_copy):
+    """A model in shards with every side file that there can be."""
+    folder = tiny_copy(shard_size="20KB")
+    for name in SIDE_FILES:
+        if not (folder / name).exists():
+            (folder / name).write_text("{}")
+    return folder
+
+
+def test_digest_changes_with_every_file_that_is_read_and_with_no_other(tiny_copy, tmp_path):
+    ref = parse_ref(str(every_file(tiny_copy)))
+    files, seen = model_files(ref), [model_digest(ref)]
+    assert set(files) > {"config.json", "model.safetensors.index.json", *SIDE_FILES}
+    assert sum(name.endswith(".safetensors") for name in files) > 1
+    for file in files.values():
+        before = file.read_bytes()
+        file.write_bytes(before + b" ")
+        seen.append(model_digest(ref, tmp_path / "cache"))
+        file.write_bytes(before)
+    assert len(set(seen)) == len(files) + 1, "two files gave one digest"
+    for name in ("README.md", "tekken.json", "tokenizer.4.0.json", "pytorch_model.bin"):
+        (ref.path / name).write_text("{}")
+    assert model_digest(ref) == seen[0]
 
 
 def test_digest_is_remembered_until_the_file_changes(tiny_copy, tmp_path):
@@ -117,8 +127,8 @@ def test_digest_is_remembered_until_the_file_changes(tiny_copy, tmp_path):
     for memo in (cache / "digests").iterdir():
         memo.write_text("0" * 64)
     assert model_digest(ref, cache) != first, "the memory was not used"
-    os.utime(folder / "model.safetensors", ns=(1, 1))
-    os.utime(folder / "config.json", ns=(1, 1))
+    for file in model_files(ref).values():
+        os.utime(file, ns=(1, 1))
     assert model_digest(ref, cache) == first
 
 

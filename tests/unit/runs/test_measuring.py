@@ -26,7 +26,7 @@ def job(tiny, jsonl, tmp_path):
         tree = {
             "job": "sensitivity",
             "model": str(tiny(num_hidden_layers=3)),
-            "data": {"seeds": str(seeds), "n_seeds": 2},
+            "data": {"seed_samples": str(seeds), "n_seed_samples": 2},
             "sensitivity": sensitivity,
             "device": "cpu",
         }

@@ -14,7 +14,7 @@ import pytest
 from nuggets import api
 from nuggets.errors import BadInput, Damaged
 from nuggets.runs import bundles
-from nuggets.runs.commit import verify_folder
+from nuggets.runs.manifest import verify_folder
 from tests.app.measured import write_benchmark
 
 Files = dict[str, bytes]

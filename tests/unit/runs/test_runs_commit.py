@@ -14,8 +14,8 @@ from nuggets.runs.commit import (
     newest_valid,
     remove_folder,
     sweep_temps,
-    verify_folder,
 )
+from nuggets.runs.manifest import verify_folder
 
 FILES = {"a.bin": b"\x00\x01weights", "sub/b.txt": b"text", "empty": b""}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from nuggets import api
-from nuggets.core.models import parse_ref
+from nuggets.core.references import parse_ref
 from nuggets.core.vocabulary import count_tokens
 from nuggets.runs.checks import USUAL_LENGTH, work_of
 

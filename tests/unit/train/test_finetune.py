@@ -19,9 +19,10 @@ from nuggets.errors import BadInput, Cancelled, Damaged, NonFinite
 from nuggets.runs.commit import newest_valid
 from nuggets.train.checkpoints import PREFIX, load_weights, trainable
 from nuggets.train.config import TrainConfig
-from nuggets.train.finetune import count_steps, finetune, sample_order
+from nuggets.train.finetune import finetune
 from nuggets.train.losses import DistillationLoss, answer_loss
 from nuggets.train.randomness import seeded
+from nuggets.train.schedule import count_steps, sample_order
 from tests.unit.train.tiny_lab import STORAGE, letters, load
 
 CONFIG = TrainConfig(

@@ -11,6 +11,7 @@ import pytest
 from nuggets.bench.report import BenchmarkReport, CellOutcome, build_report
 from nuggets.core import views
 from nuggets.core.architecture import ArchSpec
+from nuggets.documents import colours
 from nuggets.studies.report import Panel, StudyReport
 from nuggets.studies.shipped import open_study
 from nuggets.ui import (
@@ -243,8 +244,8 @@ def test_a_thousand_cells_and_more_can_still_be_clicked() -> None:
 def test_text_in_cells_is_read_on_every_colour() -> None:
     assert charts_ink.luminance(np.array([255, 255, 255.0])) == pytest.approx(1)
     assert charts_ink.luminance(np.array([255, 0, 0.0])) == pytest.approx(0.2126)
-    assert charts_ink.ink_on(charts.BLUE) == charts_ink.WHITE
-    assert charts_ink.ink_on(charts.SKY) == charts_ink.BLACK
+    assert charts_ink.ink_on(colours.BLUE) == charts_ink.WHITE
+    assert charts_ink.ink_on(colours.SKY) == charts_ink.BLACK
     for signed in (False, True):
         z = np.linspace(-1.0 if signed else 0.0, 1.0, 101)[None]
         axis = charts.colour_axis(z, signed, "value")
@@ -419,8 +420,8 @@ def test_the_cross_task_matrix_holds_every_cell_and_frames_the_own_task() -> Non
     assert cell["minus_plain"] == versus.interval.mean
 
 
-@pytest.mark.parametrize("look", [charts.LIGHT, charts.DARK])
-def test_figures_bring_their_own_paper_ink_and_grid(look: charts.Look) -> None:
+@pytest.mark.parametrize("look", [colours.LIGHT, colours.DARK])
+def test_figures_bring_their_own_paper_ink_and_grid(look: colours.Look) -> None:
     report = some_report()
     for fig in (
         charts_map.map_figure(some_map(), Shown.of("share"), look=look),
@@ -460,7 +461,7 @@ def test_a_finished_figure_has_nothing_that_plotly_would_draw_twice_for() -> Non
     raw = go.Figure([go.Scatter(x=np.arange(4), y=np.arange(4.0)), go.Bar(x=["a"], y=[1])])
     raw.update_xaxes(showgrid=False, title="steps")
     assert len(flat_arrays(raw)) == 2
-    fig = charts.finish(raw, charts.LIGHT, 300, bargap=0.1)
+    fig = charts.finish(raw, colours.LIGHT, 300, bargap=0.1)
     layout = json.loads(fig.to_json())["layout"]
     assert flat_arrays(fig) == []
     assert "template" not in layout
@@ -484,7 +485,7 @@ def test_a_finished_figure_has_nothing_that_plotly_would_draw_twice_for() -> Non
 
 def test_room_grows_with_what_is_written_around_a_plot() -> None:
     def room(trace: Any, **layout: Any) -> Any:
-        return charts.finish(go.Figure(trace), charts.LIGHT, 300, **layout).layout.margin
+        return charts.finish(go.Figure(trace), colours.LIGHT, 300, **layout).layout.margin
 
     bars = go.Bar(x=[1.0], y=["a"], orientation="h")
     long = go.Bar(x=[1.0], y=["a" * 30], orientation="h")

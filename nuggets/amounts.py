@@ -1,0 +1,54 @@
+"""Numbers as people read them: bytes, counts and operations by powers of 1,000, times by the clock.
+
+The app, the command line and all messages write amounts by these functions and no others.
+"""
+
+from __future__ import annotations
+
+_UNITS = ("", "k", "M", "G", "T", "P", "E")
+"""Powers of 1,000."""
+
+
+def size(n_bytes: float, digits: int = 2) -> str:
+    """Bytes of memory or disk, GB = 10⁹: `512 B`, `5.1 MB`, `26 GB`, `131 GB`.
+
+    Three digits where two sizes that may be close are set against each other.
+    """
+    return _scaled(n_bytes, "B", digits)
+
+
+def operations(flops: float) -> str:
+    """Floating-point operations: `5.03 TFLOP`."""
+    return _scaled(flops, "FLOP", digits=3)
+
+
+def count(number: float) -> str:
+    """A large number of things: `1.28 M`, `6.74 G`."""
+    return _scaled(number, "", digits=3).strip()
+
+
+def duration(seconds: float | None) -> str:
+    """A time: `0.4 s`, `42 s`, `3 min 05 s`, `2 h 10 min`; `–` where it is not known."""
+    if seconds is None:
+        return "–"
+    if seconds < 0.05:
+        return "under 0.1 s" if seconds > 0 else "0 s"
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    if (whole := round(seconds)) < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def _scaled(value: float, unit: str, digits: int) -> str:
+    """A number with so many significant digits, or as many as stand before its point."""
+    place = 0
+    while abs(value) >= 999.5 and place < len(_UNITS) - 1:
+        value, place = value / 1000, place + 1
+    decimals = digits - 1 if place else 0
+    while decimals and len(f"{abs(value):.{decimals}f}") > digits + 1:
+        decimals -= 1  # rounding may have made a digit more: 9.96 is 10, not 10.0
+    return f"{value:z.{decimals}f} {_UNITS[place]}{unit}"

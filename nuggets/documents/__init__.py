@@ -1,0 +1,1 @@
+"""What is written for people to keep: HTML pages, static figures, and the colours of both."""

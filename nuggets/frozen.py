@@ -1,0 +1,18 @@
+"""The base of all values that are written to disk or shown, and the families they form."""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Frozen(BaseModel):
+    """A value: it cannot change, and refuses fields that it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def members(family: Any) -> dict[str, Any]:
+    """Kind → class of a family of strategies, in the order of its union."""
+    return {cls.model_fields["kind"].default: cls for cls in get_args(get_args(family)[0])}

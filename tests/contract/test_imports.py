@@ -1,0 +1,75 @@
+"""What modules load when they are imported, which import-linter cannot tell from later imports."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+COMPUTING = {
+    "nuggets.bench": "answers evaluate halving lm_eval_adapter lm_eval_model",
+    "nuggets.builtin": "tokenizer train_pairs training",
+    "nuggets.core": "accumulate activations adapter chosen extraction factorize fused loading "
+    "map_writer products ranks sensitivity states stitching streaming together weights",
+    "nuggets.runs": "asking compute cutting evaluating pipeline speakers transfer",
+    "nuggets.train": "alignments batches build cells checkpoints concurrent controls export "
+    "finetune flops graft healing lab lane_layers lane_model lane_training losses peft_starts "
+    "randomness team threads trainer tuning",
+}
+"""Modules that load torch when they are imported; all others do so, if at all, when called."""
+VIEWS = ("nuggets/core/views.py", "nuggets/core/view_*.py")
+NUMERIC = {"numpy", "scipy", "jaxtyping", "nuggets"}
+IMPORT_ALL = """
+import importlib, sys
+
+class Refused(BaseException):
+    pass
+
+class Guard:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("torch", "transformers", "peft", "accelerate"):
+            raise Refused
+
+sys.meta_path.insert(0, Guard())
+for name in sys.argv[1:]:
+    try:
+        importlib.import_module(name)
+    except Refused:
+        print(name)
+"""
+
+
+def modules() -> list[str]:
+    """Every module of the package, itself included; `__main__` runs the command line."""
+    files = (file.relative_to(ROOT).with_suffix("") for file in ROOT.glob("nuggets/**/*.py"))
+    names = (".".join(file.parts).removesuffix(".__init__") for file in files)
+    return sorted(name for name in names if not name.endswith("__main__"))
+
+
+def test_only_what_computes_loads_torch_when_it_is_imported():
+    child = subprocess.run(
+        [sys.executable, "-c", IMPORT_ALL, *modules()], capture_output=True, text=True, timeout=300
+    )
+    assert child.returncode == 0, child.stderr
+    named = [f"{package}.{name}" for package, names in COMPUTING.items() for name in names.split()]
+    assert child.stdout.split() == named
+
+
+@pytest.mark.parametrize("pattern", VIEWS)
+def test_views_are_made_with_numpy_alone(pattern):
+    files = list(ROOT.glob(pattern))
+    assert files
+    for file in files:
+        packages = {name.split(".")[0] for name in imported(ast.parse(file.read_text()))}
+        assert packages <= {*NUMERIC, *sys.stdlib_module_names}, file
+
+
+def imported(tree: ast.AST) -> set[str]:
+    """Everything that a file imports, inside functions too."""
+    nodes = list(ast.walk(tree))
+    plain = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    return plain | {str(node.module) for node in nodes if isinstance(node, ast.ImportFrom)}

@@ -1,0 +1,111 @@
+"""Each extra is needed where it says, and nowhere else; deptry (`make check`) compares the sums."""
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+
+import nuggets
+
+ROOT = Path(__file__).parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+DISTRIBUTIONS = packages_distributions()
+FIRST_PARTY = {"nuggets", "pages"}
+PLACES = {
+    "app": ("app.py", "pages/", "nuggets/ui/"),
+    "paper": ("nuggets/studies/figure.py",),
+    "gguf": ("nuggets/core/loading.py",),
+    "eval": ("nuggets/bench/", "nuggets/core/datasets.py"),
+}
+"""Where the packages of an extra may be imported."""
+NEEDED_AT_IMPORT = ("nuggets.ui", "nuggets.studies.figure", "nuggets.bench.lm_eval_model")
+"""Modules that cannot even be imported without their extra; all others say what to install."""
+SKIPPED_NAMES = {"build", "dist", "env", "venv", "node_modules", "site-packages"}
+"""Folders that git, ruff, pyright or setuptools leave out wherever they lie."""
+
+IMPORT_THE_REST = """
+import importlib, pkgutil, sys
+absent, left_out = sys.argv[1].split(), tuple(sys.argv[2].split())
+sys.modules |= dict.fromkeys(absent)  # importing them now fails
+import nuggets
+for module in pkgutil.walk_packages(nuggets.__path__, "nuggets."):
+    if not module.name.startswith(left_out):
+        importlib.import_module(module.name)
+"""
+
+
+def normal(distribution: str) -> str:
+    return re.sub(r"[-_.]+", "-", distribution).lower()
+
+
+def declared(group: str) -> set[str]:
+    lines = PROJECT["dependencies"] if group == "core" else PROJECT["optional-dependencies"][group]
+    return {normal(re.split(r"[<>=!\[ ]", line)[0]) for line in lines}
+
+
+def group_of(path: str) -> str:
+    return next((group for group, places in PLACES.items() if path.startswith(places)), "core")
+
+
+def imported(path: Path) -> Iterator[str]:
+    """The packages outside the standard library and this repository that a file imports."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        else:
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        yield from {name.split(".")[0] for name in names} - FIRST_PARTY - sys.stdlib_module_names
+
+
+def sources() -> list[Path]:
+    return [ROOT / "app.py", *ROOT.glob("pages/*.py"), *ROOT.glob("nuggets/**/*.py")]
+
+
+def used(group: str) -> set[str]:
+    """The distributions that the files of an extra import, or those that no extra covers."""
+    files = [path for path in sources() if group_of(str(path.relative_to(ROOT))) == group]
+    modules = {module for path in files for module in imported(path)}
+    return {normal(DISTRIBUTIONS[module][0]) for module in modules}
+
+
+def test_the_core_imports_what_it_declares():
+    assert used("core") <= declared("core")
+    assert declared("core") <= set.union(*map(used, ("core", *PLACES)))
+
+
+@pytest.mark.parametrize("extra", PLACES)
+def test_an_extra_imports_what_it_declares(extra):
+    assert used(extra) - declared("core") == declared(extra)
+
+
+def test_everything_else_imports_without_the_extras():
+    distributions = set.union(*map(declared, PLACES))
+    absent = [name for name, of in DISTRIBUTIONS.items() if distributions & set(map(normal, of))]
+    words = [" ".join(absent), " ".join(NEEDED_AT_IMPORT)]
+    child = subprocess.run(
+        [sys.executable, "-c", IMPORT_THE_REST, *words],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert child.returncode == 0, child.stderr
+
+
+def test_no_folder_has_a_name_that_tools_skip():
+    folders = {part for path in sources() for part in path.relative_to(ROOT).parts[:-1]}
+    assert folders & SKIPPED_NAMES == set()
+
+
+def test_the_version_is_written_once_and_told_without_the_command_line():
+    assert PROJECT["dynamic"] == ["version"]
+    program = "import runpy, sys; sys.argv[1:] = ['--version']; "
+    program += "runpy.run_module('nuggets', run_name='__main__'); assert 'typer' not in sys.modules"
+    child = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (child.returncode, child.stdout) == (0, f"nuggets {nuggets.__version__}\n"), child.stderr
+    assert f"## [{nuggets.__version__}]" in (ROOT / "CHANGELOG.md").read_text()
