@@ -208,7 +208,8 @@ def _costs(recipe: TransferRecipe, ahead: api.Outlook) -> None:
         st.text(
             f"{work.trainings} trainings of {work.steps} steps, {work.batch_size} samples of "
             f"about {work.tokens} tokens each. Needs {size(peak)} of memory at most. "
-            f"{size(found.memory_available)} of memory and {size(found.disk_free)} of disk are free."
+            f"{size(found.memory_available)} of memory and {size(found.disk_free)} of disk are "
+            "free."
         )
     if ahead.uncounted:
         st.text(f"Not included: {', '.join(ahead.uncounted)}.")

@@ -101,9 +101,7 @@ def test_on_a_gpu_its_memory_and_the_machines_own_are_told_apart(open_page, monk
     assert (row["memory"], row["RAM"], row["time"]) == ("26 GB", "1.0 GB", "–")
     assert row["of free memory"] == 26 / 8
     assert row["fits"] == "no"
-    assert "Free: 8.0 GB of memory on cuda:0, 4.0 GB of the machine's own, 1.0 TB of disk" in shown(
-        at
-    )
+    assert "Free: 8.0 GB of memory on cuda:0, 4.0 GB of RAM, 1.0 TB of disk" in shown(at)
     assert "Too **large**." in shown(at)
     assert "Too **large**." not in rendered(at)
 
