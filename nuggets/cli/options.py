@@ -38,7 +38,7 @@ Device = Annotated[str, typer.Option(help="auto, cpu, mps, cuda or cuda:1.")]
 
 def one_of(family: Any) -> str:
     """The kinds of a family, for a help text."""
-    from nuggets.core.architecture import members
+    from nuggets.frozen import members
 
     return f"One of: {', '.join(members(family))}."
 
