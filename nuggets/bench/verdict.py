@@ -16,8 +16,8 @@ from nuggets.bench.statistics import LEVEL, Interval
 from nuggets.frozen import Frozen
 
 ArmRole = Literal["baseline", "treatment", "control", "comparator", "reference"]
-"""baseline: plain LoRA. treatment: what is to be judged. control: as the treatment, without the
-teacher's knowledge. comparator: another way to the same end. reference: no training."""
+"""baseline: plain LoRA. treatment: the arm to judge. control: like the treatment, but without the
+teacher's knowledge. comparator: a different method for the same goal. reference: no training."""
 
 Kind = Literal["helps", "hurts", "same_as_controls", "no_difference", "not_proven"]
 

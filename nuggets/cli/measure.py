@@ -212,7 +212,7 @@ def align(
 
 
 def plan(asked: o.RecipeOptions, json: o.AsJson = False) -> None:
-    """What a recipe would extract: layers, windows, mass kept."""
+    """Show what a recipe would extract: layers, windows, mass kept."""
     recipe = asked.load()
     with bars() as progress:
         made = api.measured_plan(recipe, progress)

@@ -18,7 +18,7 @@ _POLL_S = 0.3
 
 
 def run(asked: o.RecipeOptions, json: o.AsJson = False) -> None:
-    """Run a transfer with its controls here, to the verdict."""
+    """Run a transfer and its controls in this terminal, up to the verdict."""
     recipe = asked.load()
     with bars() as progress:
         made = api.run(recipe, progress.show)

@@ -79,7 +79,7 @@ class UniformLayers(LayerChoice):
 
 
 class RandomLayers(LayerChoice):
-    """Layers drawn without looking (a control)."""
+    """Layers chosen at random (a control)."""
 
     kind: Literal["random"] = "random"
     seed: int = Field(default=0, title="Draw", description="Seed of the random choice.")

@@ -228,7 +228,7 @@ def _read_index(bundle: zipfile.ZipFile, path: Path) -> Index:
     total = sum(entry.size for entry in index.files.values())
     most = max(FREE_BYTES, MAX_GROWTH * path.stat().st_size)
     if total > most or any(i.file_size != index.files[i.filename].size for i in _files(infos)):
-        raise Damaged(f"{path} would unpack to {size(total)} or lies about sizes; refused.")
+        raise Damaged(f"{path} would unpack to {size(total)} or gives false sizes; refused.")
     make_folder(runs_dir())
     if (free := shutil.disk_usage(runs_dir()).free) < total:
         raise BadInput(f"{path} needs {size(total, 3)} and the disk has {size(free, 3)} free.")

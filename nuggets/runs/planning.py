@@ -104,6 +104,7 @@ def plan_from_cache(recipe: TransferRecipe) -> ExtractionPlan:
     layers = recipe.extraction.layers
     if cka is None and layers.needs_cka:
         raise BadInput(
-            f"The layer map `{layers.kind}` needs the pair's alignment; measure it first."
+            f"The layer map `{layers.kind}` needs the alignment of the two models; "
+            "measure it first."
         )
     return plan_from(recipe, map, cka)

@@ -188,7 +188,11 @@ CASES = {
         "swap the two models",
         RECIPES,
     ),
-    "vocabularies differ": (lambda j: other_words(j, "student"), "words different ids", RECIPES),
+    "vocabularies differ": (
+        lambda j: other_words(j, "student"),
+        "map tokens to different ids",
+        RECIPES,
+    ),
     "too large r": (also("lora.r=17"), "Rank 17 is too large: .* 16", RECIPES),
     "unknown recipe": (put("recipe", "quickly"), "no recipe 'quickly'", RECIPES),
     "unknown task": (
