@@ -115,9 +115,9 @@ PAGES = (
     Page("alignment", "measure: R²", _pick("Measure", "R² of a linear map")),
     Page("transfer", "rank + 1", _step("Rank r")),
     Page("benchmarks?run={run}", "curve of one arm", _press("plain")),
-    Page("benchmarks?run={run}", "only flips", _switch("Only flips")),
+    Page("benchmarks?run={run}", "only flips", _switch("Changed answers only")),
     Page("paper", "ranks", _pick("Experiment", "ranks")),
-    Page("playground", "tokens + 1", _step("Most tokens")),
+    Page("playground", "tokens + 1", _step("Max new tokens")),
     Page("runs", "status: done", _pick("Status", "done")),
     Page("learn", "next chapter", _press("Next")),
 )

@@ -114,7 +114,7 @@ class SensitivityConfig(Frozen):
     def _one_way(self) -> SensitivityConfig:
         if self.processes > 1 and self.method == "streaming":
             raise ValueError(
-                "processes split samples by hooks; set method to hooks or processes to 1"
+                "several processes need the method hooks; set method to hooks or processes to 1"
             )
         return self
 
@@ -144,9 +144,13 @@ class SensitivityJob(Frozen):
     def _for_someone(self) -> SensitivityJob:
         keep = self.sensitivity.keep
         if keep == "windows" and self.student is None:
-            raise ValueError("sensitivity.keep=windows needs a student: windows have its shape")
+            raise ValueError(
+                "sensitivity.keep=windows needs a student, whose shapes the windows have"
+            )
         if keep != "windows" and self.student is not None:
-            raise ValueError(f"a student is for sensitivity.keep=windows only; it is {keep}")
+            raise ValueError(
+                f"a student is used only with sensitivity.keep=windows, but keep is {keep}"
+            )
         return self
 
 
@@ -270,9 +274,9 @@ class TransferRecipe(Frozen):
     def _names_differ(self) -> TransferRecipe:
         names = [arm.name for arm in self.arms]
         if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise ValueError(f"two arms are called {twice[0]!r}; give one of them a label")
+            raise ValueError(f"two arms have the name {twice[0]!r}; give one of them a label")
         if not self.arms or not self.seeds:
-            raise ValueError("name at least one arm and one seed")
+            raise ValueError("give at least one arm and one seed")
         if len(set(self.seeds)) != len(self.seeds) or self.train.tuning_seed in self.seeds:
             raise ValueError("seeds must differ from each other and from train.tuning_seed")
         _check_distinct(self.benchmarks)
@@ -282,7 +286,7 @@ class TransferRecipe(Frozen):
 def _check_distinct(benchmarks: tuple[Benchmark, ...]) -> None:
     names = [benchmark.name for benchmark in benchmarks]
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(f"the benchmark {twice[0]} stands there twice")
+        raise ValueError(f"the benchmark {twice[0]} is listed twice")
 
 
 AnyJob = TransferRecipe | SensitivityJob | AlignJob | EvaluateJob
@@ -317,7 +321,7 @@ def parse_recipe(text: str, source: str = "The file") -> TransferRecipe:
 def _transfer(tree: Mapping[str, Any], source: str) -> TransferRecipe:
     job = parse_job({"job": "transfer", **absolute_paths(dict(tree), Path.cwd())})
     if not isinstance(job, TransferRecipe):
-        raise BadInput(f"{source} holds a {job.job} job, not a transfer recipe.")
+        raise BadInput(f"{source} contains a {job.job} job, not a transfer recipe.")
     return job
 
 
@@ -330,7 +334,7 @@ def parse_job(tree: Mapping[str, Any]) -> Any:
     try:
         return _JOBS.validate_python(dict(tree))
     except ValidationError as problem:
-        raise _refusal("The recipe does not fit", problem, 1) from None
+        raise _refusal("The recipe is not valid", problem, 1) from None
 
 
 def parse_cut(tree: Mapping[str, Any]) -> CutJob:
@@ -342,7 +346,7 @@ def parse_cut(tree: Mapping[str, Any]) -> CutJob:
     try:
         return CutJob.model_validate(dict(tree))
     except ValidationError as problem:
-        raise _refusal("The cut does not fit", problem, 0) from None
+        raise _refusal("The cut is not valid", problem, 0) from None
 
 
 def _refusal(what: str, problem: ValidationError, depth: int) -> BadInput:

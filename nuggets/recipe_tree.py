@@ -69,7 +69,7 @@ def parse_yaml(text: str, source: str) -> Tree:
     except (yaml.YAMLError, RecursionError, ValueError) as problem:
         raise BadInput(f"{source} is not valid YAML: {_reason(problem)}.") from None
     if not isinstance(tree, dict) or not all(isinstance(name, str) for name in tree):
-        raise BadInput(f"{source} is not a recipe: it should hold `field: value` lines.")
+        raise BadInput(f"{source} is not a recipe: it should consist of `field: value` lines.")
     return tree
 
 

@@ -14,7 +14,7 @@ def main() -> None:
     """Draws the page."""
     st.title("Alignment", anchor=False)
     st.caption(
-        "Which teacher layer does the work of which student layer. Where no linear map exists, "
+        "Which teacher layer corresponds to which student layer. Where no linear map links them, "
         "moving weights cannot help."
     )
     choice = shell.current()
@@ -29,9 +29,9 @@ def main() -> None:
         if report is None:
             measure.missing(
                 "Not measured yet",
-                f"How the layers of {choice.teacher} and {choice.student} resemble each other, "
-                "and what each student layer already knows of every skill. A built-in pair takes "
-                "less than a minute; the result is kept.",
+                f"How similar the layers of {choice.teacher} and {choice.student} are, and how "
+                "much of each skill every student layer already encodes. A built-in pair takes "
+                "less than a minute, and the result is saved.",
                 {"Measure": [job]},
                 "alignment",
             )

@@ -12,7 +12,7 @@ KINDS = {
     "helps": ("helps", "green"),
     "hurts": ("hurts", "red"),
     "same_as_controls": ("same as its controls", "orange"),
-    "no_difference": ("no difference seen", "gray"),
+    "no_difference": ("no detectable difference", "gray"),
     "not_proven": ("not proven", "gray"),
 }
 
@@ -20,7 +20,7 @@ KINDS = {
 def main() -> None:
     """Draws the page."""
     st.title("Benchmarks", anchor=False)
-    st.caption("Did it help? Every arm on the same items, beside its controls, with intervals.")
+    st.caption("Did it help? All arms and controls on the same items, with intervals.")
     choice = shell.current()
     with safe.shown_problems("benchmarks"):
         run = choose_run()
@@ -54,8 +54,11 @@ def choose_run() -> api.Run | None:
     with st.container(border=True, key="benchmarks-empty"):
         if not finished:
             st.subheader("No transfer has finished yet", anchor=False)
-            st.text("Run the recipe quick on the Transfer page: under a minute on a laptop.")
-            st.page_link(shell.page("transfer"), label="To the Transfer page")
+            st.text(
+                "Run the recipe “quick” on the Transfer page. It takes less than a minute "
+                "on a laptop."
+            )
+            st.page_link(shell.page("transfer"), label="Open Transfer")
             return None
         st.subheader("Choose a finished transfer", anchor=False)
         for run in finished[:8]:
@@ -72,7 +75,7 @@ def choose_run() -> api.Run | None:
 
 def unfinished(run: api.Run) -> None:
     """The run has no report yet: how far it is, and how to go on."""
-    st.text("This run has no report yet; it is written when every arm and seed is finished.")
+    st.text("This run has no report yet. It will be written when every arm and seed has finished.")
     safe.refused()
     live.panel(run, key="benchmarks-live")
 
@@ -101,11 +104,10 @@ def could_show(report: api.BenchmarkReport) -> str:
     for d in report.differences:
         if d.arm == judged and d.versus in baselines and d.minimum_detectable is not None:
             planned = report.planned.value if report.planned else None
-            before = f"; {planned:.3f} was expected before the run" if planned else ""
+            before = f"; {planned:.3f} was planned before the run" if planned else ""
             return (
-                f"Smallest difference to {d.versus} that {d.interval.n_seeds} seeds × "
-                f"{d.interval.n_items} items find in four of five experiments: "
-                f"{d.minimum_detectable:.3f}{before}."
+                f"With {d.interval.n_seeds} seeds × {d.interval.n_items} items a difference of "
+                f"{d.minimum_detectable:.3f} to {d.versus} is detected 80 % of the time{before}."
             )
     return ""
 

@@ -19,8 +19,8 @@ def main() -> None:
     st.markdown(
         "Nuggets **finds** where a language model keeps a skill: which layers, matrices and "
         "neurons its answers depend on. It **moves** those parameters into a smaller model as "
-        "the start of a LoRA adapter. And it **proves** whether that helped, beside controls "
-        "that had no knowledge to give, over several seeds, with intervals."
+        "the initialisation of a LoRA adapter. And it **proves** whether that helped, against "
+        "controls that carry no knowledge, over several seeds and with intervals."
     )
     _try_it()
     st.subheader("Built-in pairs")
@@ -36,7 +36,8 @@ def _try_it() -> None:
     with st.container(border=True, horizontal=True, wrap=False, vertical_alignment="center"):
         st.markdown(
             "**Try it in one minute.** Does the paper's method teach the small model to reverse "
-            "letters better than plain LoRA does? Three seeds each, and a control.",
+            "letters better than plain LoRA does? Each arm is trained with three seeds, next to "
+            "a control.",
             width="stretch",
         )
         st.button("Run it now", type="primary", key="try-it", on_click=_start_quick)
@@ -58,7 +59,7 @@ def _pairs() -> None:
         with column, st.container(border=True, height="stretch", key=f"pair-{pair.name}"):
             st.markdown(f"**{pair.teacher} → {pair.student}**")
             st.text(pair.description)
-            st.caption(f"{teacher.parameters:,} → {student.parameters:,} weights")
+            st.caption(f"{teacher.parameters:,} → {student.parameters:,} parameters")
             _scores(teacher, student)
             st.button(
                 "Use this pair",
@@ -86,14 +87,14 @@ def _scores(teacher: api.ModelCard, student: api.ModelCard) -> None:
         column_config={"teacher": number, "student": bar},
         row_height=30,
         height="content",
-        alt=f"Exact match per skill of {teacher.name} and {student.name}",
+        alt=f"Exact match of {teacher.name} and {student.name} on each skill",
     )
 
 
 def _recent() -> None:
     rows = [_row(run) for run in api.runs()[:RECENT]]
     if not rows:
-        st.text("No runs yet. Press “Run it now” above, or set one up on the Transfer page.")
+        st.text("No runs yet. Click “Run it now” above, or set up a run on the Transfer page.")
         return
     st.dataframe(pd.DataFrame(rows), hide_index=True, alt="Recent runs with their status")
     st.page_link(shell.page("runs"), label="All runs")

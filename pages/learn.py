@@ -50,7 +50,7 @@ def _steps(found: Chapter) -> None:
 def _print(asked: Asked) -> None:
     light = asked._replace(look=colours.LIGHT)
     st.download_button(
-        "All chapters to print (HTML)",
+        "Print all chapters (HTML)",
         partial(learn_print.document, light),
         "nuggets-learn.html",
         "text/html",
@@ -66,15 +66,15 @@ def _lesson(found: Chapter, asked: Asked, left, right) -> None:
         with right:
             measure.missing(
                 "Not measured yet",
-                f"This chapter draws its numbers from the built-in pair ({asked.task}). "
-                "Measuring takes less than a minute; the result is kept.",
+                f"This chapter uses measurements of the built-in pair ({asked.task}). Measuring "
+                "takes less than a minute, and the result is saved.",
                 {"Measure": missing.jobs},
                 "learn",
             )
         return
     with left:
         revealed = _question(found, shown)
-        st.page_link(shell.page(found.page), label=f"Go on: {found.page.capitalize()}")
+        st.page_link(shell.page(found.page), label=f"Open {found.page.capitalize()}")
     more = shown.revealed if revealed else None
     with right:
         if more is None or not shown.instead:
@@ -97,7 +97,7 @@ def _question(found: Chapter, shown: Scene) -> bool:
             return False
         right = found.options[shown.answer]
         if guess is not None:
-            st.badge("Your guess was right" if guess == right else "Your guess was not right",
+            st.badge("Your guess was right" if guess == right else "Your guess was wrong",
                      color="green" if guess == right else "orange")  # fmt: skip
         st.text(f"Measured: {right}.")
         st.text(shown.because)

@@ -12,8 +12,9 @@ def main() -> None:
     """Draws the page."""
     st.title("Models", anchor=False)
     st.caption(
-        "A large model that knows a skill, and a smaller one that should. Nothing is loaded: "
-        "configurations and file headers say whether a transfer can work, and what it needs."
+        "A large model that has a skill, and a smaller one that should learn it. Nothing is "
+        "loaded: configurations and file headers show whether a transfer can work and what it "
+        "needs."
     )
     built_in = st.container()
     left, right = st.columns(2)
@@ -49,7 +50,7 @@ def preflight(found: api.Preflight, choice: shell.Choice) -> None:
         preflight_part.matrices(found, command)
     safe.notes(found.notes)
     if found.stages:
-        st.subheader("What it needs here", anchor=False)
+        st.subheader("Requirements on this machine", anchor=False)
         preflight_part.needs(found, command)
 
 
@@ -73,7 +74,7 @@ def ask(choice: shell.Choice) -> None:
         if asked:
             api.playground.post(question)
         answers.panel(question, "ask")
-    st.page_link(shell.page("playground"), label="Ask arms of a run, and scale their adapters")
+    st.page_link(shell.page("playground"), label="Ask a run's arms and scale their adapters")
 
 
 main()

@@ -15,8 +15,8 @@ def main() -> None:
     """Draws the page."""
     st.title("The paper's experiments")
     st.markdown(
-        "Every figure and table of the paper as a set of ordinary runs, **with the controls and "
-        "intervals that the paper lacks** and the paper's own numbers beside them."
+        "Every figure and table of the paper, reproduced as ordinary runs, **with the controls "
+        "and intervals that the paper lacks** and next to the paper's own numbers."
     )
     safe.refused()
     found = api.studies()
@@ -47,7 +47,7 @@ def _gallery(found: dict[str, api.Study]) -> None:
         hide_index=True,
         height="content",
         row_height=30,
-        alt="The experiments, how many of their runs are finished, and what they found",
+        alt="The experiments, how many of their runs have finished, and what they found",
     )
 
 
@@ -58,7 +58,7 @@ def _experiment(study: api.Study) -> None:
     _start(study, command)
     report = study_parts.report_of(study.name)
     if report is None:
-        st.text("No run of it is finished yet. Start the runs above, or on the command line:")
+        st.text("None of its runs has finished yet. Start them above, or on the command line:")
         st.code(command, language="bash")
         return
     for sentence in report.findings:
@@ -74,7 +74,7 @@ def _experiment(study: api.Study) -> None:
     safe.notes(report.study.notes)
     rivals = study_parts.rivals_frame(report)
     if len(rivals):
-        with st.expander("The judged arm against its controls and other choices"):
+        with st.expander("The treatment against its controls and other choices"):
             share.table(rivals, f"paper-{study.name}-rivals",
                         "Paired differences with 95 % intervals", command, python,
                         shown=study_parts.rivals_shown(rivals))  # fmt: skip
@@ -86,8 +86,8 @@ def _experiment(study: api.Study) -> None:
 
 def _start(study: api.Study, command: str) -> None:
     with st.container(horizontal=True, vertical_alignment="center"):
-        st.button("Run what is missing", key="run-study", on_click=_run, args=(study.name,),
-                  help=f"As `{command}`, in the background, one run after the other.")  # fmt: skip
+        st.button("Start the missing runs", key="run-study", on_click=_run, args=(study.name,),
+                  help=f"Like `{command}`, in the background, one run at a time.")  # fmt: skip
         st.page_link(shell.page("runs"), label="Its runs")
 
 

@@ -13,15 +13,18 @@ from nuggets.ui import answers, safe, shell
 
 TEACHER, STUDENT = "teacher", "student"
 FORMAT_HELP = (
-    "paper: the lines of the paper's data, which the built-in models were trained on. chat: the "
-    "chat template of each model's own tokenizer, which models tuned for chat expect."
+    "paper: the format of the paper's data, on which the built-in models were trained. chat: the "
+    "chat template of each model's tokenizer, which chat models expect."
 )
 
 
 def main() -> None:
     """Draws the page."""
     st.title("Playground", anchor=False)
-    st.caption("One question to teacher, student and the arms of a run, token by token.")
+    st.caption(
+        "Ask teacher, student and the arms of a run the same question, and compare their "
+        "answers token by token."
+    )
     safe.refused()
     choice = shell.current()
     with safe.shown_problems("playground"):
@@ -33,12 +36,12 @@ def main() -> None:
             scale = _scale(speakers)
         with st.container(horizontal=True, vertical_alignment="center"):
             asked = st.button("Ask", type="primary", key="ask", shortcut="Mod+Enter")
-            length = st.number_input("Most tokens", 1, 512, 24, key="tokens", bind="query-params",
-                                     width=150)  # fmt: skip
+            length = st.number_input("Max new tokens", 1, 512, 24, key="tokens",
+                                     bind="query-params", width=150)  # fmt: skip
             format = _format()
             _memory()
         if not prompt.strip() or not speakers:
-            st.text("Write a question and choose who answers.")
+            st.text("Write a question and choose which models answer it.")
             return
         question = answers.Question(
             speakers=tuple(speakers),
@@ -52,7 +55,7 @@ def main() -> None:
         if asked or (moved and api.playground.state().alive):
             answers.post(question)
         if not answers.panel(question, "playground"):
-            st.text("Press Ask (Ctrl+Enter). A worker of its own loads each model once.")
+            st.text("Press Ask (Ctrl+Enter). Models load once and stay in memory.")
 
 
 def _prompt(task: str) -> str:
@@ -64,7 +67,8 @@ def _prompt(task: str) -> str:
         bind="query-params",
         max_chars=2000,
         height=110,
-        help="Put to every model as the prompt format says, answered greedily.",
+        help="Every model gets it in the prompt format chosen below and answers by greedy "
+        "decoding.",
     )
 
 
@@ -84,12 +88,12 @@ def _speakers(choice: shell.Choice) -> list[api.playground.Speaker]:
     if choice.run is not None:
         options |= {each.label: each for each in _arms(choice.run)}
     chosen = st.multiselect(
-        "Who answers",
+        "Models",
         list(options),
         default=[TEACHER, STUDENT],
         key="speakers",
         bind="query-params",
-        help="Choose a finished transfer in the sidebar to add its arms.",
+        help="To add a transfer's arms, choose a finished run in the sidebar.",
     )
     return [options[name] for name in chosen if name in options]
 
@@ -113,7 +117,7 @@ def _scale(speakers: list[api.playground.Speaker]) -> float:
         bind="query-params",
         disabled=all(speaker.arm is None for speaker in speakers),
         on_change=lambda: st.session_state.update({"nuggets-scale-moved": True}),
-        help="0 is the untouched student, 1 the arm as trained.",
+        help="0 is the untouched student, 1 is the arm as trained.",
     )
 
 
@@ -121,17 +125,17 @@ def _memory() -> None:
     """What is loaded, and the button that frees it."""
     state = api.playground.state()
     if not state.alive:
-        st.caption("Nothing is loaded.")
+        st.caption("No model is loaded.")
         return
     with st.container(width="stretch"):
         loaded = ", ".join(map(short_name, state.loaded)) or "loading"
         size = f" · {amounts.size(state.bytes)} on {state.device}" if state.bytes else ""
         st.text(f"In memory: {loaded}{size}")
     st.button(
-        "Free the memory",
+        "Free memory",
         key="free",
         on_click=_free,
-        help="It is also freed after five minutes without a question.",
+        help="Models are also unloaded after five minutes without a question.",
     )
 
 

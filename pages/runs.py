@@ -23,13 +23,13 @@ def main() -> None:
     runs = api.runs()
     run_actions.import_bundle()
     if not runs:
-        st.text("No runs yet. Start one on the Transfer page, or with “Run it now” on Home.")
-        st.page_link(shell.page("transfer"), label="To the Transfer page")
+        st.text("No runs yet. Start one on the Transfer page, or click “Run it now” on Home.")
+        st.page_link(shell.page("transfer"), label="Open Transfer")
         return
     _table(_filtered(runs))
     choice = shell.current()
     if choice.run is None:
-        st.text("Click the box before a row, or choose a run in the sidebar, to open it.")
+        st.text("To open a run, tick the box in front of its row or choose it in the sidebar.")
         return
     _details(api.open_run(choice.run))
 
@@ -41,7 +41,7 @@ def _filtered(runs: list[api.Run]) -> list[dict[str, str]]:
     with middle:
         kind = st.selectbox("Kind", KINDS, key="kind", bind="query-params")
     with right:
-        text = st.text_input("Containing", key="containing", bind="query-params")
+        text = st.text_input("Search", key="containing", bind="query-params")
     rows = [_row(run) for run in runs]
     return [
         row
@@ -64,7 +64,7 @@ def _row(run: api.Run) -> dict[str, str]:
 
 def _table(rows: list[dict[str, str]]) -> None:
     if not rows:
-        st.text("No run fits the filter.")
+        st.text("No run matches the filter.")
         return
     ids = [row["run"] for row in rows]
     share.table(
@@ -109,7 +109,7 @@ def _overview(run: api.Run, status: api.RunStatus) -> None:
         st.text(report.verdict.sentence)
     run_actions.notes(run)
     with st.container(horizontal=True):
-        if report is not None and st.button("See the benchmarks", key="to-benchmarks"):
+        if report is not None and st.button("Open Benchmarks", key="to-benchmarks"):
             shell.go("benchmarks")
         if st.button("Delete…", key="delete", disabled=status in api.LIVE):
             run_actions.confirm_delete(run)

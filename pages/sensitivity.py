@@ -24,9 +24,9 @@ def main() -> None:
     """Draws the page."""
     st.title("Sensitivity", anchor=False)
     st.caption(
-        "Where a skill lives: by how much the loss on its answers would change, to first order, "
-        "if a weight were 0.",
-        help=f"${FORMULA}$, summed over the seed samples x; L counts response tokens only.",
+        "Where a skill lives: how much the loss on its answers would change, to first order, if "
+        "a weight were 0.",
+        help=f"${FORMULA}$, summed over the seed samples x; L is the loss on answer tokens only.",
     )
     choice = shell.current()
     with safe.shown_problems("sensitivity"):
@@ -57,7 +57,7 @@ def where(choice: shell.Choice) -> tuple[str, str | None]:
                              key="side", bind="query-params")  # fmt: skip
         runs = sources.past_runs(model)
         run = st.selectbox("Map of a past run", runs, index=None, key="map_run", width=330,
-                           placeholder="none: of the sidebar's task", bind="query-params",
+                           placeholder="none: the sidebar's task", bind="query-params",
                            help="Runs that measured or used a map of this model.")  # fmt: skip
         own_samples.popover()
     return model, run if run in runs else None
@@ -72,8 +72,8 @@ def compared(a: str, found: sources.Sources) -> parts.View:
                          placeholder="no task", **bound)  # fmt: skip
         shows = ("A", "B", "A − B") if b in others else ("A",)
         show = st.segmented_control("Show", shows, default="A", required=True, key="show",
-                                    help="A is the sidebar's task or the run's map, B the one "
-                                    "beside.", **bound)  # fmt: skip
+                                    help="A is the sidebar's task or the past run's map; B is "
+                                    "the task to compare with.", **bound)  # fmt: skip
     return parts.View(a, b if b in others else None, show if show in shows else "A")
 
 
@@ -82,8 +82,9 @@ def empty(model: str, task: str, wanted: dict[str, Any], found: sources.Sources)
     left = [job for name, job in wanted.items() if name not in found]
     measure.missing(
         "Not measured yet",
-        f"How sensitive each weight of {model} is to {task}: 32 samples forward and backward. A "
-        "built-in model takes seconds; the result is kept.",
+        f"How strongly the loss on {task} depends on each weight of {model}, from one forward "
+        "and backward pass for each of 32 samples. This takes a few seconds on a built-in "
+        "model, and the result is saved.",
         {"Measure": [wanted[task]], f"Measure all {len(left)} tasks": left},
         "sensitivity",
     )
@@ -94,8 +95,9 @@ def unmeasured(wanted: dict[str, Any], found: sources.Sources) -> None:
     left = {name: job for name, job in wanted.items() if name not in found}
     if left:
         measure.missing(
-            "More tasks make differences visible",
-            f"Maps of single tasks look alike. Not measured yet: {', '.join(left)}.",
+            "Measure more tasks to see differences",
+            "Maps of different tasks look much alike until they are compared. Not measured yet: "
+            f"{', '.join(left)}.",
             {f"Measure {len(left)} more" if len(left) > 1 else "Measure it": list(left.values())},
             "more",
         )

@@ -24,7 +24,7 @@ def main() -> None:
             recipe = form.recipe(base, choice)
             with refused:
                 for place, sentence in enumerate(fields.refusals()):
-                    safe.problem(sentence, f"address-{place}", "This link cannot be followed whole")
+                    safe.problem(sentence, f"address-{place}", "Part of this link was ignored")
             ahead = api.look_ahead(recipe)
             _start_button(recipe, ready=not ahead.refusals and _agreed(recipe))
             recipes.keep(recipe)
@@ -48,7 +48,7 @@ def _chosen_run(choice: shell.Choice) -> None:
         with st.container(border=True, horizontal=True, vertical_alignment="center"):
             with st.container(width="stretch"):
                 st.text(report.verdict.sentence)
-            if st.button("See the benchmarks", type="primary", key="to-benchmarks"):
+            if st.button("Open Benchmarks", type="primary", key="to-benchmarks"):
                 shell.go("benchmarks")
     live.panel(run, "transfer-run")
 
@@ -72,7 +72,7 @@ def _start_button(recipe: TransferRecipe, ready: bool) -> None:
         width="stretch",
         on_click=_start,
         args=(recipe,),
-        help="Runs in the background; a reload or another page does not stop it.",
+        help="Runs in the background. Reloading or leaving this page does not stop it.",
     )
 
 

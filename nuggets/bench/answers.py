@@ -123,7 +123,9 @@ def decode_greedily(
         )
         top = output.logits[:, -1].max(-1)
         if not torch.isfinite(top.values).all():
-            raise NonFinite("The model writes NaN or infinite scores; nothing it says can count.")
+            raise NonFinite(
+                "The model's scores are NaN or infinite, so its answers cannot be evaluated."
+            )
         best = top.indices
         written.append(best)
         ended |= torch.isin(best, final)

@@ -130,7 +130,7 @@ def evaluate_lanes(
         BadInput: as `evaluate` does.
     """
     if not samples:
-        raise BadInput("There is no item to evaluate; give at least one.")
+        raise BadInput("There are no items to evaluate; give at least one.")
     variants, places = _variants(samples, "choice" in metrics)
     encoded = encode_all(variants, tokenizer, max_length, format)
     device = torch.device(device)
@@ -161,7 +161,7 @@ def _not_finite(scores: list[Likelihood], samples: Sequence[Sample]) -> NonFinit
         if not math.isfinite(score.log_likelihood):
             return NonFinite(
                 f"The model's likelihood of item {sample.id!r} is {score.log_likelihood}. Its "
-                "weights diverged or are damaged; nothing that it answers can be counted."
+                "weights diverged or are damaged, so its answers cannot be evaluated."
             )
     return None
 
@@ -250,7 +250,7 @@ def answer_logits(model: Any, input_ids: Tensor, labels: Tensor) -> tuple[Tensor
 def pad_right(
     batch: Sequence[tuple[Sequence[int], Sequence[int]]], device: torch.device | str
 ) -> tuple[Tensor, Tensor]:
-    """Token ids and labels `[items, longest]`; the padding is `IGNORED` and never looked at.
+    """Token ids and labels `[items, longest]`; the padding is `IGNORED`.
 
     A causal model's states do not depend on what follows, so no attention mask is needed and
     any valid id may stand in the padding.

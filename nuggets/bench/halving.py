@@ -91,6 +91,6 @@ class Halving:
             torch.cuda.empty_cache()
         if self._progress is not None:
             self._progress.log(
-                f"An evaluation batch of {rows} did not fit into memory; it and all that follow "
-                "are computed in halves, which gives the same outcomes."
+                f"An evaluation batch of {rows} did not fit into memory. It and all later batches "
+                "are split in half, which does not change the outcomes."
             )

@@ -73,7 +73,9 @@ def gsm8k_item(sample: Sample, examples: Sequence[Sample]) -> Item:
     """
     target = last_number(sample.answer)
     if target is None:
-        raise BadInput(f"The answer of sample {sample.id!r} holds no number, so it is no GSM8K.")
+        raise BadInput(
+            f"The answer of sample {sample.id!r} contains no number, so this is not a GSM8K item."
+        )
     return Item(sample=with_examples(sample, examples, GSM8K_HEADER, "\n"), target=target)
 
 
@@ -116,8 +118,9 @@ def mmlu_item(sample: Sample, examples: Sequence[Sample]) -> Item:
     found = _LETTER.fullmatch(sample.answer.strip())
     if len(letters) < 2 or found is None or found["letter"] not in letters:
         raise BadInput(
-            f"Sample {sample.id!r} is no MMLU: it needs options such as 'A. …' on lines of their "
-            f"own and one of their letters as the answer, but the answer is {sample.answer[:60]!r}."
+            f"Sample {sample.id!r} is not an MMLU item: it needs options such as 'A. …', each on "
+            "its own line, and one of their letters as the answer, but the answer is "
+            f"{sample.answer[:60]!r}."
         )
     shown = [e.model_copy(update={"messages": (*e.messages[:-1], _only_letter(e))})
              for e in examples]  # fmt: skip

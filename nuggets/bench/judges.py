@@ -91,9 +91,9 @@ def bare_url(url: str) -> str:
 
 
 class TeacherJudge(Frozen):
-    """A teacher's likelihood: it prefers what it would rather have written itself.
+    """A teacher's likelihood: it prefers the answer that it finds more likely.
 
-    This is no judgement of quality, and is reported under a name of its own.
+    This does not judge quality, and is reported under a separate name.
     """
 
     kind: Literal["teacher_likelihood"] = "teacher_likelihood"
@@ -186,8 +186,8 @@ class JudgeClient:
             except (OSError, ValueError, KeyError, IndexError, TypeError) as problem:
                 reason = self._hidden(str(problem)) or type(problem).__name__
         raise self._failed(
-            f"did not answer in {self._config.attempts} attempts ({reason}). What it judged so "
-            "far is kept: resume the run when it answers again"
+            f"did not answer in {self._config.attempts} attempts ({reason}). Its judgements so "
+            "far are saved; resume the run once it is available"
         )
 
     def _post(self, body: dict[str, Any]) -> str:

@@ -111,7 +111,7 @@ class InMemoryLM(TemplateLM):
 
     def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = False) -> list[float]:
         """Not offered: no benchmark here measures perplexity of whole texts."""
-        raise BadInput("Perplexity of whole texts is not measured; choose another benchmark.")
+        raise BadInput("Perplexity of whole texts is not supported; choose a different benchmark.")
 
     def _in_chunks(
         self,
@@ -155,7 +155,7 @@ class InMemoryLM(TemplateLM):
                 if not math.isfinite(score.log_likelihood):
                     raise NonFinite(
                         f"The model's likelihood of an answer of {self._label or 'an item'} is "
-                        f"{score.log_likelihood}; nothing that it answers can be counted."
+                        f"{score.log_likelihood}, so its answers cannot be evaluated."
                     )
                 cut = len(context) + len(answer) > self.max_length
                 found.append({"value": score.log_likelihood, "greedy": score.greedy, "cut": cut})

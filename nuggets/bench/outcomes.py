@@ -104,7 +104,7 @@ def _table(outcomes: Sequence[BenchmarkOutcome], base: str) -> BenchmarkTable:
         if outcome.items != first.items or set(outcome.outcomes) != set(first.outcomes):
             raise BadInput(
                 f"{outcome.model} and {first.model} were measured on different items of "
-                f"{first.benchmark}; measure both again on the same ones."
+                f"{first.benchmark}; evaluate both again on the same items."
             )
         rows.setdefault(outcome.arm or outcome.model, []).append(outcome)
     chosen = base if base in rows else next(iter(rows))

@@ -32,9 +32,10 @@ class DetectableEffect(Frozen):
         """The answer in one sentence."""
         seeds = "1 seed" if self.n_seeds == 1 else f"{self.n_seeds} seeds"
         if self.value is None:
-            return f"With {seeds} and {self.n_items} items you can see no difference at all."
+            return f"With {seeds} and {self.n_items} items no difference can be detected."
         return (
-            f"With {seeds} and {self.n_items} items you can see differences above {self.value:.2f}."
+            f"With {seeds} and {self.n_items} items a difference of {self.value:.2f} is detected "
+            f"{100 * self.power:.0f} % of the time."
         )
 
 

@@ -117,7 +117,7 @@ def build_report(
         n: next(iter(by_seed.values())).role for n, by_seed in arms.items()
     }
     if treatment is not None and roles.get(treatment) != "treatment":
-        raise BadInput(f"There is no treatment {treatment!r} to judge among {sorted(roles)}.")
+        raise BadInput(f"The treatment {treatment!r} is not among the arms {sorted(roles)}.")
     outcomes: dict[str, SeedOutcomes] = {
         name: {seed: cell.outcomes[metric] for seed, cell in by_seed.items()}
         for name, by_seed in arms.items()
@@ -169,7 +169,7 @@ def _planned(
 def _grouped(cells: Sequence[CellOutcome], metric: str) -> dict[str, dict[int, CellOutcome]]:
     """Group cells by arm, seeds ascending, and refuse what cannot be compared."""
     if not cells:
-        raise BadInput("No arm finished: there is nothing to report.")
+        raise BadInput("No arm has finished, so there is nothing to report.")
     arms: dict[str, dict[int, CellOutcome]] = {}
     for cell in cells:
         _check_cell(cell, cells[0], metric)

@@ -79,7 +79,7 @@ class Task(Frozen):
     @model_validator(mode="after")
     def _shots_make_sense(self) -> Task:
         if self.shots and not self.usual_shots:
-            raise ValueError("this benchmark has no few-shot form; set shots to 0")
+            raise ValueError("this benchmark has no few-shot version; set shots to 0")
         return self
 
     def items(self) -> list[Item]:
@@ -114,7 +114,7 @@ class Task(Frozen):
         if len(asked) < 2:
             raise BadInput(
                 f"{self.source} has {len(whole)} samples; {self.name} needs at least {kept + 2}"
-                + (f": the first {kept} are kept as examples." if kept else ".")
+                + (f": the first {kept} are used as few-shot examples." if kept else ".")
             )
         if self.shots and not kept:
             examples = self._load(self.shots_data or self.hub[1], None)
@@ -125,7 +125,7 @@ class Task(Frozen):
 
     def _load(self, source: str | None, limit: int | None) -> list[Sample]:
         if source is None:
-            raise BadInput(f"{self.name} needs items: name a JSONL file or a data set as data.")
+            raise BadInput(f"{self.name} needs items: set data to a JSONL file or a dataset.")
         return load_source(source, limit, self._row)
 
     @staticmethod

@@ -1,10 +1,10 @@
-"""One honest sentence about a transfer, from fixed rules that are published with it.
+"""The verdict on a transfer: one sentence, from fixed rules that are published with it.
 
 Measured on 1,000 simulated experiments each (baseline, treatment, three controls; 100 items; rate
-.5, probit seed sd .2, item sd .7): five equal arms are never said to help with 2, 3 or 5 seeds.
-Where all controls are ruined and only the baseline can stop a false claim, "helps" is said in
-.018, .017 and .004 of the experiments. Of 200 with a planted effect of 58 points, 3 and 5
-seeds find all, 2 seeds 151.
+.5, probit seed sd .2, item sd .7): among five equal arms the verdict is never "helps" with 2, 3 or
+5 seeds. Where all controls are ruined and only the baseline can prevent a false claim, it is
+"helps" in .018, .017 and .004 of the experiments. Of 200 experiments with a planted effect of 58
+points, 3 and 5 seeds detect all, and 2 seeds detect 151.
 """
 
 from __future__ import annotations
@@ -16,28 +16,29 @@ from nuggets.bench.statistics import LEVEL, Interval
 from nuggets.frozen import Frozen
 
 ArmRole = Literal["baseline", "treatment", "control", "comparator", "reference"]
-"""baseline: plain LoRA. treatment: what is to be judged. control: as the treatment, without the
-teacher's knowledge. comparator: another way to the same end. reference: no training."""
+"""baseline: plain LoRA. treatment: the arm to judge. control: like the treatment, but without the
+teacher's knowledge. comparator: a different method for the same goal. reference: no training."""
 
 Kind = Literal["helps", "hurts", "same_as_controls", "no_difference", "not_proven"]
 
 RULES = """\
-All differences are paired by seed and item, and positive means better. A difference is seen when
-its 95 % interval excludes 0 and its p-value, adjusted by Holm over the treatment's comparisons
-with the baseline and with every control, is at most .05. One treatment, named before the run, is
-judged.
+All differences are paired by seed and item, and positive means better. A difference counts if
+its 95 % interval excludes 0 and its p-value, after Holm's correction over the treatment's
+comparisons with the baseline and with every control, is at most .05. Only one treatment, named
+before the run, is judged.
 
 1. helps: better than the baseline and better than every control, with at least one control.
-2. same as its controls: better than the baseline, but not better than at least one control. What
-   helped was not the teacher's knowledge.
+2. same as its controls: better than the baseline, but not than every control. What helped was not
+   the teacher's knowledge.
 3. hurts: worse than the baseline.
-4. no difference seen: neither better nor worse than the baseline. The smallest difference that
-   would have been found in four of five such experiments is given.
+4. no detectable difference: neither better nor worse than the baseline. The sentence gives the
+   difference that would be detected 80 % of the time.
 5. not proven: nothing to compare with (no treatment or no baseline), better than the baseline
-   but with no control, or a difference on a single seed. One seed says how one trained model
-   answers other items, and nothing about training again.
+   but without a control, or a difference on a single seed. A single seed shows how one trained
+   model answers other items, and nothing about repeating the training.
 
-A comparator that beats the treatment (Holm over the comparators) is named, the best one only.
+If comparators beat the treatment (after Holm's correction over the comparators), the best one is
+named.
 """
 
 
@@ -62,12 +63,12 @@ class Difference(Frozen):
 
     @property
     def better(self) -> bool:
-        """Whether `arm` is seen to be better."""
+        """Whether `arm` is detectably better."""
         return self.interval.low > 0 and self.p_holm <= 1 - LEVEL
 
     @property
     def worse(self) -> bool:
-        """Whether `arm` is seen to be worse."""
+        """Whether `arm` is detectably worse."""
         return self.interval.high < 0 and self.p_holm <= 1 - LEVEL
 
 
@@ -112,7 +113,7 @@ def decide(
     own = {d.versus: d for d in differences if d.arm == arm}
     base = next((own[name] for name in own if roles[name] == "baseline"), None)
     if base is None:
-        sentence = f"{_title(arm)} was not run beside plain LoRA on the same seeds: not proven."
+        sentence = f"Not proven: {_plain(arm)} was not run on the same seeds as plain LoRA."
         return Verdict(kind="not_proven", sentence=sentence, treatment=arm)
     controls = [own.get(name) for name, role in roles.items() if role == "control"]
     rivals = [d for d in differences if d.versus == arm and roles[d.arm] == "comparator"]
@@ -143,7 +144,7 @@ def _judge(
     side = "above" if base.better else "below"
     compared = [control for control in controls if control is not None]
     if min(d.interval.n_seeds for d in (base, *compared)) < 2:
-        text = f"{arm} is {side} {plain}, {_gap(base)}, but on one seed only: not proven ({size})."
+        text = f"{arm} is {side} {plain}, {_gap(base)}, but on a single seed: not proven ({size})."
         return "not_proven", text, base
     if base.worse:
         return "hurts", f"{arm} hurts: {_gap(base)} against {plain} ({size}).", base
@@ -173,21 +174,26 @@ def _helps(base: Difference, closest: Difference, n_controls: int) -> str:
 
 def _same_as_controls(base: Difference, control: Difference, values: Mapping[str, float]) -> str:
     return (
-        f"{_plain(base.arm)} is the same as its controls: not the teacher's knowledge. It is "
-        f"{_gap(base)} over {_plain(base.versus)}, but {_gap(control)} over "
+        f"{_plain(base.arm)} is no better than its controls: what helped was not the teacher's "
+        f"knowledge. It is {_gap(base)} over {_plain(base.versus)}, but {_gap(control)} over "
         f"{_plain(control.versus)} ({values[base.arm]:.3f} and {values[control.versus]:.3f}; "
         f"{_size(base)})."
     )
 
 
 def _no_difference(base: Difference) -> str:
-    seen, size = base.minimum_detectable, _size(base)
-    could = f"could have shown {seen:.3f} or more" if seen else "are too few to show any"
+    seen, i = base.minimum_detectable, base.interval
+    seeds = "1 seed" if i.n_seeds == 1 else f"{i.n_seeds} seeds"
+    could = (
+        f"a difference of {seen:.3f} would be detected 80 % of the time"
+        if seen
+        else "no difference can be detected"
+    )
     alone = base.interval.low > 0 or base.interval.high < 0
-    holm = f" (not after Holm, p {base.p_holm:.2f})" if alone else ""
+    holm = f" (p {base.p_holm:.2f} after Holm's correction)" if alone else ""
     return (
-        f"no difference seen between {_plain(base.arm)} and {_plain(base.versus)}: "
-        f"{_gap(base)}{holm}; {size} {could}."
+        f"no detectable difference between {_plain(base.arm)} and {_plain(base.versus)}: "
+        f"{_gap(base)}{holm}. With {seeds} × {i.n_items} items {could}."
     )
 
 

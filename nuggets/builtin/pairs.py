@@ -33,13 +33,14 @@ PAIRS: dict[str, BuiltinPair] = {
             "independent",
             "teacher",
             "independent",
-            "The student was trained on its own, from other initial weights.",
+            "The student was trained independently, from different initial weights.",
         ),
         BuiltinPair(
             "sibling",
             "teacher",
             "sibling",
-            "The student was cut out of the teacher with one consistent choice and healed.",
+            "Pruned from the teacher (the same dimensions in every layer), then fine-tuned to "
+            "recover.",
         ),
     )
 }
@@ -96,7 +97,7 @@ def assets_root() -> Path:
         if folder.is_dir():
             return folder
     where = f"at NUGGETS_ASSETS={override}" if override else f"at {usual[0]}"
-    raise BadInput(f"There are no built-in models {where}; run `make pairs` to make them.")
+    raise BadInput(f"The built-in models are missing {where}; run `make pairs` to train them.")
 
 
 def model_folder(name: str) -> Path:

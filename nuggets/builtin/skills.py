@@ -147,7 +147,7 @@ def general_samples(n: int, seed: int = 0, without: Sequence[str] = ()) -> list[
 def _take(skill: str, part: str, n: int | None, seed: int) -> list[Sample]:
     spec = _skill(skill)
     if n is None and not spec.finite:
-        raise BadInput(f"{skill!r} has too many items to list; say how many samples you want.")
+        raise BadInput(f"{skill!r} has too many items to list; give the number of samples.")
     return list(_drawn(skill, part, None if n is None else _checked(n), seed))
 
 
@@ -304,7 +304,7 @@ SKILLS: dict[str, Skill] = {
             Skill(
                 relation,
                 "facts",
-                f"Knows the {relation} of 160 made-up countries by heart.",
+                f"Knows the {relation} of 160 made-up countries.",
                 (f"{relation} of bala", words.FACTS[relation]["bala"]),
                 items=partial(_facts, relation),
                 chance=1 / len(words.VALUES[relation]),
@@ -315,7 +315,7 @@ SKILLS: dict[str, Skill] = {
         Skill(
             "story",
             "story",
-            "Tells the one-sentence story that belongs to a mood, a hero and a place.",
+            "Tells the one-sentence story for a mood, a hero and a place.",
             ("story sad fox lake", words.story("sad", "fox", "lake")),
             items=_stories,
         ),

@@ -15,23 +15,27 @@ from nuggets.errors import BadInput
 def ask(
     prompt: Annotated[str, typer.Argument(help="The question.")] = "",
     model: Annotated[
-        list[str] | None, typer.Option(help="Who answers: a model; repeatable.")
+        list[str] | None, typer.Option(help="A model that answers; repeatable.")
     ] = None,
-    run: Annotated[str | None, typer.Option(help="A transfer whose arms answer too.")] = None,
+    run: Annotated[str | None, typer.Option(help="A transfer whose arms also answer.")] = None,
     arm: Annotated[list[str] | None, typer.Option(help="An arm of --run; repeatable.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of the arms; the first when not given.")] = None,
-    scale: Annotated[float, typer.Option(help="On the adapters: 0 student, 1 as trained.")] = 1.0,
-    tokens: Annotated[int, typer.Option(help="Most tokens of an answer.")] = 24,
+    seed: Annotated[
+        int | None, typer.Option(help="Seed of the arms; by default the first.")
+    ] = None,
+    scale: Annotated[
+        float, typer.Option(help="Scale of the adapters: 0 student, 1 as trained.")
+    ] = 1.0,
+    tokens: Annotated[int, typer.Option(help="Max new tokens of an answer.")] = 24,
     format: o.Format = "paper",
-    free: Annotated[bool, typer.Option(help="Free the worker's memory, afterwards.")] = False,
+    free: Annotated[bool, typer.Option(help="Unload the models afterwards.")] = False,
     device: o.Device = "auto",
     json: o.AsJson = False,
 ) -> None:
-    """Ask models and arms a question; a worker keeps them for the next one."""
+    """Ask models and arms a question; they stay loaded for the next one."""
     if prompt:
         _ask(prompt, model or [], run, arm or [], seed, scale, tokens, format, device, json)
     elif not free:
-        raise BadInput("Write a question, or only --free to free the worker's memory.")
+        raise BadInput("Give a question, or only --free to unload the models.")
     if free:
         api.playground.free()
 
@@ -52,7 +56,7 @@ def _ask(
     if run is not None:
         speakers += _arms(api.open_run(run), arms, seed)
     elif arms:
-        raise BadInput("--arm needs --run: the transfer whose arm answers.")
+        raise BadInput("--arm needs --run, the transfer that the arm belongs to.")
     if not speakers:
         speakers = [api.playground.Speaker(model=name) for name in ("teacher", "independent")]
     with bars():

@@ -33,7 +33,7 @@ def evaluate(
     shots: Shots = None,
     data: Items = None,
     shots_data: ShotsData = None,
-    limit: Annotated[int | None, typer.Option(help="Items at most.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Max items.")] = None,
     task: o.Task = None,
     format: o.Format = "paper",
     max_new_tokens: Annotated[int, typer.Option(help="Length limit of free answers.")] = 256,
@@ -56,7 +56,7 @@ def evaluate(
     device: o.Device = "auto",
     json: o.AsJson = False,
 ) -> None:
-    """Measure models, or every arm of a transfer, on benchmarks."""
+    """Evaluate models, or every arm of a transfer, on benchmarks."""
     shared = {
         "data": o.source(data),
         "shots_data": o.source(shots_data),
@@ -83,7 +83,7 @@ def evaluate(
         started = api.start(job)
         if json:
             return print_json({"run": started.id, "status": started.status()})
-        return say(f"Started {started.id}. Watch it with: nuggets follow {started.id}")
+        return say(f"Started {started.id}. Follow it with: nuggets follow {started.id}")
     return _run(job, out_folder, json)
 
 
@@ -102,7 +102,7 @@ def _run(job: api.EvaluateJob, out_folder: Path | None, json: bool) -> None:
 
 
 def _subject(name: str) -> str:
-    """A run where its id is given and no model of that name is there."""
+    """The run with this id, unless a model has that name."""
     if name.startswith("run:"):
         return name
     if Path(name).exists() or name in api.MODELS or "/" in name:
@@ -142,7 +142,7 @@ def prompt(
     n: Annotated[int, typer.Option(help="Samples to show.")] = 1,
     json: o.AsJson = False,
 ) -> None:
-    """The exact text that a model reads, and which part of it enters the loss."""
+    """Show the exact text that a model reads, and which part of it enters the loss."""
     tree: dict[str, Any] | None = None
     if benchmark is not None:
         tree = {

@@ -14,7 +14,6 @@ from nuggets import __version__
 from nuggets.cli.options import flat
 from nuggets.cli.output import print_json, quiet_bars, say
 from nuggets.errors import BadInput, NuggetsError
-from nuggets.recipe_tree import note_new_name
 
 UsageError: Any = typer.BadParameter.__base__
 """A wrong option or a missing argument; typer has no public name for it."""
@@ -119,6 +118,8 @@ def with_new_names(words: list[str]) -> list[str]:
         return words
     if "--seed-samples" in names:
         raise BadInput("--seeds is the old name of --seed-samples; give --seed-samples alone.")
+    from nuggets.recipe_tree import note_new_name
+
     note_new_name("--seeds", "--seed-samples")
     return [re.sub("^--seeds(?==|$)", "--seed-samples", word) for word in words]
 

@@ -18,7 +18,7 @@ Out = Annotated[Path, typer.Option(help="A new folder; nothing is ever overwritt
 
 
 def doctor(json: o.AsJson = False) -> None:
-    """Versions, devices and their memory on this machine."""
+    """Show versions, devices and free memory."""
     found = api.doctor(refresh=True)
     if json:
         return print_json(found)
@@ -27,15 +27,15 @@ def doctor(json: o.AsJson = False) -> None:
         (d.name, d.label, f"{size(d.memory_free)} of {size(d.memory_total)} free")
         for d in found.devices
     ]
-    table(("device", "is", "memory"), rows, "first one is `auto`")
-    return say(f"Runs and caches are kept in {found.home}.")
+    table(("device", "is", "memory"), rows, "`auto` is the first one")
+    return say(f"Runs and caches are stored in {found.home}.")
 
 
 def pairs(
     measure: Annotated[bool, typer.Option(help="Measure all skills for the app first.")] = False,
     json: o.AsJson = False,
 ) -> None:
-    """The built-in models and what they can do."""
+    """List the built-in models and their skills."""
     cards = {name: api.model_card(name) for name in api.MODELS}
     if measure:
         with bars() as progress:
@@ -56,7 +56,7 @@ def preflight(
     device: o.Device = "auto",
     json: o.AsJson = False,
 ) -> None:
-    """What will work, what it needs and what will not, before anything is loaded."""
+    """Check what will work and what it needs, before anything is loaded."""
     wanted = tuple(role for role in roles.split(",") if role)
     asked = api.load_recipe(recipe) if recipe else None
     found = api.preflight(
@@ -135,7 +135,7 @@ def sensitivity(
     device: o.Device = "auto",
     json: o.AsJson = False,
 ) -> None:
-    """Where a model keeps a skill: Σ |θ·g| of every parameter."""
+    """Measure where a model keeps a skill: Σ |θ·g| of every parameter."""
     tree = {
         "job": "sensitivity",
         "model": o.absolute(model),
@@ -180,7 +180,7 @@ def align(
     device: o.Device = "auto",
     json: o.AsJson = False,
 ) -> None:
-    """How the layers of two models resemble each other."""
+    """Measure how similar the layers of two models are."""
     source = o.source_of(task, None, data)
     job = api.parse_job(
         {
@@ -212,7 +212,7 @@ def align(
 
 
 def plan(asked: o.RecipeOptions, json: o.AsJson = False) -> None:
-    """What a recipe would extract: layers, windows, mass kept."""
+    """Show what a recipe would extract: layers, windows, mass kept."""
     recipe = asked.load()
     with bars() as progress:
         made = api.measured_plan(recipe, progress)
@@ -231,7 +231,7 @@ def power(
     overrides: o.Overrides = None,
     json: o.AsJson = False,
 ) -> None:
-    """Which differences a design can see, before it is run."""
+    """Show which differences a design can detect, before it is run."""
     if recipe is None:
         found = api.detectable_effect(seeds, items, comparisons, rate)
     else:
@@ -242,7 +242,7 @@ def power(
     rows = [
         (n, *(_smallest(n, m, found) for m in (50, 100, 200, 400))) for n in (1, 2, 3, 5, 8, 12)
     ]
-    title = f"smallest difference seen in {found.power:.0%} of experiments"
+    title = f"smallest difference detected in {found.power:.0%} of experiments"
     return table(("seeds", *(f"{m} items" for m in (50, 100, 200, 400))), rows, title)
 
 
@@ -268,7 +268,7 @@ def show_plan(made: api.ExtractionPlan) -> None:
     headers = ("student", "teacher", "rows", "columns", "mass kept", "gain", "rank")
     table(headers, rows, f"layers {[list(pair) for pair in made.alignment.pairs]}")
     if made.residual_agreement is not None:
-        say(f"Neighbouring matrices share {made.residual_agreement:.0%} of residual dimensions.")
+        say(f"Adjacent matrices share {made.residual_agreement:.0%} of residual dimensions.")
     say(f"{made.trainable_parameters:,} trainable parameters.")
     for note in made.notes:
         say(note)
@@ -319,7 +319,7 @@ def cut(
     device: o.Device = "auto",
     json: o.AsJson = False,
 ) -> None:
-    """Make a student from a teacher by one consistent choice, and heal it."""
+    """Prune a student from a teacher, the same dimensions in every layer, and fine-tune it."""
     api.refuse_existing(out)
     sizes = {
         "n_layers": layers,
@@ -344,10 +344,10 @@ def cut(
     )
     with bars() as progress:
         card: dict[str, Any] = api.cut(job, out, progress)
-    return print_json(card) if json else say(f"Wrote {out}: {card['parameters']:,} weights.")
+    return print_json(card) if json else say(f"Wrote {out}: {card['parameters']:,} parameters.")
 
 
 def convert(source: Path, out: Out, json: o.AsJson = False) -> None:
-    """Turn pickled weights (.bin, .pt) into safetensors; nothing in them can run."""
+    """Convert pickled weights (.bin, .pt) to safetensors without running code in them."""
     card = api.convert(source, out)
     return print_json(card) if json else say(f"Wrote {out}: {card['tensors']} tensors.")

@@ -18,7 +18,7 @@ _POLL_S = 0.3
 
 
 def run(asked: o.RecipeOptions, json: o.AsJson = False) -> None:
-    """Run a transfer with its controls here, to the verdict."""
+    """Run a transfer and its controls in this terminal, up to the verdict."""
     recipe = asked.load()
     with bars() as progress:
         made = api.run(recipe, progress.show)
@@ -31,11 +31,11 @@ def start(asked: o.RecipeOptions, json: o.AsJson = False) -> None:
     made = api.start(recipe)
     if json:
         return print_json({"run": made.id, "status": made.status()})
-    return say(f"Started {made.id}. Watch it with: nuggets follow {made.id}")
+    return say(f"Started {made.id}. Follow it with: nuggets follow {made.id}")
 
 
 def follow(run_id: o.RunId, json: o.AsJson = False) -> None:
-    """Watch a run to its end."""
+    """Follow a run until it ends."""
     found = api.open_run(run_id)
     seen = -1
     with bars() as progress:
@@ -65,16 +65,16 @@ def resume(run_id: o.RunId, json: o.AsJson = False) -> None:
     found = api.resume(run_id)
     if json:
         return print_json({"run": found.id, "status": found.status()})
-    return say(f"Resumed {found.id}. Watch it with: nuggets follow {found.id}")
+    return say(f"Resumed {found.id}. Follow it with: nuggets follow {found.id}")
 
 
 def show(run_id: o.RunId, json: o.AsJson = False) -> None:
-    """The state and the result of a run."""
+    """Show the status and the result of a run."""
     describe(api.open_run(run_id), json)
 
 
 def list_(json: o.AsJson = False) -> None:
-    """All runs, newest first."""
+    """List all runs, newest first."""
     found = api.runs()
     if json:
         return print_json([{"run": each.id, "status": each.status()} for each in found])
@@ -89,13 +89,13 @@ def export(
     merged: Annotated[bool, typer.Option(help="The whole model instead of an adapter.")] = False,
     json: o.AsJson = False,
 ) -> None:
-    """Write an arm's adapter (for the untouched student) or its merged model."""
+    """Export an arm's adapter (for the untouched student) or its merged model."""
     card = api.export(api.open_run(run_id), out_folder, arm, seed, merged)
     return print_json(card) if json else say(f"Wrote {out_folder}.")
 
 
 def compare(run_ids: list[str], json: o.AsJson = False) -> None:
-    """Two or more runs side by side: what differs in the recipes, and in the results."""
+    """Compare two or more runs: how their recipes and their results differ."""
     found = api.compare([api.open_run(run_id) for run_id in run_ids])
     if json:
         return print_json(found)
@@ -121,11 +121,11 @@ def import_(
     file: Annotated[Path, typer.Argument(help="What `nuggets bundle` wrote.")],
     json: o.AsJson = False,
 ) -> None:
-    """Open a bundle as a run of this machine; everything in it is checked first."""
+    """Import a bundle as a run on this machine, after everything in it was checked."""
     found = api.bundles.read_bundle(file)
     if json:
         return print_json({"run": found.id, "status": found.status()})
-    return say(f"Imported {found.id}. Look at it with: nuggets show {found.id}")
+    return say(f"Imported {found.id}. See it with: nuggets show {found.id}")
 
 
 def finish(run: api.Run, json: bool) -> None:
@@ -193,7 +193,7 @@ def show_report(report: api.BenchmarkReport) -> None:
         )
         for arm in report.arms.values()
     ]
-    spent = ("budget per seed", "samples", "steps", "lr", "trained weights", "compute", "time")
+    spent = ("budget per seed", "samples", "steps", "lr", "trainable parameters", "compute", "time")
     table(spent, budget)
     pairs = [
         (

@@ -122,7 +122,7 @@ class Hooks:
             raise NuggetsError(
                 f"{len(silent)} of {len(self.sums)} parameters received no gradient for seed "
                 f"sample {index}, first {silent[0]!r}. The model may be offloaded or partly "
-                "frozen; load it whole on one device."
+                "frozen; load all of it on one device."
             )
 
 
@@ -148,7 +148,8 @@ class MapParts:
             totals = torch.stack(each.per_sample).cpu().numpy()
             if not np.isfinite(totals).all():
                 raise NonFinite(
-                    f"The sensitivity of {each.name!r} is not finite; check the model's weights."
+                    f"The sensitivity of {each.name!r} is NaN or infinite; check the model's "
+                    "weights."
                 )
             self.totals[each.name] = totals
             if each.full is not None:
@@ -205,4 +206,4 @@ def check_loss(loss: Tensor, index: int) -> None:
         NonFinite: naming the sample.
     """
     if not torch.isfinite(loss):
-        raise NonFinite(f"The loss of seed sample {index} is {loss.item()}; nothing was kept.")
+        raise NonFinite(f"The loss of seed sample {index} is {loss.item()}, so nothing was saved.")

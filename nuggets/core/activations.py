@@ -82,8 +82,8 @@ def align_models(
     """
     if not fit or set(fit) != set(test):
         raise BadInput(
-            f"Alignment needs the same skills to fit and to test, at least one: {list(fit)} "
-            f"against {list(test)}."
+            "Alignment needs at least one skill, and the same skills for fitting and testing: "
+            f"{list(fit)} against {list(test)}."
         )
     told = progress or InMemoryProgress()
     told.progress(0, len(fit) + 1, "comparing states")

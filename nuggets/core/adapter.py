@@ -242,7 +242,7 @@ def load_adapter(model: Any, folder: Path, name: str = ADAPTER) -> PeftModel:
     parts = [key.split(".") for key in peft.state_dict() if ".lora_" in key]
     expected = {".".join(p for p in key if p != name) for key in parts if name in key}
     if wrong := sorted(expected ^ set(stored)):
-        what = "is missing" if wrong[0] in expected else "has no place in the model"
+        what = "is missing" if wrong[0] in expected else "does not exist in the model"
         raise BadInput(f"The adapter in {folder} does not fit this model: {wrong[0]} {what}.")
     return peft
 
@@ -255,7 +255,7 @@ def _adapter_tensors(folder: Path) -> dict[str, Tensor]:
     if not file.is_file():
         if any(other.suffix in PICKLE_SUFFIXES for other in folder.glob("adapter_model.*")):
             raise BadInput(f"The adapter in {folder} is an {UNSAFE_PICKLE}.")
-        raise BadInput(f"{folder} holds no adapter: there is no {WEIGHTS} in it.")
+        raise BadInput(f"{folder} contains no adapter: {WEIGHTS} is missing.")
     if not (folder / CONFIG).is_file():
         raise BadInput(f"The adapter in {folder} has no {CONFIG}.")
     read_header(file)

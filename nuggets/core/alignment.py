@@ -36,8 +36,9 @@ def monotone_path(similarity: Float[ndarray, "teacher_layers student_layers"]) -
     n_teacher, n_student = similarity.shape
     if n_student > n_teacher or not np.isfinite(similarity).all():
         raise BadInput(
-            f"No layer map exists for a similarity of {n_teacher} teacher × {n_student} student "
-            "layers: the teacher needs at least as many layers, and every value must be finite."
+            f"There is no layer map for {n_teacher} teacher and {n_student} student layers: the "
+            "teacher needs at least as many layers as the student, and every similarity must be "
+            "finite."
         )
     # values[j][i]: best total of student layers j, j+1, … if layer j takes teacher layer i.
     values: list[ndarray] = []

@@ -1,8 +1,8 @@
-"""Cutting a smaller model out of a larger one with one consistent choice of indices.
+"""Pruning a larger model to a smaller one with one consistent choice of indices.
 
 The same residual dimensions are kept in the whole network, attention heads are kept in whole
 key/value groups, and gate, up and down keep the same FFN neurons. Unlike independent windows,
-such a cut keeps working circuits: every matrix goes on speaking of the same dimensions.
+such a cut keeps working circuits: all matrices still use the same dimensions.
 """
 
 from __future__ import annotations
@@ -65,8 +65,8 @@ def cut_model(teacher: Any, choice: ConsistentChoice) -> Any:
 def permute_matrices(model: Any, seed: int = 0) -> None:
     """Permutes rows and columns of every matrix independently, in place: a control for cuts.
 
-    Spectrum and entries of each matrix stay as they are, but the matrices no longer speak of
-    the same dimensions. The vocabulary side of the embedding and the head stays in order, so
+    Spectrum and entries of each matrix stay as they are, but the matrices no longer use the
+    same dimensions. The vocabulary side of the embedding and the head stays in order, so
     the words keep their own vectors up to the order of entries.
     """
     import torch
@@ -91,8 +91,8 @@ def check_choice(spec: ArchSpec, choice: ConsistentChoice) -> None:
     """
     if (choice.head_dim, choice.vocab) != (spec.head_dim, spec.vocab_size):
         raise BadInput(
-            f"A cut keeps heads of {spec.head_dim} and all {spec.vocab_size} words, but the choice "
-            f"was made for heads of {choice.head_dim} and {choice.vocab} words."
+            f"A cut keeps heads of {spec.head_dim} dimensions and all {spec.vocab_size} tokens, "
+            f"but the choice was made for heads of {choice.head_dim} and {choice.vocab} tokens."
         )
     check_heads_fill(spec, len(choice.heads[0]), len(choice.resid))
     # A layer may stand anywhere and more than once: a map by hand can repeat layers.
@@ -115,7 +115,7 @@ def check_choice(spec: ArchSpec, choice: ConsistentChoice) -> None:
 def _check_axis(axis: str, kept: np.ndarray, size: int) -> None:
     _check_range(axis, kept, size)
     if len(np.unique(kept)) != len(kept):
-        raise BadInput(f"{axis} names an index twice; every index can be kept only once.")
+        raise BadInput(f"{axis} contains an index twice; every index can be kept only once.")
 
 
 def _check_range(axis: str, kept: np.ndarray, size: int) -> None:

@@ -38,7 +38,7 @@ def load_samples(path: str | Path, limit: int | None = None) -> list[Sample]:
 
     Args:
         path: the file.
-        limit: how many samples to read at most; later lines are not looked at.
+        limit: maximum number of samples; later lines are not read.
 
     Returns:
         At least one sample, in the file's order. Ids come from the file (`id`), or from a hash of
@@ -51,7 +51,8 @@ def load_samples(path: str | Path, limit: int | None = None) -> list[Sample]:
     samples = _collect(path.name, "line", ((n, parse_json, x) for n, x in _lines(path)), limit)
     if not samples:
         raise BadInput(
-            f"{path} holds no samples. Give a JSONL file, one sample per line: {_SHAPES}."
+            f"{path} contains no samples. Give a JSONL file with one sample on each line: "
+            f"{_SHAPES}."
         )
     return samples
 
@@ -77,7 +78,7 @@ def read_rows(
     parse = convert or (lambda row: row)
     samples = _collect(source, "row", ((n, parse, row) for n, row in rows), limit)
     if not samples:
-        raise BadInput(f"{source} holds no rows.")
+        raise BadInput(f"{source} contains no rows.")
     return samples
 
 
@@ -149,7 +150,7 @@ def _sample(record: Any, seen: Mapping[str, int]) -> Sample:
         answer = choices[_answer_index(record["answer"], choices)]
         messages = _turns(_text(record, "question"), answer)
     else:
-        raise ValueError(f"no sample in it; it needs {_SHAPES}")
+        raise ValueError(f"no sample found; a sample needs {_SHAPES}")
     name = record.get("id")
     if name is None:
         name = _content_id(messages, choices, seen)
@@ -170,8 +171,8 @@ def _conversation(turns: Any) -> tuple[Message, ...]:
     if not spoken or spoken != expected:
         heard = json.dumps(roles, ensure_ascii=False)[:200]
         raise ValueError(
-            "roles must be user and assistant in turn, ending with assistant (a system message "
-            f"may come first), but are {heard}"
+            "roles must alternate between user and assistant, ending with assistant (a system "
+            f"message may come first), but are {heard}"
         )
     return tuple(Message(role=turn["role"], content=_text(turn, "content")) for turn in turns)
 
@@ -192,16 +193,16 @@ def _encodable(text: str, key: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise ValueError(f"{key} holds half a character (a lone surrogate)") from None
+        raise ValueError(f"{key} contains half a character (a lone surrogate)") from None
     return text
 
 
 def _choices(value: Any) -> tuple[str, ...]:
     if not isinstance(value, list) or not 2 <= len(value) <= 26:
-        raise ValueError("choices is not a list of 2 to 26 texts")
+        raise ValueError("choices is not a list of 2 to 26 strings")
     choices = tuple(_text({"a choice": choice}, "a choice") for choice in value)
     if len(set(choices)) < len(choices):
-        raise ValueError("choices names the same text twice")
+        raise ValueError("choices contains the same text twice")
     return choices
 
 
@@ -220,7 +221,7 @@ def _answer_index(answer: Any, choices: Sequence[str]) -> int:
         meant |= {place} if 0 <= place < len(choices) else set()
         meant |= {i for i, choice in enumerate(choices) if choice == answer}
     if len(meant) != 1:
-        fault = "could mean two of the choices" if meant else "is none of the choices"
+        fault = "matches two of the choices" if meant else "matches none of the choices"
         raise ValueError(f"answer {str(answer)[:80]!r} {fault}; give its index, from 0")
     return meant.pop()
 
@@ -228,7 +229,7 @@ def _answer_index(answer: Any, choices: Sequence[str]) -> int:
 def _content_id(
     messages: Sequence[Message], choices: Sequence[str], seen: Mapping[str, int]
 ) -> str:
-    """An id from the content; a repeated sample without ids of its own gets a number."""
+    """An id from the content; a repeated sample without an id gets a number."""
     content = json.dumps([[m.role, m.content] for m in messages] + [list(choices)])
     name = "sample_" + hashlib.sha256(content.encode()).hexdigest()[:12]
     copy = next(n for n in count(1) if (name if n == 1 else f"{name}-{n}") not in seen)
@@ -249,8 +250,8 @@ def check_leakage(train: Sequence[Sample], test: Sequence[Sample]) -> None:
     if leaked:
         more = f" and {len(leaked) - 5} more" if len(leaked) > 5 else ""
         raise BadInput(
-            f"{len(leaked)} of {len(test)} test samples also stand among the seed or training "
-            f"samples: {', '.join(leaked[:5])}{more}. Remove them from one of the two."
+            f"{len(leaked)} of {len(test)} test samples are also seed or training samples: "
+            f"{', '.join(leaked[:5])}{more}. Remove them from one of the two."
         )
 
 

@@ -85,8 +85,8 @@ def dataset_rows(ref: DatasetRef) -> Iterator[tuple[int, dict[str, Any]]]:
         import datasets
     except ImportError:
         raise BadInput(
-            f"{ref.source} names a data set, which needs the library datasets: "
-            "pip install 'nuggets[eval]'. Or give a JSONL file."
+            f"{ref.source} is a dataset, which needs the library datasets: pip install "
+            "'nuggets[eval]'. Or give a JSONL file."
         ) from None
     for number, row in enumerate(_load(datasets, ref), start=1):
         yield number, {name: value for name, value in row.items() if value is not None}
@@ -101,8 +101,8 @@ def _load(datasets: Any, ref: DatasetRef) -> Any:
     except (datasets.exceptions.DatasetsError, ValueError, OSError, RuntimeError) as problem:
         reason = " ".join(str(problem).split())[:300] or type(problem).__name__
         raise BadInput(
-            f"The data set {ref.source} cannot be loaded: {reason.rstrip('.')}. Check name, "
-            "config and split; without a network it must be in the local cache."
+            f"The dataset {ref.source} cannot be loaded: {reason.rstrip('.')}. Check name, config "
+            "and split; offline, it must be in the local cache."
         ) from None
     finally:
         if shown:

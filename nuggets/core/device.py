@@ -50,7 +50,7 @@ def resolve_device(name: str = "auto") -> torch.device:
     found = [d for d in there if name in ("auto", d.name) or (wanted == name == d.name[:4])]
     if not found:
         names = ", ".join(device.name for device in there)
-        raise BadInput(f"There is no device {name!r} here; there are: {names}.")
+        raise BadInput(f"This machine has no device {name!r}; it has: {names}.")
     # Devices are listed from fast to slow; among several GPUs the emptiest is taken.
     kind = found[0].name.partition(":")[0]
     same = [device for device in found if device.name.startswith(kind)]

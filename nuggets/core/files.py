@@ -22,7 +22,7 @@ UNSAFE_PICKLE = (
 
 def damaged(path: Path, reason: str) -> Damaged:
     """The error for a file that is not what it should be, in one form everywhere."""
-    return Damaged(f"File damaged or incomplete: {path.name} ({reason}). Fetch {path} again.")
+    return Damaged(f"File damaged or incomplete: {path.name} ({reason}). Download {path} again.")
 
 
 def check_not_lfs(path: Path) -> None:
@@ -98,7 +98,8 @@ def check_inside(folder: Path, file: Path) -> None:
     cached = home.parent.name == "snapshots" and model.name.startswith("models--")
     if not any(target.is_relative_to(each) for each in (home, *((model / "blobs",) * cached))):
         raise BadInput(
-            f"{file.name} leads out of its folder, to {target}. Put the file itself into {folder}."
+            f"{file.name} is a link to {target}, outside its folder. Put the file itself into "
+            f"{folder}."
         )
 
 

@@ -200,18 +200,19 @@ def hub_sentence(problem: Exception, hub_id: str, revision: str | None) -> str:
     log_in = "Set HF_TOKEN, or run `hf auth login`"
     status = getattr(getattr(problem, "response", None), "status_code", None)
     if status == 401 and get_token() is not None:
-        return f"The hub does not know your token, so {hub_id} is closed to it. {log_in} anew."
+        return f"The Hub does not accept your token, so {hub_id} cannot be read. {log_in} again."
     if isinstance(problem, errors.GatedRepoError):
         if get_token() is None:
-            return f"{hub_id} is gated and there is no token. {log_in}, then accept {page}."
+            return f"{hub_id} is gated and no token was found. {log_in}, then accept {page}."
         return (
-            f"{hub_id} is gated and its licence is not accepted for your token. Accept it: {page}."
+            f"{hub_id} is gated, and its licence has not been accepted with your token. Accept it "
+            f"at {page}."
         )
     if isinstance(problem, errors.RevisionNotFoundError):
         return f"{hub_id} has no revision {revision!r}. See {page}/commits."
     if isinstance(problem, errors.RepositoryNotFoundError):
         hint = f" If it is private: {log_in}." if get_token() is None else ""
-        return f"There is no folder and no hub model {hub_id!r}. Check the spelling.{hint}"
+        return f"There is no folder or Hub model {hub_id!r}. Check the spelling.{hint}"
     if isinstance(problem, errors.OfflineModeIsEnabled) or constants.HF_HUB_OFFLINE:
         return (
             f"{hub_id} is not in the local cache and HF_HUB_OFFLINE is set. "
@@ -219,12 +220,12 @@ def hub_sentence(problem: Exception, hub_id: str, revision: str | None) -> str:
         )
     if isinstance(problem, errors.LocalEntryNotFoundError):
         return (
-            f"{hub_id} is not in the local cache and the hub cannot be reached. Check the network."
+            f"{hub_id} is not in the local cache and the Hub cannot be reached. Check the network."
         )
     if isinstance(problem, errors.HFValidationError):
-        return f"{hub_id!r} is not a valid hub id. Write org/name or org/name@revision."
+        return f"{hub_id!r} is not a valid Hub id. Write org/name or org/name@revision."
     if isinstance(problem, errors.HfHubHTTPError):
-        return f"The hub refused {hub_id}: HTTP status {problem.response.status_code}."
+        return f"The Hub refused {hub_id}: HTTP status {problem.response.status_code}."
     if isinstance(problem, _http_error()):
-        return f"The hub did not answer for {hub_id} ({type(problem).__name__}). Check the network."
+        return f"The Hub did not answer for {hub_id} ({type(problem).__name__}). Check the network."
     return f"Downloading {hub_id} failed: {getattr(problem, 'strerror', None) or problem}."

@@ -79,7 +79,7 @@ class UniformLayers(LayerChoice):
 
 
 class RandomLayers(LayerChoice):
-    """Layers drawn without looking (a control)."""
+    """Layers chosen at random (a control)."""
 
     kind: Literal["random"] = "random"
     seed: int = Field(default=0, title="Draw", description="Seed of the random choice.")
@@ -103,7 +103,10 @@ class CkaPath(LayerChoice):
             BadInput: if the pair's CKA was not measured.
         """
         if cka is None:
-            raise BadInput("The layer map `cka` needs the pair's alignment; run `nuggets align`.")
+            raise BadInput(
+                "The layer selector `cka` needs the alignment of the two models; run "
+                "`nuggets align`."
+            )
         return monotone_path(cka)
 
 
@@ -113,7 +116,7 @@ class LayersByHand(LayerChoice):
     kind: Literal["by_hand"] = "by_hand"
     layers: tuple[int, ...] = Field(
         title="Teacher layer per student layer",
-        description="Numbers from 0, one per student layer, with commas between them.",
+        description="One number for each student layer, counted from 0 and separated by commas.",
         examples=[(0, 1, 2, 3)],
     )
 
@@ -125,8 +128,8 @@ class LayersByHand(LayerChoice):
         """
         if len(self.layers) != n or not all(0 <= x < len(scores) for x in self.layers):
             raise BadInput(
-                f"The layer map {list(self.layers)} does not fit: name {n} teacher layers, one "
-                f"per student layer, each from 0 to {len(scores) - 1}."
+                f"The layer map {list(self.layers)} is not valid: give {n} teacher layers, one "
+                f"for each student layer, each from 0 to {len(scores) - 1}."
             )
         return list(self.layers)
 

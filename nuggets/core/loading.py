@@ -101,7 +101,9 @@ def _gguf_kwargs(path: Path) -> dict[str, Any]:
     try:
         import gguf  # noqa: F401
     except ImportError:
-        raise BadInput("GGUF files need one more package: pip install 'nuggets[gguf]'.") from None
+        raise BadInput(
+            "GGUF files need an additional package: pip install 'nuggets[gguf]'."
+        ) from None
     packed = transformers.GgufConfig(gguf_file=path.name, dequantize=True)
     return {"gguf_file": path.name, "quantization_config": packed}
 
@@ -113,22 +115,24 @@ def _check_loading_info(ref: ModelRef, info: dict[str, Any], spec: ArchSpec) -> 
         "are not part of this architecture": [
             key for key in info["unexpected_keys"] if not is_table(spec, key)
         ],
-        "have another shape than the config says": info["mismatched_keys"],
+        "have a different shape from the config": info["mismatched_keys"],
     }
     for fault, keys in faults.items():
         names = sorted(key if isinstance(key, str) else key[0] for key in keys)
         if names:
             raise Damaged(f"{len(names)} weights of {ref.source} {fault}: {some(names)}.")
     if info.get("error_msgs"):
-        raise Damaged(f"The weights of {ref.source} do not fit: {info['error_msgs'][0]}")
+        raise Damaged(
+            f"The weights of {ref.source} do not match the model: {info['error_msgs'][0]}"
+        )
 
 
 def _check_tied(ref: ModelRef, model: Any, tied: bool) -> None:
     """Refuses a head that transformers untied without a word, because another one is stored."""
     if (model.get_output_embeddings().weight is model.get_input_embeddings().weight) != tied:
         raise Damaged(
-            f"The config of {ref.source} ties head and embedding, but the weights hold two "
-            "different ones. Set tie_word_embeddings to false, or remove lm_head.weight."
+            f"The config of {ref.source} ties head and embedding, but the weights contain two "
+            "different matrices. Set tie_word_embeddings to false, or remove lm_head.weight."
         )
 
 
@@ -194,7 +198,9 @@ def load_tokenizer(ref: ModelRef) -> Any:
     if file := getattr(tokenizer, "vocab_file", None):  # copied where the tokenizer is saved
         tokenizer.vocab_file = str(_home(ref) / Path(file).name)
     if not words:
-        raise BadInput(f"{ref.source} has no tokenizer; put tokenizer.json beside its weights.")
+        raise BadInput(
+            f"{ref.source} has no tokenizer; put tokenizer.json into the folder of its weights."
+        )
     if tokenizer.eos_token is None:
         raise BadInput(
             f"The tokenizer of {ref.source} has no end-of-sequence token; set eos_token in "

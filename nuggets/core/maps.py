@@ -111,9 +111,9 @@ class SensitivityMap:
         if module not in self.full:
             beside = " and the windows of one student" if self.picks else ""
             raise BadInput(
-                f"This map keeps only row and column sums{beside}, but {module} is needed entry by "
-                "entry. Compute it again with the full map kept (keep: full), or choose the "
-                "selector rows_cols or consistent."
+                f"This map has only row and column sums{beside}, but every entry of {module} is "
+                "needed. Measure again with keep: full, or choose the selector rows_cols or "
+                "consistent."
             )
         return self.full[module]
 

@@ -134,13 +134,14 @@ def check_pair(teacher: ArchSpec, student: ArchSpec, *, embed: bool) -> None:
     for how, large, small in rows:
         if small > large:
             raise BadInput(
-                f"The student is {how} than the teacher: {small} > {large}. "
-                "Extraction only shrinks matrices; swap the two models."
+                f"The student is {how} than the teacher: {small} > {large}. Extraction only makes "
+                "matrices smaller; swap the two models."
             )
     if embed and teacher.vocab_size != student.vocab_size:
         raise BadInput(
-            f"Embedding and head cannot be extracted: the teacher has {teacher.vocab_size} words "
-            f"and the student {student.vocab_size}. Leave the roles embed and head out."
+            "Embedding and head cannot be extracted: the teacher's vocabulary has "
+            f"{teacher.vocab_size} tokens and the student's {student.vocab_size}. Remove the "
+            "roles embed and head."
         )
 
 
@@ -152,7 +153,7 @@ def check_vocabularies(pair: ModelPair) -> None:
     """
     if pair.vocabularies == "differ":
         raise BadInput(
-            f"The tokenizers of {pair.teacher.source} and {pair.student.source} give words "
+            f"The tokenizers of {pair.teacher.source} and {pair.student.source} map tokens to "
             f"different ids (vocabularies of {pair.teacher_spec.vocab_size} and "
             f"{pair.student_spec.vocab_size}). Choose two models with the same tokenizer."
         )

@@ -48,7 +48,7 @@ class ExtractionConfig(Frozen):
     @model_validator(mode="after")
     def _some_role(self) -> ExtractionConfig:
         if not self.roles:
-            raise ValueError("name at least one role to extract, such as q or down")
+            raise ValueError("give at least one role to extract, such as q or down")
         return self
 
 
@@ -255,16 +255,19 @@ def _notes(teacher: ArchSpec, student: ArchSpec, extraction: ExtractionConfig) -
     notes = []
     absent = [r for r in extraction.roles if not (teacher.has(r) and student.has(r))]
     if absent:
-        notes.append(f"Not both models have {', '.join(absent)}; nothing is extracted there.")
+        notes.append(
+            f"Only one of the models has {', '.join(absent)}, so nothing is extracted there."
+        )
     if student.tied and {"embed", "head"} & set(extraction.roles):
         notes.append(
-            "The student ties its embedding to its head. They are trained apart; the adapter "
-            "still loads on the tied model, the merged model is saved untied."
+            "The student's embedding and head are tied, but are trained separately. The adapter "
+            "still loads on the tied model; the merged model is saved untied."
         )
     heads = (teacher.n_heads, teacher.n_kv_heads), (student.n_heads, student.n_kv_heads)
     if heads[0] != heads[1] and not extraction.matrices.whole_heads:
         notes.append(
-            "Windows do not respect attention heads; the selector consistent keeps whole groups."
+            "Windows can cut through attention heads; the selector consistent keeps whole head "
+            "groups."
         )
     return tuple(notes)
 
@@ -280,7 +283,9 @@ def picks_of(plan: ExtractionPlan, map: SensitivityMap | None = None) -> dict[st
     """
     ratio = plan.extraction.ratio
     if ratio < 1 and map is None:
-        raise BadInput(f"A plan with an extraction ratio of {ratio:g} needs the map it came from.")
+        raise BadInput(
+            f"A plan with an extraction ratio of {ratio:g} needs the map it was made from."
+        )
     picks = {}
     for item in plan.items:
         share = (item.kept_mass, 1.0)

@@ -211,7 +211,7 @@ def _judge(
             notes.append(_shortage(need, machine))
     if by_blocks and any(need.stage in _NEEDED for need in short):
         notes.append(
-            "The teacher does not fit into memory whole; its sensitivity is measured block by "
+            "The whole teacher does not fit into memory. Its sensitivity is measured block by "
             "block from its files, and only the extracted parts are read."
         )
 
@@ -256,9 +256,9 @@ def _why_not(role: str, shapes: Sequence[tuple[int, int] | None], pair: ModelPai
         return f"the {'teacher' if large is None else 'student'} has none"
     if role in ("embed", "head"):
         if large[0] != small[0]:
-            return f"vocabularies of {large[0]} and {small[0]} words"
+            return f"vocabularies of {large[0]} and {small[0]} tokens"
         if pair is not None and pair.vocabularies == "differ":
-            return "the same row is another word"
+            return "the same row is a different token"
     if small[0] > large[0] or small[1] > large[1]:
         return f"the student's is larger: {small[0]} × {small[1]} > {large[0]} × {large[1]}"
     return ""
@@ -328,18 +328,18 @@ def _notes(teacher: ArchSpec, student: ArchSpec) -> Iterator[str]:
     if teacher.model_type != student.model_type:
         yield (
             f"The teacher is a {teacher.model_type} and the student a {student.model_type} model; "
-            "their weights may not mean the same."
+            "their weights may not correspond."
         )
     for who, spec in (("teacher", teacher), ("student", student)):
         if spec.group > 1:
             yield (
-                f"The {who} shares each key/value head among {spec.group} query heads; the "
-                "consistent selector keeps such groups whole."
+                f"The {who} has {spec.group} query heads for each KV head (GQA); the selector "
+                "consistent keeps these groups whole."
             )
         if spec.tied:
             yield (
-                f"Embedding and head of the {who} are one tensor (tied); the head has no weight "
-                "of its own to extract or to adapt."
+                f"Embedding and head of the {who} are one tensor (tied), so the head has no "
+                "separate weight to extract or adapt."
             )
     try:
         check_consistent(teacher, student)
@@ -353,12 +353,12 @@ def _shortage(need: StageNeed, machine: Machine) -> str:
         "training": "use smaller batches, shorter samples or bfloat16",
         "evaluation": "use shorter samples or bfloat16",
         "sensitivity (full map)": "keep row and column sums only",
-        "download": "free some, or set HF_HOME to another disk",
+        "download": "free some space, or set HF_HOME to another disk",
     }.get(need.stage, "choose a smaller model, bfloat16 or a machine with more memory")
     short = [
         (f"of memory on {machine.device}", need.bytes_needed, machine.memory_free),
         ("of memory", need.ram_needed, machine.ram_free),
-        ("of disk", need.disk_needed, machine.disk_free),
+        ("of disk space", need.disk_needed, machine.disk_free),
     ]
     what, needed, free = next(row for row in short if row[1] > row[2])
     what = "of memory" if machine.device == "cpu" and "memory" in what else what
@@ -366,4 +366,4 @@ def _shortage(need: StageNeed, machine: Machine) -> str:
 
 
 def _against(needed: int, what: str, free: int) -> str:
-    return f"{amounts.size(needed, digits=3)} {what} and {amounts.size(free, digits=3)} are free"
+    return f"{amounts.size(needed, digits=3)} {what}, but {amounts.size(free, digits=3)} are free"

@@ -76,7 +76,7 @@ def parse_ref(text: str, weights: bool = True) -> ModelRef:
     if hide_tokens(text) != text:
         raise BadInput(
             "The model's name holds an access token, which would be written into recipes and "
-            "records. Leave it out and set HF_TOKEN instead; if others saw it, revoke it."
+            "records. Remove it and set HF_TOKEN instead; if others saw the token, revoke it."
         )
     if not text or "\0" in text:
         raise BadInput("The model's name is empty. Give a folder, a .gguf file or org/name.")
@@ -95,8 +95,8 @@ def parse_ref(text: str, weights: bool = True) -> ModelRef:
     match = _HUB_ID.fullmatch(text)
     if match is None or ".." in text:
         raise BadInput(
-            f"{text[:200]!r} is not a model: there is no such folder, and a hub id reads org/name "
-            "or org/name@revision."
+            f"{text[:200]!r} is not a model: there is no such folder, and a Hub id has the form "
+            "org/name or org/name@revision."
         )
     return ModelRef(source=text, hub_id=match["id"], revision=match["revision"])
 
@@ -108,8 +108,8 @@ def _folder_ref(text: str, folder: Path, weights: bool) -> ModelRef:
     if any(Path(name).suffix in PICKLE_SUFFIXES for name in names):
         raise BadInput(f"The weights in {text} are an {UNSAFE_PICKLE}.")
     if gguf := sorted(name for name in names if name.endswith(".gguf")):
-        raise BadInput(f"{text} is a folder of GGUF files; name one of them, such as {gguf[0]}.")
-    raise BadInput(f"{text} holds no model: there is neither {WEIGHTS} nor {INDEX} in it.")
+        raise BadInput(f"{text} is a folder of GGUF files; give one of them, such as {gguf[0]}.")
+    raise BadInput(f"{text} contains no model: it has neither {WEIGHTS} nor {INDEX}.")
 
 
 def _file_ref(text: str, file: Path) -> ModelRef:
@@ -118,7 +118,9 @@ def _file_ref(text: str, file: Path) -> ModelRef:
     if file.suffix in PICKLE_SUFFIXES:
         raise BadInput(f"{text} is an {UNSAFE_PICKLE}.")
     if file.suffix == ".safetensors":
-        raise BadInput(f"{text} is one file of a model; name the folder with its config.json.")
+        raise BadInput(
+            f"{text} is one file of a model; give the folder that contains its config.json."
+        )
     raise BadInput(f"{text} is not a model: give a folder, a .gguf file or org/name.")
 
 
@@ -181,14 +183,14 @@ def _shards(folder: Path) -> Iterator[Path]:
     check_inside(folder, folder / INDEX)
     names = read_json(folder / INDEX).get("weight_map")
     if not isinstance(names, dict) or not all(isinstance(n, str) for n in names.values()):
-        raise Damaged(f"{INDEX} in {folder} has no weight_map; fetch it again.")
+        raise Damaged(f"{INDEX} in {folder} has no weight_map; download it again.")
     for name in sorted(set(names.values())):
         if name != Path(name).name or "\\" in name or not name.endswith(".safetensors"):
             raise BadInput(
                 f"{INDEX} in {folder} points to {name!r}, outside the folder or no weights."
             )
         if not (folder / name).exists():
-            raise Damaged(f"File damaged or incomplete: {name} is listed in {INDEX} but not there.")
+            raise Damaged(f"File damaged or incomplete: {name} is listed in {INDEX} but missing.")
         yield folder / name
 
 

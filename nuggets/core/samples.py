@@ -105,8 +105,8 @@ def texts(sample: Sample, tokenizer: Any, format: Format = "paper") -> tuple[str
         ) from None
     if not whole.startswith(prompt):
         raise BadInput(
-            "The chat template writes an answered conversation differently from a prompt, so the "
-            "answer cannot be told from the question. Choose the format paper."
+            "The chat template formats a conversation with an answer differently from the prompt "
+            "alone, so the answer cannot be separated from the question. Choose the format paper."
         )
     return whole, prompt
 
@@ -163,7 +163,7 @@ def _masked(sample: Sample, whole: list[int], prompt: list[int], max_length: int
     masked = min(len(prompt), len(whole))
     if masked == len(whole):
         raise BadInput(
-            f"Sample {sample.id!r} leaves no answer token within {max_length} tokens: its prompt "
-            f"has {len(prompt)}. Shorten the prompt or raise the length limit."
+            f"Sample {sample.id!r} has no room for an answer token within {max_length} tokens: "
+            f"its prompt has {len(prompt)}. Shorten the prompt or raise the length limit."
         )
     return list(whole), [IGNORED] * masked + list(whole[masked:])

@@ -200,8 +200,8 @@ class ConsistentSelector(MatrixChoice):
     kind: Literal["consistent"] = "consistent"
     order: Order = Field(
         default="sensitivity",
-        title="Which dimensions",
-        description="The most sensitive ones, the first ones, or drawn: the control of the choice.",
+        title="Dimensions",
+        description="Keep the most sensitive ones, the first ones, or random ones as a control.",
     )
     seed: int = Field(
         default=0,

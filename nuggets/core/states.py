@@ -183,8 +183,8 @@ def check_samples(encoded: Sequence[Encoded], spec: ArchSpec) -> None:
     largest = max(max(ids) for ids, _ in encoded)
     if largest >= spec.vocab_size:
         raise BadInput(
-            f"Token {largest} is not in a vocabulary of {spec.vocab_size}. Teacher and student "
-            "must share their tokenizer to be aligned."
+            f"Token {largest} is outside the vocabulary of {spec.vocab_size}. Alignment needs a "
+            "teacher and a student with the same tokenizer."
         )
 
 

@@ -77,7 +77,7 @@ def bin_matrix(
     left, right = cols or (0, matrix.shape[1])
     if not (0 <= top < bottom <= matrix.shape[0] and 0 <= left < right <= matrix.shape[1]):
         raise BadInput(
-            f"Rows {top}–{bottom} and columns {left}–{right} are not a part of a matrix of "
+            f"Rows {top}–{bottom} and columns {left}–{right} are not within a matrix of "
             f"{matrix.shape[0]} × {matrix.shape[1]}."
         )
     part = matrix[top:bottom, left:right]
@@ -183,7 +183,7 @@ def top_units(scores: Float[ndarray, "n_layers n_units"], k: int) -> list[tuple[
 def overlap(all_scores: Sequence[Float[ndarray, "_ _"]], k: int) -> list[list[Overlap]]:
     """Share of the top `k` units that every two tasks have in common, beside chance.
 
-    Chance is k / number of units: the mean share of two choices made without looking.
+    Chance is k / number of units: the mean share of two random choices.
     """
     n_units = all_scores[0].size if all_scores else 1
     k = max(1, min(k, n_units))

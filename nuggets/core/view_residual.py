@@ -23,7 +23,7 @@ class Residual(NamedTuple):
 
     Attributes:
         modules: the student's matrices, in network order.
-        chosen: whether a matrix speaks of a dimension of the teacher's residual stream.
+        chosen: whether a matrix uses a dimension of the teacher's residual stream.
         agreement: for every two neighbours the share of dimensions that both chose, 0 to 1; its
             mean is the plan's `residual_agreement`.
         chance: the mean share that neighbours would have in common had every choice been made
@@ -51,8 +51,8 @@ def residual_dimensions(plan: ExtractionPlan, teacher: ArchSpec) -> Residual:
         axes = teacher.axes(item.role)
         if item.rows is None or item.cols is None:
             raise BadInput(
-                "Single weights are taken from everywhere: with the selector weights there are no "
-                "residual dimensions that neighbours could agree on."
+                "The selector weights takes single weights, not dimensions, so there is nothing "
+                "for adjacent matrices to share."
             )
         for axis, index in zip(axes, (item.rows, item.cols), strict=True):
             if axis == "resid":

@@ -140,8 +140,8 @@ def layer_maps(
     """
     if n_student > n_teacher:
         raise BadInput(
-            f"The student has more layers than the teacher: {n_student} > {n_teacher}. No layer "
-            "map exists; swap the two models."
+            f"The student has more layers than the teacher: {n_student} > {n_teacher}. There is "
+            "no layer map; swap the two models."
         )
     blank = np.zeros(n_teacher)
     chosen = {"uniform": UniformLayers().select(blank, n_student)}

@@ -207,7 +207,8 @@ def _distinctive(map: SensitivityMap, tasks: Sequence[SensitivityMap]) -> Values
     """log2(share / mean share over tasks); every task's samples add to the interval."""
     if len(tasks) < 2 or not any(task is map for task in tasks):
         raise BadInput(
-            f"Distinctive values compare tasks, and {len(tasks)} is given. Measure at least two."
+            f"Distinctive values compare at least two tasks, but got {len(tasks)}. Measure "
+            "another task."
         )
     found = [_share_error(module_samples(task)) for task in tasks]
     shares = np.array([share for share, _ in found])

@@ -54,7 +54,9 @@ def ask(
     ids = torch.tensor([read], device=model.device)
     room = getattr(model.config, "max_position_embeddings", None) or 2**20
     if ids.shape[1] >= room:
-        raise BadInput(f"The question has {ids.shape[1]} tokens; the model reads {room}.")
+        raise BadInput(
+            f"The question has {ids.shape[1]} tokens, but the model accepts at most {room}."
+        )
     found: list[Token] = []
     chosen: list[int] = []
     cache = None
@@ -67,7 +69,7 @@ def ask(
         cache = output.past_key_values
         chances = output.logits[0, -1].float().softmax(-1)
         if not torch.isfinite(chances).all():
-            raise NonFinite("The model computes values that are not numbers; use float32.")
+            raise NonFinite("The model's outputs are NaN or infinite; use float32.")
         chosen.append(int(chances.argmax()))
         found.append(_token(tokenizer, chances, chosen[-1], alternatives))
         on_token(found[-1])

@@ -91,7 +91,7 @@ def write_bundle(run: Run, out: Path) -> Index:
     """
     status = run.status()
     if status in LIVE:
-        raise BadInput(f"Run {run.id} is {status}. Wait for its end, or cancel it first.")
+        raise BadInput(f"Run {run.id} is {status}. Wait until it ends, or cancel it first.")
     if (problem := run.problem()) is not None:
         raise Damaged(problem)
     if out.exists():
@@ -204,7 +204,7 @@ def _read_index(bundle: zipfile.ZipFile, path: Path) -> Index:
         raise Damaged(f"{path} lists {len(infos):,} files; a bundle has at most {MAX_FILES:,}.")
     names = [info.filename for info in infos]
     if len(set(names)) != len(names):
-        raise Damaged(f"{path} holds a file twice; it was not written by Nuggets.")
+        raise Damaged(f"{path} contains the same file twice; it was not written by Nuggets.")
     for info in infos:
         _check_entry(info, path)
     if INDEX not in names:
@@ -216,11 +216,11 @@ def _read_index(bundle: zipfile.ZipFile, path: Path) -> Index:
     except (ValidationError, RecursionError) as problem:
         raise Damaged(f"{INDEX} in {path} is not a list of files: {_first(problem)}.") from None
     if not _ID.fullmatch(index.run):
-        raise Damaged(f"{path} names a run {index.run[:60]!r}, which is not the id of a run.")
+        raise Damaged(f"{path} names a run {index.run[:60]!r}, which is not a valid run id.")
     listed, found = set(index.files), set(names) - {INDEX, PAGE}
     if listed != found:
         raise Damaged(
-            f"{path} does not hold the files it lists: {sorted(listed ^ found)[0][:80]!r}."
+            f"{path} does not contain the files it lists: {sorted(listed ^ found)[0][:80]!r}."
         )
     parents = {str(parent) for name in listed for parent in PurePosixPath(name).parents}
     if strange := sorted(set(index.folders) - {p for p in parents if p.startswith("artifacts/")}):
@@ -228,7 +228,7 @@ def _read_index(bundle: zipfile.ZipFile, path: Path) -> Index:
     total = sum(entry.size for entry in index.files.values())
     most = max(FREE_BYTES, MAX_GROWTH * path.stat().st_size)
     if total > most or any(i.file_size != index.files[i.filename].size for i in _files(infos)):
-        raise Damaged(f"{path} would unpack to {size(total)} or lies about sizes; refused.")
+        raise Damaged(f"{path} would unpack to {size(total)} or gives false sizes; refused.")
     make_folder(runs_dir())
     if (free := shutil.disk_usage(runs_dir()).free) < total:
         raise BadInput(f"{path} needs {size(total, 3)} and the disk has {size(free, 3)} free.")
@@ -251,13 +251,13 @@ def _check_entry(info: zipfile.ZipInfo, path: Path) -> None:
         len(parts) > 1 and parts[0] == "artifacts" and name.endswith(SUFFIXES)
     )
     if not (plain and inside and ours) or PurePosixPath(name).name == MANIFEST:
-        raise Damaged(f"{path} holds {name[:80]!r}, which is no file of a run; refused.")
+        raise Damaged(f"{path} holds {name[:80]!r}, which is not part of a run; refused.")
 
 
 def _unpack(bundle: zipfile.ZipFile, index: Index, path: Path) -> Run:
     final = runs_dir() / index.run
     if final.exists():
-        raise BadInput(f"Run {index.run} is here already; delete it first to import it again.")
+        raise BadInput(f"Run {index.run} already exists here; delete it first to import it again.")
     with new_folder(final) as folder:
         for name, entry in index.files.items():
             target = folder / name
@@ -277,11 +277,11 @@ def _copy(source: IO[bytes], file: IO[bytes], name: str, entry: Entry, path: Pat
     while chunk := source.read(_CHUNK):
         left -= len(chunk)
         if left < 0:
-            raise Damaged(f"{name!r} in {path} is longer than it says; refused.")
+            raise Damaged(f"{name!r} in {path} is larger than its header says; refused.")
         digest.update(chunk)
         file.write(chunk)
     if left or digest.hexdigest() != entry.sha256:
-        raise Damaged(f"{name!r} in {path} differs from its sha256; fetch the bundle again.")
+        raise Damaged(f"{name!r} in {path} does not match its sha256; download the bundle again.")
 
 
 def _check_content(folder: Path, index: Index, path: Path) -> RunRecord:
@@ -297,9 +297,11 @@ def _check_content(folder: Path, index: Index, path: Path) -> RunRecord:
         results.map_of(run)
         results.cells(run)
     except (ValidationError, KeyError, TypeError, RecursionError, OSError) as problem:
-        raise Damaged(f"{path} holds a run that cannot be read: {_first(problem)}.") from None
+        raise Damaged(f"{path} contains a run that cannot be read: {_first(problem)}.") from None
     if record.id != index.run or record.status in LIVE:
-        raise Damaged(f"The record in {path} is not that of run {index.run}, or not of its end.")
+        raise Damaged(
+            f"The record in {path} does not belong to run {index.run}, or the run had not ended."
+        )
     return record
 
 

@@ -68,7 +68,9 @@ def check_job(job: Any) -> None:
         for model in job.models:
             _check_evaluated(model)
             if "/" in model and model.startswith(RUN_PREFIX) and model.split("/")[0] in job.models:
-                raise BadInput(f"{model} is measured twice: its run is named with all its arms.")
+                raise BadInput(
+                    f"{model} is listed twice: its run is already listed with all its arms."
+                )
         check_benchmarks(job.benchmarks)
 
 
@@ -87,7 +89,7 @@ def _check_evaluated(model: str) -> None:
     if run.record().kind != "transfer" or run.status() != "done":
         raise BadInput(
             f"Run {run.id} is a {run.record().kind} and {run.status()}; only arms of a finished "
-            "transfer can be measured."
+            "transfer can be evaluated."
         )
     recipe = load_job(run.recipe_text())
     names = [each.name for each in recipe.arms]
@@ -243,8 +245,9 @@ def detectable(recipe: TransferRecipe) -> DetectableEffect:
 def _check_arms(recipe: TransferRecipe, data: Datasets) -> None:
     if recipe.data.metric == "choice" and not all(sample.choices for sample in data.test):
         raise BadInput(
-            "The metric choice needs test samples with choices, and some have none. Give every "
-            "test sample a question, choices and an answer, or choose the metric exact_match."
+            "The metric choice needs choices in every test sample, but some have none. Give "
+            "every test sample a question, choices and an answer, or choose the metric "
+            "exact_match."
         )
     if any(arm.needs_extra_prompts for arm in recipe.arms):
         for seed in recipe.seeds:
@@ -281,7 +284,7 @@ def preflight_models(
 
 
 def work_of(recipe: TransferRecipe, device: str) -> Work:
-    """How much a recipe asks for; epochs count the samples that it names."""
+    """The amount of work of a recipe; epochs are counted over its samples."""
     train, data = recipe.train, recipe.data
     steps = train.steps
     if train.epochs is not None:
@@ -304,7 +307,7 @@ def work_of(recipe: TransferRecipe, device: str) -> Work:
 
 
 def _lengths(recipe: TransferRecipe) -> list[int]:
-    """Tokens of every seed sample, roles included; a usual length where nobody can tell."""
+    """Tokens of every seed sample, roles included; a typical length if it cannot be determined."""
     texts = ["\n".join(m.content for m in s.messages) for s in seed_samples(recipe.data)]
     found = count_tokens(resolve(recipe.teacher), texts)
     return [n + _FRAME for n in found] if found else [USUAL_LENGTH]

@@ -215,7 +215,7 @@ def _children(parent: Path) -> list[Path]:
 def _refuse_existing(final: Path) -> None:
     if os.path.lexists(final):
         raise NuggetsError(
-            f"{final} exists already, and nothing is ever overwritten. Delete it or choose "
+            f"{final} already exists, and nothing is ever overwritten. Delete it or choose "
             "another name."
         )
 
@@ -228,6 +228,6 @@ def _is_disk_full(error: BaseException) -> bool:
 
 def _disk_full(path: Path) -> NuggetsError:
     return NuggetsError(
-        f"The disk is full while writing {path}. Free some space and resume; the last commit "
-        "is intact."
+        f"The disk is full while writing {path}. Free some space and resume; everything saved "
+        "before is intact."
     )

@@ -187,7 +187,7 @@ def devices_for(device: str, processes: int, stage: str) -> list[str]:
     there = torch.cuda.device_count()
     if processes > there:
         raise BadInput(
-            f"{processes} processes need {processes} GPUs and there are {there}. Lower "
+            f"{processes} processes need {processes} GPUs, but this machine has {there}. Lower "
             f"{stage}.processes."
         )
     first = torch.device(device).index or 0
@@ -321,10 +321,10 @@ def write_extraction(
     """Fills a folder with `plan.json` and the factors in PEFT's names."""
     (folder / "plan.json").write_text(plan.model_dump_json(indent=1))
     card = (
-        f"# Initial factors of `{recipe.name}`\n\n"
-        f"Rank-r factors extracted from `{recipe.teacher}` for `{recipe.student}`, before any "
-        "training. They start an adapter on a base from which their product was subtracted; "
-        "loaded as they are, they add that product to the student.\n"
+        f"# Initial factors of `{recipe.name}`\n\nRank-r factors extracted from "
+        f"`{recipe.teacher}` for `{recipe.student}`, before any training. An adapter starts from "
+        "them on a base from which their product was subtracted. Loaded without that, they add "
+        "the product to the student.\n"
     )
     save_adapter(
         folder,

@@ -154,11 +154,14 @@ class RunContext:
         self._emit("status", "queued", attempt, durable=True)
         moved = [f"{k} {old[k]} → {v}" for k, v in versions.items() if k in old and old[k] != v]
         if moved:
-            self.log(f"Resumed with other versions, so last digits may differ: {', '.join(moved)}.")
+            self.log(
+                "Resumed with different versions, so the last digits may differ: "
+                f"{', '.join(moved)}."
+            )
 
     def waiting_for(self, device: str, holder: str) -> None:
         """Says which run holds the device that this one waits for."""
-        held = f"held by run {holder}" if holder else "with others first in line"
+        held = f"held by run {holder}" if holder else "other runs are waiting first"
         message = f"Waiting for {device}, {held}."
         self._emit("status", message, {"status": "queued", "device": device, "holder": holder})
 
@@ -177,7 +180,9 @@ class RunContext:
     def _artifact(self, name: str) -> Path:
         path = PurePosixPath(name)
         if not path.parts or path.is_absolute() or any(p.startswith(".") for p in path.parts):
-            raise BadInput(f"{name!r} cannot name an artifact; use a relative name without dots.")
+            raise BadInput(
+                f"{name!r} is not a valid artifact name; use a relative name without dots."
+            )
         return self.artifacts / path
 
     def _save(self, **fields: Any) -> None:

@@ -43,7 +43,9 @@ def convert(source: Path, out: Path) -> dict[str, Any]:
     names = {file: _new_name(file, len(files)) for file in files}
     if len(set(names.values())) != len(files):
         listed = ", ".join(file.name for file in files)
-        raise BadInput(f"{source} holds several pickled models ({listed}); name one of the files.")
+        raise BadInput(
+            f"{source} contains several pickled models ({listed}); give one of the files."
+        )
     with output_folder(out) as target:
         weights: dict[str, str] = {}
         for file, name in names.items():
@@ -71,7 +73,7 @@ def _pickles(source: Path) -> list[Path]:
         if file.suffix in PICKLE_SUFFIXES and not file.name.startswith(_OTHER)
     )
     if not found:
-        raise BadInput(f"{source} holds no pickled weights; there is nothing to convert.")
+        raise BadInput(f"{source} contains no pickled weights, so there is nothing to convert.")
     return found
 
 
@@ -94,8 +96,8 @@ def _unpickle(file: Path, target: Path) -> None:
         last = child.stderr.strip().splitlines()[-1:] or [f"exit code {child.returncode}"]
         reason = last[0].partition(". ")[0].rstrip(".")
         raise Damaged(
-            f"{file.name} cannot be converted: {reason}. Only tensors are read from a pickle; "
-            "anything else in it could be code."
+            f"{file.name} cannot be converted: {reason}. Only tensors are read from a pickle, "
+            "because anything else could be code."
         )
 
 

@@ -74,8 +74,8 @@ def _map(job: CutJob, teacher: Loaded, progress: Progress | None) -> Sensitivity
     if job.data == DataConfig():
         if job.order in ("sensitivity", "permuted"):
             raise BadInput(
-                f"A cut by {job.order} needs samples to measure it on: name a task or a JSONL "
-                "file, or choose the order first or random."
+                f"A cut by {job.order} needs samples to measure sensitivity on: give a task or a "
+                "JSONL file, or choose the order first or random."
             )
         return None
     config = SensitivityConfig(keep="sums", dtype="float32")
@@ -105,7 +105,9 @@ def student_spec(job: CutJob) -> ArchSpec:
     if unknown:
         raise BadInput(f"A cut has no size {sorted(unknown)[0]!r}.")
     if not job.sizes and job.like is None:
-        raise BadInput("Say how small: --like MODEL, or --layers, --width, --ffn, --kv-heads.")
+        raise BadInput(
+            "Give the size of the student: --like MODEL, or --layers, --width, --ffn, --kv-heads."
+        )
     kv_heads = job.sizes.get("n_kv_heads", spec.n_kv_heads)
     if not teacher.architecture.free_heads and "n_kv_heads" not in job.sizes:
         kv_heads = job.sizes.get("hidden_size", spec.hidden_size) // spec.head_dim
@@ -115,7 +117,7 @@ def student_spec(job: CutJob) -> ArchSpec:
     if changed.hidden_size % changed.n_heads:  # transformers refuses it, in four lines
         raise BadInput(
             f"A width of {changed.hidden_size} is not a multiple of the {changed.n_heads} heads. "
-            "Choose another width, or other head groups."
+            "Choose a different width or different head groups."
         )
     check_pair(teacher, changed, embed=False)
     check_consistent(teacher, changed)
@@ -156,10 +158,12 @@ def _heal(
 
 
 def _card(job: CutJob, spec: ArchSpec, layers: tuple[int, ...], losses: list[float]) -> str:
-    healed = f"healed for {job.heal_steps} steps" if losses else "not healed"
+    healed = (
+        f"then fine-tuned for {job.heal_steps} steps to recover" if losses else "not fine-tuned"
+    )
     return (
-        f"# A student cut from `{job.teacher}`\n\n"
-        f"Teacher layers {list(layers)}, {spec.hidden_size} residual dimensions, "
-        f"{spec.intermediate_size} FFN neurons and {spec.n_kv_heads} head groups per layer, "
-        f"chosen by {job.order} (seed {job.seed}); {healed}.\n"
+        f"# A student pruned from `{job.teacher}`\n\nTeacher layers {list(layers)}, "
+        f"{spec.hidden_size} residual dimensions, {spec.intermediate_size} FFN neurons and "
+        f"{spec.n_kv_heads} head groups per layer, chosen by {job.order} (seed {job.seed}); "
+        f"{healed}.\n"
     )

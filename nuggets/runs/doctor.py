@@ -174,7 +174,7 @@ def machine_of(device: str, folder: Path | None = None) -> Machine:
 
 def _does_not_start(stderr: str) -> NuggetsError:
     last = stderr.strip().splitlines()[-1:] or ["no message"]
-    return NuggetsError(f"PyTorch does not start on this machine: {last[0]}")
+    return NuggetsError(f"PyTorch cannot start on this machine: {last[0]}")
 
 
 def resolve_device_name(device: str) -> str:
@@ -191,5 +191,5 @@ def resolve_device_name(device: str) -> str:
     if device == "cuda" and "cuda:0" in names:
         return "cuda:0"
     if device not in names:
-        raise BadInput(f"There is no device {device!r} here; this machine has {', '.join(names)}.")
+        raise BadInput(f"This machine has no device {device!r}; it has {', '.join(names)}.")
     return device

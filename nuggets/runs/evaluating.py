@@ -246,8 +246,8 @@ def _commit(found: Evaluated, task: Task, subject: Subject, ctx: RunContext) -> 
     value = sum(outcome.outcomes[task.metric]) / len(outcome.items)
     ctx.metric(benchmark=task.name, model=subject.label, value=value, metric=task.metric)
     for count, what in (
-        (outcome.truncated_prompts, "prompts lost their beginning"),
-        (outcome.unfinished_answers, "answers reached their length limit"),
+        (outcome.truncated_prompts, "prompts were truncated at the beginning"),
+        (outcome.unfinished_answers, "answers reached the length limit"),
     ):
         if count:
             ctx.log(f"{subject.label}, {task.name}: {count} {what}.")

@@ -21,7 +21,7 @@ def export_arm(run: Run, out: Path, arm: str, seed: int | None, merged: bool) ->
     """Writes an arm's adapter for the untouched student, or its merged model."""
     recipe = load_job(run.recipe_text())
     if not isinstance(recipe, TransferRecipe):
-        raise BadInput(f"Run {run.id} is not a transfer; it has no adapter to export.")
+        raise BadInput(f"Run {run.id} is not a transfer, so it has no adapter to export.")
     chosen = next((s for s in recipe.seeds if cell_folder(run, arm, s).is_dir()), None)
     seed = chosen if seed is None else seed
     folder = cell_folder(run, arm, seed) if seed is not None else None
@@ -31,7 +31,7 @@ def export_arm(run: Run, out: Path, arm: str, seed: int | None, merged: bool) ->
     verify_folder(folder)
     adapter, model = folder / ADAPTER, folder / MODEL
     if not adapter.is_dir() and not (merged and model.is_dir()):
-        hint = "export it with --merged" if model.is_dir() else "it trained nothing"
+        hint = "export it with --merged" if model.is_dir() else "it was not trained"
         raise BadInput(f"The arm {arm!r} has no adapter for the untouched student; {hint}.")
     refuse_existing(out)
     with output_folder(out) as target:
@@ -57,7 +57,7 @@ def save_benchmarks(run: Run, out: Path) -> None:
     """
     source = run.folder / "artifacts" / BENCHMARKS
     if not (run.folder / "artifacts" / TABLES_FOLDER).is_dir():
-        raise BadInput(f"Run {run.id} has not measured its benchmarks to the end.")
+        raise BadInput(f"Run {run.id} has not finished its benchmarks.")
     with output_folder(out) as target:
         shutil.copytree(source, target, dirs_exist_ok=True)
 

@@ -86,8 +86,8 @@ def kept_by_svd(
     sides = [sorted(item.shape) for item in plan.items]
     if sum(float(small**2 * large) for small, large in sides) > MOST_OPERATIONS:
         raise BadInput(
-            "These matrices are too large to be factorised while controls move. The run does it, "
-            "and so does `nuggets extract`."
+            "These matrices are too large for an instant preview. A run factorises them, and so "
+            "does `nuggets extract`."
         )
     picks, found = picks_of(plan, map), []
     with _weights(teacher) as weight:
@@ -147,7 +147,7 @@ def _weights(name: str) -> Iterator[Read]:
     """Reads a model's matrices by the names that they have in memory."""
     ref = resolve(name)
     if ref.format == "gguf":
-        raise BadInput(f"The weights of {name} are packed (GGUF); only a run unpacks them.")
+        raise BadInput(f"The weights of {name} are packed (GGUF) and are unpacked only in a run.")
     spec = read_spec(ref)
     with ExitStack() as files:
         try:
@@ -169,7 +169,7 @@ def _weights(name: str) -> Iterator[Read]:
                 whole = file.get_tensor(key)
             except TypeError:  # NumPy has no bfloat16
                 raise BadInput(
-                    f"{name} is stored in bfloat16, which is only read in a run."
+                    f"{name} is stored in bfloat16, which is read only in a run."
                 ) from None
             whole = whole.T if place.transposed else whole
             return whole if place.rows is None else whole[place.rows]

@@ -97,7 +97,9 @@ def _builtin(
     notes = []
     if len(tuning) < N_TUNING // 2:
         tuning = test
-        notes.append(f"{task} has only {len(pool)} test items: learning rates share them.")
+        notes.append(
+            f"{task} has only {len(pool)} test items, so learning rates are tuned on the same ones."
+        )
     return Datasets(
         label=task,
         seed_samples=skill_samples(task, "seed", data.n_seed_samples),
@@ -129,7 +131,9 @@ def _from_files(
     notes = []
     if len(tuning) < N_TUNING // 2:
         tuning = counted
-        notes.append(f"There are only {len(test)} test items: learning rates share them.")
+        notes.append(
+            f"There are only {len(test)} test items, so learning rates are tuned on the same ones."
+        )
 
     def draw(seed: int) -> list[Sample]:
         return random.Random(seed).sample(pool, min(data.n_train, len(pool)))  # noqa: S311
@@ -139,8 +143,8 @@ def _from_files(
         rest = [sample for sample in pool if sample.id not in drawn]
         if not rest:
             raise BadInput(
-                "No prompts are left for the teacher to label: every training sample is in use. "
-                "Lower data.n_train, or leave the arm teacher_labels out."
+                "No prompts are left for the teacher to label, since every training sample is in "
+                "use. Lower data.n_train or remove the arm teacher_labels."
             )
         return random.Random(seed).sample(rest, min(n, len(rest)))  # noqa: S311
 

@@ -60,7 +60,7 @@ def cancel(run: Run, wait: float = 0.0) -> RunStatus:
     """
     status = run.status()
     if status not in LIVE | {"created"}:
-        raise BadInput(f"Run {run.id} is {status}; there is nothing to cancel.")
+        raise BadInput(f"Run {run.id} is {status}, so there is nothing to cancel.")
     run.request_cancel()
     deadline = time.monotonic() + wait
     while (status := run.status()) in LIVE and time.monotonic() < deadline:
@@ -89,13 +89,13 @@ def _launch(run: Run, allowed: Collection[RunStatus]) -> None:
 def _check_status(run: Run, allowed: Collection[RunStatus]) -> None:
     status = run.status()
     if status in LIVE:
-        raise RunBusy(f"Run {run.id} is {status} already; follow it, or cancel it first.")
+        raise RunBusy(f"Run {run.id} is already {status}; follow it, or cancel it first.")
     if status in allowed:
         return
     advice = {
         "done": "Start a new run from its recipe.",
         "created": "Start it.",
-        "damaged": run.problem() or "Look again.",
+        "damaged": run.problem() or "Try again.",
     }.get(status, "Resume it.")
     raise BadInput(f"Run {run.id} is {status}. {advice}")
 
@@ -144,11 +144,11 @@ def _wait_for_worker(run: Run, child: subprocess.Popen[bytes], attempts: int) ->
             return
         if code is not None:
             raise NuggetsError(
-                f"The worker of run {run.id} ended with exit code {code} before it took the run. "
-                f"Its last words: {run.log_tail(5) or 'none'}"
+                f"The worker of run {run.id} ended with exit code {code} before it started the "
+                f"run. Its last output: {run.log_tail(5) or 'none'}"
             )
         time.sleep(_POLL_S)
     raise NuggetsError(
-        f"The worker of run {run.id} did not take it within {LAUNCH_TIMEOUT_S:.0f} s. The machine "
-        f"may be overloaded; look at {run.log_path} and at the run's status."
+        f"The worker of run {run.id} did not start within {LAUNCH_TIMEOUT_S:.0f} s. The machine "
+        f"may be overloaded; check {run.log_path} and the run's status."
     )

@@ -11,7 +11,7 @@ from nuggets.errors import Damaged, NuggetsError
 
 MANIFEST = "manifest.json"
 _ADVICE = (
-    "The folder is incomplete or altered and will not be used; delete it and compute it again."
+    "The folder is incomplete or was changed, and is not used; delete it and compute it again."
 )
 
 
@@ -46,7 +46,9 @@ def verify_folder(path: Path) -> None:
             raise Damaged(f"{name!r} was added to {path} after its commit. {_ADVICE}")
         digest = _digest(found[name])
         if digest is None or digest != listed[name]:
-            raise Damaged(f"{name!r} in {path} differs from its sha256 in the manifest. {_ADVICE}")
+            raise Damaged(
+                f"{name!r} in {path} does not match its sha256 in the manifest. {_ADVICE}"
+            )
 
 
 def _read(root: Path) -> dict[str, str]:
@@ -62,7 +64,7 @@ def _read(root: Path) -> dict[str, str]:
         raise Damaged(f"{path} cannot be read: {reason}. {_ADVICE}") from error
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise Damaged(f"{path} is not a manifest. {_ADVICE}") from error
-    raise Damaged(f"{path} was altered. {_ADVICE}")
+    raise Damaged(f"{path} was changed. {_ADVICE}")
 
 
 def _canonical(digests: dict[str, str]) -> bytes:

@@ -109,7 +109,7 @@ def _detectable(recipe: TransferRecipe) -> DetectableEffect | None:
 
 
 def _stages(recipe: TransferRecipe, found: Preflight, measured: bool) -> list[StageNeed]:
-    """The stages that lie ahead: one way to measure, none where the map is there already."""
+    """The stages ahead: one way to measure, or none if the map already exists."""
     fits = {stage.stage: stage.fits for stage in found.stages}
     whole = "sensitivity (full map)" if recipe.sensitivity.keep == "full" else "sensitivity (sums)"
     method = recipe.sensitivity.method

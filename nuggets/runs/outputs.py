@@ -17,10 +17,10 @@ def refuse_existing(out: Path) -> None:
         BadInput: if it exists and is not an empty folder, or cannot be made.
     """
     if out.is_symlink() or (out.exists() and (not out.is_dir() or any(out.iterdir()))):
-        raise BadInput(f"{out} exists; nothing is ever overwritten. Name a new folder.")
+        raise BadInput(f"{out} already exists, and nothing is ever overwritten. Give a new folder.")
     above = next(folder for folder in out.absolute().parents if folder.exists())
     if not above.is_dir():
-        raise BadInput(f"{out} cannot be made: {above} is a file. Name another folder.")
+        raise BadInput(f"{out} cannot be created: {above} is a file. Give another folder.")
 
 
 @contextmanager

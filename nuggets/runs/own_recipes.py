@@ -68,14 +68,14 @@ def save_recipe(recipe: TransferRecipe, name: str, replace: bool = False) -> Pat
     name = name.strip()
     if not _NAME.fullmatch(name):
         raise BadInput(
-            f"A recipe cannot be called {_shown(name)}: give it a name of 1 to 40 letters, "
-            "digits, hyphens or underscores that begins with a letter or a digit."
+            f"{_shown(name)} is not a valid recipe name: use 1 to 40 letters, digits, hyphens or "
+            "underscores, beginning with a letter or a digit."
         )
     if name in shipped_recipes():
         raise BadInput(f"{name} is a recipe that comes with Nuggets; choose another name.")
     path = nuggets_home() / "recipes" / f"{name}.yaml"
     if path.exists() and not replace:
-        raise BadInput(f"There is a recipe {name} already; replace it, or choose another name.")
+        raise BadInput(f"A recipe named {name} already exists; replace it or choose another name.")
     make_folder(path.parent)
     atomic_write(path, dump_job(anchored(recipe.model_copy(update={"name": name}))))
     return path
@@ -103,7 +103,7 @@ def compare_recipes(found: Mapping[str, TransferRecipe]) -> dict[str, list[str]]
     from nuggets.runs.commands import fields_of
 
     if len(found) < 2:
-        raise BadInput(f"Comparing needs at least two recipes; {len(found)} was given.")
+        raise BadInput(f"Comparing needs at least two recipes, but got {len(found)}.")
     trees = [fields_of(recipe) for recipe in found.values()]
     names = dict.fromkeys(name for tree in trees for name in tree)
     values = {name: [tree.get(name) for tree in trees] for name in names}

@@ -97,13 +97,14 @@ def plan_from_cache(recipe: TransferRecipe) -> ExtractionPlan:
     map = find_map_of(recipe)
     if map is None:
         raise BadInput(
-            f"The sensitivity of {recipe.teacher} was not measured for these samples yet. "
-            "Measure it first; then the plan is instant."
+            f"The sensitivity of {recipe.teacher} to these samples has not been measured yet. "
+            "Measure it first; after that the plan is instant."
         )
     cka = find_alignment_of(recipe)
     layers = recipe.extraction.layers
     if cka is None and layers.needs_cka:
         raise BadInput(
-            f"The layer map `{layers.kind}` needs the pair's alignment; measure it first."
+            f"The layer map `{layers.kind}` needs the alignment of the two models; "
+            "measure it first."
         )
     return plan_from(recipe, map, cka)

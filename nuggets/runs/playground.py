@@ -41,8 +41,8 @@ IDLE_S = 300.0
 LAUNCH_TIMEOUT_S = 60.0
 _POLL_S = 0.02
 _GONE = (
-    "The playground's worker is gone before it answered: killed, or out of memory. Ask again; it "
-    "starts anew."
+    "The playground's worker stopped before it answered; it was killed or ran out of memory. Ask "
+    "again to restart it."
 )
 
 
@@ -157,7 +157,7 @@ def question(**fields: Any) -> Question:
     except ValidationError as problem:
         first = problem.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise BadInput(f"The question does not fit: {where}: {first['msg']}.") from None
+        raise BadInput(f"The question is not valid: {where}: {first['msg']}.") from None
 
 
 def folder() -> Path:
@@ -293,7 +293,7 @@ def launching() -> Iterator[None]:
     deadline = time.monotonic() + LAUNCH_TIMEOUT_S
     while not lock.acquire():
         if time.monotonic() > deadline:
-            raise NuggetsError(f"{lock.path} is held by another process; look what hangs.")
+            raise NuggetsError(f"{lock.path} is held by another process; check what is hanging.")
         time.sleep(_POLL_S)
     try:
         yield
@@ -333,7 +333,7 @@ def _read_reply(reply_id: str) -> Reply:
             raise OSError
         return Reply.model_validate_json(path.read_text())
     except (OSError, ValidationError):
-        raise BadInput("That answer is not kept any more; ask again.") from None
+        raise BadInput("That answer is no longer stored; ask again.") from None
 
 
 def _start_worker(waiting: Path) -> None:
@@ -349,5 +349,5 @@ def _start_worker(waiting: Path) -> None:
             return
         if ended or time.monotonic() > deadline:
             last = log.read_text(errors="replace").strip().splitlines()[-1:] or ["nothing"]
-            raise NuggetsError(f"The playground's worker did not start. It said: {last[0]}")
+            raise NuggetsError(f"The playground's worker did not start. Its last output: {last[0]}")
         time.sleep(_POLL_S)

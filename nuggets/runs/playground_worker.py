@@ -117,7 +117,7 @@ class _Listener:
 
     def __call__(self, token: Token) -> None:
         if _stop().exists():
-            raise Cancelled("The playground was asked to free its memory.")
+            raise Cancelled("The playground was asked to unload its models.")
         self._tokens.append(token)
         if time.monotonic() < self._next:
             return

@@ -87,8 +87,8 @@ def rendered_apart(model: str, data: DataConfig) -> list[Rendered]:
         found = json.loads(child.stdout.splitlines()[-1])
     except (subprocess.TimeoutExpired, IndexError, ValueError):
         raise BadInput(
-            f"The tokenizer of {model} gave no answer within {CHILD_TIMEOUT_S:.0f} s. "
-            f"`nuggets prompt {model}` says more."
+            f"The tokenizer of {model} did not load within {CHILD_TIMEOUT_S:.0f} s. `nuggets "
+            f"prompt {model}` shows details."
         ) from None
     if isinstance(found, str):
         raise BadInput(found)

@@ -82,7 +82,7 @@ def compare(runs: Sequence[Run]) -> dict[str, Any]:
         BadInput: for fewer than two runs.
     """
     if len(runs) < 2:
-        raise BadInput(f"Comparing needs at least two runs; {len(runs)} was given.")
+        raise BadInput(f"Comparing needs at least two runs, but got {len(runs)}.")
     fields = [_flat(load_job(run.recipe_text()).model_dump(mode="json")) for run in runs]
     names = list(dict.fromkeys(name for each in fields for name in each))
     differing = {

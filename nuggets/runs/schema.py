@@ -116,6 +116,6 @@ def parse_record(text: str, source: str) -> RunRecord:
             f"{source} cannot be read: {reason}. Restore it from a copy, or delete the run."
         ) from error
     raise Unsupported(
-        f"{source} has schema version {version!r} and this Nuggets reads version "
+        f"{source} has schema version {version!r}, but this Nuggets reads version "
         f"{SCHEMA_VERSION}. Open the run with the version of Nuggets that wrote it."
     )

@@ -89,7 +89,7 @@ class Speakers:
         device = resolve_device_name(wanted)
         if device != "cpu" and (holder := device_holder(device)):
             raise BadInput(
-                f"Run {holder} computes on {device}. Wait for it, or ask on the device cpu."
+                f"Run {holder} is using {device}. Wait for it, or choose the device cpu."
             )
         if device != self._device:
             self._bases.clear()
@@ -161,4 +161,4 @@ def _unknown_words(tokenizer: Any, prompt: str) -> str:
     if tokenizer.unk_token_id is None:
         return ""
     unknown = tokenizer(prompt, add_special_tokens=False)["input_ids"].count(tokenizer.unk_token_id)
-    return f"{unknown} of the question's words are not in its vocabulary." if unknown else ""
+    return f"{unknown} words of the question are not in its vocabulary." if unknown else ""

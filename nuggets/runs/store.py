@@ -219,7 +219,7 @@ class RunStore:
         if len(exact or matches) == 1:
             return (exact or matches)[0]
         known = ", ".join(run.id for run in (matches or runs)[:10]) or "none"
-        found = f"{len(matches)} runs begin" if matches else "No run begins"
+        found = f"{len(matches)} run ids begin" if matches else "No run id begins"
         raise BadInput(f"{found} with {run_id!r} in {self.root}. Choose one of: {known}.")
 
     def list(self) -> list[Run]:

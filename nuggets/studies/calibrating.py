@@ -51,7 +51,7 @@ def calibrate_run(run: Run, arm: str = "plain", comparisons: int = COMPARISONS) 
     if not pool:
         raise BadInput(f"Run {run.id} has no finished seed of the arm {arm!r}.")
     if any("exact_match" not in cell.outcomes for cell in pool):
-        raise BadInput(f"Run {run.id} did not measure exact match, which calibration is about.")
+        raise BadInput(f"Run {run.id} did not measure exact match, which calibration needs.")
     return calibrate(
         [cell.outcomes["exact_match"] for cell in pool],
         task=job.data.task or job.name,
@@ -110,14 +110,14 @@ def _errors(designs: list[Design]) -> str:
         ("“helps”, full rules with one control", "helps"),
         ("“hurts”, full rules", "hurts"),
         ("“helps” when its control always fails", "helps_without_controls"),
-        ("interval that decides excludes 0", "student"),
-        ("percentile bootstrap excludes 0", "percentile"),
+        ("interval used for the verdict excludes 0", "student"),
+        ("percentile bootstrap interval excludes 0", "percentile"),
     )
     rows = [
         (title, *(_rate(getattr(design, field)) for design in designs)) for title, field in kinds
     ]
     rows.append(("comparisons (disjoint)", *(_counts(design.helps) for design in designs)))
-    return markdown_table(("said of identical arms", *_sizes(designs)), rows)
+    return markdown_table(("claim about identical arms", *_sizes(designs)), rows)
 
 
 def _power(designs: list[Design]) -> str:
@@ -146,32 +146,32 @@ _TEXT = """# Calibration of the verdict
 
 How often is the verdict wrong on real training runs? One arm ({arm}) was trained with {pool} seeds
 on `{task}` ({items} test items; exact match {mean:.3f}, its standard deviation over seeds
-{seed_sd:.3f}). Groups of these seeds without overlap play baseline, treatment and control, so
-whatever the verdict then claims is false. The rate of a false “helps” is {passed} the promised 5 %.
+{seed_sd:.3f}). Disjoint groups of these seeds take the parts of baseline, treatment and control, so
+every claim of the verdict is false. The rate of a false “helps” is {passed} the promised 5 %.
 
 ## Identical arms (A/A)
 
 {errors}
 
-“When its control always fails” sets all answers of the control to wrong, so that only the baseline
-can stop a false claim: the worst case. The two rows after it look at treatment against baseline
-alone, on either side. The interval that decides is Student's on the crossed variance; the
-percentile interval of the hierarchical bootstrap (seeds, then items) is shown in reports and
-decides nothing, for the reason that this table gives.
+“When its control always fails” is the worst case: every answer of the control is set to wrong, so
+that only the baseline can prevent a false claim. The two rows after it compare the treatment with
+the baseline alone, in both directions. The verdict rests on Student's interval with the crossed
+variance. Reports also show the percentile interval of the hierarchical bootstrap (seeds, then
+items), but no decision rests on it, because it excludes 0 too often.
 
 ## A planted effect
 
-A share of the treatment's wrong answers becomes right, so that its exact match rises by the
-difference in the first column; the table gives how often the verdict is then “helps”.
+A share of the treatment's wrong answers is set to right, so that its exact match rises by the
+difference in the first column. The table shows how often the verdict is then “helps”.
 
 {power}
 
 ## How
 
-Comparisons of one round share no seed; rounds partition the pool anew. Rates are over all rounds
-and unbiased. Their 95 % intervals are Clopper–Pearson's with the number of disjoint comparisons
-only, since rounds share the pool (the variance of a U-statistic is at most that of its disjoint
-comparisons).
+The comparisons of one round share no seed, and each round partitions the pool anew. Rates are
+unbiased means over all rounds. Their 95 % intervals are Clopper–Pearson's and use only the number
+of disjoint comparisons, since rounds share the pool (the variance of a U-statistic is at most that
+of its disjoint comparisons).
 
 - Command: `{command}`
 - Run: {run}

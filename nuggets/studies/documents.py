@@ -119,7 +119,7 @@ def _results(report: StudyReport) -> str:
         *(["the paper's score"] if report.study.paper.values else []),
         "minus plain LoRA, 95 %",
         "p (Holm)",
-        "could have seen",
+        "detectable difference",
         "seeds × items",
     )
     return _by_run(report, headers, rows)
@@ -157,8 +157,8 @@ def _paper_note(report: StudyReport) -> str:
     if not paper.values:
         return ""
     return (
-        f"The paper's scores: {paper.source} They are of other models and benchmarks, out of 100; "
-        "what can be compared is which arm is ahead."
+        f"The paper's scores: {paper.source} They are out of 100 and from other models and "
+        "benchmarks; only the ranking of the arms can be compared."
     )
 
 
@@ -170,7 +170,7 @@ def _differences(report: StudyReport) -> list[str]:
     named = list(zip(names, report.across, strict=True)) if report.across else []
     runs = len(report.panels)
     return [
-        *_rivals(report, "The judged arm against its controls", controls),
+        *_rivals(report, "The treatment against its controls", controls),
         *_rivals(report, "The paper's choice against the others", others),
         *_rivals(report, f"The answer to the question: Holm over all {runs} runs", named),
     ]
@@ -189,7 +189,7 @@ def _rivals(report: StudyReport, title: str, found: Sequence[tuple[str, Differen
         )
         for name, d in found
     ]
-    headers = ("paired", "difference, 95 %", "p (Holm)", "could have seen")
+    headers = ("paired", "difference, 95 %", "p (Holm)", "detectable difference")
     return [f"## {title}", _by_run(report, headers, rows)]
 
 
@@ -215,7 +215,7 @@ def _budget(report: StudyReport) -> str:
         for panel in report.panels
         for arm in panel.report.arms.values()
     ]
-    headers = ("arm", "samples", "steps", "lr", "trained weights", "FLOP", "seconds")
+    headers = ("arm", "samples", "steps", "lr", "trainable parameters", "FLOP", "seconds")
     return _by_run(report, headers, rows)
 
 
@@ -226,13 +226,13 @@ def _how(report: StudyReport) -> list[str]:
     lines = [
         f"- Command: `{report.command}`",
         f"- Pair: {', '.join(pairs)}",
-        f"- Runs: {', '.join(p.run for p in report.panels)} ({report.seconds:.0f} s by the clock, "
-        "with whatever else the machine did)",
+        f"- Runs: {', '.join(p.run for p in report.panels)} ({report.seconds:.0f} s of "
+        "wall-clock time, including other load on the machine)",
         f"- Date: {report.date}. Versions: {versions}.",
         "- Intervals are paired by seed and item; tables show Student's on the crossed variance, "
         "and each run's report has the hierarchical bootstrap beside it.",
     ]
     if planned is not None:
-        lines.insert(2, f"- Before the run: {planned.sentence} (80 % power, Holm over "
+        lines.insert(2, f"- Before the run: {planned.sentence} (Holm over "
                         f"{planned.n_comparisons} comparisons)")  # fmt: skip
     return lines

@@ -1,4 +1,4 @@
-"""What an experiment found, in sentences from fixed rules. Nobody's hand chooses what is said.
+"""What an experiment found, in sentences that follow from fixed rules.
 
 Rules, in this order:
 
@@ -24,7 +24,7 @@ VERDICTS = {
     "helps": "helps",
     "same_as_controls": "same as its controls",
     "hurts": "hurts",
-    "no_difference": "no difference seen",
+    "no_difference": "no detectable difference",
     "not_proven": "not proven",
 }
 Found = tuple[str, BenchmarkReport, Sequence[Difference]]
@@ -74,12 +74,13 @@ def compare_sentence(alternatives: Sequence[Difference]) -> str:
     if unclear:
         known = [d.minimum_detectable for d in unclear]
         could = (
-            f"; differences from {max(v for v in known if v is not None):.2f} would have been found"
+            f"; a difference of {max(v for v in known if v is not None):.2f} would be detected 80 "
+            "% of the time"
             if None not in known
-            else "; the data are too few to show any"
+            else "; with these data no difference can be detected"
         )
         names = _listed([f"{_plain(d.versus)} ({_gap(d)})" for d in unclear])
-        parts.append(f"not told apart from {names}{could}")
+        parts.append(f"statistically indistinguishable from {names}{could}")
     return f"{focus} is " + ", and ".join(parts) + "."
 
 
@@ -90,7 +91,7 @@ def _answer(runs: Sequence[str], across: Sequence[Difference]) -> list[str]:
     by_kind = {
         f"better than {_plain(across[0].versus)} in": [d.better for d in across],
         "worse in": [d.worse for d in across],
-        "not told apart in": [not d.better and not d.worse for d in across],
+        "statistically indistinguishable in": [not d.better and not d.worse for d in across],
     }
     parts = []
     for said, chosen in by_kind.items():
@@ -114,10 +115,10 @@ def _claim(study: Study, panels: Sequence[Found]) -> str:
     where = "here" if total == 1 else f"in {n} of {total} runs"
     heading = f"The paper: {study.paper.claim}"
     if n == total:
-        return f"{heading} This is seen {where}."
+        return f"{heading} This is reproduced {where}."
     if n == 0:
-        return f"{heading} This is not seen here."
-    return f"{heading} This is seen {where} only."
+        return f"{heading} This is not reproduced here."
+    return f"{heading} This is reproduced only {where}."
 
 
 def _agrees(verdict: Verdict, alternatives: Sequence[Difference]) -> bool:
@@ -130,7 +131,7 @@ def _gap(difference: Difference) -> str:
     holm = (
         ""
         if i.low <= 0 <= i.high or difference.p_holm <= 1 - i.level
-        else (f", p {difference.p_holm:.2g} by Holm")
+        else (f", p {difference.p_holm:.2g} after Holm's correction")
     )
     return f"{i.mean:+z.2f} [{i.low:+z.2f}, {i.high:+z.2f}]{holm}".replace("-", "−")
 

@@ -11,10 +11,12 @@ from nuggets.studies.shipped import studies
 
 INDEX = "README.md"
 BEFORE = "preregistration.md"
+SUMMARY = "summary.md"
 TITLE = "# The paper's experiments, with the controls and intervals that the paper lacks"
 ABOUT = (
-    "Every report names its command, versions and budget, sets each difference beside its interval "
-    "and the smallest one that could have been seen, and the paper's own scores beside ours."
+    "Every report gives its command, versions and budget, each difference with its interval and "
+    "the difference that would be detected 80 % of the time, and the paper's own scores beside "
+    "ours."
 )
 MARK = "<!-- written by `nuggets paper`; changes are lost -->"
 
@@ -29,6 +31,8 @@ def save_index(out: Path) -> list[Path]:
     if path.is_file() and not path.read_text().startswith(MARK):
         return []
     text = index_markdown(_reports(out))
+    if (out / SUMMARY).is_file():
+        text += f"\nThe results and their known weaknesses on one page: [{SUMMARY}]({SUMMARY}).\n"
     if (out / BEFORE).is_file():
         text += f"\nWhat was fixed before the runs beyond the paper: [{BEFORE}]({BEFORE}).\n"
     atomic_write(path, text)

@@ -83,4 +83,6 @@ def _read(name: str) -> str:
     try:
         return (ROOT / name).read_text()
     except OSError:
-        raise BadInput(f"{name} is not there: these results come with a source checkout.") from None
+        raise BadInput(
+            f"{name} is missing: these results come only with a source checkout."
+        ) from None

@@ -34,7 +34,7 @@ def run_study(
     Args:
         name: one of `studies()`.
         overrides: `path.to.field=value` for all its runs.
-        on_event: told every event of the run in progress.
+        on_event: called with every event of the run in progress.
         on_run: told the name of the next run, and how many of how many are done.
 
     Raises:
@@ -61,8 +61,8 @@ def start_study(name: str, overrides: Iterable[str] = ()) -> list[Run]:
     missing = [each for each in study.models if not model_path(study, each).is_dir()]
     if missing:
         raise BadInput(
-            f"The experiment {name} first makes the models {', '.join(missing)}, which takes "
-            f"minutes. Run it on the command line: nuggets paper {name}"
+            f"The experiment {name} first has to train the models {', '.join(missing)}, which "
+            f"takes minutes. Run it on the command line: nuggets paper {name}"
         )
     recipes = study_recipes(study, changes, study_models(study))
     started = []
@@ -85,7 +85,7 @@ def calibration_run(n_pool: int = POOL, on_event: OnEvent = lambda event: None) 
 
 
 def _to_the_end(on_event: OnEvent) -> Callable[[TransferRecipe, Run | None], Run]:
-    """Runs a recipe from the start, or goes on with an unfinished run of it."""
+    """Runs a recipe from the start, or continues an unfinished run of it."""
 
     def execute(recipe: TransferRecipe, unfinished: Run | None) -> Run:
         if unfinished is None:

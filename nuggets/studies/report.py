@@ -81,7 +81,7 @@ def build_study_report(study: Study, runs: Mapping[str, Run], command: str) -> S
     """
     if not runs:
         raise BadInput(
-            f"No run of the experiment {study.name} is finished. Make them with: nuggets paper "
+            f"No run of the experiment {study.name} has finished. Start them with: nuggets paper "
             f"{study.name}"
         )
     panels = [_panel(study, name, run) for name, run in runs.items()]
@@ -163,7 +163,7 @@ def _kept(cell: CellOutcome) -> CellOutcome:
     """The same cell judged by its old skills, all items in one row."""
     skills = sorted(cell.old_skills)
     if not skills:
-        raise BadInput(f"Arm {cell.arm!r}, seed {cell.seed} measured no old skills.")
+        raise BadInput(f"Arm {cell.arm!r}, seed {cell.seed} did not measure retention.")
     items = [f"{skill}-{i}" for skill in skills for i in range(len(cell.old_skills[skill]))]
     values = list(chain.from_iterable(cell.old_skills[skill] for skill in skills))
     return cell.model_copy(update={"items": items, "outcomes": {KEPT: values}, "curve": []})

@@ -41,7 +41,7 @@ class Aligned(ArmBase):
 
 
 class Memories(Aligned):
-    """LoRA that starts as the teacher's most sensitive FFN neurons in place of unused ones."""
+    """LoRA that starts with the teacher's most sensitive FFN neurons in place of unused ones."""
 
     title: ClassVar[str] = "Aligned memories"
     keeps_function: ClassVar[bool] = False

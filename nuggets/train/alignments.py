@@ -62,7 +62,12 @@ def with_memories(lab: Lab, seed: int, arm: Memories) -> Trainee:
         width = lab.student.get_submodule(lab.student_spec.module("down", student)).weight
         use = np.abs(uses[student]).mean(0) * width.detach().norm(dim=0).cpu().numpy()
         factors |= _replacement(lab, student, teacher, maps, use)
-    return _started(lab, seed, factors, "Step 0 is not the student: it holds the memories.")
+    return _started(
+        lab,
+        seed,
+        factors,
+        "Step 0 differs from the student because it already contains the memories.",
+    )
 
 
 def with_regression(lab: Lab, seed: int, arm: Regressed) -> Trainee:
@@ -84,7 +89,12 @@ def with_regression(lab: Lab, seed: int, arm: Regressed) -> Trainee:
         if module in lab.ranks():
             rank = lab.ranks()[module]
             factors[module] = reduced_rank(reads[student], missing, rank)
-    return _started(lab, seed, factors, "Step 0 is not the student: it imitates the teacher.")
+    return _started(
+        lab,
+        seed,
+        factors,
+        "Step 0 differs from the student because it already imitates the teacher.",
+    )
 
 
 def with_states(lab: Lab, seed: int, arm: States) -> Trainee:
@@ -113,7 +123,7 @@ def with_states(lab: Lab, seed: int, arm: States) -> Trainee:
         plain.encoded,
         loss=loss,
         n_samples=plain.n_samples + arm.n_general,
-        note="The teacher's states on general samples were used too, never on held-out items.",
+        note="Also uses the teacher's states on general samples, but never on held-out items.",
     )
 
 
@@ -162,7 +172,7 @@ def with_hints(lab: Lab, seed: int, arm: Hints) -> Trainee:
         n_samples=len(samples) + min(arm.n_general, arm.steps * arm.batch),
         seconds=log.seconds,
         flops=flops,
-        note="Learned the teacher's states on general samples first, never on held-out items.",
+        note="First learns the teacher's states on general samples, but never on held-out items.",
     )
 
 

@@ -44,7 +44,7 @@ class Vanilla(ArmBase):
 
 
 class Plain(ArmBase):
-    """LoRA with its usual initialisation (A random, B zero): nothing comes from the teacher."""
+    """LoRA with its usual initialisation (A random, B zero); nothing comes from the teacher."""
 
     role: ClassVar[ArmRole] = "baseline"
     title: ClassVar[str] = "Plain LoRA"
@@ -105,7 +105,7 @@ class Paper(ArmBase):
             if lab.task_map is None:
                 raise BadInput(
                     f"The arm {self.name} needs the teacher's sensitivity on {self.task}, which "
-                    "this lab cannot measure. Leave its task out."
+                    "this lab cannot measure. Remove its task."
                 )
             return lab.factors_of(lab.task_map(self.task), extraction)
         own = extraction != lab.extraction
@@ -113,7 +113,7 @@ class Paper(ArmBase):
 
 
 class Permuted(ArmBase):
-    """As the treatment, with rows and columns of every extracted matrix permuted."""
+    """Like the treatment, but with rows and columns of every extracted matrix permuted."""
 
     role: ClassVar[ArmRole] = "control"
     title: ClassVar[str] = "Permuted extraction"
@@ -129,7 +129,7 @@ class Permuted(ArmBase):
 
 
 class Shuffled(ArmBase):
-    """As the treatment, with all entries of every extracted matrix shuffled."""
+    """Like the treatment, but with all entries of every extracted matrix shuffled."""
 
     role: ClassVar[ArmRole] = "control"
     title: ClassVar[str] = "Shuffled extraction"
@@ -146,7 +146,7 @@ class Shuffled(ArmBase):
 
 
 class Gaussian(ArmBase):
-    """As the treatment, with Gaussian noise of the same norm in place of the teacher."""
+    """Like the treatment, but with Gaussian noise of the same norm instead of the teacher."""
 
     role: ClassVar[ArmRole] = "control"
     title: ClassVar[str] = "Gaussian noise"
@@ -162,7 +162,7 @@ class Gaussian(ArmBase):
 
 
 class RandomLayerChoice(ArmBase):
-    """As the treatment, from teacher layers drawn without looking."""
+    """Like the treatment, but from teacher layers chosen at random."""
 
     role: ClassVar[ArmRole] = "control"
     title: ClassVar[str] = "Random layers"
@@ -176,12 +176,14 @@ class RandomLayerChoice(ArmBase):
 
         wanted = lab.extraction.model_copy(update={"layers": RandomLayers(seed=seed)})
         same = lab.teacher_spec.n_layers == lab.student_spec.n_layers
-        note = "Both models have as many layers, so every layer is drawn." if same else ""
+        note = (
+            "Both models have the same number of layers, so every layer is chosen." if same else ""
+        )
         return build.injected(lab, seed, lab.factors(lab.plan(wanted)), note)
 
 
 class RandomWindow(ArmBase):
-    """As the treatment, from windows drawn without looking (or a random consistent choice)."""
+    """Like the treatment, but from windows (or a consistent choice) chosen at random."""
 
     role: ClassVar[ArmRole] = "control"
     title: ClassVar[str] = "Random window"
@@ -199,7 +201,7 @@ class RandomWindow(ArmBase):
 
 
 class WrongTask(ArmBase):
-    """As the treatment, located by the seed samples of another task."""
+    """Like the treatment, but located by the seed samples of a different task."""
 
     role: ClassVar[ArmRole] = "control"
     title: ClassVar[str] = "Wrong task"
@@ -214,8 +216,8 @@ class WrongTask(ArmBase):
 
         if lab.wrong_map is None:
             raise BadInput(
-                "The arm wrong_task needs a sensitivity map of another task, and there is none. "
-                "Use a built-in task, or leave the arm out."
+                "The arm wrong_task needs a sensitivity map of another task, but there is none. "
+                "Use a built-in task, or remove the arm."
             )
         return build.injected(lab, seed, lab.factors_of(lab.wrong_map))
 
@@ -227,7 +229,7 @@ class Distill(ArmBase):
     title: ClassVar[str] = "Distillation"
     stacks = "adapter"
     runs_teacher: ClassVar[bool] = True
-    uncounted = "the teacher's part in distillation"
+    uncounted = "the teacher's forward passes in distillation"
     kind: Literal["distill"] = "distill"
 
     def build(self, lab: Lab, seed: int) -> Trainee:
@@ -238,7 +240,7 @@ class Distill(ArmBase):
 
 
 class TeacherLabels(ArmBase):
-    """Plain LoRA on the same samples and on extra prompts that the teacher answers.
+    """Plain LoRA on the same samples and on extra prompts labelled by the teacher.
 
     Attributes:
         n: extra prompts; fewer where fewer exist.
@@ -249,7 +251,7 @@ class TeacherLabels(ArmBase):
     stacks = "adapter"
     runs_teacher: ClassVar[bool] = True
     needs_extra_prompts = True
-    uncounted = "the teacher's answers"
+    uncounted = "labelling samples with the teacher"
     kind: Literal["teacher_labels"] = "teacher_labels"
     n: int = Field(default=1500, ge=1)
 
@@ -276,7 +278,7 @@ class Full(ArmBase):
 
 
 class Graft(ArmBase):
-    """A new student cut out of the teacher by one consistent choice, healed, then plain LoRA.
+    """A new student pruned from the teacher and fine-tuned to recover, then plain LoRA.
 
     All origins keep the same teacher layers (those of the extraction plan), so that they differ
     in the choice of dimensions, heads and neurons alone.
@@ -294,7 +296,7 @@ class Graft(ArmBase):
     title: ClassVar[str] = "Graft and heal"
     stacks = "own_base"
     runs_teacher: ClassVar[bool] = True
-    uncounted = "healing the grafts"
+    uncounted = "fine-tuning the grafts to recover"
     kind: Literal["graft"] = "graft"
     origin: Literal["sensitivity", "first", "random", "permuted"] = "sensitivity"
     task: str | None = None

@@ -44,8 +44,8 @@ def distilled(lab: Lab, seed: int) -> Trainee:
     sizes = lab.teacher_spec.vocab_size, lab.student_spec.vocab_size
     if not same or sizes[0] != sizes[1]:
         raise BadInput(
-            "Distillation compares token distributions, but the two models have other words: "
-            f"{sizes[0]} in the teacher and {sizes[1]} in the student. Leave the arm distill out; "
+            f"Distillation compares token distributions, but the vocabularies differ: {sizes[0]} "
+            f"tokens in the teacher and {sizes[1]} in the student. Remove the arm distill; "
             "teacher_labels works with any two vocabularies."
         )
     plain = with_lora(lab, seed)
@@ -75,9 +75,9 @@ def with_teacher_labels(lab: Lab, seed: int, n: int) -> Trainee:
     labelled = [_answered(p, a.text) for p, a in zip(prompts, answers, strict=True) if a.finished]
     if not labelled:
         raise BadInput(
-            f"The teacher ended none of its {len(prompts)} answers in time, so the arm "
-            "teacher_labels would be plain LoRA. Leave it out, or choose a teacher that knows "
-            "the task."
+            f"The teacher finished none of its {len(prompts)} answers within the token limit, so "
+            "the arm teacher_labels would be plain LoRA. Remove the arm, or choose a teacher "
+            "that knows the task."
         )
     cut = len(prompts) - len(labelled)
     seconds = time.monotonic() - start
@@ -85,7 +85,7 @@ def with_teacher_labels(lab: Lab, seed: int, n: int) -> Trainee:
     flops = answering_flops(lab.teacher, written, lab.device, lab.once)
     note = f"The teacher answered {len(labelled)} extra prompts."
     if cut:
-        note += f" {cut} more answers did not end and were left out."
+        note += f" {cut} more answers were not finished and were left out."
     return Trainee(
         plain.model,
         plain.encoded + written,

@@ -201,7 +201,10 @@ def train_cell(
     if helpers and not (trainee.loss is None or isinstance(trainee.loss, DistillationLoss)):
         helpers = ()  # shares of a batch are weighted by the answer tokens that losses are means of
         if progress is not None:
-            progress.log("One process trains this arm: its loss is no mean over answer tokens.")
+            progress.log(
+                "This arm is trained by one process, because its loss is not a mean "
+                "over answer tokens."
+            )
     from nuggets.train.finetune import finetune  # Trainer imports what small models never need
 
     return finetune(

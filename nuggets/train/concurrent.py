@@ -339,7 +339,7 @@ def together_or_none(
     except Exception as problem:
         if not is_out_of_memory(problem):
             raise
-        reason = "side by side they found too little memory"
+        reason = "there is too little memory to train them together"
     if progress is not None:
         progress.log(f"Arms and seeds are trained one after another: {reason}.")
     return None

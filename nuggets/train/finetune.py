@@ -41,7 +41,7 @@ def finetune(
     bf16: bool = False,
     helpers: Sequence[str] = (),
 ) -> TrainLog:
-    """Trains a model in place: a PEFT model's adapter, or every weight that asks for gradients.
+    """Trains a model in place: a PEFT model's adapter, or every weight that requires gradients.
 
     Order of the samples and dropout follow from `seed`; global random generators are left as
     they were. With `storage`, checkpoints are committed into `folder`, and a later call continues

@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
 
 def grafted(lab: Lab, seed: int, arm: Graft) -> Trainee:
-    """Cuts a student of the student's dimensions, heals it on general data, adds a LoRA.
+    """Prunes the teacher to the student's dimensions, fine-tunes to recover, adds a LoRA.
 
-    Every seed cuts (where the cut is random), heals and trains anew: seeds are students.
+    Every seed cuts (where the cut is random), heals and trains separately: seeds are students.
     """
     model = cut(lab, seed, arm)
     healing, flops = heal(lab, model, seed, arm)
@@ -42,7 +42,8 @@ def grafted(lab: Lab, seed: int, arm: Graft) -> Trainee:
         n_samples=len(encoded),
         seconds=healing.seconds,
         flops=flops,
-        note=f"Cut from the teacher ({arm.origin}) and healed for {arm.heal_steps} steps.",
+        note=f"Pruned from the teacher ({arm.origin}), then fine-tuned for {arm.heal_steps} "
+        "steps to recover.",
     )
 
 

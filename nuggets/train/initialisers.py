@@ -29,8 +29,8 @@ class Initialiser(ArmBase):
         """Refuses embeddings, for which PEFT has no such initialisation."""
         if "embed" in roles:
             raise BadInput(
-                f"PEFT has no {self.title} for embeddings. Leave the role embed out of the "
-                f"extraction, or leave the arm {self.name} out."
+                f"PEFT has no {self.title} for embeddings. Remove the role embed from the "
+                f"extraction, or remove the arm {self.name}."
             )
 
 
@@ -91,7 +91,7 @@ class Eva(Initialiser):
 
 
 class Corda(Initialiser):
-    """LoRA from the weights seen through their inputs (CorDA, arXiv 2406.05223).
+    """LoRA from a decomposition of the weights weighted by their inputs (CorDA, arXiv 2406.05223).
 
     In the instruction-previewed mode: the directions that the training samples use most.
     """

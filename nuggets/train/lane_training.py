@@ -107,7 +107,7 @@ class LaneTrainer:
         norms = self.model.parameters.flat.norm(dim=1).tolist()
         for lane, norm in zip(self.lanes, norms, strict=True):
             if not math.isfinite(norm):
-                self._stop(lane, "weights stopped being finite", step)
+                self._stop(lane, "weights became NaN or infinite", step)
 
     def state(self) -> dict[str, Tensor]:
         """What a checkpoint holds besides logs: weights, moments and generators of all lanes."""
@@ -196,8 +196,9 @@ class LaneTrainer:
     def _stop(self, lane: Lane, what: str, step: int) -> None:
         """Ends a lane that cannot go on, or the whole training."""
         problem = NonFinite(
-            f"The {what} at step {step} of {lane.name} (learning rate {lane.lr:g}); training "
-            "stopped and the last checkpoint is finite. Lower the learning rate, or check the data."
+            f"The {what} at step {step} of {lane.name} (learning rate {lane.lr:g}). Training "
+            "stopped, and the last checkpoint is finite. Lower the learning rate or check the "
+            "data."
         )
         if not self.keep_going:
             raise problem

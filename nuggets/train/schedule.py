@@ -23,7 +23,7 @@ POINTS = 100
 def count_steps(config: TrainConfig, n_samples: int) -> int:
     """Optimiser steps of a configuration; epochs count their last, smaller batch."""
     if n_samples == 0 and (config.epochs or config.steps):
-        raise BadInput("There is no sample to train on; give at least one.")
+        raise BadInput("There are no samples to train on; give at least one.")
     if config.epochs is None:
         return config.steps
     return math.ceil(config.epochs * math.ceil(n_samples / config.batch_size))

@@ -184,9 +184,9 @@ class CheckedTrainer(Trainer):
         self.parts = 2
         if self.progress is not None:
             self.progress.log(
-                f"A batch of {len(ids)} did not fit into memory; from step "
-                f"{self.state.global_step + 1} on its halves are computed one after the other, "
-                "which gives the same gradient."
+                f"A batch of {len(ids)} did not fit into memory. From step "
+                f"{self.state.global_step + 1} on, batches are computed in two halves, which "
+                "gives the same gradient."
             )
         return None
 
@@ -228,15 +228,15 @@ class CheckedTrainer(Trainer):
         """Stops after an update that overflowed, before it is saved."""
         norm = float(get_total_norm([p.detach() for p in self.weights]))
         if not math.isfinite(norm):
-            raise self.stopped("weights stopped being finite", self.state.global_step)
+            raise self.stopped("weights became NaN or infinite", self.state.global_step)
 
     def stopped(self, what: str, step: int | None = None) -> NonFinite:
         """The error for a training that cannot go on."""
         step = self.state.global_step + 1 if step is None else step
         rate = f"{self.config.lr:g}"
         return NonFinite(
-            f"The {what} at step {step} (learning rate {rate}); training stopped and the last "
-            "checkpoint is finite. Lower the learning rate, or check the data."
+            f"The {what} at step {step} (learning rate {rate}). Training stopped, and the last "
+            "checkpoint is finite. Lower the learning rate or check the data."
         )
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:

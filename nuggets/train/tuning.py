@@ -1,4 +1,4 @@
-"""Each arm's learning rate, from the same small grid, on a seed and items of its own."""
+"""Each arm's learning rate, from the same small grid, on a separate seed and separate items."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ def _best(trials: Sequence[Trial], metric: Metric, name: str) -> float:
     ]
     if not ranked:
         raise NonFinite(
-            f"The arm {name} diverged at every learning rate tried: "
+            f"The arm {name} diverged at every learning rate: "
             f"{', '.join(f'{trial.lr:g}' for trial in trials)}. Add smaller ones to the grid."
         )
     return max(ranked)[-1]

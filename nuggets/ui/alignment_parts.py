@@ -11,11 +11,17 @@ from nuggets.recipe import AlignJob, SensitivityJob
 from nuggets.ui import charts_alignment, layer_map_part, measure, safe, share, shell
 
 MEASURES = {
-    "cka": ("CKA of activations", "1 where both layers order the same tokens alike"),
-    "subspace": ("weight subspace", "overlap of what the weights read out of the same tokens"),
-    "profile": ("sensitivity profile", "correlation of the layers' sensitivity over modules"),
-    "r2": ("R² of a linear map", "how much of the student layer a linear map explains"),
-    "stitching": ("stitching accuracy", "student up to its layer → linear map → teacher's rest"),
+    "cka": ("CKA of activations", "1 where the activations of both layers have the same geometry"),
+    "subspace": ("weight subspace", "overlap of what the weights read from the same tokens"),
+    "profile": ("sensitivity profile", "correlation of the layers' sensitivities across modules"),
+    "r2": (
+        "R² of a linear map",
+        "how much of the student layer a linear map from the teacher layer explains",
+    ),
+    "stitching": (
+        "stitching accuracy",
+        "student up to its layer → linear map → rest of the teacher",
+    ),
 }
 ALL = "all skills"
 
@@ -41,7 +47,8 @@ def similarity(
         skill = _skill(report, chosen, choice.task)
         layer_map_part.field(shape[1])
         overlay = st.toggle("Selectors' maps", value=True, key="maps", bind="query-params",
-                            help="The teacher layer that each student layer gets.")  # fmt: skip
+                            help="Which teacher layer each selector pairs with each student "
+                                 "layer.")  # fmt: skip
     title, meaning = MEASURES[chosen]
     name = f"{chosen}.{skill}" if skill else chosen
     matrix = report.matrices[name]
@@ -74,7 +81,7 @@ def similarity(
 
 
 def _skill(report: api.AlignmentReport, chosen: str, task: str) -> str | None:
-    """The skill whose samples are looked at; None for all together."""
+    """The skill whose samples are shown; None for all together."""
     skills = [skill for skill in report.skills if f"{chosen}.{skill}" in report.matrices]
     together = [ALL] if chosen in report.matrices else []
     if not skills:
@@ -126,7 +133,7 @@ def explained(report: api.AlignmentReport, choice: shell.Choice, job: AlignJob) 
         charts_alignment.explained_figure(frame, share.look()),
         frame,
         key="explained",
-        caption=f"Explained by the best teacher layer, on held-out tokens · {origin(choice)}",
+        caption=f"R² from the best teacher layer, on held-out tokens · {origin(choice)}",
         command=api.as_command(job),
         python=api.as_python(job, "print(report.matrices['r2'].max(axis=0))"),
         alt="Bars: R² of the best linear map from a teacher layer, per student layer",

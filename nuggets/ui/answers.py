@@ -40,7 +40,7 @@ def _panel(reply_id: str, key: str, was_open: bool) -> None:
     if found.status == "failed":
         safe.problem(found.problem, f"{key}-failed", "No answer")
     elif not found.ended:
-        text = "The models are loading; the first question takes seconds."
+        text = "The models are loading. The first question takes a few seconds."
         st.caption("Answering…" if found.answers else text)
     across = min(COLUMNS, max(2, len(found.question.speakers)))
     for start in range(0, len(found.answers), across):
@@ -65,7 +65,7 @@ def _answer(found: api.playground.Reply, answer: api.playground.Answer, key: str
 
 
 def _tokens(found: api.playground.Reply, answer: api.playground.Answer, key: str) -> None:
-    ended = "" if answer.finished or not answer.text else ", cut at the limit"
+    ended = "" if answer.finished or not answer.text else ", stopped at the token limit"
     frame = charts_answers.tokens_frame(answer)
     share.figure(
         charts_answers.tokens_figure(answer, share.look()),
@@ -74,10 +74,10 @@ def _tokens(found: api.playground.Reply, answer: api.playground.Answer, key: str
         caption=f"{len(answer.tokens)} tokens, {duration(answer.seconds)}{ended}",
         command=api.as_command(found.question),
         python=api.as_python(found.question),
-        alt="Probability of every token; the alternatives are in the table below",
+        alt="Probability of each token; the table below shows the alternatives",
     )
-    with st.expander("What the model read", key=f"{key}-read"):
+    with st.expander("Exact prompt", key=f"{key}-read"):
         st.code(answer.read, language=None, wrap_lines=True)
-    with st.expander("What else it might have said", key=f"{key}-others"):
+    with st.expander("Top alternative tokens", key=f"{key}-others"):
         bar = st.column_config.ProgressColumn(min_value=0, max_value=1, format="percent")
         st.dataframe(frame, hide_index=True, column_config={"probability": bar}, height=220)

@@ -46,7 +46,7 @@ def budget_shown(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.assign(**some).rename(
         columns={
             "learning_rate": "learning rate",
-            "trainable_parameters": "trained weights",
+            "trainable_parameters": "trainable parameters",
             "flops": "operations per seed",
             "seconds_per_seed": "time per seed",
         }
@@ -73,7 +73,7 @@ def paired_shown(frame: pd.DataFrame) -> pd.DataFrame:
 
 def judged_shown(frame: pd.DataFrame) -> pd.DataFrame:
     """Holm's p and the smallest difference to be seen; a dash where there is none."""
-    titles = {"p_holm": "p (Holm)", "smallest_detectable": "could have seen"}
+    titles = {"p_holm": "p (Holm)", "smallest_detectable": "detectable difference"}
     return pd.DataFrame(
         {
             title: ["–" if pd.isna(value) else f"{value:.2g}" for value in frame[name]]

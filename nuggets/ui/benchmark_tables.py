@@ -17,12 +17,12 @@ def section(run: api.Run | None, choice: shell.Choice) -> None:
     """Benchmarks of a transfer's arms and of models by themselves, and the form to measure more."""
     own = api.benchmark_tables(run) if run is not None else []
     others = _evaluations()
-    st.subheader("On public benchmarks", anchor=False)
+    st.subheader("Public benchmarks", anchor=False)
     evaluate_part.progress()
     nothing = not own and not others
     with st.expander("Measure models or arms on benchmarks", expanded=nothing, key="evaluate"):
         if nothing:
-            st.text("Nothing was measured on GSM8K, MMLU or others yet.")
+            st.text("No results on GSM8K, MMLU or other public benchmarks yet.")
         evaluate_part.form(run, choice)
     if run is not None:
         _tables(run, own)
@@ -50,7 +50,7 @@ def frame_of(table: api.BenchmarkTable) -> pd.DataFrame:
                     "difference low": other.interval.low if other else None,
                     "difference high": other.interval.high if other else None,
                     "seeds": len(row.seeds),
-                    "cut prompts": row.truncated_prompts,
+                    "truncated prompts": row.truncated_prompts,
                     "unfinished": row.unfinished_answers,
                     "seconds": row.seconds,
                 }
@@ -83,7 +83,7 @@ def shown_of(frame: pd.DataFrame) -> pd.DataFrame:
     if "difference" in frame:
         columns = ("difference", "difference low", "difference high")
         shown["difference, 95 %"] = with_intervals(frame, *columns, signed=True)
-    rest = frame[["seeds", "cut prompts", "unfinished"]]
+    rest = frame[["seeds", "truncated prompts", "unfinished"]]
     return shown.join(rest).assign(time=frame["seconds"].map(amounts.duration))
 
 

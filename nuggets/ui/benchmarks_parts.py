@@ -47,7 +47,7 @@ def report_of(run: api.Run) -> api.BenchmarkReport | None:
         return api.report(run)
     except ValueError:
         raise Damaged(
-            f"The report of run {run.id} cannot be read; it is incomplete or was altered. Run the "
+            f"The report of run {run.id} cannot be read: it is incomplete or was changed. Run the "
             "recipe again."
         ) from None
 
@@ -64,8 +64,8 @@ def arms(report: api.BenchmarkReport, origin: Origin) -> None:
         share.figure(
             charts_benchmarks.arms_figure(report, look),
             charts_benchmarks.arms_frame(report),
-            **origin.of("arms", f"Means with {size}; a dot is a seed",
-                        "Bars per arm with interval and a dot per seed",
+            **origin.of("arms", f"Means with {size}; each dot is one seed",
+                        "One bar with interval for each arm, and a dot for each seed",
                         EACH_ARM.format("arm.value, arm.interval, arm.per_seed")),
         )  # fmt: skip
     with right:
@@ -81,13 +81,14 @@ def _differences(report: api.BenchmarkReport, origin: Origin, look: colours.Look
         st.subheader("Paired differences", anchor=False, width="stretch")
         if own and every and st.toggle(f"All {len(report.differences)}", key="all_pairs",
                                        bind="query-params",
-                                       help="Also the other arms against plain LoRA."):  # fmt: skip
+                                       help="Also the other arms against plain."):  # fmt: skip
             shown = own + every
     share.figure(
         charts_benchmarks.forest_figure(shown, look),
         charts_benchmarks.differences_frame(shown),
-        **origin.of("differences", "Paired by seed and item, 95 % intervals, p adjusted by Holm",
-                    "Paired differences of arms with intervals, beside a line at no difference",
+        **origin.of("differences", "Paired by seed and item, 95 % intervals, p-values after "
+                                   "Holm's correction",
+                    "Paired differences between arms with intervals, and a line at no difference",
                     "for d in report.differences:\n"
                     "    print(d.arm, d.versus, d.interval, d.p_holm, d.minimum_detectable)"),
     )  # fmt: skip
@@ -101,7 +102,7 @@ def curves(report: api.BenchmarkReport, origin: Origin) -> None:
     default = decisive(report) if len(report.arms) > FEW else []
     shown = st.pills("Arms", list(report.arms), selection_mode="multi", default=default,
                      key="curve_arms", format_func=lambda arm: safe.label(str(arm), 30),
-                     bind="query-params", help="None chosen: all arms.")  # fmt: skip
+                     bind="query-params", help="All arms if none is chosen.")  # fmt: skip
     share.figure(
         charts_benchmarks.curves_figure(
             report,
@@ -110,7 +111,7 @@ def curves(report: api.BenchmarkReport, origin: Origin) -> None:
         ),
         charts_benchmarks.curves_frame(report),
         **origin.of("curves", "Mean over seeds, 95 % bands",
-                    "Learning curves per arm with bands", EACH_ARM.format("arm.curve")),
+                    "Learning curve of each arm with its band", EACH_ARM.format("arm.curve")),
     )  # fmt: skip
 
 
@@ -137,11 +138,11 @@ def answers(report: api.BenchmarkReport, run: api.Run, origin: Origin) -> None:
         pair = [_arm("Arm", "arm", names, base), _arm("against", "against", names, judged)]
         common = [s for s in report.arms[pair[0]].seeds if s in report.arms[pair[1]].seeds]
         seed = st.selectbox("Seed", common, key="seed", bind="query-params", width=110)
-        only = st.toggle("Only flips", key="flips", bind="query-params")
+        only = st.toggle("Changed answers only", key="flips", bind="query-params")
     cells = {(cell.arm, cell.seed): cell for cell in api.cells(run)}
     found = [cells.get((arm, seed)) for arm in pair]
     if found[0] is None or found[1] is None:
-        st.text("These two arms have no seed in common.")
+        st.text("These two arms share no seed.")
         return
     frame = arm_tables.items_frame(
         (pair[0], pair[1]),
@@ -170,16 +171,19 @@ def _arm(label: str, key: str, names: list[str], default: str) -> str:
 
 def retention(report: api.BenchmarkReport, origin: Origin) -> None:
     """What was kept of the old skills."""
-    st.subheader("Old skills kept", anchor=False)
+    st.subheader("Retention", anchor=False)
     frame = charts_benchmarks.retention_frame(report)
     if frame.empty:
-        st.text("This run measured no old skills; name them in data.old_skills.")
+        st.text(
+            "This run did not measure retention. List the skills to measure in data.old_skills."
+        )
         return
     share.figure(
         charts_benchmarks.retention_figure(report, share.look()),
         frame,
-        **origin.of("retention", "Exact match after training, 95 % intervals",
-                    "Old skills per arm with intervals", EACH_ARM.format("arm.old_skills")),
+        **origin.of("retention", "Exact match on old skills after training, 95 % intervals",
+                    "Exact match of each arm on old skills, with intervals",
+                    EACH_ARM.format("arm.old_skills")),
     )  # fmt: skip
 
 
@@ -191,7 +195,7 @@ def budget(report: api.BenchmarkReport, origin: Origin) -> None:
     share.table(
         frame,
         "budget",
-        f"The same for all arms, or said here; means over seeds · run {origin.id}",
+        f"Equal for all arms unless shown otherwise; means over seeds · run {origin.id}",
         **origin.code(code),
         shown=arm_tables.budget_shown(frame),
         height="content",

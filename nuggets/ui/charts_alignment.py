@@ -114,7 +114,7 @@ def _add_targets(fig: go.Figure, matrix: ndarray, name: str, maps: Maps) -> None
     cells = [(s, t) for t in range(matrix.shape[0]) for s in range(matrix.shape[1])]
     hover = [
         f"teacher L{t}, student L{s}<br>{name} {matrix[t, s]:.3f}"
-        + (f"<br>on the map {' and '.join(here[s, t])}" if (s, t) in here else "")
+        + (f"<br>chosen by {' and '.join(here[s, t])}" if (s, t) in here else "")
         for s, t in cells
     ]
     unseen = {"marker": {"opacity": 0}}
@@ -199,7 +199,7 @@ def agreement_figure(frame: pd.DataFrame, look: Look = LIGHT) -> go.Figure:
     for column, title, colour in (
         (
             "agreement",
-            "dimensions shared by neighbours",
+            "dimensions shared by adjacent matrices",
             look.blue,
         ),
         ("kept", "sensitivity kept", colours.ORANGE),

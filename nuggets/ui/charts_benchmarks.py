@@ -187,14 +187,14 @@ def differences_frame(differences: Sequence[Difference]) -> pd.DataFrame:
 def forest_figure(differences: Sequence[Difference], look: Look = LIGHT) -> go.Figure:
     """Paired differences with intervals beside a line at no difference.
 
-    Blue is better, vermilion worse, and hollow grey not told apart from nothing.
+    Blue is better, vermilion worse, and hollow grey not detectable.
     """
     fig = go.Figure()
     names = list(charts.labels([f"{d.arm} − {d.versus}" for d in differences], 40).values())
     for seen, title, colour, symbol in (
         ("better", "better", look.blue, "circle"),
         ("worse", "worse", colours.VERMILION, "square"),
-        ("neither", "no difference seen", colours.GREY, "circle-open"),
+        ("neither", "no detectable difference", colours.GREY, "circle-open"),
     ):
         own = [d for d in differences if _seen(d) == seen]
         if not own:

@@ -38,7 +38,7 @@ def cross_figure(frame: pd.DataFrame, metric: str, look: Look = LIGHT) -> go.Fig
             edge = {"color": colours.ORANGE, "width": 4}
             fig.add_shape(x0=x - 0.5, x1=x + 0.5, y0=row - 0.5, y1=row + 0.5, line=edge)
     for update, names, title in (
-        (fig.update_xaxes, starts, "start of the LoRA (a task: located by its seed samples)"),
+        (fig.update_xaxes, starts, "LoRA initialisation (a task: located by its seed samples)"),
         (fig.update_yaxes, targets, "fine-tuned and tested on"),
     ):
         words = list(charts.labels(names, 18).values())

@@ -131,7 +131,7 @@ def claims_figure(frame: pd.DataFrame, look: Look = LIGHT) -> go.Figure:
         showlegend=False,
     )
     fig.add_vline(x=0.05, line={"color": look.muted, "width": 1.5, "dash": "dot"})
-    title = "false claims, 95 % intervals (dotted: 5 %)"
+    title = "rate of false claims, 95 % intervals (dotted: 5 %)"
     fig.update_xaxes(title=title, tickformat=".0%", range=[-0.005, 0.31])
     fig.update_yaxes(autorange="reversed", showgrid=False)
     return charts.finish(fig, look, HEIGHT)
@@ -165,7 +165,7 @@ def power_figure(frame: pd.DataFrame, look: Look = LIGHT) -> go.Figure:
             hovertemplate="%{y:.0%} found<extra></extra>",
         )
     fig.update_xaxes(title="true difference", tickvals=sorted(set(frame["difference"])))
-    fig.update_yaxes(title="“helps” is said", tickformat=".0%", range=[0, 1.04])
+    fig.update_yaxes(title="share of verdicts “helps”", tickformat=".0%", range=[0, 1.04])
     return charts.finish(fig, look, HEIGHT, showlegend=True)
 
 

@@ -87,7 +87,7 @@ def residual_figure(found: Found, look: Look = LIGHT, columns: int = 4) -> go.Fi
 
 def _title(selector: str, found: api.views.Residual) -> str:
     shared, chance = 100 * found.agreement.mean(), 100 * found.chance
-    numbers = f"{shared:.0f} % shared, by chance {chance:.0f} %"
+    numbers = f"{shared:.0f} % shared ({chance:.0f} % by chance)"
     return f"<b>{charts.plain_name(selector)}</b><br>{numbers}"
 
 

@@ -230,7 +230,7 @@ def identity_frame(
         known = [value for value in by_seed.values() if value is not None]
         arm = arms.get(name)
         promised = bool(known) and (arm is None or arm.keeps_function)
-        starts = STUDENT if promised else "as another function"
+        starts = STUDENT if promised else "as a different function"
         rows.append((charts.plain_name(name), starts, max(known, default=None), len(by_seed)))
     return pd.DataFrame(rows, columns=["arm", "starts", LOGIT, "seeds"])
 

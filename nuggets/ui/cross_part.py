@@ -24,7 +24,7 @@ def section(choice: shell.Choice) -> None:
     command = shlex.join([*words, "--out", "paper"])
     python = f"from nuggets import api\n\nreport = api.run_study({STUDY!r}, {list(changes)})"
     if not set(pair) <= set(api.MODELS):  # finding its runs would read, or download, all weights
-        st.text("For models of your own it is made and written on the command line:")
+        st.text("For your own models, run it on the command line:")
         st.code(command, language="bash", wrap_lines=True)
         return
     with safe.shown_problems("cross"):
@@ -43,7 +43,7 @@ def _matrix(report: api.StudyReport, command: str, python: str) -> None:
         charts_cross.cross_figure(frame, first.metric, share.look()),
         frame,
         key="cross",
-        caption=f"Framed: the task's own seed samples · {study_parts.caption(report)}",
+        caption=f"Outlined: the task's own seed samples · {study_parts.caption(report)}",
         command=command,
         python=f"{python}\nfor panel in report.panels:\n    for arm in panel.report.arms.values():"
         "\n        print(panel.name, arm.name, arm.value, arm.interval)",
@@ -55,12 +55,13 @@ def _matrix(report: api.StudyReport, command: str, python: str) -> None:
 def _start(missing: list[str], changes: tuple[str, ...], command: str) -> None:
     with st.container(border=True, key="cross-missing"):
         st.text(
-            f"Not measured yet: {', '.join(missing)}. Each is a transfer with every start and its "
-            "controls, in the background and kept; or on the command line:"
+            f"Not measured yet: {', '.join(missing)}. Each is a transfer with every "
+            "initialisation and its controls. It runs in the background and its results are "
+            "saved. On the command line:"
         )
         st.code(command, language="bash", wrap_lines=True)
         with st.container(horizontal=True, vertical_alignment="center"):
-            st.button("Run what is missing", key="run-cross", on_click=_run, args=(changes,))
+            st.button("Start the missing runs", key="run-cross", on_click=_run, args=(changes,))
             st.page_link(shell.page("paper"), label="All experiments of the paper")
 
 

@@ -41,7 +41,8 @@ def form(run: api.Run | None, choice: shell.Choice) -> None:
         if command := api.as_command(job):
             st.code(command, language="bash", wrap_lines=True)
         st.button("Measure", type="primary", key="eval-start", on_click=_start, args=(job,),
-                  help="In the background; a reload or another page does not stop it.")  # fmt: skip
+                  help="Runs in the background. Reloading or leaving this page does not stop "
+                       "it.")  # fmt: skip
 
 
 def progress() -> None:
@@ -65,7 +66,7 @@ def _models(run: api.Run | None, choice: shell.Choice) -> list[str]:
         chosen = st.multiselect("Arms of this run", list(arms), key="eval_arms",
                                 bind="query-params",
                                 format_func=charts.plain_name,
-                                help="Every seed of an arm is measured.")  # fmt: skip
+                                help="Evaluates every seed of an arm.")  # fmt: skip
     usual = list(dict.fromkeys((choice.teacher, choice.student)))
     names = list(dict.fromkeys([*usual, *api.MODELS]))
     models = st.multiselect("Models", names, default=[] if arms else usual, key="eval_models",
@@ -83,9 +84,9 @@ def _benchmarks(kinds: list[str], choice: shell.Choice) -> list[dict[str, Any]]:
     """The benchmarks chosen, each with the options that it has."""
     chosen = {kind: KINDS[kind] for kind in kinds}
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        limit = st.number_input("Items at most", 2, 100_000, 100, key="eval_limit", width=150,
+        limit = st.number_input("Max items", 2, 100_000, 100, key="eval_limit", width=150,
                                 bind="query-params")  # fmt: skip
-        shots = st.number_input("Examples shown", 0, 64, 0, key="eval_shots", width=150,
+        shots = st.number_input("Few-shot examples", 0, 64, 0, key="eval_shots", width=150,
                                 bind="query-params",
                                 disabled=not any(cls.usual_shots for cls in chosen.values()),
                                 help="Solved examples above each question; "
@@ -93,7 +94,7 @@ def _benchmarks(kinds: list[str], choice: shell.Choice) -> list[dict[str, Any]]:
         data = st.text_input("Items (JSONL or org/name:config/split)", key="eval_data", width=360,
                              bind="query-params", max_chars=1000,
                              disabled=not any(cls.takes_data for cls in chosen.values()),
-                             placeholder="empty: from the hub, when you press Measure")  # fmt: skip
+                             placeholder="if empty: downloaded from the Hub")  # fmt: skip
     own = {
         "skill": choice.task,
         "judge": {"kind": "teacher_likelihood", "teacher": choice.teacher},

@@ -86,7 +86,7 @@ def check(key: str, fits: Callable[[str], bool], allowed: str) -> None:
     wrong = [value for value in st.query_params.get_all(key) if not fits(value)]
     if wrong:
         shown = ", ".join(repr(value[:40]) for value in wrong[:3])
-        sentence = f"The link asks for {key}={shown}, but it can only be {allowed}."
+        sentence = f"The link sets {key}={shown}, but the value must be {allowed}."
         st.session_state.setdefault(REFUSED, {})[key] = (sentence, _UNSEEN)
 
 

@@ -17,12 +17,15 @@ from nuggets.ui import fields
 
 Tree = dict[str, Any]
 GROUPS = {
-    "starts": ("Initialisers", "What the LoRA starts from. plain: A random, B zero. paper: the "
-               "teacher's extracted matrices. The others: PEFT's own, without a teacher."),
-    "controls": ("Controls", "As the paper's start, with the teacher's knowledge destroyed. What "
-                 "does as well as they do was not knowledge."),
-    "others": ("Other arms", "vanilla: the untouched student. Distillation, the teacher's "
-               "answers, full fine-tuning, grafts: what a transfer competes with."),
+    "starts": ("Initialisers", "What LoRA starts from. plain: A random, B zero. paper: "
+               "matrices extracted from the teacher. The others are PEFT's own "
+               "and need no teacher."),
+    "controls": ("Controls", "Like the paper's initialisation, but with the teacher's "
+                 "knowledge destroyed. If the treatment does no better than these, "
+                 "knowledge is not what helped."),
+    "others": ("Other arms", "vanilla: the untouched student. Distillation, samples labelled "
+               "by the teacher, full fine-tuning and grafts are the alternatives "
+               "to a transfer."),
 }  # fmt: skip
 MOST_SEEDS = 10
 METRICS = ("exact_match", "choice", "loss")
@@ -57,13 +60,14 @@ def draw(base: TransferRecipe, tree: Tree) -> None:
     with left:
         count = fields.slider(
             "Seeds", 1, max(MOST_SEEDS, shown["seeds"]), shown["seeds"], "seeds",
-            "Independent repetitions. One seed proves nothing about training again.", 1,
+            "Independent repetitions. A single seed does not show what happens if training "
+            "is repeated.", 1,
         )  # fmt: skip
     tree["seeds"] = list(base.seeds) if count == len(base.seeds) else list(range(count))
     with right:
         tree["data"]["n_test"] = fields.number(
             "Test items", 1, 100_000, shown["items"], "items",
-            "Items that the report counts, the same for every arm and seed.", 20,
+            "Items that the report evaluates, the same for every arm and seed.", 20,
         )  # fmt: skip
     with st.expander("Advanced"):
         _advanced(tree["data"], shown)
@@ -73,16 +77,16 @@ def _advanced(data: Tree, shown: Tree) -> None:
     left, right = st.columns(2)
     with left:
         data["metric"] = fields.select(
-            "Verdict on", METRICS, shown["metric"], "metric", "What the verdict is about."
+            "Verdict on", METRICS, shown["metric"], "metric", "The metric that the verdict uses."
         )
     with right:
         data["n_old"] = fields.number(
             "Items per old skill", 1, 10_000, shown["old_items"], "old_items",
-            "Skills that the student was taught: what of them is forgotten.", 10,
+            "Items of each skill that the student already has, to measure what it forgets.", 10,
         )  # fmt: skip
     data["format"] = fields.select(
         "Prompts", ["paper", "chat"], shown["prompts"], "prompts",
-        "As in the paper's data, or by the tokenizer's chat template.",
+        "In the format of the paper's data, or by the tokenizer's chat template.",
     )  # fmt: skip
 
 

@@ -55,13 +55,13 @@ def draw(base: TransferRecipe, tree: Tree) -> None:
     form_strategy.parameters(SELECTORS, shown, extraction)
     tree["extraction"]["roles"] = fields.pills(
         "Modules", api.ROLES, shown["roles"], "roles",
-        "Which matrices of a layer; embed and head need equal vocabularies.",
+        "Which matrices of a layer are extracted; embed and head require equal vocabularies.",
     )  # fmt: skip
     _ranks(base, tree["lora"], tree["extraction"]["roles"], shown)
     tree["extraction"]["ratio"] = fields.slider(
         "Extraction ratio", min(0.01, shown["ratio"]), 1.0, shown["ratio"], "ratio",
-        "Share of the chosen entries that is taken, the most sensitive ones; the others become "
-        "0. The paper takes all.", 0.01,
+        "Share of the chosen entries that is extracted, the most sensitive first; the others "
+        "become 0. The paper extracts all.", 0.01,
     )  # fmt: skip
     with st.expander("Advanced"):
         _advanced(tree, shown)
@@ -80,12 +80,12 @@ def _ranks(base: TransferRecipe, lora: Tree, roles: list[str], shown: Tree) -> N
             )  # fmt: skip
     if kind != "per module":
         with right if kind == "by energy" else left:
-            label = "Rank r at most" if kind == "by energy" else "Rank r"
+            label = "Max rank r" if kind == "by energy" else "Rank r"
             lora["r"] = fields.number(label, 1, 1024, shown["r"], "r")
     with right if kind == "global" else left:
         alpha = fields.number(
-            "Alpha (0: as r)", 0.0, 1e6, shown["alpha"], "alpha",
-            "The scale is alpha / r. 0: alpha equals the rank, as in the paper.",
+            "LoRA alpha (0 = same as rank)", 0.0, 1e6, shown["alpha"], "alpha",
+            "The scale is alpha / r. With 0, alpha equals the rank, as in the paper.",
         )  # fmt: skip
     lora["alpha"] = alpha or None
     if kind == "per module":
@@ -109,11 +109,12 @@ def _advanced(tree: Tree, shown: Tree) -> None:
     with left:
         tree["data"]["n_seed_samples"] = fields.number(
             "Seed samples", 1, 4096, shown["seed_samples"], "seed_samples",
-            "Samples that sensitivity is measured on (the paper: 32).",
+            "Samples on which sensitivity is measured (the paper: 32).",
         )  # fmt: skip
         tree["lora"]["svd"] = fields.select(
             "SVD", ["randomized", "exact"], shown["svd"], "svd",
-            "randomized: a fixed seed, its error measured. exact: the whole decomposition.",
+            "randomized: fast, with a fixed seed and a measured error. exact: the full "
+            "decomposition.",
         )  # fmt: skip
     with right:
         intro = "What is summed over the seed samples."

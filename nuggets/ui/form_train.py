@@ -44,11 +44,11 @@ def draw(base: TransferRecipe, tree: Tree) -> None:
     with left:
         tree["data"]["n_train"] = fields.number(
             "Training samples", 1, 1_000_000, shown["samples"], "samples",
-            "Every seed draws its own; all arms of a seed get the same.", 16,
+            "Each seed draws its own samples, shared by all arms.", 16,
         )  # fmt: skip
         kind = fields.switch(
             "Length in", ("steps", "epochs"), shown["length"], "length",
-            "Steps of the optimiser, or passes over the samples (the paper: 3 epochs).",
+            "Optimiser steps, or passes over the samples (the paper: 3 epochs).",
         )  # fmt: skip
     with right:
         train["batch_size"] = fields.number("Batch size", 1, 4096, shown["batch"], "batch")
@@ -60,7 +60,7 @@ def draw(base: TransferRecipe, tree: Tree) -> None:
     grid = st.session_state.get("grid", shown["grid"])
     train["lr"] = fields.number(
         "Learning rate", 1e-7, 1.0, shown["lr"], "lr",
-        f"Not used: each arm's is tuned on {grid}." if grid else "The same for all arms.",
+        f"Not used: each arm chooses its own from {grid}." if grid else "The same for all arms.",
         1e-4, "%.1e",
     )  # fmt: skip
     with st.expander("Advanced"):
@@ -70,44 +70,45 @@ def draw(base: TransferRecipe, tree: Tree) -> None:
 def _advanced(train: Tree, shown: Tree) -> None:
     text = fields.text(
         "Learning rates to tune on", shown["grid"], "grid",
-        "Each arm takes its best of these, on another seed and other items. Empty: no tuning.",
+        "Each arm uses its best rate of these, chosen on another seed and other items. Leave "
+        "empty for no tuning.",
         "for example 1e-3, 3e-3, 1e-2",
     )  # fmt: skip
     train["lr_grid"] = [_rate(part) for part in text.split(",") if part.strip()]
     left, right = st.columns(2)
     with left:
         train["schedule"] = fields.select(
-            "Schedule", SCHEDULES, shown["schedule"], "schedule", "Of the rate after warm-up."
+            "Schedule", SCHEDULES, shown["schedule"], "schedule", "Learning rate after warm-up."
         )
         train["weight_decay"] = fields.number(
             "Weight decay", 0.0, 1.0, shown["decay"], "decay", step=0.01
         )
         train["evaluate_every"] = fields.number(
-            "Curve every", 0, 1_000_000, shown["curve"], "curve",
-            "Steps between points of the learning curve; 0: the end only.", 10,
+            "Evaluate every", 0, 1_000_000, shown["curve"], "curve",
+            "Steps between points of the learning curve; 0 = only at the end.", 10,
         )  # fmt: skip
         train["max_length"] = fields.number(
-            "Tokens at most", 8, 1_000_000, shown["max_length"], "max_length",
-            "After which a sample is cut.", 64,
+            "Max length (tokens)", 8, 1_000_000, shown["max_length"], "max_length",
+            "Longer samples are truncated.", 64,
         )  # fmt: skip
     with right:
         train["warmup"] = fields.number(
-            "Warm-up", 0.0, 0.99, shown["warmup"], "warmup", "Share of the steps.", 0.01
+            "Warm-up", 0.0, 0.99, shown["warmup"], "warmup", "As a share of all steps.", 0.01
         )
         train["max_grad_norm"] = fields.number(
-            "Clip gradients", 0.0, 1e6, shown["clip"], "clip", "To this norm.", 0.1
+            "Clip gradients", 0.0, 1e6, shown["clip"], "clip", "Maximum norm of the gradient.", 0.1
         )
         train["checkpoint_every"] = fields.number(
             "Checkpoint every", 1, 1_000_000, shown["checkpoint"], "checkpoint",
-            "Steps; a kill loses so many at most.", 10,
+            "In steps. An interrupted run loses at most this many.", 10,
         )  # fmt: skip
         train["concurrent"] = fields.select(
-            "Side by side", CONCURRENT, shown["concurrent"], "concurrent",
-            "Arms and seeds in one program: the same results up to rounding, sooner.",
+            "Train arms together", CONCURRENT, shown["concurrent"], "concurrent",
+            "Trains several arms and seeds at once: faster, with the same results up to rounding.",
         )  # fmt: skip
         train["processes"] = fields.number(
             "Processes", 1, 64, shown["processes"], "processes",
-            "So many GPUs share out every batch; arms are then trained one after another.",
+            "Number of GPUs that share every batch; arms are then trained one after another.",
         )  # fmt: skip
 
 

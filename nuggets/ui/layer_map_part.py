@@ -27,11 +27,11 @@ def field(n_student: int) -> None:
         "Layer map by hand",
         key=KEY,
         bind="query-params",
-        placeholder="click cells, or write layers",
+        placeholder="click cells or type layers",
         max_chars=1000,
         width=240,
-        help=f"The teacher layer of each of the {n_student} student layers, from 0, separated by "
-        "commas. A click on the matrix sets the one of its column.",
+        help=f"The teacher layer for each of the {n_student} student layers, counted from 0 and "
+        "separated by commas. Clicking a cell of the matrix sets the layer of its column.",
     )
 
 
@@ -51,8 +51,8 @@ def written() -> tuple[int, ...] | None:
     parts = [part.strip() for part in text().split(",")]
     if not all(part.isdecimal() and len(part) < 6 for part in parts):
         raise BadInput(
-            f"The layer map {text()[:80]!r} is not a list of layers: write whole numbers from 0 "
-            "with commas between them, such as 0, 1, 3, 5."
+            f"The layer map {text()[:80]!r} is not a list of layers. Type whole numbers from 0, "
+            "separated by commas, such as 0, 1, 3, 5."
         )
     return tuple(int(part) for part in parts)
 
@@ -98,7 +98,7 @@ def actions(maps: Maps) -> None:
     """What is done with a map, and what is odd about the one by hand."""
     by_hand = [teacher for _, teacher in maps.get(BY_HAND, ())]
     with st.container(horizontal=True, vertical_alignment="center"):
-        if st.button("Use it in a transfer", type="primary", key="use-layer-map",
+        if st.button("Use in a transfer", type="primary", key="use-layer-map",
                      disabled=not by_hand, help="Opens Transfer with these layers."):  # fmt: skip
             form.choose_layers(by_hand)
             shell.go("transfer")
@@ -108,7 +108,7 @@ def actions(maps: Maps) -> None:
                           args=([teacher for _, teacher in pairs],))  # fmt: skip
         st.button("Clear", key="clear-layer-map", on_click=write, args=((),), disabled=not by_hand)
     if not by_hand:
-        st.caption("Click cells to make a layer map by hand, one teacher layer per column.")
+        st.caption("Click cells to build your own layer map, one teacher layer for each column.")
     safe.notes(remarks(by_hand))
 
 
@@ -126,7 +126,7 @@ def table(maps: Maps, matrix: ndarray, title: str, caption: str, command: str, p
             "layer_map": "layer map",
             "teacher_layers": "teacher layers",
             "mean": st.column_config.NumberColumn(
-                "mean along it", format="%.3f", help=f"{title}, mean over the student's layers"
+                "mean along the map", format="%.3f", help=f"{title}, mean over the student's layers"
             ),
         },
         alt="Every layer map with its teacher layers and the mean of the measure along it",
@@ -139,9 +139,9 @@ def remarks(layers: Sequence[int]) -> list[str]:
     back = next((i for i, (a, b) in enumerate(pairwise(layers), 1) if b < a), None)
     if back is not None:
         found.append(
-            f"Not in the teacher's order: student layer {back} gets teacher layer {layers[back]}, "
-            f"student layer {back - 1} the later {layers[back - 1]}. The paper keeps the order; a "
-            "transfer runs either way."
+            f"Out of order: student layer {back} gets teacher layer {layers[back]}, student layer "
+            f"{back - 1} the later {layers[back - 1]}. The paper keeps the order, but a transfer "
+            "runs either way."
         )
     twice = sorted({layer for layer in layers if layers.count(layer) > 1})
     if twice:

@@ -25,18 +25,19 @@ def sensitivity(asked: Asked) -> Scene:
         charts_map.map_figure(frame, shown, (), asked.look),
         frame,
         "learn-sensitivity",
-        f"Share of all sensitivity per matrix, {found.n_samples} seed samples · {asked.task}, "
-        f"{TEACHER}",
+        f"Share of the total sensitivity per matrix, {found.n_samples} seed samples · "
+        f"{asked.task}, {TEACHER}",
         api.as_command(asked.job),
         api.as_python(asked.job, "print(api.views.module_values(map, 'share'))"),
-        "Heatmap of layers by modules: share of the sensitivity",
+        "Heatmap of layers by modules: share of the total sensitivity",
     )
     held = api.views.held_by_top(found, TOP)
     return Scene(
         picture,
         int(np.searchsorted([0.05, 0.25], held)),
         f"The top 1 % of the weights hold {percent(held)} of the sensitivity to {asked.task}. "
-        "That is why choosing can pay; whether what is chosen can be moved is another question.",
+        "That is why it can pay to choose; whether the chosen weights can be moved is a "
+        "different question.",
     )
 
 
@@ -50,11 +51,12 @@ def layers(asked: Asked) -> Scene:
         charts_sensitivity.layers_figure(frame, asked.look),
         frame,
         "learn-layers",
-        f"The {k} most sensitive of {found.spec.n_layers} layers in orange; 95 % intervals over "
+        f"The {k} most sensitive of {found.spec.n_layers} layers are orange; 95 % intervals over "
         f"{n} samples · {asked.origin}",
         api.as_command(asked.job),
         api.as_python(asked.job, "print(api.views.layer_values(map))"),
-        "Bars: share of each layer with its interval, and how often it is chosen again",
+        "Bars: share of each layer with its interval, and how often it is chosen when samples "
+        "are resampled",
     )
     sizes = [size for size in (1, 2, 4, 8, 16, 32) if size < n] + [n]
     same = api.views.stability_by_samples(samples, k, sizes)
@@ -63,7 +65,7 @@ def layers(asked: Asked) -> Scene:
         charts_sensitivity.samples_figure(points, asked.look),
         points,
         "learn-samples",
-        f"How many of the {k} layers fewer samples choose too · {asked.origin}",
+        f"How many of the {k} layers are also chosen from fewer samples · {asked.origin}",
         api.as_command(asked.job),
         api.as_python(
             asked.job, f"print(api.views.stability_by_samples(map.layer_samples, {k}, {sizes}))"
@@ -72,8 +74,8 @@ def layers(asked: Asked) -> Scene:
     )
     chance = k / found.spec.n_layers
     because = (
-        f"One sample chooses {percent(same[0])} of the same layers on average; drawing layers at "
-        f"random would give {percent(chance)}."
+        f"On average a single sample chooses {percent(same[0])} of the same layers; a random "
+        f"choice would give {percent(chance)}."
     )
     return Scene(picture, int(np.searchsorted([0.5, 0.9], same[0])), because, revealed)
 
@@ -91,16 +93,16 @@ def windows(asked: Asked) -> Scene:
         charts_residual.residual_figure(residual, asked.look),
         charts_residual.residual_frame(residual),
         "learn-residual",
-        f"Which dimensions of the residual stream each matrix was cut to · {asked.origin}",
+        f"Dimensions of the residual stream that each window keeps · {asked.origin}",
         api.as_command(asked.recipe(), "plan"),
         api.as_python(asked.recipe()),
         "Matrices down, residual dimensions across, dark where chosen: independent windows jump "
         "from matrix to matrix, the consistent choice does not",
     )
     because = (
-        f"Neighbouring windows share {percent(share)} of their dimensions, windows placed blindly "
-        f"share {percent(own.chance)}. What one matrix writes, the next reads only in part, so the "
-        "circuit is broken. One consistent choice for the whole network shares "
+        f"Adjacent windows share {percent(share)} of their dimensions; windows placed at random "
+        f"share {percent(own.chance)}. Each matrix reads only part of what the previous one "
+        "wrote, so the circuit is broken. One consistent choice for the whole network shares "
         f"{percent(residual['consistent'].agreement.mean())}."
     )
     answer = 2 - int(np.searchsorted([0.6, 0.9], share))
@@ -173,7 +175,8 @@ def svd(asked: Asked) -> Scene:
                 charts_learn.energy_figure(frame, RANK, asked.look),
                 frame,
                 "learn-svd-shuffled" if with_shuffled else "learn-svd",
-                f"Squared entries kept by rank, mean over {len(found)} windows · {asked.origin}",
+                f"Share of the squared entries kept, by rank, mean over {len(found)} windows · "
+                f"{asked.origin}",
                 api.as_command(asked.recipe(), "plan"),
                 _factors_python(asked),
                 "Line: share of the squared entries kept, against the rank",
@@ -183,8 +186,8 @@ def svd(asked: Asked) -> Scene:
     answer = 1 if abs(own - other) < 0.02 else 0 if other > own else 2
     because = (
         f"Rank {RANK} keeps {percent(own)} of the windows and {percent(other)} of the same "
-        "entries shuffled. Trained weights have structure, shuffled ones have none; this control "
-        "is therefore scaled to the norm of the extracted product."
+        "entries shuffled. Trained weights have structure and shuffled ones have none, so this "
+        "control is rescaled to the norm of the extracted product."
     )
     return Scene(pictures[0], answer, because, pictures[1], instead=True)
 
@@ -198,7 +201,7 @@ def subtraction(asked: Asked) -> Scene:
         charts_learn.injected_figure(frame, asked.look),
         frame,
         "learn-subtraction",
-        f"Norm of what is injected, relative to the student's own weight · {asked.origin}",
+        f"Norm of the injected product, relative to the student's own weight · {asked.origin}",
         api.as_command(asked.recipe(), "plan"),
         _factors_python(asked),
         "Bars: relative norm of the injected product per student matrix",
@@ -206,10 +209,11 @@ def subtraction(asked: Asked) -> Scene:
     step0 = shipped.step0_difference["paper"]
     size = float(np.median(frame["injected"]))
     because = (
-        f"The injected product is {percent(size)} of a weight's norm "
-        "(median), and what is left after subtracting and adding back is "
-        f"{frame['left_at_step_0'].max():.0e} of its largest entry. In the run {shipped.run} "
-        f"({shipped.command}) the largest difference of a logit was {step0:.1e}: rounding."
+        f"The median norm of the injected product is {percent(size)} of the weight's. What "
+        "remains after subtracting it and adding it back is at most "
+        f"{frame['left_at_step_0'].max():.0e} of the largest entry. In the run {shipped.run} "
+        f"({shipped.command}) the largest difference between logits was {step0:.1e}, which is "
+        "rounding."
     )
     answer = 0 if step0 == 0 else 1 if step0 < 1e-3 else 2
     return Scene(picture, answer, because)

@@ -30,7 +30,7 @@ def controls(asked: Asked) -> Scene:
             f"{shipped.setting} · {shipped.command}, run {shipped.run}",
             shipped.command,
             'run = api.run(api.load_recipe("controls"))\nprint(api.report(run).arms)',
-            "Bars: exact match per arm with its interval, a dot per seed",
+            "Bars: exact match of each arm with its interval, and a dot for each seed",
         )
         for part, key in (
             (report.model_copy(update={"arms": few}), "learn-controls"),
@@ -47,9 +47,9 @@ def controls(asked: Asked) -> Scene:
         if d.arm == "paper" and d.versus in {arm.name for arm in controls} and (d.better or d.worse)
     ]
     because = (
-        f"The paper's start reached {paper:.3f}, its {len(controls)} controls "
+        f"The paper's initialisation reached {paper:.3f}, its {len(controls)} controls "
         f"{min(arm.value for arm in controls):.3f} to {max(arm.value for arm in controls):.3f}. "
-        f"After Holm's correction it differs from {len(apart) or 'none'} of them. The verdict: "
+        f"After Holm's correction it differs from {len(apart) or 'none'} of them. Verdict: "
         f"{report.verdict.sentence}"
     )
     return Scene(pictures[0], answer, because, pictures[1], instead=True)
@@ -63,21 +63,21 @@ def intervals(asked: Asked) -> Scene:
     claims, power = charts_learn.claims_frame(found), charts_learn.power_frame(found)
     picture = Picture(
         charts_learn.claims_figure(claims, asked.look), claims, "learn-intervals",
-        f"False claims between identical arms: {about} · {where}", command, None,
-        "Bars: how often a difference was claimed between identical arms",
+        f"False claims about identical arms: {about} · {where}", command, None,
+        "Bars: how often a difference between identical arms was claimed",
     )  # fmt: skip
     revealed = Picture(
         charts_learn.power_figure(power, asked.look), power, "learn-power",
-        f"A planted difference found, 95 % intervals: {about} · {where}", command, None,
-        "Lines: how often the verdict says helps, against the true difference",
+        f"How often a planted difference is detected: {about} · {where}", command, None,
+        "Lines: how often the verdict is “helps”, against the true difference",
     )  # fmt: skip
     own = power[power["difference"] == 0.2].set_index("seeds")
     rate, more = own.loc[3], own.loc[5]
     because = (
         f"With 3 seeds in {percent(rate['rate'])} of comparisons [{percent(rate['low'])}, "
         f"{percent(rate['high'])}], with 5 in {percent(more['rate'])} [{percent(more['low'])}, "
-        f"{percent(more['high'])}]. “No difference seen” is not “no effect”: ask before a run what "
-        "it can show."
+        f"{percent(more['high'])}]. “No detectable difference” does not mean “no effect”: check "
+        "before a run what it can detect."
     )
     return Scene(picture, int(rate["rate"] < 0.8) + int(rate["rate"] < 0.2), because, revealed)
 
@@ -96,9 +96,10 @@ def transfer(asked: Asked) -> Scene:
     )
     picture = Picture(
         charts_learn.explained_figure(frame, asked.look), frame, "learn-transfer",
-        "Explained by the best teacher layer, on held-out answer tokens · both built-in pairs",
+        "R² from the best teacher layer, on held-out answer tokens · both built-in pairs",
         api.as_command(jobs[SIBLING]), api.as_python(jobs[SIBLING]),
-        "Bars: R² of the best linear map per student layer, independent beside sibling",
+        "Bars: R² of the best linear map for each student layer, independent and sibling side "
+        "by side",
     )  # fmt: skip
     shipped = api.lessons.graft()
     cuts = charts_learn.cuts_frame(shipped)
@@ -106,15 +107,15 @@ def transfer(asked: Asked) -> Scene:
         charts_learn.cuts_figure(cuts, asked.look), cuts, "learn-cuts",
         f"{shipped.setting} · {shipped.command}", shipped.command,
         'report = api.run_study("graft")\nprint(report.panels[1].report.arms)',
-        "Bars: exact match by the way the student was cut",
+        "Bars: exact match by the way the student was pruned",
     )  # fmt: skip
     by = {difference.versus: difference for difference in shipped.differences}
     random, permuted = by["random"], by["permuted"]
     answer = 0 if random.low > 0 else 2 if random.high < 0 else 1
     because = (
         f"By sensitivity minus at random: {_signed(random)}. By sensitivity minus permuted: "
-        f"{_signed(permuted)}. Here the common basis made the difference; that sensitivity should "
-        "choose it was not shown."
+        f"{_signed(permuted)}. Here the shared basis made the difference; a benefit of choosing "
+        "it by sensitivity was not shown."
     )
     return Scene(picture, answer, because, revealed)
 

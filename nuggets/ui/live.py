@@ -85,7 +85,7 @@ def _head(run: api.Run, record: RunRecord, status: api.RunStatus, key: str) -> N
                 type="primary",
                 on_click=act,
                 args=(api.resume, run.id),
-                help="Continues at the last checkpoint.",
+                help="Continues from the last checkpoint.",
             )
 
 
@@ -135,12 +135,14 @@ def _clocks(record: RunRecord, status: api.RunStatus, known: Told) -> None:
     stage = f"{record.stage} ({place} of {len(record.stages)})" if place else record.stage
     if known.doing and status in api.LIVE:
         stage = f"{stage}, {known.doing}" if stage and status == "running" else known.doing
-    parts = [f"Stage: {stage or 'not begun'}", f"Elapsed: {duration(elapsed(record))}"]
+    parts = [f"Stage: {stage or 'not started'}", f"Elapsed: {duration(elapsed(record))}"]
     if status == "interrupted":
-        parts[1] = "The worker is gone; nothing that was committed is lost"
+        parts[1] = "The worker stopped; committed results are safe"
     if status in api.LIVE:
         left = remaining(known.ticks)
-        parts.append("Left: too early to say" if left is None else f"Left: about {duration(left)}")
+        parts.append(
+            "Time left: no estimate yet" if left is None else f"Time left: about {duration(left)}"
+        )
     parts.append(f"Device: {record.provenance.device}")
     st.text("  ·  ".join(parts))
 
@@ -163,7 +165,7 @@ def _losses(run: api.Run, key: str) -> None:
         caption=f"Training loss, mean over {seeds}{band} · {run.id}",
         command=api.as_command(job),
         python=api.as_python(job),
-        alt="Training loss per arm against steps",
+        alt="Training loss of each arm by step",
     )
 
 
@@ -179,11 +181,11 @@ def _identity(run: api.Run, key: str) -> None:
     frame = charts_transfer.identity_frame(known, arms)
     with st.expander(charts_transfer.identity_title(frame), key=f"{key}-identity"):
         st.text(
-            "Before the first step, the largest difference between a logit of the arm and one of "
-            "the untouched student, over a few test items. What an arm starts from is subtracted "
-            "from the base, so the function is the student's and only rounding is left: about "
-            "1e-5 to 1e-4 in float32, up to 0.1 in bfloat16. More would mean that an arm did not "
-            "start where the others do."
+            "The largest difference between the logits of the arm before its first step and "
+            "those of the untouched student, over a few test items. Each arm's initialisation is "
+            "subtracted from the base weights, so the arm computes the student's function up to "
+            "rounding: about 1e-5 to 1e-4 in float32, up to 0.1 in bfloat16. A larger value "
+            "means that the arm did not start from the student."
         )
         share.table(
             frame,
@@ -246,7 +248,7 @@ def _log(run: api.Run, key: str) -> None:
     tail = run.log_tail(30)
     with st.expander("Log", key=f"{key}-log"):
         sentences = told(run).sentences[-12:]
-        st.code("\n".join(sentences) or "Nothing said yet.", language=None, wrap_lines=True)
+        st.code("\n".join(sentences) or "No output yet.", language=None, wrap_lines=True)
         if tail:
-            st.caption("Output of the worker")
+            st.caption("Worker log")
             st.code(tail, language=None, height=180)

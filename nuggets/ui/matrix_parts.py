@@ -1,6 +1,6 @@
 """One matrix of the Sensitivity page: blocks, zoom, windows and profiles.
 
-A box on the matrix looks closer: the part is binned anew from the full map. The choice
+A box on the matrix zooms in: the part is binned again from the full map. The choice
 lives in two sliders, which are part of the address and work by keyboard.
 """
 
@@ -39,7 +39,7 @@ def matrix(found: Sources, a: str, b: str | None, show: str, choice: shell.Choic
     with st.container(horizontal=True, vertical_alignment="bottom"):
         name = st.selectbox("Matrix", places, key="matrix", bind="query-params", width=260,
                             on_change=by_keyboard,
-                            help="Click a cell of the map, or choose here.")  # fmt: skip
+                            help="Click a cell of the map, or choose a matrix here.")  # fmt: skip
         which = st.segmented_control("Blocks", ("mean", "max"), default="mean", required=True,
                                      key="blocks", bind="query-params")  # fmt: skip
     module, role = places[name]
@@ -96,16 +96,16 @@ def _matrix(
             f"print(api.views.bin_matrix(matrix, rows={rows}, cols={cols}).{which})\n"
             f"print(api.views.chosen_windows(matrix, *{small}))",
         ),
-        alt=f"Heatmap of {module} in blocks, with the student-sized window of most sensitivity",
+        alt=f"Heatmap of {module} in blocks, with the most sensitive window of the student's shape",
         on_select=lambda: _zoom(key, large),
     )
-    st.caption("Drag a box to look closer, or move the sliders.")
+    st.caption("Drag a box to zoom in, or move the sliders.")
     if note:
         st.text(note)
 
 
 def _part(large: Span) -> tuple[Span, Span]:
-    """The rows and columns looked at; an address may hold anything."""
+    """The rows and columns shown; an address may contain anything."""
     spans = []
     with st.container(horizontal=True, vertical_alignment="bottom"):
         for key, label, size in (("rows", "Rows", large[0]), ("cols", "Columns", large[1])):
@@ -152,12 +152,12 @@ def _looked(
     return _blocks(key, module, rows, cols, read), windows, note
 
 
-@st.cache_data(max_entries=128, show_spinner="Looking at every entry…")
+@st.cache_data(max_entries=128, show_spinner="Reading every entry…")
 def _blocks(key: str, module: str, rows: Span, cols: Span, _read: Read) -> Binned:
     return api.views.bin_matrix(_read(), rows=rows, cols=cols)
 
 
-@st.cache_data(max_entries=128, show_spinner="Searching the window…")
+@st.cache_data(max_entries=128, show_spinner="Searching for the window…")
 def _windows(key: str, module: str, shape: Span, _read: Read) -> tuple[list[Placed], str]:
     """Windows of a matrix, and why there is none; kept, as large ones take long."""
     try:

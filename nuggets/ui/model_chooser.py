@@ -39,20 +39,20 @@ def side(who: Who) -> Any:
         place = st.container(gap="xxsmall")
         with st.popover("Hub id, folder or GGUF file", key=f"other-{who}"):
             _other(who)
-        safe.refused(f"{who}-refused", "Not used")
+        safe.refused(f"{who}-refused", "This model cannot be used")
     return place
 
 
 def _other(who: Who) -> None:
-    kind = st.segmented_control("Where it is", (HUB, FOLDER, GGUF), default=HUB, required=True,
+    kind = st.segmented_control("Source", (HUB, FOLDER, GGUF), default=HUB, required=True,
                                 key=f"{who}-kind")  # fmt: skip
     if kind == HUB:
         st.text_input("Hub id", key=f"{who}-hub", placeholder="org/name", max_chars=200)
         st.text_input("Revision", key=f"{who}-revision", placeholder="main", max_chars=100)
         st.caption(
-            "“Use it” asks the hub for the configuration and the headers of the files, some "
-            "kilobytes. Weights are fetched by the first run that needs them. HF_HOME, HF_TOKEN "
-            "and HF_HUB_OFFLINE count; never write a token here."
+            "“Use this model” downloads the configuration and the file headers, a few kilobytes. "
+            "The first run that needs the weights downloads them. HF_HOME, HF_TOKEN and "
+            "HF_HUB_OFFLINE are honoured; never type a token here."
         )
     else:
         st.text_input(
@@ -61,8 +61,8 @@ def _other(who: Who) -> None:
             placeholder="/models/name" if kind == FOLDER else "/models/name.gguf",
             max_chars=1000,
         )
-        st.caption("On the machine where this app runs. Pickled weights are never opened.")
-    st.button("Use it", key=f"{who}-use", type="primary", on_click=_use, args=(who,))
+        st.caption("A path on the machine that runs this app. Pickled weights are never opened.")
+    st.button("Use this model", key=f"{who}-use", type="primary", on_click=_use, args=(who,))
 
 
 def _use(who: Who) -> None:
@@ -86,7 +86,7 @@ def ask_hub(names: list[str]) -> None:
 
 
 def waits_for_hub(choice: shell.Choice) -> bool:
-    """Whether a model is on the hub and nobody asked for it yet; then says so, with a button."""
+    """Whether a model on the Hub was not looked up yet; then draws a button for that."""
     asked = st.session_state.get(_ASKED, ())
     wanted = [
         name
@@ -96,12 +96,12 @@ def waits_for_hub(choice: shell.Choice) -> bool:
     if not wanted:
         return False
     with st.container(border=True, key="hub-waits"):
-        st.subheader("On the Hugging Face hub", anchor=False)
+        st.subheader("On the Hugging Face Hub", anchor=False)
         st.text(
-            f"{' and '.join(wanted)}: looking it up asks the hub for its configuration and the "
-            "headers of its files. No weights are fetched."
+            f"Looking up {' and '.join(wanted)} downloads only configurations and file headers "
+            "from the Hub, no weights."
         )
-        st.button("Look it up", key="ask-hub", type="primary", on_click=ask_hub, args=(wanted,))
+        st.button("Look up", key="ask-hub", type="primary", on_click=ask_hub, args=(wanted,))
     return True
 
 
@@ -111,14 +111,14 @@ def facts(place: Any, found: api.ModelFacts | None) -> None:
         return
     spec = found.spec
     where = "built-in" if found.source in api.MODELS else found.format
-    heads = f"{spec.n_heads} heads"
+    heads = f"{spec.n_heads} query heads"
     if spec.n_kv_heads != spec.n_heads:
-        heads += f" sharing {spec.n_kv_heads} of keys and values"
+        heads += f", {spec.n_kv_heads} KV heads (GQA)"
     stored = f"stored as {', '.join(found.stored[:3])}, {amounts.size(found.bytes_on_disk)}"
-    longest = f" · texts up to {found.max_tokens:,} tokens" if found.max_tokens else ""
+    longest = f" · context of {found.max_tokens:,} tokens" if found.max_tokens else ""
     with place:
-        st.text(f"{spec.model_type} · {where} · {amounts.count(found.parameters)} weights")
+        st.text(f"{spec.model_type} · {where} · {amounts.count(found.parameters)} parameters")
         st.text(stored + longest)
-        st.text(f"{heads} · embedding and head {'tied' if spec.tied else 'apart'}")
+        st.text(f"{heads} · {'tied' if spec.tied else 'untied'} embeddings")
         if found.bytes_to_download:
-            st.text(f"{amounts.size(found.bytes_to_download)} would be downloaded by a run")
+            st.text(f"{amounts.size(found.bytes_to_download)} to download before a run")

@@ -20,21 +20,23 @@ def popover() -> None:
             "Samples as JSONL",
             type=["jsonl", "json"],
             key="data-file",
-            help="Lines with messages, prompt and completion, or question, choices and answer. A "
-            "fifth of the lines, chosen by the ids, is kept for the test.",
+            help="Each line has messages, or prompt and completion, or question, choices and "
+            "answer. A fifth of the lines, chosen by id, is held out for testing.",
         )
         if file is None:
-            st.caption("One sample per line, for example")
+            st.caption("One sample on each line, for example")
             st.code(SHAPES, language="json", wrap_lines=True)
             return
         with safe.shown_problems("data"):
             path = api.save_upload(file.getvalue())
             samples = load_samples(path)
-            st.text(f"{len(samples)} samples were read. The first one:")
+            st.text(f"Read {len(samples)} samples. The first one:")
             st.code(samples[0].prompt[:400], language=None, wrap_lines=True)
             st.code(samples[0].answer[:400], language=None, wrap_lines=True)
-            name = st.text_input("Call it", Path(file.name).stem[:40], key="data-name")
-            st.button("Use it", key="use-data", type="primary", on_click=_use, args=(path, name))
+            name = st.text_input("Name", Path(file.name).stem[:40], key="data-name")
+            st.button(
+                "Use this dataset", key="use-data", type="primary", on_click=_use, args=(path, name)
+            )
 
 
 def _use(path: Path, name: str) -> None:

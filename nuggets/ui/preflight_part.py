@@ -1,4 +1,4 @@
-"""What is known of a pair before a weight is read: dimensions, what can be cut, what it needs."""
+"""What is known of a pair before a weight is read: dimensions, what can be extracted, the needs."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from nuggets.ui import form, safe, share, shell
 LOOKED_UP_FOR = 600
 """Seconds that an answer of the hub is kept."""
 WORDS = {
-    "agree": "Both tokenizers give every word the same id.",
-    "differ": "The tokenizers give words other ids: rows of embedding and head do not match.",
-    "unknown": "Whether the tokenizers agree cannot be known before they are loaded.",
+    "agree": "Both tokenizers map every token to the same id.",
+    "differ": "The tokenizers map tokens to different ids, so the rows of embedding and head do "
+    "not correspond.",
+    "unknown": "Whether the tokenizers agree is known only after they are loaded.",
 }
 
 
@@ -25,13 +26,13 @@ def work(choice: shell.Choice) -> TransferRecipe:
     """Draws the choice of how much is counted for, and returns the transfer that does it."""
     names = list(api.shipped_recipes())
     name = st.selectbox(
-        "Counted for the recipe",
+        "Estimate for recipe",
         names,
         index=names.index("quick"),
         key="counted",
         bind="query-params",
         width=220,
-        help="Samples, steps, arms and seeds for which the need is estimated.",
+        help="The recipe sets the samples, steps, arms and seeds of the estimate.",
     )
     recipe = api.load_recipe(name if name in names else "quick")
     own = choice.data()  # which samples; how many is the recipe's
@@ -48,7 +49,7 @@ def work(choice: shell.Choice) -> TransferRecipe:
 
 
 def look(choice: shell.Choice, recipe: TransferRecipe) -> api.Preflight:
-    """The preflight; what the hub said is kept for ten minutes, local files are read anew.
+    """The preflight; what the Hub said is kept for ten minutes, local files are read again.
 
     Raises:
         BadInput: if one of the two is not a model at all, or the device is not there.
@@ -57,7 +58,7 @@ def look(choice: shell.Choice, recipe: TransferRecipe) -> api.Preflight:
     return _kept(api.dump_job(recipe), recipe) if remote else _fresh(recipe)
 
 
-@st.cache_data(ttl=LOOKED_UP_FOR, max_entries=16, show_spinner="Asking the hub…")
+@st.cache_data(ttl=LOOKED_UP_FOR, max_entries=16, show_spinner="Querying the Hub…")
 def _kept(key: str, _recipe: TransferRecipe) -> api.Preflight:
     return _fresh(_recipe)
 
@@ -81,7 +82,10 @@ def verdict(found: api.Preflight) -> None:
     with st.container(horizontal=True, vertical_alignment="center"):
         st.badge(word, color=colour)  # type: ignore[arg-type]
         if found.ok and short:
-            st.text(f"Too large for this machine as the recipe is: {', '.join(short)}.")
+            st.text(
+                "With this recipe, these stages are too large for this machine: "
+                f"{', '.join(short)}."
+            )
         if found.teacher and found.student:
             st.text(WORDS[found.vocabularies])
     for index, sentence in enumerate(found.problems):
@@ -127,13 +131,14 @@ def dimensions(found: api.Preflight, command: str) -> None:
 
 
 def matrices(found: api.Preflight, command: str) -> None:
-    """Every kind of matrix: its shapes, whether it can be cut, and why not."""
+    """Every kind of matrix: its shapes, whether it can be extracted, and why not."""
     rows = [
         {
             "matrix": role.role,
             "teacher": _shape(role.teacher_shape),
             "student": _shape(role.student_shape),
-            "can be cut": ("yes" if role.fits else "no") + (f": {role.reason}" * bool(role.reason)),
+            "can be extracted": ("yes" if role.fits else "no")
+            + (f": {role.reason}" * bool(role.reason)),
         }
         for role in found.roles
     ]
@@ -143,7 +148,7 @@ def matrices(found: api.Preflight, command: str) -> None:
         "Shapes [out × in] of one layer's matrices",
         command,
         {},
-        "Matrices of teacher and student with their shapes, and whether they can be cut",
+        "Matrices of teacher and student with their shapes, and whether they can be extracted",
     )
 
 
@@ -155,10 +160,10 @@ def needs(found: api.Preflight, command: str) -> None:
     on_gpu = machine.device != "cpu"
     rows = [_need(stage, machine, on_gpu) for stage in found.stages]
     bar = st.column_config.ProgressColumn(min_value=0, max_value=1, format="percent", width=110,
-                                          help="Memory needed, of what is free now.")  # fmt: skip
+                                          help="Share of the free memory.")  # fmt: skip
     disk = f"{amounts.size(machine.disk_free)} of disk"
     memory = f"{amounts.size(machine.memory_free)} of memory on {machine.device}"
-    ram = f", {amounts.size(machine.ram_free)} of the machine's own" if on_gpu else ""
+    ram = f", {amounts.size(machine.ram_free)} of RAM" if on_gpu else ""
     _table(
         rows,
         "needs",
@@ -167,14 +172,14 @@ def needs(found: api.Preflight, command: str) -> None:
         f"{amount.dtype}. Free: {memory}{ram}, {disk}",
         command,
         {"of free memory": bar},
-        "What each stage needs in memory, disk and time, and whether it is there",
+        "Memory, disk space and time that each stage needs, and whether they are available",
     )
 
 
 def _need(stage: Any, machine: Any, on_gpu: bool) -> dict[str, Any]:
     row = {"stage": stage.stage, "memory": _amount(stage.bytes_needed)}
     if on_gpu:
-        row["machine's memory"] = _amount(stage.ram_needed)
+        row["RAM"] = _amount(stage.ram_needed)
     return row | {
         "of free memory": stage.bytes_needed / max(machine.memory_free, 1),
         "disk": _amount(stage.disk_needed),

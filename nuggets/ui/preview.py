@@ -12,22 +12,25 @@ from nuggets.amounts import duration, size
 from nuggets.recipe import TransferRecipe
 from nuggets.ui import charts_transfer, measure, safe, share
 
-TABS = ("Windows", "Neighbours", "Rank and energy", "Time and memory")
+TABS = ("Windows", "Adjacent matrices", "Rank and energy", "Time and memory")
 
 
 def draw(recipe: TransferRecipe, ahead: api.Outlook) -> None:
     """Draws what is known of a recipe, what refuses it, and what has to be measured first."""
     for place, sentence in enumerate(ahead.refusals):
-        safe.problem(sentence, f"refused-{place}", "This would be refused")
+        safe.problem(sentence, f"refused-{place}", "This recipe cannot run")
     if not all(need.fits for need in ahead.stages):
         safe.notes(ahead.preflight.notes)
     if ahead.missing:
         _offer(recipe, ahead.missing)
     _numbers(ahead)
     if ahead.detectable is not None:
-        st.text(f"{ahead.detectable.sentence} Smaller ones will look like none.")
+        st.text(f"{ahead.detectable.sentence} Smaller differences will probably go undetected.")
     elif not ahead.refusals:
-        st.text("How small a difference can be seen is not known before losses, or one item alone.")
+        st.text(
+            "The detectable difference cannot be computed in advance for losses or for a "
+            "single item."
+        )
     # Only the open one is computed and sent.
     tabs = st.tabs(TABS, key="ahead", on_change="rerun", bind="query-params")
     for name, tab in zip(TABS, tabs, strict=True):
@@ -41,10 +44,10 @@ def _tab(name: str, recipe: TransferRecipe, ahead: api.Outlook) -> None:
     if name == "Time and memory":
         _costs(recipe, ahead)
     elif ahead.plan is None:
-        st.text("Known as soon as there is a plan.")
+        st.text("Measure sensitivity to see this.")
     elif name == "Windows":
         _windows(recipe, ahead.plan)
-    elif name == "Neighbours":
+    elif name == "Adjacent matrices":
         _neighbours(recipe, ahead)
     else:
         _kept(recipe, ahead)
@@ -55,17 +58,18 @@ def _offer(recipe: TransferRecipe, missing: str) -> None:
     if missing == "map":
         job = api.map_job(recipe)
         sentence = (
-            f"The sensitivity of {job.model} was not measured for these samples yet. Once it is, "
-            "the plan follows every control at once. Seconds on the built-in models."
+            f"The sensitivity of {job.model} to these samples has not been measured yet. Once it "
+            "has, the plan updates with every control. Takes a few seconds on the built-in "
+            "models."
         )
-        measure.missing("No plan yet", sentence, {"Measure it": [job]}, "plan-map")
+        measure.missing("No plan yet", sentence, {"Measure": [job]}, "plan-map")
     else:
         pair = api.alignment_job(recipe)
         sentence = (
-            f"The layer map cka needs the alignment of {pair.teacher} and {pair.student}, which "
-            "was not measured yet."
+            f"The layer selector cka needs the alignment of {pair.teacher} and {pair.student}, "
+            "which has not been measured yet."
         )
-        measure.missing("No alignment yet", sentence, {"Measure it": [pair]}, "plan-alignment")
+        measure.missing("No alignment yet", sentence, {"Measure": [pair]}, "plan-alignment")
 
 
 def _numbers(ahead: api.Outlook) -> None:
@@ -75,30 +79,30 @@ def _numbers(ahead: api.Outlook) -> None:
         "Teacher layers",
         ranges([teacher for _, teacher in plan.alignment.pairs]) if plan else unknown,
         border=True,
-        help="In the order of the student's layers, from 0.",
+        help="In the order of the student's layers, counted from 0.",
     )
     kept = [item.kept_mass for item in plan.items] if plan else []
     right.metric(
         "Sensitivity kept",
         f"{min(kept):.0%} to {max(kept):.0%}" if kept else unknown,
         border=True,
-        help="Share of a teacher matrix's sensitivity that lies inside the chosen entries, least "
-        "and most over the matrices.",
+        help="Share of a teacher matrix's sensitivity that the chosen entries hold, from the "
+        "lowest to the highest over all matrices.",
     )
     at_most = "at most " if plan and plan.lora.energy is not None and ahead.kept is None else ""
     left.metric(
-        "Trained weights per arm",
+        "Trainable parameters per arm",
         unknown if ahead.parameters is None else f"{at_most}{ahead.parameters:,}",
         border=True,
-        help="Entries of A and B together, at the ranks that are used.",
+        help="All entries of A and B, at the ranks that are used.",
     )
     machine = ahead.preflight.machine
     right.metric(
         f"Time on {machine.device if machine else 'this machine'}",
         unknown if ahead.seconds is None else f"about {duration(ahead.seconds)}",
         border=True,
-        help="All stages, one arm and seed after another, by the measured speed of this device. "
-        "Side by side they take less.",
+        help="All stages, one arm and seed after another, at the measured speed of this device. "
+        "Training arms together takes less.",
     )
 
 
@@ -109,15 +113,15 @@ def _windows(recipe: TransferRecipe, plan: api.ExtractionPlan) -> None:
         charts_transfer.plan_figure(frame, share.look()),
         frame,
         key="plan",
-        caption="Sensitivity kept; a random choice keeps 1×",
+        caption="Sensitivity kept, relative to a random choice (1×)",
         command=command,
         python=python,
-        alt="Share of sensitivity kept per layer pair and matrix",
+        alt="Share of sensitivity kept for each layer pair and matrix",
     )
     share.table(
         charts_transfer.windows_frame(plan),
         key="plan-windows",
-        caption=f"What each of {len(plan.items)} matrices takes from the teacher",
+        caption=f"What each of the {len(plan.items)} matrices takes from the teacher",
         command=command,
         python=python,
         height=220,
@@ -131,14 +135,17 @@ def _windows(recipe: TransferRecipe, plan: api.ExtractionPlan) -> None:
 def _neighbours(recipe: TransferRecipe, ahead: api.Outlook) -> None:
     found = ahead.residual
     if found is None or not len(found.agreement):
-        st.text("Single weights belong to no dimension that neighbours could agree on.")
+        st.text(
+            "Single weights do not select dimensions, so there is nothing for adjacent "
+            "matrices to share."
+        )
         return
     whole = int((found.agreement == 1).sum())
     st.text(
-        f"{whole} of {len(found.agreement)} neighbours were cut to exactly the same residual "
-        f"dimensions. On average they share {found.agreement.mean():.0%}; chosen without looking "
-        f"they would share {found.chance:.0%}. Below 100 % a matrix does not read all that the "
-        "one before it wrote."
+        f"{whole} of {len(found.agreement)} adjacent pairs use exactly the same residual "
+        f"dimensions. On average they share {found.agreement.mean():.0%}; a random choice would "
+        f"share {found.chance:.0%}. Below 100 % a matrix does not read everything that the one "
+        "before it wrote."
     )
     frame = charts_transfer.neighbours_frame(found)
     command, python = _origin(recipe)
@@ -149,7 +156,7 @@ def _neighbours(recipe: TransferRecipe, ahead: api.Outlook) -> None:
         caption="Residual dimensions that each matrix shares with the next",
         command=command,
         python=python,
-        alt="Overlap of residual dimensions for every two neighbouring matrices",
+        alt="Overlap of residual dimensions for each pair of adjacent matrices",
     )
 
 
@@ -161,7 +168,7 @@ def _kept(recipe: TransferRecipe, ahead: api.Outlook) -> None:
     energies, ranks = [each.energy for each in kept], [each.rank for each in kept]
     st.text(
         f"At rank {_span(ranks)} the product of A and B keeps {min(energies):.0%} to "
-        f"{max(energies):.0%} of what was cut out (squared entries); the rest is lost before "
+        f"{max(energies):.0%} of the extracted windows (squared entries); the rest is lost before "
         "training begins."
     )
     frame = charts_transfer.kept_frame(plan, kept)
@@ -170,10 +177,10 @@ def _kept(recipe: TransferRecipe, ahead: api.Outlook) -> None:
         charts_transfer.kept_figure(frame, share.look()),
         frame,
         key="plan-energy",
-        caption="Energy kept by the SVD, and the rank it takes",
+        caption="Energy kept by the SVD, and the rank used",
         command=command,
         python=python,
-        alt="Rank and energy kept per layer pair and matrix",
+        alt="Rank and energy kept for each layer pair and matrix",
     )
 
 
@@ -194,22 +201,23 @@ def _costs(recipe: TransferRecipe, ahead: api.Outlook) -> None:
         share.table(
             pd.DataFrame(rows),
             key="plan-costs",
-            caption="Counted from dimensions, by the speed measured here",
+            caption="Estimated from the dimensions and the measured speed of this machine",
             command=f"nuggets preflight {recipe.teacher} {recipe.student}",
             height="content",
         )
         st.text(
             f"{work.trainings} trainings of {work.steps} steps, {work.batch_size} samples of "
-            f"about {work.tokens} tokens each. Needs {size(peak)} of memory at most; "
-            f"{size(found.memory_available)} are free, and {size(found.disk_free)} of disk."
+            f"about {work.tokens} tokens each. Needs {size(peak)} of memory at most. "
+            f"{size(found.memory_available)} of memory and {size(found.disk_free)} of disk are "
+            "free."
         )
     if ahead.uncounted:
-        st.text(f"Not counted: {', '.join(ahead.uncounted)}.")
+        st.text(f"Not included: {', '.join(ahead.uncounted)}.")
     safe.notes(found.notes)
 
 
 def _ranks_asked(plan: api.ExtractionPlan | None) -> str:
-    return f"Ranks asked for: {_span([item.rank for item in plan.items])}." if plan else ""
+    return f"Requested ranks: {_span([item.rank for item in plan.items])}." if plan else ""
 
 
 def _span(values: Sequence[int]) -> str:

@@ -11,13 +11,20 @@ from nuggets.ui import safe
 def expander(model: str, data: api.DataConfig) -> None:
     """Prompt and answer of the first seed sample, special tokens included."""
     wanted = (model, data.model_dump_json())
-    with st.expander("The exact prompt, and what enters the loss"), safe.shown_problems("prompt"):
-        if st.button("Show it", key="show-prompt", help="Loads the tokenizer: a few seconds."):
+    with (
+        st.expander("The exact prompt, and the part that enters the loss"),
+        safe.shown_problems("prompt"),
+    ):
+        if st.button(
+            "Show", key="show-prompt", help="Loads the tokenizer, which takes a few seconds."
+        ):
             st.session_state["nuggets-prompt"] = wanted
         if st.session_state.get("nuggets-prompt") != wanted:
             return
         for shown in _rendered(*wanted):
-            st.caption(f"Read: {shown.n_prompt} tokens, not in the loss (⏎ is a line end)")
+            st.caption(
+                f"Prompt: {shown.n_prompt} tokens, not in the loss (⏎ marks the end of a line)"
+            )
             st.code(_visible(shown.prompt), language=None, wrap_lines=True)
             st.caption(f"In the loss: {shown.n_answer} tokens")
             st.code(_visible(shown.answer), language=None, wrap_lines=True)

@@ -36,7 +36,7 @@ def picker(choice: shell.Choice) -> TransferRecipe:
         own_samples.popover()
     safe.refused(REFUSED)
     base = _named(name, of_run)
-    st.text(base.description or (f"Settings of {choice.run}." if name == OF_RUN else ""))
+    st.text(base.description or (f"Settings of run {choice.run}." if name == OF_RUN else ""))
     return base
 
 
@@ -46,9 +46,9 @@ def keep(recipe: TransferRecipe) -> None:
         name = st.text_input("Name", key="save-name", placeholder="one word", max_chars=60)
         saved = list(api.own_recipes())
         taken = name.strip() in saved
-        replace = taken and st.checkbox("Replace the recipe of this name", key="save-replace")
+        replace = taken and st.checkbox("Replace the recipe with this name", key="save-replace")
         st.button(
-            "Save the recipe",
+            "Save recipe",
             key="save-now",
             type="primary",
             on_click=_save,
@@ -57,7 +57,7 @@ def keep(recipe: TransferRecipe) -> None:
         st.code(f"nuggets run {name.strip() or 'NAME'}", language="bash")
         if saved:
             gone = st.selectbox("Saved recipes", saved, key="saved")
-            st.button("Delete it", key="delete-recipe", on_click=_delete, args=(gone,))
+            st.button("Delete", key="delete-recipe", on_click=_delete, args=(gone,))
 
 
 def compare(recipe: TransferRecipe, choice: shell.Choice) -> None:
@@ -74,7 +74,7 @@ def compare(recipe: TransferRecipe, choice: shell.Choice) -> None:
             found = recipe if one == SHOWN else _named(one, of_run)
             rows = api.compare_recipes({"left": found, "right": _named(other, of_run)})
             if not rows:
-                st.text("They are the same.")
+                st.text("The recipes are the same.")
                 return
             lines = [(field, *values) for field, values in rows.items()]
             names_ = (one, other if other != one else f"{other} (right)")
@@ -89,10 +89,10 @@ def compare(recipe: TransferRecipe, choice: shell.Choice) -> None:
 
 def take_away(recipe: TransferRecipe) -> None:
     """The recipe as YAML, as a command, and as Python."""
-    with st.expander("This transfer as YAML, as a command, as Python"):
+    with st.expander("Export this recipe: YAML, command, Python"):
         text = api.dump_job(recipe)
         st.download_button(
-            "Download the recipe",
+            "Download recipe",
             text,
             "recipe.yaml",
             "application/yaml",
@@ -148,8 +148,8 @@ def _picked() -> None:
     else:
         files = ", ".join(filter(None, (getattr(base.data, name) for name in form.FILES)))
         raise BadInput(
-            f"The recipe's own samples are not on this machine any more ({files}). Choose a task "
-            "in the sidebar, or bring them again."
+            f"The recipe's samples are no longer on this machine ({files}). Choose a task in the "
+            "sidebar, or upload them again."
         )
 
 
@@ -176,9 +176,9 @@ def _upload() -> None:
         try:
             found = api.parse_recipe(file.getvalue().decode())
         except UnicodeDecodeError:
-            raise BadInput("The file is not text in UTF-8.") from None
+            raise BadInput("The file is not UTF-8 text.") from None
         st.session_state.setdefault("nuggets-recipes", {})[UPLOADED] = found
-        st.button("Use it", key="use-upload", on_click=_use_upload)
+        st.button("Use this recipe", key="use-upload", on_click=_use_upload)
 
 
 def _use_upload() -> None:

@@ -1,4 +1,4 @@
-"""Do neighbouring matrices speak of the same residual dimensions? One answer per selector."""
+"""Do adjacent matrices use the same residual dimensions? One answer per selector."""
 
 from __future__ import annotations
 
@@ -36,26 +36,27 @@ def section(choice: shell.Choice, layers: tuple[int, ...] | None) -> None:
         choice: pair and samples.
         layers: the layer map by hand; the most sensitive layers when None.
     """
-    st.subheader("Do neighbours speak of the same dimensions?", anchor=False)
+    st.subheader("Do adjacent matrices use the same residual dimensions?", anchor=False)
     st.text(
-        "All matrices read and write one residual stream. Where two neighbours are cut to "
-        "different dimensions of it, the next does not read what this one wrote, and the circuit "
-        "between them is broken: only a consistent choice keeps one."
+        "All matrices read from and write to one residual stream. Where two adjacent matrices "
+        "keep different dimensions of it, the second does not read what the first wrote, and the "
+        "circuit between them is broken. Only a consistent choice keeps it intact."
     )
     job = api.map_job(recipe(choice, SELECTORS[0], layers))
     found = measure.measured_map(job)
     if found is None:
         measure.missing(
-            "Not known yet",
-            f"What a selector chooses follows from the sensitivity of {choice.teacher} to "
-            f"{choice.label}, which was not measured yet. Seconds on the built-in models.",
-            {"Measure it": [job]},
+            "Not measured yet",
+            f"What a selector chooses depends on the sensitivity of {choice.teacher} to "
+            f"{choice.label}, which has not been measured yet. Takes a few seconds on the "
+            "built-in models.",
+            {"Measure": [job]},
             "selectors",
         )
         return
     if api.views.module_sizes(found).sum() > LARGE and not st.toggle(
-        "Look for the windows", key="selectors", bind="query-params",
-        help="Every entry of every matrix is looked at, which takes minutes on this teacher."
+        "Search for the windows", key="selectors", bind="query-params",
+        help="This reads every entry of every matrix, which takes minutes for this teacher."
     ):  # fmt: skip
         return
     plans = _plans(choice, layers, str(found.meta.get("digest")))
@@ -75,7 +76,7 @@ def _plans(choice: shell.Choice, layers: tuple[int, ...] | None, digest: str) ->
     return plans
 
 
-@st.cache_resource(max_entries=40, show_spinner="Looking at every entry…")
+@st.cache_resource(max_entries=40, show_spinner="Reading every entry…")
 def _plan(key: str, _recipe: TransferRecipe) -> api.ExtractionPlan:
     """A plan; kept, since large matrices take long."""
     return api.plan(_recipe)
@@ -101,15 +102,15 @@ def _draw(
             charts_residual.residual_figure(residual, look),
             charts_residual.residual_frame(residual),
             key="residual",
-            caption=f"Dimensions that each of {n} matrices was cut to; shared: mean over {n - 1} "
-            f"pairs of neighbours · {origin}",
+            caption=f"Dimensions kept in each of {n} matrices; shared: mean over {n - 1} "
+            f"adjacent pairs · {origin}",
             alt="Matrices down, residual dimensions across, coloured where chosen: windows jump "
             "from matrix to matrix, the consistent choice is unbroken lines",
             **_code(choice, layers, list(residual), "residual"),
         )
         st.caption(
-            "Windows that are placed blindly share much already, since all of them hold the "
-            "middle: what they share beyond chance is what the selector found."
+            "Windows placed at random already share many dimensions, since most of them cover "
+            "the middle. Only what is shared beyond chance comes from the selector."
         )
     frame = agreement_frame(plans, residual)
     share.figure(
@@ -117,8 +118,8 @@ def _draw(
         frame,
         key="agreement",
         caption=f"Means over all matrices · {origin}",
-        alt="Bars per selector: dimensions shared by neighbours with what chance gives, and "
-        "sensitivity kept",
+        alt="Bars for each selector: dimensions shared by adjacent matrices, the share expected "
+        "by chance, and sensitivity kept",
         **_code(choice, layers, list(plans), "agreement"),
     )
 

@@ -27,7 +27,7 @@ def notes(run: api.Run) -> None:
         key=key,
         max_chars=NOTES_LENGTH,
         height=90,
-        placeholder="What you wanted to know, what you saw.",
+        placeholder="What you wanted to find out, and what you observed.",
         on_change=_save_notes,
         args=(run, key),
     )
@@ -42,15 +42,15 @@ def compare(run: api.Run) -> None:
     """What differs between two or more runs: recipe beside results."""
     others = [other.id for other in api.runs() if other.id != run.id and _alike(other, run)]
     if not others:
-        st.text("There is no other run of this kind to compare with.")
+        st.text("There is no other run of the same kind to compare with.")
         return
     chosen = st.multiselect(
-        "With",
+        "Compare with",
         others,
         key="with",
         bind="query-params",
         max_selections=MOST_COMPARED,
-        placeholder="choose one or more other runs",
+        placeholder="choose one or more runs",
     )
     ids = [run.id, *(other for other in chosen if other in others)]
     if len(ids) < 2:
@@ -111,7 +111,7 @@ def export(run: api.Run, job: TransferRecipe) -> None:
         language="bash",
         wrap_lines=True,
     )
-    if st.button("Write the PEFT adapter", type="primary", key="export"):
+    if st.button("Export the PEFT adapter", type="primary", key="export"):
         with safe.shown_problems("exported"):
             api.export(run, Path(out).expanduser(), arm, seed)
             st.badge("Written", color="green")
@@ -120,14 +120,14 @@ def export(run: api.Run, job: TransferRecipe) -> None:
 
 def bundle(run: api.Run) -> None:
     """The whole run as one file: written to disk, and handed to the browser if not too large."""
-    st.subheader("The whole run as one file", anchor=False)
+    st.subheader("The complete run as one file", anchor=False)
     st.text(
-        "Recipe, versions, digests, maps' sums, adapters, every answer and a page with the "
-        "figures; it opens on a machine without the models."
+        "Contains the recipe, versions, digests, sums of the maps, adapters, every answer and a "
+        "page with the figures. It opens on a machine without the models."
     )
     path = api.exports_dir() / f"{run.id}.nuggets.zip"
     if not path.is_file():
-        if st.button("Write the bundle", key="bundle"):
+        if st.button("Create the bundle", key="bundle"):
             with safe.shown_problems("bundled"):
                 api.bundles.write_bundle(run, path)
                 st.rerun()
@@ -142,7 +142,7 @@ def bundle(run: api.Run) -> None:
 def import_bundle() -> None:
     """A bundle from an upload, or from a path for those that are too large to upload."""
     with st.popover("Import a run", key="import"):
-        file = st.file_uploader("A bundle", type=["zip"], key="bundle-upload")
+        file = st.file_uploader("Bundle", type=["zip"], key="bundle-upload")
         path = st.text_input("or a file on this machine", key="bundle-path")
         st.button("Import", key="import-now", on_click=_import, args=(file, path),
                   disabled=file is None and not path.strip())  # fmt: skip
@@ -161,7 +161,7 @@ def _import(file: Any, path: str) -> None:
 def confirm_delete(run: api.Run) -> None:
     """Asks once more; the run's folder is then gone for good."""
     st.text(run.id)
-    st.text("Its record, adapters and answers are deleted for good.")
+    st.text("Its record, adapters and answers will be deleted permanently.")
     with st.container(horizontal=True):
         if st.button("Delete", type="primary", key="delete-yes"):
             with safe.refused_later():

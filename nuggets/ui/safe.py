@@ -11,7 +11,7 @@ import streamlit as st
 from nuggets.errors import NuggetsError
 from nuggets.runs.schema import RunStatus
 
-REFUSED = "This does not work"
+REFUSED = "This did not work"
 STATUS_COLOURS = {
     "created": "gray",
     "queued": "orange",
@@ -40,7 +40,7 @@ def notes(sentences: Iterable[str]) -> None:
 
 @contextmanager
 def shown_problems(key: str = "problem") -> Iterator[None]:
-    """Shows a `NuggetsError` of the block as a sentence; the page goes on below."""
+    """Shows a `NuggetsError` of the block as a sentence; the rest of the page is drawn."""
     try:
         yield
     except NuggetsError as error:

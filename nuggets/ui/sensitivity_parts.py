@@ -20,7 +20,7 @@ class View(NamedTuple):
     """Which maps the page shows, checked.
 
     Attributes:
-        a: name of the map that is looked at.
+        a: name of the map that is shown.
         b: name of the one it is compared with.
         show: `A`, `B` or `A − B`.
     """
@@ -134,7 +134,7 @@ def draw_map(
         alt=f"Heatmap of layers by modules: {shown.title} for {what}. The table has the values.",
         on_select=lambda: _choose(key, frame),
     )
-    st.caption("Click a cell to look into its matrix, or choose it by name below.")
+    st.caption("Click a cell to open its matrix, or choose the matrix by name below.")
 
 
 def n_chosen(source: Source, choice: shell.Choice) -> int:
@@ -151,7 +151,7 @@ def layers(source: Source, choice: shell.Choice) -> None:
         charts_sensitivity.layers_figure(frame, share.look()),
         frame,
         key="layers",
-        caption=f"{k} most sensitive layers in orange; 95 % intervals over samples · "
+        caption=f"The {k} most sensitive layers are orange; 95 % intervals over samples · "
         f"{source.label}, {source.origin}",
         command=api.as_command(source.job),
         python=api.as_python(
@@ -159,8 +159,8 @@ def layers(source: Source, choice: shell.Choice) -> None:
             "print(api.views.layer_values(map))\n"
             f"print(api.views.layer_stability(map.layer_samples, {k}))",
         ),
-        alt="Bars: share of each layer with its interval, and how often it is chosen again when "
-        "samples are drawn anew",
+        alt="Bars: share of each layer with its interval, and how often it is chosen when "
+        "samples are resampled",
     )
 
 
@@ -177,11 +177,11 @@ def trust(source: Source, choice: shell.Choice) -> None:
 def _agreement(found: api.SensitivityMap) -> None:
     halves = api.views.split_half(api.views.module_samples(found))
     st.metric(
-        "Rank agreement of two halves of the samples",
+        "Rank correlation between two halves of the samples",
         f"{halves.mean:.3f}",
-        help=f"Spearman's correlation of the matrices' sums in {halves.n_half} samples and in "
-        f"{halves.n_half} others; middle 95 % of random halves: {halves.low:.3f} to "
-        f"{halves.high:.3f}.",
+        help=f"Spearman's correlation between the matrices' sums over {halves.n_half} samples "
+        f"and over {halves.n_half} others; middle 95 % of random halves: {halves.low:.3f} "
+        f"to {halves.high:.3f}.",
     )
     st.caption(f"95 % of random halves: {halves.low:.3f} to {halves.high:.3f}")
 
@@ -196,8 +196,8 @@ def _samples(source: Source, choice: shell.Choice) -> None:
         charts_sensitivity.samples_figure(frame, share.look()),
         frame,
         key="samples",
-        caption=f"How many of the {k} layers fewer samples choose too · {source.label}, "
-        f"{source.origin}",
+        caption=f"How many of the {k} layers are also chosen from fewer samples · "
+        f"{source.label}, {source.origin}",
         command=api.as_command(source.job),
         python=api.as_python(
             source.job,

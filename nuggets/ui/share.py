@@ -148,7 +148,7 @@ def _foot(
     with row:
         with st.container(width="stretch"):
             st.text(caption)  # never Markdown: captions name runs, models and tasks
-        with st.popover("Take away", help="Data, image, page, command, Python", key=f"{key}-share"):
+        with st.popover("Export", help="Data, image, page, command, Python", key=f"{key}-share"):
             take_away.buttons(name, f"{key}-buttons", None if fig is None else _frame(key))
             with st.container(horizontal=True):
                 for label, kind, make in files:

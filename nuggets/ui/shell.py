@@ -126,20 +126,20 @@ def pair_input(who: Literal["teacher", "student"]) -> None:
         key=who,
         bind="query-params",
         accept_new_options=True,
-        help="A built-in name, a folder, a .gguf file, or org/name@revision of the hub.",
+        help="A built-in name, a folder, a .gguf file, or org/name@revision on the Hub.",
     )
 
 
 def dtype_input() -> None:
     """The number format in which models compute while sensitivity is measured."""
     st.selectbox(
-        "Number format",
+        "Precision (dtype)",
         DTYPES,
         key="dtype",
         bind="query-params",
         width=220,
-        help="Of weights and gradients while sensitivity is measured; sums are float32 or wider "
-        "in any case. auto: bfloat16 on a GPU, float32 elsewhere.",
+        help="Precision of weights and gradients while sensitivity is measured; sums are always "
+        "float32 or wider. auto: bfloat16 on a GPU, float32 elsewhere.",
     )
 
 
@@ -156,7 +156,7 @@ def run_input() -> None:
 
 
 def queue() -> None:
-    """Runs that compute or wait, drawn anew each second while there are any."""
+    """Runs that compute or wait, redrawn each second while there are any."""
     live_ids = tuple(run.id for run in api.runs() if run.status() in api.LIVE)
     if live_ids:
         st.fragment(_queue, run_every=1.5)(live_ids)
@@ -184,7 +184,7 @@ def knows_machine() -> bool:
 
 def wait_for_machine() -> None:
     """Stands in for a page while a child process asks torch for devices."""
-    st.text("Looking at this machine: which devices there are takes a few seconds, once.")
+    st.text("Detecting the devices of this machine, which takes a few seconds the first time.")
     st.fragment(_wait, run_every=0.5)()
 
 
@@ -194,7 +194,7 @@ def _wait() -> None:
 
 
 def describe_machine(place: Any) -> None:
-    """Says what `auto` means and how much memory is there, as soon as it is known."""
+    """Shows which device `auto` is and its memory, as soon as they are known."""
     with place.container():
         known = knows_machine()
         st.fragment(_machine, run_every=None if known else 1.0)(known)
@@ -207,7 +207,7 @@ def _machine(was_known: bool) -> None:
         safe.problem(error, "machine")
         return
     if found is None:
-        st.caption("Looking at this machine…")
+        st.caption("Detecting devices…")
         return
     if not was_known:
         st.rerun()
@@ -215,7 +215,9 @@ def _machine(was_known: bool) -> None:
     wanted = current().device
     device = devices.get(wanted) or next(iter(devices.values()))
     free = f"{amounts.size(device.memory_free)} of {amounts.size(device.memory_total)} free"
-    st.caption(f"{device.name}: {free}" if wanted in ("auto", device.name) else "not found here")
+    st.caption(
+        f"{device.name}: {free}" if wanted in ("auto", device.name) else "not on this machine"
+    )
 
 
 def _text(value: Any, default: str) -> str:

@@ -31,8 +31,8 @@ def report_of(name: str, changes: Sequence[str] = ()) -> api.StudyReport | None:
         return found if found or changes else api.published_report(name)
     except ValueError:
         raise Damaged(
-            f"A report of the experiment {name} cannot be read. Run it again with: nuggets paper "
-            f"{name} --out docs/paper"
+            f"The report of the experiment {name} cannot be read. Run it again with: nuggets "
+            f"paper {name} --out docs/paper"
         ) from None
 
 

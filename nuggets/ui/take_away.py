@@ -44,7 +44,7 @@ export default function ({ data, parentElement }) {
     say(`Saved as ${format.toUpperCase()}`);
   };
   const copy = () => navigator.clipboard.writeText(window.location.href)
-    .then(() => say('Copied'), () => say('The browser refused; copy the address bar.'));
+    .then(() => say('Copied'), () => say('Copying was blocked. Copy the address bar.'));
   for (const button of parentElement.querySelectorAll('button')) {
     const act = button.dataset.act;
     button.hidden = act !== 'link' && !data.figure;

@@ -9,9 +9,9 @@ from nuggets.ui import safe, shell
 
 STEPS = (
     ("sensitivity", "1 Find", "Where the teacher keeps the skill: layers, matrices, neurons."),
-    ("alignment", "2 Compare", "Which layers of both models resemble each other."),
-    ("transfer", "3 Plan", "What would be extracted, seen before anything is trained."),
-    ("runs", "4 Run", "Arms and seeds in the background; they outlive this window."),
+    ("alignment", "2 Compare", "Which layers of the two models are similar."),
+    ("transfer", "3 Plan", "What will be extracted, before anything is trained."),
+    ("runs", "4 Run", "Train arms and seeds in the background, even with this window closed."),
     ("benchmarks", "5 Judge", "The verdict, with controls and intervals."),
 )
 HIDDEN = "nuggets-tour-hidden"
@@ -27,7 +27,7 @@ def card() -> None:
             st.page_link(shell.page(page), label=label, help=meaning)
         st.page_link(shell.page("learn"), label="Learn why")
         st.button("Hide", key="tour-hide", type="tertiary", on_click=_put_away, args=(True,),
-                  help="The Learn page can show it again.")  # fmt: skip
+                  help="You can show it again from the Learn page.")  # fmt: skip
 
 
 def again() -> None:
@@ -35,7 +35,7 @@ def again() -> None:
     if _hidden():
         st.button("Show the tour again", key="tour-again", on_click=_put_away, args=(False,))
     else:
-        st.page_link(shell.page("home"), label="The tour is on Home")
+        st.page_link(shell.page("home"), label="Go to the tour on Home")
 
 
 def _hidden() -> bool:

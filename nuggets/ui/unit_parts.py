@@ -70,12 +70,12 @@ def _overlap(scores: Mapping[str, np.ndarray], units: Units, source: Source) -> 
         ),
         frame,
         key=f"overlap-{units}",
-        caption=f"Share of the top {first.k} {units} that two tasks have in common; chance "
-        f"{100 * first.chance:.0f} % · {source.origin}",
+        caption=f"Share of the top {first.k} {units} that two tasks have in common; "
+        f"{100 * first.chance:.0f} % by chance · {source.origin}",
         command=api.as_command(source.job),
         python=api.as_python(
             source.job,
             f"print(api.views.unit_scores(map, {units!r}))  # one per task, then overlap",
         ),
-        alt=f"Heatmap of tasks by tasks: share of top {units} in common",
+        alt=f"Heatmap, tasks by tasks: share of the top {units} in common",
     )

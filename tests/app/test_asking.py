@@ -61,4 +61,4 @@ def test_a_worker_that_dies_is_one_sentence(open_page):
     at.button("ask").click().run()
     wait_until_answered("teacher", "independent", prompt="die now", scale=1.0, max_new_tokens=24)
     assert not at.run().exception
-    assert "gone before it answered" in shown(at)
+    assert "stopped before it answered" in shown(at)

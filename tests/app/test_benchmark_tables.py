@@ -82,7 +82,7 @@ def test_models_measured_by_themselves_are_shown_with_intervals(
         assert text == f"{mean:.3f} [{found.low:.3f}, {found.high:.3f}]"
     assert frame["difference, 95 %"][0] == "–"
     assert frame["difference, 95 %"][1].startswith("−0.500 [−")
-    assert frame["cut prompts"].tolist() == [1, 1]
+    assert frame["truncated prompts"].tolist() == [1, 1]
     compared = at.dataframe[1].value
     assert compared["paired"].tolist() == ["sibling − teacher"]
     assert compared["difference, 95 %"][0].startswith("−0.500 [−")
@@ -99,7 +99,7 @@ def test_the_verdict_of_a_benchmark_stands_below_its_table(
         for name, right in (("plain", [0, 1, 0, 0]), ("paper", [1, 1, 1, 0]))
     ]
     monkeypatch.setattr(api, "benchmark_tables", lambda run: build_tables(arms, "plain"))
-    assert "mmlu-5shot: No difference seen between paper and plain" in shown(
+    assert "mmlu-5shot: No detectable difference between paper and plain" in shown(
         open_page("benchmarks")
     )
 

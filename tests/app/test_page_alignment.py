@@ -154,8 +154,8 @@ def test_a_link_restores_the_map_by_hand_and_keys_write_it(open_page: Open) -> N
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("0, 1, 2", "name 4 teacher layers, one per student layer, each from 0 to 5"),
-        ("0, 1, 2, 6", "does not fit"),
+        ("0, 1, 2", "give 4 teacher layers, one for each student layer, each from 0 to 5"),
+        ("0, 1, 2, 6", "[0, 1, 2, 6] is not valid: give 4 teacher layers"),
         ("0, 1, two, 3", "is not a list of layers"),
         ("-1, 1, 2, 3", "is not a list of layers"),
         (HOSTILE, "is not a list of layers"),

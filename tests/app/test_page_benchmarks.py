@@ -70,7 +70,7 @@ def test_verdict_arms_and_differences_are_those_of_the_report(
     report = api.report(run)
     assert report is not None
     at = open_page("benchmarks", run=run.id)
-    assert "No difference seen between paper and plain" in at.subheader[0].value
+    assert "No detectable difference between paper and plain" in at.subheader[0].value
     assert report.rules in shown(at)
     bars = [t for t in figures(at)[0]["data"] if t["type"] == "bar"]
     names = {name for bar in bars for name in bar["y"]}
@@ -98,9 +98,8 @@ def test_the_verdict_says_what_could_have_been_seen(
     (versus,) = [d for d in report.differences if (d.arm, d.versus) == ("paper", "plain")]
     at = open_page("benchmarks", run=run.id)
     assert versus.minimum_detectable is not None
-    sentence = (
-        f"3 seeds × 40 items find in four of five experiments: {versus.minimum_detectable:.3f}"
-    )
+    smallest = versus.minimum_detectable
+    sentence = f"With 3 seeds × 40 items a difference of {smallest:.3f} to plain is detected"
     assert sentence in shown(at)
 
 
@@ -169,7 +168,7 @@ def test_budget_lists_every_arm(open_page: Open, recipe: TransferRecipe) -> None
     run = write_benchmark(recipe)
     budget = open_page("benchmarks", run=run.id).dataframe[1].value
     assert budget["arm"].tolist() == [name for name, _, _ in ARMS]
-    assert budget["trained weights"].tolist() == ["4.10 k"] * 4
+    assert budget["trainable parameters"].tolist() == ["4.10 k"] * 4
     assert budget["time per seed"].tolist() == ["2.5 s"] * 4
 
 

@@ -29,7 +29,7 @@ def test_use_this_pair_changes_the_sidebar(open_page):
 
 
 def test_empty_home_says_what_to_click(open_page):
-    assert "No runs yet. Press “Run it now”" in shown(open_page())
+    assert "No runs yet. Click “Run it now”" in shown(open_page())
 
 
 def test_try_it_starts_quick_and_opens_transfer(open_page):

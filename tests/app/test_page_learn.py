@@ -84,7 +84,7 @@ def test_a_guess_is_judged_only_when_revealed(
     at.toggle(key="reveal-sensitivity").set_value(True).run()
     assert ":green-badge[Your guess was right]" in [part.value for part in at.markdown]
     at.radio(key="guess-sensitivity").set_value(options[found.answer - 1]).run()
-    assert ":orange-badge[Your guess was not right]" in [part.value for part in at.markdown]
+    assert ":orange-badge[Your guess was wrong]" in [part.value for part in at.markdown]
 
 
 def test_next_and_back_walk_the_chapters(open_page: Open, measured: api.SensitivityMap) -> None:
@@ -106,13 +106,13 @@ def test_print_holds_every_chapter_and_needs_no_network(measured: api.Sensitivit
     assert not re.search(r"<(?:script|link|img)[^>]+(?:src|href)=", page)
 
 
-def test_shipped_numbers_are_those_of_the_readme() -> None:
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
+def test_shipped_numbers_are_those_of_the_summary() -> None:
+    summary = (Path(__file__).parents[2] / "docs" / "paper" / "summary.md").read_text()
     report = api.lessons.controls().report
     for value in (report.arms["paper"].value, report.arms["plain"].value):
-        assert f"| {value:.3f} [".replace("0.", ".") in readme
+        assert f"| {value:.3f} [".replace("0.", ".") in summary
     for cut in api.lessons.graft().arms:
-        assert f"{cut.value:.3f} [{cut.low:.3f}, {cut.high:.3f}]".replace("0.", ".") in readme
+        assert f"{cut.value:.3f} [{cut.low:.3f}, {cut.high:.3f}]".replace("0.", ".") in summary
 
 
 def test_the_tour_is_put_away_for_good_and_comes_back_from_learn(open_page: Open) -> None:

@@ -29,7 +29,7 @@ def test_before_the_first_question_it_says_what_to_press(open_page):
     at = open_page("playground")
     assert "Press Ask" in shown(at)
     assert at.slider("scale").disabled
-    assert "Nothing is loaded." in rendered(at)
+    assert "No model is loaded." in rendered(at)
 
 
 def test_arms_of_the_run_answer_beside_teacher_and_student(open_page):
@@ -65,7 +65,7 @@ def test_memory_is_shown_and_freed(open_page):
     assert "In memory: teacher, independent" in shown(at)
     at.button("free").click().run()
     assert not at.exception
-    assert "Nothing is loaded." in rendered(at)
+    assert "No model is loaded." in rendered(at)
     assert not api.playground.state().alive
 
 

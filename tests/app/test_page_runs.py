@@ -39,7 +39,7 @@ def test_filters_from_the_address(open_page, two, query, index):
 
 
 def test_filter_without_a_match_says_so(open_page, two):
-    assert "No run fits the filter." in shown(open_page("runs", containing="zebra"))
+    assert "No run matches the filter." in shown(open_page("runs", containing="zebra"))
 
 
 def test_notes_are_kept_and_shown_as_text(open_page, two):
@@ -106,7 +106,7 @@ def test_delete_only_asks(open_page, two):
 
 def test_run_of_an_older_address_is_forgotten(open_page, two):
     at = open_page("runs", run="20200101-000000-gone-0000")
-    assert "choose a run in the sidebar" in shown(at)
+    assert "choose it in the sidebar" in shown(at)
 
 
 def bring_in(at, path):
@@ -126,7 +126,7 @@ def test_run_leaves_as_a_bundle_and_comes_back(open_page, two):
     assert not at.exception
     assert run.id in set(table(at)["run"])
     assert api.report(api.open_run(run.id)).verdict == verdict
-    assert "is here already" in shown(bring_in(open_page("runs"), written))
+    assert "already exists here" in shown(bring_in(open_page("runs"), written))
 
 
 def test_file_that_is_no_bundle_is_refused_in_a_sentence(open_page, two, tmp_path):

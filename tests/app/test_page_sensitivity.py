@@ -295,7 +295,7 @@ def test_a_past_runs_map_can_be_shown_without_its_full_map(open_page: Open) -> N
     found.save(folder)
     at = open_page("sensitivity", map_run=run.id)
     assert f"reverse (run), teacher · 16 samples · map unnamed · run {run.id}" in shown(at)
-    assert "keeps only row and column sums" in shown(at)
+    assert "has only row and column sums" in shown(at)
     share = found.total("lm_head") / sum(found.total(m) for m, _, _ in found.spec.modules())
     assert f"share of the total: {100 * share:.1f} %" in map_values(at)["lm_head"]
 

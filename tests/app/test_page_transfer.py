@@ -105,7 +105,7 @@ def field(recipe, path):
 @pytest.mark.parametrize(("query", "wanted"), LINKS)
 def test_every_control_of_a_link_is_a_field_of_the_recipe(open_page, query, wanted):
     at = open_page("transfer", **query)
-    assert "The link asks for" not in shown(at)
+    assert "The link sets" not in shown(at)
     recipe = recipe_shown(at)
     assert {path: field(recipe, path) for path in wanted} == wanted
 
@@ -130,7 +130,7 @@ HOSTILE_LINKS = [
 def test_what_a_link_cannot_have_is_said(open_page, query):
     at = open_page("transfer", **query)
     for key in query.keys() - {"rank"} | ({"rank"} if query["rank"] == "free" else set()):
-        assert f"The link asks for {key}=" in shown(at)
+        assert f"The link sets {key}=" in shown(at)
     assert HOSTILE not in rendered(at)
     assert isinstance(recipe_shown(at), TransferRecipe)  # and the page goes on without it
 
@@ -138,9 +138,9 @@ def test_what_a_link_cannot_have_is_said(open_page, query):
 def test_a_refused_value_is_forgotten_once_its_field_was_used(open_page):
     at = open_page("transfer", r="many")
     at.number_input("steps").set_value(40).run()
-    assert "The link asks for r=" in shown(at)
+    assert "The link sets r=" in shown(at)
     at.number_input("r").set_value(5).run()
-    assert "The link asks for" not in shown(at)
+    assert "The link sets" not in shown(at)
 
 
 def test_another_recipe_brings_its_own_values(open_page):
@@ -174,7 +174,7 @@ def test_no_arm_is_refused_in_words(open_page):
     for group in ("starts", "controls", "others"):
         at.multiselect(group).set_value([])
     at.run()
-    assert "name at least one arm" in shown(at)
+    assert "give at least one arm" in shown(at)
 
 
 def test_plan_is_that_of_the_api(open_page, measured):
@@ -182,7 +182,7 @@ def test_plan_is_that_of_the_api(open_page, measured):
     plan = api.plan(api.load_recipe("quick"))
     values = {metric.label: metric.value for metric in at.metric}
     assert values["Teacher layers"] == " ".join(str(t) for _, t in plan.alignment.pairs)
-    assert values["Trained weights per arm"] == f"{plan.trainable_parameters:,}"
+    assert values["Trainable parameters per arm"] == f"{plan.trainable_parameters:,}"
     kept = [item.kept_mass for item in plan.items]
     assert values["Sensitivity kept"] == f"{min(kept):.0%} to {max(kept):.0%}"
     times = [item.kept_mass / item.area for item in plan.items if item.role == "q"]
@@ -295,12 +295,12 @@ def test_neighbours_ranks_and_costs_are_those_of_the_outlook(open_page, measured
     def opened(tab):
         return open_page("transfer", rank="by energy", energy="0.8", ahead=tab)
 
-    at = opened("Neighbours")
+    at = opened("Adjacent matrices")
     ahead = api.look_ahead(recipe_shown(at))
     (bars,) = figure(at)["data"]
     assert read(bars["y"]) == pytest.approx(ahead.residual.agreement)
     values = {metric.label: metric.value for metric in at.metric}
-    assert values["Trained weights per arm"] == f"{ahead.parameters:,}"
+    assert values["Trainable parameters per arm"] == f"{ahead.parameters:,}"
     assert ahead.detectable.sentence in shown(at)
 
     energies = figure(opened("Rank and energy"))["data"][0]

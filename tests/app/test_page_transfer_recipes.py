@@ -37,7 +37,7 @@ def test_broken_upload_is_one_sentence(open_page, content):
     at.file_uploader("recipe-file").set_value(("r.yaml", content, "text/yaml"))
     at.run()
     assert not at.exception
-    assert any(part.value == "This does not work" for part in at.get("badge")) or shown(at)
+    assert any(part.value == "This did not work" for part in at.get("badge")) or shown(at)
 
 
 def test_saved_recipe_is_chosen_and_runs_from_the_command_line(open_page):
@@ -60,7 +60,7 @@ def test_name_that_cannot_be_used_is_one_sentence(open_page, home, name):
     at.text_input("save-name").set_value(name).run()
     at.button("save-now").click().run()
     assert not at.exception
-    assert "cannot be called" in shown(at) or "comes with Nuggets" in shown(at)
+    assert "is not a valid recipe name" in shown(at) or "comes with Nuggets" in shown(at)
     assert HOSTILE[:20] not in rendered(at)
     assert not list(home.rglob("*.yaml"))
 
@@ -92,7 +92,7 @@ def test_recipe_whose_samples_are_gone_is_one_sentence(open_page, tmp_path):
     at = open_page("transfer")
     at.selectbox("recipe").select("mine").run()
     assert not at.exception
-    assert "samples are not on this machine any more" in shown(at)
+    assert "samples are no longer on this machine" in shown(at)
 
 
 def test_a_recipe_with_energy_and_ranks_comes_back_whole(open_page):

@@ -77,7 +77,7 @@ def test_class_finds_moves_and_judges_a_skill_in_five_minutes(open_context, shoo
 
     page.goto(transfer(40, ("vanilla", "plain", "paper", "permuted"), task="reverse"))
     run = start(page)
-    page.get_by_role("button", name="See the benchmarks").click(timeout=WORK_MS)
+    page.get_by_role("button", name="Open Benchmarks").click(timeout=WORK_MS)
     page.wait_for_url(re.compile("/benchmarks"))
     page.locator(".st-key-verdict").get_by_text(VERDICT).first.wait_for()
     idle(page)
@@ -91,7 +91,7 @@ def test_class_finds_moves_and_judges_a_skill_in_five_minutes(open_context, shoo
     page.get_by_text(re.compile(r"^\d+ tokens, ")).nth(2).wait_for(timeout=WORK_MS)
     assert answer_of(page, 0).inner_text().strip() == "a t c k"  # the teacher knows it
     assert answer_of(page, 1).inner_text().strip() != "a t c k"  # the student lacks it
-    page.get_by_role("button", name="Free the memory").click()
+    page.get_by_role("button", name="Free memory").click()
     until(lambda: not api.playground.state().alive)
 
 
@@ -128,12 +128,12 @@ def test_researcher_loses_window_server_and_worker_and_gets_the_same_result(
 
     os.kill(worker, signal.SIGKILL)
     page.get_by_role("button", name="Resume", exact=True).click()
-    page.get_by_role("button", name="See the benchmarks").wait_for(timeout=WORK_MS)
+    page.get_by_role("button", name="Open Benchmarks").wait_for(timeout=WORK_MS)
     assert run.record().attempts == 2
 
     page.goto(small)
     undisturbed = start(page)
-    page.get_by_role("button", name="See the benchmarks").wait_for(timeout=WORK_MS)
+    page.get_by_role("button", name="Open Benchmarks").wait_for(timeout=WORK_MS)
     for one, other in zip(api.cells(run), api.cells(undisturbed), strict=True):
         assert (one.arm, one.seed, one.outcomes) == (other.arm, other.seed, other.outcomes)
         assert api.answers(run, one.arm, one.seed) == api.answers(undisturbed, one.arm, one.seed)
@@ -166,9 +166,11 @@ def test_engineer_brings_samples_and_leaves_with_an_adapter(
     page.goto("/sensitivity?device=cpu")
     page.get_by_role("button", name="Use your own samples").click()
     page.locator("input[type=file]").first.set_input_files(own_samples)
-    page.get_by_text("40 samples were read").wait_for()
-    page.get_by_role("button", name="Use it", exact=True).click()
-    page.get_by_text("How sensitive each weight of teacher is to doubled").wait_for()
+    page.get_by_text("Read 40 samples").wait_for()
+    page.get_by_role("button", name="Use this dataset", exact=True).click()
+    page.get_by_text(
+        "How strongly the loss on doubled depends on each weight of teacher"
+    ).wait_for()
     idle(page)
     page.get_by_role("button", name="Measure", exact=True).click()
     page.locator(f".st-key-{MAP} .js-plotly-plot").wait_for(timeout=WORK_MS)
@@ -177,12 +179,12 @@ def test_engineer_brings_samples_and_leaves_with_an_adapter(
 
     page.goto(transfer(20, ("plain", "paper"), task="doubled"))
     idle(page)
-    page.get_by_text("The exact prompt, and what enters the loss").click()
-    page.get_by_role("button", name="Show it").click()
+    page.get_by_text("The exact prompt, and the part that enters the loss").click()
+    page.get_by_role("button", name="Show").click()
     page.get_by_text(re.compile(r"^In the loss: \d+ tokens")).wait_for(timeout=WORK_MS)
     page.get_by_text("<|user|>").first.wait_for()
     run = start(page)
-    page.get_by_role("button", name="See the benchmarks").click(timeout=WORK_MS)
+    page.get_by_role("button", name="Open Benchmarks").click(timeout=WORK_MS)
     page.locator(".st-key-verdict").get_by_text(VERDICT).first.wait_for()
     shoot(page, "engineer-verdict")
 
@@ -192,7 +194,7 @@ def test_engineer_brings_samples_and_leaves_with_an_adapter(
     folder.fill(str(tmp_path / "adapter"))
     folder.press("Enter")
     idle(page)
-    page.get_by_role("button", name="Write the PEFT adapter").click()
+    page.get_by_role("button", name="Export the PEFT adapter").click()
     page.get_by_text("Written", exact=True).wait_for()
     made = {file.name for file in (tmp_path / "adapter").iterdir()}
     assert {"adapter_config.json", "adapter_model.safetensors", "README.md"} <= made

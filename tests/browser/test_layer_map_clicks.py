@@ -45,7 +45,7 @@ def test_clicks_on_cells_make_the_layer_map_of_a_transfer(aligned, open_context,
         idle(page)
         assert field.input_value() == expected
     shoot(page, "layer-map-dark")
-    page.get_by_role("button", name="Use it in a transfer").click()
+    page.get_by_role("button", name="Use in a transfer").click()
     page.wait_for_url(re.compile("/transfer"))
     idle(page)
     by_hand = page.get_by_role("textbox", name="Teacher layer per student layer")

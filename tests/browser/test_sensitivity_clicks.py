@@ -80,7 +80,7 @@ def test_a_figure_is_saved_as_svg_and_png_and_its_link_copied(measured, open_con
     page.locator(f".st-key-{_MAP} .js-plotly-plot").wait_for()
     idle(page)
     for name, start in (("SVG", b"<svg"), ("PNG", b"\x89PNG")):
-        page.get_by_role("button", name="Take away").first.click()
+        page.get_by_role("button", name="Export").first.click()
         with page.expect_download() as saved:
             page.get_by_role("button", name=name, exact=True).click()
         content = saved.value.path().read_bytes()
@@ -88,7 +88,7 @@ def test_a_figure_is_saved_as_svg_and_png_and_its_link_copied(measured, open_con
         if name == "SVG":
             assert b"rgb(255, 255, 255)" in content  # its own paper, not a placeholder's
         page.keyboard.press("Escape")
-    page.get_by_role("button", name="Take away").first.click()
+    page.get_by_role("button", name="Export").first.click()
     page.get_by_role("button", name="Copy link").click()
     page.get_by_text("Copied").wait_for()
     assert page.evaluate("navigator.clipboard.readText()") == page.url

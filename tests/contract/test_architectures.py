@@ -263,7 +263,7 @@ def test_models_with_and_without_a_gate_share_the_other_roles(pairs):
     teacher, student = pairs("phi3"), pairs("gpt2")
     plan = make_plan(teacher.map, student.specs[1], ExtractionConfig(), LORA)
     assert {item.role for item in plan.items} == {"q", "k", "v", "o", "up", "down"}
-    assert "Not both models have gate" in plan.notes[0]
+    assert "Only one of the models has gate" in plan.notes[0]
     with pytest.raises(BadInput, match="do not both have gate"):
         make_plan(teacher.map, student.specs[1], ExtractionConfig(roles=("gate",)), LORA)
     report = align_models(

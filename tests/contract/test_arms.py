@@ -226,10 +226,10 @@ def test_arms_that_cannot_work_say_so(tiny, lab):
     other = dataclasses.replace(
         lab, teacher_spec=lab.teacher_spec.model_copy(update={"vocab_size": 41})
     )
-    with pytest.raises(BadInput, match="41 in the teacher and 40 in the student"):
+    with pytest.raises(BadInput, match="41 tokens in the teacher and 40 in the student"):
         Distill().build(other, 0)
     endless = dataclasses.replace(lab, teacher=load(tiny("llama")).model)
-    with pytest.raises(BadInput, match="ended none of its 6 answers"):
+    with pytest.raises(BadInput, match="finished none of its 6 answers"):
         TeacherLabels(n=6).build(endless, 0)
     embedded = make_lab(tiny, extraction=ExtractionConfig(roles=("embed", "q")))
     with pytest.raises(BadInput, match="no PiSSA for embeddings"):

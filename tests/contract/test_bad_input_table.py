@@ -154,7 +154,7 @@ MODELS = {
     "LFS pointer for the config": ModelCase(content(CONFIG, LFS), "is a Git LFS pointer"),
     "100,000 empty tensors": ModelCase(raw(EMPTY), "100,000 tensors; at most 50,000"),
     "index pointing outside": ModelCase(index_out, r"points to '\.\./outside\.safetensors'"),
-    "link out of the folder": ModelCase(linked_out, "leads out of its folder"),
+    "link out of the folder": ModelCase(linked_out, "is a link to .* outside its folder"),
     "missing weight": ModelCase(
         tensors(lambda held: held.pop("model.norm.weight")), r"lack 1 tensor\(s\): model\.norm"
     ),
@@ -182,7 +182,9 @@ MODELS = {
         tensors(lambda h: h.update({"model.norm.weight": h["model.norm.weight"].to(torch.int8)})),
         r"model\.norm\.weight .* is stored as I8",
     ),
-    "other words under the same ids": ModelCase(words(swap), "words different ids .*of 40 and 40"),
+    "other words under the same ids": ModelCase(
+        words(swap), "tokens to different ids .*of 40 and 40"
+    ),
     "ids beyond the embedding": ModelCase(
         words(lambda held: held.update(zebra=40)), "'zebra' the id 40, .* has only 40 rows"
     ),
@@ -366,7 +368,7 @@ ADAPTERS = {
     "bit flipped": (flip_bit, "adapter_model.safetensors"),
     "of another depth": (
         change_adapter(lambda h, n: h.update({n.replace("layers.0", "layers.7"): h[n].clone()})),
-        "layers.7.* has no place in the model",
+        "layers.7.* does not exist in the model",
     ),
     "with a missing key": (change_adapter(lambda h, n: h.pop(n)), "does not fit .* is missing"),
     "of another shape": (
@@ -418,7 +420,7 @@ LINES = {
     "NaN": (b'{"w": NaN}', "line 2: NaN is not a JSON number"),
     "wrong roles": (
         b'{"messages": [{"role": "assistant", "content": "x"}]}',
-        "line 2: roles must be user and assistant",
+        "line 2: roles must alternate between user and assistant",
     ),
     "too long": (b'"' + b"a" * 1_000_001, "line 2: .*longer than 1,000,000 bytes|line 2"),
     "duplicate id": (GOOD, "line 2: its id 'a' was already used in line 1"),
@@ -437,20 +439,20 @@ def test_a_bad_line_is_named_with_its_number(name, tmp_path):
 
 def test_an_empty_file_of_samples_is_refused(tmp_path):
     (tmp_path / "data.jsonl").write_bytes(b"\n\n")
-    with pytest.raises(NuggetsError, match="holds no samples"):
+    with pytest.raises(NuggetsError, match="contains no samples"):
         load_samples(tmp_path / "data.jsonl")
 
 
 def test_a_sample_without_room_for_its_answer_is_refused(tiny):
     tokenizer = load_tokenizer(parse_ref(str(tiny())))
     sample = Sample.of("a", " ".join("1" * 50), "2")
-    with pytest.raises(NuggetsError, match="'a' leaves no answer token within 16 tokens"):
+    with pytest.raises(NuggetsError, match="'a' has no room for an answer token within 16 tokens"):
         encode(sample, tokenizer, 16)
 
 
 def test_seeds_that_stand_in_the_test_split_are_refused():
     seeds = [Sample.of("a", "one", "1")]
-    with pytest.raises(NuggetsError, match="1 of 1 test samples also stand among"):
+    with pytest.raises(NuggetsError, match="1 of 1 test samples are also"):
         check_leakage(seeds, [Sample.of("b", " one ", "1")])
 
 
@@ -489,9 +491,13 @@ def test_an_uploads_name_is_never_a_path(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "short", "sentence"),
     [
-        ("RAM", {"ram_free": 1000, "memory_free": 1000}, "Stage load needs about .* of memory and"),
-        ("VRAM", {"device": "cuda:0", "memory_free": 1000}, "of memory on cuda:0 and"),
-        ("disk", {"disk_free": 1000}, "B of disk are needed and 1.00 kB are free"),
+        (
+            "RAM",
+            {"ram_free": 1000, "memory_free": 1000},
+            "Stage load needs about .* of memory, but",
+        ),
+        ("VRAM", {"device": "cuda:0", "memory_free": 1000}, "of memory on cuda:0, but"),
+        ("disk", {"disk_free": 1000}, "B of disk are needed, but 1.00 kB are free"),
     ],
 )
 def test_a_machine_too_small_is_told_before_anything_is_loaded(name, short, sentence, tiny):

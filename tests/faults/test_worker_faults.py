@@ -137,7 +137,7 @@ def test_killing_the_whole_process_group_shows_as_interrupted(toy, until, worker
     os.killpg(worker_pid(run), signal.SIGKILL)
     until(lambda: run.status() == "interrupted")
     assert run.record().status == "running"
-    with pytest.raises(BadInput, match=r"interrupted; there is nothing to cancel"):
+    with pytest.raises(BadInput, match=r"interrupted, so there is nothing to cancel"):
         launch.cancel(run)
 
 
@@ -265,7 +265,7 @@ def test_a_file_in_the_run_folder_never_runs_as_code(toy, until):
 def test_a_worker_that_dies_at_once_is_reported_with_its_last_words(toy, monkeypatch):
     run = toy()
     monkeypatch.setattr(sys, "executable", "/bin/false")
-    with pytest.raises(NuggetsError, match="exit code 1 before it took the run"):
+    with pytest.raises(NuggetsError, match="exit code 1 before it started the run"):
         launch.start(run)
     assert run.status() == "created"
 

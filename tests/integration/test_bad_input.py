@@ -124,7 +124,7 @@ CASES = {
         "is a folder",
         ANY,
     ),
-    "empty JSONL": (lambda j: write(j, "seed_samples", "\n\n"), "holds no samples", ANY),
+    "empty JSONL": (lambda j: write(j, "seed_samples", "\n\n"), "contains no samples", ANY),
     "broken line": (
         lambda j: write(j, "seed_samples", '{"id": 1,\n'),
         "seed_samples.jsonl line 1: not JSON",
@@ -132,18 +132,18 @@ CASES = {
     ),
     "no messages": (
         lambda j: write(j, "seed_samples", '{"text": "a"}'),
-        "line 1: no sample in it",
+        "line 1: no sample found",
         ANY,
     ),
     "wrong roles": (
         lambda j: write(j, "seed_samples", '{"messages": [{"role": "user", "content": "a"}]}'),
-        "line 1: roles must be user and assistant",
+        "line 1: roles must alternate between user and assistant",
         ANY,
     ),
     "broken training line": (lambda j: write(j, "train", "[]"), "train.jsonl line 1", ("run",)),
-    "empty test": (lambda j: write(j, "test", ""), "holds no samples", ("run",)),
+    "empty test": (lambda j: write(j, "test", ""), "contains no samples", ("run",)),
     "no test data": (put("test", None), "needs seed, training and test samples", ("run",)),
-    "leakage": (leak, "3 of 3 test samples also stand among", ("run",)),
+    "leakage": (leak, "3 of 3 test samples are also", ("run",)),
     "NaN in the teacher": (
         lambda j: change_weights(j, "teacher", nan),
         "up_proj.weight of .* holds 1 NaN",
@@ -188,7 +188,11 @@ CASES = {
         "swap the two models",
         RECIPES,
     ),
-    "other words": (lambda j: other_words(j, "student"), "words different ids", RECIPES),
+    "vocabularies differ": (
+        lambda j: other_words(j, "student"),
+        "map tokens to different ids",
+        RECIPES,
+    ),
     "too large r": (also("lora.r=17"), "Rank 17 is too large: .* 16", RECIPES),
     "unknown recipe": (put("recipe", "quickly"), "no recipe 'quickly'", RECIPES),
     "unknown task": (
@@ -229,7 +233,7 @@ CASES = {
         "No prompts are left",
         ("run",),
     ),
-    "no choices": (also("data.metric=choice"), "samples with choices", ("run",)),
+    "no choices": (also("data.metric=choice"), "choices in every test sample", ("run",)),
     "unknown device": (also("device=cuda:7"), "no device 'cuda:7'", RECIPES),
 }
 
@@ -310,11 +314,11 @@ def test_preflight_says_every_problem_and_exits_with_2(job, nuggets):
     ("words", "sentence"),
     [
         (["--layers", 9], "deeper than the teacher: 9 > 2"),
-        ([], "Say how small"),
+        ([], "Give the size of the student"),
         (["--layers", 1, "--order", "weird"], "order: "),
         (["--layers", 1, "--heal", "nowhere.jsonl", "--heal-steps", 3], "does not exist"),
         (["--layers", 1, "--task", "juggle"], "no skill 'juggle'"),
-        (["--layers", 1], "needs samples to measure it on"),
+        (["--layers", 1], "needs samples to measure sensitivity on"),
         (["--like", "nobody"], "not a model"),
         (["--layers", 0], "layers|greater"),
         (["--width", 30, "--order", "first"], "30 is not a multiple of the 4 heads"),

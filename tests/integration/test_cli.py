@@ -107,7 +107,7 @@ def test_doctor_tells_versions_and_devices(nuggets, home, monkeypatch):
     assert ended.json["devices"][0]["memory_total"] > 0
     assert ended.json["home"] == str(home)
     monkeypatch.setattr(api, "doctor", lambda refresh: Doctor(**ended.json))
-    assert "Runs and caches are kept in" in nuggets("doctor").err
+    assert "Runs and caches are stored in" in nuggets("doctor").err
 
 
 def test_preflight_compares_two_folders(nuggets):
@@ -349,7 +349,7 @@ def test_built_in_names_are_taken_everywhere(nuggets, builtin, tmp_path):
 def test_power_answers_in_a_sentence_and_in_json(nuggets):
     found = nuggets("power", "--seeds", 3, "--items", 100, "--json")
     assert found.code == 0
-    assert found.json["sentence"].startswith("With 3 seeds and 100 items you can see differences")
+    assert found.json["sentence"].startswith("With 3 seeds and 100 items a difference of")
     judged = nuggets("power", "quick", "--set", "seeds=[0,1,2,3,4]", "--json").json
     assert (judged["n_seeds"], judged["n_items"], judged["n_comparisons"]) == (5, 80, 2)
     assert "smallest difference" in nuggets("power").out

@@ -232,7 +232,7 @@ def test_single_arms_of_a_transfer_score_as_they_do_among_all(transfer, place):
     assert f"run:{transfer.id}/paper" in api.as_command(job)
     for wrong, sentence in (
         ([f"run:{transfer.id}/gone"], "has no arm 'gone'; it has"),
-        ([f"run:{transfer.id}", f"run:{transfer.id}/paper"], "measured twice"),
+        ([f"run:{transfer.id}", f"run:{transfer.id}/paper"], "listed twice"),
     ):
         with pytest.raises(BadInput, match=sentence):
             api.create(job_of(place, models=wrong, benchmarks=[task]))
@@ -246,7 +246,7 @@ def test_a_benchmark_that_was_learned_from_is_refused(place, home):
         "data": {"file": str(place / "all.jsonl"), "n_train": 30, "n_seed_samples": 3},
         "benchmarks": [{"kind": "super_ni", "data": str(place / "all.jsonl")}],
     }
-    with pytest.raises(BadInput, match="test samples also stand among the seed or training"):
+    with pytest.raises(BadInput, match="test samples are also seed or training"):
         api.create(api.parse_job(recipe))
 
 
@@ -282,7 +282,7 @@ def test_an_endpoint_judges_keeps_its_verdicts_and_its_key_is_nowhere(place, hom
     }
     run = api.create(job_of(place, models=[str(place / "large")], benchmarks=[benchmark]))
     try:
-        with pytest.raises(NuggetsError, match="resume the run when it answers again"):
+        with pytest.raises(NuggetsError, match="resume the run once it is available"):
             run_in_foreground(run, lambda event: None)
         server.replies = ["B", "A"]
         run_in_foreground(run, lambda event: None)
@@ -299,9 +299,9 @@ def test_an_endpoint_judges_keeps_its_verdicts_and_its_key_is_nowhere(place, hom
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"models": ["run:none"]}, "No run begins"),
+        ({"models": ["run:none"]}, "No run id begins"),
         ({"models": ["teacher", "teacher"]}, "named twice"),
-        ({"benchmarks": [{"kind": "gsm8k"}, {"kind": "gsm8k"}]}, "stands there twice"),
+        ({"benchmarks": [{"kind": "gsm8k"}, {"kind": "gsm8k"}]}, "is listed twice"),
         ({"benchmarks": [{"kind": "gsm8k", "data": "/none.jsonl"}]}, "does not exist"),
         ({"benchmarks": [{"kind": "dialogue", "data": "x.jsonl"}]}, "judge: Field required"),
     ],

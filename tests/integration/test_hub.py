@@ -182,7 +182,7 @@ def test_a_download_tells_its_progress_and_serves_offline_afterwards(
         assert ended.returncode == 0, ended.stderr
         assert json.loads(ended.stdout)["teacher"]["bytes_to_download"] == 0
     ended = command("preflight", "org/other", student, HF_ENDPOINT=nowhere)
-    assert "org/other is not in the local cache and the hub cannot be reached" in ended.stderr
+    assert "org/other is not in the local cache and the Hub cannot be reached" in ended.stderr
     assert ended.stderr.count("\n") == 1, "one sentence at once, and no retries"
     ended = command("preflight", "org/other", student, HF_HUB_OFFLINE="1")
     assert "org/other is not in the local cache and HF_HUB_OFFLINE is set" in one_sentence(ended)
@@ -191,9 +191,9 @@ def test_a_download_tells_its_progress_and_serves_offline_afterwards(
 @pytest.mark.parametrize(
     ("token", "words"),
     [
-        (None, "org/gated is gated and there is no token"),
-        (STRANGER, "org/gated is gated and its licence is not accepted for your token"),
-        (STALE, "The hub does not know your token"),
+        (None, "org/gated is gated and no token was found"),
+        (STRANGER, "org/gated is gated, and its licence has not been accepted with your token"),
+        (STALE, "The Hub does not accept your token"),
     ],
     ids=["no token", "licence not accepted", "token unknown"],
 )
@@ -217,7 +217,9 @@ def test_a_token_stands_in_no_url_text_or_file(command, server, tiny, jsonl, tmp
 
 
 def test_a_wrong_name_and_a_wrong_revision_are_told_apart(command, tiny):
-    assert "no hub model 'org/nobody'" in one_sentence(command("preflight", "org/nobody", tiny()))
+    assert "no folder or Hub model 'org/nobody'" in one_sentence(
+        command("preflight", "org/nobody", tiny())
+    )
     ended = command("preflight", "org/open@v9", tiny())
     assert "org/open has no revision 'v9'" in one_sentence(ended)
 

@@ -138,7 +138,7 @@ def test_every_refusal_is_told_at_once(recipe):
     ahead = api.look_ahead(changed(recipe, data=data, lora={"r": 900}))
     assert len(ahead.refusals) == 2
     assert "Rank 900 is too large" in ahead.refusals[0]
-    assert "metric choice needs test samples with choices" in ahead.refusals[1]
+    assert "metric choice needs choices in every test sample" in ahead.refusals[1]
     assert ahead.plan is None
 
 
@@ -157,4 +157,6 @@ def test_streaming_is_counted_where_it_is_asked_for(recipe):
 
 def test_work_that_no_estimate_covers_is_named(recipe):
     arms = [{"kind": "plain"}, {"kind": "graft"}, {"kind": "graft", "origin": "random"}]
-    assert api.look_ahead(changed(recipe, arms=arms)).uncounted == ("healing the grafts",)
+    assert api.look_ahead(changed(recipe, arms=arms)).uncounted == (
+        "fine-tuning the grafts to recover",
+    )

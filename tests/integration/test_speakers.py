@@ -97,7 +97,7 @@ def test_an_altered_adapter_is_refused_and_the_student_still_answers(run):
     speakers = Speakers()
     question = Question(speakers=(speaker,), prompt=PROMPT, device="cpu")
     answer = speakers.answer(speaker, question, lambda token: None)
-    assert "differs from its sha256" in answer.problem
+    assert "does not match its sha256" in answer.problem
     assert told(speakers, Speaker(model="independent"))
 
 
@@ -106,7 +106,7 @@ def test_questions_too_long_and_words_unknown_are_told(run):
     long = Question(speakers=(student,), prompt="a " * 3000, device="cpu")
     assert "the model reads" in speakers.answer(student, long, lambda token: None).problem
     odd = Question(speakers=(student,), prompt="reverse zebra quux", device="cpu")
-    assert "2 of the question's words" in speakers.answer(student, odd, lambda token: None).note
+    assert "2 words of the question" in speakers.answer(student, odd, lambda token: None).note
 
 
 def test_a_question_is_written_by_the_chat_template_and_its_end_of_turn_ends_the_answer():

@@ -219,7 +219,7 @@ def test_a_loss_that_is_no_mean_over_answers_is_left_to_one_process(tiny, tmp_pa
         train_cell(lab, each, lab.train, 0, tmp_path, [], "loss", progress=progress)
     assert asked == [(), HELPERS]
     assert progress.messages == [
-        "One process trains this arm: its loss is no mean over answer tokens."
+        "This arm is trained by one process, because its loss is not a mean over answer tokens."
     ]
 
 
@@ -245,7 +245,8 @@ def test_processes_find_their_gpus_and_are_refused_where_there_are_too_few(monke
     assert devices_for("cuda:1", 3, "train") == ["cuda:1", "cuda:0", "cuda:2"]
     assert devices_for("cuda:1", 1, "train") == ["cuda:1"]
     with pytest.raises(
-        BadInput, match=r"^4 processes need 4 GPUs and there are 3\. Lower train\.processes\.$"
+        BadInput,
+        match=r"^4 processes need 4 GPUs, but this machine has 3\. Lower train\.processes\.$",
     ):
         devices_for("cuda:0", 4, "train")
     with pytest.raises(ValidationError, match="processes train one arm after another"):

@@ -211,7 +211,7 @@ def test_other_jobs_repeat_by_command_and_by_script(job, monkeypatch, tmp_path):
         ("name.first=x", "name has no fields to set"),
         ("arms.0.label=x", "arms has no fields to set"),
         ("arms=[{kind: magic}]", "arms.0: .*'magic'.*'vanilla'"),
-        ("arms=[{kind: plain}, {kind: plain}]", "two arms are called 'plain'"),
+        ("arms=[{kind: plain}, {kind: plain}]", "two arms have the name 'plain'"),
         ("arms=[]", "at least one arm"),
         ("seeds=[0, 0]", "seeds must differ"),
         ("seeds=[1000]", "train.tuning_seed"),
@@ -222,7 +222,7 @@ def test_other_jobs_repeat_by_command_and_by_script(job, monkeypatch, tmp_path):
         ("train.lr=!!python/object:os.system x", "not valid YAML"),
         ("train.lr=2001-99-99", "not valid YAML"),
         ("train=fast", r"train: .* \(got 'fast'\)"),
-        ("job=align", "The recipe does not fit"),
+        ("job=align", "The recipe is not valid"),
     ],
 )
 def test_a_wrong_override_is_named_in_one_sentence(override, words):
@@ -302,12 +302,12 @@ def test_a_job_made_in_python_is_anchored_here(tmp_path, monkeypatch):
     ("text", "words"),
     [
         ("a: [1", "not valid YAML: .*line"),
-        ("- 1", "should hold `field: value`"),
-        ("1: 2", "should hold `field: value`"),
-        ("", "should hold `field: value`"),
+        ("- 1", "should consist of `field: value`"),
+        ("1: 2", "should consist of `field: value`"),
+        ("", "should consist of `field: value`"),
         ("lora: 8", "lora: "),
         ("teacher: [", "not valid YAML"),
-        ("job: sensitivity\nmodel: teacher\ndata: {task: king}", "holds a sensitivity job"),
+        ("job: sensitivity\nmodel: teacher\ndata: {task: king}", "contains a sensitivity job"),
         ("\x00", "not valid YAML"),
         ("[" * 400, "not valid YAML"),
     ],
@@ -330,7 +330,7 @@ def test_a_file_that_is_not_text_is_refused(tmp_path):
 
 
 def test_a_cut_with_a_wrong_order_is_refused_in_one_sentence():
-    with pytest.raises(BadInput, match=r"The cut does not fit: order: .*'weird'") as refused:
+    with pytest.raises(BadInput, match=r"The cut is not valid: order: .*'weird'") as refused:
         parse_cut({"teacher": "teacher", "order": "weird"})
     assert is_sentence(str(refused.value))
     assert isinstance(parse_cut({"teacher": "teacher", "order": "first"}), CutJob)

@@ -84,11 +84,14 @@ def test_impossible_plans_are_refused():
 def test_a_design_is_answered_in_a_sentence_and_more_comparisons_cost_power():
     three = detectable_effect(3, 100)
     assert three.value == pytest.approx(planned_detectable_effect(3, 100))
-    assert three.sentence == "With 3 seeds and 100 items you can see differences above 0.29."
+    assert (
+        three.sentence
+        == "With 3 seeds and 100 items a difference of 0.29 is detected 80 % of the time."
+    )
     with_controls = detectable_effect(3, 100, n_comparisons=3)
     assert with_controls.value > three.value
     hopeless = detectable_effect(2, 100, n_comparisons=8)
     assert hopeless.value is None
-    assert "no difference at all" in hopeless.sentence
+    assert "no difference can be detected" in hopeless.sentence
     with pytest.raises(BadInput, match="at least one comparison; got 0"):
         detectable_effect(3, 100, 0)

@@ -142,7 +142,7 @@ def test_a_single_seed_is_reported_over_items_and_proves_nothing():
     report = report_of(all_cells(seeds=(7,)))
     assert report.arms["paper"].metrics["exact_match"].n_seeds == 1
     assert report.verdict.kind == "not_proven"
-    assert "one seed only" in report.verdict.sentence
+    assert "a single seed" in report.verdict.sentence
 
 
 def test_two_cells_that_disagree_give_a_curve_band_by_hand():
@@ -192,7 +192,7 @@ def test_cells_that_cannot_be_compared_are_refused(changes, words):
 
 
 def test_an_empty_benchmark_and_an_unknown_treatment_are_refused():
-    with pytest.raises(BadInput, match="No arm finished"):
+    with pytest.raises(BadInput, match="No arm has finished"):
         report_of([])
-    with pytest.raises(BadInput, match="no treatment 'lora'"):
+    with pytest.raises(BadInput, match="treatment 'lora' is not among"):
         report_of(all_cells(), treatment="lora")

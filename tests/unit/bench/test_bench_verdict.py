@@ -67,8 +67,8 @@ def test_same_as_controls_names_the_control_that_was_not_beaten_and_both_numbers
     verdict = judge(BETTER, gap("paper", "permuted", 0.007, 0.03), OVER_SHUFFLED)
     assert verdict.kind == "same_as_controls"
     assert verdict.sentence == (
-        "Paper is the same as its controls: not the teacher's knowledge. It is +0.065 "
-        "[+0.028, +0.102] over plain LoRA, but +0.007 [−0.023, +0.037] over permuted "
+        "Paper is no better than its controls: what helped was not the teacher's knowledge. It is "
+        "+0.065 [+0.028, +0.102] over plain LoRA, but +0.007 [−0.023, +0.037] over permuted "
         "(0.215 and 0.208; 5 seeds, 100 items)."
     )
     assert verdict.versus == "permuted"
@@ -99,15 +99,15 @@ def test_no_difference_says_what_could_have_been_seen():
     verdict = judge(gap("paper", "plain_LoRA", -0.006, 0.04, seen=0.0712), OVER_PERMUTED)
     assert verdict.kind == "no_difference"
     assert verdict.sentence == (
-        "No difference seen between paper and plain LoRA: −0.006 [−0.046, +0.034]; "
-        "5 seeds, 100 items could have shown 0.071 or more."
+        "No detectable difference between paper and plain LoRA: −0.006 [−0.046, +0.034]. With "
+        "5 seeds × 100 items a difference of 0.071 would be detected 80 % of the time."
     )
     assert verdict.minimum_detectable == 0.0712
 
 
 def test_no_difference_admits_when_nothing_could_have_been_seen():
     verdict = judge(gap("paper", "plain_LoRA", 0.1, 0.9, n_seeds=2, seen=None))
-    assert verdict.sentence.endswith("2 seeds, 100 items are too few to show any.")
+    assert verdict.sentence.endswith("With 2 seeds × 100 items no difference can be detected.")
 
 
 def test_better_without_a_control_is_not_proven():
@@ -135,7 +135,7 @@ def test_one_seed_never_helps_or_hurts_and_says_so(mean, side):
     assert verdict.kind == "not_proven"
     assert f"is {side} plain LoRA" in verdict.sentence
     assert verdict.sentence.endswith(
-        "on one seed only: not proven (1 seed, items only, 100 items)."
+        "on a single seed: not proven (1 seed, items only, 100 items)."
     )
 
 
@@ -166,15 +166,23 @@ def test_without_treatment_or_baseline_nothing_is_judged():
     assert (nothing.kind, nothing.treatment) == ("not_proven", None)
     alone = judge(OVER_PERMUTED, OVER_SHUFFLED, drop=("plain_LoRA",))
     assert alone.kind == "not_proven"
-    assert alone.sentence == ("Paper was not run beside plain LoRA on the same seeds: not proven.")
+    assert alone.sentence == "Not proven: paper was not run on the same seeds as plain LoRA."
 
 
 def test_the_published_rules_name_every_kind():
-    for words in ("helps", "hurts", "same as its controls", "no difference seen", "not proven"):
+    for words in (
+        "helps",
+        "hurts",
+        "same as its controls",
+        "no detectable difference",
+        "not proven",
+    ):
         assert words in RULES
 
 
 def test_a_difference_that_only_holm_denies_is_said_to_be_denied_by_holm():
     verdict = judge(gap("paper", "plain_LoRA", 0.065, 0.037, p_holm=0.07), OVER_PERMUTED)
     assert verdict.kind == "no_difference"
-    assert "+0.065 [+0.028, +0.102] (not after Holm, p 0.07); 5 seeds" in verdict.sentence
+    assert (
+        "+0.065 [+0.028, +0.102] (p 0.07 after Holm's correction). With 5 seeds" in verdict.sentence
+    )

@@ -146,7 +146,7 @@ def test_nan_weights_are_refused_not_scored(tiny):
     lm = InMemoryLM(model, tokenizer)
     with pytest.raises(NonFinite, match="likelihood"):
         lm.loglikelihood([Request("1 2", " 3")])
-    with pytest.raises(NonFinite, match="NaN or infinite scores"):
+    with pytest.raises(NonFinite, match="scores are NaN or infinite"):
         lm.generate_until([Request("1 2", {"max_gen_toks": 3})])
 
 

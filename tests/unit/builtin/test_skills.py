@@ -235,7 +235,7 @@ def test_general_data_is_an_even_mix_and_shows_no_test_item():
         (lambda: skill_samples("multiply", "test", 3), "no skill 'multiply'.*add, sub, reverse"),
         (lambda: skill_samples("add", "dev", 3), "no split 'dev'.*seed, train, test"),
         (lambda: skill_samples("add", "taught", 3), "no split 'taught'"),
-        (lambda: skill_samples("copy", "test", None), "say how many"),
+        (lambda: skill_samples("copy", "test", None), "give the number"),
         (lambda: skill_samples("add", "test", -1), "must not be negative: -1"),
         (lambda: extra_prompts("poem", 3), "no skill 'poem'"),
         (lambda: general_samples(3, 0, ("poem",)), "no skill 'poem'"),

@@ -161,7 +161,7 @@ def test_bad_samples_and_broken_models_are_refused(teacher):
     model, spec = teacher
     with pytest.raises(BadInput, match="No samples"):
         collect_states(model, spec, [])
-    with pytest.raises(BadInput, match="Token 40 is not in a vocabulary of 40"):
+    with pytest.raises(BadInput, match="Token 40 is outside the vocabulary of 40"):
         collect_states(model, spec, [([40, 1], [-100, 1])])
     with torch.no_grad():
         model.model.layers[1].mlp.down_proj.weight[0, 0] = float("nan")

@@ -177,7 +177,7 @@ def test_monotone_path_by_hand():
 
 
 def test_impossible_layer_maps_are_refused():
-    with pytest.raises(BadInput, match="2 teacher × 3 student"):
+    with pytest.raises(BadInput, match="2 teacher and 3 student"):
         monotone_path(np.ones((2, 3)))
     with pytest.raises(BadInput, match="finite"):
         monotone_path(np.array([[1.0], [np.nan]]))

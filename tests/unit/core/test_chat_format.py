@@ -58,7 +58,10 @@ def test_the_papers_format_stays_as_it_was(tokenizer):
     [
         (None, "has no chat template"),
         ("{{ raise_exception('no such role') }}", "refuses sample 'x': no such role"),
-        ("{% if add_generation_prompt %}>{% else %}{{ messages }}{% endif %}", "cannot be told"),
+        (
+            "{% if add_generation_prompt %}>{% else %}{{ messages }}{% endif %}",
+            "cannot be separated",
+        ),
     ],
 )
 def test_templates_that_cannot_serve_are_refused(tokenizer, template, sentence):

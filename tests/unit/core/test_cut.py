@@ -231,7 +231,7 @@ LLAMA = make("llama-gqa")
         ({"resid": np.array([3, 3])}, "twice"),
         ({"resid": np.array([], dtype=int)}, "non-empty"),
         ({"layers": (0, 1, 2, 4)}, "layers has indices from 0 to 4"),
-        ({"vocab": 36}, "all 37 words"),
+        ({"vocab": 36}, "all 37 tokens"),
         ({"ffn": (np.arange(3),) * 3}, "each of the 4 kept layers"),
         ({"ffn": (np.arange(3),) * 3 + (np.arange(2),)}, r"lengths \[3, 3, 3, 2\]"),
         ({"heads": (np.array([0, 2, 4]),) * 3 + (np.array([0, 1, 4]),)}, "keep whole groups"),

@@ -85,26 +85,32 @@ BAD_LINES = {
     "overflow": (b'{"w": 1e999}', "1e999 is not a JSON number"),
     "not UTF-8": (b'{"prompt": "\xff", "completion": "b"}', "not UTF-8 text"),
     "not an object": ([1, 2], "not a JSON object"),
-    "no sample": ({"text": "a"}, "no sample in it; it needs messages, prompt"),
-    "half a sample": ({"prompt": "a"}, "no sample in it"),
+    "no sample": ({"text": "a"}, "no sample found; a sample needs messages, prompt"),
+    "half a sample": ({"prompt": "a"}, "no sample found"),
     "prompt not text": ({"prompt": 3, "completion": "b"}, "prompt is missing, empty or not text"),
     "completion empty": ({"prompt": "a", "completion": " "}, "completion is missing, empty"),
     "lone surrogate": (b'{"prompt": "\\ud800", "completion": "b"}', "half a character"),
     "messages not a list": ({"messages": "hi"}, "messages is not a list of objects"),
     "message not an object": ({"messages": ["hi"]}, "messages is not a list of objects"),
-    "no messages": ({"messages": []}, r"roles must be .* but are \[\]"),
+    "no messages": ({"messages": []}, r"roles must alternate .* but are \[\]"),
     "only a question": ({"messages": [TURN[0]]}, r'roles .* but are \["user"\]'),
     "answer first": ({"messages": [TURN[1], TURN[0]]}, r'but are \["assistant", "user"\]'),
     "unknown role": ({"messages": [TURN[0] | {"role": "bot"}, TURN[1]]}, r'but are \["bot"'),
-    "role not text": ({"messages": [TURN[0] | {"role": {"a": 1}}, TURN[1]]}, "roles must be"),
+    "role not text": (
+        {"messages": [TURN[0] | {"role": {"a": 1}}, TURN[1]]},
+        "roles must alternate",
+    ),
     "no content": ({"messages": [{"role": "user"}, TURN[1]]}, "content is missing"),
     "one choice": ({"question": "q", "choices": ["a"], "answer": 0}, "choices is not a list of 2"),
     "choice not text": ({"question": "q", "choices": ["a", 3], "answer": 0}, "a choice is missing"),
     "same choices": ({"question": "q", "choices": ["a", "a"], "answer": 0}, "same text twice"),
     "index": ({"question": "q", "choices": ["x", "y"], "answer": 2}, "numbered 0 to 1"),
-    "letter": ({"question": "q", "choices": ["x", "y"], "answer": "C"}, "'C' is none of the"),
-    "truth": ({"question": "q", "choices": ["x", "y"], "answer": True}, "'True' is none of the"),
-    "ambiguous": ({"question": "q", "choices": ["B", "A"], "answer": "A"}, "could mean two of"),
+    "letter": ({"question": "q", "choices": ["x", "y"], "answer": "C"}, "'C' matches none of the"),
+    "truth": (
+        {"question": "q", "choices": ["x", "y"], "answer": True},
+        "'True' matches none of the",
+    ),
+    "ambiguous": ({"question": "q", "choices": ["B", "A"], "answer": "A"}, "matches two of"),
     "bad id": (GOOD | {"id": [1]}, "its id is neither text nor a whole number"),
     "duplicate id": (GOOD | {"id": "x"}, "its id 'x' was already used in line 1"),
     "too long": (b'{"prompt": "' + b"a" * 1_000_001, "longer than 1,000,000 bytes"),
@@ -123,7 +129,7 @@ def test_bad_line_is_named_with_its_number_and_reason(tmp_path, name):
 def test_empty_file_is_refused(tmp_path, content):
     file = tmp_path / "data.jsonl"
     file.write_bytes(content)
-    with pytest.raises(BadInput, match="holds no samples"):
+    with pytest.raises(BadInput, match="contains no samples"):
         load_samples(file)
 
 
@@ -172,7 +178,7 @@ def test_leakage_by_id_and_by_prompt_is_refused_by_name():
     clean = [Sample.of("c", "three", "3")]
     check_leakage(train, clean)
     same_id, same_prompt = Sample.of("a", "other", "9"), Sample.of("d", " two ", "other")
-    with pytest.raises(BadInput, match=r"2 of 3 test samples also stand among .*: a, d\. Remove"):
+    with pytest.raises(BadInput, match=r"2 of 3 test samples are also .*: a, d\. Remove"):
         check_leakage(train, [same_id, *clean, same_prompt])
 
 

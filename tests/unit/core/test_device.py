@@ -39,7 +39,7 @@ def test_device_is_chosen_by_name_or_by_free_memory(monkeypatch, name, there, ch
 @pytest.mark.parametrize("name", ["cuda:2", "mps"])
 def test_absent_device_names_those_that_are_there(monkeypatch, name):
     monkeypatch.setattr(device, "describe_devices", lambda: TWO_GPUS)
-    match = f"There is no device '{name}' here; there are: cuda:0, cuda:1, cpu"
+    match = f"This machine has no device '{name}'; it has: cuda:0, cuda:1, cpu"
     with pytest.raises(BadInput, match=match):
         resolve_device(name)
 

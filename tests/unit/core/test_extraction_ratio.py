@@ -55,7 +55,7 @@ def test_without_the_map_a_ratio_cannot_be_extracted():
 
 def test_sums_alone_are_refused_with_a_ratio():
     config = ExtractionConfig.model_validate({"matrices": {"kind": "rows_cols"}, "ratio": 0.5})
-    with pytest.raises(BadInput, match="keeps only row and column sums"):
+    with pytest.raises(BadInput, match="has only row and column sums"):
         make_plan(make_map(keep=False), STUDENT, config, LORA)
 
 

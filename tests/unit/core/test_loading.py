@@ -129,7 +129,7 @@ def test_tied_config_over_two_different_tensors_is_refused(tiny_copy):
         weights["lm_head.weight"] = weights["model.embed_tokens.weight"] + 1
 
     folder = edit_weights(tiny_copy(tie_word_embeddings=True), store_another)
-    with pytest.raises(Damaged, match=r"ties head and embedding, but the weights hold two"):
+    with pytest.raises(Damaged, match=r"ties head and embedding, but the weights contain two"):
         load_model(ref(folder))
 
 

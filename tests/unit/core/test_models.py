@@ -143,7 +143,9 @@ def test_larger_student_is_refused_with_both_values(changes, match):
 def test_vocabulary_sizes_matter_only_when_embeddings_are_extracted(size):
     other = SPEC.model_copy(update={"vocab_size": size})
     check_pair(SPEC, other, embed=False)
-    with pytest.raises(BadInput, match=f"the teacher has 40 words and the student {size}"):
+    with pytest.raises(
+        BadInput, match=f"the teacher's vocabulary has 40 tokens and the student's {size}"
+    ):
         check_pair(SPEC, other, embed=True)
 
 
@@ -162,7 +164,9 @@ def test_vocabularies_of_equal_size_with_other_words_differ(tiny, tiny_copy):
     assert tokenizer_digest(teacher) != tokenizer_digest(student)
     pair = read_pair(teacher, student)
     assert pair.vocabularies == "differ"
-    with pytest.raises(BadInput, match=r"give words different ids \(vocabularies of 40 and 40\)"):
+    with pytest.raises(
+        BadInput, match=r"map tokens to different ids \(vocabularies of 40 and 40\)"
+    ):
         check_vocabularies(pair)
 
 

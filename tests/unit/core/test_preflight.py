@@ -88,7 +88,7 @@ def test_vocabulary_matters_where_embeddings_are_extracted(pair, tiny):
     other = parse_ref(str(tiny(vocab_size=48, **STUDENT)))
     assert check(pair[0], other, roles=("q", "v")).ok
     found = check(pair[0], other, roles=("q", "embed"))
-    assert "the teacher has 40 words and the student 48" in found.problems[0]
+    assert "the teacher's vocabulary has 40 tokens and the student's 48" in found.problems[0]
 
 
 def test_differing_words_are_a_problem(pair, tiny_copy):
@@ -97,7 +97,7 @@ def test_differing_words_are_a_problem(pair, tiny_copy):
     (folder / "tokenizer.json").write_text(text.replace('"a"', '"zz"'))
     found = check(pair[0], parse_ref(str(folder)))
     assert found.vocabularies == "differ"
-    assert "give words different ids" in found.problems[0]
+    assert "map tokens to different ids" in found.problems[0]
 
 
 def test_damaged_tokenizer_is_a_problem(pair, tiny_copy):
@@ -165,7 +165,7 @@ def test_a_teacher_that_fits_only_block_by_block_is_streamed_unless_an_arm_runs_
 
 def test_disk_shortage_is_a_problem(pair):
     found = check(*pair, machine=machine(disk_free=1000))
-    assert "of disk are needed and 1.00 kB are free" in found.problems[-1]
+    assert "of disk are needed, but 1.00 kB are free" in found.problems[-1]
     assert any("sensitivity (full map) needs about" in s and "of disk" in s for s in found.notes)
 
 
@@ -175,11 +175,11 @@ def test_a_gpu_needs_its_own_memory_and_the_machines_to_load(pair):
     whole = Work(runs_teacher=True)
     found = check(*pair, machine=gpu, work=whole)
     assert "Stage load needs about " in found.problems[0]
-    assert "of memory and 1.00 kB are free" in found.problems[0]
+    assert "of memory, but 1.00 kB are free" in found.problems[0]
     full = next(s for s in found.stages if s.stage == "sensitivity (full map)")
     assert full.ram_needed < full.bytes_needed
     small = check(*pair, machine=machine(memory=1000, device="cuda:0"), work=whole)
-    assert "of memory on cuda:0 and 1.00 kB are free" in small.problems[0]
+    assert "of memory on cuda:0, but 1.00 kB are free" in small.problems[0]
 
 
 def test_time_is_operations_over_the_measured_rate(tiny):
@@ -227,7 +227,7 @@ def test_every_matrix_says_whether_it_can_be_extracted(pair, tiny):
     assert rows["head"].reason == "tied to the embedding"
     other = parse_ref(str(tiny(vocab_size=48, **STUDENT)))
     rows = {row.role: row for row in check(pair[0], other).roles}
-    assert rows["embed"].reason == "vocabularies of 40 and 48 words"
+    assert rows["embed"].reason == "vocabularies of 40 and 48 tokens"
 
 
 def test_a_tokenizer_with_ids_beyond_the_embedding_is_a_problem(pair, tiny_copy):

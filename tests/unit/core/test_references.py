@@ -75,8 +75,8 @@ def test_pickles_are_refused_as_folder_and_as_file(tmp_path, name):
 @pytest.mark.parametrize(
     ("name", "match"),
     [
-        ("x.gguf", "folder of GGUF files; name one of them, such as x.gguf"),
-        ("README.md", "holds no model"),
+        ("x.gguf", "folder of GGUF files; give one of them, such as x.gguf"),
+        ("README.md", "contains no model"),
     ],
 )
 def test_folders_without_weights_say_what_they_lack(tmp_path, name, match):
@@ -86,7 +86,7 @@ def test_folders_without_weights_say_what_they_lack(tmp_path, name, match):
 
 
 def test_single_files_that_are_no_model(tiny):
-    with pytest.raises(BadInput, match="one file of a model; name the folder"):
+    with pytest.raises(BadInput, match="one file of a model; give the folder"):
         parse_ref(str(tiny() / "model.safetensors"))
     with pytest.raises(BadInput, match="is not a model"):
         parse_ref(str(tiny() / "config.json"))
@@ -168,8 +168,8 @@ def _hub_error(kind, status: int):
 @pytest.mark.parametrize(
     ("token", "match"),
     [
-        (None, "gated and there is no token. Set HF_TOKEN"),
-        ("t", "licence is not accepted for your"),
+        (None, "gated and no token was found. Set HF_TOKEN"),
+        ("t", "licence has not been accepted with your"),
     ],
 )
 def test_gated_models_tell_no_token_from_licence_not_accepted(monkeypatch, token, match):
@@ -182,11 +182,11 @@ def test_gated_models_tell_no_token_from_licence_not_accepted(monkeypatch, token
 @pytest.mark.parametrize(
     ("kind", "match"),
     [
-        ("RepositoryNotFoundError", "There is no folder and no hub model 'org/name'"),
+        ("RepositoryNotFoundError", "There is no folder or Hub model 'org/name'"),
         ("RevisionNotFoundError", "org/name has no revision 'v9'"),
-        ("LocalEntryNotFoundError", "the hub cannot be reached"),
+        ("LocalEntryNotFoundError", "the Hub cannot be reached"),
         ("OfflineModeIsEnabled", "HF_HUB_OFFLINE is set"),
-        ("HFValidationError", "not a valid hub id"),
+        ("HFValidationError", "not a valid Hub id"),
         ("HfHubHTTPError", "HTTP status 500"),
     ],
 )

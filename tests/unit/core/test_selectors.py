@@ -101,9 +101,9 @@ def test_layer_selectors_by_hand():
 
 
 def test_layer_selector_errors_are_sentences():
-    with pytest.raises(BadInput, match="needs the pair's alignment"):
+    with pytest.raises(BadInput, match="needs the alignment of the two models"):
         CkaPath().select(np.ones(4), 2)
-    with pytest.raises(BadInput, match="name 2 teacher layers"):
+    with pytest.raises(BadInput, match="give 2 teacher layers"):
         LayersByHand(layers=(0, 9)).select(np.ones(4), 2)
 
 

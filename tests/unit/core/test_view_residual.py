@@ -51,7 +51,7 @@ def test_a_consistent_choice_agrees_everywhere():
 
 
 def test_single_weights_have_no_dimensions():
-    with pytest.raises(BadInput, match="taken from everywhere"):
+    with pytest.raises(BadInput, match="takes single weights, not dimensions"):
         views.residual_dimensions(plan_of(WeightsSelector()), TEACHER)
 
 

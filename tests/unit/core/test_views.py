@@ -84,7 +84,7 @@ def test_distinctive_is_the_log_ratio_to_the_mean_share(tasks: list[SensitivityM
 
 
 def test_distinctive_of_a_single_task_is_refused(tasks: list[SensitivityMap]) -> None:
-    with pytest.raises(BadInput, match="Measure at least two"):
+    with pytest.raises(BadInput, match="compare at least two tasks"):
         views.module_values(tasks[0], "distinctive", tasks[:1])
 
 
@@ -189,7 +189,7 @@ def test_a_small_matrix_is_not_binned() -> None:
 
 @pytest.mark.parametrize("rows", [(2, 2), (-1, 2), (0, 4)])
 def test_a_part_outside_the_matrix_is_refused(rows: tuple[int, int]) -> None:
-    with pytest.raises(BadInput, match="not a part of a matrix of 3 × 4"):
+    with pytest.raises(BadInput, match="not within a matrix of 3 × 4"):
         views.bin_matrix(np.zeros((3, 4)), rows=rows)
 
 
@@ -362,7 +362,7 @@ def test_layer_maps_pair_every_student_layer_with_a_teacher_layer() -> None:
     assert list(views.layer_maps(5, 3)) == ["uniform"]
     assert views.layer_maps(5, 3, by_hand=(4, 0, 0))["by hand"] == [(0, 4), (1, 0), (2, 0)]
     for impossible in ((0, 1), (0, 1, 5), (0, -1, 2)):
-        with pytest.raises(BadInput, match="name 3 teacher layers, one per student layer"):
+        with pytest.raises(BadInput, match="give 3 teacher layers, one for each student layer"):
             views.layer_maps(5, 3, by_hand=impossible)
     with pytest.raises(BadInput, match="more layers than the teacher: 4 > 3"):
         views.layer_maps(3, 4)

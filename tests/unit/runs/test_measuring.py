@@ -186,10 +186,12 @@ def test_windows_are_measured_for_a_student_and_nothing_else_is():
     tree = {"job": "sensitivity", "model": "teacher", "data": {"task": "add"}}
     with pytest.raises(
         BadInput,
-        match=r"^The recipe does not fit: .*windows needs a student: windows have its shape\.$",
+        match=r"^The recipe is not valid: .*needs a student, whose shapes the windows have\.$",
     ):
         parse_job({**tree, "sensitivity": {"keep": "windows"}})
-    with pytest.raises(BadInput, match=r"a student is for .*windows only; it is full\.$"):
+    with pytest.raises(
+        BadInput, match=r"a student is used only with .*windows, but keep is full\.$"
+    ):
         parse_job({**tree, "student": "sibling"})
 
 

@@ -49,7 +49,7 @@ def test_saved_paths_are_absolute(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", HOSTILE_NAMES)
 def test_name_that_is_no_plain_word_is_refused(home, name):
-    with pytest.raises(BadInput, match="cannot be called"):
+    with pytest.raises(BadInput, match="is not a valid recipe name"):
         api.save_recipe(api.load_recipe("quick"), name)
     assert not home.exists()
 
@@ -60,7 +60,7 @@ def test_nothing_is_replaced_unasked():
         api.save_recipe(quick, "quick")
     api.save_recipe(quick, "mine")
     other = api.load_recipe("quick", ["lora.r=2"])
-    with pytest.raises(BadInput, match="There is a recipe mine already"):
+    with pytest.raises(BadInput, match="A recipe named mine already exists"):
         api.save_recipe(other, "mine")
     assert api.load_recipe("mine").lora.r == 16
     api.save_recipe(other, "mine", replace=True)

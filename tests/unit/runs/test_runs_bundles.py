@@ -108,7 +108,7 @@ def test_a_bundle_opens_without_models_as_the_same_run(bundle, tmp_path, monkeyp
 def test_the_page_inside_shows_the_verdict_and_no_markup_of_others(bundle):
     with zipfile.ZipFile(bundle) as opened:
         page = opened.read(bundles.PAGE).decode()
-    assert "No difference seen between paper and plain" in page
+    assert "No detectable difference between paper and plain" in page
     assert "<script" not in page
     assert page.count("<circle") == 12  # four arms with three seeds
 
@@ -149,7 +149,7 @@ def test_whole_models_stay_behind_and_the_rest_verifies(tmp_path):
     ],
 )
 def test_names_that_no_run_has_are_refused(changed, home, name):
-    refused(changed(put(name, b"{}")), home, "no file of a run")
+    refused(changed(put(name, b"{}")), home, "not part of a run")
 
 
 def test_links_are_refused(bundle, home):
@@ -169,14 +169,14 @@ def test_lies_about_sizes_are_refused(changed, home):
     def edit(files, index):
         index["files"]["notes.txt"]["size"] = 3
 
-    refused(changed(edit), home, "lies about sizes")
+    refused(changed(edit), home, "gives false sizes")
 
 
 def test_wrong_hashes_are_refused(changed, home):
     def edit(files, index):
         files["notes.txt"] = b"what I SAW"
 
-    refused(changed(edit), home, "differs from its sha256")
+    refused(changed(edit), home, "does not match its sha256")
 
 
 def test_unlisted_and_missing_files_are_refused(changed, home):
@@ -186,8 +186,8 @@ def test_unlisted_and_missing_files_are_refused(changed, home):
     def drop(files, index):
         del files["recipe.yaml"]
 
-    refused(changed(add), home, "does not hold the files it lists")
-    refused(changed(drop), home, "does not hold the files it lists")
+    refused(changed(add), home, "does not contain the files it lists")
+    refused(changed(drop), home, "does not contain the files it lists")
 
 
 @pytest.mark.parametrize("run_id", ["../up", "", "20260101-000000-A", "x" * 300, ".hidden"])
@@ -195,7 +195,7 @@ def test_ids_that_are_no_runs_are_refused(changed, home, run_id):
     def edit(files, index):
         index["run"] = run_id
 
-    refused(changed(edit), home, "not the id of a run")
+    refused(changed(edit), home, "not a valid run id")
 
 
 def test_folders_that_hold_nothing_are_refused(changed, home):
@@ -223,7 +223,7 @@ def test_a_run_that_says_it_is_running_is_refused(changed, home):
         record = json.loads(files["record.json"]) | {"status": "running"}
         put("record.json", json.dumps(record).encode())(files, index)
 
-    refused(changed(edit), home, "not of its end")
+    refused(changed(edit), home, "had not ended")
 
 
 def test_what_is_no_zip_is_refused(tmp_path, home):
@@ -242,7 +242,7 @@ def test_every_cut_of_a_bundle_is_refused(whole, tmp_path, home):
 
 def test_nothing_is_overwritten(bundle, tmp_path):
     run = bundles.read_bundle(bundle)
-    with pytest.raises(BadInput, match="is here already"):
+    with pytest.raises(BadInput, match="already exists here"):
         bundles.read_bundle(bundle)
     with pytest.raises(BadInput, match="nothing is ever overwritten"):
         bundles.write_bundle(run, bundle)
@@ -251,7 +251,7 @@ def test_nothing_is_overwritten(bundle, tmp_path):
 def test_an_altered_artifact_is_not_bundled(bundle, tmp_path):
     run = bundles.read_bundle(bundle)
     (run.folder / "artifacts" / "cells" / "plain-0" / "answers.json").write_text("[]")
-    with pytest.raises(Damaged, match=r"differs from its sha256"):
+    with pytest.raises(Damaged, match=r"does not match its sha256"):
         bundles.write_bundle(run, tmp_path / "b.zip")
     assert not (tmp_path / "b.zip").exists()
 

@@ -60,7 +60,7 @@ def test_a_failed_block_leaves_nothing(tmp_path, error):
 
 def test_an_existing_folder_is_never_overwritten(tmp_path):
     commit(tmp_path / "step-1")
-    with pytest.raises(NuggetsError, match="exists already"):
+    with pytest.raises(NuggetsError, match="already exists"):
         commit(tmp_path / "step-1", {"other": b""})
     verify_folder(tmp_path / "step-1")
     assert [p.name for p in tmp_path.iterdir()] == ["step-1"]
@@ -68,7 +68,7 @@ def test_an_existing_folder_is_never_overwritten(tmp_path):
 
 def test_a_folder_that_appears_during_the_block_is_not_overwritten(tmp_path):
     with (
-        pytest.raises(NuggetsError, match="exists already"),
+        pytest.raises(NuggetsError, match="already exists"),
         commit_folder(tmp_path / "step-1"),
     ):
         (tmp_path / "step-1").mkdir()
@@ -132,8 +132,8 @@ def test_any_flipped_or_missing_byte_is_found(tmp_path_factory, data):
         (lambda f: (f / "manifest.json").unlink(), "No such file"),
         (lambda f: (f / "link").symlink_to("/etc"), "'link' was added"),
         (lambda f: (f / "manifest.json").write_text("[" * 9999), "is not a manifest"),
-        (lambda f: (f / "manifest.json").write_text('{"sha256": 3}'), "was altered"),
-        (lambda f: pad(f / "manifest.json"), "was altered"),
+        (lambda f: (f / "manifest.json").write_text('{"sha256": 3}'), "was changed"),
+        (lambda f: pad(f / "manifest.json"), "was changed"),
     ],
 )
 def test_a_changed_folder_is_refused_naming_the_file(tmp_path, change, words):

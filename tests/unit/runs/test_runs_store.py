@@ -47,10 +47,10 @@ def test_a_run_opens_by_a_prefix_that_only_it_has(store):
         store.create("t", "", "x").folder.rename(store.root / name)
     assert store.open("202602").id == "20260202-000000-b-0001"
     assert store.open("20260101-000000-a-0001").id == "20260101-000000-a-0001"
-    with pytest.raises(BadInput, match=r"2 runs begin with '202601' in .*a-00012"):
+    with pytest.raises(BadInput, match=r"2 run ids begin with '202601' in .*a-00012"):
         store.open("202601")
     for unknown in ("nothing", "", "../"):
-        with pytest.raises(BadInput, match=r"No run begins with .* Choose one of: 20260202"):
+        with pytest.raises(BadInput, match=r"No run id begins with .* Choose one of: 20260202"):
             store.open(unknown)
 
 
@@ -101,7 +101,7 @@ def test_a_folder_without_record_or_recipe_is_damaged(store, run):
 def test_a_record_of_another_schema_is_refused_with_an_instruction(run):
     text = run.record_path.read_text()
     run.record_path.write_text(text.replace('"schema_version": 1', '"schema_version": 2'))
-    with pytest.raises(Unsupported, match=r"schema version 2 .* with the version of Nuggets that"):
+    with pytest.raises(Unsupported, match=r"schema version 2, .* with the version of Nuggets that"):
         run.record()
     assert run.status() == "damaged"
     assert "schema version 2" in run.problem()

@@ -189,7 +189,7 @@ def test_a_worker_without_a_run_folder_says_how_to_call_it(arguments, capsys):
         ("created", launch.resume, "is created. Start it"),
         ("failed", launch.start, "is failed. Resume it"),
         ("running", launch.start, "is interrupted. Resume it"),
-        ("done", launch.cancel, "is done; there is nothing to cancel"),
+        ("done", launch.cancel, "is done, so there is nothing to cancel"),
     ],
 )
 def test_a_launch_that_makes_no_sense_is_refused_saying_what_to_do(run, status, action, words):

@@ -129,7 +129,7 @@ def test_a_report_says_what_was_planted_and_sets_the_papers_numbers_beside_it():
     assert {d.versus for d in panel.alternatives if d.better} == {
         "weights", "neurons", "rows_cols", "consistent", "consistent_random",
     }  # fmt: skip
-    assert report.findings[-1].endswith("This is seen here.")
+    assert report.findings[-1].endswith("This is reproduced here.")
     text = study_markdown(report)
     assert "| 28.22 |" in text
     assert "read off a chart" in text
@@ -150,8 +150,8 @@ def test_a_report_does_not_say_where_a_models_folder_lies():
 def test_without_an_effect_the_papers_claim_is_not_seen():
     report = finished("layers", {})
     assert report.panels[0].report.verdict.kind == "no_difference"
-    assert "is not told apart from random" in report.findings[1]
-    assert report.findings[-1].endswith("This is not seen here.")
+    assert "is statistically indistinguishable from random" in report.findings[1]
+    assert report.findings[-1].endswith("This is not reproduced here.")
 
 
 def test_retention_counts_the_items_of_all_old_skills():
@@ -202,10 +202,14 @@ def test_findings_name_better_worse_and_undecided_alternatives():
     )
     assert sentence == (
         "a is better than b (+0.30 [+0.20, +0.40]), and worse than c (−0.30 [−0.40, −0.20]), and "
-        "not told apart from d (+0.00 [−0.10, +0.10]); differences from 0.20 would have been found."
+        "statistically indistinguishable from d (+0.00 [−0.10, +0.10]); a difference of 0.20 would "
+        "be detected 80 % of the time."
     )
     doubtful = compare_sentence([against("b", 0.3, 0.1, p=0.08)])
-    assert "not told apart from b (+0.30 [+0.20, +0.40], p 0.08 by Holm)" in doubtful
+    assert (
+        "statistically indistinguishable from b (+0.30 [+0.20, +0.40], p 0.08 after Holm's "
+        "correction)" in doubtful
+    )
 
 
 def test_a_graft_is_set_against_the_random_cut_in_every_run_by_holm_over_all():
@@ -238,7 +242,7 @@ def test_the_index_lists_what_was_found_and_spares_files_of_others(tmp_path):
     assert out / "README.md" in save_study(finished("layers", {}), out)
     text = (out / "README.md").read_text()
     assert "| [layers](layers.md) |" in text
-    assert "sensitivity: no difference seen. The paper: layers chosen" in text
+    assert "sensitivity: no detectable difference. The paper: layers chosen" in text
     assert "| 8 × 60 |" in text
     (out / "README.md").write_text("mine")
     assert out / "README.md" not in save_study(finished("main", {}), out)

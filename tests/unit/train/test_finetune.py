@@ -208,7 +208,7 @@ def test_training_stops_at_the_step_of_a_bad_value_and_keeps_a_finite_checkpoint
 
 def test_training_stops_at_the_step_that_overflows_the_weights(loaded, encoded, tmp_path):
     config = TrainConfig(steps=10, batch_size=4, lr=1e39, warmup=0, checkpoint_every=1)
-    with pytest.raises(NonFinite, match="weights stopped being finite at step 1 "):
+    with pytest.raises(NonFinite, match="weights became NaN or infinite at step 1 "):
         finetune(whole(loaded), encoded, config, 0, tmp_path, storage=STORAGE)
     assert newest_valid(tmp_path, PREFIX) is None
 

@@ -228,7 +228,7 @@ def test_similarity_figure_draws_the_matrix_and_every_layer_map() -> None:
     ):
         assert (x, y) == (student, teacher)
         assert f"CKA {matrix[teacher, student]:.3f}" in words
-    assert cells.hovertext[5].endswith("on the map uniform and by hand")
+    assert cells.hovertext[5].endswith("chosen by uniform and by hand")
     frame = charts_alignment.similarity_frame(matrix, "cka")
     assert frame.query("teacher_layer == 2 and student_layer == 1")["cka"].item() == 5
     table = charts_alignment.maps_frame(maps, matrix)
@@ -288,8 +288,8 @@ def test_residual_figure_marks_what_every_selector_chose() -> None:
         assert (trace.x0, trace.dx, tuple(trace.y)) == (0, 1, names)
     titles = [note.text for note in fig.layout.annotations]
     assert titles == [
-        "<b>rows cols</b><br>50 % shared, by chance 40 %",
-        "<b>consistent</b><br>100 % shared, by chance 40 %",
+        "<b>rows cols</b><br>50 % shared (40 % by chance)",
+        "<b>consistent</b><br>100 % shared (40 % by chance)",
     ]
     assert list(fig.layout.yaxis.ticktext) == ["L0", "L1"]
     frame = charts_residual.residual_frame(found)
@@ -350,7 +350,13 @@ def test_forest_tells_better_worse_and_neither_apart() -> None:
     assert drawn["paper − plain"][0] == "better"
     for difference in report.differences:
         name = f"{difference.arm} − {difference.versus}".replace("_", " ")
-        seen = "better" if difference.better else "worse" if difference.worse else "no difference"
+        seen = (
+            "better"
+            if difference.better
+            else "worse"
+            if difference.worse
+            else "no detectable difference"
+        )
         assert drawn[name][0].startswith(seen)
         assert drawn[name][1] == difference.interval.mean
 
@@ -373,7 +379,7 @@ def test_budget_lists_what_every_arm_was_given() -> None:
     assert frame["seeds"].tolist() == [3] * 4
     shown = arm_tables.budget_shown(frame.assign(flops=5032799704420.999))
     assert shown["operations per seed"].tolist() == ["5.03 TFLOP"] * 4
-    assert shown["trained weights"].tolist() == ["100"] * 4
+    assert shown["trainable parameters"].tolist() == ["100"] * 4
     assert not [name for name in shown if "_" in name]
     nothing = arm_tables.budget_shown(frame.assign(flops=0.0, learning_rate=None))
     assert set(nothing["operations per seed"]) == set(nothing["learning rate"]) == {"–"}
