@@ -18,7 +18,7 @@ COMPUTING = {
     "nuggets.runs": "asking compute cutting evaluating pipeline speakers transfer",
     "nuggets.train": "alignments batches build cells checkpoints concurrent controls export "
     "finetune flops graft healing lab lane_layers lane_model lane_training losses peft_starts "
-    "randomness team threads trainer tuning",
+    "randomness schedule team threads trainer tuning",
 }
 """Modules that load torch when they are imported; all others do so, if at all, when called."""
 VIEWS = ("nuggets/core/views.py", "nuggets/core/view_*.py")

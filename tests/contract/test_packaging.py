@@ -19,7 +19,6 @@ DISTRIBUTIONS = packages_distributions()
 FIRST_PARTY = {"nuggets", "pages"}
 PLACES = {
     "app": ("app.py", "pages/", "nuggets/ui/"),
-    "paper": ("nuggets/studies/figure.py",),
     "gguf": ("nuggets/core/loading.py",),
     "eval": ("nuggets/bench/", "nuggets/core/datasets.py"),
 }
