@@ -1,4 +1,4 @@
-"""Commands about judges: which addresses may be asked, and with which key."""
+"""Allow benchmark judges: addresses that answers may be sent to, and their keys."""
 
 from __future__ import annotations
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import sys
 from importlib import import_module
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -60,6 +62,18 @@ class _Commands(TyperGroup):
         # `list` and `import` are words of Python's own; their functions end in an underscore.
         alone.command(cmd_name)(flat(module.get(cmd_name) or module[f"{cmd_name}_"]))
         return typer.main.get_command(alone)
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Every command with its first line, read from the source: nothing is imported for it."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, _first_line(name)) for name in _COMMANDS])
+
+
+def _first_line(name: str) -> str:
+    module = ast.parse(Path(__file__).with_name(f"{_COMMANDS[name]}.py").read_text("utf-8"))
+    commands = [node for node in module.body if isinstance(node, ast.FunctionDef)]
+    own = [node for node in commands if node.name.removesuffix("_") == name]
+    return (ast.get_docstring(own[0] if own else module) or "").partition("\n")[0]
 
 
 app = typer.Typer(
