@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
-from nuggets.core.architecture import ArchSpec
-from nuggets.core.maps import SensitivityMap
+from nuggets.models.architecture import ArchSpec
+from nuggets.sensitivity.maps import SensitivityMap
 
 ROOT = Path(__file__).parents[1]
 TEACHER = {
@@ -91,8 +91,8 @@ def _write_model(folder: Path, config: dict[str, Any]) -> None:
 def _write_map(home: Path, model: Path) -> None:
     """A map where the app looks for that of the task `add`."""
     from nuggets import api
-    from nuggets.runs import cache
-    from nuggets.runs.inputs import seed_samples
+    from nuggets.planning import cache
+    from nuggets.planning.datasets import seed_samples
 
     before = os.environ.get("NUGGETS_HOME")
     os.environ["NUGGETS_HOME"] = str(home)

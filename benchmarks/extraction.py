@@ -7,8 +7,8 @@ from torch import Tensor
 
 from benchmarks import published
 from benchmarks.rows import Row, timed
-from nuggets.core.factorize import truncated_svd
-from nuggets.core.windows import find_window
+from nuggets.compute.svd import truncated_svd
+from nuggets.extraction.windows import find_window
 
 SHAPES = {
     "q_proj 13B → 7B": ((5120, 5120), (4096, 4096)),

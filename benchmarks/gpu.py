@@ -16,11 +16,11 @@ from benchmarks.extraction import RANK, SHAPES, random_matrix
 from benchmarks.machine import matmul_peak
 from benchmarks.models import LARGE, flops, random_llama, samples
 from benchmarks.rows import Row, timed
-from nuggets.core.extraction import extract_factors
-from nuggets.core.factorize import truncated_svd
-from nuggets.core.plan import ExtractionConfig, LoraConfig, make_plan
-from nuggets.core.selectors import RowsColsSelector
-from nuggets.core.sensitivity import compute_sensitivity
+from nuggets.compute.svd import truncated_svd
+from nuggets.extraction.factors import extract_factors
+from nuggets.extraction.plan import ExtractionConfig, LoraConfig, make_plan
+from nuggets.extraction.selectors import RowsColsSelector
+from nuggets.sensitivity.hooks import compute_sensitivity
 
 TEACHER = {"hidden_size": 5120, "intermediate_size": 13824, "num_hidden_layers": 40}
 STUDENT = {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32}

@@ -6,12 +6,12 @@ import torch
 
 from benchmarks.models import LARGE, MEDIUM, SMALL, flops, random_llama, samples
 from benchmarks.rows import Row, timed
-from nuggets.core.products import product
-from nuggets.core.sensitivity import compute_sensitivity
-from nuggets.core.threads import threads_of
-from nuggets.core.together import samples_per_pass
+from nuggets.compute.products import product
+from nuggets.compute.threads import threads_of
 from nuggets.recipe import DataConfig
-from nuggets.runs.compute import Loaded, seed_samples
+from nuggets.sensitivity.hooks import compute_sensitivity
+from nuggets.sensitivity.several_samples import samples_per_pass
+from nuggets.stages.measuring import Loaded, seed_samples
 
 SIDE = 3072
 TOKENS = 512

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from nuggets.core.architecture import ArchSpec
-from nuggets.core.samples import Encoded
+from nuggets.data.samples import Encoded
+from nuggets.models.architecture import ArchSpec
 
 LARGE = {"hidden_size": 1024, "intermediate_size": 2816, "num_hidden_layers": 14}
 """245 million parameters."""

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from nuggets.core.samples import Encoded
+from nuggets.data.samples import Encoded
 
 
 def sensitivity(

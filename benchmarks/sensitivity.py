@@ -15,16 +15,16 @@ import torch
 from benchmarks import published
 from benchmarks.models import LARGE, SMALL, llama_config, random_llama, samples, spec_of
 from benchmarks.rows import Row
-from nuggets.core.chosen import ChosenParts
-from nuggets.core.map_writer import MapWriter
-from nuggets.core.memory import return_freed_memory, trim_heap
-from nuggets.core.models import read_spec
-from nuggets.core.references import parse_ref
-from nuggets.core.selectors import WindowSelector
-from nuggets.core.sensitivity import compute_sensitivity
-from nuggets.core.streaming import stream_sensitivity
-from nuggets.core.threads import threads_for
-from nuggets.core.window_request import WindowRequest
+from nuggets.compute.memory import return_freed_memory, trim_heap
+from nuggets.compute.threads import threads_for
+from nuggets.extraction.selectors import WindowSelector
+from nuggets.extraction.window_request import WindowRequest
+from nuggets.extraction.windows_while_measuring import ChosenParts
+from nuggets.models.pair import read_spec
+from nuggets.models.references import parse_ref
+from nuggets.sensitivity.hooks import compute_sensitivity
+from nuggets.sensitivity.map_writer import MapWriter
+from nuggets.sensitivity.streaming import stream_sensitivity
 
 WAYS = {
     "full map": "≤ .4",

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from scipy import stats
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from nuggets.alignment.linear_maps import ridge_map
+from nuggets.alignment.states import collect_states
 from nuggets.builtin.pairs import model_folder
 from nuggets.builtin.skills import skill_samples
-from nuggets.core.architecture import ArchSpec
-from nuggets.core.linear_maps import ridge_map
-from nuggets.core.samples import IGNORED, encode
-from nuggets.core.states import collect_states
+from nuggets.data.samples import IGNORED, encode
+from nuggets.models.architecture import ArchSpec
 
 PENALTY = 0.1
 MODELS = ("teacher", "independent")

@@ -9,13 +9,12 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, PositiveInt, TypeAdapter, ValidationError, model_validator
 
-from nuggets.bench.tasks import Benchmark
-from nuggets.core.plan import ExtractionConfig, LoraConfig
-from nuggets.core.samples import Format
-from nuggets.core.scores import Score, ThetaGrad
-from nuggets.core.selectors import WindowSelector
-from nuggets.core.window_request import SearchedSelector
+from nuggets.data.samples import Format
 from nuggets.errors import BadInput
+from nuggets.evaluation.benchmarks import Benchmark
+from nuggets.extraction.plan import ExtractionConfig, LoraConfig
+from nuggets.extraction.selectors import WindowSelector
+from nuggets.extraction.window_request import SearchedSelector
 from nuggets.frozen import Frozen
 from nuggets.recipe_tree import (
     absolute_paths,
@@ -24,7 +23,8 @@ from nuggets.recipe_tree import (
     read_recipe,
     with_new_names,
 )
-from nuggets.train.arms import Arm, Paper, Plain, Vanilla
+from nuggets.sensitivity.scores import Score, ThetaGrad
+from nuggets.train.arms.family import Arm, Paper, Plain, Vanilla
 from nuggets.train.config import TrainConfig
 
 Device = str

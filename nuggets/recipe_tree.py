@@ -175,7 +175,7 @@ def _absolute_files(data: Tree, base: Path) -> Iterator[tuple[str, Any]]:
 
 def absolute_source(source: str, base: Path) -> str:
     """A file or a local data set as an absolute path; the name of one on the hub unchanged."""
-    from nuggets.core.datasets import parse_dataset  # pydantic, which a list of names does not need
+    from nuggets.data.sources import parse_dataset  # pydantic, which a list of names does not need
 
     path = absolute(source, base)
     folder, colon, part = source.rpartition(":")

@@ -2,7 +2,7 @@
 
 It is idempotent: a run that is done stays done, a run that belongs to a living worker is left
 alone (exit code 3), and any other is attempted from its last commit. The work itself is
-`nuggets.runs.pipeline.execute(run, ctx)`; the environment variable
+`nuggets.stages.pipeline.execute(run, ctx)`; the environment variable
 `NUGGETS_PIPELINE="module:function"` puts another function in its place (tests use it).
 
 Exit codes: 0 done, 1 failed or cancelled, 2 bad input, 3 the run belongs to another worker.
@@ -23,11 +23,11 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from nuggets.core.memory import memory_reported
+from nuggets.compute.memory import memory_reported
+from nuggets.disk.home import runs_dir
 from nuggets.errors import BadInput, Cancelled, NuggetsError, RunBusy, hide_tokens
 from nuggets.runs.context import RunContext
 from nuggets.runs.devices import device_turn
-from nuggets.runs.home import runs_dir
 from nuggets.runs.schema import RunError, RunEvent, RunRecord
 from nuggets.runs.store import Run, RunStore
 
@@ -64,7 +64,7 @@ def run_job(job: Any, on_event: Callable[[RunEvent], None] = lambda event: None)
             left behind.
         NuggetsError: as the job does.
     """
-    from nuggets.runs.creating import create  # NumPy, which starting a worker does not need
+    from nuggets.stages.creating import create  # NumPy, which starting a worker does not need
 
     made = create(job)
     try:
@@ -191,7 +191,7 @@ def _stop_on_signals(ctx: RunContext) -> Iterator[None]:
 def _pipeline() -> Callable[[Run, RunContext], Any]:
     # Imported late: the pipeline imports torch, and a queued run should not hold 350 MB.
     module, _, function = os.environ.get(
-        "NUGGETS_PIPELINE", "nuggets.runs.pipeline:execute"
+        "NUGGETS_PIPELINE", "nuggets.stages.pipeline:execute"
     ).partition(":")
     return getattr(importlib.import_module(module), function)
 

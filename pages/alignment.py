@@ -6,8 +6,10 @@ import streamlit as st
 
 from nuggets import api
 from nuggets.recipe import AlignJob
-from nuggets.ui import alignment_parts as parts
-from nuggets.ui import layer_map_part, measure, residual_part, safe, shell
+from nuggets.ui.alignment import layer_map
+from nuggets.ui.alignment import residual as residual_part
+from nuggets.ui.alignment import similarity as parts
+from nuggets.ui.frame import measure, safe, shell
 
 
 def main() -> None:
@@ -36,8 +38,8 @@ def main() -> None:
                 "alignment",
             )
             return
-        parts.similarity(report, choice, job, layer_map_part.text())
-        by_hand = layer_map_part.usable(report.matrices["cka"].shape)
+        parts.similarity(report, choice, job, layer_map.text())
+        by_hand = layer_map.usable(report.matrices["cka"].shape)
         residual_part.section(choice, by_hand)
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import streamlit as st
 
 from nuggets import api
-from nuggets.ui import benchmark_tables, cross_part, live, safe, shell
-from nuggets.ui import benchmarks_parts as parts
+from nuggets.ui.benchmarks import cross as cross_part
+from nuggets.ui.benchmarks import report as parts
+from nuggets.ui.benchmarks import tables as tables_part
+from nuggets.ui.frame import live, safe, shell
 
 KINDS = {
     "helps": ("helps", "green"),
@@ -25,7 +27,7 @@ def main() -> None:
     with safe.shown_problems("benchmarks"):
         run = choose_run()
         if run is None:
-            benchmark_tables.section(None, choice)
+            tables_part.section(None, choice)
             cross_part.section(choice)
             return
         report = parts.report_of(run)
@@ -39,7 +41,7 @@ def main() -> None:
         parts.answers(report, run, origin)
         parts.retention(report, origin)
         parts.budget(report, origin)
-        benchmark_tables.section(run, choice)
+        tables_part.section(run, choice)
         cross_part.section(choice)
 
 

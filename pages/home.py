@@ -7,7 +7,7 @@ import streamlit as st
 
 from nuggets import api
 from nuggets.amounts import duration
-from nuggets.ui import live, safe, shell, tour
+from nuggets.ui.frame import live, safe, shell, tour
 
 RECENT = 8
 

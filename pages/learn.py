@@ -8,10 +8,11 @@ import pandas as pd
 import streamlit as st
 
 from nuggets.documents import colours
-from nuggets.ui import learn_print, measure, safe, share, shell, tour
-from nuggets.ui.chapters import CHAPTERS, GLOSSARY, Chapter, chapter
-from nuggets.ui.learn_asked import Asked, NotMeasured, Picture, Scene
-from nuggets.ui.learn_scenes import scene
+from nuggets.ui.frame import measure, safe, share, shell, tour
+from nuggets.ui.learn import print as learn_print
+from nuggets.ui.learn.asked import Asked, NotMeasured, Picture, Scene
+from nuggets.ui.learn.chapters import CHAPTERS, GLOSSARY, Chapter, chapter
+from nuggets.ui.learn.scenes import scene
 
 TITLES = {found.key: f"{number} {found.title}" for number, found in enumerate(CHAPTERS, 1)}
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import streamlit as st
 
 from nuggets import api
-from nuggets.ui import answers, model_chooser, preflight_part, safe, shell
+from nuggets.ui.frame import safe, shell
+from nuggets.ui.models import chooser as model_chooser
+from nuggets.ui.models import preflight as preflight_part
+from nuggets.ui.playground import answers
 
 
 def main() -> None:

@@ -6,7 +6,9 @@ import pandas as pd
 import streamlit as st
 
 from nuggets import api
-from nuggets.ui import arm_tables, safe, share, shell, study_parts
+from nuggets.ui.benchmarks import arms as arm_tables
+from nuggets.ui.benchmarks import studies as study_part
+from nuggets.ui.frame import safe, share, shell
 
 NONE = "choose one"
 
@@ -33,7 +35,7 @@ def main() -> None:
 def _gallery(found: dict[str, api.Study]) -> None:
     rows = []
     for study in found.values():
-        report = study_parts.report_of(study.name)
+        report = study_part.report_of(study.name)
         rows.append(
             {
                 "experiment": study.name,
@@ -56,30 +58,30 @@ def _experiment(study: api.Study) -> None:
     st.text(study.question)
     command = f"nuggets paper {study.name} --out paper"
     _start(study, command)
-    report = study_parts.report_of(study.name)
+    report = study_part.report_of(study.name)
     if report is None:
         st.text("None of its runs has finished yet. Start them above, or on the command line:")
         st.code(command, language="bash")
         return
     for sentence in report.findings:
         st.text(f"• {sentence}")
-    study_parts.figure(report, st.context.theme.type == "dark")
-    study_parts.documents(report)
+    study_part.figure(report, st.context.theme.type == "dark")
+    study_part.documents(report)
     python = f'from nuggets import api\n\nreport = api.run_study("{study.name}")'
-    frame, caption = study_parts.results_frame(report), study_parts.caption(report)
+    frame, caption = study_part.results_frame(report), study_part.caption(report)
     share.table(frame, f"paper-{study.name}", caption, command, python,
-                shown=study_parts.results_shown(report, frame))  # fmt: skip
+                shown=study_part.results_shown(report, frame))  # fmt: skip
     if report.study.paper.values:
         st.text(f"The paper's numbers: {report.study.paper.source}")
     safe.notes(report.study.notes)
-    rivals = study_parts.rivals_frame(report)
+    rivals = study_part.rivals_frame(report)
     if len(rivals):
         with st.expander("The treatment against its controls and other choices"):
             share.table(rivals, f"paper-{study.name}-rivals",
                         "Paired differences with 95 % intervals", command, python,
-                        shown=study_parts.rivals_shown(rivals))  # fmt: skip
+                        shown=study_part.rivals_shown(rivals))  # fmt: skip
     with st.expander("Budget of every arm and seed"):
-        budget = study_parts.budget_frame(report)
+        budget = study_part.budget_frame(report)
         share.table(budget, f"paper-{study.name}-budget", "Means over seeds", command, python,
                     shown=arm_tables.budget_shown(budget))  # fmt: skip
 

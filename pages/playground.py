@@ -7,9 +7,10 @@ from typing import Literal
 import streamlit as st
 
 from nuggets import amounts, api
-from nuggets.core.references import short_name
 from nuggets.errors import NuggetsError
-from nuggets.ui import answers, safe, shell
+from nuggets.models.references import short_name
+from nuggets.ui.frame import safe, shell
+from nuggets.ui.playground import answers
 
 TEACHER, STUDENT = "teacher", "student"
 FORMAT_HELP = (

@@ -9,7 +9,8 @@ from nuggets import api
 from nuggets.amounts import duration
 from nuggets.errors import NuggetsError
 from nuggets.recipe import TransferRecipe
-from nuggets.ui import live, run_actions, safe, share, shell
+from nuggets.ui.frame import live, safe, share, shell
+from nuggets.ui.runs import actions as run_actions
 
 ANY = "any"
 KINDS = (ANY, "transfer", "sensitivity", "align", "evaluate")

@@ -6,16 +6,12 @@ from typing import Any
 
 import streamlit as st
 
-from nuggets.ui import (
-    matrix_parts,
-    measure,
-    own_samples,
-    safe,
-    shell,
-    unit_parts,
-)
-from nuggets.ui import sensitivity_parts as parts
-from nuggets.ui import sensitivity_sources as sources
+from nuggets.ui.frame import measure, safe, shell
+from nuggets.ui.sensitivity import map as parts
+from nuggets.ui.sensitivity import matrix as matrix_part
+from nuggets.ui.sensitivity import sources
+from nuggets.ui.sensitivity import units as units_part
+from nuggets.ui.transfer import own_samples
 
 FORMULA = r"S(\theta)=\sum_{x}\left|\,\theta\cdot\partial L(x)/\partial\theta\,\right|"
 
@@ -42,8 +38,8 @@ def main() -> None:
             return
         view = compared(task, found)
         parts.overview(found, view, choice)
-        matrix_parts.matrix(found, view.a, view.b, view.show, choice)
-        unit_parts.units(found, view.a, view.b)
+        matrix_part.matrix(found, view.a, view.b, view.show, choice)
+        units_part.units(found, view.a, view.b)
         parts.trust(found[view.a], choice)
         unmeasured(wanted, found)
 

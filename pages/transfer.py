@@ -7,7 +7,8 @@ import streamlit as st
 from nuggets import api
 from nuggets.errors import NuggetsError
 from nuggets.recipe import TransferRecipe
-from nuggets.ui import fields, form, live, preview, prompt_part, recipes, safe, shell
+from nuggets.ui.frame import fields, live, safe, shell
+from nuggets.ui.transfer import form, preview, prompt, recipes
 
 
 def main() -> None:
@@ -30,7 +31,7 @@ def main() -> None:
             recipes.keep(recipe)
         with right:
             preview.draw(recipe, ahead)
-        prompt_part.expander(recipe.student, recipe.data)
+        prompt.expander(recipe.student, recipe.data)
         recipes.compare(recipe, choice)
         recipes.take_away(recipe)
     except NuggetsError as error:

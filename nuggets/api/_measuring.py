@@ -5,18 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from nuggets.alignment.report import AlignmentReport
 from nuggets.builtin.pairs import MODELS, PAIRS
 from nuggets.builtin.skills import SKILLS
-from nuggets.core.alignment import AlignmentReport
-from nuggets.core.maps import SensitivityMap
-from nuggets.core.plan import ExtractionPlan
-from nuggets.core.progress import Progress
+from nuggets.disk.outputs import output_folder
+from nuggets.extraction.plan import ExtractionPlan
+from nuggets.planning import cache
+from nuggets.planning.datasets import seed_samples
+from nuggets.planning.jobs import plan_from_cache
+from nuggets.planning.machine import resolve_device_name
+from nuggets.progress import Progress
 from nuggets.recipe import AlignJob, CutJob, DataConfig, SensitivityJob, TransferRecipe
-from nuggets.runs import cache
-from nuggets.runs.doctor import resolve_device_name
-from nuggets.runs.inputs import seed_samples
-from nuggets.runs.outputs import output_folder
-from nuggets.runs.planning import plan_from_cache
+from nuggets.sensitivity.maps import SensitivityMap
 
 
 def find_map(job: SensitivityJob) -> SensitivityMap | None:
@@ -27,7 +27,7 @@ def find_map(job: SensitivityJob) -> SensitivityMap | None:
 
 def measure(job: SensitivityJob, progress: Progress | None = None) -> SensitivityMap:
     """Measures sensitivity here and now, or returns the cached map. Imports torch."""
-    from nuggets.runs.compute import measure_map
+    from nuggets.stages.measuring import measure_map
 
     return measure_map(job, progress)
 
@@ -39,7 +39,7 @@ def find_alignment(job: AlignJob) -> AlignmentReport | None:
 
 def align(job: AlignJob, progress: Progress | None = None) -> AlignmentReport:
     """Measures the alignment here and now, or returns the cached one. Imports torch."""
-    from nuggets.runs.compute import measure_alignment
+    from nuggets.stages.measuring import measure_alignment
 
     return measure_alignment(job, progress)
 
@@ -76,7 +76,7 @@ def plan(recipe: TransferRecipe) -> ExtractionPlan:
 
 def measured_plan(recipe: TransferRecipe, progress: Progress | None = None) -> ExtractionPlan:
     """As `plan`, but measures first what is not cached yet. Imports torch."""
-    from nuggets.runs.compute import plan_recipe
+    from nuggets.stages.measuring import plan_recipe
 
     return plan_recipe(recipe, progress)[0]
 
@@ -89,7 +89,7 @@ def cut(job: CutJob, out: Path, progress: Progress | None = None) -> dict[str, A
     Raises:
         BadInput: if the sizes do not fit the teacher, or `out` exists.
     """
-    from nuggets.runs.cutting import cut_to
+    from nuggets.stages.cutting import cut_to
 
     return cut_to(job, out, progress)
 
@@ -102,6 +102,6 @@ def extract(recipe: TransferRecipe, out: Path, progress: Progress | None = None)
     Raises:
         BadInput: if the pair, the samples or the recipe cannot work, or `out` exists.
     """
-    from nuggets.runs.compute import extract_to
+    from nuggets.stages.measuring import extract_to
 
     return extract_to(recipe, out, progress)

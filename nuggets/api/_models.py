@@ -6,15 +6,15 @@ from collections.abc import Iterable
 
 from nuggets.builtin.resolve import resolve
 from nuggets.builtin.skills import SKILLS, Skill
-from nuggets.core.architecture import ArchSpec
-from nuggets.core.hub import offline
-from nuggets.core.models import read_spec
-from nuggets.core.preflight import Preflight
-from nuggets.core.references import ModelRef
 from nuggets.errors import BadInput
+from nuggets.models.architecture import ArchSpec
+from nuggets.models.hub import offline
+from nuggets.models.pair import read_spec
+from nuggets.models.references import ModelRef
+from nuggets.planning.checks import preflight_models
+from nuggets.planning.machine import Doctor, diagnose
+from nuggets.preflight.headers import Preflight
 from nuggets.recipe import TransferRecipe
-from nuggets.runs.checks import preflight_models
-from nuggets.runs.doctor import Doctor, diagnose
 
 
 def skills() -> dict[str, Skill]:

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nuggets.runs import launch, permits
-from nuggets.runs.home import runs_dir
+from nuggets.disk.home import runs_dir
+from nuggets.evaluation import permits
+from nuggets.runs import launch
 from nuggets.runs.schema import RunEvent, RunStatus
 from nuggets.runs.store import Run, RunStore
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:  # what a job may hold takes a third of a second, and a list o
 
 def start(job: AnyJob) -> Run:
     """Starts a job in a worker process of its own; it outlives this one."""
-    from nuggets.runs.creating import create
+    from nuggets.stages.creating import create
 
     run = create(job)
     launch.start(run)
@@ -95,6 +96,6 @@ def export(
     Raises:
         BadInput: if the run has no such adapter, or `out` exists.
     """
-    from nuggets.runs.exporting import export_arm
+    from nuggets.stages.exporting import export_arm
 
     return export_arm(run, out, arm, seed, merged)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from nuggets.builtin.pairs import MODELS, model_folder
-from nuggets.core.references import ModelRef, parse_ref
 from nuggets.errors import BadInput
+from nuggets.models.references import ModelRef, parse_ref
 
 
 def resolve(name: str, weights: bool = True) -> ModelRef:

@@ -17,7 +17,7 @@ from itertools import count, islice, product
 from typing import Literal, NamedTuple
 
 from nuggets.builtin import words
-from nuggets.core.samples import Sample
+from nuggets.data.samples import Sample
 from nuggets.errors import BadInput
 
 Split = Literal["seed", "train", "test"]

@@ -10,7 +10,7 @@ from nuggets.builtin.words import vocabulary
 PAD, UNK, EOS = "<pad>", "<unk>", "<eos>"
 ROLES = ("<|user|>", "<|assistant|>", "<|system|>")
 
-# The format of `nuggets.core.samples.render`, for people who use the models elsewhere.
+# The format of `nuggets.data.samples.render`, for people who use the models elsewhere.
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
     "{{ '<|' + message['role'] + '|>\n' + message['content'].strip() }}"

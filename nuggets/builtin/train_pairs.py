@@ -24,13 +24,13 @@ from nuggets.builtin.pairs import CARD, MODELS, ModelCard
 from nuggets.builtin.skills import SKILLS, general_samples, skill_samples
 from nuggets.builtin.tokenizer import build_tokenizer
 from nuggets.builtin.training import Schedule, exact_matches, train
-from nuggets.core.architecture import ArchSpec
-from nuggets.core.consistent import ConsistentChoice, choose_consistent
-from nuggets.core.cut import cut_model
-from nuggets.core.loading import load_model
-from nuggets.core.references import parse_ref
-from nuggets.core.samples import encode
-from nuggets.core.sensitivity import compute_sensitivity
+from nuggets.data.samples import encode
+from nuggets.extraction.consistent import ConsistentChoice, choose_consistent
+from nuggets.extraction.cut import cut_model
+from nuggets.models.architecture import ArchSpec
+from nuggets.models.loading import load_model
+from nuggets.models.references import parse_ref
+from nuggets.sensitivity.hooks import compute_sensitivity
 
 COMMAND = "python -m nuggets.builtin.train_pairs"
 TEST_SIZE = 500

@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy
 from torch.nn.utils import clip_grad_norm_
 
 from nuggets.builtin.skills import taught_samples
-from nuggets.core.samples import IGNORED, Sample, encode
+from nuggets.data.samples import IGNORED, Sample, encode
 
 POOL_SIZE = 20_000
 """Distinct items per letter skill; the other skills have fewer and use all."""

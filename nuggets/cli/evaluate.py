@@ -8,11 +8,11 @@ from typing import Annotated, Any
 import typer
 
 from nuggets import api
-from nuggets.bench.tasks import Benchmark
 from nuggets.cli import options as o
 from nuggets.cli.output import bars, out, print_json, say
 from nuggets.cli.tables import show_tables
 from nuggets.cli.transfers import failed
+from nuggets.evaluation.benchmarks import Benchmark
 from nuggets.frozen import members
 
 Names = Annotated[

@@ -11,8 +11,8 @@ from nuggets import api
 from nuggets.amounts import duration, size
 from nuggets.cli import options as o
 from nuggets.cli.output import bars, print_json, say, table
-from nuggets.core.scores import Score
-from nuggets.core.window_request import SearchedSelector
+from nuggets.extraction.window_request import SearchedSelector
+from nuggets.sensitivity.scores import Score
 
 Out = Annotated[Path, typer.Option(help="A new folder; nothing is ever overwritten.")]
 

@@ -99,7 +99,7 @@ def interval(low: float, high: float) -> str:
 
 
 class Bars:
-    """Progress of a computation as one bar; implements `nuggets.core.progress.Progress`."""
+    """Progress of a computation as one bar; implements `nuggets.progress.Progress`."""
 
     def __init__(self, bars: Progress) -> None:
         self._bars = bars

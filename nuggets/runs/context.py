@@ -6,28 +6,23 @@ import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
-from importlib import metadata
 from pathlib import Path, PurePosixPath
-from platform import python_version
 from typing import Any
 
-from nuggets import __version__
+from nuggets.compute.versions import installed_versions
+from nuggets.disk.commit import atomic_write, commit_folder, make_folder, sweep_temps
+from nuggets.disk.manifest import verify_folder
 from nuggets.errors import BadInput, Cancelled, Damaged
-from nuggets.runs.commit import atomic_write, commit_folder, make_folder, sweep_temps
 from nuggets.runs.events import EventLog
-from nuggets.runs.manifest import verify_folder
 from nuggets.runs.schema import EventType, Provenance, RecordedStatus, RunError, RunEvent, now
 from nuggets.runs.store import Run
 
 PROGRESS_INTERVAL_S = 0.5
 """Progress is written at most this often; people cannot read faster and disks tire."""
 
-_PACKAGES = ("torch", "transformers", "peft", "safetensors")
-
 
 class RunContext:
-    """The worker's hand on its run; implements `nuggets.core.progress.Progress`.
+    """The worker's hand on its run; implements `nuggets.progress.Progress`.
 
     Make it only while owning the run. `on_event` sees every event as it is written.
     """
@@ -201,18 +196,3 @@ class RunContext:
         event = self._log.append(type_, stage, message, data or {}, durable=durable)
         if self._on_event is not None:
             self._on_event(event)
-
-
-def installed_versions() -> dict[str, str]:
-    """Versions of Python and of the packages that results depend on; imports none of them."""
-    packages = {package: _version(package) for package in _PACKAGES}
-    return {"python": python_version(), "nuggets": __version__, **packages}
-
-
-@cache
-def _version(package: str) -> str:
-    """What this process would import: it does not change while the process lives."""
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "absent"

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from nuggets.runs.commit import make_folder
-from nuggets.runs.home import device_lock_path
-from nuggets.runs.locks import Lock, is_held, read_holder
+from nuggets.disk.commit import make_folder
+from nuggets.disk.home import device_lock_path
+from nuggets.disk.locks import Lock, is_held, read_holder
 
 POLL_S = 0.2
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from nuggets.disk.commit import disk_errors, write_all
 from nuggets.errors import NuggetsError
-from nuggets.runs.commit import disk_errors, write_all
 from nuggets.runs.schema import EventType, RunEvent, now
 
 

@@ -9,10 +9,10 @@ import time
 from collections.abc import Collection
 from pathlib import Path
 
+from nuggets.disk.commit import disk_errors
+from nuggets.disk.home import nuggets_home
+from nuggets.disk.locks import Lock
 from nuggets.errors import BadInput, NuggetsError, RunBusy
-from nuggets.runs.commit import disk_errors
-from nuggets.runs.home import nuggets_home
-from nuggets.runs.locks import Lock
 from nuggets.runs.schema import LIVE, RESUMABLE, RunStatus
 from nuggets.runs.store import Run
 

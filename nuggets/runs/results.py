@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from nuggets.bench.outcomes import BenchmarkTable
-from nuggets.bench.report import BenchmarkReport, CellOutcome
-from nuggets.core.maps import SensitivityMap
-from nuggets.core.plan import ExtractionPlan
 from nuggets.errors import BadInput
+from nuggets.evaluation.tables import BenchmarkTable
+from nuggets.extraction.plan import ExtractionPlan
 from nuggets.recipe import load_job
 from nuggets.runs.store import Run
+from nuggets.sensitivity.maps import SensitivityMap
+from nuggets.statistics.report import BenchmarkReport, CellOutcome
 
 REPORT = "report/report.json"
 PLAN = "plan/plan.json"

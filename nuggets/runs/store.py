@@ -9,8 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from nuggets.errors import BadInput, Damaged, RunBusy, Unsupported
-from nuggets.runs.commit import (
+from nuggets.disk.commit import (
     atomic_write,
     disk_errors,
     make_folder,
@@ -18,8 +17,9 @@ from nuggets.runs.commit import (
     remove_folder,
     sweep_temps,
 )
+from nuggets.disk.locks import Lock, is_held
+from nuggets.errors import BadInput, Damaged, RunBusy, Unsupported
 from nuggets.runs.events import read_events
-from nuggets.runs.locks import Lock, is_held
 from nuggets.runs.schema import LIVE, Provenance, RunEvent, RunRecord, RunStatus, now, parse_record
 
 

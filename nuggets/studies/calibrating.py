@@ -5,12 +5,12 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
-from nuggets.bench.calibration import COMPARISONS, Calibration, Design, Rate, calibrate
+from nuggets.disk.commit import atomic_write, make_folder
 from nuggets.errors import BadInput
 from nuggets.recipe import TransferRecipe, anchored, load_job, load_recipe
-from nuggets.runs.commit import atomic_write, make_folder
 from nuggets.runs.results import cells
 from nuggets.runs.store import Run
+from nuggets.statistics.calibration import COMPARISONS, Calibration, Design, Rate, calibrate
 from nuggets.studies.markdown import markdown_table
 
 POOL = 1200

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from markdown_it import MarkdownIt
 
-from nuggets.bench.report import ArmReport
-from nuggets.bench.verdict import RULES, Difference
+from nuggets.disk.commit import atomic_write, make_folder
 from nuggets.documents.figures import interval_text
 from nuggets.documents.page import html_page
-from nuggets.runs.commit import atomic_write, make_folder
+from nuggets.statistics.report import ArmReport
+from nuggets.statistics.verdict import RULES, Difference
 from nuggets.studies.figure import study_svg
 from nuggets.studies.index import save_index
 from nuggets.studies.markdown import markdown_table

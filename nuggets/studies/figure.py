@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from nuggets.bench.report import ArmReport
 from nuggets.documents import figures
 from nuggets.documents.colours import DARK, LIGHT, ROLE_COLOURS, Look
 from nuggets.documents.figures import CHARACTER, SHAPES, Row, Rows, mark, point, scale
+from nuggets.statistics.report import ArmReport
 from nuggets.studies.report import StudyReport, paper_number
 
 

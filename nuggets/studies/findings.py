@@ -16,8 +16,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from nuggets.bench.report import BenchmarkReport
-from nuggets.bench.verdict import Difference, Verdict
+from nuggets.statistics.report import BenchmarkReport
+from nuggets.statistics.verdict import Difference, Verdict
 from nuggets.studies.schema import Study
 
 VERDICTS = {

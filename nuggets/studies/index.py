@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from nuggets.runs.commit import atomic_write
+from nuggets.disk.commit import atomic_write
 from nuggets.studies.markdown import markdown_table
 from nuggets.studies.report import StudyReport
 from nuggets.studies.shipped import studies

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from nuggets.bench.calibration import Calibration
-from nuggets.bench.report import BenchmarkReport
 from nuggets.errors import BadInput
 from nuggets.frozen import Frozen
+from nuggets.statistics.calibration import Calibration
+from nuggets.statistics.report import BenchmarkReport
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -9,9 +9,9 @@ from typing import Any
 from nuggets.errors import BadInput
 from nuggets.recipe import CutJob, TransferRecipe, anchored
 from nuggets.runs import launch
-from nuggets.runs.creating import create
 from nuggets.runs.schema import LIVE, RESUMABLE, RunEvent
 from nuggets.runs.store import Run
+from nuggets.stages.creating import create
 from nuggets.studies.calibrating import POOL, pool_recipe
 from nuggets.studies.documents import study_report
 from nuggets.studies.report import StudyReport
@@ -97,6 +97,6 @@ def _to_the_end(on_event: OnEvent) -> Callable[[TransferRecipe, Run | None], Run
 
 
 def _cut(job: CutJob, out: Path) -> dict[str, Any]:
-    from nuggets.runs.cutting import cut_to
+    from nuggets.stages.cutting import cut_to
 
     return cut_to(job, out)

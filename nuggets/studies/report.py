@@ -8,15 +8,15 @@ from itertools import chain
 
 from pydantic import Field
 
-from nuggets.bench.comparisons import compare_family
-from nuggets.bench.report import BenchmarkReport, CellOutcome, build_report
-from nuggets.bench.verdict import Difference
-from nuggets.core.references import short_name
 from nuggets.errors import BadInput
 from nuggets.frozen import Frozen
+from nuggets.models.references import short_name
 from nuggets.recipe import load_job
 from nuggets.runs.results import cells
 from nuggets.runs.store import Run
+from nuggets.statistics.comparisons import compare_family
+from nuggets.statistics.report import BenchmarkReport, CellOutcome, build_report
+from nuggets.statistics.verdict import Difference
 from nuggets.studies.findings import find_sentences, summarise
 from nuggets.studies.schema import Study
 

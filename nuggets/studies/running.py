@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
 
+from nuggets.disk.home import nuggets_home, runs_dir
 from nuggets.errors import BadInput, NuggetsError
+from nuggets.planning import cache
 from nuggets.recipe import CutJob, TransferRecipe, load_job
-from nuggets.runs import cache
-from nuggets.runs.home import nuggets_home, runs_dir
 from nuggets.runs.schema import RESUMABLE
 from nuggets.runs.store import Run, RunStore
 from nuggets.studies.schema import Study

@@ -10,20 +10,14 @@ from typing import Any
 import torch
 from pydantic import Field
 
-from nuggets.bench.evaluate import (
-    Metric,
-    Outcomes,
-    answer_logits,
-    evaluate,
-    pad_right,
-)
-from nuggets.bench.report import CellOutcome
-from nuggets.core.adapter import save_adapter, stack_factors
-from nuggets.core.progress import Progress
-from nuggets.core.samples import Sample
-from nuggets.core.states import evaluation
+from nuggets.data.samples import Sample
+from nuggets.evaluation.outcomes import Metric, Outcomes, evaluate
+from nuggets.extraction.adapter import save_adapter, stack_factors
 from nuggets.frozen import Frozen
-from nuggets.train.arms import Arm
+from nuggets.models.forward import answer_logits, evaluation, pad_right
+from nuggets.progress import Progress
+from nuggets.statistics.report import CellOutcome
+from nuggets.train.arms.family import Arm
 from nuggets.train.checkpoints import Storage, TrainLog, trainable
 from nuggets.train.config import TrainConfig
 from nuggets.train.export import save_model

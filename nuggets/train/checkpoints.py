@@ -24,7 +24,7 @@ KEPT = 2
 
 @dataclass(frozen=True)
 class Storage:
-    """How folders are committed, found and removed; `nuggets.runs.commit` does it durably.
+    """How folders are committed, found and removed; `nuggets.disk.commit` does it durably.
 
     Attributes:
         commit: yields a temporary folder that appears under the given path when complete.

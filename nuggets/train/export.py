@@ -8,9 +8,9 @@ from typing import Any
 
 from transformers.utils import logging
 
-from nuggets.core.adapter import is_wrapped
-from nuggets.core.architecture import ArchSpec
-from nuggets.core.fused import stored_layout
+from nuggets.extraction.adapter import is_wrapped
+from nuggets.models.architecture import ArchSpec
+from nuggets.models.fused import stored_layout
 
 
 def save_model(model: Any, tokenizer: Any, folder: Path, card: str) -> None:

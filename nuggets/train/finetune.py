@@ -13,10 +13,10 @@ import torch
 from transformers import TrainingArguments
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from nuggets.core.memory import memory_reported
-from nuggets.core.progress import Progress
-from nuggets.core.samples import Encoded
-from nuggets.core.sensitivity import checkpointed
+from nuggets.compute.memory import memory_reported
+from nuggets.data.samples import Encoded
+from nuggets.progress import Progress
+from nuggets.sensitivity.hooks import checkpointed
 from nuggets.train.checkpoints import PREFIX, Storage, TrainLog
 from nuggets.train.config import TrainConfig
 from nuggets.train.losses import Loss, answer_loss

@@ -9,9 +9,8 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from nuggets.bench.evaluate import pad_right
-from nuggets.core.samples import IGNORED, Encoded
-from nuggets.core.states import evaluation
+from nuggets.data.samples import IGNORED, Encoded
+from nuggets.models.forward import evaluation, pad_right
 from nuggets.train.losses import DistillationLoss, Loss, answer_loss
 from nuggets.train.randomness import seeded
 from nuggets.train.schedule import sample_order

@@ -13,14 +13,20 @@ from jaxtyping import Float
 from numpy import ndarray
 from torch import Tensor
 
-from nuggets.core.adapter import is_wrapped, read_factors
-from nuggets.core.architecture import ArchSpec
-from nuggets.core.extraction import cut_matrix, extract_factors
-from nuggets.core.factorize import LowRankFactors
-from nuggets.core.maps import SensitivityMap
-from nuggets.core.plan import ExtractionConfig, ExtractionPlan, LoraConfig, make_plan, picks_of
-from nuggets.core.progress import Progress
-from nuggets.core.samples import Encoded, Format, Sample, encode_all
+from nuggets.compute.svd import LowRankFactors
+from nuggets.data.samples import Encoded, Format, Sample, encode_all
+from nuggets.extraction.adapter import is_wrapped, read_factors
+from nuggets.extraction.factors import cut_matrix, extract_factors
+from nuggets.extraction.plan import (
+    ExtractionConfig,
+    ExtractionPlan,
+    LoraConfig,
+    make_plan,
+    picks_of,
+)
+from nuggets.models.architecture import ArchSpec
+from nuggets.progress import Progress
+from nuggets.sensitivity.maps import SensitivityMap
 from nuggets.train.checkpoints import Storage
 from nuggets.train.config import TrainConfig
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, kl_div, log_softmax
 
-from nuggets.bench.evaluate import answer_logits
+from nuggets.models.forward import answer_logits
 
 Loss = Callable[[Any, Tensor, Tensor], Tensor]
 """`(model, input_ids [items, length], labels [items, length])` → a scalar."""

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import torch
 
-from nuggets.bench.evaluate import Encoded
 from nuggets.errors import BadInput
+from nuggets.evaluation.outcomes import Encoded
 from nuggets.train.config import TrainConfig
 from nuggets.train.randomness import generator
 

@@ -17,11 +17,11 @@ from torch.nn.utils import clip_grad_norm_, get_total_norm
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from nuggets.bench.evaluate import pad_right
-from nuggets.core.memory import is_out_of_memory, memory_reported
-from nuggets.core.progress import Progress
-from nuggets.core.samples import IGNORED, Encoded
+from nuggets.compute.memory import is_out_of_memory, memory_reported
+from nuggets.data.samples import IGNORED, Encoded
 from nuggets.errors import NonFinite
+from nuggets.models.forward import pad_right
+from nuggets.progress import Progress
 from nuggets.train.checkpoints import (
     LOG,
     PREFIX,

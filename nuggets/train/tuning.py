@@ -9,17 +9,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from nuggets.bench.evaluate import Metric, Outcomes
-from nuggets.core.progress import Progress
-from nuggets.core.samples import Sample
+from nuggets.data.samples import Sample
 from nuggets.errors import NonFinite
+from nuggets.evaluation.outcomes import Metric, Outcomes
 from nuggets.frozen import Frozen
-from nuggets.train.arms import Arm
-from nuggets.train.batches import Form
+from nuggets.progress import Progress
+from nuggets.train.arms.family import Arm
 from nuggets.train.cells import measure, shared_config, train_cell
 from nuggets.train.checkpoints import Storage
-from nuggets.train.concurrent import Cell, Program, together_or_none
 from nuggets.train.lab import Lab, Workspace
+from nuggets.train.lanes.packing import Form
+from nuggets.train.lanes.side_by_side import Cell, Program, together_or_none
 
 
 class Trial(Frozen):
@@ -105,7 +105,7 @@ def tune_batch(
         lab: as for the cells of the report.
         arms: which arms.
         grid: learning rates, the same for all arms.
-        form: what `nuggets.train.batches.plan_batches` chose.
+        form: what `nuggets.train.lanes.packing.plan_batches` chose.
         folder: for checkpoints, used only with `storage`.
         items: items that the report does not count.
         metric: what the verdict is about.

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import streamlit as st
 
-from nuggets.ui import model_chooser, shell
+from nuggets.ui.frame import shell
+from nuggets.ui.models import chooser as model_chooser
 
 ROOT = Path(__file__).parents[2]
 

@@ -19,7 +19,7 @@ import streamlit as st
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-_FIRST = ("nuggets.ui.shell", "pandas", "plotly.graph_objects")
+_FIRST = ("nuggets.ui.frame.shell", "pandas", "plotly.graph_objects")
 _SCRIPT = "nuggets.ui.router"
 """Importing the router would draw it."""
 _BEHIND = "nuggets-warm-up"
@@ -53,7 +53,7 @@ def _import_all() -> None:
 
     for name in dir(api):
         getattr(api, name)
-    ours = (found.name for found in pkgutil.iter_modules(nuggets.ui.__path__, "nuggets.ui."))
+    ours = (found.name for found in pkgutil.walk_packages(nuggets.ui.__path__, "nuggets.ui."))
     for name in (*_FIRST, *ours):
         if name != _SCRIPT:
             import_module(name)

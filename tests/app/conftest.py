@@ -11,11 +11,11 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from nuggets import api
-from nuggets.core.device import DeviceInfo
-from nuggets.core.needs import Speed
+from nuggets.compute.device import DeviceInfo
+from nuggets.compute.speed import Speed
+from nuggets.compute.versions import installed_versions
+from nuggets.planning.machine import Doctor
 from nuggets.runs import launch
-from nuggets.runs.context import installed_versions
-from nuggets.runs.doctor import Doctor
 
 ROOT = Path(__file__).parents[2]
 ROUTER = ROOT / "nuggets" / "ui" / "router.py"

@@ -7,7 +7,7 @@ import signal
 import time
 
 from nuggets.errors import BadInput
-from nuggets.runs.playground import Answer, State, Token
+from nuggets.playground.mailbox import Answer, State, Token
 
 
 class Speakers:

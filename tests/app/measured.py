@@ -13,15 +13,15 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from nuggets import api
-from nuggets.bench.report import CellOutcome, build_report
-from nuggets.core.alignment import AlignmentReport
-from nuggets.core.architecture import ArchSpec
-from nuggets.core.maps import SensitivityMap
+from nuggets.alignment.report import AlignmentReport
+from nuggets.disk.manifest import write_manifest
+from nuggets.models.architecture import ArchSpec
+from nuggets.planning import cache
+from nuggets.planning.datasets import seed_samples
 from nuggets.recipe import AlignJob, SensitivityJob, TransferRecipe
-from nuggets.runs import cache
-from nuggets.runs.inputs import seed_samples
-from nuggets.runs.manifest import write_manifest
 from nuggets.runs.store import Run
+from nuggets.sensitivity.maps import SensitivityMap
+from nuggets.statistics.report import CellOutcome, build_report
 
 Size = tuple[int, int, int, int]
 """Layers, width, FFN width and attention heads."""

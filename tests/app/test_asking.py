@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from nuggets import api
-from nuggets.ui import answers
+from nuggets.ui.playground import answers
 from tests.app.conftest import HOSTILE, rendered, shown
 
 BACKWARDS = " ".join(reversed(HOSTILE.split()))

@@ -10,7 +10,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from nuggets import api
-from nuggets.bench.outcomes import BenchmarkOutcome, build_tables
+from nuggets.evaluation.tables import BenchmarkOutcome, build_tables
 from nuggets.recipe import load_recipe
 from nuggets.runs import results
 from nuggets.runs.context import RunContext

@@ -12,10 +12,10 @@ import streamlit as st
 from streamlit.testing.v1 import AppTest
 
 from nuggets import api
-from nuggets.core.selectors import MatrixSelector
+from nuggets.extraction.selectors import MatrixSelector
 from nuggets.frozen import members
 from nuggets.recipe import AlignJob, DataConfig, SensitivityJob, TransferRecipe
-from nuggets.ui import layer_map_part
+from nuggets.ui.alignment import layer_map
 from tests.app.conftest import HOSTILE, rendered, shown
 from tests.app.measured import write_alignment, write_map, write_models
 
@@ -121,7 +121,7 @@ def click(at: AppTest, student: int, teacher: int, monkeypatch: pytest.MonkeyPat
     state = {"matrix": {"selection": selection}, "layer_map": at.text_input(key="layer_map").value}
     with monkeypatch.context() as patch:
         patch.setattr(st, "session_state", state)
-        layer_map_part.clicked("matrix", (6, 4), (0, 1, 2, 3))
+        layer_map.clicked("matrix", (6, 4), (0, 1, 2, 3))
     at.text_input(key="layer_map").set_value(state["layer_map"]).run()
 
 

@@ -248,7 +248,7 @@ def test_a_run_that_is_deleted_while_it_is_looked_at_is_one_sentence(
         import shutil
 
         from nuggets import api
-        from nuggets.ui import benchmarks_parts as parts
+        from nuggets.ui.benchmarks import report as parts
 
         run = api.open_run(run_id)
         report, origin = parts.report_of(run), parts.Origin(run)

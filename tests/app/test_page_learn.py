@@ -16,10 +16,10 @@ from streamlit.testing.v1 import AppTest
 from nuggets import api
 from nuggets.documents import colours
 from nuggets.recipe import AlignJob, DataConfig, SensitivityJob
-from nuggets.ui import learn_print
-from nuggets.ui.chapters import CHAPTERS, GLOSSARY
-from nuggets.ui.learn_asked import Asked
-from nuggets.ui.learn_scenes import scene
+from nuggets.ui.learn import print as learn_print
+from nuggets.ui.learn.asked import Asked
+from nuggets.ui.learn.chapters import CHAPTERS, GLOSSARY
+from nuggets.ui.learn.scenes import scene
 from tests.app.conftest import shown
 from tests.app.measured import write_alignment, write_map, write_models
 

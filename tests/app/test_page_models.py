@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from nuggets import amounts, api
-from nuggets.core import hub
-from nuggets.core.needs import Machine, StageNeed
+from nuggets.models import hub
+from nuggets.preflight.resources import Machine, StageNeed
 from nuggets.recipe import load_recipe
 from tests.app.conftest import HOSTILE, rendered, shown
 from tests.app.measured import write_models

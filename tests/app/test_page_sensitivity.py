@@ -15,8 +15,11 @@ from streamlit.testing.v1 import AppTest
 
 from nuggets import api
 from nuggets.recipe import DataConfig, SensitivityJob
-from nuggets.ui import charts_map, matrix_parts, sensitivity_parts, shell
-from nuggets.ui import sensitivity_sources as sources
+from nuggets.ui.charts import heatmap
+from nuggets.ui.frame import shell
+from nuggets.ui.sensitivity import map as map_part
+from nuggets.ui.sensitivity import matrix as matrix_part
+from nuggets.ui.sensitivity import sources
 from tests.app.conftest import HOSTILE, rendered, shown
 from tests.app.measured import make_map, write_map, write_models
 from tests.app.test_page_alignment import decoded
@@ -139,11 +142,11 @@ def test_a_click_on_the_map_chooses_the_matrix(monkeypatch: pytest.MonkeyPatch) 
     spec = api.spec("teacher")
     n = len(list(spec.modules()))
     values = api.views.Values(*(np.ones(n),) * 3)
-    frame = charts_map.map_frame(spec, values, np.ones(n))
-    sensitivity_parts._choose("map", frame)
+    frame = heatmap.map_frame(spec, values, np.ones(n))
+    map_part._choose("map", frame)
     assert state["matrix"] == "L4.self_attn.o_proj"
     state["map"]["selection"]["points"] = []  # a click beside the cells
-    sensitivity_parts._choose("map", frame)
+    map_part._choose("map", frame)
     assert state["matrix"] == "L4.self_attn.o_proj"
 
 
@@ -218,9 +221,9 @@ def test_a_box_looks_closer(
     # What Streamlit stores; real boxes are drawn by the browser tests.
     state: dict[str, Any] = {"m": {"selection": selection}}
     monkeypatch.setattr(st, "session_state", state)
-    matrix_parts._zoom("m", (100, 100))
+    matrix_part._zoom("m", (100, 100))
     assert (state["rows"], state["cols"]) == (rows, cols)
-    assert state[matrix_parts.MATRIX_ROUND] == 1  # a new figure, with nothing selected
+    assert state[matrix_part.MATRIX_ROUND] == 1  # a new figure, with nothing selected
 
 
 def test_difference_of_matrices_is_one_of_shares(open_page: Open) -> None:

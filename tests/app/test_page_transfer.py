@@ -11,7 +11,7 @@ import pytest
 from nuggets import api
 from nuggets.recipe import SensitivityJob, TransferRecipe
 from nuggets.runs.events import EventLog
-from nuggets.ui import form_compare, form_extract, form_train
+from nuggets.ui.transfer import form_compare, form_extract, form_train
 from tests.app.conftest import HOSTILE, rendered, shown
 from tests.app.measured import write_benchmark, write_map
 

@@ -10,7 +10,7 @@ import pytest
 
 from nuggets import api
 from nuggets.runs.schema import Provenance, RunRecord
-from nuggets.ui import live, safe
+from nuggets.ui.frame import live, safe
 from tests.app.conftest import HOSTILE, ROOT, ROUTER, rendered, shown
 
 PAGES = ("home", "models", "sensitivity", "alignment", "transfer", "benchmarks", "runs")

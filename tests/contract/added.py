@@ -10,7 +10,8 @@ from typer.testing import CliRunner
 from nuggets import api
 from nuggets.cli.main import app
 from nuggets.recipe import TransferRecipe
-from nuggets.ui import evaluate_part, shell
+from nuggets.ui.benchmarks import evaluate as evaluate_part
+from nuggets.ui.frame import shell
 from tests.app.conftest import ROOT
 
 KINDS = ("added_score", "added_layers", "added_matrices", "added_arm", "added_benchmark")

@@ -11,21 +11,27 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from nuggets.core.activations import align_models
-from nuggets.core.adapter import inject, load_adapter, read_factors, save_adapter, stack_factors
-from nuggets.core.architecture import ARCHITECTURES
-from nuggets.core.consistent import choose_consistent
-from nuggets.core.cut import cut_model
-from nuggets.core.extraction import extract_factors
-from nuggets.core.loading import load_model
-from nuggets.core.models import read_spec
-from nuggets.core.plan import ExtractionConfig, LoraConfig, make_plan
-from nuggets.core.preflight import preflight
-from nuggets.core.references import parse_ref
-from nuggets.core.selectors import ConsistentSelector, WindowSelector
-from nuggets.core.sensitivity import compute_sensitivity
-from nuggets.core.stored import place_of
+from nuggets.alignment.measure import align_models
 from nuggets.errors import BadInput
+from nuggets.extraction.adapter import (
+    inject,
+    load_adapter,
+    read_factors,
+    save_adapter,
+    stack_factors,
+)
+from nuggets.extraction.consistent import choose_consistent
+from nuggets.extraction.cut import cut_model
+from nuggets.extraction.factors import extract_factors
+from nuggets.extraction.plan import ExtractionConfig, LoraConfig, make_plan
+from nuggets.extraction.selectors import ConsistentSelector, WindowSelector
+from nuggets.models.architecture import ARCHITECTURES
+from nuggets.models.layout import place_of
+from nuggets.models.loading import load_model
+from nuggets.models.pair import read_spec
+from nuggets.models.references import parse_ref
+from nuggets.preflight.headers import preflight
+from nuggets.sensitivity.hooks import compute_sensitivity
 from nuggets.train.config import TrainConfig
 from nuggets.train.export import save_model
 from nuggets.train.finetune import finetune

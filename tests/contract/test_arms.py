@@ -13,19 +13,18 @@ import torch
 from pydantic import TypeAdapter
 from transformers import AutoModelForCausalLM
 
-from nuggets.bench.evaluate import pad_right
-from nuggets.bench.verdict import ArmRole
-from nuggets.core.adapter import load_adapter
-from nuggets.core.layers import LastLayers
-from nuggets.core.plan import ExtractionConfig, LoraConfig
-from nuggets.core.selectors import ConsistentSelector
-from nuggets.core.states import evaluation
 from nuggets.errors import BadInput
+from nuggets.extraction.adapter import load_adapter
+from nuggets.extraction.layers import LastLayers
+from nuggets.extraction.plan import ExtractionConfig, LoraConfig
+from nuggets.extraction.selectors import ConsistentSelector
 from nuggets.frozen import Frozen, members
-from nuggets.train.aligned import Hints, Memories, Regressed, States
-from nuggets.train.arms import Arm, Distill, Graft, Paper, Pissa, TeacherLabels, WrongTask
+from nuggets.models.forward import evaluation, pad_right
+from nuggets.statistics.verdict import ArmRole
+from nuggets.train.arms.aligned import Hints, Memories, Regressed, States
+from nuggets.train.arms.family import Arm, Distill, Graft, Paper, Pissa, TeacherLabels, WrongTask
+from nuggets.train.arms.initialisers import Initialiser
 from nuggets.train.cells import CellResult, run_cell
-from nuggets.train.initialisers import Initialiser
 from tests.unit.train.tiny_lab import letters, load, make_lab
 
 ALIGNED = (Memories, States, Hints, Regressed)
@@ -250,7 +249,7 @@ def test_every_arm_learns_something_of_its_own(lab, trained):
 
 def test_arms_import_without_torch():
     code = (
-        "import sys, nuggets.train.arms;"
+        "import sys, nuggets.train.arms.family;"
         "bad = {'torch', 'transformers', 'peft'} & set(sys.modules); assert not bad, bad"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -21,23 +21,23 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from nuggets.core.adapter import inject, load_adapter, read_factors, save_adapter
-from nuggets.core.consistent import check_consistent
-from nuggets.core.data import check_leakage, load_samples
-from nuggets.core.factorize import truncated_svd
-from nuggets.core.loading import load_model, load_tokenizer
-from nuggets.core.models import check_pair, read_spec
-from nuggets.core.needs import Machine
-from nuggets.core.plan import LoraConfig
-from nuggets.core.preflight import Preflight, preflight
-from nuggets.core.references import parse_ref
-from nuggets.core.samples import Sample, encode
-from nuggets.core.sensitivity import compute_sensitivity
+from nuggets.compute.svd import truncated_svd
+from nuggets.data.jsonl import check_leakage, load_samples
+from nuggets.data.samples import Sample, encode
+from nuggets.disk.commit import commit_folder
+from nuggets.disk.manifest import verify_folder
 from nuggets.errors import NuggetsError
-from nuggets.runs.commit import commit_folder
-from nuggets.runs.manifest import verify_folder
-from nuggets.runs.own_data import save_upload
-from tests.unit.core.test_gguf_headers import make_gguf  # noqa: F401 - a fixture
+from nuggets.extraction.adapter import inject, load_adapter, read_factors, save_adapter
+from nuggets.extraction.consistent import check_consistent
+from nuggets.extraction.plan import LoraConfig
+from nuggets.models.loading import load_model, load_tokenizer
+from nuggets.models.pair import check_pair, read_spec
+from nuggets.models.references import parse_ref
+from nuggets.preflight.headers import Preflight, preflight
+from nuggets.preflight.resources import Machine
+from nuggets.sensitivity.hooks import compute_sensitivity
+from nuggets.workspace.samples import save_upload
+from tests.unit.models.test_gguf_headers import make_gguf  # noqa: F401 - a fixture
 
 WEIGHTS, CONFIG, TOKENIZER = "model.safetensors", "config.json", "tokenizer.json"
 SMALL = {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2}

@@ -11,17 +11,22 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 COMPUTING = {
-    "nuggets.bench": "answers evaluate halving lm_eval_adapter lm_eval_model",
+    "nuggets.alignment": "measure states stitching",
     "nuggets.builtin": "tokenizer train_pairs training",
-    "nuggets.core": "accumulate activations adapter chosen extraction factorize fused loading "
-    "map_writer products ranks sensitivity states stitching streaming together weights",
-    "nuggets.runs": "asking compute cutting evaluating pipeline speakers transfer",
-    "nuggets.train": "alignments batches build cells checkpoints concurrent controls export "
-    "finetune flops graft healing lab lane_layers lane_model lane_training losses peft_starts "
-    "randomness schedule team threads trainer tuning",
+    "nuggets.compute": "products svd",
+    "nuggets.evaluation": "answers halving lm_eval_adapter lm_eval_model outcomes",
+    "nuggets.extraction": "adapter factors windows_while_measuring",
+    "nuggets.models": "forward fused loading stored_weights",
+    "nuggets.playground": "loaded_models questions",
+    "nuggets.sensitivity": "accumulate hooks map_writer several_devices several_samples streaming",
+    "nuggets.stages": "cutting evaluating measuring pipeline transfer",
+    "nuggets.train.builders": "aligned controls graft initialisers lora",
+    "nuggets.train": "cells checkpoints export finetune flops lab losses randomness schedule "
+    "team trainer tuning",
+    "nuggets.train.lanes": "healing layers model packing side_by_side threads training",
 }
 """Modules that load torch when they are imported; all others do so, if at all, when called."""
-VIEWS = ("nuggets/core/views.py", "nuggets/core/view_*.py")
+VIEWS = ("nuggets/views/*.py",)
 NUMERIC = {"numpy", "scipy", "jaxtyping", "nuggets"}
 IMPORT_ALL = """
 import importlib, sys

@@ -18,7 +18,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 STRATEGIES = {
-    "nuggets/core/scores.py": (
+    "nuggets/sensitivity/scores.py": (
         "Score",
         '''class AddedScore(Frozen):
     """A power of |θ|."""
@@ -29,7 +29,7 @@ STRATEGIES = {
     def of(self, weight: Tensor, grad: Tensor, name: str) -> Tensor:
         return weight.float().abs() ** self.power''',
     ),
-    "nuggets/core/layers.py": (
+    "nuggets/extraction/layers.py": (
         "LayerSelector",
         '''class AddedLayers(LayerChoice):
     """The first or the last layers."""
@@ -41,7 +41,7 @@ STRATEGIES = {
         first = 0 if self.end == "first" else len(scores) - n
         return list(range(first, first + n))''',
     ),
-    "nuggets/core/selectors.py": (
+    "nuggets/extraction/selectors.py": (
         "MatrixSelector",
         '''class AddedMatrices(Searching):
     """The first corner."""
@@ -53,7 +53,7 @@ STRATEGIES = {
         mass = matrix[: shape[0], : shape[1]].sum(dtype=np.float64)
         return Pick(*chosen, float(mass), float(rows.sum()))''',
     ),
-    "nuggets/train/arms.py": (
+    "nuggets/train/arms/family.py": (
         "Arm",
         '''class AddedArm(ArmBase):
     """Plain LoRA with another seed."""
@@ -68,7 +68,7 @@ STRATEGIES = {
 
         return build.with_lora(lab, seed + 1, init_lora_weights=True)''',
     ),
-    "nuggets/bench/tasks.py": (
+    "nuggets/evaluation/benchmarks.py": (
         "Benchmark",
         '''class AddedBenchmark(Task):
     """Free answers."""
@@ -88,11 +88,11 @@ LINES = {
         '        Skill("added", "letters", "As copy.", ("added a", "a"),\n'
         '              draw=partial(_letters, "added", iter)),\n',
     ),
-    "nuggets/ui/learn_scenes.py": (
+    "nuggets/ui/learn/scenes.py": (
         "_SCENES: dict[str, Callable[[Asked], Scene]] = {\n",
         '    "added": learn_shipped.controls,\n',
     ),
-    "nuggets/ui/chapters.py": (
+    "nuggets/ui/learn/chapters.py": (
         "CHAPTERS: tuple[Chapter, ...] = (\n",
         '    Chapter("added", "Added", "t", "x", "x", "?", ("a", "b", "c"), "models"),\n',
     ),

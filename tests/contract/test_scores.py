@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from nuggets.core.scores import Score
 from nuggets.frozen import members
+from nuggets.sensitivity.scores import Score
 
 
 @pytest.mark.parametrize("score", members(Score).values())

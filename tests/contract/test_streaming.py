@@ -6,21 +6,21 @@ import numpy as np
 import pytest
 import torch
 
-from nuggets.core import products
-from nuggets.core.architecture import ARCHITECTURES, LAYER_ROLES
-from nuggets.core.chosen import ChosenParts
-from nuggets.core.loading import load_model
-from nuggets.core.map_writer import MapWriter
-from nuggets.core.maps import SensitivityMap
-from nuggets.core.models import read_spec
-from nuggets.core.plan import ExtractionConfig, LoraConfig, make_plan
-from nuggets.core.ranks import measure_on
-from nuggets.core.references import parse_ref
-from nuggets.core.selectors import NeuronsSelector, WindowSelector
-from nuggets.core.sensitivity import compute_sensitivity
-from nuggets.core.states import blocks_of
-from nuggets.core.streaming import stream_sensitivity
-from nuggets.core.window_request import WindowRequest
+from nuggets.compute import products
+from nuggets.extraction.plan import ExtractionConfig, LoraConfig, make_plan
+from nuggets.extraction.selectors import NeuronsSelector, WindowSelector
+from nuggets.extraction.window_request import WindowRequest
+from nuggets.extraction.windows_while_measuring import ChosenParts
+from nuggets.models.architecture import ARCHITECTURES, LAYER_ROLES
+from nuggets.models.forward import blocks_of
+from nuggets.models.loading import load_model
+from nuggets.models.pair import read_spec
+from nuggets.models.references import parse_ref
+from nuggets.sensitivity.hooks import compute_sensitivity
+from nuggets.sensitivity.map_writer import MapWriter
+from nuggets.sensitivity.maps import SensitivityMap
+from nuggets.sensitivity.several_devices import measure_on
+from nuggets.sensitivity.streaming import stream_sensitivity
 
 SAMPLES = [
     ([3, 5, 7, 9, 11, 2], [-100, -100, -100, 9, 11, 2]),

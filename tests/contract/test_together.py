@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 import torch
 
-from nuggets.core import products
-from nuggets.core.architecture import ARCHITECTURES
-from nuggets.core.loading import load_model
-from nuggets.core.models import read_spec
-from nuggets.core.progress import InMemoryProgress
-from nuggets.core.references import parse_ref
-from nuggets.core.scores import Fisher, Magnitude, RandomScore
-from nuggets.core.sensitivity import compute_sensitivity
-from nuggets.core.together import samples_per_pass
+from nuggets.compute import products
 from nuggets.errors import Cancelled, NonFinite
+from nuggets.models.architecture import ARCHITECTURES
+from nuggets.models.loading import load_model
+from nuggets.models.pair import read_spec
+from nuggets.models.references import parse_ref
+from nuggets.progress import InMemoryProgress
+from nuggets.sensitivity.hooks import compute_sensitivity
+from nuggets.sensitivity.scores import Fisher, Magnitude, RandomScore
+from nuggets.sensitivity.several_samples import samples_per_pass
 
 SAMPLES = [
     ([3, 5, 7, 9, 11, 2], [-100, -100, -100, 9, 11, 2]),

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from nuggets.disk.home import runs_dir
 from nuggets.runs import launch
-from nuggets.runs.home import runs_dir
 from nuggets.runs.store import RunStore
 
 HERE = Path(__file__).parent

@@ -11,7 +11,7 @@ import signal
 import sys
 from pathlib import Path
 
-from nuggets.runs.commit import atomic_write, commit_folder, remove_folder
+from nuggets.disk.commit import atomic_write, commit_folder, remove_folder
 from nuggets.runs.events import EventLog
 from nuggets.runs.store import RunStore
 

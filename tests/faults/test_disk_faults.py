@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from nuggets.disk.commit import atomic_write, commit_folder, newest_valid
 from nuggets.errors import NuggetsError
-from nuggets.runs.commit import atomic_write, commit_folder, newest_valid
 from nuggets.runs.context import RunContext
 from nuggets.runs.events import EventLog, read_events
 from nuggets.runs.schema import now
@@ -143,7 +143,7 @@ def test_a_real_full_disk_keeps_the_last_commit(tmp_path):
     script = (
         "import sys, pathlib\n"
         "from nuggets.errors import NuggetsError\n"
-        "from nuggets.runs.commit import commit_folder, newest_valid\n"
+        "from nuggets.disk.commit import commit_folder, newest_valid\n"
         "root = pathlib.Path(sys.argv[1])\n"
         "for number, size in ((1, 400_000), (2, 900_000)):\n"
         "    try:\n"

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from nuggets.runs.commit import newest_valid, sweep_temps
+from nuggets.disk.commit import newest_valid, sweep_temps
+from nuggets.disk.manifest import verify_folder
 from nuggets.runs.events import EventLog, read_events
-from nuggets.runs.manifest import verify_folder
 from nuggets.runs.store import RunStore
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="traces system calls with ptrace")

@@ -11,11 +11,11 @@ from collections import Counter
 
 import pytest
 
+from nuggets.disk.home import device_lock_path
+from nuggets.disk.locks import Lock
+from nuggets.disk.manifest import verify_folder
 from nuggets.errors import BadInput, NuggetsError, RunBusy
 from nuggets.runs import launch
-from nuggets.runs.home import device_lock_path
-from nuggets.runs.locks import Lock
-from nuggets.runs.manifest import verify_folder
 
 
 def artifact(run):
@@ -89,7 +89,7 @@ def test_of_many_lock_takers_exactly_one_wins_while_others_look(tmp_path, rounds
     racer = (
         "import sys, time\n"
         "from pathlib import Path\n"
-        "from nuggets.runs.locks import Lock, is_held\n"
+        "from nuggets.disk.locks import Lock, is_held\n"
         "root, me, races = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])\n"
         "kept, end = [], time.monotonic() + 60\n"
         "for n in range(races):\n"
@@ -145,7 +145,7 @@ def test_a_forked_child_does_not_keep_its_dead_parents_lock(tmp_path):
     script = (
         "import os, sys, time\n"
         "from pathlib import Path\n"
-        "from nuggets.runs.locks import Lock\n"
+        "from nuggets.disk.locks import Lock\n"
         "assert (lock := Lock(Path(sys.argv[1]))).acquire()\n"
         "child = os.fork()\n"
         "time.sleep(90) if child == 0 else print(child, flush=True)\n"

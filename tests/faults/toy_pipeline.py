@@ -6,8 +6,8 @@ import os
 import signal
 import time
 
+from nuggets.disk.commit import commit_folder, newest_valid
 from nuggets.errors import NonFinite
-from nuggets.runs.commit import commit_folder, newest_valid
 
 
 def execute(run, ctx):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from nuggets.train.arms import Graft, Paper
+from nuggets.train.arms.family import Graft, Paper
 from nuggets.train.cells import run_cell
 from nuggets.train.config import TrainConfig
 from tests.unit.train.tiny_lab import STORAGE, STUDENT, TEACHER, letters, make_lab

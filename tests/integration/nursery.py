@@ -8,7 +8,7 @@ Lines on stdin are `home<TAB>run folder`. For each, `child ID` is printed, then,
 import os
 import sys
 
-import nuggets.runs.pipeline  # noqa: F401 - what makes the real start slow
+import nuggets.stages.pipeline  # noqa: F401 - what makes the real start slow
 from nuggets import worker
 
 

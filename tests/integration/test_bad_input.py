@@ -8,8 +8,8 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from nuggets import api
+from nuggets.disk.home import runs_dir
 from nuggets.errors import BadInput
-from nuggets.runs.home import runs_dir
 
 STUDENT = {"hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 2}
 DATA = ("seed_samples", "train", "test")
@@ -275,7 +275,7 @@ def test_with_json_the_refusal_is_the_document(job, nuggets):
 def test_an_output_that_holds_something_is_refused_before_anything_is_loaded(
     job, nuggets, monkeypatch
 ):
-    monkeypatch.setattr("nuggets.core.loading.load_model", lambda *args, **kwargs: 1 / 0)
+    monkeypatch.setattr("nuggets.models.loading.load_model", lambda *args, **kwargs: 1 / 0)
     job["out"].mkdir()
     (job["out"] / "mine.txt").write_text("mine")
     cut = ["cut", job["teacher"], "--layers", 1, "--order", "first", "--out", job["out"]]

@@ -13,7 +13,7 @@ from nuggets.builtin.skills import SKILLS, skill_names, skill_samples
 from nuggets.builtin.tokenizer import build_tokenizer
 from nuggets.builtin.train_pairs import LACKING, cut_sibling
 from nuggets.builtin.training import exact_matches
-from nuggets.core.samples import render_prompt
+from nuggets.data.samples import render_prompt
 
 ITEMS = 200
 FACTS = [name for name, skill in SKILLS.items() if skill.kind == "facts"]

@@ -14,8 +14,8 @@ from transformers import AutoModelForCausalLM
 from nuggets import __version__, api
 from nuggets.builtin.pairs import MODELS, assets_root
 from nuggets.errors import BadInput
+from nuggets.planning.machine import Doctor
 from nuggets.runs import launch
-from nuggets.runs.doctor import Doctor
 from nuggets.runs.schema import LIVE
 
 STUDENT = {

@@ -9,18 +9,19 @@ import numpy as np
 import pytest
 import torch
 
-from nuggets.bench.evaluate import evaluate
-from nuggets.core.adapter import load_adapter
-from nuggets.core.plan import ExtractionConfig, LoraConfig
-from nuggets.core.progress import InMemoryProgress
 from nuggets.errors import Cancelled, NonFinite
-from nuggets.train import batches, concurrent
-from nuggets.train.arms import Distill, Full, Paper, Plain, Vanilla
-from nuggets.train.batches import plan_batches
+from nuggets.evaluation.outcomes import evaluate
+from nuggets.extraction.adapter import load_adapter
+from nuggets.extraction.plan import ExtractionConfig, LoraConfig
+from nuggets.progress import InMemoryProgress
+from nuggets.train.arms.family import Distill, Full, Paper, Plain, Vanilla
 from nuggets.train.cells import run_cell
-from nuggets.train.concurrent import Cell, run_batch
 from nuggets.train.config import TrainConfig
-from nuggets.train.lane_training import LaneTrainer
+from nuggets.train.lanes import packing
+from nuggets.train.lanes import side_by_side as concurrent
+from nuggets.train.lanes.packing import plan_batches
+from nuggets.train.lanes.side_by_side import Cell, run_batch
+from nuggets.train.lanes.training import LaneTrainer
 from nuggets.train.tuning import tune_batch, tune_lr
 from tests.contract.test_arms import ARMS
 from tests.unit.train.tiny_lab import STORAGE, letters, make_lab
@@ -169,12 +170,12 @@ def test_batches_hold_what_memory_allows_and_go_on_alone_without_any(tiny, monke
         return [(batch.form, len(batch.cells)) for batch in plan_batches(lab, cells)]
 
     assert sorted(shapes()) == [("alone", 1), ("alone", 1), ("merged", 2), ("merged", 4)]
-    fits = batches.lanes_that_fit(lab, Plain(), 0, "merged")
-    assert fits == batches.MOST_LANES
-    monkeypatch.setattr(batches, "lanes_that_fit", lambda *_: 3)
+    fits = packing.lanes_that_fit(lab, Plain(), 0, "merged")
+    assert fits == packing.MOST_LANES
+    monkeypatch.setattr(packing, "lanes_that_fit", lambda *_: 3)
     assert sorted(shapes()) == [("alone", 1)] * 3 + [("merged", 2), ("merged", 3)]
     monkeypatch.undo()
-    monkeypatch.setattr(batches, "_free_memory", lambda device: 1)
+    monkeypatch.setattr(packing, "_free_memory", lambda device: 1)
     assert shapes() == [("alone", 1)] * 8
     monkeypatch.undo()
     for change in ({"concurrent": "never"}, {"processes": 2}):

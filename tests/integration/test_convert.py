@@ -11,9 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from nuggets.core import unpickle
-from nuggets.core.loading import load_model
-from nuggets.core.references import parse_ref
+from nuggets.models import unpickle_worker
+from nuggets.models.loading import load_model
+from nuggets.models.references import parse_ref
 
 
 def pickled(folder: Path, shards: int = 1) -> dict[str, torch.Tensor]:
@@ -69,7 +69,7 @@ def test_code_in_a_pickle_does_not_run_and_nothing_is_written(tiny_copy, tmp_pat
 def run_child(content: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> int:
     torch.save(content, tmp_path / "in.bin")
     monkeypatch.setattr(sys, "argv", ["x", str(tmp_path / "in.bin"), str(tmp_path / "out")])
-    return unpickle.main()
+    return unpickle_worker.main()
 
 
 def test_views_and_tied_tensors_get_their_own_memory(tmp_path, monkeypatch):

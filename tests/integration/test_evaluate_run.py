@@ -8,10 +8,10 @@ import torch
 
 from nuggets import api
 from nuggets.errors import BadInput, Cancelled, NuggetsError
-from nuggets.runs import evaluating
 from nuggets.runs.schema import LIVE
+from nuggets.stages import evaluating
 from nuggets.worker import run_in_foreground
-from tests.unit.bench.judge_server import Server
+from tests.unit.evaluation.judge_server import Server
 
 pytest.importorskip("lm_eval")
 

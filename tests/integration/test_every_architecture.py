@@ -10,7 +10,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from nuggets import api
-from nuggets.core.architecture import ARCHITECTURES
+from nuggets.models.architecture import ARCHITECTURES
 from nuggets.runs import launch
 
 ROOT = Path(__file__).parents[2]

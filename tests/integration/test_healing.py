@@ -7,14 +7,14 @@ import dataclasses
 import pytest
 import torch
 
-from nuggets.core.progress import InMemoryProgress
 from nuggets.errors import Cancelled
-from nuggets.train import healing
-from nuggets.train.arms import Graft
+from nuggets.progress import InMemoryProgress
+from nuggets.train.arms.family import Graft
+from nuggets.train.builders.graft import cut, heal
 from nuggets.train.config import TrainConfig
-from nuggets.train.graft import cut, heal
-from nuggets.train.healing import heal_together
 from nuggets.train.lab import Workspace
+from nuggets.train.lanes import healing
+from nuggets.train.lanes.healing import heal_together
 from tests.unit.train.tiny_lab import STORAGE, make_lab
 
 TRAIN = TrainConfig(steps=2, batch_size=4, lr=1e-2, checkpoint_every=2)

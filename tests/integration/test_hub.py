@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from nuggets.core.references import parse_ref
 from nuggets.errors import BadInput, NuggetsError
+from nuggets.models.references import parse_ref
 
 COMMIT = "1" * 40
 ACCEPTED, STRANGER, STALE = (f"hf_{letter * 20}" for letter in "ABC")
@@ -226,8 +226,8 @@ def test_a_wrong_name_and_a_wrong_revision_are_told_apart(command, tiny):
 
 PROGRESS = """
 import json, sys
-from nuggets.core.hub import hub_folder
-from nuggets.core.progress import InMemoryProgress
+from nuggets.models.hub import hub_folder
+from nuggets.progress import InMemoryProgress
 from nuggets.errors import Cancelled
 
 progress, told = InMemoryProgress(), []

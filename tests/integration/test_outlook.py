@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 
 from nuggets import api
-from nuggets.core.extraction import extract_factors
-from nuggets.core.models import read_spec
-from nuggets.core.plan import ExtractionConfig, LoraConfig, make_plan
-from nuggets.core.references import parse_ref
-from nuggets.core.weights import StoredWeights
 from nuggets.errors import BadInput
-from nuggets.runs import cache
-from nuggets.runs.factors import kept_by_svd
-from nuggets.runs.inputs import seed_samples
-from tests.unit.core.test_selectors import make_map
+from nuggets.extraction.factors import extract_factors
+from nuggets.extraction.plan import ExtractionConfig, LoraConfig, make_plan
+from nuggets.models.pair import read_spec
+from nuggets.models.references import parse_ref
+from nuggets.models.stored_weights import StoredWeights
+from nuggets.planning import cache
+from nuggets.planning.datasets import seed_samples
+from nuggets.planning.svd_kept import kept_by_svd
+from tests.unit.extraction.test_selectors import make_map
 
 ROLES = ("embed", "q", "k", "v", "o", "up", "down")
 
@@ -61,7 +61,7 @@ def test_rank_and_energy_are_those_of_the_extraction(tiny, kind, lora, extractio
 
 def test_matrices_too_large_for_a_glance_are_left_to_the_run(tiny, monkeypatch):
     plan, teacher, map, _ = planned(tiny)
-    monkeypatch.setattr("nuggets.runs.factors.MOST_OPERATIONS", 1e3)
+    monkeypatch.setattr("nuggets.planning.svd_kept.MOST_OPERATIONS", 1e3)
     with pytest.raises(BadInput, match="too large"):
         kept_by_svd(plan, teacher, map)
 

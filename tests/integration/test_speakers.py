@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from nuggets import api
-from nuggets.core.adapter import save_adapter
-from nuggets.core.loading import load_model, load_tokenizer
-from nuggets.runs.asking import ask, prompt_text
-from nuggets.runs.manifest import write_manifest
-from nuggets.runs.playground import Question, Speaker
+from nuggets.disk.manifest import write_manifest
+from nuggets.extraction.adapter import save_adapter
+from nuggets.models.loading import load_model, load_tokenizer
+from nuggets.playground.loaded_models import Speakers
+from nuggets.playground.mailbox import Question, Speaker
+from nuggets.playground.questions import ask, prompt_text
 from nuggets.runs.results import cell_folder
-from nuggets.runs.speakers import Speakers
 
 PROMPT = "reverse k c t a"
 

@@ -13,11 +13,11 @@ import pytest
 import yaml
 
 from nuggets import api
+from nuggets.disk.home import runs_dir
 from nuggets.errors import BadInput
-from nuggets.runs.home import runs_dir
 from nuggets.runs.store import RunStore
 from nuggets.worker import run_in_foreground
-from tests.unit.bench.judge_server import Server
+from tests.unit.evaluation.judge_server import Server
 
 pytest.importorskip("lm_eval")
 

@@ -19,13 +19,13 @@ from accelerate import PartialState
 from pydantic import ValidationError
 
 from nuggets import api
-from nuggets.core.adapter import add_lora
-from nuggets.core.plan import LoraConfig
-from nuggets.core.progress import InMemoryProgress
-from nuggets.core.samples import encode
+from nuggets.data.samples import encode
 from nuggets.errors import BadInput, Cancelled, NonFinite, NuggetsError
+from nuggets.extraction.adapter import add_lora
+from nuggets.extraction.plan import LoraConfig
+from nuggets.progress import InMemoryProgress
 from nuggets.runs import results
-from nuggets.runs.compute import devices_for
+from nuggets.stages.measuring import devices_for
 from nuggets.train.cells import train_cell
 from nuggets.train.checkpoints import trainable
 from nuggets.train.config import TrainConfig
@@ -176,7 +176,7 @@ LEADER = """
 import sys
 from multiprocessing import active_children
 from pathlib import Path
-from nuggets.core.samples import encode
+from nuggets.data.samples import encode
 from nuggets.train.config import TrainConfig
 from nuggets.train.finetune import finetune
 from tests.unit.train.tiny_lab import letters, load

@@ -15,16 +15,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from nuggets.bench.evaluate import evaluate
-from nuggets.bench.report import build_report
-from nuggets.core.adapter import load_adapter
-from nuggets.core.progress import InMemoryProgress
-from nuggets.core.samples import Sample
+from nuggets.data.samples import Sample
 from nuggets.errors import Cancelled, NonFinite
-from nuggets.train.arms import Full, Gaussian, Graft, Paper, Plain, TeacherLabels, Vanilla
+from nuggets.evaluation.outcomes import evaluate
+from nuggets.extraction.adapter import load_adapter
+from nuggets.progress import InMemoryProgress
+from nuggets.statistics.report import build_report
+from nuggets.train.arms.family import Full, Gaussian, Graft, Paper, Plain, TeacherLabels, Vanilla
+from nuggets.train.builders.graft import cut
 from nuggets.train.cells import CellRecord, run_cell
 from nuggets.train.config import TrainConfig
-from nuggets.train.graft import cut
 from nuggets.train.lab import Workspace
 from nuggets.train.tuning import tune_lr
 from tests.integration.cell_worker import ARMS, OLD, TEST, TRAIN, work

@@ -20,8 +20,8 @@ from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from nuggets import api
+from nuggets.disk.manifest import verify_folder
 from nuggets.runs import launch, results
-from nuggets.runs.manifest import verify_folder
 from nuggets.runs.schema import LIVE
 from nuggets.runs.store import RunStore
 

@@ -5,14 +5,14 @@ import json
 import pytest
 
 from nuggets import api
-from nuggets.core.samples import Message, Sample
+from nuggets.data.samples import Message, Sample
+from nuggets.disk.home import runs_dir
 from nuggets.errors import BadInput
+from nuggets.planning import cache
+from nuggets.planning.datasets import seed_samples
 from nuggets.recipe import dump_job, load_job, load_recipe, parse_cut, parse_job, parse_recipe
 from nuggets.recipe_tree import note_new_name
-from nuggets.runs import cache
 from nuggets.runs.context import RunContext
-from nuggets.runs.home import runs_dir
-from nuggets.runs.inputs import seed_samples
 from nuggets.runs.store import RunStore
 from nuggets.studies.running import find_run
 

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nuggets import api
+from nuggets.api.commands import as_command, as_python
 from nuggets.cli.main import main
 from nuggets.errors import BadInput
 from nuggets.recipe import (
@@ -24,7 +25,6 @@ from nuggets.recipe import (
     parse_job,
 )
 from nuggets.recipe_tree import shipped_recipes
-from nuggets.runs.commands import as_command, as_python
 
 RECIPES = tuple(shipped_recipes())
 WORDS = st.text(st.sampled_from(string.printable + "äθ∑'\"#:{}[]&*!|>%@`"), max_size=30)

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from nuggets import api
-from nuggets.bench.report import CellOutcome, build_report
-from nuggets.bench.verdict import Difference
 from nuggets.builtin.resolve import resolve
 from nuggets.errors import BadInput
 from nuggets.runs.store import Run
+from nuggets.statistics.report import CellOutcome, build_report
+from nuggets.statistics.verdict import Difference
 from nuggets.studies.documents import save_study, study_html, study_markdown
 from nuggets.studies.findings import compare_sentence
 from nuggets.studies.markdown import markdown_table

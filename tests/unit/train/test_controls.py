@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from nuggets.core.extraction import extract_factors
-from nuggets.core.plan import ExtractionConfig, LoraConfig
-from nuggets.core.selectors import WeightsSelector
-from nuggets.train.controls import gaussian_factors, permute_factors, shuffle_factors
+from nuggets.extraction.factors import extract_factors
+from nuggets.extraction.plan import ExtractionConfig, LoraConfig
+from nuggets.extraction.selectors import WeightsSelector
+from nuggets.train.builders.controls import gaussian_factors, permute_factors, shuffle_factors
 from tests.unit.train.tiny_lab import make_lab
 
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from nuggets.bench.answers import MARGIN, greedy_answers
-from nuggets.bench.evaluate import evaluate
-from nuggets.core.samples import IGNORED, Sample, encode, render_prompt
+from nuggets.data.samples import IGNORED, Sample, encode, render_prompt
 from nuggets.errors import BadInput, NonFinite
+from nuggets.evaluation.answers import MARGIN, greedy_answers
+from nuggets.evaluation.outcomes import evaluate
 from nuggets.train.config import TrainConfig
 from nuggets.train.finetune import finetune
 from tests.unit.train.tiny_lab import letters, load

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from nuggets.bench.evaluate import pad_right
-from nuggets.core.adapter import add_lora
-from nuggets.core.plan import LoraConfig
-from nuggets.core.progress import InMemoryProgress
-from nuggets.core.samples import encode
+from nuggets.data.samples import encode
+from nuggets.disk.commit import newest_valid
 from nuggets.errors import BadInput, Cancelled, Damaged, NonFinite
-from nuggets.runs.commit import newest_valid
+from nuggets.extraction.adapter import add_lora
+from nuggets.extraction.plan import LoraConfig
+from nuggets.models.forward import pad_right
+from nuggets.progress import InMemoryProgress
 from nuggets.train.checkpoints import PREFIX, load_weights, trainable
 from nuggets.train.config import TrainConfig
 from nuggets.train.finetune import finetune

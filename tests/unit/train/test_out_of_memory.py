@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from nuggets.core.memory import is_out_of_memory, memory_reported
-from nuggets.core.progress import InMemoryProgress
-from nuggets.core.samples import encode
+from nuggets.compute.memory import is_out_of_memory, memory_reported
+from nuggets.data.samples import encode
 from nuggets.errors import BadInput, OutOfMemory
+from nuggets.progress import InMemoryProgress
 from nuggets.train.checkpoints import trainable
 from nuggets.train.config import TrainConfig
 from nuggets.train.finetune import finetune

@@ -13,11 +13,11 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
-from nuggets.core.architecture import ArchSpec
-from nuggets.core.plan import ExtractionConfig, LoraConfig
-from nuggets.core.samples import Sample, encode
-from nuggets.core.sensitivity import compute_sensitivity
-from nuggets.runs.commit import commit_folder, newest_valid, remove_folder
+from nuggets.data.samples import Sample, encode
+from nuggets.disk.commit import commit_folder, newest_valid, remove_folder
+from nuggets.extraction.plan import ExtractionConfig, LoraConfig
+from nuggets.models.architecture import ArchSpec
+from nuggets.sensitivity.hooks import compute_sensitivity
 from nuggets.train.checkpoints import Storage
 from nuggets.train.config import TrainConfig
 from nuggets.train.finetune import finetune

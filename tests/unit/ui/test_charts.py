@@ -8,25 +8,23 @@ import pandas as pd
 import plotly.graph_objects as go
 import pytest
 
-from nuggets.bench.report import BenchmarkReport, CellOutcome, build_report
-from nuggets.core import views
-from nuggets.core.architecture import ArchSpec
 from nuggets.documents import colours
+from nuggets.models.architecture import ArchSpec
+from nuggets.statistics.report import BenchmarkReport, CellOutcome, build_report
 from nuggets.studies.report import Panel, StudyReport
 from nuggets.studies.shipped import open_study
-from nuggets.ui import (
-    arm_tables,
-    charts,
-    charts_alignment,
-    charts_benchmarks,
-    charts_cross,
-    charts_ink,
-    charts_map,
-    charts_residual,
-    charts_sensitivity,
-    study_parts,
-)
-from nuggets.ui.charts_map import Shown
+from nuggets.ui.benchmarks import arms as arm_tables
+from nuggets.ui.benchmarks import studies as study_part
+from nuggets.ui.charts import alignment as alignment_charts
+from nuggets.ui.charts import base as charts
+from nuggets.ui.charts import benchmarks as benchmarks_charts
+from nuggets.ui.charts import cross as cross_charts
+from nuggets.ui.charts import heatmap as charts_map
+from nuggets.ui.charts import ink as charts_ink
+from nuggets.ui.charts import residual as residual_charts
+from nuggets.ui.charts import sensitivity as sensitivity_charts
+from nuggets.ui.charts.heatmap import Shown
+from nuggets.views import sensitivity as views
 
 SPEC = ArchSpec(
     model_type="llama",
@@ -171,7 +169,7 @@ def test_matrix_figure_draws_blocks_windows_and_profiles() -> None:
     binned = views.bin_matrix(matrix, 10)
     windows = [views.Placed(3, 4, 8, 5, 0.3), views.Placed(15, 9, 8, 5, 0.2)]
     profiles = (views.profile(matrix.mean(1)), views.profile(matrix.mean(0)))
-    fig = charts_sensitivity.matrix_figure(
+    fig = sensitivity_charts.matrix_figure(
         binned, "max", windows, profiles, ("FFN neuron", "residual dimension"), log=False
     )
     heatmap = next(trace for trace in fig.data if trace.type == "heatmap")
@@ -185,7 +183,7 @@ def test_matrix_figure_draws_blocks_windows_and_profiles() -> None:
     by_name = {trace.name: trace for trace in fig.data}
     assert (by_name["columns"].y == profiles[1][1]).all()
     assert (by_name["rows"].x == profiles[0][1]).all()
-    frame = charts_sensitivity.matrix_frame(binned, "max")
+    frame = sensitivity_charts.matrix_frame(binned, "max")
     assert frame["max"].to_numpy().reshape(10, 10) == pytest.approx(binned.max)
     assert frame.loc[11, ["row", "col"]].tolist() == [binned.rows[1], binned.cols[1]]
 
@@ -193,7 +191,7 @@ def test_matrix_figure_draws_blocks_windows_and_profiles() -> None:
 def test_layers_figure_shows_share_interval_and_stability() -> None:
     values = views.Values(np.array([0.7, 0.3]), np.array([0.6, 0.2]), np.array([0.9, 0.4]))
     stability = views.LayerStability(np.array([True, False]), np.array([0.9, 0.1]))
-    fig = charts_sensitivity.layers_figure(charts_sensitivity.layers_frame(values, stability))
+    fig = sensitivity_charts.layers_figure(sensitivity_charts.layers_frame(values, stability))
     shares, again = fig.data
     assert list(shares.x) == [0.7, 0.3]
     assert shares.error_x.array == pytest.approx([0.2, 0.1])
@@ -203,11 +201,11 @@ def test_layers_figure_shows_share_interval_and_stability() -> None:
 
 
 def test_units_and_overlap_figures_hold_their_data() -> None:
-    frame = charts_sensitivity.units_frame([(2, 7, 0.4), (0, 1, 0.1)], "neuron")
-    bar = charts_sensitivity.units_figure(frame).data[0]
+    frame = sensitivity_charts.units_frame([(2, 7, 0.4), (0, 1, 0.1)], "neuron")
+    bar = sensitivity_charts.units_figure(frame).data[0]
     assert list(bar.y) == ["L2 neuron 7", "L0 neuron 1"]
     assert list(bar.x) == [0.4, 0.1]
-    z = charts_sensitivity.overlap_figure(np.array([[1, 0.2], [0.2, 1]]), ["a", "b"]).data[0].z
+    z = sensitivity_charts.overlap_figure(np.array([[1, 0.2], [0.2, 1]]), ["a", "b"]).data[0].z
     assert np.isnan(np.diag(z)).all()
     assert z[0, 1] == z[1, 0] == 0.2
 
@@ -215,7 +213,7 @@ def test_units_and_overlap_figures_hold_their_data() -> None:
 def test_similarity_figure_draws_the_matrix_and_every_layer_map() -> None:
     matrix = np.arange(6.0).reshape(3, 2)
     maps = {"uniform": [(0, 0), (1, 2)], "by hand": [(0, 1), (1, 2)]}
-    fig = charts_alignment.similarity_figure(matrix, "CKA", maps, bounds=(0, 1))
+    fig = alignment_charts.similarity_figure(matrix, "CKA", maps, bounds=(0, 1))
     assert (fig.data[0].z == matrix).all()
     uniform, by_hand, cells = (trace for trace in fig.data if trace.type == "scatter")
     assert np.round(uniform.x).tolist() == np.round(by_hand.x).tolist() == [0, 1]
@@ -229,15 +227,15 @@ def test_similarity_figure_draws_the_matrix_and_every_layer_map() -> None:
         assert (x, y) == (student, teacher)
         assert f"CKA {matrix[teacher, student]:.3f}" in words
     assert cells.hovertext[5].endswith("chosen by uniform and by hand")
-    frame = charts_alignment.similarity_frame(matrix, "cka")
+    frame = alignment_charts.similarity_frame(matrix, "cka")
     assert frame.query("teacher_layer == 2 and student_layer == 1")["cka"].item() == 5
-    table = charts_alignment.maps_frame(maps, matrix)
+    table = alignment_charts.maps_frame(maps, matrix)
     assert table["teacher_layers"].tolist() == ["0, 2", "1, 2"]
     assert table["mean"].tolist() == [(0 + 5) / 2, (2 + 5) / 2]
 
 
 def test_a_thousand_cells_and_more_can_still_be_clicked() -> None:
-    fig = charts_alignment.similarity_figure(np.zeros((80, 60)), "CKA")
+    fig = alignment_charts.similarity_figure(np.zeros((80, 60)), "CKA")
     assert fig.data[-1].type == "scattergl"
     assert len(fig.data[-1].x) == 4800
 
@@ -282,7 +280,7 @@ def test_residual_figure_marks_what_every_selector_chose() -> None:
     names = ("model.layers.0.q", "model.layers.0.o", "model.layers.1.q")
     one = views.Residual(names, chosen, np.array([0.5, 0.5]), 0.4)
     found = {"rows_cols": one, "consistent": one._replace(agreement=np.array([1.0, 1.0]))}
-    fig = charts_residual.residual_figure(found)
+    fig = residual_charts.residual_figure(found)
     for trace in fig.data:
         assert (trace.z == chosen).all()
         assert (trace.x0, trace.dx, tuple(trace.y)) == (0, 1, names)
@@ -292,31 +290,31 @@ def test_residual_figure_marks_what_every_selector_chose() -> None:
         "<b>consistent</b><br>100 % shared (40 % by chance)",
     ]
     assert list(fig.layout.yaxis.ticktext) == ["L0", "L1"]
-    frame = charts_residual.residual_frame(found)
+    frame = residual_charts.residual_frame(found)
     assert frame["dimensions"].tolist()[:3] == ["0 2", "1 2", "0 1"]
     wide = one._replace(chosen=np.tile(chosen, 160))
-    assert charts_residual.residual_figure({"window": wide}).data[0].dx == 2.5
+    assert residual_charts.residual_figure({"window": wide}).data[0].dx == 2.5
 
 
 def test_agreement_and_explained_figures_hold_their_data() -> None:
     frame = pd.DataFrame({"selector": ["window", "weights"], "agreement": [0.5, np.nan]})
     frame = frame.assign(kept=[0.3, 0.2], chance=[0.4, np.nan])
-    agreement, kept, chance = charts_alignment.agreement_figure(frame).data
+    agreement, kept, chance = alignment_charts.agreement_figure(frame).data
     assert chance.x[0] == 0.4
     assert agreement.x[0] == 0.5
     assert np.isnan(agreement.x[1])
     assert list(agreement.text) == ["50 %", ""]
     assert list(kept.x) == [0.3, 0.2]
     r2 = np.array([[0.0, 0.2], [0.05, 0.3], [0.1, 0.4], [0.0, 0.9]])
-    frame = charts_alignment.explained_frame(r2)
-    bar = charts_alignment.explained_figure(frame).data[0]
+    frame = alignment_charts.explained_frame(r2)
+    bar = alignment_charts.explained_figure(frame).data[0]
     assert list(bar.y) == [0.1, 0.9]
     assert list(bar.text) == ["0.10<br>from L2", "0.90<br>from L3"]
 
 
 def test_arms_are_bars_with_intervals_and_every_seed_a_dot() -> None:
     report = some_report()
-    fig = charts_benchmarks.arms_figure(report)
+    fig = benchmarks_charts.arms_figure(report)
     bars = {trace.y[0]: trace for trace in fig.data if trace.type == "bar"}
     assert list(bars) == ["paper", "plain", "permuted rows", "vanilla"]  # by role
     for name, arm in report.arms.items():
@@ -330,7 +328,7 @@ def test_arms_are_bars_with_intervals_and_every_seed_a_dot() -> None:
 
 def test_curves_have_bands_and_can_be_limited_to_some_arms() -> None:
     report = some_report()
-    fig = charts_benchmarks.curves_figure(report, ["paper"])
+    fig = benchmarks_charts.curves_figure(report, ["paper"])
     band, line = fig.data
     assert line.name == "paper"
     expected = report.arms["paper"].curve
@@ -341,7 +339,7 @@ def test_curves_have_bands_and_can_be_limited_to_some_arms() -> None:
 
 def test_forest_tells_better_worse_and_neither_apart() -> None:
     report = some_report()
-    fig = charts_benchmarks.forest_figure(report.differences)
+    fig = benchmarks_charts.forest_figure(report.differences)
     drawn = {
         name: (trace.name, x)
         for trace in fig.data
@@ -363,7 +361,7 @@ def test_forest_tells_better_worse_and_neither_apart() -> None:
 
 def test_retention_shows_every_interval() -> None:
     report = some_report()
-    fig = charts_benchmarks.retention_figure(report)
+    fig = benchmarks_charts.retention_figure(report)
     heatmap = fig.data[0]
     for row, arm in enumerate(report.arms.values()):
         interval = arm.old_skills["add"]
@@ -407,9 +405,9 @@ def test_the_cross_task_matrix_holds_every_cell_and_frames_the_own_task() -> Non
         study=open_study("cross"), panels=[panel, other], findings=[], missing=[], command="",
         date="", seconds=0.0,
     )  # fmt: skip
-    frame = study_parts.results_frame(study)
+    frame = study_part.results_frame(study)
     assert len(frame) == 2 * len(report.arms)
-    fig = charts_cross.cross_figure(frame, report.metric)
+    fig = cross_charts.cross_figure(frame, report.metric)
     starts = [arm for arm in report.arms.values() if arm.role != "reference"]
     for row in range(2):
         for column, arm in enumerate(starts):
@@ -428,8 +426,8 @@ def test_figures_bring_their_own_paper_ink_and_grid(look: colours.Look) -> None:
     report = some_report()
     for fig in (
         charts_map.map_figure(some_map(), Shown.of("share"), look=look),
-        charts_benchmarks.arms_figure(report, look),
-        charts_benchmarks.forest_figure(report.differences, look),
+        benchmarks_charts.arms_figure(report, look),
+        benchmarks_charts.forest_figure(report.differences, look),
     ):
         layout = json.loads(fig.to_json())["layout"]
         assert layout["paper_bgcolor"] == look.paper
@@ -479,8 +477,8 @@ def test_a_finished_figure_has_nothing_that_plotly_would_draw_twice_for() -> Non
     )
     report = some_report()
     for each in (
-        charts_benchmarks.arms_figure(report),
-        charts_benchmarks.forest_figure(report.differences),
+        benchmarks_charts.arms_figure(report),
+        benchmarks_charts.forest_figure(report.differences),
         charts_map.map_figure(some_map(), Shown.of("absolute", log=True)),
     ):
         assert flat_arrays(each) == []

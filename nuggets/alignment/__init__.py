@@ -1,0 +1,1 @@
+"""How two models resemble each other: states, similarity, linear maps, stitching."""

@@ -1,0 +1,189 @@
+"""Stitching: the student's lower part, a linear map, and the teacher's upper part as one model.
+
+Bansal, Nakkiran & Barak 2021 ("Revisiting model stitching"); here the map is fitted on states by
+ridge regression, without training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy import ndarray
+from torch import Tensor, nn
+
+from nuggets.alignment.linear_maps import PENALTY, ridge_map
+from nuggets.alignment.states import (
+    Batch,
+    Positions,
+    check_samples,
+    collect_states,
+    make_batches,
+    record_states,
+)
+from nuggets.data.samples import Encoded
+from nuggets.models.architecture import ArchSpec
+from nuggets.models.forward import blocks_of, decoder_of, evaluation
+from nuggets.progress import Progress
+
+Maps = dict[tuple[int, int], tuple[Tensor, Tensor]]
+"""`(teacher layer, student layer)` → float32 weight `[student hidden, teacher hidden]` and bias."""
+
+
+def stitching_accuracy(
+    student: nn.Module,
+    student_spec: ArchSpec,
+    teacher: nn.Module,
+    teacher_spec: ArchSpec,
+    fit: Sequence[Encoded],
+    test: Sequence[Encoded],
+    *,
+    positions: Positions = "answer",
+    penalty: float = PENALTY,
+    teacher_layers: Sequence[int] | None = None,
+    student_layers: Sequence[int] | None = None,
+    progress: Progress | None = None,
+) -> Float[ndarray, "teacher_layers student_layers"]:
+    """Accuracy of student-up-to-block-j, linear map, teacher-after-block-i, for every (i, j).
+
+    The map takes the states after student block j to those after teacher block i. It is applied
+    at every position, since the teacher's attention looks back at the question. Fitted on answer
+    positions it is best in the late rows, which need little else: .97 in the last cell over the
+    skills that both models of the independent pair know, against .88 when fitted everywhere (an
+    untrained student: at most .09). The early rows still read the question through a map not
+    made for it, and score low; read the late ones.
+
+    Args:
+        student: gives the states; on the teacher's device.
+        student_spec: its dimensions.
+        teacher: continues from the mapped states.
+        teacher_spec: its dimensions.
+        fit: samples on whose states the maps are fitted.
+        test: other samples of the skill.
+        positions: `answer` fits the maps where an answer token is predicted, `all` everywhere.
+        penalty: as in `ridge_map`.
+        teacher_layers: rows to measure; all when not given.
+        student_layers: columns to measure; all when not given.
+        progress: asked for a cancel before every batch of every cell.
+
+    Returns:
+        Share of test samples whose answer tokens, the end of sequence included, are all the
+        stitched model's first choice given the right ones before; NaN where not measured.
+    """
+    rows = range(teacher_spec.n_layers) if teacher_layers is None else teacher_layers
+    columns = range(student_spec.n_layers) if student_layers is None else student_layers
+    maps = fit_maps(
+        collect_states(teacher, teacher_spec, fit, positions, progress=progress)[1:],
+        collect_states(student, student_spec, fit, positions, progress=progress)[1:],
+        rows,
+        columns,
+        penalty,
+    )
+    device = next(student.parameters()).device
+    maps = {cell: (w.to(device), b.to(device)) for cell, (w, b) in maps.items()}
+    check_samples(test, teacher_spec)
+    right = np.full((teacher_spec.n_layers, student_spec.n_layers), np.nan)
+    right[np.ix_(rows, columns)] = 0.0
+    with evaluation(student), evaluation(teacher):
+        for batch in make_batches(test, student):
+            with record_states(student, student_spec) as states:
+                decoder_of(student, student_spec)(input_ids=batch.ids, use_cache=False)
+            for (i, j), stitched in _stitched(teacher, teacher_spec, batch, states, maps, progress):
+                right[i, j] += _n_right(stitched, batch)
+    return right / len(test)
+
+
+def _stitched(
+    teacher: nn.Module,
+    spec: ArchSpec,
+    batch: Batch,
+    states: Sequence[Tensor],
+    maps: Maps,
+    progress: Progress | None,
+) -> Iterator[tuple[tuple[int, int], Float[Tensor, "answers vocab"]]]:
+    """The answers' logits of every stitched model, one after another."""
+    for (i, j), (weight, bias) in maps.items():
+        if progress is not None:
+            progress.check_cancelled()
+        mapped = states[j + 1].float() @ weight + bias
+        yield (i, j), stitched_logits(teacher, spec, batch, i, mapped)
+
+
+def fit_maps(
+    teacher_states: Float[ndarray, "teacher_layers n p"],
+    student_states: Float[ndarray, "student_layers n q"],
+    rows: Sequence[int],
+    columns: Sequence[int],
+    penalty: float = PENALTY,
+) -> Maps:
+    """Ridge maps from chosen student layers to chosen teacher layers."""
+    beside = np.concatenate([teacher_states[i] for i in rows], axis=1)
+    maps: Maps = {}
+    for j in columns:
+        # One factorisation per student layer serves all teacher layers.
+        weight, bias = ridge_map(student_states[j], beside, penalty)
+        weights, biases = np.split(weight, len(rows), axis=1), np.split(bias, len(rows))
+        for i, w, b in zip(rows, weights, biases, strict=True):
+            maps[i, j] = (torch.from_numpy(w).float(), torch.from_numpy(b).float())
+    return maps
+
+
+def exact_match(model: nn.Module, spec: ArchSpec, samples: Sequence[Encoded]) -> float:
+    """Share of samples that the whole model answers rightly under teacher forcing."""
+    check_samples(samples, spec)
+    with evaluation(model):
+        batches = make_batches(samples, model)
+        return sum(_n_right(stitched_logits(model, spec, b), b) for b in batches) / len(samples)
+
+
+def stitched_logits(
+    model: nn.Module,
+    spec: ArchSpec,
+    batch: Batch,
+    layer: int = -1,
+    states: Float[Tensor, "b t d"] | None = None,
+) -> Float[Tensor, "answers vocab"]:
+    """Logits at the answer positions, as if block `layer` had put out `states`.
+
+    The model's own forward stays in charge (masks, positions, final norm); only the blocks up to
+    `layer` are made to return the given states, so they cost nothing. −1 replaces nothing.
+    """
+    replaced = blocks_of(model, spec)[: layer + 1]
+    head = model.get_submodule(spec.architecture.head)
+
+    # The vocabulary can be large and answers short: the head sees answer positions only.
+    def at_answers(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor]:
+        return (inputs[0][batch.answers],)
+
+    handle = head.register_forward_pre_hook(at_answers)
+    try:
+        with _returning(replaced, states, next(model.parameters()).dtype):
+            return model(input_ids=batch.ids, use_cache=False).logits
+    finally:
+        handle.remove()
+
+
+def _n_right(logits: Float[Tensor, "answers vocab"], batch: Batch) -> int:
+    hits = logits.argmax(-1) == batch.targets
+    return sum(bool(own.all()) for own in hits.split(batch.counts))
+
+
+@contextmanager
+def _returning(
+    blocks: Sequence[nn.Module], states: Tensor | None, dtype: torch.dtype
+) -> Iterator[None]:
+    """Makes blocks return the given states instead of computing theirs."""
+    given = None if states is None else states.to(dtype)
+    before = [vars(block).get("forward") for block in blocks]
+    for block in blocks:
+        vars(block)["forward"] = lambda *_, **__: given
+    try:
+        yield
+    finally:
+        for block, forward in zip(blocks, before, strict=True):
+            del vars(block)["forward"]
+            if forward is not None:
+                vars(block)["forward"] = forward

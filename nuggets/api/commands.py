@@ -1,0 +1,150 @@
+"""What is shown, as a command line and as Python."""
+
+from __future__ import annotations
+
+import shlex
+from functools import cache
+from typing import Any
+
+from nuggets.frozen import Frozen
+from nuggets.playground.mailbox import Question
+from nuggets.recipe import (
+    AlignJob,
+    EvaluateJob,
+    SensitivityJob,
+    TransferRecipe,
+    load_recipe,
+)
+from nuggets.recipe_tree import one_line, shipped_recipes
+from nuggets.workspace.recipes import fields_of, non_defaults
+
+
+def as_command(job: Frozen, verb: str = "run") -> str:
+    """The command line that does exactly this job.
+
+    Args:
+        job: a transfer, a sensitivity measurement, an alignment or a question.
+        verb: for transfers: `run`, `start`, `plan` or `extract`.
+    """
+    if isinstance(job, TransferRecipe):
+        base, changes = _nearest(job)
+        words = ["nuggets", verb, base]
+        for name, value in changes.items():
+            words += ["--set", f"{name}={one_line(value)}"]
+        return shlex.join([*words, *(["--out", "extracted"] if verb == "extract" else [])])
+    if isinstance(job, SensitivityJob):
+        return shlex.join(_sensitivity(job))
+    if isinstance(job, AlignJob):
+        task = ["--task", job.tasks[0]] if len(job.tasks) == 1 else []
+        data = ["--data", job.data.file] if job.data is not None and job.data.file else []
+        options = [*task, *data, *([] if job.stitch else ["--no-stitch"])]
+        return shlex.join(["nuggets", "align", job.teacher, job.student, *options])
+    if isinstance(job, EvaluateJob):
+        return _evaluation(job)
+    if isinstance(job, Question):
+        return shlex.join(_question(job))
+    return ""
+
+
+def _evaluation(job: EvaluateJob) -> str:
+    """Empty where benchmarks differ in more than their kind: one command cannot say that."""
+    given = [non_defaults(task) for task in job.benchmarks]
+    shared = [{k: v for k, v in own.items() if k != "kind"} for own in given]
+    if any(own != shared[0] for own in shared):
+        return ""
+    models = [name if "/" in name else name.removeprefix("run:") for name in job.models]
+    words = ["nuggets", "evaluate", *models]
+    words += [word for own in given for word in ("--benchmark", own["kind"])]
+    judge = shared[0].pop("judge", None) or {}
+    judge.pop("key_env", None)  # which key goes where is the machine's matter
+    options = {"task" if name == "skill" else name: value for name, value in shared[0].items()}
+    options |= {f"judge-{name}": value for name, value in judge.items() if name != "kind"}
+    fields = ("batch_size", "max_length", "dtype", "device")
+    options |= {name: value for name, value in non_defaults(job).items() if name in fields}
+    for name, value in options.items():
+        words += [f"--{name.replace('_', '-')}", str(value)]
+    return shlex.join([*words, "--out", "benchmarks"])
+
+
+def _question(asked: Question) -> list[str]:
+    models = [s.model for s in asked.speakers if s.arm is None]
+    arms = [s for s in asked.speakers if s.arm is not None]
+    words = ["nuggets", "ask", asked.prompt, *(w for name in models for w in ("--model", name))]
+    if arms:
+        words += ["--run", str(arms[0].run), "--seed", str(arms[0].seed)]
+        words += [w for name in dict.fromkeys(str(s.arm) for s in arms) for w in ("--arm", name)]
+    usual = Question.model_fields
+    options = {"--scale": "scale", "--tokens": "max_new_tokens", "--format": "format"}
+    options |= {"--device": "device"}
+    for option, field in options.items():
+        if (value := getattr(asked, field)) != usual[field].default:
+            words += [option, str(value)]
+    return words
+
+
+def _sensitivity(job: SensitivityJob) -> list[str]:
+    data, config = job.data, job.sensitivity
+    sources = {"--task": data.task, "--seed-samples": data.seed_samples, "--data": data.file}
+    source = [word for pair in sources.items() if pair[1] is not None for word in pair]
+    options = {
+        "--n": str(data.n_seed_samples),
+        "--score": config.score.kind,
+        "--keep": config.keep,
+        "--student": job.student,
+        "--selectors": ",".join(selector.kind for selector in job.selectors),
+        "--dtype": config.dtype,
+        "--format": data.format,
+        "--device": job.device,
+    }
+    usual = {"--selectors": "window", "--dtype": "auto", "--format": "paper", "--device": "auto"}
+    changed = [word for pair in options.items() if pair[1] != usual.get(pair[0]) for word in pair]
+    words = [word for word in (*source, *changed) if word is not None]
+    return ["nuggets", "sensitivity", job.model, *words, "--out", "sensitivity-map"]
+
+
+def as_python(job: Frozen, then: str = "") -> str:
+    """A script that does exactly this job with the Python API.
+
+    Args:
+        job: a transfer, a sensitivity measurement, an alignment or a question.
+        then: lines that go on with the result (`map`, `report`, `run`, or `plan` of a transfer
+            that is only planned) instead of printing it.
+    """
+    if isinstance(job, Question):
+        fields = ", ".join(f"{name}={value!r}" for name, value in non_defaults(job).items())
+        asked = f"api.playground.question({fields})"
+        return f"from nuggets import api\n\nprint(api.playground.ask({asked}))"
+    kinds = {SensitivityJob: "map = api.measure(job)", AlignJob: "report = api.align(job)"}
+    made = kinds.get(type(job), "run = api.run(job)")
+    results = {TransferRecipe: "api.report(run)", EvaluateJob: "api.benchmark_tables(run)"}
+    shown = results.get(type(job), made.partition(" ")[0])
+    if then.startswith("plan"):
+        made = ""
+    lines = ["from nuggets import api", "", f"job = api.parse_job({_pretty(non_defaults(job))})"]
+    return "\n".join([*lines, *([made] if made else []), then or f"print({shown})"])
+
+
+def _nearest(job: TransferRecipe) -> tuple[str, dict[str, Any]]:
+    """The shipped recipe that needs the fewest changes, and those changes."""
+    wanted = fields_of(job)
+    best: tuple[str, dict[str, Any]] | None = None
+    for name, have in _shipped().items():
+        changes = {k: v for k, v in wanted.items() if k not in have or have[k] != v}
+        if name == job.name:
+            return name, changes
+        if best is None or len(changes) < len(best[1]):
+            best = (name, changes)
+    assert best is not None
+    return best
+
+
+@cache
+def _shipped() -> dict[str, dict[str, Any]]:
+    """The fields of every shipped recipe."""
+    return {name: fields_of(load_recipe(name)) for name in shipped_recipes()}
+
+
+def _pretty(tree: dict[str, Any]) -> str:
+    from pprint import pformat
+
+    return pformat(tree, sort_dicts=False, width=88)

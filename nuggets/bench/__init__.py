@@ -1,1 +1,0 @@
-"""Evaluation, paired statistics and the verdict."""

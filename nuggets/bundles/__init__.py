@@ -1,0 +1,1 @@
+"""A run in one file, and the page inside it."""

@@ -1,0 +1,1 @@
+"""Devices, memory, threads, fast products and the SVD."""

@@ -1,1 +1,0 @@
-"""Values in, values out: sensitivity, alignment, extraction, injection."""

@@ -1,0 +1,1 @@
+"""Samples: formats, JSONL files, data sets."""

@@ -1,0 +1,109 @@
+"""Samples from a JSONL file, or from a data set that the `datasets` library loads.
+
+A data set is named `org/name@revision:config/split` on the hub, or `FOLDER:split` on this
+machine; revision and config may be left out. HF_HOME, HF_TOKEN and HF_HUB_OFFLINE are honoured.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from nuggets.data.jsonl import load_samples, read_rows
+from nuggets.data.samples import Sample
+from nuggets.errors import BadInput
+from nuggets.frozen import Frozen
+
+Convert = Callable[[dict[str, Any]], dict[str, Any]]
+"""From a row of a data set to one of the three shapes of a sample."""
+
+_WORD = r"[\w][\w.-]*"
+_REF = re.compile(
+    rf"(?P<name>{_WORD}/{_WORD})(@(?P<revision>[\w][\w./-]*))?:((?P<config>{_WORD})/)?(?P<split>{_WORD})"
+)
+_LOCAL = re.compile(rf"(?P<name>.+):((?P<config>{_WORD})/)?(?P<split>{_WORD})")
+
+
+class DatasetRef(Frozen):
+    """Where a data set is; inert: holding one reads nothing.
+
+    Attributes:
+        source: the text the user gave.
+        name: `org/name`, or a folder's path.
+        revision: branch, tag or commit on the hub.
+        config: the data set's configuration (subset).
+        split: such as `train` or `test`.
+    """
+
+    source: str
+    name: str
+    revision: str | None = None
+    config: str | None = None
+    split: str
+
+
+def parse_dataset(text: str) -> DatasetRef | None:
+    """Understands a data set's name; None for what can only be a file."""
+    if "\0" in text or Path(text).expanduser().exists():
+        return None
+    local = _LOCAL.fullmatch(text)
+    if local and Path(local["name"]).expanduser().is_dir():
+        return DatasetRef(source=text, **local.groupdict())
+    found = _REF.fullmatch(text)
+    return DatasetRef(source=text, **found.groupdict()) if found else None
+
+
+def load_source(
+    source: str | Path, limit: int | None = None, convert: Convert | None = None
+) -> list[Sample]:
+    """Samples of a JSONL file or a data set, checked line by line or row by row.
+
+    Args:
+        source: a file, or the name of a data set.
+        limit: how many samples to read at most.
+        convert: turns a row of a data set that has columns of its own into a sample's shape;
+            files are taken as they are.
+
+    Raises:
+        BadInput: naming the source, the line or row, and the reason.
+    """
+    ref = parse_dataset(str(source))
+    if ref is None:
+        return load_samples(Path(source), limit)
+    return read_rows(ref.source, dataset_rows(ref), limit, convert)
+
+
+def dataset_rows(ref: DatasetRef) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The numbered rows of a data set, from 1; columns that are null are left out.
+
+    Raises:
+        BadInput: if `datasets` is not installed, or cannot load what is named.
+    """
+    try:
+        import datasets
+    except ImportError:
+        raise BadInput(
+            f"{ref.source} is a dataset, which needs the library datasets: pip install "
+            "'nuggets[eval]'. Or give a JSONL file."
+        ) from None
+    for number, row in enumerate(_load(datasets, ref), start=1):
+        yield number, {name: value for name, value in row.items() if value is not None}
+
+
+def _load(datasets: Any, ref: DatasetRef) -> Any:
+    name = str(Path(ref.name).expanduser()) if Path(ref.name).expanduser().is_dir() else ref.name
+    shown = datasets.is_progress_bar_enabled()
+    datasets.disable_progress_bars()
+    try:
+        return datasets.load_dataset(name, ref.config, split=ref.split, revision=ref.revision)
+    except (datasets.exceptions.DatasetsError, ValueError, OSError, RuntimeError) as problem:
+        reason = " ".join(str(problem).split())[:300] or type(problem).__name__
+        raise BadInput(
+            f"The dataset {ref.source} cannot be loaded: {reason.rstrip('.')}. Check name, config "
+            "and split; offline, it must be in the local cache."
+        ) from None
+    finally:
+        if shown:
+            datasets.enable_progress_bars()

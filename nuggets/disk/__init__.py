@@ -1,0 +1,1 @@
+"""Files that are whole or absent: atomic commits, manifests, locks, untrusted input."""

@@ -1,0 +1,1 @@
+"""Benchmarks, their items, judges, and the outcome of every item."""

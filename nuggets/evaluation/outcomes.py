@@ -1,0 +1,230 @@
+"""What a model answers: per-item outcomes under teacher forcing, and greedy answers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch.nn.functional import cross_entropy
+
+from nuggets.data.samples import IGNORED, Encoded, Format, Message, Sample, encode_all
+from nuggets.errors import BadInput, NonFinite
+from nuggets.evaluation.answers import Answer, greedy_lanes
+from nuggets.evaluation.halving import Halving
+from nuggets.models.forward import answer_logits, evaluation, pad_right
+from nuggets.progress import Progress
+
+Metric = Literal["exact_match", "choice", "loss"]
+
+
+@dataclass(frozen=True, eq=False)
+class Outcomes:
+    """What one model did with each item.
+
+    Attributes:
+        items: item ids.
+        values: metric → one value per item. `exact_match` is 1 when every answer token, the end
+            of sequence included, is the model's first choice given the right ones before it,
+            which is so exactly when greedy decoding writes the answer. `choice` is 1 when the
+            right answer has the largest summed log-likelihood among the sample's choices
+            (lm-eval's `acc`: not divided by length; the end of sequence counts, so that "8" and
+            "8 5" compete fairly). `loss` is the mean negative log-likelihood per answer token.
+        answers: greedy answers as text, when they were asked for.
+    """
+
+    items: list[str]
+    values: dict[str, list[float]]
+    answers: list[str] = field(default_factory=list)
+
+    def mean(self, metric: str) -> float:
+        """The mean over items."""
+        return math.fsum(self.values[metric]) / len(self.items)
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """One sequence: summed log-likelihood of its answer, its length, and whether greedy."""
+
+    log_likelihood: float
+    n_tokens: int
+    greedy: bool
+
+
+def evaluate(
+    model: Any,
+    tokenizer: Any,
+    samples: Sequence[Sample],
+    metrics: Sequence[Metric] = ("exact_match", "loss"),
+    *,
+    batch_size: int = 64,
+    device: torch.device | str = "cpu",
+    progress: Progress | None = None,
+    max_length: int = 2048,
+    answers: bool = False,
+    format: Format = "paper",
+) -> Outcomes:
+    """Measures a causal language model item by item.
+
+    The model's training mode and all random generators are left as they were. Items are padded
+    on the right in batches of similar length; a causal model does not see that padding, so the
+    outcome of an item does not depend on its batch.
+
+    Args:
+        model: a transformers or PEFT causal language model on `device`.
+        tokenizer: its tokenizer.
+        samples: items; `choice` needs their choices.
+        metrics: what is measured.
+        batch_size: sequences per forward pass.
+        device: where the model is.
+        progress: receives ticks and can cancel.
+        max_length: tokens after which a sample is cut.
+        answers: also decode what the model would write.
+        format: how samples are written.
+
+    Raises:
+        BadInput: if there is no item, or `choice` is asked of items without choices.
+        NonFinite: if a likelihood is NaN or infinite, naming the item.
+    """
+    (found,) = evaluate_lanes(
+        model,
+        1,
+        tokenizer,
+        samples,
+        metrics,
+        batch_size=batch_size,
+        device=device,
+        progress=progress,
+        max_length=max_length,
+        answers=answers,
+        format=format,
+    )
+    if isinstance(found, NonFinite):
+        raise found
+    return found
+
+
+def evaluate_lanes(
+    model: Any,
+    n_lanes: int,
+    tokenizer: Any,
+    samples: Sequence[Sample],
+    metrics: Sequence[Metric],
+    *,
+    batch_size: int,
+    device: torch.device | str,
+    progress: Progress | None = None,
+    max_length: int = 2048,
+    answers: bool = False,
+    format: Format = "paper",
+) -> list[Outcomes | NonFinite]:
+    """As `evaluate`, for a model whose batches hold the rows of several lanes, lane by lane.
+
+    Every lane gets the same items, `batch_size` of them per forward pass. A lane with a
+    likelihood that is not finite gets the error in place of its outcomes.
+
+    Raises:
+        BadInput: as `evaluate` does.
+    """
+    if not samples:
+        raise BadInput("There are no items to evaluate; give at least one.")
+    variants, places = _variants(samples, "choice" in metrics)
+    encoded = encode_all(variants, tokenizer, max_length, format)
+    device = torch.device(device)
+    with evaluation(model):
+        scored = _score(model, n_lanes, encoded, batch_size, device, progress)
+        problems = [_not_finite(scores, variants) for scores in scored]
+        written: list[list[Answer]] = [[] for _ in range(n_lanes)]
+        if answers and not any(problems):
+            written = greedy_lanes(
+                model, n_lanes, tokenizer, samples, batch_size, device, progress, format
+            )
+    found: list[Outcomes | NonFinite] = []
+    for scores, problem, own_answers in zip(scored, problems, written, strict=True):
+        values = {
+            metric: [
+                _value(metric, scores, own, sample)
+                for own, sample in zip(places, samples, strict=True)
+            ]
+            for metric in metrics
+        }
+        outcomes = Outcomes([s.id for s in samples], values, [each.text for each in own_answers])
+        found.append(problem or outcomes)
+    return found
+
+
+def _not_finite(scores: list[Likelihood], samples: Sequence[Sample]) -> NonFinite | None:
+    for score, sample in zip(scores, samples, strict=True):
+        if not math.isfinite(score.log_likelihood):
+            return NonFinite(
+                f"The model's likelihood of item {sample.id!r} is {score.log_likelihood}. Its "
+                "weights diverged or are damaged, so its answers cannot be evaluated."
+            )
+    return None
+
+
+def _variants(
+    samples: Sequence[Sample], with_choices: bool
+) -> tuple[list[Sample], list[list[int]]]:
+    """All sequences to score, and per sample the places of its answer and of its choices."""
+    variants: list[Sample] = []
+    places: list[list[int]] = []
+    for sample in samples:
+        if with_choices and sample.answer not in sample.choices:
+            raise BadInput(
+                f"Choice accuracy needs choices that contain the right answer, but item "
+                f"{sample.id!r} has {list(sample.choices)}. Choose the metric exact_match or loss."
+            )
+        texts = sample.choices if with_choices else (sample.answer,)
+        places.append(list(range(len(variants), len(variants) + len(texts))))
+        variants += [_with_answer(sample, text) for text in texts]
+    return variants, places
+
+
+def _with_answer(sample: Sample, text: str) -> Sample:
+    last = Message(role="assistant", content=text)
+    return sample.model_copy(update={"messages": (*sample.messages[:-1], last)})
+
+
+def _value(metric: str, scores: list[Likelihood], own: list[int], sample: Sample) -> float:
+    right = own[sample.choices.index(sample.answer)] if len(own) > 1 else own[0]
+    if metric == "choice":
+        best = max(own, key=lambda place: scores[place].log_likelihood)  # ties: the first
+        return float(best == right)
+    if metric == "exact_match":
+        return float(scores[right].greedy)
+    return -scores[right].log_likelihood / scores[right].n_tokens
+
+
+def _score(
+    model: Any,
+    n_lanes: int,
+    encoded: Sequence[Encoded],
+    batch_size: int,
+    device: torch.device,
+    progress: Progress | None,
+) -> list[list[Likelihood]]:
+    """Scores sequences per lane, the long ones first: memory runs out at once or never."""
+
+    def scored(places: Sequence[int]) -> list[Likelihood]:
+        return score_batch(model, [encoded[place] for place in places] * n_lanes, device)
+
+    lengths = [len(each[0]) for each in encoded]
+    return Halving(batch_size, progress).lanes(lengths, n_lanes, scored, "evaluating")
+
+
+def score_batch(model: Any, batch: Sequence[Encoded], device: torch.device) -> list[Likelihood]:
+    """Scores the answers of a few sequences in one forward pass, without gradients."""
+    ids, labels = pad_right(batch, device)
+    logits, targets = answer_logits(model, ids, labels)
+    counts = (labels[:, 1:] != IGNORED).sum(1)
+    row = torch.arange(len(batch), device=device).repeat_interleave(counts)
+    nll = cross_entropy(logits, targets, reduction="none").double()
+    sums = nll.new_zeros(len(batch)).index_add_(0, row, nll)
+    misses = nll.new_zeros(len(batch)).index_add_(0, row, (logits.argmax(-1) != targets).double())
+    return [
+        Likelihood(-total, n, missed == 0)
+        for total, n, missed in zip(sums.tolist(), counts.tolist(), misses.tolist(), strict=True)
+    ]

@@ -1,0 +1,173 @@
+"""What a model did on a benchmark, and tables of several models or arms."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from nuggets.data.samples import Format
+from nuggets.errors import BadInput
+from nuggets.frozen import Frozen
+from nuggets.statistics.comparisons import compare_family, families
+from nuggets.statistics.intervals import (
+    Interval,
+    PairedDifference,
+    mean_interval,
+    paired_difference,
+)
+from nuggets.statistics.verdict import ArmRole, Difference, Verdict, decide
+
+
+class BenchmarkOutcome(Frozen):
+    """One model, or one arm with one seed, on one benchmark.
+
+    Attributes:
+        benchmark: its name, shots and format included.
+        model: what was measured.
+        metric: the outcome that is reported first.
+        items: item ids.
+        outcomes: metric → one value per item.
+        shots: solved examples above each question.
+        format: how prompts were written.
+        truncated_prompts: prompts (one per choice) that lost their beginning.
+        unfinished_answers: free answers that reached their length limit.
+        seconds: wall time, loading not included.
+        peak_memory: the process's largest memory so far, in bytes.
+        arm: the arm of a transfer; empty for a model by itself.
+        seed: its seed.
+        role: of the arm in the comparison; None for a model by itself.
+    """
+
+    benchmark: str
+    model: str
+    metric: str
+    items: list[str]
+    outcomes: dict[str, list[float]]
+    shots: int
+    format: Format
+    truncated_prompts: int
+    unfinished_answers: int
+    seconds: float
+    peak_memory: int
+    arm: str = ""
+    seed: int = 0
+    role: ArmRole | None = None
+
+
+class BenchmarkRow(Frozen):
+    """One model, or one arm over its seeds.
+
+    `differences` are to the row that the table names as its base, per metric, paired by seed and
+    item; empty for the base and where no seed is shared.
+    """
+
+    name: str
+    seeds: list[int]
+    metrics: dict[str, Interval]
+    differences: dict[str, PairedDifference]
+    truncated_prompts: int
+    unfinished_answers: int
+    seconds: float
+
+
+class BenchmarkTable(Frozen):
+    """All rows of one benchmark; intervals are 95 % over seeds and items.
+
+    `comparisons` are paired differences in `metric` with Holm's adjustment: for the arms of one
+    transfer those of its report, and its `verdict` by the same rules; for models by themselves
+    each against the base.
+    """
+
+    benchmark: str
+    metric: str
+    base: str
+    n_items: int
+    rows: list[BenchmarkRow]
+    comparisons: tuple[Difference, ...] = ()
+    verdict: Verdict | None = None
+
+
+def build_tables(outcomes: Sequence[BenchmarkOutcome], base: str = "") -> list[BenchmarkTable]:
+    """One table per benchmark, rows in the order in which they are given.
+
+    Args:
+        outcomes: models, or arms with their seeds.
+        base: the row that others are compared with; the first when absent or unknown.
+
+    Raises:
+        BadInput: if the outcomes of one benchmark are about different items.
+    """
+    names = list(dict.fromkeys(outcome.benchmark for outcome in outcomes))
+    return [_table([o for o in outcomes if o.benchmark == name], base) for name in names]
+
+
+def _table(outcomes: Sequence[BenchmarkOutcome], base: str) -> BenchmarkTable:
+    first = outcomes[0]
+    rows: dict[str, list[BenchmarkOutcome]] = {}
+    for outcome in outcomes:
+        if outcome.items != first.items or set(outcome.outcomes) != set(first.outcomes):
+            raise BadInput(
+                f"{outcome.model} and {first.model} were measured on different items of "
+                f"{first.benchmark}; evaluate both again on the same items."
+            )
+        rows.setdefault(outcome.arm or outcome.model, []).append(outcome)
+    chosen = base if base in rows else next(iter(rows))
+    comparisons, verdict = _compared(rows, first.metric, chosen)
+    return BenchmarkTable(
+        benchmark=first.benchmark,
+        metric=first.metric,
+        base=chosen,
+        n_items=len(first.items),
+        rows=[
+            _row(name, own, [] if name == chosen else rows[chosen]) for name, own in rows.items()
+        ],
+        comparisons=tuple(comparisons),
+        verdict=verdict,
+    )
+
+
+def _compared(
+    rows: Mapping[str, Sequence[BenchmarkOutcome]], metric: str, base: str
+) -> tuple[list[Difference], Verdict | None]:
+    """Differences within their families, and what they say of a transfer's treatment.
+
+    Arms of several transfers share no baseline and no seeds: they are compared as models are.
+    """
+    values = {name: {o.seed: o.outcomes[metric] for o in own} for name, own in rows.items()}
+    known: dict[str, ArmRole] = {
+        name: own[0].role for name, own in rows.items() if own[0].role is not None
+    }
+    of_one_transfer = list(known.values()).count("baseline") == 1
+    others = [(name, base) for name in rows if name != base]
+    found = [
+        difference
+        for family in (families(known) if of_one_transfer else [others])
+        for difference in compare_family(values, family, higher_is_better=True)
+    ]
+    if not of_one_transfer or "treatment" not in known.values():
+        return found, None
+    means = {name: float(np.mean([values[name][s] for s in values[name]])) for name in known}
+    return found, decide(known, means, found)
+
+
+def _row(
+    name: str, own: Sequence[BenchmarkOutcome], base: Sequence[BenchmarkOutcome]
+) -> BenchmarkRow:
+    metrics = list(own[0].outcomes)
+    theirs = {outcome.seed: outcome for outcome in base}
+    pairs = [(outcome, theirs[outcome.seed]) for outcome in own if outcome.seed in theirs]
+    return BenchmarkRow(
+        name=name,
+        seeds=[outcome.seed for outcome in own],
+        metrics={m: mean_interval([o.outcomes[m] for o in own]) for m in metrics},
+        differences={
+            m: paired_difference(
+                [mine.outcomes[m] for mine, _ in pairs], [other.outcomes[m] for _, other in pairs]
+            )
+            for m in (metrics if pairs else [])
+        },
+        truncated_prompts=sum(outcome.truncated_prompts for outcome in own),
+        unfinished_answers=sum(outcome.unfinished_answers for outcome in own),
+        seconds=float(np.mean([outcome.seconds for outcome in own])),
+    )

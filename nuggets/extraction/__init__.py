@@ -1,0 +1,1 @@
+"""From a sensitivity map to low-rank factors: layers, matrices, plan, SVD, adapter, cut."""

@@ -1,0 +1,147 @@
+"""One choice of dimensions for a whole network, so that a cut keeps a working circuit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float, Int
+from numpy import ndarray
+
+from nuggets.errors import BadInput
+from nuggets.models.architecture import ArchSpec, Axis
+from nuggets.sensitivity.maps import SensitivityMap
+
+Order = Literal["sensitivity", "first", "random"]
+Index = Int[ndarray, " _"]
+
+
+@dataclass(frozen=True, eq=False)
+class ConsistentChoice:
+    """What a smaller network keeps of a larger one; every index array is ascending.
+
+    Attributes:
+        layers: teacher layers `[L_s]`, entry i goes to student layer i.
+        resid: residual dimensions `[d_s]`, shared by all matrices.
+        heads: query heads per kept layer `[H_s]`, whole groups.
+        kv_heads: key/value heads per kept layer `[K_s]`.
+        ffn: FFN neurons per kept layer `[f_s]`, shared by gate, up and down.
+        head_dim: width of one head, the same in both networks.
+        vocab: vocabulary size, kept whole.
+    """
+
+    layers: tuple[int, ...]
+    resid: Index
+    heads: tuple[Index, ...]
+    kv_heads: tuple[Index, ...]
+    ffn: tuple[Index, ...]
+    head_dim: int
+    vocab: int
+
+    def index(self, axis: Axis, place: int) -> Index:
+        """Indices along an axis for the kept layer at `place`."""
+        inside = np.arange(self.head_dim)
+        if axis == "q_heads":
+            return (self.heads[place][:, None] * self.head_dim + inside).reshape(-1)
+        if axis == "kv_heads":
+            return (self.kv_heads[place][:, None] * self.head_dim + inside).reshape(-1)
+        whole = {"vocab": np.arange(self.vocab), "head_dim": inside, "positions": np.arange(0)}
+        return {"resid": self.resid, "ffn": self.ffn[place], **whole}[axis]
+
+
+def check_consistent(teacher: ArchSpec, student: ArchSpec) -> None:
+    """Refuses pairs for which whole heads cannot be kept.
+
+    Raises:
+        BadInput: if head sizes differ, or the student has more query heads per key/value head.
+    """
+    if teacher.head_dim != student.head_dim:
+        raise BadInput(
+            f"A consistent choice keeps whole heads, but the teacher's have {teacher.head_dim} "
+            f"dimensions and the student's {student.head_dim}. Use the selector window."
+        )
+    if student.group > teacher.group:
+        raise BadInput(
+            f"A consistent choice keeps whole head groups, but the student has {student.group} "
+            f"query heads per key/value head and the teacher only {teacher.group}. Use the "
+            "selector window."
+        )
+
+
+def check_heads_fill(spec: ArchSpec, n_heads: int, hidden_size: int) -> None:
+    """Refuses a width that an architecture without a head size of its own cannot have.
+
+    Raises:
+        BadInput: if the heads do not fill the width exactly.
+    """
+    if not spec.architecture.free_heads and n_heads * spec.head_dim != hidden_size:
+        raise BadInput(
+            f"The heads of a {spec.model_type} model fill its width: {n_heads} heads of "
+            f"{spec.head_dim} make {n_heads * spec.head_dim}, not {hidden_size}. Choose a width "
+            f"that is a multiple of {spec.head_dim}, and as many heads as fill it."
+        )
+
+
+def choose_consistent(
+    map: SensitivityMap,
+    student: ArchSpec,
+    layers: Sequence[int],
+    order: Order = "sensitivity",
+    seed: int = 0,
+) -> ConsistentChoice:
+    """Chooses residual dimensions, head groups and FFN neurons once for the whole network.
+
+    `sensitivity` ranks a residual dimension by the sum of all rows and columns that index it,
+    a head group by the rows of q, k, v and the columns of o that it owns, a neuron by its rows
+    of gate and up and its column of down. `first` and `random` do not look (controls).
+    """
+    teacher = map.spec
+    check_consistent(teacher, student)
+    generator = np.random.default_rng(seed)
+
+    def keep(scores: Float[ndarray, " n"], k: int) -> Index:
+        if order == "first":
+            return np.arange(k)
+        if order == "random":
+            return np.sort(generator.choice(len(scores), k, replace=False))
+        return np.sort(np.argsort(-scores, kind="stable")[:k])
+
+    resid = keep(_axis_scores(map, "resid", None), student.hidden_size)
+    heads, kv_heads, ffn = [], [], []
+    for layer in layers:
+        by_query = _per_head(_axis_scores(map, "q_heads", layer), teacher.head_dim)
+        by_kv = _per_head(_axis_scores(map, "kv_heads", layer), teacher.head_dim)
+        grouped = by_query.reshape(teacher.n_kv_heads, teacher.group)
+        kept = keep(grouped.sum(axis=1) + by_kv, student.n_kv_heads)
+        # Inside a kept group the student may have fewer query heads than the teacher.
+        queries = [g * teacher.group + keep(grouped[g], student.group) for g in kept]
+        kv_heads.append(kept)
+        heads.append(np.concatenate(queries))
+        ffn.append(keep(_axis_scores(map, "ffn", layer), student.intermediate_size))
+    return ConsistentChoice(
+        tuple(layers),
+        resid,
+        tuple(heads),
+        tuple(kv_heads),
+        tuple(ffn),
+        teacher.head_dim,
+        student.vocab_size,
+    )
+
+
+def _axis_scores(map: SensitivityMap, axis: Axis, layer: int | None) -> Float[ndarray, " _"]:
+    """Summed sensitivity of everything that indexes an axis (in one layer, or everywhere)."""
+    scores = np.zeros(map.spec.size(axis))
+    for module, role, place in map.spec.modules():
+        if layer is not None and place != layer:
+            continue
+        for side, sums in zip(map.spec.axes(role), (map.rows, map.cols), strict=True):
+            if side == axis:
+                scores += sums[module]
+    return scores
+
+
+def _per_head(scores: Float[ndarray, " _"], head_dim: int) -> Float[ndarray, " heads"]:
+    return scores.reshape(-1, head_dim).sum(axis=1)

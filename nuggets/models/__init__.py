@@ -1,0 +1,1 @@
+"""Architectures, headers, loading, fused layouts, references, the hub."""

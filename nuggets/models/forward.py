@@ -1,0 +1,73 @@
+"""Forward passes: the parts of a decoder, logits of answers, padding."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nuggets.data.samples import IGNORED
+from nuggets.models.architecture import ArchSpec
+
+
+def answer_logits(model: Any, input_ids: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits where answer tokens are predicted, and those tokens.
+
+    Only columns of the batch that hold an answer reach the head: with a real vocabulary the
+    logits of whole prompts would be the largest thing in memory.
+
+    Returns:
+        Float32 logits `[answer tokens, vocab]` and targets `[answer tokens]`, row by row.
+    """
+    wanted = labels[:, 1:] != IGNORED
+    columns = wanted.any(0).nonzero().squeeze(1)
+    logits: Tensor = model(input_ids=input_ids, use_cache=False, logits_to_keep=columns).logits
+    kept = wanted[:, columns]
+    return logits[kept].float(), labels[:, 1:][:, columns][kept]
+
+
+def pad_right(
+    batch: Sequence[tuple[Sequence[int], Sequence[int]]], device: torch.device | str
+) -> tuple[Tensor, Tensor]:
+    """Token ids and labels `[items, longest]`; the padding is `IGNORED`.
+
+    A causal model's states do not depend on what follows, so no attention mask is needed and
+    any valid id may stand in the padding.
+    """
+    longest = max(len(ids) for ids, _ in batch)
+    ids = [[*ids, *[0] * (longest - len(ids))] for ids, _ in batch]
+    labels = [[*labels, *[IGNORED] * (longest - len(labels))] for _, labels in batch]
+    return torch.tensor(ids, device=device), torch.tensor(labels, device=device)
+
+
+def blocks_of(model: nn.Module, spec: ArchSpec) -> list[nn.Module]:
+    """The model's decoder blocks, in order."""
+    blocks = model.get_submodule(spec.architecture.layers)
+    assert isinstance(blocks, nn.ModuleList)
+    return list(blocks)
+
+
+def decoder_of(model: nn.Module, spec: ArchSpec) -> nn.Module:
+    """The model without its head: nobody needs logits where only states are asked for."""
+    return model.get_submodule(spec.architecture.layers.rpartition(".")[0])
+
+
+@contextmanager
+def evaluation(model: nn.Module) -> Iterator[None]:
+    """Without gradients and dropout; afterwards the model is in its former mode."""
+    with without_dropout(model), torch.inference_mode():
+        yield
+
+
+@contextmanager
+def without_dropout(model: nn.Module) -> Iterator[None]:
+    """In evaluation mode, gradients as they were; afterwards the model is in its former mode."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)

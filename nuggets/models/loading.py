@@ -1,0 +1,251 @@
+"""Loading models and tokenizers so that nothing is silently random, packed, foreign or infinite."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+import transformers  # its parts are imported when they are first used
+from tokenizers import Tokenizer
+from transformers.utils import logging as transformers_logging
+
+from nuggets.errors import BadInput, Damaged, NuggetsError, Unsupported
+from nuggets.models.architecture import ArchSpec
+from nuggets.models.fused import split_fused
+from nuggets.models.layout import is_table
+from nuggets.models.pair import read_spec
+from nuggets.models.references import TOKENIZER_CONFIG, ModelRef, model_files, model_path
+from nuggets.models.safetensors_headers import check_keys, some
+from nuggets.models.vocabulary import check_ids, tokenizer_settings
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+def load_model(
+    ref: ModelRef, dtype: str = "float32", device: torch.device | str = "cpu"
+) -> transformers.PreTrainedModel:
+    """Loads a model whose weights are exactly those its config describes.
+
+    GGUF weights are unpacked to `dtype`, so every parameter has a gradient.
+
+    Args:
+        ref: the model; a hub model is downloaded if need be.
+        dtype: number format of the parameters: float32, bfloat16 or float16.
+        device: where the whole model goes; it is never spread or offloaded.
+
+    Returns:
+        The model in evaluation mode, all parameters trainable, with one module per role (see
+        `nuggets.models.fused`).
+
+    Raises:
+        BadInput: if it cannot be found, or is damaged: a key missing, left over or of another
+            shape, a value that is not finite. The sentence names the file or the tensor.
+        Unsupported: if its architecture or number format is not supported.
+    """
+    if dtype not in DTYPES:
+        raise BadInput(f"dtype {dtype!r} is unknown; write {', '.join(DTYPES)}.")
+    spec = read_spec(ref)
+    check_keys(ref, spec)
+    kwargs = {"use_safetensors": True} if ref.format != "gguf" else _gguf_kwargs(model_path(ref))
+    with _reported(f"The model {ref.source} cannot be loaded"), checked_folder(ref) as folder:
+        loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=getattr(torch, dtype),
+            trust_remote_code=False,
+            local_files_only=True,
+            output_loading_info=True,
+            **kwargs,
+        )
+    model, info = loaded
+    model.name_or_path = model.config.name_or_path = str(_home(ref))
+    _check_loading_info(ref, info, spec)
+    _check_tied(ref, model, spec.tied)
+    check_trainable(model, ref.source)
+    check_finite(model, ref.source)
+    model.loss_type = "ForCausalLM"  # GPT-2's class name does not say so, and warns at every loss
+    return split_fused(model.to(device), spec).eval()
+
+
+@contextmanager
+def checked_folder(ref: ModelRef) -> Iterator[Path]:
+    """A private folder that holds exactly the files that were checked, as links, for a loader.
+
+    transformers applies an adapter that lies beside the weights, and follows other files that a
+    config names; here there are none. Weights stay where they are and are mapped from there.
+
+    Raises:
+        BadInput: as `model_files` does.
+    """
+    with TemporaryDirectory(prefix="nuggets-model-") as private:
+        folder = Path(private)
+        for name, file in model_files(ref).items():
+            if name == TOKENIZER_CONFIG:
+                (folder / name).write_text(json.dumps(tokenizer_settings(file)))
+            else:
+                (folder / name).symlink_to(file.resolve())
+        yield folder
+
+
+def _home(ref: ModelRef) -> Path:
+    """The folder that a loaded model is told it comes from, since the private one is gone."""
+    path = model_path(ref)
+    return path.parent if ref.format == "gguf" else path
+
+
+def _gguf_kwargs(path: Path) -> dict[str, Any]:
+    try:
+        import gguf  # noqa: F401
+    except ImportError:
+        raise BadInput(
+            "GGUF files need an additional package: pip install 'nuggets[gguf]'."
+        ) from None
+    packed = transformers.GgufConfig(gguf_file=path.name, dequantize=True)
+    return {"gguf_file": path.name, "quantization_config": packed}
+
+
+def _check_loading_info(ref: ModelRef, info: dict[str, Any], spec: ArchSpec) -> None:
+    """Refuses a model of which transformers filled or dropped anything."""
+    faults = {
+        "are missing": info["missing_keys"],
+        "are not part of this architecture": [
+            key for key in info["unexpected_keys"] if not is_table(spec, key)
+        ],
+        "have a different shape from the config": info["mismatched_keys"],
+    }
+    for fault, keys in faults.items():
+        names = sorted(key if isinstance(key, str) else key[0] for key in keys)
+        if names:
+            raise Damaged(f"{len(names)} weights of {ref.source} {fault}: {some(names)}.")
+    if info.get("error_msgs"):
+        raise Damaged(
+            f"The weights of {ref.source} do not match the model: {info['error_msgs'][0]}"
+        )
+
+
+def _check_tied(ref: ModelRef, model: Any, tied: bool) -> None:
+    """Refuses a head that transformers untied without a word, because another one is stored."""
+    if (model.get_output_embeddings().weight is model.get_input_embeddings().weight) != tied:
+        raise Damaged(
+            f"The config of {ref.source} ties head and embedding, but the weights contain two "
+            "different matrices. Set tie_word_embeddings to false, or remove lm_head.weight."
+        )
+
+
+def check_trainable(model: torch.nn.Module, name: str) -> None:
+    """Refuses a model with parameters that have no gradient, such as packed GGUF blocks.
+
+    Raises:
+        Unsupported: naming the parameters.
+    """
+    packed = [key for key, p in model.named_parameters() if not p.is_floating_point()]
+    if packed:
+        raise Unsupported(
+            f"{len(packed)} weights of {name} are not real numbers: {some(packed)}. Use the "
+            "original weights."
+        )
+
+
+@torch.no_grad()
+def check_finite(model: torch.nn.Module, name: str) -> None:
+    """Refuses a model with a NaN or infinite value in a parameter or buffer.
+
+    Raises:
+        Damaged: naming the tensor and how many of its values are not finite.
+    """
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    for key, tensor in tensors:
+        if not tensor.is_floating_point():
+            continue
+        if not (finite := torch.isfinite(tensor)).all():
+            count = int((~finite).sum())
+            raise Damaged(
+                f"{key} of {name} holds {count:,} NaN or infinite values of {tensor.numel():,}; "
+                "the model is damaged, or its values do not fit this dtype."
+            )
+
+
+def load_tokenizer(ref: ModelRef) -> Any:
+    """Loads a model's tokenizer, with an end-of-sequence token and a padding token.
+
+    Padding becomes the end-of-sequence token where none is set.
+
+    Raises:
+        BadInput: if there is none, it cannot be read, has no end-of-sequence token, or has ids
+            beyond the model's embedding.
+    """
+    path = model_path(ref)
+    kwargs = {"gguf_file": path.name} if ref.format == "gguf" else {}
+    with (
+        _reported(f"The tokenizer of {ref.source} cannot be loaded"),
+        checked_folder(ref) as folder,
+    ):
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
+            folder,
+            trust_remote_code=False,
+            local_files_only=True,
+            **kwargs,
+        )
+        rows = read_spec(ref).vocab_size
+        if ref.format == "gguf":
+            _forget_invented(tokenizer, rows)
+        words = tokenizer.get_vocab()
+    tokenizer.name_or_path = str(_home(ref))
+    if file := getattr(tokenizer, "vocab_file", None):  # copied where the tokenizer is saved
+        tokenizer.vocab_file = str(_home(ref) / Path(file).name)
+    if not words:
+        raise BadInput(
+            f"{ref.source} has no tokenizer; put tokenizer.json into the folder of its weights."
+        )
+    if tokenizer.eos_token is None:
+        raise BadInput(
+            f"The tokenizer of {ref.source} has no end-of-sequence token; set eos_token in "
+            "tokenizer_config.json."
+        )
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    check_ids(ref, words, rows)
+    return tokenizer
+
+
+def _forget_invented(tokenizer: Any, rows: int) -> None:
+    """Takes out the `<|endoftext|>` that transformers adds to a byte-level GGUF vocabulary.
+
+    Where the file has no such word (Llama 3), it gets the first id behind the embedding, and a text
+    that contains it would read outside the weights.
+    """
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    own = [word for word in state["added_tokens"] if word["id"] < rows]
+    if len(own) < len(state["added_tokens"]):
+        state["added_tokens"] = own
+        tokenizer._tokenizer = Tokenizer.from_str(json.dumps(state))
+
+
+@contextmanager
+def _reported(what: str) -> Iterator[None]:
+    """Keeps transformers quiet, and turns whatever it raises into one sentence.
+
+    Broad on purpose: tokenizers raises bare `Exception`, and a hostile regular expression makes it
+    panic with a BaseException of its own. Interrupts and memory errors pass.
+    """
+    verbosity = transformers_logging.get_verbosity()
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    except (NuggetsError, KeyboardInterrupt, SystemExit, MemoryError, torch.OutOfMemoryError):
+        raise
+    except BaseException as problem:
+        if not isinstance(problem, Exception) and type(problem).__name__ != "PanicException":
+            raise
+        reason = " ".join(str(problem).split())[:300] or type(problem).__name__
+        raise Damaged(f"{what}: {reason.rstrip('.')}.") from problem
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()

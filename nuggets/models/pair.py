@@ -1,0 +1,155 @@
+"""What the configs alone say about a model and a pair."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from nuggets.disk.untrusted import read_json
+from nuggets.errors import BadInput, Unsupported
+from nuggets.frozen import Frozen
+from nuggets.models.architecture import ArchSpec
+from nuggets.models.gguf_headers import read_gguf
+from nuggets.models.references import CONFIG, ModelRef, model_file
+from nuggets.models.vocabulary import vocabularies_agree
+
+# Keys of config.json that make transformers fetch other weights or other code.
+_STEERING = ("transformers_weights", "configuration_files", "fusion_config", "kernel_config")
+_IMPLEMENTATIONS = ("attn_implementation", "experts_implementation")
+
+
+class ModelPair(Frozen):
+    """A teacher and a student, known from their configs only.
+
+    `vocabularies` says whether the two tokenizers give each word the same id; `unknown` if one of
+    them cannot be read without loading it, or is missing.
+    """
+
+    teacher: ModelRef
+    student: ModelRef
+    teacher_spec: ArchSpec
+    student_spec: ArchSpec
+    vocabularies: Literal["agree", "differ", "unknown"]
+
+
+def read_config(ref: ModelRef) -> dict[str, Any]:
+    """The model's config: `config.json`, or the same keys from a GGUF header.
+
+    Raises:
+        BadInput: if there is none, it is damaged or too large.
+        Unsupported: if the weights are quantised, or it would make the loader fetch other files.
+    """
+    if ref.format == "gguf":
+        assert ref.path is not None, "GGUF files are local"
+        return read_gguf(ref.path).config()
+    file = model_file(ref, CONFIG)
+    if file is None:
+        raise BadInput(f"{ref.source} has no {CONFIG}.")
+    config = read_json(file)
+    if quantised := config.get("quantization_config"):
+        method = quantised.get("quant_method") if isinstance(quantised, Mapping) else quantised
+        raise Unsupported(
+            f"The weights of {ref.source} are quantised ({method}); sensitivities need real "
+            "numbers. Use the original weights."
+        )
+    _check_steering(ref, config)
+    return config
+
+
+def _check_steering(ref: ModelRef, config: Mapping[str, Any]) -> None:
+    steering = [key for key in _STEERING if config.get(key)]
+    for key, value in config.items():
+        # A kernel can be named as a hub repository; loading such a model would run its code.
+        named = value if isinstance(value, str) else "/" if value else ""
+        if any(name in key for name in _IMPLEMENTATIONS) and "/" in named:
+            steering.append(key)
+    if steering:
+        raise Unsupported(
+            f"The {CONFIG} of {ref.source} sets {steering[0]}, which makes the loader use other "
+            "files or code. Remove it."
+        )
+
+
+def read_spec(ref: ModelRef) -> ArchSpec:
+    """The dimensions of a model, from its config alone.
+
+    Raises:
+        BadInput: if the config is missing, damaged, incomplete or absurd.
+        Unsupported: if the architecture is not known.
+    """
+    try:
+        spec = ArchSpec.from_config(read_config(ref))
+    except Unsupported:
+        raise
+    except BadInput as problem:
+        raise type(problem)(f"{ref.source}: {problem}") from None
+    if spec.n_heads % spec.n_kv_heads:
+        raise BadInput(
+            f"{ref.source}: {spec.n_heads} query heads cannot share {spec.n_kv_heads} key/value "
+            "heads evenly; its config is damaged."
+        )
+    return spec
+
+
+def read_pair(teacher: ModelRef, student: ModelRef) -> ModelPair:
+    """Both specs and whether the vocabularies agree; no weights are read.
+
+    Raises:
+        BadInput: as `read_spec`, or if the tokenizer is damaged.
+    """
+    specs = read_spec(teacher), read_spec(student)
+    same = vocabularies_agree(teacher, student)
+    return ModelPair(
+        teacher=teacher,
+        student=student,
+        teacher_spec=specs[0],
+        student_spec=specs[1],
+        vocabularies="unknown" if same is None else "agree" if same else "differ",
+    )
+
+
+def check_pair(teacher: ArchSpec, student: ArchSpec, *, embed: bool) -> None:
+    """Refuses a student that is larger than its teacher in any dimension.
+
+    Args:
+        teacher: the larger model.
+        student: the smaller model.
+        embed: whether embedding or head are extracted too; their rows are words, which cannot be
+            cut, so the vocabularies must be of one size.
+
+    Raises:
+        BadInput: naming the dimension, both values and what to do.
+    """
+    rows = (
+        ("deeper", teacher.n_layers, student.n_layers),
+        ("wider", teacher.hidden_size, student.hidden_size),
+        ("wider in the FFN", teacher.intermediate_size, student.intermediate_size),
+        ("wider in the queries", teacher.size("q_heads"), student.size("q_heads")),
+        ("wider in the keys and values", teacher.size("kv_heads"), student.size("kv_heads")),
+    )
+    for how, large, small in rows:
+        if small > large:
+            raise BadInput(
+                f"The student is {how} than the teacher: {small} > {large}. Extraction only makes "
+                "matrices smaller; swap the two models."
+            )
+    if embed and teacher.vocab_size != student.vocab_size:
+        raise BadInput(
+            "Embedding and head cannot be extracted: the teacher's vocabulary has "
+            f"{teacher.vocab_size} tokens and the student's {student.vocab_size}. Remove the "
+            "roles embed and head."
+        )
+
+
+def check_vocabularies(pair: ModelPair) -> None:
+    """Refuses a pair whose tokenizers give words different ids; an unknown one is let through.
+
+    Raises:
+        BadInput: with both vocabulary sizes and what to do.
+    """
+    if pair.vocabularies == "differ":
+        raise BadInput(
+            f"The tokenizers of {pair.teacher.source} and {pair.student.source} map tokens to "
+            f"different ids (vocabularies of {pair.teacher_spec.vocab_size} and "
+            f"{pair.student_spec.vocab_size}). Choose two models with the same tokenizer."
+        )

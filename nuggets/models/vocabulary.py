@@ -1,0 +1,112 @@
+"""The words of a tokenizer, read from its file and compared without loading it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from nuggets.disk.untrusted import MAX_TOKENIZER_BYTES, read_json
+from nuggets.errors import BadInput, Damaged
+from nuggets.models.gguf_headers import read_gguf
+from nuggets.models.references import ModelRef, model_file
+
+TOKENIZER = "tokenizer.json"
+_ELSEWHERE = ("vocab", "merges", "tokenizer_object", "init_inputs")
+
+
+def vocabulary(ref: ModelRef) -> dict[str, int] | None:
+    """Every token and its id, from `tokenizer.json` or the GGUF header; None without either.
+
+    Raises:
+        Damaged: if the file is not a tokenizer.
+    """
+    if ref.format == "gguf":
+        assert ref.path is not None, "GGUF files are local"
+        tokens = read_gguf(ref.path).fields.get("tokenizer.ggml.tokens")
+        return None if not tokens else {str(token): i for i, token in enumerate(tokens)}
+    file = model_file(ref, TOKENIZER)
+    if file is None:
+        return None
+    content = read_json(file, MAX_TOKENIZER_BYTES)
+    try:
+        words = content["model"]["vocab"]
+        if isinstance(words, list):  # a unigram model lists [token, score] in the order of the ids
+            words = {token: i for i, (token, _) in enumerate(words)}
+        added = {token["content"]: token["id"] for token in content.get("added_tokens") or ()}
+        return {str(token): int(i) for token, i in (words | added).items()}
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise Damaged(f"{file} is not a tokenizer: it has no vocabulary.") from None
+
+
+def tokenizer_settings(file: Path) -> dict[str, Any]:
+    """What `tokenizer_config.json` says, without words and files to be read in place of ours.
+
+    `fast_tokenizer_files`, for one, names a tokenizer for another version of transformers.
+
+    Raises:
+        Damaged: if it is not a JSON object.
+    """
+    return {
+        name: value
+        for name, value in read_json(file).items()
+        if name not in _ELSEWHERE and not name.endswith(("_file", "_files"))
+    }
+
+
+def tokenizer_digest(ref: ModelRef) -> str | None:
+    """A hash of every token and its id; None if the model has no readable vocabulary.
+
+    Raises:
+        Damaged: if the tokenizer file is not a tokenizer.
+    """
+    words = vocabulary(ref)
+    return None if words is None else vocabulary_digest(words)
+
+
+def vocabulary_digest(words: Mapping[str, int]) -> str:
+    """A hash of every token and its id."""
+    return hashlib.sha256(json.dumps(sorted(words.items())).encode()).hexdigest()
+
+
+def check_ids(ref: ModelRef, words: Mapping[str, int], rows: int) -> None:
+    """Refuses a tokenizer with ids that the embedding has no row for.
+
+    Raises:
+        BadInput: naming the word, its id and the embedding's rows.
+    """
+    word, largest = max(words.items(), key=lambda item: item[1])
+    if largest >= rows:
+        raise BadInput(
+            f"The tokenizer of {ref.source} gives {word!r} the id {largest}, but the embedding has "
+            f"only {rows} rows. Tokenizer and model do not belong together."
+        )
+
+
+def vocabularies_agree(first: ModelRef, second: ModelRef) -> bool | None:
+    """Whether two models give every word the same id; None if that cannot be told.
+
+    Raises:
+        Damaged: if a tokenizer file is not a tokenizer.
+    """
+    digests = tokenizer_digest(first), tokenizer_digest(second)
+    return None if None in digests else digests[0] == digests[1]
+
+
+def count_tokens(ref: ModelRef, texts: Sequence[str]) -> list[int] | None:
+    """How many tokens a model's tokenizer makes of texts; None if it cannot be told so lightly.
+
+    Only the `tokenizers` package is needed. Faults are told where the model is loaded.
+    """
+    file = model_file(ref, TOKENIZER)
+    if file is None:
+        return None
+    from tokenizers import Tokenizer
+
+    try:
+        tokenizer = Tokenizer.from_file(str(file))
+        return [len(found.ids) for found in tokenizer.encode_batch(list(texts))]
+    except Exception:  # the package raises nothing more precise
+        return None

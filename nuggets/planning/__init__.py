@@ -1,0 +1,1 @@
+"""Everything that is known before a run: checks, outlook, machine, jobs, caches."""

@@ -1,0 +1,320 @@
+"""What is refused before anything is loaded, written or started."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from nuggets.builtin.pairs import MODELS, model_card
+from nuggets.builtin.resolve import resolve
+from nuggets.data.jsonl import check_leakage
+from nuggets.data.samples import Sample
+from nuggets.disk.home import nuggets_home, runs_dir
+from nuggets.errors import BadInput
+from nuggets.evaluation.benchmarks import Benchmark
+from nuggets.evaluation.judges import TeacherJudge
+from nuggets.evaluation.permits import check_permits
+from nuggets.extraction.consistent import check_consistent
+from nuggets.extraction.selectors import MatrixSelector
+from nuggets.frozen import members
+from nuggets.models.pair import ModelPair, check_pair, check_vocabularies, read_pair, read_spec
+from nuggets.models.safetensors_headers import check_keys
+from nuggets.models.vocabulary import count_tokens
+from nuggets.planning.datasets import Datasets, align_samples, load_datasets, seed_samples
+from nuggets.planning.jobs import extractions
+from nuggets.planning.machine import machine_of
+from nuggets.preflight.headers import Preflight, preflight
+from nuggets.preflight.resources import Work
+from nuggets.recipe import AlignJob, EvaluateJob, SensitivityJob, TransferRecipe, load_job
+from nuggets.runs.store import RunStore
+from nuggets.statistics.power import DetectableEffect, detectable_effect
+
+RUN_PREFIX = "run:"
+"""Before a run's id where a model could stand too; `run:ID/ARM` is one arm of it."""
+
+USUAL_LENGTH = 512
+"""Tokens per sample where they cannot be counted."""
+_FRAME = 4
+"""Tokens that a prompt format adds: roles and the end."""
+
+
+def check_job(job: Any) -> None:
+    """Refuses a job of which configurations, headers and samples already say that it cannot work.
+
+    Raises:
+        BadInput: in one sentence.
+    """
+    if isinstance(job, TransferRecipe):
+        check_transfer(job)
+    elif isinstance(job, SensitivityJob):
+        check_model(job.model)
+        seed_samples(job.data)
+    elif isinstance(job, AlignJob):
+        for model in (job.teacher, job.student):
+            check_model(model)
+        check_alignment(job)
+        align_samples(job)
+    elif isinstance(job, EvaluateJob):
+        for model in job.models:
+            _check_evaluated(model)
+            if "/" in model and model.startswith(RUN_PREFIX) and model.split("/")[0] in job.models:
+                raise BadInput(
+                    f"{model} is listed twice: its run is already listed with all its arms."
+                )
+        check_benchmarks(job.benchmarks)
+
+
+def split_run(name: str) -> tuple[str, str | None]:
+    """`run:ID` or `run:ID/ARM` → the run's id, and the arm; None for all arms."""
+    run, slash, arm = name.removeprefix(RUN_PREFIX).partition("/")
+    return run, arm if slash else None
+
+
+def _check_evaluated(model: str) -> None:
+    """Refuses a model that cannot be loaded, or a run without finished arms."""
+    if not model.startswith(RUN_PREFIX):
+        return check_model(model)
+    run_id, arm = split_run(model)
+    run = RunStore(runs_dir()).open(run_id)
+    if run.record().kind != "transfer" or run.status() != "done":
+        raise BadInput(
+            f"Run {run.id} is a {run.record().kind} and {run.status()}; only arms of a finished "
+            "transfer can be evaluated."
+        )
+    recipe = load_job(run.recipe_text())
+    names = [each.name for each in recipe.arms]
+    if arm is not None and arm not in names:
+        raise BadInput(f"Run {run.id} has no arm {arm!r}; it has {', '.join(names)}.")
+    return check_model(recipe.student)
+
+
+def eval_extra_missing() -> str:
+    """What to install before benchmarks can run; empty where nothing is missing."""
+    if importlib.util.find_spec("lm_eval") is not None:
+        return ""
+    return "Benchmarks need lm-eval, which is not installed: pip install 'nuggets[eval]'."
+
+
+def check_benchmarks(benchmarks: Sequence[Benchmark], learned: Sequence[Sample] = ()) -> None:
+    """Refuses benchmarks whose judge may not be asked, or whose items were learned from.
+
+    Args:
+        benchmarks: what is to be measured.
+        learned: seed and training samples.
+    """
+    check_permits(benchmarks)
+    if benchmarks and (missing := eval_extra_missing()):
+        raise BadInput(missing)
+    for task in benchmarks:
+        task.items()
+        check_leakage(learned, task.test_samples())
+        if isinstance(task.judged_by, TeacherJudge):
+            check_model(task.judged_by.teacher)
+
+
+def check_model(model: str) -> None:
+    """Refuses a model whose headers do not hold exactly what its config describes."""
+    ref = resolve(model)
+    check_keys(ref, read_spec(ref))
+
+
+def check_alignment(job: AlignJob) -> None:
+    """Refuses models whose states on the same token ids mean nothing to each other."""
+    check_vocabularies(read_pair(resolve(job.teacher), resolve(job.student)))
+
+
+def check_extraction(recipe: TransferRecipe) -> None:
+    """Refuses pairs, ranks and samples that cannot be extracted from or for.
+
+    Of the student only its configuration is read.
+    """
+    pair = read_pair(resolve(recipe.teacher), resolve(recipe.student, weights=False))
+    embed = not {"embed", "head"}.isdisjoint(recipe.extraction.roles)
+    check_pair(pair.teacher_spec, pair.student_spec, embed=embed)
+    check_vocabularies(pair)
+    for role in recipe.extraction.roles:
+        if pair.student_spec.has(role):
+            recipe.lora.rank(role, pair.student_spec.shape(role))
+    _check_selectors(recipe, pair)
+    seed_samples(recipe.data)
+
+
+def _check_selectors(recipe: TransferRecipe, pair: ModelPair) -> None:
+    """Asks the selectors what they would refuse, before they have anything to look at."""
+    teacher, student = pair.teacher_spec, pair.student_spec
+    n = teacher.n_layers, student.n_layers
+    for extraction in extractions(recipe):
+        extraction.layers.select(np.zeros(n[0]), n[1], np.zeros(n))
+        if extraction.matrices.whole_heads:
+            check_consistent(teacher, student)
+    for arm in recipe.arms:
+        arm.check(teacher, student, recipe.extraction.roles)
+    _check_kept(recipe)
+
+
+def _check_kept(recipe: TransferRecipe) -> None:
+    """Refuses selectors that look at more than is kept of the map, those of single arms too."""
+    keep = recipe.sensitivity.keep
+    if keep == "full":
+        return
+    sums = [kind for kind, cls in members(MatrixSelector).items() if cls.reads == "sums"]
+    for selector in (extraction.matrices for extraction in extractions(recipe)):
+        if selector.reads not in ("sums", keep):
+            raise BadInput(
+                f"The selector {selector.kind} looks at every entry, but sensitivity.keep is "
+                f"{keep}. Set it to full, or choose the selector {' or '.join(sums)}."
+            )
+    if recipe.extraction.ratio < 1:
+        raise BadInput(
+            f"An extraction ratio of {recipe.extraction.ratio:g} looks at every entry, but "
+            f"sensitivity.keep is {keep}. Set it to full, or the ratio to 1."
+        )
+
+
+def check_transfer(recipe: TransferRecipe) -> Datasets:
+    """Refuses transfers that cannot work; returns their samples."""
+    check_extraction(recipe)
+    if problems := preflight_recipe(recipe).problems:
+        raise BadInput(problems[0])
+    return _check_samples(recipe)
+
+
+def refusals(recipe: TransferRecipe, found: Preflight | None = None) -> tuple[str, ...]:
+    """Why a transfer would not be started, one sentence each; empty where it can be.
+
+    Args:
+        recipe: what is asked for.
+        found: its preflight, where it was made already.
+
+    Raises:
+        BadInput: for a device that this machine does not have.
+    """
+    problems = list((found or preflight_recipe(recipe)).problems)
+    for check in (check_extraction, _check_samples):
+        try:
+            check(recipe)
+        except BadInput as problem:
+            problems.append(str(problem))
+    return tuple(dict.fromkeys(problems))
+
+
+def _check_samples(recipe: TransferRecipe) -> Datasets:
+    """Refuses samples that do not serve the arms, or that leak; returns them."""
+    data = transfer_samples(recipe)
+    _check_arms(recipe, data)
+    if recipe.benchmarks:
+        learned = [sample for seed in recipe.seeds for sample in data.train(seed)]
+        check_benchmarks(recipe.benchmarks, [*data.seed_samples, *learned])
+    return data
+
+
+def transfer_samples(recipe: TransferRecipe) -> Datasets:
+    """All samples of a transfer, with those that show what its student forgets."""
+    if recipe.student not in MODELS:
+        return load_datasets(recipe.data, (), ())
+    card = model_card(recipe.student)
+    taught = [skill for skill in card.scores if skill not in card.lacks]
+    return load_datasets(recipe.data, taught, card.lacks)
+
+
+def detectable(recipe: TransferRecipe) -> DetectableEffect:
+    """What a transfer can show before it is run: its smallest difference that would be seen.
+
+    Counted with the test items that there really are and with Holm over the treatment's baseline
+    and controls. It assumes 0/1 outcomes and the usual spread of seeds (see
+    `nuggets.statistics.power`).
+
+    Raises:
+        BadInput: if the samples cannot be read.
+    """
+    n_items = len(transfer_samples(recipe).test)
+    against = sum(arm.role in ("baseline", "control") for arm in recipe.arms)
+    return detectable_effect(len(recipe.seeds), n_items, max(against, 1))
+
+
+def _check_arms(recipe: TransferRecipe, data: Datasets) -> None:
+    if recipe.data.metric == "choice" and not all(sample.choices for sample in data.test):
+        raise BadInput(
+            "The metric choice needs choices in every test sample, but some have none. Give "
+            "every test sample a question, choices and an answer, or choose the metric "
+            "exact_match."
+        )
+    if any(arm.needs_extra_prompts for arm in recipe.arms):
+        for seed in recipe.seeds:
+            data.extra(1, seed)  # noqa: S610 - not Django's
+
+
+def preflight_recipe(recipe: TransferRecipe) -> Preflight:
+    """The preflight of everything that a recipe names."""
+    roles = recipe.extraction.roles
+    return preflight_models(recipe.teacher, recipe.student, roles, recipe.device, recipe)
+
+
+def preflight_models(
+    teacher: str,
+    student: str,
+    roles: Sequence[str] = (),
+    device: str = "auto",
+    recipe: TransferRecipe | None = None,
+) -> Preflight:
+    """Everything that can be said of a pair before weights are read, on this machine.
+
+    Args:
+        teacher: what the user wrote.
+        student: likewise.
+        roles: matrices to be extracted.
+        device: where it is to run.
+        recipe: how much is to be done; a usual transfer when not given.
+    """
+    machine = machine_of(device, _existing_home())
+    work = Work(dtype=_dtype("auto", machine.device))
+    if recipe is not None:
+        work = work_of(recipe, machine.device)
+    return preflight(resolve(teacher), resolve(student), roles=roles, work=work, machine=machine)
+
+
+def work_of(recipe: TransferRecipe, device: str) -> Work:
+    """The amount of work of a recipe; epochs are counted over its samples."""
+    train, data = recipe.train, recipe.data
+    steps = train.steps
+    if train.epochs is not None:
+        steps = math.ceil(train.epochs * math.ceil(data.n_train / train.batch_size))
+    lengths = _lengths(recipe)
+    trained = sum(arm.trains for arm in recipe.arms)
+    return Work(
+        n_seed_samples=data.n_seed_samples,
+        max_tokens=min(max(lengths), recipe.sensitivity.max_length),
+        mean_tokens=math.ceil(sum(lengths) / len(lengths)),
+        rank=recipe.lora.r,
+        batch_size=train.batch_size,
+        steps=steps,
+        trainings=trained * (len(recipe.seeds) + len(train.lr_grid)),
+        n_test=data.n_test,
+        dtype=_dtype(recipe.sensitivity.dtype, device),
+        runs_teacher=any(arm.runs_teacher for arm in recipe.arms),
+        keeps_map=recipe.sensitivity.keep == "full",
+    )
+
+
+def _lengths(recipe: TransferRecipe) -> list[int]:
+    """Tokens of every seed sample, roles included; a typical length if it cannot be determined."""
+    texts = ["\n".join(m.content for m in s.messages) for s in seed_samples(recipe.data)]
+    found = count_tokens(resolve(recipe.teacher), texts)
+    return [n + _FRAME for n in found] if found else [USUAL_LENGTH]
+
+
+def _dtype(asked: str, device: str) -> Any:
+    """Sensitivity's number format; it is the widest stage, so others are judged by it."""
+    if asked != "auto":
+        return asked
+    return "bfloat16" if device.startswith("cuda") else "float32"
+
+
+def _existing_home() -> Any:
+    """The folder of all runs, or the first above it that exists."""
+    home = nuggets_home()
+    return next(folder for folder in (home, *home.parents) if folder.is_dir())

@@ -1,0 +1,212 @@
+"""From a job's words to samples: built-in skills, or the user's files."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from hashlib import blake2b
+from pathlib import Path
+
+from nuggets.builtin.skills import extra_prompts, general_samples, skill_names, skill_samples
+from nuggets.data.jsonl import check_leakage
+from nuggets.data.samples import Sample
+from nuggets.data.sources import load_source, parse_dataset
+from nuggets.errors import BadInput
+from nuggets.recipe import AlignJob, DataConfig
+
+TEST_SHARE = 5
+"""One in this many samples of a single file is kept for the test."""
+N_TUNING = 60
+"""Items, never counted in the report, on which learning rates are tuned."""
+
+
+@dataclass(frozen=True, eq=False)
+class Datasets:
+    """All samples of one job; no one of `test` or `tuning` is also in `seed_samples` or `train`.
+
+    Attributes:
+        label: what a person calls the task.
+        seed_samples: samples that sensitivity is measured on.
+        train: seed → the training samples of that run seed.
+        test: the items that the report counts.
+        tuning: items for tuning learning rates; the test's own where there are no others.
+        old: skill → items that show what is forgotten.
+        extra: (n, seed) → prompts beyond the training set, for the teacher to answer.
+        general: (n, seed) → data for healing cut students.
+    """
+
+    label: str
+    seed_samples: list[Sample]
+    train: Callable[[int], list[Sample]]
+    test: list[Sample]
+    tuning: list[Sample]
+    old: dict[str, list[Sample]]
+    extra: Callable[[int, int], list[Sample]]
+    general: Callable[[int, int], list[Sample]]
+    notes: list[str] = field(default_factory=list)
+
+
+def seed_samples(data: DataConfig) -> list[Sample]:
+    """Only the samples that sensitivity is measured on.
+
+    Raises:
+        BadInput: if the job names none.
+    """
+    if data.task is not None:
+        return skill_samples(data.task, "seed", data.n_seed_samples)
+    if data.file is not None:
+        return _split_file(data)[0]
+    if data.seed_samples is not None:
+        return _source(data.seed_samples)[: data.n_seed_samples]
+    raise BadInput(
+        "No seed samples: name a built-in task (--task) or a JSONL file (--seed-samples)."
+    )
+
+
+def load_datasets(data: DataConfig, taught: Sequence[str], lacking: Sequence[str]) -> Datasets:
+    """All samples of a transfer.
+
+    Args:
+        data: the job's words.
+        taught: built-in skills that the student was taught (measured for forgetting).
+        lacking: built-in skills left out of healing data.
+
+    Raises:
+        BadInput: for unknown tasks, unreadable files, missing parts, or leakage.
+    """
+    old = {
+        skill: skill_samples(skill, "test", data.n_old)
+        for skill in (taught if data.old_skills is None else data.old_skills)
+        if skill != data.task
+    }
+    without = tuple(sorted({*lacking, data.task} - {None}))
+    general = _general(data, without)
+    if data.task is not None:
+        return _builtin(data, old, general)
+    return _from_files(data, old, general)
+
+
+def _builtin(
+    data: DataConfig, old: dict[str, list[Sample]], general: Callable[[int, int], list[Sample]]
+) -> Datasets:
+    task = str(data.task)
+    pool = skill_samples(task, "test", data.n_test + N_TUNING)
+    test, tuning = pool[: data.n_test], pool[data.n_test :]
+    notes = []
+    if len(tuning) < N_TUNING // 2:
+        tuning = test
+        notes.append(
+            f"{task} has only {len(pool)} test items, so learning rates are tuned on the same ones."
+        )
+    return Datasets(
+        label=task,
+        seed_samples=skill_samples(task, "seed", data.n_seed_samples),
+        train=lambda seed: skill_samples(task, "train", data.n_train, seed),
+        test=test,
+        tuning=tuning,
+        old=old,
+        extra=lambda n, seed: extra_prompts(task, n, seed),
+        general=general,
+        notes=notes,
+    )
+
+
+def _from_files(
+    data: DataConfig, old: dict[str, list[Sample]], general: Callable[[int, int], list[Sample]]
+) -> Datasets:
+    if data.file is not None:
+        seed_samples, pool, test = _split_file(data)
+    else:
+        if not (data.seed_samples and data.train and data.test):
+            raise BadInput(
+                "A transfer on your own data needs seed, training and test samples: give one "
+                "file (data.file), or all of data.seed_samples, data.train and data.test."
+            )
+        seed_samples = _source(data.seed_samples)[: data.n_seed_samples]
+        pool, test = _source(data.train), _source(data.test)
+    check_leakage([*seed_samples, *pool], test)
+    counted, tuning = test[: data.n_test], test[data.n_test : data.n_test + N_TUNING]
+    notes = []
+    if len(tuning) < N_TUNING // 2:
+        tuning = counted
+        notes.append(
+            f"There are only {len(test)} test items, so learning rates are tuned on the same ones."
+        )
+
+    def draw(seed: int) -> list[Sample]:
+        return random.Random(seed).sample(pool, min(data.n_train, len(pool)))  # noqa: S311
+
+    def extra(n: int, seed: int) -> list[Sample]:
+        drawn = {sample.id for sample in draw(seed)}
+        rest = [sample for sample in pool if sample.id not in drawn]
+        if not rest:
+            raise BadInput(
+                "No prompts are left for the teacher to label, since every training sample is in "
+                "use. Lower data.n_train or remove the arm teacher_labels."
+            )
+        return random.Random(seed).sample(rest, min(n, len(rest)))  # noqa: S311
+
+    label = source_label(data.file or data.train or "samples")
+    return Datasets(label, seed_samples, draw, counted, tuning, old, extra, general, notes)
+
+
+def _source(source: str) -> list[Sample]:
+    """Samples of a file or a data set; a file that has not changed is parsed once."""
+    path = Path(source).expanduser()
+    if not path.is_file():
+        return load_source(source)
+    stat = path.stat()
+    return list(_parsed(source, stat.st_mtime_ns, stat.st_size))
+
+
+@lru_cache(maxsize=4)  # a preview asks for the same files at every move of a slider
+def _parsed(source: str, changed: int, size: int) -> tuple[Sample, ...]:
+    return tuple(load_source(source))
+
+
+def source_label(source: str) -> str:
+    """What a person calls a file or a data set."""
+    ref = parse_dataset(source)
+    return Path(source).stem if ref is None else Path(ref.name).name
+
+
+def _split_file(data: DataConfig) -> tuple[list[Sample], list[Sample], list[Sample]]:
+    """Splits one file by a hash of the ids, so that adding lines never moves a sample."""
+    samples = _source(str(data.file))
+    ranked = sorted(samples, key=lambda s: blake2b(s.id.encode(), digest_size=8).hexdigest())
+    held = max(1, len(ranked) // TEST_SHARE)
+    test, pool = ranked[:held], ranked[held:]
+    if not pool:
+        raise BadInput(f"{data.file} has {len(samples)} sample; at least 2 are needed to split.")
+    return pool[: data.n_seed_samples], pool, test
+
+
+def _general(data: DataConfig, without: tuple[str, ...]) -> Callable[[int, int], list[Sample]]:
+    if data.general is None:
+        return lambda n, seed: general_samples(n, seed, without=without)
+    source = data.general
+
+    def draw(n: int, seed: int) -> list[Sample]:
+        pool = _source(source)
+        return random.Random(seed).choices(pool, k=n)  # noqa: S311
+
+    return draw
+
+
+def align_samples(job: AlignJob) -> tuple[dict[str, list[Sample]], dict[str, list[Sample]]]:
+    """Samples per skill on which alignment maps are fitted, and those they are tested on."""
+    if job.data is not None:
+        data = load_datasets(job.data.model_copy(update={"n_train": job.n_fit}), (), ())
+        return {data.label: data.train(0)}, {data.label: data.test[: job.n_test]}
+    tasks = align_tasks(job)
+    fit = {task: skill_samples(task, "train", job.n_fit) for task in tasks}
+    return fit, {task: skill_samples(task, "test", job.n_test) for task in tasks}
+
+
+def align_tasks(job: AlignJob) -> tuple[str, ...]:
+    """The built-in tasks of an alignment; all of them when none is named."""
+    if job.data is not None:
+        return ()
+    return job.tasks or tuple(skill_names())

@@ -1,0 +1,110 @@
+"""Plans from cached maps, without touching a model: what the app previews."""
+
+from __future__ import annotations
+
+from jaxtyping import Float
+from numpy import ndarray
+
+from nuggets.builtin.resolve import resolve
+from nuggets.errors import BadInput
+from nuggets.extraction.plan import ExtractionConfig, ExtractionPlan, make_plan
+from nuggets.extraction.selectors import Searching, WindowSelector
+from nuggets.extraction.window_request import SearchedSelector
+from nuggets.models.pair import read_spec
+from nuggets.planning import cache
+from nuggets.planning.datasets import seed_samples
+from nuggets.planning.machine import resolve_device_name
+from nuggets.recipe import AlignJob, DataConfig, SensitivityJob, TransferRecipe
+from nuggets.sensitivity.maps import SensitivityMap
+
+_LOCATING = ("task", "file", "seed_samples", "n_seed_samples", "format")
+"""The fields of the data that say on which samples sensitivity is measured."""
+
+
+def map_job(recipe: TransferRecipe) -> SensitivityJob:
+    """The sensitivity measurement that a transfer needs; how it trains is no part of it."""
+    windows = recipe.sensitivity.keep == "windows"
+    data = {name: getattr(recipe.data, name) for name in _LOCATING}
+    return SensitivityJob(
+        name=f"sensitivity-{recipe.data.task or recipe.name}",
+        model=recipe.teacher,
+        data=DataConfig(**data),
+        sensitivity=recipe.sensitivity,
+        student=recipe.student if windows else None,
+        selectors=_searching(recipe) if windows else (WindowSelector(),),
+        device=recipe.device,
+    )
+
+
+def _searching(recipe: TransferRecipe) -> tuple[SearchedSelector, ...]:
+    """The selectors of the recipe and of its arms that look at every entry, each once."""
+    matrices = [extraction.matrices for extraction in extractions(recipe)]
+    found = {each.kind: each for each in matrices if isinstance(each, Searching)}
+    return tuple(found.values())
+
+
+def extractions(recipe: TransferRecipe) -> list[ExtractionConfig]:
+    """What is extracted: by the recipe, and by those of its arms that have a way of their own."""
+    own = [arm.extraction(recipe.extraction) for arm in recipe.arms]
+    return [recipe.extraction, *(each for each in own if each != recipe.extraction)]
+
+
+def alignment_job(recipe: TransferRecipe) -> AlignJob:
+    """The alignment that layer selectors such as `cka` need."""
+    return AlignJob(
+        teacher=recipe.teacher,
+        student=recipe.student,
+        tasks=(recipe.data.task,) if recipe.data.task else (),
+        data=None if recipe.data.task else recipe.data,
+        device=recipe.device,
+    )
+
+
+def find_map_of(recipe: TransferRecipe) -> SensitivityMap | None:
+    """The teacher's map that a transfer needs, if it was measured before."""
+    config = cache.with_dtype(recipe.sensitivity, resolve_device_name(recipe.device))
+    return cache.find_map(map_job(recipe), seed_samples(recipe.data), config)
+
+
+def find_alignment_of(recipe: TransferRecipe) -> Float[ndarray, "n_teacher n_student"] | None:
+    """The CKA that a layer selector needs; None where none does, or if it was not measured."""
+    if not recipe.extraction.layers.needs_cka:
+        return None
+    report = cache.find_alignment(cache.alignment_folder(alignment_job(recipe)))
+    return None if report is None else report.matrices["cka"]
+
+
+def plan_from(
+    recipe: TransferRecipe,
+    map: SensitivityMap,
+    cka: Float[ndarray, "n_teacher n_student"] | None = None,
+) -> ExtractionPlan:
+    """What a recipe would extract, from what was measured.
+
+    Raises:
+        BadInput: if pair and recipe cannot work.
+    """
+    student = read_spec(resolve(recipe.student, weights=False))
+    return make_plan(map, student, recipe.extraction, recipe.lora, cka)
+
+
+def plan_from_cache(recipe: TransferRecipe) -> ExtractionPlan:
+    """What a recipe would extract, from what was measured before.
+
+    Raises:
+        BadInput: if the teacher's map (or, for `cka`, the alignment) was not measured yet.
+    """
+    map = find_map_of(recipe)
+    if map is None:
+        raise BadInput(
+            f"The sensitivity of {recipe.teacher} to these samples has not been measured yet. "
+            "Measure it first; after that the plan is instant."
+        )
+    cka = find_alignment_of(recipe)
+    layers = recipe.extraction.layers
+    if cka is None and layers.needs_cka:
+        raise BadInput(
+            f"The layer map `{layers.kind}` needs the alignment of the two models; "
+            "measure it first."
+        )
+    return plan_from(recipe, map, cka)

@@ -1,0 +1,1 @@
+"""A process that keeps models in memory and answers questions."""

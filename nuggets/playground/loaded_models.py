@@ -1,0 +1,164 @@
+"""The models that the playground's worker holds: each base once, with all adapters on it.
+
+Imports torch.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from nuggets.compute.device import default_dtype
+from nuggets.compute.memory import return_freed_memory
+from nuggets.disk.home import runs_dir
+from nuggets.disk.manifest import verify_folder
+from nuggets.errors import BadInput, NuggetsError
+from nuggets.extraction.adapter import is_wrapped, load_adapter, untie
+from nuggets.planning.machine import resolve_device_name
+from nuggets.playground.mailbox import Answer, Question, Speaker, State, Token
+from nuggets.playground.questions import ask, prompt_text
+from nuggets.runs.devices import device_holder
+from nuggets.runs.results import cell_folder
+from nuggets.runs.store import RunStore
+from nuggets.stages.exporting import ADAPTER, MODEL
+from nuggets.stages.measuring import Loaded
+
+
+class Speakers:
+    """Loads whoever is asked for and answers; nothing is loaded twice."""
+
+    def __init__(self) -> None:
+        self._device = ""
+        self._bases: dict[str, Loaded] = {}
+        self._adapters: dict[Speaker, str] = {}
+
+    def state(self) -> State:
+        """What is in memory."""
+        tensors = {
+            p.data_ptr(): p.numel() * p.element_size()
+            for base in self._bases.values()
+            for p in base.model.parameters()
+        }
+        names = (*self._bases, *(speaker.label for speaker in self._adapters))
+        return State(loaded=names, device=self._device, bytes=sum(tensors.values()))
+
+    def answer(
+        self, speaker: Speaker, question: Question, on_token: Callable[[Token], None]
+    ) -> Answer:
+        """What a speaker says; what goes wrong with it is part of its answer.
+
+        Raises:
+            Cancelled: as `on_token` does.
+        """
+        start = time.monotonic()
+        try:
+            self._move_to(question.device)
+            base, adapter = self._load(speaker)
+            with base.threads(), _speaking(base.model, adapter, question.scale):
+                ids, tokens, finished = ask(
+                    base.model,
+                    base.tokenizer,
+                    question.prompt,
+                    question.max_new_tokens,
+                    question.alternatives,
+                    on_token,
+                    question.format,
+                )
+        except BadInput as problem:
+            return Answer(speaker=speaker, problem=str(problem))
+        except torch.cuda.OutOfMemoryError as problem:
+            self._forget(speaker)
+            sentence = f"The device {self._device} has too little memory: {problem}"
+            return Answer(speaker=speaker, problem=sentence.splitlines()[0])
+        return Answer(
+            speaker=speaker,
+            text=base.tokenizer.decode(ids, skip_special_tokens=True).strip(),
+            tokens=tuple(tokens),
+            seconds=time.monotonic() - start,
+            finished=finished,
+            read=prompt_text(base.tokenizer, question.prompt, question.format),
+            note=_unknown_words(base.tokenizer, question.prompt),
+        )
+
+    def _move_to(self, wanted: str) -> None:
+        device = resolve_device_name(wanted)
+        if device != "cpu" and (holder := device_holder(device)):
+            raise BadInput(
+                f"Run {holder} is using {device}. Wait for it, or choose the device cpu."
+            )
+        if device != self._device:
+            self._bases.clear()
+            self._adapters.clear()
+            gc.collect()
+            return_freed_memory()
+            self._device = device
+
+    def _load(self, speaker: Speaker) -> tuple[Loaded, str | None]:
+        """The model that answers, and the name of the adapter to switch on, if any."""
+        if speaker.arm is None or speaker.run is None or speaker.seed is None:
+            return self._base(speaker.model), None
+        run = RunStore(runs_dir()).open(speaker.run)
+        folder = cell_folder(run, speaker.arm, speaker.seed)
+        if speaker not in self._adapters:
+            verify_folder(folder)
+        if (folder / MODEL).is_dir():
+            return self._base(str(folder / MODEL)), None
+        base = self._base(speaker.model)
+        if not (folder / ADAPTER).is_dir():
+            return base, None  # an arm that trains nothing is the student itself
+        if speaker not in self._adapters:
+            self._attach(base, speaker, folder / ADAPTER)
+        return base, self._adapters[speaker]
+
+    def _base(self, model: str) -> Loaded:
+        if model not in self._bases:
+            self._bases[model] = Loaded(model, self._device, default_dtype(self._device))
+        return self._bases[model]
+
+    def _attach(self, base: Loaded, speaker: Speaker, folder: Any) -> None:
+        name = f"adapter{len(self._adapters)}"
+        if not is_wrapped(base.model):
+            untie(base.model, [base.spec.module("embed")])
+        try:
+            base.model = load_adapter(base.model, folder, name).eval()
+        except NuggetsError:
+            self._forget(speaker)  # PEFT may have left half an adapter on it
+            raise
+        self._adapters[speaker] = name
+
+    def _forget(self, speaker: Speaker) -> None:
+        """Drops a base with all its adapters."""
+        self._bases.pop(speaker.model, None)
+        self._adapters = {s: n for s, n in self._adapters.items() if s.model != speaker.model}
+        gc.collect()
+        return_freed_memory()
+
+
+@contextmanager
+def _speaking(model: Any, adapter: str | None, scale: float) -> Iterator[None]:
+    """Switches one adapter on at a scale, or all off."""
+    from peft.tuners.lora import LoraLayer
+
+    if not is_wrapped(model):
+        yield
+    elif adapter is None:
+        with model.disable_adapter():
+            yield
+    else:
+        model.set_adapter(adapter)
+        for module in model.modules():
+            if isinstance(module, LoraLayer) and adapter in module.scaling:
+                module.set_scale(adapter, scale)
+        yield
+
+
+def _unknown_words(tokenizer: Any, prompt: str) -> str:
+    if tokenizer.unk_token_id is None:
+        return ""
+    unknown = tokenizer(prompt, add_special_tokens=False)["input_ids"].count(tokenizer.unk_token_id)
+    return f"{unknown} words of the question are not in its vocabulary." if unknown else ""

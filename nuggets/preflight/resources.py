@@ -1,0 +1,252 @@
+"""What each stage of a transfer needs: memory, disk and time, from dimensions alone.
+
+Estimates, not promises: operations are counted on paper, and divided by what this machine was
+measured to do.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+from nuggets.compute.speed import Speed
+from nuggets.frozen import Frozen
+from nuggets.models.architecture import ArchSpec
+from nuggets.sensitivity.footprint import FLOAT32, activation_bytes, hooks_bytes, streaming_bytes
+
+Stage = Literal[
+    "download",
+    "load",
+    "sensitivity (sums)",
+    "sensitivity (full map)",
+    "sensitivity (streaming)",
+    "extraction",
+    "training",
+    "evaluation",
+]
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+_REACHED = 0.5
+"""Share of the measured matmul rate that whole forward and backward passes reach: .35–.75 on
+Llamas of 0.1–138 M parameters, which also pay for norms, softmax and Python."""
+
+
+class Work(Frozen):
+    """How much is to be done.
+
+    Attributes:
+        n_seed_samples: samples that sensitivity is measured on.
+        max_tokens: longest sample, for memory.
+        mean_tokens: average sample, for time; `max_tokens` when not given.
+        rank: r of the adapter.
+        batch_size: samples per training step.
+        steps: training steps of one arm with one seed.
+        trainings: arms × seeds that are trained.
+        n_test: samples that each training is measured on.
+        dtype: number format in which the models compute.
+        runs_teacher: whether an arm runs the teacher, which then has to be loaded whole.
+        keeps_map: whether the full sensitivity map is kept on disk, rather than windows or sums.
+    """
+
+    n_seed_samples: int = 32
+    max_tokens: int = 512
+    mean_tokens: int | None = None
+    rank: int = 16
+    batch_size: int = 16
+    steps: int = 200
+    trainings: int = 1
+    n_test: int = 80
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    runs_teacher: bool = False
+    keeps_map: bool = True
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of an average sample."""
+        return min(self.mean_tokens or self.max_tokens, self.max_tokens)
+
+
+class Machine(Frozen):
+    """What is there.
+
+    Attributes:
+        device: where it computes, such as `cpu` or `cuda:0`.
+        memory_free: bytes free on that device.
+        ram_free: bytes free in the machine's memory; the same for `cpu`.
+        disk_free: bytes free where results are kept.
+        speed: what the device was measured to do; None if it was not.
+        reads: bytes per second that were read from disk, where results are kept; likewise.
+    """
+
+    device: str = "cpu"
+    memory_free: int
+    ram_free: int
+    disk_free: int
+    speed: Speed | None = None
+    reads: float | None = None
+
+
+class StageNeed(Frozen):
+    """What one stage needs, estimated.
+
+    Attributes:
+        stage: its name.
+        bytes_needed: peak memory on the computing device.
+        ram_needed: peak of the machine's own memory; equal to `bytes_needed` on the CPU.
+        disk_needed: bytes that the stage leaves on disk.
+        seconds: about how long it takes here; None if the device was not measured.
+        fits: whether memory and disk suffice.
+    """
+
+    stage: Stage
+    bytes_needed: int
+    ram_needed: int = 0
+    disk_needed: int = 0
+    seconds: float | None = None
+    fits: bool = True
+
+
+class Size(Frozen):
+    """What is counted of one model: its dimensions, weights, and bytes on disk or to download."""
+
+    spec: ArchSpec
+    format: Literal["safetensors", "gguf"]
+    parameters: int
+    bytes_on_disk: int
+    bytes_to_download: int = 0
+
+
+def estimate_stages(
+    teacher: Size, student: Size, work: Work, machine: Machine
+) -> tuple[StageNeed, ...]:
+    """Memory, disk and time of every stage, and whether they are there."""
+    needs = (
+        _download(teacher, student),
+        _load(teacher, work, machine),
+        *_sensitivity(teacher, work, machine.speed),
+        _extraction(teacher, student, work, machine.speed),
+        _training(student, work, machine.speed),
+        _evaluation(student, work, machine.speed),
+    )
+    return tuple(_judged(need, machine) for need in needs)
+
+
+def _judged(need: StageNeed, machine: Machine) -> StageNeed:
+    on_cpu = machine.device == "cpu"
+    ram = max(need.ram_needed, need.bytes_needed) if on_cpu else need.ram_needed
+    fits = (
+        need.bytes_needed <= machine.memory_free
+        and ram <= machine.ram_free
+        and need.disk_needed <= machine.disk_free
+    )
+    return need.model_copy(update={"ram_needed": ram, "fits": fits})
+
+
+def _download(teacher: Size, student: Size) -> StageNeed:
+    size = teacher.bytes_to_download + student.bytes_to_download
+    return StageNeed(stage="download", bytes_needed=0, disk_needed=size)
+
+
+def _load(teacher: Size, work: Work, machine: Machine) -> StageNeed:
+    """Every byte is read from disk, converted, and looked at for what is not finite.
+
+    Of a GGUF file no time is told: most of it goes into its vocabulary, word by word.
+    """
+    size = teacher.parameters * BYTES[work.dtype]
+    seconds = None
+    if teacher.format != "gguf" and machine.reads is not None and machine.speed is not None:
+        passes = teacher.bytes_on_disk + 2 * size
+        seconds = teacher.bytes_on_disk / machine.reads + passes / machine.speed.bandwidth
+    return StageNeed(stage="load", bytes_needed=size, ram_needed=size, seconds=seconds)
+
+
+def _sensitivity(
+    teacher: Size, work: Work, speed: Speed | None
+) -> tuple[StageNeed, StageNeed, StageNeed]:
+    """Whole model with sums, whole model with the full map, and block by block."""
+    width, weights, spec = BYTES[work.dtype], teacher.parameters, teacher.spec
+    sums = hooks_bytes(spec, weights, work.max_tokens, width, full=False)
+    streaming = streaming_bytes(spec, [work.max_tokens] * work.n_seed_samples, width)
+    map_bytes = weights * FLOAT32
+    tokens = work.n_seed_samples * work.tokens
+    scoring = (
+        6 * FLOAT32 * weights * work.n_seed_samples
+    )  # read θ and g, write the score, sum it twice
+    calls = work.n_seed_samples * spec.n_layers * 100
+    seconds = _seconds(speed, work.dtype, 6.0 * weights * tokens, scoring, calls)
+    recomputed = _seconds(speed, work.dtype, 8.0 * weights * tokens, scoring, calls)
+    return (
+        StageNeed(stage="sensitivity (sums)", bytes_needed=sums, seconds=seconds),
+        StageNeed(
+            stage="sensitivity (full map)",
+            bytes_needed=sums + map_bytes,
+            ram_needed=map_bytes,
+            disk_needed=map_bytes if work.keeps_map else 0,
+            seconds=seconds,
+        ),
+        StageNeed(stage="sensitivity (streaming)", bytes_needed=streaming, seconds=recomputed),
+    )
+
+
+def _extraction(teacher: Size, student: Size, work: Work, speed: Speed | None) -> StageNeed:
+    """One pass over each full map in float64, then an SVD of student-shaped matrices."""
+    roles = [role for role in teacher.spec.architecture.roles if student.spec.has(role)]
+    large = [math.prod(teacher.spec.shape(role)) for role in roles]
+    small = [math.prod(student.spec.shape(role)) for role in roles]
+    layers = student.spec.n_layers
+    sketched = 2.0 * layers * sum(small) * (work.rank + 16) * 10
+    read = layers * sum(large) * (FLOAT32 + 4 * 8)
+    factors = layers * work.rank * sum(sum(student.spec.shape(role)) for role in roles)
+    return StageNeed(
+        stage="extraction",
+        bytes_needed=max(large, default=0) * (FLOAT32 + 8)  # scores, and a sum for every window
+        + max(small, default=0) * 3 * FLOAT32,
+        disk_needed=factors * FLOAT32,
+        seconds=_seconds(speed, "float32", sketched, read, layers * len(roles) * 50),
+    )
+
+
+def _training(student: Size, work: Work, speed: Speed | None) -> StageNeed:
+    """A LoRA on frozen weights: forward, and backward through activations only.
+
+    Its own gradients and optimiser are small beside the activations of a batch.
+    """
+    width, spec = BYTES[work.dtype], student.spec
+    factors = work.rank * sum(sum(spec.shape(role)) for _, role, _ in spec.modules())
+    needed = student.parameters * width + 4 * factors * FLOAT32
+    needed += work.batch_size * activation_bytes(spec, work.max_tokens, width)
+    steps = work.steps * work.trainings
+    tokens = steps * work.batch_size * work.tokens
+    return StageNeed(
+        stage="training",
+        bytes_needed=needed,
+        disk_needed=work.trainings * 2 * 3 * factors * FLOAT32,
+        seconds=_seconds(
+            speed, work.dtype, 4.0 * student.parameters * tokens, 0, steps * spec.n_layers * 200
+        ),
+    )
+
+
+def _evaluation(student: Size, work: Work, speed: Speed | None) -> StageNeed:
+    """Every test sample twice: its answer scored, and its answer written token by token."""
+    width, spec = BYTES[work.dtype], student.spec
+    tokens = work.trainings * work.n_test * work.tokens
+    logits = work.batch_size * work.max_tokens * spec.vocab_size * FLOAT32
+    return StageNeed(
+        stage="evaluation",
+        bytes_needed=student.parameters * width + logits,
+        seconds=_seconds(
+            speed, work.dtype, 4.0 * student.parameters * tokens, 0, tokens // 8 * spec.n_layers
+        ),
+    )
+
+
+def _seconds(
+    speed: Speed | None, dtype: str, flops: float, moved: float, calls: float
+) -> float | None:
+    """Time of so many operations, bytes moved and calls; what is not measured is not told."""
+    if speed is None:
+        return None
+    rate = speed.flops.get(dtype, speed.flops.get("float32", 0.0))
+    if rate <= 0:
+        return None
+    return flops / (rate * _REACHED) + moved / speed.bandwidth + calls * speed.call

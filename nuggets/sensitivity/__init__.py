@@ -1,0 +1,1 @@
+"""Where a model keeps a skill: scores, hooks, streaming, maps."""

@@ -1,0 +1,254 @@
+"""Per-sample scores of parameters, taken from their gradients one at a time and summed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from jaxtyping import Float
+from numpy import ndarray
+from torch import Tensor, nn
+
+from nuggets.data.samples import Encoded
+from nuggets.errors import BadInput, NonFinite, NuggetsError
+from nuggets.models.architecture import ArchSpec
+from nuggets.sensitivity.maps import SensitivityMap
+from nuggets.sensitivity.scores import Score
+
+Keep = Literal["full", "sums"]
+
+
+@dataclass(eq=False)
+class Accumulator:
+    """Sums of one parameter's score over the samples seen so far.
+
+    Attributes:
+        name: of the parameter.
+        keep_full: whether every entry is kept, or row and column sums only.
+        full: float32, shaped as the parameter; None for vectors and where only sums are kept.
+        rows: float64 `[out]`, where only sums are kept.
+        cols: float64 `[in]`, likewise.
+        per_sample: each sample's sum, float64 scalars.
+    """
+
+    name: str
+    keep_full: bool
+    full: Tensor | None = None
+    rows: Tensor | None = None
+    cols: Tensor | None = None
+    per_sample: list[Tensor] = field(default_factory=list)
+
+    @property
+    def module(self) -> str:
+        """The module that the parameter is the weight of."""
+        return self.name.removesuffix(".weight")
+
+    def add(self, score: Tensor) -> None:
+        """Adds one sample's score (float32, shaped as the parameter)."""
+        if score.ndim == 1:
+            self.per_sample.append(score.double().sum())
+            return
+        # Inside one matrix float32 with torch's pairwise summation, between samples float64:
+        # a whole float64 copy of the score would double the peak memory.
+        rows = score.sum(dim=1).double()
+        self.per_sample.append(rows.sum())
+        if self.keep_full:
+            self.full = score if self.full is None else self.full.add_(score)
+        else:
+            cols = score.sum(dim=0).double()
+            self.rows = rows if self.rows is None else self.rows.add_(rows)
+            self.cols = cols if self.cols is None else self.cols.add_(cols)
+
+    def add_all(self, scores: Tensor) -> None:
+        """Adds several samples' scores `[samples, *shape of the parameter]`."""
+        rows = scores.sum(dim=-1).double()
+        self.per_sample += list(rows if scores.ndim == 2 else rows.sum(dim=1))
+        if scores.ndim == 2:
+            return
+        if self.keep_full:
+            full = scores.sum(dim=0)
+            self.full = full if self.full is None else self.full.add_(full)
+        else:
+            cols = scores.sum(dim=1).double().sum(dim=0)
+            self.rows = rows.sum(dim=0) if self.rows is None else self.rows.add_(rows.sum(dim=0))
+            self.cols = cols if self.cols is None else self.cols.add_(cols)
+
+
+class Hooks:
+    """Hooks on parameters that score each gradient the moment it is complete, and free it.
+
+    At most one gradient lives beside the accumulators. Use as a context: on leaving, the hooks are
+    gone and every parameter is as it was, without a gradient.
+    """
+
+    def __init__(self, parameters: Mapping[str, nn.Parameter], score: Score, keep: Keep) -> None:
+        self.sums = {name: Accumulator(name, keep == "full") for name in parameters}
+        self._parameters, self._score = parameters, score
+
+    def __enter__(self) -> Hooks:
+        self._before = {name: p.requires_grad for name, p in self._parameters.items()}
+        self._handles = [self._attach(name, p) for name, p in self._parameters.items()]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for handle in self._handles:
+            handle.remove()
+        for name, parameter in self._parameters.items():
+            parameter.requires_grad_(self._before[name])
+            parameter.grad = None
+
+    def _attach(self, name: str, parameter: nn.Parameter) -> Any:
+        parameter.requires_grad_(True)
+        parameter.grad = None
+
+        def take(owner: Tensor) -> None:
+            gradient, owner.grad = owner.grad, None
+            assert gradient is not None
+            self.sums[name].add(self._score.of(owner.detach(), gradient, name))
+
+        return parameter.register_post_accumulate_grad_hook(take)
+
+    def check_fired(self, index: int) -> None:
+        """Every parameter must have been scored exactly once per sample, 0 to `index`.
+
+        Raises:
+            NuggetsError: naming a parameter that was not.
+        """
+        silent = [name for name, a in self.sums.items() if len(a.per_sample) != index + 1]
+        if silent:
+            raise NuggetsError(
+                f"{len(silent)} of {len(self.sums)} parameters received no gradient for seed "
+                f"sample {index}, first {silent[0]!r}. The model may be offloaded or partly "
+                "frozen; load all of it on one device."
+            )
+
+
+@dataclass(eq=False)
+class MapParts:
+    """A sensitivity map in the making: what finished parameters left behind, as NumPy arrays."""
+
+    full: dict[str, Float[ndarray, "_ _"]] = field(default_factory=dict)
+    rows: dict[str, Float[ndarray, " _"]] = field(default_factory=dict)
+    cols: dict[str, Float[ndarray, " _"]] = field(default_factory=dict)
+    totals: dict[str, Float[ndarray, " n_samples"]] = field(default_factory=dict)
+
+    def begin(self, spec: ArchSpec, names: Sequence[str], n_samples: int) -> None:
+        """Learns which parameters will come, before the first; in memory nothing is to be done."""
+
+    def take(self, sums: Iterable[Accumulator]) -> None:
+        """Takes what finished accumulators hold, and empties them.
+
+        Raises:
+            NonFinite: if a parameter's score is not finite, naming it.
+        """
+        for each in sums:
+            totals = torch.stack(each.per_sample).cpu().numpy()
+            if not np.isfinite(totals).all():
+                raise NonFinite(
+                    f"The sensitivity of {each.name!r} is NaN or infinite; check the model's "
+                    "weights."
+                )
+            self.totals[each.name] = totals
+            if each.full is not None:
+                matrix, each.full = each.full.cpu().numpy(), None
+                self.rows[each.module] = matrix.sum(axis=1, dtype=np.float64)
+                self.cols[each.module] = matrix.sum(axis=0, dtype=np.float64)
+                self.keep_full(each.module, matrix)
+            elif each.rows is not None and each.cols is not None:
+                self.rows[each.module] = each.rows.cpu().numpy()
+                self.cols[each.module] = each.cols.cpu().numpy()
+
+    def keep_full(self, module: str, matrix: Float[ndarray, "_ _"]) -> None:
+        """Keeps one full map, in memory; `nuggets.sensitivity.map_writer` keeps it on disk."""
+        self.full[module] = matrix
+
+    def finish(
+        self, spec: ArchSpec, kind: str, names: Sequence[str], meta: Mapping[str, Any]
+    ) -> SensitivityMap:
+        """The map, its parameters and modules in the order of `names`."""
+        totals = np.stack([self.totals[name] for name in names], axis=1)
+        order = [module for name in names if (module := name.removesuffix(".weight")) in self.rows]
+        return SensitivityMap(
+            spec,
+            kind,
+            {module: self.rows[module] for module in order},
+            {module: self.cols[module] for module in order},
+            {module: self.full[module] for module in order if module in self.full},
+            tuple(names),
+            totals,
+            dict(meta),
+        )
+
+
+def sample_tensors(sample: Encoded, device: torch.device | str) -> tuple[Tensor, Tensor]:
+    """Token ids and labels of one sample, `[1, tokens]` each."""
+    ids, labels = (torch.tensor([list(part)], device=device) for part in sample)
+    return ids, labels
+
+
+def refuse_empty(encoded: Sequence[Encoded]) -> None:
+    """Refuses an empty list.
+
+    Raises:
+        BadInput: if there is no sample.
+    """
+    if not encoded:
+        raise BadInput("No seed samples were given; at least one is needed.")
+
+
+def check_loss(loss: Tensor, index: int) -> None:
+    """Refuses a loss that is not finite.
+
+    Raises:
+        NonFinite: naming the sample.
+    """
+    if not torch.isfinite(loss):
+        raise NonFinite(f"The loss of seed sample {index} is {loss.item()}, so nothing was saved.")
+
+
+def in_ranks() -> bool:
+    """Whether this process is one of several that share out the samples."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def share_of(n_samples: int) -> range:
+    """Which samples this process takes: all of them unless it is one of several."""
+    if not in_ranks():
+        return range(n_samples)
+    return range(dist.get_rank(), n_samples, dist.get_world_size())
+
+
+def add_up(
+    sums: Mapping[str, Accumulator], parameters: Mapping[str, nn.Parameter], n_samples: int
+) -> None:
+    """Gives every process the sums over all samples, in place; alone, nothing is to be done."""
+    if not in_ranks():
+        return
+    own = share_of(n_samples)
+    for name, each in sums.items():
+        weight = parameters[name]
+        totals = torch.zeros(n_samples, dtype=torch.float64, device=weight.device)
+        for place, total in zip(own, each.per_sample, strict=True):
+            totals[place] = total
+        dist.all_reduce(totals)
+        each.per_sample = list(totals)
+        if weight.ndim == 1:
+            continue
+        if each.keep_full:
+            each.full = _summed(each.full, weight.shape, torch.float32, weight.device)
+        else:
+            each.rows = _summed(each.rows, weight.shape[:1], torch.float64, weight.device)
+            each.cols = _summed(each.cols, weight.shape[1:], torch.float64, weight.device)
+
+
+def _summed(
+    own: Tensor | None, shape: Sequence[int], dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    """The sum over all processes; one with no sample adds nothing."""
+    whole = torch.zeros(shape, dtype=dtype, device=device) if own is None else own
+    dist.all_reduce(whole)
+    return whole

@@ -1,0 +1,62 @@
+"""How much memory measuring a model takes, by hooks and by streaming."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from nuggets.models.architecture import ArchSpec
+
+FLOAT32 = 4
+
+
+def activation_bytes(spec: ArchSpec, tokens: int, width: int) -> int:
+    """Bytes that one sample's forward pass keeps for the backward pass.
+
+    Counted on a Llama block: about 8 residual-wide tensors (norms keep float32 copies), queries,
+    keys and values before and after rotation, 4 FFN-wide ones; logits, also in float32 with their
+    gradient.
+
+    Args:
+        spec: of the model.
+        tokens: of the sample.
+        width: bytes per number.
+    """
+    return tokens * (spec.n_layers * _block_numbers(spec) * width + _logit_bytes(spec, width))
+
+
+def _block_numbers(spec: ArchSpec) -> int:
+    heads = 3 * spec.size("q_heads") + 3 * spec.size("kv_heads")
+    return 8 * spec.hidden_size + heads + 4 * spec.intermediate_size
+
+
+def _logit_bytes(spec: ArchSpec, width: int) -> int:
+    return spec.vocab_size * (width + 2 * FLOAT32)
+
+
+def hooks_bytes(spec: ArchSpec, parameters: int, tokens: int, width: int, *, full: bool) -> int:
+    """Peak of `compute_sensitivity`, the model included.
+
+    The model, one sample's activations, and, since each gradient is freed at once, a gradient and
+    its score in float32 for the largest matrix only; a full map in float32 besides.
+    """
+    largest = max(math.prod(spec.shape(role)) for _, role, _ in spec.modules())
+    needed = parameters * width + activation_bytes(spec, tokens, width)
+    needed += largest * (width + 2 * FLOAT32)
+    return needed + (parameters * FLOAT32 if full else 0)
+
+
+def streaming_bytes(spec: ArchSpec, tokens: Sequence[int], width: int) -> int:
+    """Peak of `stream_sensitivity`, the map on disk: one part of the model, and all states.
+
+    Args:
+        spec: of the model.
+        tokens: of each sample.
+        width: bytes per number.
+    """
+    block = sum(math.prod(spec.shape(role)) for role in spec.architecture.roles)
+    outer = math.prod(spec.shape("embed"))
+    part = max(block, outer)
+    states = sum(tokens) * spec.hidden_size * (spec.n_layers + 2) * width
+    longest = max(tokens) * max(_block_numbers(spec) * width, _logit_bytes(spec, width))
+    return part * (width + FLOAT32) + max(outer, block // 3) * 2 * FLOAT32 + states + longest

@@ -1,0 +1,117 @@
+"""Sensitivity on several devices: each takes its share of the samples and adds up |θ·g| itself.
+
+Averaging gradients first, as training does, would give another quantity: |Σ g| is not Σ |g|.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.multiprocessing.spawn import ProcessRaisedException, spawn
+
+from nuggets.compute.threads import threads_of
+from nuggets.data.samples import Encoded
+from nuggets.errors import NuggetsError
+from nuggets.models.references import ModelRef
+from nuggets.progress import Progress
+from nuggets.sensitivity.accumulate import Keep, MapParts, refuse_empty
+from nuggets.sensitivity.scores import Score
+
+POLL_S = 0.5
+"""How often a cancel is looked for."""
+
+
+def measure_on(
+    devices: Sequence[str],
+    ref: ModelRef,
+    encoded: Sequence[Encoded],
+    folder: Path,
+    score: Score | None = None,
+    keep: Keep = "full",
+    dtype: str = "float32",
+    progress: Progress | None = None,
+    meta: Mapping[str, Any] | None = None,
+    parts: MapParts | None = None,
+) -> None:
+    """Measures with one process and one copy of the model per device; writes the map to `folder`.
+
+    Sums of several processes are added in another order than one process adds them, so the last
+    digits of a map depend on their number.
+
+    Args:
+        devices: such as `["cuda:0", "cuda:1"]`, or `["cpu", "cpu"]`.
+        ref: the model, on this machine.
+        encoded: `(input_ids, labels)` per sample.
+        folder: an existing folder.
+        score: what is summed; |θ · g| when not given.
+        keep: `full` keeps every entry, `sums` only row and column sums.
+        dtype: of weights and gradients.
+        progress: can cancel; every process is then ended.
+        meta: stored with the map.
+        parts: what becomes of finished matrices; all are kept when not given.
+
+    Raises:
+        BadInput: if there is no sample.
+        NuggetsError: if a process failed, with what it said.
+    """
+    refuse_empty(encoded)
+    with tempfile.TemporaryDirectory() as meeting:
+        told = dict(meta or {})
+        samples = list(encoded)
+        arguments = (list(devices), ref, samples, folder, score, keep, dtype, told, parts, meeting)
+        running: Any = spawn(_rank, arguments, nprocs=len(devices), join=False)
+        try:
+            while not running.join(timeout=POLL_S):
+                if progress is not None:
+                    progress.check_cancelled()
+        except ProcessRaisedException as problem:
+            raise NuggetsError(f"A process of {len(devices)} failed: {problem}") from problem
+        finally:
+            for process in running.processes:
+                if process.is_alive():
+                    process.kill()
+
+
+def _rank(
+    rank: int,
+    devices: list[str],
+    ref: ModelRef,
+    encoded: list[Encoded],
+    folder: Path,
+    score: Score | None,
+    keep: Keep,
+    dtype: str,
+    meta: dict[str, Any],
+    parts: MapParts | None,
+    meeting: str,
+) -> None:
+    """One process: loads the model, measures its share; the first one writes the map."""
+    from nuggets.models.loading import load_model
+    from nuggets.models.pair import read_spec
+    from nuggets.sensitivity.hooks import compute_sensitivity
+
+    device = torch.device(devices[rank])
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    else:
+        torch.set_num_threads(max(1, torch.get_num_threads() // len(devices)))
+    dist.init_process_group(
+        "nccl" if device.type == "cuda" else "gloo",
+        init_method=f"file://{meeting}/meeting",
+        rank=rank,
+        world_size=len(devices),
+    )
+    try:
+        model = load_model(ref, dtype, device)
+        spec = read_spec(ref)
+        with threads_of(model, device):
+            map = compute_sensitivity(model, spec, encoded, score, keep, meta=meta, parts=parts)
+        if rank == 0:
+            map.save(folder)
+    finally:
+        dist.destroy_process_group()

@@ -1,0 +1,1 @@
+"""What a run's worker does, in order: measuring, transfer, evaluating, cutting, exporting."""

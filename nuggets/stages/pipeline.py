@@ -1,0 +1,57 @@
+"""What a worker does with a run: one function per kind of job. Imports torch."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from typing import Any
+
+from nuggets.errors import BadInput
+from nuggets.evaluation.permits import check_permits
+from nuggets.planning import cache
+from nuggets.planning.datasets import seed_samples
+from nuggets.recipe import AlignJob, SensitivityJob, load_job
+from nuggets.runs.context import RunContext
+from nuggets.runs.store import Run
+from nuggets.stages.evaluating import run_evaluate
+from nuggets.stages.measuring import keep_map, measure_alignment, measure_map
+from nuggets.stages.transfer import run_transfer
+
+
+def execute(run: Run, ctx: RunContext) -> None:
+    """Does a run's job, or continues it; everything kept is committed through `ctx`.
+
+    Raises:
+        NuggetsError: as the job does.
+    """
+    job = load_job(run.recipe_text())
+    steps: dict[str, Callable[[Any, RunContext], None]] = {
+        "transfer": run_transfer,
+        "sensitivity": _sensitivity,
+        "align": _align,
+        "evaluate": run_evaluate,
+    }
+    if job.job not in steps:
+        raise BadInput(f"A run cannot do a {job.job!r} job.")
+    check_permits(getattr(job, "benchmarks", ()))
+    ctx.provenance(recipe=hashlib.sha256(run.recipe_text().encode()).hexdigest())
+    steps[job.job](job.model_copy(update={"device": run.device()}), ctx)
+
+
+def _sensitivity(job: SensitivityJob, ctx: RunContext) -> None:
+    ctx.plan(("sensitivity",))
+    ctx.stage("sensitivity")
+    ctx.provenance(
+        model=cache.digest_model(job.model), samples=cache.samples_digest(seed_samples(job.data))
+    )
+    keep_map(measure_map(job, ctx), ctx)
+
+
+def _align(job: AlignJob, ctx: RunContext) -> None:
+    ctx.plan(("alignment",))
+    ctx.stage("alignment")
+    ctx.provenance(teacher=cache.digest_model(job.teacher), student=cache.digest_model(job.student))
+    report = measure_alignment(job, ctx)
+    if not ctx.done("alignment"):
+        with ctx.commit("alignment") as folder:
+            report.save(folder)

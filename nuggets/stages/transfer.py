@@ -1,0 +1,390 @@
+"""A transfer from models to verdict, in stages that each survive a kill. Imports torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from nuggets.builtin.resolve import resolve
+from nuggets.compute.threads import threads_for
+from nuggets.data.samples import Sample
+from nuggets.disk.commit import atomic_write, commit_folder, newest_valid, remove_folder
+from nuggets.disk.home import cache_dir
+from nuggets.errors import BadInput
+from nuggets.extraction.factors import extract_factors
+from nuggets.models.pair import read_spec
+from nuggets.planning import cache
+from nuggets.planning.checks import check_transfer
+from nuggets.planning.datasets import Datasets
+from nuggets.planning.jobs import alignment_job, extractions, map_job
+from nuggets.recipe import DataConfig, TransferRecipe
+from nuggets.runs import results
+from nuggets.runs.context import RunContext
+from nuggets.sensitivity.maps import SensitivityMap
+from nuggets.stages.evaluating import arm_subjects, measure_subjects, write_tables
+from nuggets.stages.measuring import (
+    Loaded,
+    devices_for,
+    keep_map,
+    measure_alignment,
+    measure_map,
+    plan_recipe,
+    write_extraction,
+)
+from nuggets.statistics.report import CellOutcome, build_report
+from nuggets.train.arms.family import Arm
+from nuggets.train.cells import EVALUATION_BATCHES, CellRecord, CellResult
+from nuggets.train.checkpoints import Storage
+from nuggets.train.lab import Lab
+from nuggets.train.lanes.packing import CellGroup, Form, plan_batches
+from nuggets.train.lanes.side_by_side import Cell, run_batch
+from nuggets.train.tuning import Tuning, tune_batch
+
+STAGES = ("load", "sensitivity", "plan", "tune", "train", "benchmark", "report")
+STORAGE = Storage(commit=commit_folder, newest=newest_valid, remove=remove_folder)
+
+
+def run_transfer(recipe: TransferRecipe, ctx: RunContext) -> None:
+    """Runs every arm with every seed and writes the report.
+
+    Finished stages and cells are skipped, so a resumed run goes on where it was.
+    """
+    unused = {
+        *(() if recipe.train.lr_grid else ("tune",)),
+        *(() if recipe.benchmarks else ("benchmark",)),
+    }
+    ctx.plan([stage for stage in STAGES if stage not in unused])
+    ctx.stage("load")
+    helpers = devices_for(recipe.device, recipe.train.processes, "train")[1:]
+    teacher = read_spec(resolve(recipe.teacher))
+    threads = torch.get_num_threads()
+    with threads_for(teacher.n_matrix_parameters, recipe.device):
+        lab, data = _prepare(recipe, ctx)
+        lab = replace(lab, threads=threads, helpers=helpers)
+        ctx.stage("plan")
+        _keep_plan(recipe, lab, ctx)
+        rates = _tune(recipe, lab, data, ctx)
+        ctx.stage("train")
+        _cells(recipe, lab, data, rates, ctx)
+        _benchmarks(recipe, lab, ctx)
+    ctx.stage("report")
+    _report(recipe, data, ctx)
+
+
+def _prepare(recipe: TransferRecipe, ctx: RunContext) -> tuple[Lab, Datasets]:
+    """Samples, models and map; refuses whatever cannot work before training starts."""
+    ctx.provenance(
+        teacher=cache.digest_model(recipe.teacher),
+        student=cache.digest_model(recipe.student),
+        **cache.digest_files(recipe.data),
+    )
+    data = check_transfer(recipe)
+    ctx.provenance(samples=_digest(data, recipe))
+    for note in data.notes if recipe.train.lr_grid else ():
+        ctx.log(note)
+    teacher = Loaded(recipe.teacher, recipe.device, progress=ctx)
+    student = Loaded(recipe.student, recipe.device, progress=ctx)
+    _ = student.model  # now, so that damaged weights end the run before anything is measured
+    ctx.check_cancelled()
+    ctx.stage("sensitivity")
+    map = measure_map(map_job(recipe), ctx, teacher)
+    keep_map(map, ctx)
+    return _lab(recipe, teacher, student, map, data, ctx), data
+
+
+def _lab(
+    recipe: TransferRecipe,
+    teacher: Loaded,
+    student: Loaded,
+    map: Any,
+    data: Datasets,
+    ctx: RunContext,
+) -> Lab:
+    cka, wrong = None, None
+
+    def task_map(task: str) -> SensitivityMap:
+        data = DataConfig(task=task, n_seed_samples=recipe.data.n_seed_samples)
+        return measure_map(map_job(recipe).model_copy(update={"data": data}), ctx)
+
+    if any(extraction.layers.needs_cka for extraction in extractions(recipe)):
+        cka = measure_alignment(alignment_job(recipe), ctx).matrices["cka"]
+    if any(arm.needs_other_task for arm in recipe.arms):
+        other = next(skill for skill in ("copy", "add") if skill != recipe.data.task)
+        wrong = task_map(other)
+    runs_teacher = any(arm.runs_teacher for arm in recipe.arms)
+    return Lab(
+        teacher=teacher.model if runs_teacher else None,
+        teacher_weight=teacher.weight,
+        teacher_spec=teacher.spec,
+        student=student.model,
+        student_spec=student.spec,
+        tokenizer=student.tokenizer,
+        teacher_tokenizer=teacher.tokenizer,
+        map=map,
+        wrong_map=wrong,
+        task_map=task_map,
+        cka=cka,
+        extraction=recipe.extraction,
+        lora=recipe.lora,
+        train=recipe.train,
+        train_samples=data.train,
+        extra_prompts=data.extra,
+        general_samples=data.general,
+        device=torch.device(recipe.device),
+        bf16=recipe.device.startswith("cuda"),
+        kept=cache_dir() / "healed",
+        format=recipe.data.format,
+    )
+
+
+def _digest(data: Datasets, recipe: TransferRecipe) -> str:
+    """Names every sample that is learned from or counted."""
+    trained = [sample for seed in recipe.seeds for sample in data.train(seed)]
+    old = [sample for samples in data.old.values() for sample in samples]
+    return cache.samples_digest([*data.seed_samples, *trained, *data.test, *data.tuning, *old])
+
+
+def _keep_plan(recipe: TransferRecipe, lab: Lab, ctx: RunContext) -> None:
+    if ctx.done("plan"):
+        return
+    plan, map = plan_recipe(recipe, ctx)
+    factors = extract_factors(lab.weight, plan, map, device=lab.device)
+    with ctx.commit("plan") as folder:
+        write_extraction(folder, plan, factors, recipe)
+
+
+def _tune(
+    recipe: TransferRecipe, lab: Lab, data: Datasets, ctx: RunContext
+) -> dict[str, float | None]:
+    """Learning rate per arm: the recipe's, or each arm's best of the grid on other seeds."""
+    if not recipe.train.lr_grid:
+        return {arm.name: None for arm in recipe.arms}
+    ctx.stage("tune")
+    grid, seed = recipe.train.lr_grid, recipe.train.tuning_seed
+    arms = {arm.name: arm for arm in recipe.arms}
+    cells = [(arm, seed) for arm in recipe.arms]
+    done = 0
+    for index, batch in enumerate(_batches(lab, cells, ctx, "tuning.json", len(grid))):
+        own = [arms[name] for name, _ in batch.cells]
+        together = _Together(ctx, done, len(own), len(arms), "tuning")
+        together.progress(0, 1, "training")
+        if not all(ctx.done(f"tuning/{arm.name}") for arm in own):
+            found = tune_batch(
+                lab,
+                own,
+                grid,
+                batch.form,
+                ctx.checkpoints / "tuning" / f"batch-{index}",
+                items=data.tuning,
+                metric=recipe.data.metric,
+                storage=STORAGE,
+                progress=together,
+                progress_of=lambda arm: _Labelled(ctx, f"tune {arm.name}", seed),
+            )
+            _keep_tunings(found, ctx)
+        done += len(own)
+    ctx.progress(len(arms), len(arms), "tuned all arms")
+    paths = {name: ctx.artifacts / "tuning" / name / "tuning.json" for name in arms}
+    return {n: Tuning.model_validate_json(p.read_text()).lr for n, p in paths.items()}
+
+
+def _keep_tunings(found: Sequence[Tuning], ctx: RunContext) -> None:
+    for tuning in found:
+        if not ctx.done(f"tuning/{tuning.arm}"):
+            with ctx.commit(f"tuning/{tuning.arm}") as folder:
+                (folder / "tuning.json").write_text(tuning.model_dump_json(indent=1))
+
+
+def _cells(
+    recipe: TransferRecipe,
+    lab: Lab,
+    data: Datasets,
+    rates: dict[str, float | None],
+    ctx: RunContext,
+) -> None:
+    """Every arm with every seed, seeds outermost: a cancelled run still compares all arms."""
+    cells = {
+        (arm.name, seed): Cell(arm, seed, rates[arm.name], _Labelled(ctx, arm.name, seed))
+        for seed in recipe.seeds
+        for arm in recipe.arms
+    }
+    done = 0
+    pairs = [(cell.arm, cell.seed) for cell in cells.values()]
+    for index, batch in enumerate(_batches(lab, pairs, ctx, "batches.json")):
+        ctx.check_cancelled()
+        own = [cells[key] for key in batch.cells]
+        together = _Together(ctx, done, len(own), len(cells), "training")
+        together.progress(0, 1, "training")
+        _batch(recipe, lab, data, own, batch.form, index, together)
+        done += len(own)
+    ctx.progress(len(cells), len(cells), "all arms")
+
+
+def _batches(
+    lab: Lab, cells: Sequence[tuple[Arm, int]], ctx: RunContext, name: str, copies: int = 1
+) -> list[CellGroup]:
+    """Which cells share a program: chosen once, since a resume may find less memory free."""
+    path = ctx.checkpoints / name
+    if not path.is_file():
+        chosen = plan_batches(lab, cells, copies)
+        atomic_write(path, json.dumps([batch.model_dump() for batch in chosen]))
+    return [CellGroup.model_validate(batch) for batch in json.loads(path.read_text())]
+
+
+def _batch(
+    recipe: TransferRecipe,
+    lab: Lab,
+    data: Datasets,
+    cells: list[Cell],
+    form: Form,
+    index: int,
+    together: _Together,
+) -> None:
+    """Trains some cells side by side, or one, and keeps each."""
+    ctx = together.ctx
+
+    def missing(cell: Cell) -> bool:
+        return not ctx.done(f"{results.CELLS}/{cell.name}")
+
+    checkpoints = ctx.checkpoints / f"batch-{index}"
+    if any(map(missing, cells)):
+        found = run_batch(
+            lab,
+            cells,
+            form,
+            checkpoints,
+            test=data.test,
+            old_skills=data.old,
+            metrics=_metrics(recipe, data.test),
+            answers=True,
+            storage=STORAGE,
+            progress=together,
+            wanted=missing,
+        )
+        for cell, result in found:
+            _keep(recipe, data, cell, result, ctx)
+    if checkpoints.exists():
+        remove_folder(checkpoints)
+
+
+def _keep(
+    recipe: TransferRecipe, data: Datasets, cell: Cell, done: CellResult, ctx: RunContext
+) -> None:
+    """Commits a finished cell."""
+    record = done.record
+    with ctx.commit(f"{results.CELLS}/{cell.name}") as folder:
+        (folder / results.CELL).write_text(record.outcome.model_dump_json(indent=1))
+        (folder / results.RECORD).write_text(record.model_dump_json(exclude={"outcome"}))
+        rows = _answer_rows(data.test, record)
+        (folder / results.ANSWERS).write_text(json.dumps(rows, indent=1))
+        if done.trainee.trains:
+            kind = "adapter" if done.trainee.is_adapter else "model"
+            (folder / kind).mkdir()
+            card = _card(recipe, cell.arm, cell.seed, ctx)
+            done.save_weights(folder / kind, recipe.student, card)
+    value = sum(record.outcome.outcomes[recipe.data.metric]) / len(record.outcome.items)
+    ctx.metric(arm=cell.arm.name, seed=cell.seed, value=value)
+
+
+class _Together:
+    """The run's progress while some cells are trained; the bar counts cells."""
+
+    def __init__(self, ctx: RunContext, before: int, n: int, total: int, doing: str) -> None:
+        self.ctx = ctx
+        self._before, self._n, self._total, self._doing = before, n, total, doing
+
+    def check_cancelled(self) -> None:
+        self.ctx.check_cancelled()
+
+    def progress(self, done: float, total: float, message: str = "", **data: Any) -> None:
+        """A share of the training is the same share of its cells."""
+        if message == "training":
+            cells = self._before + self._n * done / total
+            last = self._before + self._n
+            which = f"{self._before + 1}" if self._n == 1 else f"{self._before + 1} to {last}"
+            self.ctx.progress(cells, self._total, f"{self._doing} {which} of {self._total}")
+
+    def metric(self, **data: Any) -> None:
+        self.ctx.metric(**data)
+
+    def log(self, text: str) -> None:
+        self.ctx.log(text)
+
+
+class _Labelled:
+    """The run's progress, with arm and seed on every metric; cell ticks stay out of the bar."""
+
+    def __init__(self, ctx: RunContext, arm: str, seed: int) -> None:
+        self._ctx = ctx
+        self._label = {"arm": arm, "seed": seed}
+
+    def check_cancelled(self) -> None:
+        self._ctx.check_cancelled()
+
+    def progress(self, done: float, total: float, message: str = "", **data: Any) -> None:
+        """Inside a cell there is nothing to tick: the bar counts cells."""
+
+    def metric(self, **data: Any) -> None:
+        self._ctx.metric(**self._label, **data)
+
+    def log(self, text: str) -> None:
+        self._ctx.log(text)
+
+
+def _benchmarks(recipe: TransferRecipe, lab: Lab, ctx: RunContext) -> None:
+    """Every arm and seed on the recipe's benchmarks, as it was trained."""
+    if not recipe.benchmarks:
+        return
+    ctx.stage("benchmark")
+    device = str(lab.device)
+    subjects = arm_subjects(ctx.run, recipe, lambda: (lab.student, lab.tokenizer), device)
+    batch = EVALUATION_BATCHES * recipe.train.batch_size
+    length = recipe.train.max_length
+    measure_subjects(subjects, recipe.benchmarks, ctx, device, batch, length)
+    base = next((arm.name for arm in recipe.arms if arm.role == "baseline"), "")
+    write_tables(subjects, recipe.benchmarks, ctx, base)
+
+
+def _metrics(recipe: TransferRecipe, test: Sequence[Sample]) -> tuple[Any, ...]:
+    """The verdict's metric first; choice accuracy wherever items have choices."""
+    wanted = [recipe.data.metric, "exact_match", "loss"]
+    if all(sample.choices for sample in test):
+        wanted.append("choice")
+    return tuple(dict.fromkeys(wanted))
+
+
+def _answer_rows(test: Sequence[Sample], record: CellRecord) -> list[dict[str, Any]]:
+    return [
+        {"id": sample.id, "question": sample.prompt, "expected": sample.answer, "answer": answer}
+        for sample, answer in zip(test, record.answers, strict=True)
+    ]
+
+
+def _card(recipe: TransferRecipe, arm: Arm, seed: int, ctx: RunContext) -> str:
+    return (
+        f"# {arm.name}, seed {seed}\n\n"
+        f"Trained by Nuggets on `{recipe.data.task or recipe.data.file or recipe.data.train}` "
+        f"for the student `{recipe.student}`, teacher `{recipe.teacher}`, run {ctx.run.id}. "
+        "Load it on the untouched student.\n\n"
+        f"    nuggets export {ctx.run.id} --arm {arm.name} --seed {seed} --out FOLDER\n"
+    )
+
+
+def _report(recipe: TransferRecipe, data: Datasets, ctx: RunContext) -> None:
+    if ctx.done("report"):
+        return
+    found: list[CellOutcome] = results.cells(ctx.run)
+    if len(found) != len(recipe.arms) * len(recipe.seeds):
+        raise BadInput(f"Run {ctx.run.id} has {len(found)} finished cells; some are missing.")
+    report = build_report(
+        found,
+        task=data.label,
+        metric=recipe.data.metric,
+        higher_is_better=recipe.data.metric != "loss",
+    )
+    with ctx.commit("report") as folder:
+        (folder / "report.json").write_text(report.model_dump_json(indent=1))

@@ -1,0 +1,1 @@
+"""Paired statistics and the verdict, without any model."""

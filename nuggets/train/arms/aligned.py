@@ -1,0 +1,116 @@
+"""Arms that bring the teacher into the student's basis: ideas beyond the paper, pre-registered.
+
+See `docs/paper/preregistration.md` for what each one may look at and what would count as success.
+None of them sees the teacher on a held-out item.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field
+
+from nuggets.statistics.verdict import ArmRole
+from nuggets.train.arms.base import ArmBase
+
+if TYPE_CHECKING:
+    from nuggets.train.lab import Lab, Trainee
+
+
+class Aligned(ArmBase):
+    """What these arms share.
+
+    Attributes:
+        control: destroys the correspondence of the two models and keeps sizes: the arm's control.
+        n_general: general samples on which the maps are fitted, beside the training samples.
+    """
+
+    runs_teacher: ClassVar[bool] = True
+    control: bool = False
+    n_general: int = Field(default=512, ge=8)
+
+    @property
+    def role(self) -> ArmRole:  # type: ignore[override]
+        """Treatment, or its own control."""
+        return "control" if self.control else "treatment"
+
+    @property
+    def name(self) -> str:
+        """What the report calls this arm."""
+        return self.label or (f"{self.kind}_control" if self.control else self.kind)
+
+
+class Memories(Aligned):
+    """LoRA that starts with the teacher's most sensitive FFN neurons in place of unused ones."""
+
+    title: ClassVar[str] = "Aligned memories"
+    keeps_function: ClassVar[bool] = False
+    family = "start"
+    kind: Literal["memories"] = "memories"
+
+    def build(self, lab: Lab, seed: int) -> Trainee:
+        """Maps keys and values into the student's basis and puts them there."""
+        from nuggets.train.builders import aligned
+
+        return aligned.with_memories(lab, seed, self)
+
+
+class States(Aligned):
+    """Plain LoRA whose states are also drawn to the teacher's, on general samples.
+
+    Attributes:
+        weight: of that pull beside the answer's likelihood.
+    """
+
+    title: ClassVar[str] = "Aligned states"
+    kind: Literal["states"] = "states"
+    weight: float = Field(default=1.0, gt=0)
+
+    def build(self, lab: Lab, seed: int) -> Trainee:
+        """Fits the maps once and adds a fresh LoRA with both losses."""
+        from nuggets.train.builders import aligned
+
+        return aligned.with_states(lab, seed, self)
+
+
+class Hints(Aligned):
+    """The student first learns the teacher's states on general samples, then gets a plain LoRA.
+
+    All weights and one linear map per layer are trained together (FitNets, arXiv 1412.6550), so
+    that the student may encode whatever the teacher's states hold.
+
+    Attributes:
+        steps: of that first training, on answers of general samples and on states.
+        lr: its learning rate.
+        batch: samples per step.
+        weight: of the states beside the answers' likelihood.
+    """
+
+    title: ClassVar[str] = "Learned states"
+    kind: Literal["hints"] = "hints"
+    n_general: int = Field(default=8000, ge=8)
+    steps: int = Field(default=800, ge=1)
+    lr: float = Field(default=2e-3, gt=0)
+    batch: int = Field(default=32, ge=1)
+    weight: float = Field(default=1.0, gt=0)
+
+    def build(self, lab: Lab, seed: int) -> Trainee:
+        """Trains a copy of the student on the teacher's states and adds a fresh LoRA."""
+        from nuggets.train.builders import aligned
+
+        return aligned.with_hints(lab, seed, self)
+
+
+class Regressed(Aligned):
+    """LoRA that starts as the rank-r change that best imitates the teacher's layers."""
+
+    title: ClassVar[str] = "Regressed layers"
+    keeps_function: ClassVar[bool] = False
+    family = "start"
+    kind: Literal["regressed"] = "regressed"
+
+    def build(self, lab: Lab, seed: int) -> Trainee:
+        """Solves a reduced-rank ridge regression per FFN output matrix."""
+        from nuggets.train.builders import aligned
+
+        return aligned.with_regression(lab, seed, self)

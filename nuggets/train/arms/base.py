@@ -1,0 +1,75 @@
+"""What every arm is."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from nuggets.extraction.plan import ExtractionConfig
+from nuggets.frozen import Frozen
+from nuggets.models.architecture import ArchSpec
+from nuggets.statistics.verdict import ArmRole
+
+if TYPE_CHECKING:
+    from nuggets.train.lab import Lab, Trainee
+
+
+class ArmBase(Frozen):
+    """What all arms share.
+
+    Attributes:
+        label: the arm's name in the report, so that one kind can appear twice.
+    """
+
+    role: ClassVar[ArmRole]
+    title: ClassVar[str]
+    family: ClassVar[Literal["start", "other"]] = "other"
+    """`start` if it differs from plain LoRA in nothing but what the LoRA starts from. Forms group
+    arms by role and family."""
+    trains: ClassVar[bool] = True
+    stacks: ClassVar[Literal["adapter", "own_base", "whole"] | None] = None
+    """What it trains, if it can share a program with other arms of the same: an adapter of the
+    untouched student, an adapter of another base, or a whole model."""
+    runs_teacher: ClassVar[bool] = False
+    """Whether it runs the teacher or copies it whole; other arms read single matrices."""
+    keeps_function: ClassVar[bool] = True
+    """Whether the student's function is unchanged at step 0."""
+    needs_other_task: ClassVar[bool] = False
+    """Whether it needs the teacher's sensitivity to another task, `lab.wrong_map`."""
+    needs_extra_prompts: ClassVar[bool] = False
+    """Whether it needs prompts beside the training samples."""
+    uncounted: ClassVar[str] = ""
+    """What it does beside training that no estimate covers, in a few words."""
+    kind: Any  # a literal in every arm
+    label: str | None = Field(default=None, min_length=1, max_length=40)
+
+    @property
+    def name(self) -> str:
+        """What the report calls this arm."""
+        return self.label or self.kind
+
+    def extraction(self, common: ExtractionConfig) -> ExtractionConfig:
+        """What it extracts: the recipe's extraction, unless a part of it is the arm's own."""
+        return common
+
+    def check(self, teacher: ArchSpec, student: ArchSpec, roles: Collection[str]) -> None:
+        """Refuses what is known to be impossible before anything is loaded.
+
+        Args:
+            teacher: dimensions of the teacher.
+            student: dimensions of the student.
+            roles: matrices that are extracted.
+
+        Raises:
+            BadInput: in one sentence.
+        """
+
+    def build(self, lab: Lab, seed: int) -> Trainee:
+        """Makes what is trained; the lab's models are not changed.
+
+        Raises:
+            BadInput: if the pair or the data cannot serve this arm, in one sentence.
+        """
+        raise NotImplementedError

@@ -1,0 +1,360 @@
+"""The arms of a transfer: what is compared. One class and one line each.
+
+Every arm of a run gets the same training samples, steps and rank; an arm's class says in what
+it differs. Seeds govern which samples are drawn, initial values and the order of training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from nuggets.builtin.skills import skill_samples
+from nuggets.errors import BadInput
+from nuggets.extraction.consistent import check_consistent
+from nuggets.extraction.layers import LayerSelector, RandomLayers
+from nuggets.extraction.plan import ExtractionConfig, Role
+from nuggets.extraction.selectors import MatrixSelector
+from nuggets.models.architecture import ArchSpec
+from nuggets.statistics.verdict import ArmRole
+from nuggets.train.arms.aligned import Hints, Memories, Regressed, States
+from nuggets.train.arms.base import ArmBase
+from nuggets.train.arms.initialisers import Corda, Eva, LoraGa, Olora, Pissa
+
+if TYPE_CHECKING:
+    from nuggets.compute.svd import LowRankFactors
+    from nuggets.train.lab import Lab, Trainee
+
+
+class Vanilla(ArmBase):
+    """The student as it is, without training."""
+
+    role: ClassVar[ArmRole] = "reference"
+    title: ClassVar[str] = "Untouched student"
+    trains = False
+    kind: Literal["vanilla"] = "vanilla"
+
+    def build(self, lab: Lab, seed: int) -> Trainee:
+        """Returns a copy of the student that is not trained."""
+        from nuggets.train.lab import Trainee
+
+        return Trainee(lab.fresh_student(), [], trains=False)
+
+
+class Plain(ArmBase):
+    """LoRA with its usual initialisation (A random, B zero); nothing comes from the teacher."""
+
+    role: ClassVar[ArmRole] = "baseline"
+    title: ClassVar[str] = "Plain LoRA"
+    stacks = "adapter"
+    family = "start"
+    kind: Literal["plain"] = "plain"
+
+    def build(self, lab: Lab, seed: int) -> Trainee:
+        """Adds a fresh LoRA to the student."""
+        from nuggets.train.builders import lora
+
+        return lora.with_lora(lab, seed, init_lora_weights=True)
+
+
+class Paper(ArmBase):
+    """LoRA that starts from the teacher's extracted matrices (arXiv 2310.11451).
+
+    By default from the recipe's extraction; what is given here replaces a part of it for this arm
+    alone, so that one run can compare several ways to extract.
+
+    Attributes:
+        layers: which teacher layers.
+        matrices: which entries of their matrices.
+        only: roles that start from the teacher; the others get a LoRA that starts as usual, so
+            that all arms have the same capacity.
+        task: built-in task whose seed samples locate the parameters, instead of the target's.
+    """
+
+    role: ClassVar[ArmRole] = "treatment"
+    title: ClassVar[str] = "Extracted parameters"
+    stacks = "adapter"
+    family = "start"
+    kind: Literal["paper"] = "paper"
+    layers: LayerSelector | None = None
+    matrices: MatrixSelector | None = None
+    only: tuple[Role, ...] | None = Field(default=None, min_length=1)
+    task: str | None = None
+
+    def build(self, lab: Lab, seed: int) -> Trainee:
+        """Injects the extracted factors on a function-preserving base."""
+        from nuggets.train.builders import lora
+
+        return lora.injected(lab, seed, self._factors(lab))
+
+    def extraction(self, common: ExtractionConfig) -> ExtractionConfig:
+        """The recipe's extraction with the arm's own layers, matrices and roles."""
+        own = {"layers": self.layers, "matrices": self.matrices, "roles": self.only}
+        return common.model_copy(update={k: v for k, v in own.items() if v is not None})
+
+    def check(self, teacher: ArchSpec, student: ArchSpec, roles: Collection[str]) -> None:
+        """Refuses tasks that are not built in."""
+        if self.task is not None:
+            skill_samples(self.task, "seed", 1)
+
+    def _factors(self, lab: Lab) -> Mapping[str, LowRankFactors]:
+        extraction = self.extraction(lab.extraction)
+        if self.task is not None:
+            if lab.task_map is None:
+                raise BadInput(
+                    f"The arm {self.name} needs the teacher's sensitivity on {self.task}, which "
+                    "this lab cannot measure. Remove its task."
+                )
+            return lab.factors_of(lab.task_map(self.task), extraction)
+        own = extraction != lab.extraction
+        return lab.factors(lab.plan(extraction)) if own else lab.factors()
+
+
+class Permuted(ArmBase):
+    """Like the treatment, but with rows and columns of every extracted matrix permuted."""
+
+    role: ClassVar[ArmRole] = "control"
+    title: ClassVar[str] = "Permuted extraction"
+    stacks = "adapter"
+    family = "start"
+    kind: Literal["permuted"] = "permuted"
+
+    def build(self, lab: Lab, seed: int) -> Trainee:
+        """Injects factors with the same spectrum and entries, but no meaning."""
+        from nuggets.train.builders import controls, lora
+
+        return lora.injected(lab, seed, controls.permute_factors(lab.factors(), seed))
+
+
+class Shuffled(ArmBase):
+    """Like the treatment, but with all entries of every extracted matrix shuffled."""
+
+    role: ClassVar[ArmRole] = "control"
+    title: ClassVar[str] = "Shuffled extraction"
+    stacks = "adapter"
+    family = "start"
+    kind: Literal["shuffled"] = "shuffled"
+
+    def build(self, lab: Lab, seed: int) -> Trainee:
+        """Injects factors of the shuffled matrices, of the same norm."""
+        from nuggets.train.builders import controls, lora
+
+        factors = controls.shuffle_factors(lab.matrices(), lab.factors(), seed)
+        return lora.injected(lab, seed, factors)
+
+
+class Gaussian(ArmBase):
+    """Like the treatment, but with Gaussian noise of the same norm instead of the teacher."""
+
+    role: ClassVar[ArmRole] = "control"
+    title: ClassVar[str] = "Gaussian noise"
+    stacks = "adapter"
+    family = "start"
+    kind: Literal["gaussian"] = "gaussian"
+
+    def build(self, lab: Lab, seed: int) -> Trainee:
+        """Injects factors of noise, of the same norm."""
+        from nuggets.train.builders import controls, lora
+
+        return lora.injected(lab, seed, controls.gaussian_factors(lab.factors(), seed))
+
+
+class RandomLayerChoice(ArmBase):
+    """Like the treatment, but from teacher layers chosen at random."""
+
+    role: ClassVar[ArmRole] = "control"
+    title: ClassVar[str] = "Random layers"
+    stacks = "adapter"
+    family = "start"
+    kind: Literal["random_layers"] = "random_layers"
+
+    def build(self, lab: Lab, seed: int) -> Trainee:
+        """Injects what the same matrix selector finds in random layers."""
+        from nuggets.train.builders import lora
+
+        wanted = lab.extraction.model_copy(update={"layers": RandomLayers(seed=seed)})
+        same = lab.teacher_spec.n_layers == lab.student_spec.n_layers
+        note = (
+            "Both models have the same number of layers, so every layer is chosen." if same else ""
+        )
+        return lora.injected(lab, seed, lab.factors(lab.plan(wanted)), note)
+
+
+class RandomWindow(ArmBase):
+    """Like the treatment, but from windows (or a consistent choice) chosen at random."""
+
+    role: ClassVar[ArmRole] = "control"
+    title: ClassVar[str] = "Random window"
+    stacks = "adapter"
+    family = "start"
+    kind: Literal["random_window"] = "random_window"
+
+    def build(self, lab: Lab, seed: int) -> Trainee:
+        """Injects random entries of the same layers."""
+        from nuggets.train.builders import lora
+
+        blind = lab.extraction.matrices.blind(seed)
+        wanted = lab.extraction.model_copy(update={"matrices": blind})
+        return lora.injected(lab, seed, lab.factors(lab.plan(wanted)))
+
+
+class WrongTask(ArmBase):
+    """Like the treatment, but located by the seed samples of a different task."""
+
+    role: ClassVar[ArmRole] = "control"
+    title: ClassVar[str] = "Wrong task"
+    stacks = "adapter"
+    family = "start"
+    needs_other_task = True
+    kind: Literal["wrong_task"] = "wrong_task"
+
+    def build(self, lab: Lab, seed: int) -> Trainee:
+        """Injects what is sensitive for another task."""
+        from nuggets.train.builders import lora
+
+        if lab.wrong_map is None:
+            raise BadInput(
+                "The arm wrong_task needs a sensitivity map of another task, but there is none. "
+                "Use a built-in task, or remove the arm."
+            )
+        return lora.injected(lab, seed, lab.factors_of(lab.wrong_map))
+
+
+class Distill(ArmBase):
+    """Plain LoRA that imitates the teacher's token distribution on the same samples."""
+
+    role: ClassVar[ArmRole] = "comparator"
+    title: ClassVar[str] = "Distillation"
+    stacks = "adapter"
+    runs_teacher: ClassVar[bool] = True
+    uncounted = "the teacher's forward passes in distillation"
+    kind: Literal["distill"] = "distill"
+
+    def build(self, lab: Lab, seed: int) -> Trainee:
+        """Adds a fresh LoRA that is trained on KL(teacher ‖ student)."""
+        from nuggets.train.builders import lora
+
+        return lora.distilled(lab, seed)
+
+
+class TeacherLabels(ArmBase):
+    """Plain LoRA on the same samples and on extra prompts labelled by the teacher.
+
+    Attributes:
+        n: extra prompts; fewer where fewer exist.
+    """
+
+    role: ClassVar[ArmRole] = "comparator"
+    title: ClassVar[str] = "Teacher's answers"
+    stacks = "adapter"
+    runs_teacher: ClassVar[bool] = True
+    needs_extra_prompts = True
+    uncounted = "labelling samples with the teacher"
+    kind: Literal["teacher_labels"] = "teacher_labels"
+    n: int = Field(default=1500, ge=1)
+
+    def build(self, lab: Lab, seed: int) -> Trainee:
+        """Lets the teacher answer, greedily, and adds a fresh LoRA."""
+        from nuggets.train.builders import lora
+
+        return lora.with_teacher_labels(lab, seed, self.n)
+
+
+class Full(ArmBase):
+    """Fine-tuning of all weights of the student."""
+
+    role: ClassVar[ArmRole] = "comparator"
+    title: ClassVar[str] = "Full fine-tuning"
+    stacks = "whole"
+    kind: Literal["full"] = "full"
+
+    def build(self, lab: Lab, seed: int) -> Trainee:
+        """Returns a copy of the student, all of it trainable."""
+        from nuggets.train.builders import lora
+
+        return lora.fully_trainable(lab, seed)
+
+
+class Graft(ArmBase):
+    """A new student pruned from the teacher and fine-tuned to recover, then plain LoRA.
+
+    All origins keep the same teacher layers (those of the extraction plan), so that they differ
+    in the choice of dimensions, heads and neurons alone.
+
+    Attributes:
+        origin: which dimensions are kept. `permuted` cuts as `sensitivity` does and then
+            permutes rows and columns of every matrix: the control without a working circuit.
+        task: built-in task whose sensitivity chooses, instead of the target's.
+        heal_steps: steps of full fine-tuning on general data after the cut.
+        heal_lr: their learning rate.
+        heal_batch: samples per step.
+        heal_samples: general samples that healing draws from.
+    """
+
+    title: ClassVar[str] = "Graft and heal"
+    stacks = "own_base"
+    runs_teacher: ClassVar[bool] = True
+    uncounted = "fine-tuning the grafts to recover"
+    kind: Literal["graft"] = "graft"
+    origin: Literal["sensitivity", "first", "random", "permuted"] = "sensitivity"
+    task: str | None = None
+    heal_steps: int = Field(default=1500, ge=0)
+    heal_lr: float = Field(default=3e-3, gt=0)
+    heal_batch: int = Field(default=64, ge=1)
+    heal_samples: int = Field(default=12_000, ge=1)
+
+    @property
+    def role(self) -> ArmRole:  # type: ignore[override]
+        """Treatment by the target's sensitivity; random, permuted, another task are controls."""
+        if self.task is not None:
+            return "control"
+        roles: dict[str, ArmRole] = {"sensitivity": "treatment", "first": "comparator"}
+        return roles.get(self.origin, "control")
+
+    @property
+    def name(self) -> str:
+        """What the report calls this arm."""
+        own = self.kind if self.origin == "sensitivity" else f"{self.kind}_{self.origin}"
+        return self.label or own
+
+    def check(self, teacher: ArchSpec, student: ArchSpec, roles: Collection[str]) -> None:
+        """Refuses pairs whose heads cannot be kept whole, and tasks that are not built in."""
+        check_consistent(teacher, student)
+        if self.task is not None:
+            skill_samples(self.task, "seed", 1)
+
+    def build(self, lab: Lab, seed: int) -> Trainee:
+        """Cuts, heals and adds a fresh LoRA."""
+        from nuggets.train.builders import graft
+
+        return graft.grafted(lab, seed, self)
+
+
+Arm = Annotated[
+    Vanilla
+    | Plain
+    | Paper
+    | Permuted
+    | Shuffled
+    | Gaussian
+    | RandomLayerChoice
+    | RandomWindow
+    | WrongTask
+    | Pissa
+    | Olora
+    | LoraGa
+    | Eva
+    | Corda
+    | Distill
+    | TeacherLabels
+    | Full
+    | Graft
+    | Memories
+    | States
+    | Hints
+    | Regressed,
+    Field(discriminator="kind"),
+]
+"""The arms, chosen by `kind`."""

@@ -1,0 +1,1 @@
+"""How arms are built: from configuration to what is trained."""

@@ -1,0 +1,163 @@
+"""Graft and heal: cut a student out of the teacher, heal it, and give it a plain LoRA."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from nuggets.data.samples import Encoded
+from nuggets.errors import BadInput
+from nuggets.extraction.adapter import add_lora
+from nuggets.extraction.consistent import Order, choose_consistent
+from nuggets.extraction.cut import cut_model, permute_matrices
+from nuggets.train.checkpoints import LOG, Storage, TrainLog, load_weights, save_weights
+from nuggets.train.config import TrainConfig
+from nuggets.train.flops import training_flops
+from nuggets.train.lab import Lab, Trainee
+from nuggets.train.randomness import seeded
+
+if TYPE_CHECKING:
+    from nuggets.train.arms.family import Graft
+
+
+def grafted(lab: Lab, seed: int, arm: Graft) -> Trainee:
+    """Prunes the teacher to the student's dimensions, fine-tunes to recover, adds a LoRA.
+
+    Every seed cuts (where the cut is random), heals and trains separately: seeds are students.
+    """
+    model = cut(lab, seed, arm)
+    healing, flops = heal(lab, model, seed, arm)
+    encoded = lab.training(seed)
+    with seeded(seed, lab.device):
+        peft = add_lora(model, lab.ranks(), lab.lora)
+    return Trainee(
+        peft,
+        encoded,
+        own_base=True,
+        n_samples=len(encoded),
+        seconds=healing.seconds,
+        flops=flops,
+        note=f"Pruned from the teacher ({arm.origin}), then fine-tuned for {arm.heal_steps} "
+        "steps to recover.",
+    )
+
+
+def cut(lab: Lab, seed: int, arm: Graft) -> Any:
+    """A student-shaped model out of the teacher, from the layers of the extraction plan."""
+    map = lab.map
+    if arm.task is not None:
+        if lab.task_map is None:
+            raise BadInput(f"The arm {arm.name} needs a sensitivity map of {arm.task}.")
+        map = lab.task_map(arm.task)
+    layers = [teacher for _, teacher in lab.plan().alignment.pairs]
+    orders: dict[str, Order] = {"first": "first", "random": "random"}
+    order = orders.get(arm.origin, "sensitivity")
+    choice = choose_consistent(map, lab.student_spec, layers, order, seed)
+    model = cut_model(lab.teacher, choice)
+    if arm.origin == "permuted":
+        permute_matrices(model, seed)
+    return model
+
+
+def heal(lab: Lab, model: Any, seed: int, arm: Graft) -> tuple[TrainLog, float]:
+    """Trains every weight of a cut model on general data, in place; also its FLOPs.
+
+    A student that was cut and healed in the same way before, perhaps for another run or beside
+    others, is read back.
+    """
+    if arm.heal_steps == 0:
+        return TrainLog(), 0.0
+    healing = Healing.of(lab, model, seed, arm)
+    size = arm.heal_steps, arm.heal_batch, seed
+    flops = training_flops(model, healing.encoded, *size, None, lab.device, lab.once)
+    if healing.done:
+        return healing.read_back(), flops
+    work = lab.workspace
+    from nuggets.train.finetune import finetune  # Trainer imports what small models never need
+
+    log = finetune(
+        model,
+        healing.encoded,
+        healing.config,
+        seed,
+        work.folder / "healing",
+        device=lab.device,
+        progress=work.progress,
+        storage=work.storage,
+        bf16=lab.bf16,
+    )
+    healing.keep(work.storage, log)
+    return log, flops
+
+
+@dataclass(frozen=True, eq=False)
+class Healing:
+    """A cut model and what it is healed with.
+
+    Attributes:
+        model: the cut; all of its weights ask for gradients.
+        encoded: general samples; the same for all students of a seed.
+        config: as full fine-tuning has it.
+        seed: of the order of samples.
+        kept: where the healed student is kept, named by everything that goes in; None for nowhere.
+    """
+
+    model: Any
+    encoded: list[Encoded]
+    config: TrainConfig
+    seed: int
+    kept: Path | None
+
+    @classmethod
+    def of(cls, lab: Lab, model: Any, seed: int, arm: Graft) -> Healing:
+        """Prepares the healing of a cut model; its weights may be trained from now on."""
+        n = arm.heal_samples
+        samples = lab.once(
+            ("healing", n, seed, lab.general_samples, lab.train.max_length),
+            lambda: lab.encode(lab.general_samples(n, seed)),
+        )
+        config = TrainConfig(
+            steps=arm.heal_steps,
+            batch_size=arm.heal_batch,
+            lr=arm.heal_lr,
+            schedule="cosine",
+            weight_decay=0.01,
+            checkpoint_every=lab.train.checkpoint_every,
+            max_length=lab.train.max_length,
+        )
+        for parameter in model.parameters():
+            parameter.requires_grad_(True)
+        kept = None if lab.kept is None else lab.kept / _digest(model, samples, config, seed)
+        return cls(model, samples, config, seed, kept)
+
+    @property
+    def done(self) -> bool:
+        """Whether such a student was healed before."""
+        return self.kept is not None and self.kept.is_dir()
+
+    def read_back(self) -> TrainLog:
+        """Gives the model the weights that were kept."""
+        assert self.kept is not None
+        load_weights(self.model, self.kept)
+        return TrainLog.model_validate_json((self.kept / LOG).read_text())
+
+    def keep(self, storage: Storage | None, log: TrainLog) -> None:
+        """Writes a healed student where others find it."""
+        if self.kept is not None and storage is not None and not self.kept.is_dir():
+            with storage.commit(self.kept) as folder:
+                save_weights(self.model, folder)
+                (folder / LOG).write_text(log.model_dump_json())
+
+
+def _digest(model: Any, encoded: Sequence[Encoded], config: TrainConfig, seed: int) -> str:
+    """Names a healing by everything that goes in: weights, samples, settings, seed."""
+    found = hashlib.sha256(f"{config.model_dump_json()} {seed} {encoded}".encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        found.update(name.encode())
+        found.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()[:24]

@@ -1,0 +1,1 @@
+"""Many arms and seeds trained side by side."""

@@ -1,0 +1,235 @@
+"""One model that holds what many arms and seeds train, and hands each lane back."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nuggets.extraction.adapter import is_wrapped, untie, write_factors
+from nuggets.train.checkpoints import trainable
+from nuggets.train.lab import Lab, Trainee
+from nuggets.train.lanes.layers import (
+    LaneAdapter,
+    LaneDropout,
+    LaneEmbedding,
+    LaneLinear,
+    LaneVectors,
+)
+
+_UNDECAYED = re.compile(r"bias|layernorm|rmsnorm|(?:^|\.)norm(?:$|\.)|_norm(?:$|\.)", re.IGNORECASE)
+"""Names that transformers' Trainer spares from weight decay."""
+
+
+class Unstackable(Exception):
+    """This model or arm cannot share a program with others; it is trained alone."""
+
+
+class LaneParameters:
+    """All values that are trained, one row per lane; the layers' parameters are views of it.
+
+    Attributes:
+        flat: `[lanes, parameters]`, those with weight decay first.
+        grad: their gradients, likewise.
+        decayed: how many have weight decay.
+        views: name → parameter `[lanes, *shape]`.
+    """
+
+    def __init__(self, values: Sequence[Mapping[str, Tensor]]) -> None:
+        names = sorted(values[0], key=lambda name: bool(_UNDECAYED.search(name)))
+        if len({value.dtype for value in values[0].values()}) != 1:
+            raise Unstackable("trained values of more than one precision")
+        self.flat = torch.stack([torch.cat([own[n].reshape(-1) for n in names]) for own in values])
+        self.grad = torch.zeros_like(self.flat)
+        self.views: dict[str, nn.Parameter] = {}
+        self._grads: list[Tensor] = []
+        start, self.decayed = 0, 0
+        for name in names:
+            shape, end = values[0][name].shape, start + values[0][name].numel()
+            view = nn.Parameter(self.flat[:, start:end].view(len(values), *shape))
+            self.views[name] = view
+            self._grads.append(self.grad[:, start:end].view_as(view))
+            start = end
+            self.decayed = self.decayed if _UNDECAYED.search(name) else end
+
+    def differentiate(self, loss: Tensor) -> None:
+        """Sets `grad` to the gradient of a sum over lanes."""
+        found = torch.autograd.grad(loss, list(self.views.values()))
+        for own, value in zip(self._grads, found, strict=True):
+            own.copy_(value)
+
+    def lane(self, index: int) -> dict[str, Tensor]:
+        """Copies of one lane's values."""
+        return {name: view.detach()[index].clone() for name, view in self.views.items()}
+
+
+class LaneModel:
+    """Several trainees in one program.
+
+    Attributes:
+        model: a causal language model whose batches hold every lane's rows, lane by lane.
+        n_lanes: number of lanes.
+        parameters: what is trained.
+        dropout: of the LoRA; None without.
+    """
+
+    def __init__(
+        self, lab: Lab, trainees: Sequence[Trainee], seeds: Sequence[int], *, merge: bool
+    ) -> None:
+        """Stacks trainees of one kind: all adapters of the same modules and ranks, or all whole.
+
+        Args:
+            lab: where the shared base comes from.
+            trainees: as their arms built them. Without `merge` their models are not needed any
+                more once their factors were read: see `take`.
+            seeds: of dropout, per lane.
+            merge: give every lane a base of its own and add LoRA products to the weights. It
+                needs the memory of one student per lane.
+
+        Raises:
+            Unstackable: if they cannot share a program.
+        """
+        self.n_lanes, self._lab = len(trainees), lab
+        adapters = [trained_values(trainee) for trainee in trainees]
+        if len({_signature(own) for own in adapters}) != 1:
+            raise Unstackable("adapters of different shapes")
+        self.parameters = LaneParameters(adapters)
+        self.model = _carrier(lab, trainees[0])
+        _check_randomness(self.model)
+        self.dropout = None
+        if lab.lora.dropout and trainees[0].whole is False:
+            generators = [torch.Generator(lab.device).manual_seed(seed) for seed in seeds]
+            self.dropout = LaneDropout(lab.lora.dropout, generators)
+        self._merge = merge
+        self._swap(trainees)
+
+    def factors(self, lane: int) -> dict[str, tuple[Tensor, Tensor]]:
+        """One lane's `(A, B)` per module."""
+        values = self.parameters.lane(lane)
+        names = [name.removesuffix(".lora_A") for name in values if name.endswith(".lora_A")]
+        return {name: (values[f"{name}.lora_A"], values[f"{name}.lora_B"]) for name in names}
+
+    def write_back(self, lane: int, trainee: Trainee) -> None:
+        """Gives a trainee's own model what its lane learned."""
+        if trainee.whole:
+            own = trainable(trainee.model)
+            with torch.no_grad():
+                for name, value in self.parameters.lane(lane).items():
+                    own[name].copy_(value)
+        else:
+            write_factors(trainee.model, self.factors(lane))
+
+    def _swap(self, trainees: Sequence[Trainee]) -> None:
+        """Puts a lane layer wherever lanes differ."""
+        names = {id(p): name for name, p in self.model.named_parameters()}  # tied ones once
+        bases = [_base_values(trainee) for trainee in trainees] if self._merge else None
+        for path, module in list(self.model.named_modules()):
+            own = {
+                key: self._values(names[id(value)], value, bases)
+                for key, value in module.named_parameters(recurse=False)
+            }
+            adapter = self._adapter(path, trainees)
+            differs = any(len(value) == 2 and value[1] for value in own.values())
+            if own and (adapter is not None or differs):
+                values = {key: value[0] for key, value in own.items()}
+                self._replace(path, self._layer(module, values, adapter, differs))
+
+    def _values(
+        self, name: str, shared: Tensor, bases: list[dict[str, Tensor]] | None
+    ) -> tuple[Tensor, bool]:
+        """A base tensor of all lanes, and whether it is stacked: trained, or not the same."""
+        if name in self.parameters.views:
+            return self.parameters.views[name], True
+        if bases is None or all(torch.equal(own[name], shared) for own in bases):
+            return shared.detach(), False
+        return torch.stack([own[name] for own in bases]), True
+
+    def _adapter(self, path: str, trainees: Sequence[Trainee]) -> LaneAdapter | None:
+        a = self.parameters.views.get(f"{path}.lora_A")
+        if a is None:
+            return None
+        b = self.parameters.views[f"{path}.lora_B"]
+        initial = None
+        if not self._merge and any(trainee.initial for trainee in trainees):
+            firsts = [_initial(trainee, path, a[0], b[0]) for trainee in trainees]
+            initial = (
+                torch.stack([first[0] for first in firsts]),
+                torch.stack([first[1] for first in firsts]),
+            )
+        return LaneAdapter(a, b, self._lab.lora.scale(a.shape[1]), initial)
+
+    def _layer(
+        self, module: nn.Module, own: dict[str, Tensor], adapter: LaneAdapter | None, differs: bool
+    ) -> nn.Module:
+        if type(module) is nn.Linear:
+            bias, n = own.get("bias"), self.n_lanes
+            merge = self._merge or differs
+            return LaneLinear(own["weight"], bias, adapter, n, self.dropout, merge=merge)
+        if type(module) is nn.Embedding:
+            return LaneEmbedding(own["weight"], module.padding_idx, adapter, self.n_lanes)
+        if adapter is None and all(value.ndim == 2 for value in own.values()):
+            return LaneVectors(copy.deepcopy(module), own, self.n_lanes)
+        raise Unstackable(f"a layer of the type {type(module).__name__}")
+
+    def _replace(self, path: str, layer: nn.Module) -> None:
+        parent, _, name = path.rpartition(".")
+        setattr(self.model.get_submodule(parent), name, layer)
+
+
+def trained_values(trainee: Trainee) -> dict[str, Tensor]:
+    """What an arm trains: `<module>.lora_A` and `.lora_B`, or weights by name."""
+    if trainee.whole:
+        return {name: p.detach() for name, p in trainable(trainee.model).items()}
+    named = {}
+    for name, (a, b) in trainee.factors().items():
+        named |= {f"{name}.lora_A": a, f"{name}.lora_B": b}
+    return named
+
+
+def _carrier(lab: Lab, trainee: Trainee) -> Any:
+    """A student of which only the modules are used; what lanes do not share is replaced."""
+    model = copy.deepcopy(trainee.model) if trainee.own_base else lab.fresh_student()
+    if is_wrapped(model):
+        model = model.unload()
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    if not trainee.whole:
+        untie(model, trainee.factors())
+    return model
+
+
+def _base_values(trainee: Trainee) -> dict[str, Tensor]:
+    """Every frozen tensor of a trainee's model by its name in the plain model."""
+    model: Any = trainee.model
+    if is_wrapped(model):
+        model = model.base_model.model
+    named = model.named_parameters(remove_duplicate=False)
+    return {
+        name.replace(".base_layer.", "."): value.detach()
+        for name, value in named
+        if ".lora_" not in name
+    }
+
+
+def _initial(trainee: Trainee, path: str, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """What was subtracted from a lane's base; zeros for a lane on the untouched one."""
+    if path not in trainee.initial:
+        return torch.zeros_like(a), torch.zeros_like(b)
+    first = trainee.initial[path]
+    return first.a.to(a), first.b.to(b)
+
+
+def _signature(values: Mapping[str, Tensor]) -> tuple[Any, ...]:
+    return tuple((name, value.shape, value.dtype) for name, value in values.items())
+
+
+def _check_randomness(model: Any) -> None:
+    """Only LoRA's dropout is drawn lane by lane."""
+    if any(isinstance(module, nn.Dropout) and module.p for module in model.modules()) or getattr(
+        model.config, "attention_dropout", 0
+    ):
+        raise Unstackable("dropout inside the student")

@@ -1,0 +1,96 @@
+"""Which cells are trained side by side, in which form, and how many fit into memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import psutil
+import torch
+
+from nuggets.compute.threads import SMALL
+from nuggets.frozen import Frozen
+from nuggets.sensitivity.footprint import activation_bytes
+from nuggets.train.arms.family import Arm
+from nuggets.train.lab import Lab
+
+Form = Literal["merged", "shared", "alone"]
+"""How cells share a program: each with a base of its own, all on one base, or not at all."""
+
+MOST_LANES = 64
+"""More lanes bring nothing more, and the first result would come later."""
+SHARE = 0.5
+"""Of the free memory that one program may plan for: the estimate is rough."""
+
+
+class CellGroup(Frozen):
+    """Cells that are trained together.
+
+    Attributes:
+        form: how.
+        cells: arm's name and seed of each.
+    """
+
+    form: Form
+    cells: tuple[tuple[str, int], ...]
+
+
+def plan_batches(lab: Lab, cells: Sequence[tuple[Arm, int]], copies: int = 1) -> list[CellGroup]:
+    """Groups cells that can share a program, as many as fit into memory, in the given order.
+
+    Args:
+        lab: its `train.concurrent` says whether at all.
+        cells: arms and seeds, in the order in which results are wanted.
+        copies: lanes of each cell, such as one per learning rate.
+    """
+    forms: dict[str, Form] = {arm.name: _form(lab, arm) for arm, _ in cells}
+    kinds: dict[tuple[str, Form], list[tuple[Arm, int]]] = {}
+    for arm, seed in cells:
+        key = (str(arm.stacks), forms[arm.name])
+        kinds.setdefault(key, []).append((arm, seed))
+    batches = []
+    for (_, form), own in kinds.items():
+        size = 1 if form == "alone" else max(1, lanes_that_fit(lab, *own[0], form) // copies)
+        for start in range(0, len(own), size):
+            part = own[start : start + size]
+            chosen: Form = form if len(part) * copies > 1 else "alone"
+            batches.append(
+                CellGroup(form=chosen, cells=tuple((arm.name, seed) for arm, seed in part))
+            )
+    place = {(arm.name, seed): index for index, (arm, seed) in enumerate(cells)}
+    return sorted(batches, key=lambda batch: place[batch.cells[0]])
+
+
+def _form(lab: Lab, arm: Arm) -> Form:
+    """How an arm can share a program with others."""
+    small = sum(p.numel() for p in lab.student.parameters()) < SMALL
+    worth = lab.train.concurrent == "always" or small or lab.device.type == "cuda"
+    never = lab.train.concurrent == "never" or lab.train.activation_checkpointing
+    never = never or lab.train.processes > 1
+    if never or arm.stacks is None or not worth:
+        return "alone"
+    drops = lab.lora.dropout > 0 and arm.stacks != "whole"
+    if drops and lab.device.type != "cpu":
+        return "alone"  # other devices cannot draw each lane's own numbers again
+    if arm.stacks == "adapter":
+        return "merged" if small and not drops else "shared"
+    return "alone" if drops else "merged"
+
+
+def lanes_that_fit(lab: Lab, arm: Arm, seed: int, form: Form) -> int:
+    """How many lanes memory has room for, at least one."""
+    spec = lab.student_spec
+    weights = sum(p.numel() * p.element_size() for p in lab.student.parameters())
+    trained = weights if arm.stacks == "whole" else 4 * lab.plan().trainable_parameters
+    tokens = max((len(ids) for ids, _ in lab.training(seed)), default=1)
+    batch = lab.train.batch_size * activation_bytes(spec, tokens, 4)
+    # Values, gradients and two moments; in the merged form also the arm's own model, its stacked
+    # base, and the merged weights with their gradient.
+    lane = 4 * trained + batch + (4 * weights if form == "merged" else 0)
+    return max(1, min(MOST_LANES, int(SHARE * _free_memory(lab.device) / lane)))
+
+
+def _free_memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return psutil.virtual_memory().available

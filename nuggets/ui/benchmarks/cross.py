@@ -1,0 +1,72 @@
+"""The cross-task matrix on the Benchmarks page: shown, or how to get it."""
+
+from __future__ import annotations
+
+import shlex
+
+import streamlit as st
+
+from nuggets import api
+from nuggets.ui.benchmarks import studies as study_part
+from nuggets.ui.charts import cross as cross_charts
+from nuggets.ui.frame import safe, share, shell
+
+STUDY = "cross"
+USUAL = ("teacher", "independent")
+"""The pair that the experiment is written for."""
+
+
+def section(choice: shell.Choice) -> None:
+    """Whether a task's own seed samples locate what helps it, for the sidebar's pair."""
+    st.subheader("Cross-task matrix", anchor=False)
+    study, pair = api.open_study(STUDY), (choice.teacher, choice.student)
+    st.text(f"{study.question} Every cell is a transfer: 95 % intervals over its seeds and items.")
+    changes = () if pair == USUAL else (f"teacher={pair[0]}", f"student={pair[1]}")
+    words = ["nuggets", "paper", STUDY, *(w for each in changes for w in ("--set", each))]
+    command = shlex.join([*words, "--out", "paper"])
+    python = f"from nuggets import api\n\nreport = api.run_study({STUDY!r}, {list(changes)})"
+    if not set(pair) <= set(api.MODELS):  # finding its runs would read, or download, all weights
+        st.text("For your own models, run it on the command line:")
+        st.code(command, language="bash", wrap_lines=True)
+        return
+    with safe.shown_problems("cross"):
+        report = study_part.report_of(STUDY, changes)
+        missing = [run.name for run in study.runs] if report is None else report.missing
+        if missing:
+            _start(missing, changes, command)
+        if report is not None:
+            _matrix(report, command, python)
+
+
+def _matrix(report: api.StudyReport, command: str, python: str) -> None:
+    frame = study_part.results_frame(report)
+    first = report.panels[0].report
+    share.figure(
+        cross_charts.cross_figure(frame, first.metric, share.look()),
+        frame,
+        key="cross",
+        caption=f"Outlined: the task's own seed samples · {study_part.caption(report)}",
+        command=command,
+        python=f"{python}\nfor panel in report.panels:\n    for arm in panel.report.arms.values():"
+        "\n        print(panel.name, arm.name, arm.value, arm.interval)",
+        alt="Heatmap: target tasks down, tasks that located the parameters across",
+    )
+    safe.notes(report.findings)
+
+
+def _start(missing: list[str], changes: tuple[str, ...], command: str) -> None:
+    with st.container(border=True, key="cross-missing"):
+        st.text(
+            f"Not measured yet: {', '.join(missing)}. Each is a transfer with every "
+            "initialisation and its controls. It runs in the background and its results are "
+            "saved. On the command line:"
+        )
+        st.code(command, language="bash", wrap_lines=True)
+        with st.container(horizontal=True, vertical_alignment="center"):
+            st.button("Start the missing runs", key="run-cross", on_click=_run, args=(changes,))
+            st.page_link(shell.page("paper"), label="All experiments of the paper")
+
+
+@safe.refused_later()
+def _run(changes: tuple[str, ...]) -> None:
+    api.start_study(STUDY, changes)

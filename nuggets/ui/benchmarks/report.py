@@ -1,0 +1,206 @@
+"""Parts of the Benchmarks page: arms, differences and curves, items, old skills, budget."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import streamlit as st
+
+from nuggets import api
+from nuggets.documents import colours
+from nuggets.errors import Damaged
+from nuggets.ui.benchmarks import arms as arm_tables
+from nuggets.ui.charts import base as charts
+from nuggets.ui.charts import benchmarks as benchmarks_charts
+from nuggets.ui.frame import safe, share
+
+
+class Origin:
+    """Caption and commands that every figure of one run shares."""
+
+    def __init__(self, run: api.Run) -> None:
+        self.id, self._job = run.id, api.job_of(run)
+
+    def of(self, key: str, caption: str, alt: str, then: str) -> dict[str, Any]:
+        """Arguments for `share.figure`; `then` is Python that ends in what is plotted."""
+        return {"key": key, "caption": f"{caption} · run {self.id}", "alt": alt} | self.code(then)
+
+    def code(self, then: str) -> dict[str, Any]:
+        """The commands that make the run again, and print what is shown of its `report`."""
+        known = f"# run = api.open_run({self.id!r}) is this run itself\nreport = api.report(run)"
+        return {
+            "command": api.as_command(self._job),
+            "python": api.as_python(self._job, f"{known}\n{then}"),
+        }
+
+
+FEW = 5
+"""Arms up to which all learning curves are drawn at first."""
+EACH_ARM = "for arm in report.arms.values():\n    print(arm.name, {})"
+"""Python that prints something of every arm."""
+
+
+def report_of(run: api.Run) -> api.BenchmarkReport | None:
+    """The report of a run, if it has one.
+
+    Raises:
+        Damaged: if it cannot be read.
+    """
+    try:
+        return api.report(run)
+    except ValueError:
+        raise Damaged(
+            f"The report of run {run.id} cannot be read: it is incomplete or was changed. Run the "
+            "recipe again."
+        ) from None
+
+
+def arms(report: api.BenchmarkReport, origin: Origin) -> None:
+    """Bars with seeds, and paired differences."""
+    look = share.look()
+    n_seeds = max(len(arm.seeds) for arm in report.arms.values())
+    size = f"95 % intervals over {n_seeds} seeds and {report.n_items} items"
+    left, right = st.columns(2, gap="medium")
+    with left:
+        with st.container(horizontal=True, vertical_alignment="center"):
+            st.subheader("Arms", anchor=False)
+        share.figure(
+            benchmarks_charts.arms_figure(report, look),
+            benchmarks_charts.arms_frame(report),
+            **origin.of("arms", f"Means with {size}; each dot is one seed",
+                        "One bar with interval for each arm, and a dot for each seed",
+                        EACH_ARM.format("arm.value, arm.interval, arm.per_seed")),
+        )  # fmt: skip
+    with right:
+        _differences(report, origin, look)
+
+
+def _differences(report: api.BenchmarkReport, origin: Origin, look: colours.Look) -> None:
+    treatment = report.verdict.treatment
+    own = [d for d in report.differences if treatment in (d.arm, d.versus)]
+    every = [d for d in report.differences if d not in own]
+    shown = own or every
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.subheader("Paired differences", anchor=False, width="stretch")
+        if own and every and st.toggle(f"All {len(report.differences)}", key="all_pairs",
+                                       bind="query-params",
+                                       help="Also the other arms against plain."):  # fmt: skip
+            shown = own + every
+    share.figure(
+        benchmarks_charts.forest_figure(shown, look),
+        benchmarks_charts.differences_frame(shown),
+        **origin.of("differences", "Paired by seed and item, 95 % intervals, p-values after "
+                                   "Holm's correction",
+                    "Paired differences between arms with intervals, and a line at no difference",
+                    "for d in report.differences:\n"
+                    "    print(d.arm, d.versus, d.interval, d.p_holm, d.minimum_detectable)"),
+    )  # fmt: skip
+
+
+@st.fragment
+@safe.shown_problems("curves")
+def curves(report: api.BenchmarkReport, origin: Origin) -> None:
+    """Learning curves with bands, at first of the arms that decide."""
+    st.subheader("Learning curves", anchor=False)
+    default = decisive(report) if len(report.arms) > FEW else []
+    shown = st.pills("Arms", list(report.arms), selection_mode="multi", default=default,
+                     key="curve_arms", format_func=lambda arm: safe.label(str(arm), 30),
+                     bind="query-params", help="All arms if none is chosen.")  # fmt: skip
+    share.figure(
+        benchmarks_charts.curves_figure(
+            report,
+            [arm for arm in shown if arm in report.arms],
+            share.look(),
+        ),
+        benchmarks_charts.curves_frame(report),
+        **origin.of("curves", "Mean over seeds, 95 % bands",
+                    "Learning curve of each arm with its band", EACH_ARM.format("arm.curve")),
+    )  # fmt: skip
+
+
+def decisive(report: api.BenchmarkReport) -> list[str]:
+    """The arms of which the verdict speaks: the transfer, plain LoRA and the best control."""
+    best: dict[str, api.ArmReport] = {}
+    sign = 1 if report.higher_is_better else -1
+    for arm in report.arms.values():
+        if arm.role not in best or sign * arm.value > sign * best[arm.role].value:
+            best[arm.role] = arm
+    chosen = [best[role].name for role in ("baseline", "control") if role in best]
+    return [*([report.verdict.treatment] if report.verdict.treatment else []), *chosen]
+
+
+@st.fragment
+@safe.shown_problems("answers")
+def answers(report: api.BenchmarkReport, run: api.Run, origin: Origin) -> None:
+    """Two arms item by item: what was asked, what they wrote, and what flipped."""
+    st.subheader("Item by item", anchor=False)
+    names = list(report.arms)
+    judged = report.verdict.treatment or names[-1]
+    base = next((a.name for a in report.arms.values() if a.role == "baseline"), names[0])
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        pair = [_arm("Arm", "arm", names, base), _arm("against", "against", names, judged)]
+        common = [s for s in report.arms[pair[0]].seeds if s in report.arms[pair[1]].seeds]
+        seed = st.selectbox("Seed", common, key="seed", bind="query-params", width=110)
+        only = st.toggle("Changed answers only", key="flips", bind="query-params")
+    cells = {(cell.arm, cell.seed): cell for cell in api.cells(run)}
+    found = [cells.get((arm, seed)) for arm in pair]
+    if found[0] is None or found[1] is None:
+        st.text("These two arms share no seed.")
+        return
+    frame = arm_tables.items_frame(
+        (pair[0], pair[1]),
+        (api.answers(run, pair[0], seed), api.answers(run, pair[1], seed)),
+        (found[0].outcomes[report.metric], found[1].outcomes[report.metric]),
+        found[0].items,
+        report.higher_is_better,
+    )
+    changes = frame["change"].tolist()
+    gained, lost = changes.count("gained"), changes.count("lost")
+    caption = f"{pair[0]} → {pair[1]}, seed {seed}: {gained} gained, {lost} lost of {len(frame)}"
+    frame = frame.query("change != 'same'") if only else frame
+    code = (
+        f"for arm in {(pair[0], pair[1])}:\n    for answer in api.answers(run, arm, {seed}):\n"
+        "        print(arm, answer)"
+    )
+    share.table(frame, "items", f"{caption} · run {origin.id}", **origin.code(code), height=320,
+                shown=arm_tables.items_shown(frame, (pair[0], pair[1])))  # fmt: skip
+
+
+def _arm(label: str, key: str, names: list[str], default: str) -> str:
+    chosen = st.selectbox(label, names, index=names.index(default), key=key, bind="query-params",
+                          width=220, format_func=charts.plain_name)  # fmt: skip
+    return chosen if chosen in names else default
+
+
+def retention(report: api.BenchmarkReport, origin: Origin) -> None:
+    """What was kept of the old skills."""
+    st.subheader("Retention", anchor=False)
+    frame = benchmarks_charts.retention_frame(report)
+    if frame.empty:
+        st.text(
+            "This run did not measure retention. List the skills to measure in data.old_skills."
+        )
+        return
+    share.figure(
+        benchmarks_charts.retention_figure(report, share.look()),
+        frame,
+        **origin.of("retention", "Exact match on old skills after training, 95 % intervals",
+                    "Exact match of each arm on old skills, with intervals",
+                    EACH_ARM.format("arm.old_skills")),
+    )  # fmt: skip
+
+
+def budget(report: api.BenchmarkReport, origin: Origin) -> None:
+    """What each arm was given."""
+    st.subheader("Budget", anchor=False)
+    frame = arm_tables.budget_frame(report)
+    code = EACH_ARM.format("arm.samples, arm.steps, arm.trainable_parameters, arm.flops")
+    share.table(
+        frame,
+        "budget",
+        f"Equal for all arms unless shown otherwise; means over seeds · run {origin.id}",
+        **origin.code(code),
+        shown=arm_tables.budget_shown(frame),
+        height="content",
+        row_height=30,
+    )

@@ -1,0 +1,183 @@
+"""Looks, colours and small parts shared by all figures: data in, Plotly figure out, nothing else.
+
+Figures carry their own template and colours, so that an exported file looks like the screen, in
+light and in dark. Colours: Viridis for magnitudes, RdBu centred on 0 for signed values, Okabe-Ito
+for categories.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+from jaxtyping import Float
+from numpy import ndarray
+
+from nuggets.documents.colours import CATEGORIES, Look
+from nuggets.documents.page import FONT
+from nuggets.ui.charts import room
+
+MAGNITUDE = "Viridis"
+SIGNED = "RdBu_r"
+"""Red is more, blue is less, white is none."""
+
+
+def finish(fig: go.Figure, look: Look, height: int, **layout: Any) -> go.Figure:
+    """Gives a figure its look, so that it is drawn once.
+
+    Nothing is left to defaults that Streamlit may have replaced. Streamlit hands every figure to
+    Plotly twice; Plotly draws it twice if it has a template or a flat typed array, both of which
+    it cannot compare, or if `datarevision` does not say that the data are the same.
+    """
+    fig.update_layout(height=height, datarevision=1, **layout)
+    asked = fig.layout.to_plotly_json()
+    asked.pop("template", None)
+    for trace in fig.data:
+        _flatten(trace)
+        if "xaxis" in trace and "yaxis" in trace:
+            for name in (trace.xaxis or "x", trace.yaxis or "y"):
+                asked.setdefault(f"{name[0]}axis{name[1:]}", {})
+    whole = {"margin": room.margins(asked, fig.data)} | _whole(look)
+    axes = {name: _axis(look) for name in asked if re.fullmatch(r"[xy]axis\d*", name)}
+    fig.layout = _under(whole | axes, asked)
+    fig.layout["template"] = None  # a new layout has Plotly's own
+    return fig
+
+
+def _flatten(trace: Any) -> None:
+    """Makes arrays of one dimension lists."""
+    for name in {"x", "y", "text", "customdata"} & set(trace):
+        values = trace[name]
+        if isinstance(values, ndarray) and values.ndim == 1:
+            trace[name] = None  # else Plotly keeps the array, which equals the list
+            trace[name] = values.tolist()
+
+
+def _under(defaults: dict[str, Any], asked: dict[str, Any]) -> dict[str, Any]:
+    """What is asked for, with defaults where nothing is."""
+    both = {
+        name: _under(default, asked[name])
+        for name, default in defaults.items()
+        if isinstance(default, dict) and isinstance(asked.get(name), dict)
+    }
+    return defaults | asked | both
+
+
+def _axis(look: Look) -> dict[str, Any]:
+    return {
+        "automargin": True,
+        "gridcolor": look.grid,
+        "showline": False,
+        "zerolinecolor": look.muted,
+        "zeroline": False,
+        "ticks": "",
+        "ticklabelstandoff": 6,
+        "title": {"standoff": 8, "font": {"size": 14, "color": look.muted}},
+    }
+
+
+def _whole(look: Look) -> dict[str, Any]:
+    return {
+        "paper_bgcolor": look.paper,
+        "plot_bgcolor": look.paper,
+        "font": {"family": FONT, "size": 15, "color": look.ink},
+        "colorway": list(CATEGORIES),
+        "hoverlabel": {"font": {"family": FONT, "size": 14}, "align": "left"},
+        "legend": {"orientation": "h", "yanchor": "bottom", "y": 1.01, "x": 0, "xanchor": "left"},
+        "dragmode": False,
+        "bargap": 0.3,
+        "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": look.muted, "activecolor": look.ink},
+    }
+
+
+def fade(colour: str, alpha: float) -> str:
+    """A colour such as #0072B2 made transparent."""
+    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    return f"rgba({red},{green},{blue},{alpha})"
+
+
+def errors(
+    mean: ndarray, low: ndarray, high: ndarray, look: Look, width: int = 5
+) -> dict[str, Any]:
+    """Plotly's asymmetric error bars from interval bounds; unknown bounds are not drawn."""
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": np.nan_to_num(high - mean).tolist(),
+        "arrayminus": np.nan_to_num(mean - low).tolist(),
+        "color": look.ink,
+        "thickness": 1.8,
+        "width": width,
+    }
+
+
+def colour_axis(
+    values: Sequence[ndarray] | ndarray,
+    signed: bool,
+    title: str,
+    *,
+    log: bool = False,
+    percent: bool = False,
+    least: float = 0.0,
+) -> dict[str, Any]:
+    """One colour scale for all the values given: from 0, by decades, or centred on 0.
+
+    Args:
+        values: everything that is drawn with the scale; with `log` their logarithms.
+        signed: centre the scale on 0.
+        title: what the values are.
+        log: label the logarithms with the values they stand for.
+        percent: label shares in percent.
+        least: smallest half-width of a signed scale, lest noise look like a finding.
+    """
+    finite = np.concatenate([np.ravel(part) for part in values]) if len(values) else np.zeros(0)
+    finite = finite[np.isfinite(finite)]
+    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
+    if signed:
+        high = max(abs(low), abs(high), least) or 1.0
+        low = -high
+    elif not log:
+        low, high = min(low, 0.0), high if high > low else low + 1.0
+    elif high == low:
+        low, high = low - 1, high + 1
+    bar: dict[str, Any] = {"title": {"text": title, "side": "right"}, "thickness": 14, "len": 1.0}
+    if log:
+        ticks = np.linspace(low, high, 5).tolist()
+        labels = [f"{100 * 10**t:.2g} %" if percent else f"{10**t:.3g}" for t in ticks]
+        bar |= {"tickvals": ticks, "ticktext": labels}
+    elif percent:
+        bar["tickformat"] = "+.2~%" if signed else ".2~%"
+    scale = SIGNED if signed else MAGNITUDE
+    return {"cmin": low, "cmax": high, "colorscale": scale, "colorbar": bar}
+
+
+def logarithm(values: Float[ndarray, "*n"]) -> Float[ndarray, "*n"]:
+    """log10, with NaN (drawn as nothing) where there is no logarithm."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(values > 0, np.log10(values), np.nan)
+
+
+def plain_name(name: str) -> str:
+    """An arm's or selector's name as people read it."""
+    return name.replace("_", " ")
+
+
+def shorten(text: str, most: int = 28) -> str:
+    """A long name with its middle left out, safe as Plotly text, which reads some HTML."""
+    if len(text) > most:
+        half = (most - 1) // 2
+        text = f"{text[:half]}…{text[-half:]}"
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def labels(names: Iterable[str], most: int = 28) -> dict[str, str]:
+    """Short labels by name; numbered where two names look the same once shortened."""
+    found: dict[str, str] = {}
+    for name in names:
+        label = shorten(plain_name(name), most)
+        twins = sum(other == label or other.startswith(f"{label} (") for other in found.values())
+        found[name] = f"{label} ({twins + 1})" if twins else label
+    return found

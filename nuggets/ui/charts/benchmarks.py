@@ -1,0 +1,273 @@
+"""Figures and tables of the Benchmarks page. Nothing is drawn without its interval."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from nuggets.documents import colours
+from nuggets.documents.colours import LIGHT, Look
+from nuggets.statistics.report import BenchmarkReport, CurvePoint
+from nuggets.statistics.verdict import Difference
+from nuggets.ui.charts import base as charts
+from nuggets.ui.charts import ink
+
+ROLE_TITLES = {
+    "treatment": "transfer",
+    "baseline": "plain LoRA",
+    "control": "control",
+    "comparator": "comparator",
+    "reference": "no training",
+}
+DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
+SYMBOLS = ("circle", "square", "diamond", "cross", "triangle-up", "x", "star")
+
+
+def arm_styles(report: BenchmarkReport) -> dict[str, tuple[str, str, str]]:
+    """Arm → colour, dash and symbol: colours tell roles, dashes and symbols arms of one role."""
+    seen: dict[str, int] = {}
+    styles = {}
+    for name, arm in report.arms.items():
+        place = seen.get(arm.role, 0)
+        seen[arm.role] = place + 1
+        dash, symbol = DASHES[place % len(DASHES)], SYMBOLS[place % len(SYMBOLS)]
+        styles[name] = colours.ROLE_COLOURS[arm.role], dash, symbol
+    return styles
+
+
+def arms_frame(report: BenchmarkReport) -> pd.DataFrame:
+    """One row per arm: mean, interval, seeds, and what it cost."""
+    rows = [
+        {
+            "arm": arm.name,
+            "role": arm.role,
+            "value": arm.value,
+            "low": arm.interval[0],
+            "high": arm.interval[1],
+            "n_seeds": len(arm.seeds),
+            "n_items": arm.n,
+            **{f"seed_{seed}": v for seed, v in zip(arm.seeds, arm.per_seed, strict=True)},
+        }
+        for arm in report.arms.values()
+    ]
+    return pd.DataFrame(rows)
+
+
+def arms_figure(report: BenchmarkReport, look: Look = LIGHT) -> go.Figure:
+    """Every arm as a bar with its interval, and every seed as a dot."""
+    fig = go.Figure()
+    arms = list(report.arms.values())
+    names = list(charts.labels(report.arms).values())
+    for role, colour in colours.ROLE_COLOURS.items():
+        own = [(arm, name) for arm, name in zip(arms, names, strict=True) if arm.role == role]
+        if not own:
+            continue
+        mean = np.array([arm.value for arm, _ in own])
+        low, high = np.array([arm.interval for arm, _ in own]).T
+        fig.add_bar(
+            x=mean,
+            y=[name for _, name in own],
+            orientation="h",
+            name=ROLE_TITLES[role],
+            marker_color=charts.fade(colour, 0.75),
+            error_x=charts.errors(mean, low, high, look, width=7),
+            customdata=np.column_stack([low, high]),
+            hovertemplate="%{y}: %{x:.3f} [%{customdata[0]:.3f}, %{customdata[1]:.3f}]"
+            "<extra></extra>",
+        )
+    _add_seed_dots(fig, report, names, look)
+    fig.update_yaxes(categoryorder="array", categoryarray=names[::-1], showgrid=False)
+    fig.update_xaxes(title=metric_title(report), rangemode="tozero")
+    return charts.finish(fig, look, 130 + 44 * max(3, len(names)), barmode="overlay")
+
+
+def _add_seed_dots(
+    fig: go.Figure, report: BenchmarkReport, names: Sequence[str], look: Look
+) -> None:
+    dots = [
+        (value, name, seed)
+        for arm, name in zip(report.arms.values(), names, strict=True)
+        for seed, value in zip(arm.seeds, arm.per_seed, strict=True)
+    ]
+    fig.add_scatter(
+        x=[value for value, _, _ in dots],
+        y=[name for _, name, _ in dots],
+        customdata=[seed for _, _, seed in dots],
+        mode="markers",
+        name="one seed",
+        cliponaxis=False,
+        marker={"size": 9, "color": look.paper, "line": {"color": look.ink, "width": 1.6}},
+        hovertemplate="%{y}, seed %{customdata}: %{x:.3f}<extra></extra>",
+    )
+
+
+def metric_title(report: BenchmarkReport) -> str:
+    """The metric in words, and which way is better."""
+    better = "" if report.higher_is_better else " (lower is better)"
+    return f"{charts.plain_name(report.metric)} on {charts.shorten(report.task)}{better}"
+
+
+def curves_frame(report: BenchmarkReport) -> pd.DataFrame:
+    """One row per arm and step: mean over seeds with its band."""
+    rows = [
+        {"arm": arm.name, "step": step, "mean": mean, "low": low, "high": high}
+        for arm in report.arms.values()
+        for step, mean, low, high in arm.curve
+    ]
+    return pd.DataFrame(rows, columns=["arm", "step", "mean", "low", "high"])
+
+
+def curves_figure(
+    report: BenchmarkReport, arms: Sequence[str] = (), look: Look = LIGHT
+) -> go.Figure:
+    """Learning curves with bands over seeds, in the colours of the arms' roles."""
+    labels, styles = charts.labels(report.arms), arm_styles(report)
+    fig = go.Figure()
+    for name, arm in report.arms.items():
+        if arm.curve and (not arms or name in arms):
+            _add_curve(fig, arm.curve, labels[name], *styles[name])
+    fig.update_xaxes(title="training step", showgrid=False)
+    fig.update_yaxes(title=charts.plain_name(report.metric))
+    return charts.finish(fig, look, 420, hovermode="closest")
+
+
+def _add_curve(
+    fig: go.Figure, curve: Sequence[CurvePoint], label: str, colour: str, dash: str, symbol: str
+) -> None:
+    steps, means, lows, highs = (list(column) for column in zip(*curve, strict=True))
+    fig.add_scatter(
+        x=[*steps, *steps[::-1]],
+        y=[*highs, *lows[::-1]],
+        mode="lines",
+        fill="toself",
+        fillcolor=charts.fade(colour, 0.16),
+        line={"width": 0},
+        hoverinfo="skip",
+        legendgroup=label,
+        showlegend=False,
+    )
+    fig.add_scatter(
+        x=steps,
+        y=means,
+        mode="lines+markers",
+        name=label,
+        legendgroup=label,
+        line={"color": colour, "width": 2.5, "dash": dash},
+        marker={"symbol": symbol, "size": 9},
+        customdata=list(zip(lows, highs, strict=True)),
+        hovertemplate=f"{label}, step %{{x}}: %{{y:.3f}} "
+        "[%{customdata[0]:.3f}, %{customdata[1]:.3f}]<extra></extra>",
+    )
+
+
+def differences_frame(differences: Sequence[Difference]) -> pd.DataFrame:
+    """One row per comparison, paired by seed and item; positive is better."""
+    return pd.DataFrame(
+        [
+            {
+                "arm": d.arm,
+                "versus": d.versus,
+                "difference": d.interval.mean,
+                "low": d.interval.low,
+                "high": d.interval.high,
+                "p": d.p,
+                "p_holm": d.p_holm,
+                "smallest_detectable": d.minimum_detectable,
+                "n_seeds": d.interval.n_seeds,
+                "n_items": d.interval.n_items,
+            }
+            for d in differences
+        ]
+    )
+
+
+def forest_figure(differences: Sequence[Difference], look: Look = LIGHT) -> go.Figure:
+    """Paired differences with intervals beside a line at no difference.
+
+    Blue is better, vermilion worse, and hollow grey not detectable.
+    """
+    fig = go.Figure()
+    names = list(charts.labels([f"{d.arm} − {d.versus}" for d in differences], 40).values())
+    for seen, title, colour, symbol in (
+        ("better", "better", look.blue, "circle"),
+        ("worse", "worse", colours.VERMILION, "square"),
+        ("neither", "no detectable difference", colours.GREY, "circle-open"),
+    ):
+        own = [d for d in differences if _seen(d) == seen]
+        if not own:
+            continue
+        mean, low, high = np.array(
+            [(d.interval.mean, d.interval.low, d.interval.high) for d in own]
+        ).T
+        fig.add_scatter(
+            x=mean,
+            y=[names[differences.index(d)] for d in own],
+            mode="markers",
+            name=title,
+            marker={
+                "size": 13,
+                "color": colour,
+                "symbol": symbol,
+                "line": {"width": 2, "color": colour},
+            },
+            error_x=charts.errors(mean, low, high, look, width=7) | {"color": colour},
+            customdata=[(d.interval.low, d.interval.high, d.p_holm) for d in own],
+            hovertemplate="%{y}: %{x:+.3f} [%{customdata[0]:+.3f}, %{customdata[1]:+.3f}]"
+            "<br>p (Holm) %{customdata[2]:.2g}<extra></extra>",
+        )
+    fig.update_yaxes(categoryorder="array", categoryarray=names[::-1], showgrid=False)
+    fig.update_xaxes(title="worse ← paired difference → better")
+    fig.add_vline(x=0, line={"color": look.muted, "width": 1.5, "dash": "dot"})
+    return charts.finish(fig, look, 130 + 44 * max(3, len(names)))
+
+
+def _seen(difference: Difference) -> str:
+    return "better" if difference.better else "worse" if difference.worse else "neither"
+
+
+def retention_frame(report: BenchmarkReport) -> pd.DataFrame:
+    """One row per arm and old skill, with interval."""
+    rows = [
+        {
+            "arm": arm.name,
+            "skill": skill,
+            "value": interval.mean,
+            "low": interval.low,
+            "high": interval.high,
+            "n_items": interval.n_items,
+        }
+        for arm in report.arms.values()
+        for skill, interval in arm.old_skills.items()
+    ]
+    return pd.DataFrame(rows, columns=["arm", "skill", "value", "low", "high", "n_items"])
+
+
+def retention_figure(report: BenchmarkReport, look: Look = LIGHT) -> go.Figure:
+    """Old skills after training, arm by arm; the interval is written below each value."""
+    frame = retention_frame(report)
+    arms, skills = list(report.arms), list(dict.fromkeys(frame["skill"]))
+    table = {(row["arm"], row["skill"]): row for row in frame.to_dict("records")}
+    z = [[_value(table.get((arm, skill))) for skill in skills] for arm in arms]
+    text = [[_with_interval(table.get((arm, skill))) for skill in skills] for arm in arms]
+    axis = charts.colour_axis(np.array([0.0, 1.0]), False, "exact match")
+    x, y = (list(charts.labels(names).values()) for names in (skills, arms))
+    fig = go.Figure()
+    hover = "%{y}, %{x}: %{text}<extra></extra>"
+    ink.add_cells(fig, np.array(z), text, axis, hover, x=x, y=y)
+    fig.update_yaxes(autorange="reversed", showgrid=False)
+    fig.update_xaxes(side="top", showgrid=False)
+    return charts.finish(fig, look, 120 + 44 * max(3, len(arms)))
+
+
+def _value(row: Mapping[Any, Any] | None) -> float:
+    return float("nan") if row is None else row["value"]
+
+
+def _with_interval(row: Mapping[Any, Any] | None) -> str:
+    if row is None:
+        return ""
+    return f"{row['value']:.2f}<br>[{row['low']:.2f}, {row['high']:.2f}]"

@@ -1,0 +1,234 @@
+"""Figures of the Learn page that no other page has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+from numpy import ndarray
+
+from nuggets import api
+from nuggets.documents import colours
+from nuggets.documents.colours import LIGHT, Look
+from nuggets.ui.charts import base as charts
+
+HEIGHT = 360
+CLAIMS = {
+    "percentile": "bootstrap alone",
+    "student": "interval used here",
+    "helps": "verdict “helps”",
+}
+"""Fields of a calibration's design → what was said of identical arms."""
+
+
+def energy_frame(found: Sequence[api.Factors], shuffled: bool) -> pd.DataFrame:
+    """Mean over the windows of what each rank keeps; windows of less rank keep everything."""
+    names = {"window": "energy", "shuffled entries": "shuffled"}
+    frames = []
+    for name, field in list(names.items())[: 2 if shuffled else 1]:
+        curves = [getattr(factors, field) for factors in found]
+        most = max(len(curve) for curve in curves)
+        filled = [np.pad(curve, (0, most - len(curve)), constant_values=1.0) for curve in curves]
+        kept = np.mean(filled, axis=0)
+        frames.append(pd.DataFrame({"what": name, "rank": np.arange(1, most + 1), "kept": kept}))
+    return pd.concat(frames, ignore_index=True)
+
+
+def energy_figure(frame: pd.DataFrame, rank: int, look: Look = LIGHT) -> go.Figure:
+    """Share of the squared entries that a rank keeps, with the rank in use marked."""
+    fig = go.Figure()
+    by_kind = {"window": look.blue, "shuffled entries": colours.ORANGE}
+    for what, own in frame.groupby("what", sort=False):
+        fig.add_scatter(
+            x=own["rank"],
+            y=own["kept"],
+            name=str(what),
+            mode="lines",
+            line={
+                "color": by_kind[str(what)],
+                "width": 3,
+                "dash": "solid" if what == "window" else "dash",
+            },
+            hovertemplate="rank %{x} keeps %{y:.1%}<extra></extra>",
+        )
+    fig.add_vline(
+        x=rank,
+        line={"color": look.muted, "width": 1.5, "dash": "dot"},
+        annotation={"text": f"r = {rank}", "font": {"color": look.muted}},
+    )
+    fig.update_xaxes(title="rank", range=[0, frame["rank"].max() + 1])
+    fig.update_yaxes(title="kept", tickformat=".0%", range=[0, 1.04])
+    return charts.finish(fig, look, HEIGHT, showlegend=True)
+
+
+def injected_frame(found: Sequence[api.Factors]) -> pd.DataFrame:
+    """Per student matrix: how large what is injected is, and what is left of it at step 0."""
+    return pd.DataFrame(
+        {
+            "matrix": [_short(factors.module) for factors in found],
+            "injected": [factors.injection.size for factors in found],
+            "left_at_step_0": [factors.injection.left for factors in found],
+        }
+    )
+
+
+def injected_figure(frame: pd.DataFrame, look: Look = LIGHT) -> go.Figure:
+    """Size of the injected product relative to the student's own weight, matrix by matrix."""
+    fig = go.Figure(
+        go.Bar(
+            x=frame["matrix"],
+            y=frame["injected"],
+            marker_color=look.blue,
+            hovertemplate="%{x}: %{y:.0%} of the weight's norm<extra></extra>",
+        )
+    )
+    fig.add_hline(y=1, line={"color": look.muted, "width": 1.5, "dash": "dot"})
+    fig.update_xaxes(tickangle=-90, tickfont={"size": 11}, showgrid=False)
+    fig.update_yaxes(title="‖s·B·A‖ ÷ ‖W‖", tickformat=".0%", rangemode="tozero")
+    return charts.finish(fig, look, HEIGHT + 20)
+
+
+def claims_frame(found: api.Calibration) -> pd.DataFrame:
+    """False claims between identical arms, per number of seeds."""
+    return pd.DataFrame(
+        [
+            {"said": title, "seeds": design.n_seeds, **_rate(getattr(design, field))}
+            for design in found.designs
+            for field, title in CLAIMS.items()
+        ]
+    )
+
+
+def claims_figure(frame: pd.DataFrame, look: Look = LIGHT) -> go.Figure:
+    """How often something was claimed of identical arms, with intervals; 5 % was promised."""
+    rate, low, high = (frame[name].to_numpy(float) for name in ("rate", "low", "high"))
+    names = [f"{said}, {n} seeds" for said, n in zip(frame["said"], frame["seeds"], strict=True)]
+    five = frame["seeds"] == frame["seeds"].max()
+    fig = go.Figure(
+        go.Scatter(
+            x=rate,
+            y=names,
+            mode="markers",
+            marker={
+                "size": 12,
+                "color": [look.blue if more else colours.ORANGE for more in five],
+                "symbol": ["square" if more else "circle" for more in five],
+            },
+            error_x=charts.errors(rate, low, high, look),
+            hovertemplate="%{y}: %{x:.2%}<extra></extra>",
+            showlegend=False,
+        )
+    )
+    fig.add_scatter(
+        x=high,
+        y=names,
+        mode="text",
+        text=[f"  {100 * value:.2g} %" for value in rate],
+        textposition="middle right",
+        hoverinfo="skip",
+        showlegend=False,
+    )
+    fig.add_vline(x=0.05, line={"color": look.muted, "width": 1.5, "dash": "dot"})
+    title = "rate of false claims, 95 % intervals (dotted: 5 %)"
+    fig.update_xaxes(title=title, tickformat=".0%", range=[-0.005, 0.31])
+    fig.update_yaxes(autorange="reversed", showgrid=False)
+    return charts.finish(fig, look, HEIGHT)
+
+
+def power_frame(found: api.Calibration) -> pd.DataFrame:
+    """How often a planted difference was found, per number of seeds."""
+    return pd.DataFrame(
+        [
+            {"seeds": design.n_seeds, "difference": float(planted), **_rate(rate)}
+            for design in found.designs
+            for planted, rate in design.found.items()
+        ]
+    )
+
+
+def power_figure(frame: pd.DataFrame, look: Look = LIGHT) -> go.Figure:
+    """The rate of “helps” against the true difference, with intervals."""
+    fig = go.Figure()
+    for place, (seeds, own) in enumerate(frame.groupby("seeds")):
+        rate, low, high = (own[name].to_numpy(float) for name in ("rate", "low", "high"))
+        colour = (colours.ORANGE, look.blue)[place % 2]
+        fig.add_scatter(
+            x=own["difference"] + 0.004 * (2 * place - 1),
+            y=rate,
+            name=f"{seeds} seeds",
+            mode="lines+markers",
+            line={"color": colour, "width": 3},
+            marker={"size": 10, "symbol": ("circle", "square")[place % 2]},
+            error_y=charts.errors(rate, low, high, look) | {"color": colour},
+            hovertemplate="%{y:.0%} found<extra></extra>",
+        )
+    fig.update_xaxes(title="true difference", tickvals=sorted(set(frame["difference"])))
+    fig.update_yaxes(title="share of verdicts “helps”", tickformat=".0%", range=[0, 1.04])
+    return charts.finish(fig, look, HEIGHT, showlegend=True)
+
+
+def explained_frame(found: Mapping[str, ndarray]) -> pd.DataFrame:
+    """Student → R² of the best linear map from a teacher layer, per student layer."""
+    return pd.DataFrame(
+        [
+            {"student": name, "layer": layer, "r2": value}
+            for name, r2 in found.items()
+            for layer, value in enumerate(r2.max(axis=0))
+        ]
+    )
+
+
+def explained_figure(frame: pd.DataFrame, look: Look = LIGHT) -> go.Figure:
+    """R² per student layer, one colour per student."""
+    fig = go.Figure()
+    for (student, own), colour in zip(
+        frame.groupby("student", sort=False), (colours.ORANGE, look.blue), strict=False
+    ):
+        fig.add_bar(
+            x=[f"L{layer}" for layer in own["layer"]],
+            y=own["r2"],
+            name=str(student),
+            marker_color=colour,
+            text=[f"{value:.2f}" for value in own["r2"]],
+            hovertemplate="%{x}: R² %{y:.3f}<extra></extra>",
+        )
+    fig.update_xaxes(title="student layer", showgrid=False)
+    fig.update_yaxes(title="R² of the best linear map", range=[0, 1.04])
+    return charts.finish(fig, look, HEIGHT, barmode="group", showlegend=True)
+
+
+def cuts_frame(found: api.lessons.GraftLesson) -> pd.DataFrame:
+    """Exact match per way of cutting, with its interval."""
+    return pd.DataFrame([cut.model_dump() for cut in found.arms])
+
+
+def cuts_figure(frame: pd.DataFrame, look: Look = LIGHT) -> go.Figure:
+    """Bars per way of cutting with intervals."""
+    mean, low, high = (frame[name].to_numpy(float) for name in ("value", "low", "high"))
+    fig = go.Figure(
+        go.Bar(
+            x=mean,
+            y=frame["origin"],
+            orientation="h",
+            marker_color=[look.blue, colours.SKY, colours.GREY][: len(frame)],
+            error_x=charts.errors(mean, low, high, look, width=7),
+            hovertemplate="%{y}: %{x:.3f}<extra></extra>",
+        )
+    )
+    fig.update_xaxes(title="exact match", rangemode="tozero")
+    fig.update_yaxes(autorange="reversed", showgrid=False)
+    return charts.finish(fig, look, 240)
+
+
+def _rate(rate: object) -> dict[str, float]:
+    return {"rate": rate.value, "low": rate.low, "high": rate.high}  # type: ignore[attr-defined]
+
+
+def _short(module: str) -> str:
+    """`L2.q` from `model.layers.2.self_attn.q_proj`."""
+    parts = module.split(".")
+    if "layers" not in parts:
+        return parts[-1]
+    return f"L{parts[parts.index('layers') + 1]}.{parts[-1].removesuffix('_proj')}"

@@ -1,0 +1,286 @@
+"""Figures of the Transfer page: what would be extracted, and how training goes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from nuggets import api
+from nuggets.documents import colours
+from nuggets.documents.colours import LIGHT, Look
+from nuggets.extraction.plan import ExtractionPlan
+from nuggets.models.architecture import ROLES
+from nuggets.ui.charts import base as charts
+from nuggets.ui.charts import ink
+from nuggets.views.sensitivity import Residual
+
+STUDENT = "as the untouched student"
+LOGIT = "max |Δ logit|"
+POINTS = 120
+"""Points of one live curve; more cannot be told apart at its size."""
+
+
+def plan_frame(plan: ExtractionPlan) -> pd.DataFrame:
+    """One row per student matrix: where it comes from and what it keeps."""
+    rows = [
+        {
+            "student_module": item.student_module,
+            "teacher_module": item.teacher_module,
+            "role": item.role,
+            "student_layer": item.student_layer,
+            "teacher_layer": item.teacher_layer,
+            "kept_mass": item.kept_mass,
+            "area": item.area,
+            "times_its_share": item.kept_mass / item.area,
+            "rank": item.rank,
+        }
+        for item in plan.items
+    ]
+    return pd.DataFrame(rows)
+
+
+def plan_figure(frame: pd.DataFrame, look: Look = LIGHT) -> go.Figure:
+    """Layer pairs on y, roles on x: how much more sensitivity is kept than by chance."""
+    roles, names, place = _grid(frame)
+    times = np.full((len(names), len(roles)), np.nan)
+    kept = np.full(times.shape, np.nan)
+    for (row, column), value, mass in zip(
+        place, frame["times_its_share"], frame["kept_mass"], strict=True
+    ):
+        times[row, column], kept[row, column] = value, mass
+    text = [["" if np.isnan(v) else f"{v:.2f}×" for v in line] for line in times]
+    axis = {"cmin": -2.0, "cmax": 2.0, "colorscale": charts.SIGNED, "showscale": False}
+    hover = "%{y} · %{x}<br>keeps %{customdata:.1%}, %{text} its share<extra></extra>"
+    fig = go.Figure()
+    ink.add_cells(fig, np.log2(times), text, axis, hover, x=roles, y=names, customdata=kept)
+    return _as_grid(fig, look, 30, len(names))
+
+
+def _row(student: float | None, teacher: float | None) -> str:
+    if student is None or teacher is None or pd.isna(student) or pd.isna(teacher):
+        return "outside the layers"
+    return f"layer {int(teacher)} → {int(student)}"
+
+
+def windows_frame(plan: ExtractionPlan) -> pd.DataFrame:
+    """One row per student matrix, for reading: rows and columns as ranges, shares beside them."""
+    rows = [
+        {
+            "matrix": _short(item.student_module),
+            "from": "–" if item.teacher_layer is None else f"L{item.teacher_layer}",
+            "rows": _extent(item.rows),
+            "columns": _extent(item.cols),
+            "keeps": item.kept_mass,
+            "of its entries": item.area,
+            "runner-up": None if item.runner_up is None else item.runner_up[2],
+        }
+        for item in plan.items
+    ]
+    return pd.DataFrame(rows)
+
+
+def _extent(chosen: Sequence[int] | None) -> str:
+    """Chosen indices in few words: a contiguous range, or how many between which."""
+    if chosen is None:
+        return "single entries"
+    first, last = chosen[0], chosen[-1]
+    if last - first + 1 == len(chosen):
+        return f"{first}–{last}"
+    return f"{len(chosen)} of {first}–{last}"
+
+
+def neighbours_frame(found: Residual) -> pd.DataFrame:
+    """One row per two neighbouring matrices: the share of dimensions they have in common."""
+    pairs = list(pairwise(found.modules))
+    return pd.DataFrame(
+        {
+            "matrix": [one for one, _ in pairs],
+            "next": [other for _, other in pairs],
+            "shared": found.agreement,
+        }
+    )
+
+
+def neighbours_figure(frame: pd.DataFrame, chance: float, look: Look = LIGHT) -> go.Figure:
+    """A bar per two neighbours; what two blind choices share as a line."""
+    whole = frame["shared"] == 1
+    fig = go.Figure(
+        go.Bar(
+            x=np.arange(len(frame)),
+            y=frame["shared"],
+            customdata=np.stack([frame["matrix"].map(_short), frame["next"].map(_short)], axis=1),
+            marker={"color": np.where(whole, colours.GREEN, colours.BLUE)},
+            hovertemplate="%{customdata[0]} → %{customdata[1]}<br>share %{y:.0%}<extra></extra>",
+        )
+    )
+    fig.add_hline(
+        y=chance,
+        line={"color": look.ink, "dash": "dot", "width": 1.5},
+        annotation={
+            "text": "chance",
+            "font": {"size": 13, "color": look.ink},
+            "bgcolor": look.paper,
+            "opacity": 0.9,
+        },
+        annotation_position="top left",
+    )
+    fig.update_xaxes(title="matrices in network order", showticklabels=False, showgrid=False)
+    fig.update_yaxes(title="dimensions shared", range=[0, 1.02], tickformat=".0%")
+    return charts.finish(fig, look, 240, margin={"t": 16}, bargap=0.15)
+
+
+def _short(module: str) -> str:
+    """`model.layers.3.mlp.up_proj` as `L3 up_proj`."""
+    parts = module.split(".")
+    layer = next((part for part in parts if part.isdigit()), None)
+    return charts.shorten(parts[-1] if layer is None else f"L{layer} {parts[-1]}")
+
+
+def kept_frame(plan: ExtractionPlan, kept: Sequence[api.KeptBySvd]) -> pd.DataFrame:
+    """One row per student matrix: the rank that is used and the energy it keeps."""
+    rows = [
+        {
+            "student_module": item.student_module,
+            "role": item.role,
+            "student_layer": item.student_layer,
+            "teacher_layer": item.teacher_layer,
+            "rank": found.rank,
+            "energy": found.energy,
+            "trained_weights": found.parameters,
+        }
+        for item, found in zip(plan.items, kept, strict=True)
+    ]
+    return pd.DataFrame(rows)
+
+
+def kept_figure(frame: pd.DataFrame, look: Look = LIGHT) -> go.Figure:
+    """Layer pairs on y, roles on x: energy as colour and in percent, the rank below it."""
+    roles, names, place = _grid(frame)
+    energy, rank = np.full((2, len(names), len(roles)), np.nan)
+    for (row, column), kept, used in zip(place, frame["energy"], frame["rank"], strict=True):
+        energy[row, column], rank[row, column] = kept, used
+    text = [
+        ["" if np.isnan(e) else f"{e:.0%}<br>r {r:.0f}" for e, r in zip(*line, strict=True)]
+        for line in zip(energy, rank, strict=True)
+    ]
+    bar = {"tickformat": ".0%", "thickness": 12}
+    axis = {"cmin": 0.0, "cmax": 1.0, "colorscale": charts.MAGNITUDE, "colorbar": bar}
+    fig = go.Figure()
+    hover = "%{y} · %{x}<br>%{text}<extra></extra>"
+    ink.add_cells(fig, energy, text, axis, hover, x=roles, y=names)
+    return _as_grid(fig, look, 46, len(names))
+
+
+def _grid(frame: pd.DataFrame) -> tuple[list[str], list[str], list[tuple[int, int]]]:
+    """Columns, rows, and each matrix's place among them."""
+    roles = [role for role in ROLES if role in set(frame["role"])]
+    rows = [_row(s, t) for s, t in zip(frame["student_layer"], frame["teacher_layer"], strict=True)]
+    names = list(dict.fromkeys(rows))
+    place = [
+        (names.index(row), roles.index(role)) for row, role in zip(rows, frame["role"], strict=True)
+    ]
+    return roles, names, place
+
+
+def _as_grid(fig: go.Figure, look: Look, row_height: int, n_rows: int) -> go.Figure:
+    fig.update_yaxes(autorange="reversed", showgrid=False, title="teacher → student")
+    fig.update_xaxes(side="top", showgrid=False)
+    return charts.finish(fig, look, 56 + row_height * n_rows, margin={"t": 36, "b": 4})
+
+
+def losses_frame(rows: Sequence[Mapping[str, float | str]]) -> pd.DataFrame:
+    """Training loss per arm and step over the seeds that got there, thinned for the eye.
+
+    Each seed's losses within a few neighbouring steps become their mean; then `loss` is the mean
+    over seeds, `lowest` and `highest` the seeds at the edges, `seeds` how many there are.
+    """
+    columns = ["arm", "step", "loss", "lowest", "highest", "seeds"]
+    if not rows:
+        return pd.DataFrame(columns=columns)
+    every = max(1, int(max(float(row["step"]) for row in rows)) // POINTS)
+    frame = pd.DataFrame(rows)
+    frame["step"] = (frame["step"] // every) * every
+    by_seed = frame.groupby(["arm", "step", "seed"], sort=False, as_index=False).agg(
+        {"loss": "mean"}
+    )
+    found = by_seed.groupby(["arm", "step"], sort=False, as_index=False).agg(
+        loss=("loss", "mean"),
+        lowest=("loss", "min"),
+        highest=("loss", "max"),
+        seeds=("loss", "count"),
+    )
+    return pd.DataFrame(found, columns=columns)
+
+
+def identity_frame(
+    found: Mapping[str, Mapping[int, float | None]], arms: Mapping[str, Any]
+) -> pd.DataFrame:
+    """One row per arm: the largest difference at step 0 over its seeds, and what is promised.
+
+    Args:
+        found: arm → seed → difference; None where an arm starts from another model.
+        arms: the recipe's arms by name.
+    """
+    rows = []
+    for name, by_seed in found.items():
+        known = [value for value in by_seed.values() if value is not None]
+        arm = arms.get(name)
+        promised = bool(known) and (arm is None or arm.keeps_function)
+        starts = STUDENT if promised else "as a different function"
+        rows.append((charts.plain_name(name), starts, max(known, default=None), len(by_seed)))
+    return pd.DataFrame(rows, columns=["arm", "starts", LOGIT, "seeds"])
+
+
+def identity_title(frame: pd.DataFrame) -> str:
+    """The step-0 identity in one line: the largest difference of all arms that promise it."""
+    promised = [
+        difference
+        for starts, difference in zip(frame["starts"], frame[LOGIT], strict=True)
+        if starts == STUDENT
+    ]
+    if not promised:
+        return "Step-0 identity: no arm starts from the untouched student"
+    arms = "1 arm starts" if len(promised) == 1 else f"{len(promised)} arms start"
+    return f"Step-0 identity: {arms} as the untouched student, logits within {max(promised):.1e}"
+
+
+def losses_figure(frame: pd.DataFrame, look: Look = LIGHT) -> go.Figure:
+    """A line per arm and a band from its lowest to its highest seed; names are drawn as text."""
+    fig = go.Figure()
+    names = charts.labels(dict.fromkeys(frame["arm"]))
+    for index, (arm, own) in enumerate(frame.groupby("arm", sort=False)):
+        own, name = own.sort_values("step"), names[str(arm)]
+        colour = colours.CATEGORIES[index % len(colours.CATEGORIES)]
+        if max(own["seeds"]) > 1:
+            fig.add_scatter(
+                x=[*own["step"], *own["step"][::-1]],
+                y=[*own["highest"], *own["lowest"][::-1]],
+                name=name,
+                legendgroup=name,
+                showlegend=False,
+                mode="lines",
+                line={"width": 0},
+                fill="toself",
+                fillcolor=charts.fade(colour, 0.14),
+                hoverinfo="skip",
+            )
+        fig.add_scatter(
+            x=own["step"],
+            y=own["loss"],
+            name=name,
+            legendgroup=name,
+            mode="lines+markers" if len(own) < 3 else "lines",
+            line={
+                "color": colour,
+                "dash": "solid" if index < len(colours.CATEGORIES) else "dash",
+                "width": 2.5,
+            },
+        )
+    fig.update_xaxes(title="step", rangemode="tozero")
+    fig.update_yaxes(title="training loss", rangemode="tozero")
+    return charts.finish(fig, look, 260, showlegend=True)

@@ -1,0 +1,1 @@
+"""What every page shares: shell, links, export, live runs."""

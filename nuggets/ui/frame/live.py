@@ -1,0 +1,256 @@
+"""The panel of one run: status, stage, progress, time, loss, log; cancel and resume.
+
+It polls only while the run lives, and draws the whole page once more when the run ends. The run
+is another process: a reload, another page or a restart of the app does not touch it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import streamlit as st
+
+from nuggets import api
+from nuggets.amounts import duration
+from nuggets.recipe import TransferRecipe
+from nuggets.runs.schema import RunRecord, now
+from nuggets.ui.frame import safe
+
+TICK_S = 1.0
+ACTED = "nuggets-acted"
+"""Set by the buttons of a panel: the whole page has to be drawn again."""
+WINDOW = 7
+"""Ticks of progress from which the speed is taken."""
+QUIET = ("", "queued", "running", "done")
+"""Messages that say no more than the status does."""
+STAGE_WEIGHTS = {"train": 40, "tune": 20, "sensitivity": 2}
+"""How long stages take against each other, roughly; others take 1."""
+
+
+def panel(run: api.Run, key: str = "live", losses: bool = True) -> None:
+    """Draws the panel of a run.
+
+    Args:
+        run: any run, in any state.
+        key: unique on the page.
+        losses: whether to draw training losses; they belong to transfers.
+    """
+    is_live = run.status() in api.LIVE
+    st.fragment(_panel, run_every=TICK_S if is_live else None)(run, key, losses, is_live)
+
+
+def _panel(run: api.Run, key: str, losses: bool, was_live: bool) -> None:
+    status = run.status()
+    acted = st.session_state.pop(ACTED, False)
+    if acted or (was_live and status not in api.LIVE):
+        # Its buttons draw this panel alone, which cannot begin or stop its own polling.
+        st.rerun()
+    with st.container(border=True, key=f"nuggets-{key}", gap="small"):
+        if status == "damaged":
+            safe.problem(run.problem() or "This run cannot be read.", f"{key}-damaged")
+            return
+        record = run.record()
+        _head(run, record, status, key)
+        st.progress(1.0 if status == "done" else overall(record))
+        _clocks(record, status, told(run))
+        if record.error is not None and status != "cancelled":
+            safe.problem(record.error.message, f"{key}-error", "The run failed")
+        if losses:
+            _losses(run, key)
+            _identity(run, key)
+        _log(run, key)
+
+
+def _head(run: api.Run, record: RunRecord, status: api.RunStatus, key: str) -> None:
+    with st.container(horizontal=True, vertical_alignment="center"):
+        safe.status(status)
+        with st.container(width="stretch"):
+            st.text(run.id)
+        if status in api.LIVE:
+            asked = run.cancel_requested()
+            st.button(
+                "Stopping…" if asked else "Cancel",
+                key=f"{key}-cancel",
+                disabled=asked,
+                on_click=act,
+                args=(api.cancel, run.id),
+            )
+        if status in api.RESUMABLE:
+            st.button(
+                "Resume",
+                key=f"{key}-resume",
+                type="primary",
+                on_click=act,
+                args=(api.resume, run.id),
+                help="Continues from the last checkpoint.",
+            )
+
+
+def act(action: Any, run_id: str) -> None:
+    """Does something to a run from a button; what is refused is shown in the next full run."""
+    st.session_state[ACTED] = True
+    with safe.refused_later():
+        action(run_id)
+
+
+def overall(record: RunRecord) -> float:
+    """The fraction done of the whole run."""
+    if record.status == "done":
+        return 1.0
+    if record.stage not in record.stages:
+        return 0.0
+    weights = [STAGE_WEIGHTS.get(stage, 1) for stage in record.stages]
+    place = record.stages.index(record.stage)
+    done = sum(weights[:place]) + weights[place] * (record.progress or 0.0)
+    return min(1.0, done / sum(weights))
+
+
+def elapsed(record: RunRecord, at: datetime | None = None) -> float | None:
+    """Seconds of the newest attempt, to its end or to now."""
+    if record.started is None:
+        return None
+    return max(0.0, ((record.finished or at or now()) - record.started).total_seconds())
+
+
+def remaining(ticks: Sequence[tuple[datetime, float]], at: datetime | None = None) -> float | None:
+    """Seconds left in a stage, at the speed of its last ticks; None while too early to say.
+
+    Args:
+        ticks: times at which fractions of the stage were done.
+        at: the time now.
+    """
+    recent = ticks[-WINDOW:]
+    if len(recent) < 2 or recent[-1][1] <= recent[0][1]:
+        return None
+    (began, first), (last, done) = recent[0], recent[-1]
+    pace = (last - began).total_seconds() / (done - first)
+    return max(0.0, pace * (1 - done) - ((at or now()) - last).total_seconds())
+
+
+def _clocks(record: RunRecord, status: api.RunStatus, known: Told) -> None:
+    place = record.stages.index(record.stage) + 1 if record.stage in record.stages else 0
+    stage = f"{record.stage} ({place} of {len(record.stages)})" if place else record.stage
+    if known.doing and status in api.LIVE:
+        stage = f"{stage}, {known.doing}" if stage and status == "running" else known.doing
+    parts = [f"Stage: {stage or 'not started'}", f"Elapsed: {duration(elapsed(record))}"]
+    if status == "interrupted":
+        parts[1] = "The worker stopped; committed results are safe"
+    if status in api.LIVE:
+        left = remaining(known.ticks)
+        parts.append(
+            "Time left: no estimate yet" if left is None else f"Time left: about {duration(left)}"
+        )
+    parts.append(f"Device: {record.provenance.device}")
+    st.text("  ·  ".join(parts))
+
+
+def _losses(run: api.Run, key: str) -> None:
+    from nuggets.ui.charts import transfer as transfer_charts
+    from nuggets.ui.frame import share
+
+    frame = transfer_charts.losses_frame(told(run).losses)
+    if frame.empty:
+        return
+    look = share.look()
+    job = api.job_of(run)
+    few, most = min(frame["seeds"]), max(frame["seeds"])
+    seeds = "1 seed" if most == 1 else f"{most} seeds" if few == most else f"{few} to {most} seeds"
+    band = "" if most == 1 else "; bands from the lowest to the highest seed"
+    share.figure(
+        transfer_charts.losses_figure(frame, look),
+        frame,
+        key=f"{key}-losses",
+        caption=f"Training loss, mean over {seeds}{band} · {run.id}",
+        command=api.as_command(job),
+        python=api.as_python(job),
+        alt="Training loss of each arm by step",
+    )
+
+
+def _identity(run: api.Run, key: str) -> None:
+    """How far every arm's logits were from the untouched student's before its first step."""
+    known = told(run).step0
+    if not known:
+        return
+    from nuggets.ui.charts import transfer as transfer_charts
+    from nuggets.ui.frame import share
+
+    job = api.job_of(run)
+    arms = {arm.name: arm for arm in job.arms} if isinstance(job, TransferRecipe) else {}
+    frame = transfer_charts.identity_frame(known, arms)
+    with st.expander(transfer_charts.identity_title(frame), key=f"{key}-identity"):
+        st.text(
+            "The largest difference between the logits of the arm before its first step and "
+            "those of the untouched student, over a few test items. Each arm's initialisation is "
+            "subtracted from the base weights, so the arm computes the student's function up to "
+            "rounding: about 1e-5 to 1e-4 in float32, up to 0.1 in bfloat16. A larger value "
+            "means that the arm did not start from the student."
+        )
+        share.table(
+            frame,
+            key=f"{key}-step0",
+            caption=f"Step-0 identity · {run.id}",
+            command=api.as_command(job),
+            python=api.as_python(job),
+            height="content",
+            column_config={"max |Δ logit|": st.column_config.NumberColumn(format="%.1e")},
+        )
+
+
+@dataclass
+class Told:
+    """What a run's events said so far."""
+
+    last_seq: int = -1
+    doing: str = ""
+    ticks: list[tuple[datetime, float]] = field(default_factory=list)
+    losses: list[dict[str, float | str]] = field(default_factory=list)
+    step0: dict[str, dict[int, float | None]] = field(default_factory=dict)
+    sentences: list[str] = field(default_factory=list)
+
+
+def told(run: api.Run) -> Told:
+    """Reads the events since the last look; each is read once in a session."""
+    known = st.session_state.setdefault("nuggets-told", {}).setdefault(run.id, Told())
+    for event in run.events(after_seq=known.last_seq):
+        known.last_seq = event.seq
+        _hear(event, known)
+    return known
+
+
+def _hear(event: api.RunEvent, known: Told) -> None:
+    data = event.data
+    if event.type == "log":
+        known.sentences.append(event.message)
+    if event.type in ("progress", "stage", "status"):
+        known.doing = "" if event.message in QUIET else event.message
+    if event.type in ("stage", "status"):
+        known.ticks.clear()
+    done, total = data.get("done"), data.get("total")
+    if (
+        event.type == "progress"
+        and isinstance(done, int | float)
+        and isinstance(total, int | float)
+    ):
+        known.ticks.append((event.time, done / total if total else 0.0))
+    loss, step = data.get("loss"), data.get("step")
+    if event.type == "metric" and isinstance(loss, int | float) and isinstance(step, int):
+        arm = str(data.get("arm") or event.stage)
+        seed = str(data.get("seed"))
+        known.losses.append({"arm": arm, "seed": seed, "step": step, "loss": float(loss)})
+    if event.type == "metric" and "step0" in data:
+        step0: Any = data["step0"]
+        known.step0.setdefault(str(data.get("arm")), {})[int(str(data.get("seed", 0)))] = step0
+
+
+def _log(run: api.Run, key: str) -> None:
+    tail = run.log_tail(30)
+    with st.expander("Log", key=f"{key}-log"):
+        sentences = told(run).sentences[-12:]
+        st.code("\n".join(sentences) or "No output yet.", language=None, wrap_lines=True)
+        if tail:
+            st.caption("Worker log")
+            st.code(tail, language=None, height=180)

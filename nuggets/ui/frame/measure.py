@@ -1,0 +1,110 @@
+"""Measurements that a view lacks: what to click, then live progress until it is there.
+
+Which runs belong to a view is read from the runs themselves, so a reload or a second window sees
+the same measurements.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import streamlit as st
+
+from nuggets import api
+from nuggets.errors import NuggetsError
+from nuggets.recipe import AlignJob, SensitivityJob
+from nuggets.ui.frame import live, safe
+
+Measurement = SensitivityJob | AlignJob
+LOOK_BACK = 40
+"""Newest runs among which a measurement is looked for."""
+
+
+def measured_map(job: SensitivityJob) -> api.SensitivityMap | None:
+    """The map of a job, if there is one; found again at once within half a minute."""
+    try:
+        return _kept_map(api.dump_job(job), job)
+    except LookupError:
+        return None
+
+
+@st.cache_resource(ttl=30, max_entries=64, show_spinner=False)
+def _kept_map(key: str, _job: SensitivityJob) -> api.SensitivityMap:
+    found = api.find_map(_job)
+    if found is None:
+        raise LookupError(key)  # errors are not kept, so a new map shows at once
+    return found
+
+
+def missing(
+    title: str, sentence: str, offers: Mapping[str, Sequence[Measurement]], key: str
+) -> None:
+    """Says what is missing and offers to measure it; while it is measured, shows how far it is.
+
+    Args:
+        title: what is missing, in a few words.
+        sentence: what the measurement gives, and how long it takes.
+        offers: button → the jobs that it starts; the first is the one to recommend.
+        key: unique on the page.
+    """
+    with st.container(border=True, key=f"{key}-missing"):
+        st.subheader(title, anchor=False)
+        st.text(sentence)
+        wanted = [job for jobs in offers.values() for job in jobs]
+        running = runs_of(wanted)
+        busy = [job for job, run in running if run.status() in api.LIVE]
+        with st.container(horizontal=True):
+            for place, (label, jobs) in enumerate(offers.items()):
+                st.button(
+                    label,
+                    key=f"{key}-offer-{place}",
+                    type="primary" if place == 0 else "secondary",
+                    disabled=all(job in busy for job in jobs),
+                    on_click=start,
+                    args=([job for job in jobs if job not in busy],),
+                )
+        progress(wanted, key)
+
+
+def progress(jobs: Sequence[Measurement], key: str) -> None:
+    """Live panels of the runs of these jobs that compute, wait, or ended without a result."""
+    safe.refused()
+    shown = [run for _, run in runs_of(jobs) if run.status() not in ("done", "created")]
+    for run in shown[:1]:
+        live.panel(run, key=f"{key}-{run.id}", losses=False)
+    if len(shown) > 1:
+        waiting = [run.id for run in shown[1:] if run.status() in api.LIVE]
+        st.fragment(_waiting, run_every=2.0 if waiting else None)(tuple(waiting))
+
+
+def _waiting(ids: tuple[str, ...]) -> None:
+    """One line per further run; the page is drawn again when one of them ends."""
+    left = [run for run in api.runs() if run.id in ids and run.status() in api.LIVE]
+    if len(left) < len(ids):
+        st.rerun()
+    for run in left:
+        record = run.record()
+        st.progress(live.overall(record), text=safe.label(f"{record.name}: {run.status()}"))
+
+
+@safe.refused_later()
+def start(jobs: Sequence[Measurement]) -> None:
+    """Starts measurements from a button; what is refused is shown in the next full run."""
+    for job in jobs:
+        api.start(job)
+
+
+def runs_of(jobs: Sequence[Measurement]) -> list[tuple[Measurement, api.Run]]:
+    """The newest run of each of these jobs, oldest run first, as far as there is one."""
+    kinds = {job.job for job in jobs}
+    found: list[tuple[Measurement, api.Run]] = []
+    for run in api.runs()[:LOOK_BACK]:
+        if run.status() == "damaged" or run.record().kind not in kinds:
+            continue
+        try:
+            job = api.job_of(run)
+        except NuggetsError:
+            continue  # a recipe that cannot be read is a matter for the Runs page
+        if job in jobs and all(job != other for other, _ in found):
+            found.insert(0, (job, run))  # type: ignore[arg-type]
+    return found

@@ -1,0 +1,184 @@
+"""The chapters of the Learn page as text: claim, formula, question, and the glossary.
+
+Numbers never stand here: they are measured or shipped, and `scenes` puts them in.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Chapter(NamedTuple):
+    """One lesson.
+
+    Attributes:
+        key: its name in the address.
+        title: what it is about.
+        text: what to know, as Markdown.
+        formula: LaTeX.
+        plain: the same formula as text, for print.
+        question: what to guess.
+        options: the answers to choose from.
+        page: the page on which to go on.
+    """
+
+    key: str
+    title: str
+    text: str
+    formula: str
+    plain: str
+    question: str
+    options: tuple[str, str, str]
+    page: str
+
+
+CHAPTERS: tuple[Chapter, ...] = (
+    Chapter(
+        "sensitivity",
+        "Sensitivity",
+        "**How much would the loss on a skill's answers change if one weight were 0?** To first "
+        "order, it is the weight times its gradient. Samples are measured one at a time, since "
+        "values of opposite sign would cancel.",
+        r"S(\theta)=\sum_{x}\left|\,\theta\cdot\frac{\partial L(x)}{\partial\theta}\,\right|",
+        "S(θ) = Σₓ |θ · ∂L(x)/∂θ|, where L is the loss on answer tokens only",
+        "Take the most sensitive 1 % of the teacher's weights. What share of the total "
+        "sensitivity do they hold?",
+        ("less than 5 %", "5 to 25 %", "more than 25 %"),
+        "sensitivity",
+    ),
+    Chapter(
+        "layers",
+        "Layers",
+        "**The teacher has more layers than the student.** Add up the sensitivity of each "
+        "layer, keep as many of the most sensitive layers as the student has, and pair them "
+        "with the student's layers in order.",
+        r"\begin{gathered}S_\ell=\textstyle\sum_{\theta\in\ell}S(\theta)\\[4pt] "
+        r"\ell_1<\dots<\ell_{L_s}\text{ with the largest }S_\ell\end{gathered}",
+        "S(layer) = Σ S(θ) over the layer; the L_s largest, in order",
+        "Suppose sensitivity is measured on a single seed sample. On average, what share of the "
+        "same layers is still chosen?",
+        ("fewer than half", "half to 90 %", "more than 90 %"),
+        "sensitivity",
+    ),
+    Chapter(
+        "windows",
+        "Windows",
+        "**The teacher's matrices are larger than the student's.** In each, the paper takes the "
+        "contiguous window of the student's shape with the largest sum. But each window is "
+        "chosen **independently**, while all matrices read from and write to one residual "
+        "stream: a matrix reads what the previous one wrote only where both use the same "
+        "dimensions.",
+        r"W^\star=\operatorname*{arg\,max}_{W\subset\theta,\ |W|=d_{out}\times d_{in}}"
+        r"\sum_{\theta_{ij}\in W}S(\theta_{ij})",
+        "W* = the d_out × d_in window with the largest Σ S(θ)",
+        "The student is half as wide, so two windows placed at random share two thirds of their "
+        "residual dimensions. How many do adjacent matrices share when each uses its best "
+        "window?",
+        ("90 % or more", "60 to 90 %", "less than 60 %"),
+        "alignment",
+    ),
+    Chapter(
+        "svd",
+        "What the SVD discards",
+        "**A LoRA of rank r cannot hold a whole window.** The SVD gives the closest product of "
+        "rank r, and the rest is lost. How much is lost depends on how fast the singular values "
+        "decay.",
+        r"\begin{gathered}W\approx BA,\quad B=U_r\Sigma_r,\ A=V_r^\top\\[4pt] "
+        r"\text{kept}=\textstyle\sum_{i\le r}\sigma_i^2\,/\,\sum_i\sigma_i^2\end{gathered}",
+        "W ≈ B·A, B = U_r Σ_r, A = V_rᵀ; kept = Σ_{i≤r} σᵢ² / Σ σᵢ²",
+        "Shuffle all entries of the windows, as one of the controls does. Will rank 16 keep "
+        "more, as much, or less of the energy?",
+        ("more", "as much, within 2 points", "less"),
+        "transfer",
+    ),
+    Chapter(
+        "subtraction",
+        "Why the product is subtracted from the base",
+        "**B·A comes from another network and is not small.** Adding it to the student's weight "
+        "would wreck the student. So the same product is subtracted from the base: at step 0 "
+        "the student answers as before, but training now moves along the teacher's directions.",
+        r"\begin{gathered}W_0 = W-\tfrac{\alpha}{r}B_0A_0\\[4pt] "
+        r"W_0+\tfrac{\alpha}{r}B_0A_0=W\ \text{ at step 0}\end{gathered}",
+        "W₀ = W − (α/r)·B₀A₀, so that W₀ + (α/r)·B₀A₀ = W at step 0",
+        "After subtracting the product and adding it back, how much do the logits differ from "
+        "the untouched student's?",
+        ("exactly 0", "rounding only, below .001", "about 1"),
+        "transfer",
+    ),
+    Chapter(
+        "controls",
+        "Controls",
+        "**Any student improves with training, which proves nothing about what was extracted.** "
+        "A control gets the same data, the same number of steps and an initialisation of the "
+        "same size, but without the knowledge: the same matrices shuffled or permuted, noise of "
+        "the same norm, random layers or windows. Only an improvement over all of them counts.",
+        r"\begin{gathered}\text{helps}\iff \Delta_{\text{plain}}>0\\ "
+        r"\text{and }\Delta_{c}>0\text{ for every control }c\end{gathered}",
+        "helps ⇔ the intervals of the paired differences to plain LoRA and to every control lie "
+        "above 0",
+        "Here the paper's initialisation took the student from almost none to a fifth of all "
+        "items. How does its mean compare with those of its five controls?",
+        ("above all of them", "above some, below others", "below all of them"),
+        "benchmarks",
+    ),
+    Chapter(
+        "intervals",
+        "Intervals",
+        "**A different seed gives a different result, and so do different items.** The interval "
+        "of a difference has to account for both. The rules used here were tested on identical "
+        "arms, for which every claim is false.",
+        r"\bar d\ \pm\ t_{.975,\nu}\;\widehat{\mathrm{se}}_{\text{seeds, items}}(\bar d)",
+        "mean difference ± t · standard error over seeds and items",
+        "Suppose an arm is truly better by .20. With 3 seeds and 80 items, how often will the "
+        "verdict be “helps”?",
+        ("nearly always", "about half the time", "nearly never"),
+        "benchmarks",
+    ),
+    Chapter(
+        "transfer",
+        "When transfer works",
+        "**Networks that were trained independently have different bases:** dimension 7 of one "
+        "means nothing to the other. A sibling, pruned from the teacher (the same dimensions in "
+        "every layer) and then fine-tuned to recover, shares the teacher's basis. R² measures "
+        "how much of a student layer a linear map from the teacher explains.",
+        r"R^2=1-\frac{\sum\lVert h_s-M h_t\rVert^2}{\sum\lVert h_s-\bar h_s\rVert^2}",
+        "R² = 1 − Σ‖h_s − M·h_t‖² / Σ‖h_s − mean‖²",
+        "Some students are pruned by sensitivity, others at random, each with the same "
+        "dimensions in every layer. Which learned the new skill better afterwards?",
+        ("pruned by sensitivity", "no detectable difference", "pruned at random"),
+        "alignment",
+    ),
+)
+
+GLOSSARY: tuple[tuple[str, str], ...] = (
+    ("adapter", "the trainable parameters of a LoRA, stored separately from the model's weights"),
+    ("alignment", "which layer or dimension of one model corresponds to which of the other"),
+    ("arm", "one way to initialise and train the student; all arms get the same data and steps"),
+    ("CKA", "similarity of two layers' activations on the same tokens; 1 means the same geometry"),
+    ("consistent choice", "the same residual dimensions, whole heads and the same neurons in "
+     "every matrix"),
+    ("control", "an arm whose initialisation has the treatment's size but none of its knowledge"),
+    ("detectable difference", "the smallest true difference that is detected 80 % of the time"),
+    ("exact match", "share of test items whose answer is entirely correct"),
+    ("FFN neuron", "one row of gate and up, with its column of down"),
+    ("graft", "pruning a student from the teacher and fine-tuning it on general data to recover"),
+    ("Holm's correction", "keeps false claims rare when many arms are compared at once"),
+    ("interval", "the range that contains the true value in 95 % of such experiments"),
+    ("layer map", "which teacher layer each student layer receives"),
+    ("LoRA", "a trained change of a weight by B·A of rank r, while the weight itself is frozen"),
+    ("plain LoRA", "the baseline: A random, B zero, nothing extracted"),
+    ("rank r", "how many directions B·A can change; lora_alpha / r scales it"),
+    ("residual stream", "the vector that every layer reads and adds to"),
+    ("seed samples", "the few solved examples on which sensitivity is measured"),
+    ("sensitivity", "first-order estimate of how much the loss would change if a weight were 0"),
+    ("step-0 identity", "before training, the student computes the same with its adapter as "
+                        "without"),
+    ("verdict", "one sentence from fixed rules, such as helps, hurts, or no detectable "
+                "difference"),
+    ("window", "the part of a teacher matrix that has the student matrix's shape"),
+)  # fmt: skip
+
+
+def chapter(key: object) -> Chapter:
+    """The chapter of that name, or the first: an address can say anything."""
+    return next((found for found in CHAPTERS if found.key == key), CHAPTERS[0])

@@ -1,0 +1,216 @@
+"""What is known of a pair before a weight is read: dimensions, what can be extracted, the needs."""
+
+from __future__ import annotations
+
+import shlex
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from nuggets import amounts, api
+from nuggets.recipe import TransferRecipe
+from nuggets.ui.frame import safe, share, shell
+from nuggets.ui.transfer import form
+
+LOOKED_UP_FOR = 600
+"""Seconds that an answer of the hub is kept."""
+WORDS = {
+    "agree": "Both tokenizers map every token to the same id.",
+    "differ": "The tokenizers map tokens to different ids, so the rows of embedding and head do "
+    "not correspond.",
+    "unknown": "Whether the tokenizers agree is known only after they are loaded.",
+}
+
+
+def work(choice: shell.Choice) -> TransferRecipe:
+    """Draws the choice of how much is counted for, and returns the transfer that does it."""
+    names = list(api.shipped_recipes())
+    name = st.selectbox(
+        "Estimate for recipe",
+        names,
+        index=names.index("quick"),
+        key="counted",
+        bind="query-params",
+        width=220,
+        help="The recipe sets the samples, steps, arms and seeds of the estimate.",
+    )
+    recipe = api.load_recipe(name if name in names else "quick")
+    own = choice.data()  # which samples; how many is the recipe's
+    sources = {field: getattr(own, field) for field in ("task", *form.FILES)}
+    return recipe.model_copy(
+        update={
+            "teacher": choice.teacher,
+            "student": choice.student,
+            "device": choice.device,
+            "data": recipe.data.model_copy(update=sources),
+            "sensitivity": recipe.sensitivity.model_copy(update={"dtype": choice.dtype}),
+        }
+    )
+
+
+def look(choice: shell.Choice, recipe: TransferRecipe) -> api.Preflight:
+    """The preflight; what the Hub said is kept for ten minutes, local files are read again.
+
+    Raises:
+        BadInput: if one of the two is not a model at all, or the device is not there.
+    """
+    remote = any(api.asks_hub(model) for model in (choice.teacher, choice.student))
+    return _kept(api.dump_job(recipe), recipe) if remote else _fresh(recipe)
+
+
+@st.cache_data(ttl=LOOKED_UP_FOR, max_entries=16, show_spinner="Querying the Hub…")
+def _kept(key: str, _recipe: TransferRecipe) -> api.Preflight:
+    return _fresh(_recipe)
+
+
+def _fresh(recipe: TransferRecipe) -> api.Preflight:
+    return api.preflight(
+        recipe.teacher,
+        recipe.student,
+        recipe.extraction.roles,
+        device=recipe.device,
+        recipe=recipe,
+    )
+
+
+def verdict(found: api.Preflight) -> None:
+    """Whether the transfer can work, and every reason why not."""
+    short = too_large(found)
+    word, colour = ("fits", "green") if not short else ("fits in part", "orange")
+    if not found.ok:
+        word, colour = "does not fit", "red"
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.badge(word, color=colour)  # type: ignore[arg-type]
+        if found.ok and short:
+            st.text(
+                "With this recipe, these stages are too large for this machine: "
+                f"{', '.join(short)}."
+            )
+        if found.teacher and found.student:
+            st.text(WORDS[found.vocabularies])
+    for index, sentence in enumerate(found.problems):
+        safe.problem(sentence, f"preflight-{index}")
+
+
+def too_large(found: api.Preflight) -> list[str]:
+    """Stages that do not fit and that nothing stands in for.
+
+    A model that fits whole need not be streamed, one that is streamed need not fit whole, and
+    either way row and column sums can stand in for the full map.
+    """
+    fits = {stage.stage: stage.fits for stage in found.stages}
+    instead = {"load", "sensitivity (sums)", "sensitivity (full map)"}
+    if not fits.get("sensitivity (streaming)"):
+        instead = {"sensitivity (streaming)", "sensitivity (full map)"}
+    return [stage for stage, fit in fits.items() if not fit and stage not in instead]
+
+
+def dimensions(found: api.Preflight, command: str) -> None:
+    """The two models side by side."""
+    rows = [
+        {
+            "dimension": d.name,
+            "teacher": d.teacher,
+            "student": d.student,
+            "fits": "yes" if d.fits else "no: larger",
+        }
+        for d in found.dimensions
+    ]
+    written: list[Any] = ["{:,}".format] * len(rows)
+    if found.teacher and found.student:
+        for title, name in (("weights", "parameters"), ("bytes on disk", "bytes_on_disk")):
+            values = {who: getattr(getattr(found, who), name) for who in ("teacher", "student")}
+            rows.append({"dimension": title, **values, "fits": ""})
+        written += [amounts.count, amounts.size]
+    shown = [
+        row | {who: write(row[who]) for who in ("teacher", "student")}
+        for row, write in zip(rows, written, strict=True)
+    ]
+    _table(rows, "dimensions", "From configurations and headers alone", command,
+           {}, "Dimensions of teacher and student side by side", shown)  # fmt: skip
+
+
+def matrices(found: api.Preflight, command: str) -> None:
+    """Every kind of matrix: its shapes, whether it can be extracted, and why not."""
+    rows = [
+        {
+            "matrix": role.role,
+            "teacher": _shape(role.teacher_shape),
+            "student": _shape(role.student_shape),
+            "can be extracted": ("yes" if role.fits else "no")
+            + (f": {role.reason}" * bool(role.reason)),
+        }
+        for role in found.roles
+    ]
+    _table(
+        rows,
+        "matrices",
+        "Shapes [out × in] of one layer's matrices",
+        command,
+        {},
+        "Matrices of teacher and student with their shapes, and whether they can be extracted",
+    )
+
+
+def needs(found: api.Preflight, command: str) -> None:
+    """Memory, disk and time of every stage against what this machine has."""
+    machine, amount = found.machine, found.work
+    if machine is None or amount is None or not found.stages:
+        return
+    on_gpu = machine.device != "cpu"
+    rows = [_need(stage, machine, on_gpu) for stage in found.stages]
+    bar = st.column_config.ProgressColumn(min_value=0, max_value=1, format="percent", width=110,
+                                          help="Share of the free memory.")  # fmt: skip
+    disk = f"{amounts.size(machine.disk_free)} of disk"
+    memory = f"{amounts.size(machine.memory_free)} of memory on {machine.device}"
+    ram = f", {amounts.size(machine.ram_free)} of RAM" if on_gpu else ""
+    _table(
+        rows,
+        "needs",
+        f"Estimated for {amount.n_seed_samples} seed samples of up to {amount.max_tokens} tokens "
+        f"and {amount.trainings} trainings of {amount.steps} steps × {amount.batch_size}, "
+        f"{amount.dtype}. Free: {memory}{ram}, {disk}",
+        command,
+        {"of free memory": bar},
+        "Memory, disk space and time that each stage needs, and whether they are available",
+    )
+
+
+def _need(stage: Any, machine: Any, on_gpu: bool) -> dict[str, Any]:
+    row = {"stage": stage.stage, "memory": _amount(stage.bytes_needed)}
+    if on_gpu:
+        row["RAM"] = _amount(stage.ram_needed)
+    return row | {
+        "of free memory": stage.bytes_needed / max(machine.memory_free, 1),
+        "disk": _amount(stage.disk_needed),
+        "time": amounts.duration(stage.seconds),
+        "fits": "yes" if stage.fits else "no",
+    }
+
+
+def _table(
+    rows: list[dict[str, Any]],
+    key: str,
+    caption: str,
+    command: str,
+    columns: dict[str, Any],
+    alt: str,
+    shown: list[dict[str, Any]] | None = None,
+) -> None:
+    if rows:
+        share.table(pd.DataFrame(rows), key, caption, command, height="content", row_height=30,
+                    shown=pd.DataFrame(shown or rows), column_config=columns, alt=alt)  # fmt: skip
+
+
+def _amount(n_bytes: int) -> str:
+    return amounts.size(n_bytes) if n_bytes else "–"
+
+
+def _shape(shape: tuple[int, int] | None) -> str:
+    return "–" if shape is None else f"{shape[0]:,} × {shape[1]:,}"
+
+
+def command_of(choice: shell.Choice) -> str:
+    """The command line that says the same."""
+    return shlex.join(["nuggets", "preflight", choice.teacher, choice.student])

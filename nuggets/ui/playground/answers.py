@@ -1,0 +1,84 @@
+"""A question to several speakers, and their answers as they arrive."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from nuggets import api
+from nuggets.amounts import duration
+from nuggets.errors import NuggetsError
+from nuggets.ui.charts import answers as answers_charts
+from nuggets.ui.frame import safe, share
+
+TICK_S = 0.5
+COLUMNS = 3
+Question = api.playground.Question
+
+
+@safe.refused_later()
+def post(question: Question) -> None:
+    """Asks from a button; what is refused is shown in the next full run."""
+    api.playground.post(question)
+
+
+def panel(question: Question, key: str) -> bool:
+    """Draws the newest answers to exactly this question; False if it was not asked yet."""
+    found = api.playground.latest(question)
+    if found is None:
+        return False
+    st.fragment(_panel, run_every=None if found.ended else TICK_S)(found.id, key, not found.ended)
+    return True
+
+
+def _panel(reply_id: str, key: str, was_open: bool) -> None:
+    try:
+        found = api.playground.reply(reply_id)
+    except NuggetsError as error:
+        safe.problem(error, f"{key}-lost")
+        return
+    if was_open and found.ended:
+        st.rerun()  # stops the polling
+    if found.status == "failed":
+        safe.problem(found.problem, f"{key}-failed", "No answer")
+    elif not found.ended:
+        text = "The models are loading. The first question takes a few seconds."
+        st.caption("Answering…" if found.answers else text)
+    across = min(COLUMNS, max(2, len(found.question.speakers)))
+    for start in range(0, len(found.answers), across):
+        row = found.answers[start : start + across]
+        for place, (column, answer) in enumerate(zip(st.columns(across), row, strict=False)):
+            with column:
+                _answer(found, answer, f"{key}-{start + place}")
+
+
+def _answer(found: api.playground.Reply, answer: api.playground.Answer, key: str) -> None:
+    with st.container(border=True, key=f"{key}-answer", gap="small"):
+        st.text(answer.speaker.label)
+        if answer.problem:
+            safe.problem(answer.problem, key)
+            return
+        still = "…" if not found.ended and not answer.text else "(nothing)"
+        st.code(answer.text or still, language=None, wrap_lines=True)
+        if answer.note:
+            st.text(answer.note)
+        if answer.tokens:
+            _tokens(found, answer, key)
+
+
+def _tokens(found: api.playground.Reply, answer: api.playground.Answer, key: str) -> None:
+    ended = "" if answer.finished or not answer.text else ", stopped at the token limit"
+    frame = answers_charts.tokens_frame(answer)
+    share.figure(
+        answers_charts.tokens_figure(answer, share.look()),
+        frame,
+        key=f"{key}-tokens",
+        caption=f"{len(answer.tokens)} tokens, {duration(answer.seconds)}{ended}",
+        command=api.as_command(found.question),
+        python=api.as_python(found.question),
+        alt="Probability of each token; the table below shows the alternatives",
+    )
+    with st.expander("Exact prompt", key=f"{key}-read"):
+        st.code(answer.read, language=None, wrap_lines=True)
+    with st.expander("Top alternative tokens", key=f"{key}-others"):
+        bar = st.column_config.ProgressColumn(min_value=0, max_value=1, format="percent")
+        st.dataframe(frame, hide_index=True, column_config={"probability": bar}, height=220)

@@ -1,0 +1,171 @@
+"""What can be done with one run beside following it: notes, comparison, export, deletion."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from nuggets import api
+from nuggets.recipe import TransferRecipe
+from nuggets.ui.frame import safe, share, shell
+
+NOTES_LENGTH = 4000
+MOST_COMPARED = 7
+MOST_DOWNLOADED = 200 * 2**20
+"""Bytes of a run that the browser may be given at once; a larger one is written to disk."""
+
+
+def notes(run: api.Run) -> None:
+    """The user's own words about a run, kept as soon as the field is left."""
+    key = f"notes-{run.id}"
+    st.text_area(
+        "Notes",
+        run.notes(),
+        key=key,
+        max_chars=NOTES_LENGTH,
+        height=90,
+        placeholder="What you wanted to find out, and what you observed.",
+        on_change=_save_notes,
+        args=(run, key),
+    )
+
+
+@safe.refused_later()
+def _save_notes(run: api.Run, key: str) -> None:
+    run.set_notes(st.session_state[key])
+
+
+def compare(run: api.Run) -> None:
+    """What differs between two or more runs: recipe beside results."""
+    others = [other.id for other in api.runs() if other.id != run.id and _alike(other, run)]
+    if not others:
+        st.text("There is no other run of the same kind to compare with.")
+        return
+    chosen = st.multiselect(
+        "Compare with",
+        others,
+        key="with",
+        bind="query-params",
+        max_selections=MOST_COMPARED,
+        placeholder="choose one or more runs",
+    )
+    ids = [run.id, *(other for other in chosen if other in others)]
+    if len(ids) < 2:
+        return
+    found = api.compare([api.open_run(run_id) for run_id in ids])
+    command = f"nuggets compare {' '.join(ids)}"
+    left, right = st.columns(2)
+    with left:
+        _differences(found["recipe"], "recipe", "The recipes are the same.", ids, command)
+    with right:
+        _differences(found["results"], "results", "No results yet.", ids, command)
+    for run_id, sentence in zip(ids, found["verdicts"], strict=True):
+        st.text(f"{run_id}: {sentence or 'no verdict'}")
+
+
+def _alike(one: api.Run, other: api.Run) -> bool:
+    """Whether two runs do the same kind of job, so that their fields can be compared."""
+    if "damaged" in (one.status(), other.status()):
+        return False
+    return one.record().kind == other.record().kind
+
+
+def _differences(
+    rows: dict[str, list[object]], what: str, empty: str, ids: list[str], command: str
+) -> None:
+    if not rows:
+        st.text(empty)
+        return
+    lines = [
+        {what: name} | dict(zip(ids, map(_shown, values), strict=True))
+        for name, values in rows.items()
+    ]
+    title = "recipes" if what == "recipe" else what
+    share.table(pd.DataFrame(lines), f"diff-{what}", f"What differs in the {title}", command)
+
+
+def _shown(value: object) -> str:
+    return "–" if value is None else str(value)
+
+
+def export(run: api.Run, job: TransferRecipe) -> None:
+    """Writes an arm's adapter, for the untouched student, into a new folder."""
+    finished = {(cell.arm, cell.seed) for cell in api.cells(run)}
+    arms = [arm.name for arm in job.arms if any(arm.name == name for name, _ in finished)]
+    if not arms:
+        st.text("No arm has finished yet.")
+        return
+    left, right = st.columns(2)
+    with left:
+        arm = st.selectbox("Arm", arms, index=len(arms) - 1, key="export-arm")
+    with right:
+        seeds = [seed for name, seed in sorted(finished) if name == arm]
+        seed = st.selectbox("Seed", seeds, key="export-seed")
+    folder = api.exports_dir() / f"{run.id}-{arm}-{seed}"
+    out = st.text_input("New folder", str(folder), key=f"export-{run.id}-{arm}-{seed}")
+    st.code(
+        f"nuggets export {run.id} --arm {arm} --seed {seed} --out {out}",
+        language="bash",
+        wrap_lines=True,
+    )
+    if st.button("Export the PEFT adapter", type="primary", key="export"):
+        with safe.shown_problems("exported"):
+            api.export(run, Path(out).expanduser(), arm, seed)
+            st.badge("Written", color="green")
+            st.code(out, language=None)
+
+
+def bundle(run: api.Run) -> None:
+    """The whole run as one file: written to disk, and handed to the browser if not too large."""
+    st.subheader("The complete run as one file", anchor=False)
+    st.text(
+        "Contains the recipe, versions, digests, sums of the maps, adapters, every answer and a "
+        "page with the figures. It opens on a machine without the models."
+    )
+    path = api.exports_dir() / f"{run.id}.nuggets.zip"
+    if not path.is_file():
+        if st.button("Create the bundle", key="bundle"):
+            with safe.shown_problems("bundled"):
+                api.bundles.write_bundle(run, path)
+                st.rerun()
+    else:
+        st.code(str(path), language=None)
+        if path.stat().st_size <= MOST_DOWNLOADED:
+            st.download_button("Download the bundle", path.read_bytes, path.name,
+                               "application/zip", key="bundle-file", on_click="ignore")  # fmt: skip
+    st.code(f"nuggets bundle {run.id} --out {run.id}.nuggets.zip", language="bash", wrap_lines=True)
+
+
+def import_bundle() -> None:
+    """A bundle from an upload, or from a path for those that are too large to upload."""
+    with st.popover("Import a run", key="import"):
+        file = st.file_uploader("Bundle", type=["zip"], key="bundle-upload")
+        path = st.text_input("or a file on this machine", key="bundle-path")
+        st.button("Import", key="import-now", on_click=_import, args=(file, path),
+                  disabled=file is None and not path.strip())  # fmt: skip
+
+
+@safe.refused_later()
+def _import(file: Any, path: str) -> None:
+    if file is not None:
+        run = api.bundles.read_upload(file.getvalue())
+    else:
+        run = api.bundles.read_bundle(Path(path.strip()).expanduser())
+    shell.choose(run=run.id)
+
+
+@st.dialog("Delete this run?")
+def confirm_delete(run: api.Run) -> None:
+    """Asks once more; the run's folder is then gone for good."""
+    st.text(run.id)
+    st.text("Its record, adapters and answers will be deleted permanently.")
+    with st.container(horizontal=True):
+        if st.button("Delete", type="primary", key="delete-yes"):
+            with safe.refused_later():
+                api.delete(run.id)
+            st.rerun()
+        if st.button("Keep", key="delete-no"):
+            st.rerun()

@@ -1,0 +1,211 @@
+"""Parts of the Sensitivity page: the map, the layers, and how far the map can be trusted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import pandas as pd
+import streamlit as st
+from numpy import ndarray
+
+from nuggets import api
+from nuggets.ui.charts import base as charts
+from nuggets.ui.charts import heatmap
+from nuggets.ui.charts import sensitivity as sensitivity_charts
+from nuggets.ui.frame import safe, share, shell
+from nuggets.ui.sensitivity import matrix as matrix_part
+from nuggets.ui.sensitivity.sources import Source, Sources
+
+PICKED = "nuggets-map-picked"
+
+
+class View(NamedTuple):
+    """Which maps the page shows, checked.
+
+    Attributes:
+        a: name of the map that is shown.
+        b: name of the one it is compared with.
+        show: `A`, `B` or `A − B`.
+    """
+
+    a: str
+    b: str | None
+    show: str
+
+    def own(self, found: Sources) -> Source:
+        """The map that is shown, the first of a difference."""
+        return found[self.b] if self.show == "B" and self.b else found[self.a]
+
+
+class Values(NamedTuple):
+    """How the map's values are shown: one of `api.views.MODES`, and by decades or as a ratio."""
+
+    mode: Any
+    log: bool
+
+
+def overview(found: Sources, view: View, choice: shell.Choice) -> None:
+    """The model at a glance, and its layers beside it."""
+    left, right = st.columns([3, 2], gap="medium")
+    with left:
+        glance(found, view)
+    with right:
+        layers(view.own(found), choice)
+
+
+@st.fragment
+@safe.shown_problems("map")
+def glance(found: Sources, view: View) -> None:
+    """The map with its controls, which draw nothing else again; a click does."""
+    if st.session_state.pop(PICKED, False):
+        st.rerun()
+    values = _controls(len(found) > 1)
+    frame, shown, compare = shown_values(found, view, values)
+    own = view.own(found)
+    what = f"{view.a} − {view.b}" if view.show == "A − B" else own.label
+    draw_map(frame, shown, compare, what, own, values.mode)
+
+
+def _controls(others: bool) -> Values:
+    bound: Any = {"bind": "query-params"}
+    modes: list[Any] = [mode for mode in api.views.MODES if mode != "distinctive" or others]
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        mode = st.selectbox("Values", modes, key="mode", width=160, format_func=charts.plain_name,
+                            help="; ".join(f"{charts.plain_name(m)}: {heatmap.TITLES[m]}"
+                                           for m in modes), **bound)  # fmt: skip
+        fixed = mode == "distinctive"
+        scale = st.segmented_control("Scale", ("linear", "log"), default="linear", required=True,
+                                     key="scale", disabled=fixed, **bound)  # fmt: skip
+    return Values(mode if mode in modes else modes[0], scale == "log" and not fixed)
+
+
+def shown_values(
+    found: Sources, view: View, values: Values
+) -> tuple[pd.DataFrame, heatmap.Shown, Sequence[ndarray]]:
+    """The values of the map with their reading, and what must share their colours."""
+    (a, b, _), (mode, log) = view, values
+    maps = {name: source.map for name, source in found.items()}
+    spec, tasks = maps[a].spec, list(maps.values())
+    views = api.views
+    if b is not None and view.show == "A − B":
+        cells = views.difference(maps[a], maps[b], mode, log, tasks)
+        totals = views.difference(maps[a], maps[b], "absolute").mean
+        shown = heatmap.Shown.of(mode, log, f"{a} − {b}")
+        return heatmap.map_frame(spec, cells, totals), shown, ()
+    own, other = (a, b) if view.show != "B" or b is None else (b, a)
+    cells = views.module_values(maps[own], mode, tasks)
+    totals = views.module_values(maps[own], "absolute").mean
+    compare = () if other is None else (views.module_values(maps[other], mode, tasks).mean,)
+    return heatmap.map_frame(spec, cells, totals), heatmap.Shown.of(mode, log), compare
+
+
+def _map_key() -> str:
+    """The map's key; it changes when the matrix is chosen by keyboard, which unselects the map."""
+    return f"sensitivity-map-{st.session_state.get('nuggets-map-round', 0)}"
+
+
+def _choose(key: str, frame: pd.DataFrame) -> None:
+    """Takes a click on the map over into the choice of the matrix."""
+    points = st.session_state[key]["selection"]["points"]
+    names = dict(zip(frame["module"], frame["name"], strict=True))
+    clicked = [names.get(point.get("customdata")) for point in points]
+    if clicked and clicked[0] is not None and clicked[0] != st.session_state.get("matrix"):
+        st.session_state["matrix"] = clicked[0]
+        st.session_state[PICKED] = True
+        matrix_part.whole()
+
+
+def draw_map(
+    frame: pd.DataFrame,
+    shown: heatmap.Shown,
+    compare: Any,
+    what: str,
+    source: Source,
+    mode: Any,
+) -> None:
+    """The heatmap; a click chooses the matrix below."""
+    key = _map_key()
+    note = "" if mode != "distinctive" else "  # distinctive: pass the maps of all tasks"
+    mode = mode if mode != "distinctive" else "share"
+    share.figure(
+        heatmap.map_figure(frame, shown, compare, share.look()),
+        frame,
+        key=key,
+        caption=f"{shown.title}; hover for 95 % intervals over samples · {what}, {source.origin}",
+        command=api.as_command(source.job),
+        python=api.as_python(source.job, f"print(api.views.module_values(map, {mode!r})){note}"),
+        alt=f"Heatmap of layers by modules: {shown.title} for {what}. The table has the values.",
+        on_select=lambda: _choose(key, frame),
+    )
+    st.caption("Click a cell to open its matrix, or choose the matrix by name below.")
+
+
+def n_chosen(source: Source, choice: shell.Choice) -> int:
+    """How many layers the student would receive."""
+    return min(api.spec(choice.student).n_layers, source.map.spec.n_layers)
+
+
+def layers(source: Source, choice: shell.Choice) -> None:
+    """Layer shares with intervals, and which layers other samples would choose."""
+    k, found = n_chosen(source, choice), source.map
+    stability = api.views.layer_stability(found.layer_samples, k)
+    frame = sensitivity_charts.layers_frame(api.views.layer_values(found), stability)
+    share.figure(
+        sensitivity_charts.layers_figure(frame, share.look()),
+        frame,
+        key="layers",
+        caption=f"The {k} most sensitive layers are orange; 95 % intervals over samples · "
+        f"{source.label}, {source.origin}",
+        command=api.as_command(source.job),
+        python=api.as_python(
+            source.job,
+            "print(api.views.layer_values(map))\n"
+            f"print(api.views.layer_stability(map.layer_samples, {k}))",
+        ),
+        alt="Bars: share of each layer with its interval, and how often it is chosen when "
+        "samples are resampled",
+    )
+
+
+def trust(source: Source, choice: shell.Choice) -> None:
+    """How far the map can be trusted with these samples."""
+    st.subheader("Can the map be trusted?", anchor=False)
+    left, right = st.columns([2, 3], gap="medium")
+    with left, safe.shown_problems("stability"):
+        _agreement(source.map)
+    with right, safe.shown_problems("samples"):
+        _samples(source, choice)
+
+
+def _agreement(found: api.SensitivityMap) -> None:
+    halves = api.views.split_half(api.views.module_samples(found))
+    st.metric(
+        "Rank correlation between two halves of the samples",
+        f"{halves.mean:.3f}",
+        help=f"Spearman's correlation between the matrices' sums over {halves.n_half} samples "
+        f"and over {halves.n_half} others; middle 95 % of random halves: {halves.low:.3f} "
+        f"to {halves.high:.3f}.",
+    )
+    st.caption(f"95 % of random halves: {halves.low:.3f} to {halves.high:.3f}")
+
+
+def _samples(source: Source, choice: shell.Choice) -> None:
+    k, found = n_chosen(source, choice), source.map
+    sizes = [n for n in (1, 2, 4, 8, 16, 32, 64, 128, 256) if n < found.n_samples]
+    sizes.append(found.n_samples)
+    same = api.views.stability_by_samples(found.layer_samples, k, sizes)
+    frame = pd.DataFrame({"samples": sizes, "same_layers": same})
+    share.figure(
+        sensitivity_charts.samples_figure(frame, share.look()),
+        frame,
+        key="samples",
+        caption=f"How many of the {k} layers are also chosen from fewer samples · "
+        f"{source.label}, {source.origin}",
+        command=api.as_command(source.job),
+        python=api.as_python(
+            source.job,
+            f"print(api.views.stability_by_samples(map.layer_samples, {k}, {sizes}))",
+        ),
+        alt="Share of the chosen layers against the number of seed samples",
+    )

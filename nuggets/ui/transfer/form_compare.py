@@ -1,0 +1,110 @@
+"""Which arms are compared, with how many seeds and items.
+
+An initialisation is an arm: each says what a LoRA starts from, and everything else is the same.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from nuggets.frozen import members
+from nuggets.recipe import TransferRecipe
+from nuggets.train.arms.family import Arm
+from nuggets.ui.frame import fields
+
+Tree = dict[str, Any]
+GROUPS = {
+    "starts": ("Initialisers", "What LoRA starts from. plain: A random, B zero. paper: "
+               "matrices extracted from the teacher. The others are PEFT's own "
+               "and need no teacher."),
+    "controls": ("Controls", "Like the paper's initialisation, but with the teacher's "
+                 "knowledge destroyed. If the treatment does no better than these, "
+                 "knowledge is not what helped."),
+    "others": ("Other arms", "vanilla: the untouched student. Distillation, samples labelled "
+               "by the teacher, full fine-tuning and grafts are the alternatives "
+               "to a transfer."),
+}  # fmt: skip
+MOST_SEEDS = 10
+METRICS = ("exact_match", "choice", "loss")
+
+
+def values(base: TransferRecipe) -> Tree:
+    """What each control shows for a recipe, by key."""
+    own = {key: [arm.name for arm in base.arms if _group(arm) == key] for key in GROUPS}
+    return own | {
+        "seeds": len(base.seeds),
+        "items": base.data.n_test,
+        "old_items": base.data.n_old,
+        "metric": base.data.metric,
+        "prompts": base.data.format,
+    }
+
+
+def draw(base: TransferRecipe, tree: Tree) -> None:
+    """Draws the controls and writes what they say into a recipe's tree."""
+    shown = values(base)
+    offered = {arm.name: arm for arm in base.arms}
+    offered |= {kind: arm() for kind, arm in members(Arm).items() if kind not in offered}
+    chosen: set[str] = set()
+    for key, (label, help_) in GROUPS.items():
+        names = [name for name, arm in offered.items() if _group(arm) == key]
+        chosen |= set(fields.several(label, names, shown[key], key, help_))
+    # In the recipe's own order, whatever was clicked first: the same comparison, the same recipe.
+    arms = [arm for name, arm in offered.items() if name in chosen]
+    tree["arms"] = [arm.model_dump(mode="json") for arm in arms]
+    _explained(offered)
+    left, right = st.columns(2)
+    with left:
+        count = fields.slider(
+            "Seeds", 1, max(MOST_SEEDS, shown["seeds"]), shown["seeds"], "seeds",
+            "Independent repetitions. A single seed does not show what happens if training "
+            "is repeated.", 1,
+        )  # fmt: skip
+    tree["seeds"] = list(base.seeds) if count == len(base.seeds) else list(range(count))
+    with right:
+        tree["data"]["n_test"] = fields.number(
+            "Test items", 1, 100_000, shown["items"], "items",
+            "Items that the report evaluates, the same for every arm and seed.", 20,
+        )  # fmt: skip
+    with st.expander("Advanced"):
+        _advanced(tree["data"], shown)
+
+
+def _advanced(data: Tree, shown: Tree) -> None:
+    left, right = st.columns(2)
+    with left:
+        data["metric"] = fields.select(
+            "Verdict on", METRICS, shown["metric"], "metric", "The metric that the verdict uses."
+        )
+    with right:
+        data["n_old"] = fields.number(
+            "Items per old skill", 1, 10_000, shown["old_items"], "old_items",
+            "Items of each skill that the student already has, to measure what it forgets.", 10,
+        )  # fmt: skip
+    data["format"] = fields.select(
+        "Prompts", ["paper", "chat"], shown["prompts"], "prompts",
+        "In the format of the paper's data, or by the tokenizer's chat template.",
+    )  # fmt: skip
+
+
+def _explained(offered: dict[str, Any]) -> None:
+    with st.popover("What each arm is", width="stretch"):
+        rows = [
+            {"arm": name, "what": arm.title, "role": arm.role, "in short": _short(arm)}
+            for name, arm in offered.items()
+        ]
+        st.dataframe(pd.DataFrame(rows), hide_index=True, height=320)
+
+
+def _short(arm: Any) -> str:
+    return (type(arm).__doc__ or "").strip().split("\n\n")[0].replace("\n    ", " ")
+
+
+def _group(arm: Any) -> str:
+    """The key of its group: controls by their role, the others by their family."""
+    if arm.role == "control":
+        return "controls"
+    return "starts" if arm.family == "start" else "others"

@@ -1,0 +1,45 @@
+"""Bringing one's own samples: upload, look at what was read, give it a name, use it everywhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import streamlit as st
+
+from nuggets import api
+from nuggets.data.jsonl import load_samples
+from nuggets.ui.frame import safe, shell
+
+SHAPES = '{"messages": [{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}]}'
+
+
+def popover() -> None:
+    """A button that opens the uploader; what is used becomes the sidebar's task."""
+    with st.popover("Use your own samples", key="own-samples"):
+        file = st.file_uploader(
+            "Samples as JSONL",
+            type=["jsonl", "json"],
+            key="data-file",
+            help="Each line has messages, or prompt and completion, or question, choices and "
+            "answer. A fifth of the lines, chosen by id, is held out for testing.",
+        )
+        if file is None:
+            st.caption("One sample on each line, for example")
+            st.code(SHAPES, language="json", wrap_lines=True)
+            return
+        with safe.shown_problems("data"):
+            path = api.save_upload(file.getvalue())
+            samples = load_samples(path)
+            st.text(f"Read {len(samples)} samples. The first one:")
+            st.code(samples[0].prompt[:400], language=None, wrap_lines=True)
+            st.code(samples[0].answer[:400], language=None, wrap_lines=True)
+            name = st.text_input("Name", Path(file.name).stem[:40], key="data-name")
+            st.button(
+                "Use this dataset", key="use-data", type="primary", on_click=_use, args=(path, name)
+            )
+
+
+def _use(path: Path, name: str) -> None:
+    data = api.DataConfig(file=str(path))
+    api.remember(data, name)
+    shell.choose(task=api.name_of(data))

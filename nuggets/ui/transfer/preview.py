@@ -1,0 +1,245 @@
+"""What a transfer would do, before anything is trained: drawn from one look ahead, at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+import streamlit as st
+
+from nuggets import api
+from nuggets.amounts import duration, size
+from nuggets.recipe import TransferRecipe
+from nuggets.ui.charts import transfer as transfer_charts
+from nuggets.ui.frame import measure, safe, share
+
+TABS = ("Windows", "Adjacent matrices", "Rank and energy", "Time and memory")
+
+
+def draw(recipe: TransferRecipe, ahead: api.Outlook) -> None:
+    """Draws what is known of a recipe, what refuses it, and what has to be measured first."""
+    for place, sentence in enumerate(ahead.refusals):
+        safe.problem(sentence, f"refused-{place}", "This recipe cannot run")
+    if not all(need.fits for need in ahead.stages):
+        safe.notes(ahead.preflight.notes)
+    if ahead.missing:
+        _offer(recipe, ahead.missing)
+    _numbers(ahead)
+    if ahead.detectable is not None:
+        st.text(f"{ahead.detectable.sentence} Smaller differences will probably go undetected.")
+    elif not ahead.refusals:
+        st.text(
+            "The detectable difference cannot be computed in advance for losses or for a "
+            "single item."
+        )
+    # Only the open one is computed and sent.
+    tabs = st.tabs(TABS, key="ahead", on_change="rerun", bind="query-params")
+    for name, tab in zip(TABS, tabs, strict=True):
+        if tab.open:
+            with tab:
+                _tab(name, recipe, ahead)
+    safe.notes(ahead.plan.notes if ahead.plan else ())
+
+
+def _tab(name: str, recipe: TransferRecipe, ahead: api.Outlook) -> None:
+    if name == "Time and memory":
+        _costs(recipe, ahead)
+    elif ahead.plan is None:
+        st.text("Measure sensitivity to see this.")
+    elif name == "Windows":
+        _windows(recipe, ahead.plan)
+    elif name == "Adjacent matrices":
+        _neighbours(recipe, ahead)
+    else:
+        _kept(recipe, ahead)
+
+
+def _offer(recipe: TransferRecipe, missing: str) -> None:
+    """What to measure first, and a button that does."""
+    if missing == "map":
+        job = api.map_job(recipe)
+        sentence = (
+            f"The sensitivity of {job.model} to these samples has not been measured yet. Once it "
+            "has, the plan updates with every control. Takes a few seconds on the built-in "
+            "models."
+        )
+        measure.missing("No plan yet", sentence, {"Measure": [job]}, "plan-map")
+    else:
+        pair = api.alignment_job(recipe)
+        sentence = (
+            f"The layer selector cka needs the alignment of {pair.teacher} and {pair.student}, "
+            "which has not been measured yet."
+        )
+        measure.missing("No alignment yet", sentence, {"Measure": [pair]}, "plan-alignment")
+
+
+def _numbers(ahead: api.Outlook) -> None:
+    plan, unknown = ahead.plan, "–"
+    left, right = st.columns(2)
+    left.metric(
+        "Teacher layers",
+        ranges([teacher for _, teacher in plan.alignment.pairs]) if plan else unknown,
+        border=True,
+        help="In the order of the student's layers, counted from 0.",
+    )
+    kept = [item.kept_mass for item in plan.items] if plan else []
+    right.metric(
+        "Sensitivity kept",
+        f"{min(kept):.0%} to {max(kept):.0%}" if kept else unknown,
+        border=True,
+        help="Share of a teacher matrix's sensitivity that the chosen entries hold, from the "
+        "lowest to the highest over all matrices.",
+    )
+    at_most = "at most " if plan and plan.lora.energy is not None and ahead.kept is None else ""
+    left.metric(
+        "Trainable parameters per arm",
+        unknown if ahead.parameters is None else f"{at_most}{ahead.parameters:,}",
+        border=True,
+        help="All entries of A and B, at the ranks that are used.",
+    )
+    machine = ahead.preflight.machine
+    right.metric(
+        f"Time on {machine.device if machine else 'this machine'}",
+        unknown if ahead.seconds is None else f"about {duration(ahead.seconds)}",
+        border=True,
+        help="All stages, one arm and seed after another, at the measured speed of this device. "
+        "Training arms together takes less.",
+    )
+
+
+def _windows(recipe: TransferRecipe, plan: api.ExtractionPlan) -> None:
+    frame = transfer_charts.plan_frame(plan)
+    command, python = _origin(recipe)
+    share.figure(
+        transfer_charts.plan_figure(frame, share.look()),
+        frame,
+        key="plan",
+        caption="Sensitivity kept, relative to a random choice (1×)",
+        command=command,
+        python=python,
+        alt="Share of sensitivity kept for each layer pair and matrix",
+    )
+    share.table(
+        transfer_charts.windows_frame(plan),
+        key="plan-windows",
+        caption=f"What each of the {len(plan.items)} matrices takes from the teacher",
+        command=command,
+        python=python,
+        height=220,
+        column_config={
+            name: st.column_config.NumberColumn(format="percent")
+            for name in ("keeps", "of its entries", "runner-up")
+        },
+    )
+
+
+def _neighbours(recipe: TransferRecipe, ahead: api.Outlook) -> None:
+    found = ahead.residual
+    if found is None or not len(found.agreement):
+        st.text(
+            "Single weights do not select dimensions, so there is nothing for adjacent "
+            "matrices to share."
+        )
+        return
+    whole = int((found.agreement == 1).sum())
+    st.text(
+        f"{whole} of {len(found.agreement)} adjacent pairs use exactly the same residual "
+        f"dimensions. On average they share {found.agreement.mean():.0%}; a random choice would "
+        f"share {found.chance:.0%}. Below 100 % a matrix does not read everything that the one "
+        "before it wrote."
+    )
+    frame = transfer_charts.neighbours_frame(found)
+    command, python = _origin(recipe)
+    share.figure(
+        transfer_charts.neighbours_figure(frame, found.chance, share.look()),
+        frame,
+        key="plan-neighbours",
+        caption="Residual dimensions that each matrix shares with the next",
+        command=command,
+        python=python,
+        alt="Overlap of residual dimensions for each pair of adjacent matrices",
+    )
+
+
+def _kept(recipe: TransferRecipe, ahead: api.Outlook) -> None:
+    plan, kept = ahead.plan, ahead.kept
+    if plan is None or kept is None:
+        st.text(f"{ahead.unknown} {_ranks_asked(plan)}")
+        return
+    energies, ranks = [each.energy for each in kept], [each.rank for each in kept]
+    st.text(
+        f"At rank {_span(ranks)} the product of A and B keeps {min(energies):.0%} to "
+        f"{max(energies):.0%} of the extracted windows (squared entries); the rest is lost before "
+        "training begins."
+    )
+    frame = transfer_charts.kept_frame(plan, kept)
+    command, python = _origin(recipe)
+    share.figure(
+        transfer_charts.kept_figure(frame, share.look()),
+        frame,
+        key="plan-energy",
+        caption="Energy kept by the SVD, and the rank used",
+        command=command,
+        python=python,
+        alt="Rank and energy kept for each layer pair and matrix",
+    )
+
+
+def _costs(recipe: TransferRecipe, ahead: api.Outlook) -> None:
+    rows = [
+        {
+            "stage": need.stage,
+            "memory": size(need.bytes_needed),
+            "disk": size(need.disk_needed) if need.disk_needed else "–",
+            "time": duration(need.seconds),
+            "fits": "yes" if need.fits else "no",
+        }
+        for need in ahead.stages
+    ]
+    found = ahead.preflight
+    work, peak = found.work, max((need.bytes_needed for need in ahead.stages), default=0)
+    if rows and work is not None:
+        share.table(
+            pd.DataFrame(rows),
+            key="plan-costs",
+            caption="Estimated from the dimensions and the measured speed of this machine",
+            command=f"nuggets preflight {recipe.teacher} {recipe.student}",
+            height="content",
+        )
+        st.text(
+            f"{work.trainings} trainings of {work.steps} steps, {work.batch_size} samples of "
+            f"about {work.tokens} tokens each. Needs {size(peak)} of memory at most. "
+            f"{size(found.memory_available)} of memory and {size(found.disk_free)} of disk are "
+            "free."
+        )
+    if ahead.uncounted:
+        st.text(f"Not included: {', '.join(ahead.uncounted)}.")
+    safe.notes(found.notes)
+
+
+def _ranks_asked(plan: api.ExtractionPlan | None) -> str:
+    return f"Requested ranks: {_span([item.rank for item in plan.items])}." if plan else ""
+
+
+def _span(values: Sequence[int]) -> str:
+    low, high = min(values), max(values)
+    return str(low) if low == high else f"{low} to {high}"
+
+
+def ranges(numbers: Sequence[int]) -> str:
+    """Layers in their order; where they are many, neighbours are drawn together: `0–3, 7`."""
+    if len(numbers) <= 8:
+        return " ".join(map(str, numbers))
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}–{run[-1]}" for run in runs)
+
+
+def _origin(recipe: TransferRecipe) -> tuple[str, str]:
+    """The command line and the Python of the plan that is shown."""
+    then = "plan = api.measured_plan(job)\nprint(plan)"
+    return api.as_command(recipe, "plan"), api.as_python(recipe, then)

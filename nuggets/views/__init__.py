@@ -1,0 +1,1 @@
+"""NumPy-only reductions of what was measured, for pictures."""

@@ -1,0 +1,90 @@
+"""Tables of benchmarks: which rows are compared, with Holm, and what the rules say of them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from nuggets.evaluation.tables import BenchmarkOutcome, BenchmarkTable, build_tables
+from nuggets.statistics.intervals import holm, paired_difference
+
+RATES = {"vanilla": 0.1, "plain": 0.3, "paper": 0.95, "gaussian": 0.3, "shuffled": 0.3}
+ROLES = {
+    "vanilla": "reference",
+    "plain": "baseline",
+    "paper": "treatment",
+    "gaussian": "control",
+    "shuffled": "control",
+}
+
+
+def outcome(arm, seed, values, role=None):
+    return BenchmarkOutcome(
+        benchmark="mmlu-0shot",
+        model=f"{arm}, seed {seed}",
+        metric="acc",
+        items=[str(i) for i in range(len(values))],
+        outcomes={"acc": list(values)},
+        shots=0,
+        format="paper",
+        truncated_prompts=0,
+        unfinished_answers=0,
+        seconds=1.0,
+        peak_memory=1,
+        arm=arm,
+        seed=seed,
+        role=role,
+    )
+
+
+def drawn(prefix="", rates=RATES):
+    generator = np.random.default_rng(0)
+    return [
+        outcome(prefix + arm, seed, generator.random(100) < rate, ROLES[arm])
+        for arm, rate in rates.items()
+        for seed in range(3)
+    ]
+
+
+def test_arms_of_a_transfer_are_judged_by_the_rules_of_its_report():
+    outcomes = drawn()
+    (table,) = build_tables(outcomes, base="plain")
+    pairs = [(each.arm, each.versus) for each in table.comparisons]
+    assert pairs == [
+        ("paper", "plain"),
+        ("paper", "gaussian"),
+        ("paper", "shuffled"),
+        ("vanilla", "plain"),
+        ("gaussian", "plain"),
+        ("shuffled", "plain"),
+    ]
+    values = {arm: [o.outcomes["acc"] for o in outcomes if o.arm == arm] for arm in RATES}
+    expected = [paired_difference(values[arm], values[versus]) for arm, versus in pairs[:3]]
+    adjusted = holm([each.p for each in expected])
+    for found, difference, p in zip(table.comparisons, expected, adjusted, strict=False):
+        assert found.interval == difference.interval
+        assert found.p_holm == pytest.approx(p)
+    assert table.verdict is not None
+    assert table.verdict.kind == "helps"
+    assert BenchmarkTable.model_validate(table.model_dump(mode="json")) == table
+
+
+def test_a_control_as_good_as_the_treatment_stops_the_claim():
+    (table,) = build_tables(drawn(rates=RATES | {"gaussian": 0.95}))
+    assert table.verdict is not None
+    assert table.verdict.kind == "same_as_controls"
+
+
+def test_models_and_arms_of_several_transfers_are_compared_with_the_base_alone():
+    both = [*drawn("a: ", {"plain": 0.3, "paper": 0.9}), *drawn("b: ", {"plain": 0.3})]
+    (table,) = build_tables(both)
+    assert [(each.arm, each.versus) for each in table.comparisons] == [
+        ("a: paper", "a: plain"),
+        ("b: plain", "a: plain"),
+    ]
+    assert table.verdict is None
+
+
+def test_one_model_alone_is_compared_with_nothing():
+    (table,) = build_tables([outcome("teacher", 0, [1.0, 0.0])])
+    assert (table.comparisons, table.verdict) == ((), None)

@@ -1,0 +1,183 @@
+import copy
+import json
+from contextlib import nullcontext
+
+import numpy as np
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+
+from nuggets.compute.svd import truncated_svd
+from nuggets.errors import BadInput
+from nuggets.extraction.adapter import (
+    add_lora,
+    inject,
+    load_adapter,
+    read_factors,
+    save_adapter,
+    stack_factors,
+)
+from nuggets.extraction.plan import LoraConfig
+from nuggets.models.architecture import ROLES, ArchSpec
+
+LORAS = [
+    LoraConfig(r=4),
+    LoraConfig(r=4, alpha=6),
+    LoraConfig(r=4, alpha=3, ranks={"k": 2, "down": 5}),
+]
+
+
+def student(tied=False):
+    torch.manual_seed(1)
+    config = LlamaConfig(
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        vocab_size=19,
+        tie_word_embeddings=tied,
+    )
+    model = LlamaForCausalLM(config).eval()
+    return model, ArchSpec.from_config(json.loads(config.to_json_string()))
+
+
+def make_factors(spec, lora, roles=ROLES):
+    generator = torch.Generator().manual_seed(2)
+    factors = {}
+    for role in roles:
+        for layer in range(spec.n_layers) if role not in ("embed", "head") else [None]:
+            shape = spec.shape(role)[::-1] if role == "embed" else spec.shape(role)
+            weight = torch.randn(shape, generator=generator) * 0.3
+            factors[spec.module(role, layer)] = truncated_svd(weight, lora.rank(role, shape))
+    return factors
+
+
+def prompt():
+    return torch.tensor([[1, 4, 7, 2, 9], [3, 3, 8, 0, 5]])
+
+
+def disturb(peft):
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in peft.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
+
+
+def trained(tied, lora):
+    model, spec = student(tied)
+    untouched = copy.deepcopy(model)
+    factors = make_factors(spec, lora)
+    peft = inject(model, factors, lora)
+    disturb(peft)
+    return untouched, spec, factors, peft
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("lora", LORAS)
+def test_student_logits_unchanged_at_step_zero(tied, lora):
+    model, spec = student(tied)
+    expected = model(prompt()).logits
+    peft = inject(model, make_factors(spec, lora), lora)
+    found = peft(prompt()).logits
+    torch.testing.assert_close(found, expected, atol=2e-5, rtol=0)
+    with peft.disable_adapter():  # and the base was really changed
+        assert (peft(prompt()).logits - expected).abs().max() > 0.05
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("lora", LORAS)
+def test_rank_2r_adapter_on_the_untouched_student_equals_the_trained_model(tied, lora, tmp_path):
+    untouched, spec, factors, peft = trained(tied, lora)
+    expected = peft(prompt()).logits
+    stacked = stack_factors(read_factors(peft), factors)
+    scales = {name: lora.scale(factor.rank) for name, factor in factors.items()}
+    save_adapter(tmp_path, stacked, scales, spec, "student", "card")
+    for name, (a, b) in stacked.items():
+        assert a.shape[0] == b.shape[1] == 2 * factors[name].rank
+    loaded = load_adapter(copy.deepcopy(untouched), tmp_path)
+    torch.testing.assert_close(loaded(prompt()).logits, expected, atol=5e-5, rtol=0)
+    with pytest.warns(UserWarning, match="tied layer") if tied else nullcontext():
+        plain = PeftModel.from_pretrained(copy.deepcopy(untouched), str(tmp_path))
+    torch.testing.assert_close(plain(prompt()).logits, expected, atol=5e-5, rtol=0)
+    # What the field usually saves, the trained half alone, is a different function.
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    save_adapter(alone, read_factors(peft), scales, spec, "student", "card")
+    wrong = load_adapter(copy.deepcopy(untouched), alone)
+    assert (wrong(prompt()).logits - expected).abs().max() > 0.05
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_merged_model_reloads_and_equals_the_trained_model(tied, tmp_path):
+    _, _, _, peft = trained(tied, LORAS[1])
+    expected = peft(prompt()).logits
+    peft.merge_and_unload().save_pretrained(tmp_path)
+    again = AutoModelForCausalLM.from_pretrained(tmp_path)
+    torch.testing.assert_close(again(prompt()).logits, expected, atol=5e-5, rtol=0)
+
+
+def test_adapter_folder_speaks_pefts_names(tmp_path):
+    _, spec, factors, _peft = trained(False, LORAS[0])
+    weights = {name: (f.a, f.b) for name, f in factors.items()}
+    save_adapter(tmp_path, weights, dict.fromkeys(weights, 1.0), spec, "org/student", "a card")
+    stored = load_file(tmp_path / "adapter_model.safetensors")
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == "org/student"
+    assert (config["r"], config["lora_alpha"]) == (4, 4)
+    key = "base_model.model.model.layers.1.mlp.up_proj.lora_A.weight"
+    torch.testing.assert_close(stored[key], factors["model.layers.1.mlp.up_proj"].a)
+    embedding = "base_model.model.model.embed_tokens.lora_embedding_"
+    assert stored[f"{embedding}A"].shape == (4, 19)
+    assert stored[f"{embedding}B"].shape == (16, 4)
+    assert (tmp_path / "README.md").read_text() == "a card"
+
+
+def test_alpha_over_r_is_the_scale_peft_uses():
+    model, _ = student()
+    name = "model.layers.0.self_attn.q_proj"
+    ranks = {name: 2, "model.layers.0.mlp.down_proj": 5}
+    peft = add_lora(model, ranks, LoraConfig(r=4, alpha=3))
+    layers = {n: peft.base_model.model.get_submodule(n) for n in ranks}
+    assert {n: layer.scaling["default"] for n, layer in layers.items()} == {
+        n: 3 / rank for n, rank in ranks.items()
+    }
+    assert {n: layer.r["default"] for n, layer in layers.items()} == ranks
+
+
+def saved(tmp_path):
+    untouched, spec, factors, _ = trained(False, LORAS[0])
+    weights = {name: (f.a, f.b) for name, f in factors.items()}
+    save_adapter(tmp_path, weights, dict.fromkeys(weights, 1.0), spec, "student", "card")
+    return untouched, tmp_path / "adapter_model.safetensors"
+
+
+@pytest.mark.parametrize("fault", ["missing", "extra", "shape", "nan"])
+def test_an_adapter_that_does_not_fit_is_refused(tmp_path, fault):
+    model, path = saved(tmp_path)
+    tensors = load_file(path)
+    name = next(name for name in sorted(tensors) if "layers.0" in name)
+    if fault == "missing":
+        del tensors[name]
+    elif fault == "extra":
+        tensors[name.replace("layers.0", "layers.7")] = tensors[name].clone()
+    elif fault == "shape":
+        tensors[name] = tensors[name][:, :-1].clone()
+    else:
+        tensors[name][0, 0] = float("nan")
+    save_file(tensors, path, metadata={"format": "pt"})
+    with pytest.raises(BadInput, match=r"does not fit this model|NaN or infinite"):
+        load_adapter(model, tmp_path)
+
+
+def test_untouched_weights_are_not_shared_with_the_factors():
+    model, spec = student()
+    lora = LoraConfig(r=4)
+    factors = make_factors(spec, lora, ("q",))
+    before = {name: f.a.clone() for name, f in factors.items()}
+    disturb(inject(model, factors, lora))
+    for name, factor in factors.items():
+        np.testing.assert_array_equal(factor.a.numpy(), before[name].numpy())

@@ -1,0 +1,101 @@
+import json
+
+import pytest
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma2Config,
+    Gemma3TextConfig,
+    GemmaConfig,
+    GPT2Config,
+    GPTNeoXConfig,
+    LlamaConfig,
+    MistralConfig,
+    Phi3Config,
+    Qwen2Config,
+    Qwen3Config,
+)
+
+from nuggets.errors import BadInput, Unsupported
+from nuggets.models.architecture import ARCHITECTURES, ArchSpec
+from nuggets.models.fused import split_fused
+
+CONFIGS = [
+    LlamaConfig,
+    MistralConfig,
+    Qwen2Config,
+    Qwen3Config,
+    GemmaConfig,
+    Gemma2Config,
+    Gemma3TextConfig,
+    Phi3Config,
+    GPTNeoXConfig,
+    GPT2Config,
+]
+
+
+def make(config_class):
+    sizes = {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "vocab_size": 50,
+        "pad_token_id": 0,
+    }
+    if config_class not in (Qwen2Config, GPTNeoXConfig, GPT2Config):
+        sizes["head_dim"] = 8
+    if config_class in (GPTNeoXConfig, GPT2Config):  # every head has its own keys and values
+        del sizes["num_key_value_heads"]
+    if config_class is GPT2Config:
+        sizes["n_inner"] = sizes.pop("intermediate_size")
+    return config_class(**sizes)
+
+
+def test_every_row_of_the_table_is_tested():
+    assert {config.model_type for config in CONFIGS} == set(ARCHITECTURES)
+
+
+@pytest.mark.parametrize("config_class", CONFIGS)
+def test_the_description_names_every_parameter_of_the_real_model(config_class):
+    config = make(config_class)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    spec = ArchSpec.from_config(json.loads(config.to_json_string()))
+    named = dict(split_fused(model, spec).named_parameters())
+    for module, role, layer in spec.modules():
+        assert tuple(named.pop(f"{module}.weight").shape) == spec.shape(role)
+        assert spec.layer_of(f"{module}.weight") == layer
+    for name, parameter in named.items():  # what is left are norms and biases
+        row, layer = spec.architecture, spec.layer_of(name)
+        if layer is None:
+            rows = {f"{row.positions}.weight": ("positions", "resid")}
+            axes = rows.get(name, ("resid",))
+            assert name in rows or name.rpartition(".")[0] == row.final_norm
+        else:
+            module, _, kind = name.split(f".{layer}.", 1)[1].rpartition(".")
+            biases = {m.suffix: m.out for m in row.matrices} if kind == "bias" else {}
+            axes = ((row.vectors | biases)[module],)
+        assert parameter.shape == tuple(spec.size(axis) for axis in axes)
+
+
+@pytest.mark.parametrize("config_class", CONFIGS)
+def test_what_a_saved_config_leaves_out_is_the_classs_default(config_class, tmp_path):
+    make(config_class).save_pretrained(tmp_path)
+    saved = json.loads((tmp_path / "config.json").read_text())
+    full = json.loads(make(config_class).to_json_string(use_diff=False))
+    assert ArchSpec.from_config(saved) == ArchSpec.from_config({**saved, **full})
+
+
+def test_an_unknown_architecture_is_refused_by_name():
+    with pytest.raises(Unsupported, match=r"'mamba' is not supported\. Supported: llama"):
+        ArchSpec.from_config({"model_type": "mamba"})
+
+
+@pytest.mark.parametrize("field", ["hidden_size", "num_hidden_layers", "num_attention_heads"])
+@pytest.mark.parametrize("value", [None, 0, "many", 10**9])
+def test_an_absurd_dimension_is_refused(field, value):
+    config = json.loads(make(LlamaConfig).to_json_string()) | {field: value}
+    with pytest.raises(BadInput, match=r"config\.json of this llama model"):
+        ArchSpec.from_config(config)

@@ -1,0 +1,241 @@
+"""GGUF: the header read by hand, the weights unpacked, and every fault a sentence."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.numpy import load_file
+
+from nuggets.errors import BadInput, Damaged, NuggetsError, Unsupported
+from nuggets.models.gguf_headers import read_gguf
+from nuggets.models.loading import load_model, load_tokenizer
+from nuggets.models.pair import read_spec
+from nuggets.models.references import parse_ref
+from nuggets.models.safetensors_headers import check_keys
+from nuggets.models.vocabulary import tokenizer_digest
+from nuggets.preflight.headers import preflight
+
+TOKENS = ["<unk>", "<s>", "</s>", *"abcdefghijklmnopqrstuvwxyz0123456789", "ab"]
+_NAMES = {
+    "model.embed_tokens": "token_embd",
+    "model.norm": "output_norm",
+    "lm_head": "output",
+    "model.layers.": "blk.",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "mlp.": "ffn_",
+    "_proj": "",
+    "input_layernorm": "attn_norm",
+    "post_attention_layernorm": "ffn_norm",
+}
+
+
+def to_gguf(name: str) -> str:
+    for theirs, ours in _NAMES.items():
+        name = name.replace(theirs, ours)
+    return name
+
+
+def rotated(weight: np.ndarray, heads: int) -> np.ndarray:
+    """llama.cpp's order of rotary dimensions, which the loader has to undo."""
+    halves = weight.reshape(heads, 2, weight.shape[0] // heads // 2, *weight.shape[1:])
+    return halves.swapaxes(1, 2).reshape(weight.shape)
+
+
+@pytest.fixture
+def make_gguf(tiny, tmp_path) -> Callable[..., Path]:
+    """Writes the tiny Llama as a GGUF file; `leave_out` drops tensors by a part of their name."""
+
+    def make(leave_out: str = "\0", quantise: bool = False, tokens: bool = True, **fields) -> Path:
+        file = tmp_path / "tiny.gguf"
+        writer = gguf.GGUFWriter(file, fields.get("arch", "llama"))
+        writer.add_block_count(fields.get("layers", 2))
+        writer.add_context_length(64)
+        writer.add_embedding_length(32)
+        writer.add_feed_forward_length(64)
+        writer.add_head_count(4)
+        writer.add_head_count_kv(2)
+        writer.add_rope_dimension_count(8)
+        writer.add_layer_norm_rms_eps(1e-6)
+        writer.add_vocab_size(40)
+        if tokens:
+            writer.add_tokenizer_model("gpt2")
+            writer.add_token_list(TOKENS)
+            writer.add_token_types([3, 3, 3] + [1] * (len(TOKENS) - 3))
+            writer.add_token_merges(["a b"])
+            writer.add_bos_token_id(1)
+            writer.add_eos_token_id(2)
+        for name, weight in load_file(tiny() / "model.safetensors").items():
+            if leave_out in name:
+                continue
+            if "q_proj" in name or "k_proj" in name:
+                weight = rotated(weight, 4 if "q_proj" in name else 2)
+            kind = gguf.GGMLQuantizationType.Q8_0
+            if quantise and weight.ndim == 2:
+                writer.add_tensor(to_gguf(name), gguf.quantize(weight, kind), raw_dtype=kind)
+            else:
+                writer.add_tensor(to_gguf(name), np.ascontiguousarray(weight))
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        return file
+
+    return make
+
+
+def test_header_agrees_with_the_gguf_package(make_gguf):
+    file = make_gguf(quantise=True)
+    ours, theirs = read_gguf(file), gguf.GGUFReader(file)
+    assert {
+        t.name: (t.tensor_type.name, tuple(map(int, t.shape[::-1]))) for t in theirs.tensors
+    } == (dict(ours.tensors))
+    for name in ("llama.block_count", "tokenizer.ggml.tokens", "llama.rope.dimension_count"):
+        assert ours.fields[name] == theirs.fields[name].contents()
+
+
+def test_spec_and_keys_of_a_gguf_are_those_of_the_folder(tiny, make_gguf):
+    ref, folder = parse_ref(str(make_gguf())), parse_ref(str(tiny()))
+    assert ref.format == "gguf"
+    assert read_spec(ref).model_copy(update={"head_dim": 8}) == read_spec(folder)
+    names = check_keys(ref, read_spec(ref))
+    assert {n: t.shape for n, t in names.items()} == {
+        n: t.shape for n, t in check_keys(folder, read_spec(folder)).items()
+    }
+
+
+def test_preflight_reads_a_gguf_from_its_header(make_gguf):
+    ref = parse_ref(str(make_gguf(quantise=True)))
+    found = preflight(ref, ref)
+    assert (found.problems, found.vocabularies) == ((), "agree")
+    assert found.teacher is not None
+    assert (found.teacher.format, found.teacher.stored[0]) == ("gguf", "Q8_0")
+    assert found.teacher.parameters == load_model(ref).num_parameters()
+
+
+def test_loaded_gguf_equals_the_folder_and_can_be_trained(tiny, make_gguf):
+    model, folder = load_model(parse_ref(str(make_gguf()))), load_model(parse_ref(str(tiny())))
+    for name, weight in folder.state_dict().items():
+        torch.testing.assert_close(model.state_dict()[name], weight, rtol=0, atol=0, msg=name)
+    assert not hasattr(model, "hf_quantizer")
+    assert not hasattr(model.config, "quantization_config")
+
+
+def test_packed_weights_are_unpacked_with_gradients(tiny, make_gguf, tmp_path):
+    model = load_model(parse_ref(str(make_gguf(quantise=True))))
+    exact = load_model(parse_ref(str(tiny()))).state_dict()
+    for name, weight in model.state_dict().items():  # 8 bits per value, scaled by blocks of 32
+        torch.testing.assert_close(weight, exact[name], rtol=0, atol=0.01, msg=name)
+    model(input_ids=torch.tensor([[3, 4, 5]]), labels=torch.tensor([[3, 4, 5]])).loss.backward()
+    assert all(p.grad is not None and p.dtype == torch.float32 for p in model.parameters())
+    model.save_pretrained(tmp_path / "saved")
+    saved = load_model(parse_ref(str(tmp_path / "saved")))
+    assert torch.equal(saved.lm_head.weight, model.lm_head.weight)
+
+
+def test_tied_head_is_recognised_by_its_absence(make_gguf):
+    assert read_spec(parse_ref(str(make_gguf(leave_out="lm_head")))).tied
+
+
+def test_tokenizer_comes_from_the_file(make_gguf):
+    ref = parse_ref(str(make_gguf()))
+    tokenizer = load_tokenizer(ref)
+    assert (tokenizer.eos_token, tokenizer.pad_token) == ("</s>", "</s>")
+    assert tokenizer.get_vocab() == {token: i for i, token in enumerate(TOKENS)}
+    assert tokenizer_digest(ref) is not None
+    ids = tokenizer("ab<|endoftext|>c").input_ids  # transformers would give it an id of its own
+    assert max(ids) < len(TOKENS)
+
+
+def test_gguf_without_tokenizer_is_refused_only_where_one_is_needed(make_gguf):
+    ref = parse_ref(str(make_gguf(tokens=False)))
+    assert tokenizer_digest(ref) is None
+    assert load_model(ref)
+    with pytest.raises(BadInput, match=r"[Tt]he tokenizer of .*tiny\.gguf|has no tokenizer"):
+        load_tokenizer(ref)
+
+
+def test_missing_tensor_is_named(make_gguf):
+    ref = parse_ref(str(make_gguf(leave_out="layers.1.mlp.up_proj")))
+    with pytest.raises(
+        Damaged, match=r"lack 1 tensor\(s\): model\.layers\.1\.mlp\.up_proj\.weight"
+    ):
+        load_model(ref)
+
+
+def test_unknown_architecture_is_named(make_gguf):
+    ref = parse_ref(str(make_gguf(arch="falcon")))
+    with pytest.raises(Unsupported, match="GGUF architecture 'falcon' is not supported"):
+        read_spec(ref)
+
+
+@pytest.mark.parametrize("keep", [0, 3, 20, 200, -1])
+def test_truncated_file_is_refused_from_its_header(make_gguf, keep):
+    file = make_gguf()
+    file.write_bytes(file.read_bytes()[:keep])
+    with pytest.raises(Damaged, match=r"File damaged or incomplete: tiny\.gguf"):
+        read_spec(parse_ref(str(file)))
+
+
+@pytest.mark.parametrize(
+    ("start", "error", "match"),
+    [
+        (b"GGML" + struct.pack("<I", 3), Damaged, "not a GGUF file"),
+        (
+            b"GGUF" + struct.pack("<III", 1, 5, 5),
+            Unsupported,
+            "is GGUF version 1; versions 2 and 3",
+        ),
+        (b"GGUF" + struct.pack(">IQQ", 3, 1, 1), Unsupported, "is GGUF version 50331648"),
+        (b"GGUF" + struct.pack("<IQQ", 3, 2**60, 0), Damaged, "it claims 1,152,9"),
+        (b"GGUF" + struct.pack("<IQQ", 3, 0, 2**40), Damaged, "metadata fields"),
+        (b"GGUF" + struct.pack("<IQQQ", 3, 0, 1, 2**62), Damaged, "a length .* is absurd"),
+        (b"version https://git-lfs.github.com/spec/v1\n", Damaged, "is a Git LFS pointer"),
+    ],
+)
+def test_hostile_headers_are_refused(tmp_path, start, error, match):
+    file = tmp_path / "x.gguf"
+    file.write_bytes(start + b"\0" * 64)
+    with pytest.raises(error, match=match):
+        read_gguf(file)
+
+
+@settings(
+    max_examples=150,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(data=st.data())
+def test_no_corruption_escapes_as_another_exception(make_gguf, tmp_path, data):
+    whole = tmp_path / "tiny.gguf"
+    content = bytearray((whole if whole.exists() else make_gguf()).read_bytes())
+    for _ in range(data.draw(st.integers(1, 4))):
+        content[data.draw(st.integers(0, 3000))] = data.draw(st.integers(0, 255))
+    file = tmp_path / f"{data.draw(st.integers(0, 10**9))}.gguf"
+    file.write_bytes(content[: data.draw(st.integers(0, len(content)))])
+    try:
+        check_keys(ref := parse_ref(str(file)), read_spec(ref))
+    except NuggetsError:
+        return
+    finally:
+        file.unlink()
+
+
+@pytest.mark.real
+def test_smollm2_is_read_and_loaded(smollm2):
+    ref = parse_ref(str(smollm2))
+    spec = read_spec(ref)
+    assert (spec.n_layers, spec.hidden_size, spec.group, spec.tied) == (30, 576, 3, True)
+    model, tokenizer = load_model(ref), load_tokenizer(ref)
+    ids = tokenizer("The capital of France is", return_tensors="pt").input_ids
+    answer = model.generate(ids, max_new_tokens=2, do_sample=False)
+    assert tokenizer.decode(answer[0]).endswith(" Paris.")

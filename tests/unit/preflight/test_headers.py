@@ -1,0 +1,270 @@
+"""Preflight: what is said of a pair before any weight is read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from nuggets.amounts import size
+from nuggets.compute.speed import Speed
+from nuggets.models.loading import load_model
+from nuggets.models.pair import read_spec
+from nuggets.models.references import parse_ref
+from nuggets.preflight import resources
+from nuggets.preflight.headers import Preflight, preflight
+from nuggets.preflight.resources import Machine, Work
+from nuggets.sensitivity.footprint import activation_bytes
+
+SMALL = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "head_dim": 8}
+STUDENT = SMALL | {"num_key_value_heads": 1, "intermediate_size": 32}
+
+
+@pytest.fixture
+def pair(tiny):
+    return parse_ref(str(tiny())), parse_ref(str(tiny(**STUDENT)))
+
+
+def machine(memory=10**9, **changes) -> Machine:
+    known = {"memory_free": memory, "ram_free": 10**12, "disk_free": 10**12}
+    return Machine(**(known | changes))
+
+
+def check(teacher, student, **options) -> Preflight:
+    return preflight(teacher, student, **({"machine": machine()} | options))
+
+
+def test_fitting_pair_has_no_problem(pair):
+    found = check(*pair)
+    assert (found.ok, found.problems, found.vocabularies) == (True, (), "agree")
+    rows = {row.name: (row.teacher, row.student, row.fits) for row in found.dimensions}
+    assert rows["hidden_size"] == (32, 16, True)
+    assert rows["n_layers"] == (2, 1, True)
+    assert any("2 query heads" in note for note in found.notes)
+
+
+def test_result_survives_json(pair):
+    found = check(*pair)
+    document = json.loads(found.model_dump_json())
+    assert document.pop("ok") is True
+    assert Preflight.model_validate(document) == found
+
+
+@pytest.mark.parametrize("config", [{}, {"tie_word_embeddings": True}, {"attention_bias": True}])
+def test_parameters_are_counted_as_torch_counts_them(tiny, config):
+    ref = parse_ref(str(tiny(**config)))
+    found = check(ref, ref)
+    assert found.teacher is not None
+    assert found.teacher.parameters == load_model(ref).num_parameters()
+    assert found.teacher.stored == ("F32",)
+    assert found.teacher.bytes_on_disk == (tiny(**config) / "model.safetensors").stat().st_size
+
+
+def test_swapped_pair_says_what_to_do(pair):
+    found = check(*reversed(pair))
+    assert not found.ok
+    assert "The student is deeper than the teacher: 2 > 1." in found.problems[0]
+    assert [r.name for r in found.dimensions if not r.fits][:2] == ["n_layers", "hidden_size"]
+
+
+def test_damaged_model_is_a_problem_and_the_other_is_still_described(pair, tiny_copy):
+    folder = tiny_copy()
+    (folder / "model.safetensors").write_bytes(b"")
+    found = check(parse_ref(str(folder)), pair[1])
+    assert found.teacher is None
+    assert found.student is not None
+    assert "File damaged or incomplete: model.safetensors" in found.problems[0]
+
+
+def test_both_damaged_models_are_named(tiny_copy):
+    folder = tiny_copy()
+    (folder / "config.json").write_text('{"model_type": "mamba"}')
+    found = check(parse_ref(str(folder)), parse_ref(str(folder)))
+    assert len(found.problems) == 2
+
+
+def test_vocabulary_matters_where_embeddings_are_extracted(pair, tiny):
+    other = parse_ref(str(tiny(vocab_size=48, **STUDENT)))
+    assert check(pair[0], other, roles=("q", "v")).ok
+    found = check(pair[0], other, roles=("q", "embed"))
+    assert "the teacher's vocabulary has 40 tokens and the student's 48" in found.problems[0]
+
+
+def test_differing_words_are_a_problem(pair, tiny_copy):
+    folder = tiny_copy(**STUDENT)
+    text = (folder / "tokenizer.json").read_text()
+    (folder / "tokenizer.json").write_text(text.replace('"a"', '"zz"'))
+    found = check(pair[0], parse_ref(str(folder)))
+    assert found.vocabularies == "differ"
+    assert "map tokens to different ids" in found.problems[0]
+
+
+def test_damaged_tokenizer_is_a_problem(pair, tiny_copy):
+    folder = tiny_copy(**STUDENT)
+    (folder / "tokenizer.json").write_text("{}")
+    assert "has no vocabulary" in check(pair[0], parse_ref(str(folder))).problems[0]
+
+
+def test_missing_tokenizer_is_a_note(pair, tiny_copy):
+    folder = tiny_copy(**STUDENT)
+    (folder / "tokenizer.json").unlink()
+    found = check(pair[0], parse_ref(str(folder)))
+    assert found.ok
+    assert any("vocabularies cannot be compared" in note for note in found.notes)
+
+
+@pytest.mark.parametrize(
+    ("teacher", "student", "note"),
+    [
+        ({}, {"tie_word_embeddings": True}, "head of the student are one tensor (tied)"),
+        ({}, {"head_dim": 4}, "The teacher's have 8 dimensions and the student's 4"),
+        ({"num_key_value_heads": 4}, {}, "2 query heads per key/value head and the teacher only 1"),
+    ],
+)
+def test_what_cannot_be_cut_is_noted(tiny, teacher, student, note):
+    found = check(parse_ref(str(tiny(**teacher))), parse_ref(str(tiny(**(STUDENT | student)))))
+    assert any(note.lower() in sentence.lower() for sentence in found.notes), found.notes
+
+
+def test_other_architecture_is_noted(pair, tiny):
+    found = check(pair[0], parse_ref(str(tiny("mistral", **STUDENT))))
+    assert any("a llama and the student a mistral" in note for note in found.notes)
+
+
+def test_memory_shortage_names_needed_and_free(pair):
+    needed = {s.stage: s.bytes_needed for s in check(*pair).stages}
+    assert needed["load"] < needed["sensitivity (sums)"] < needed["sensitivity (full map)"]
+    sums = needed["sensitivity (sums)"]
+    little = Work(batch_size=1, runs_teacher=True)
+    found = preflight(*pair, work=little, machine=machine(sums))
+    assert found.ok
+    assert any("keep row and column sums only" in note for note in found.notes)
+    found = preflight(*pair, work=little, machine=machine(sums - 1))
+    assert not found.ok
+    assert (
+        f"Stage sensitivity (sums) needs about {size(sums, digits=3)} of memory"
+        in found.problems[0]
+    )
+
+
+def test_a_teacher_that_fits_only_block_by_block_is_streamed_unless_an_arm_runs_it(tiny):
+    ref = parse_ref(str(tiny(num_hidden_layers=12)))
+    work = Work(n_seed_samples=1, max_tokens=8, batch_size=1)
+    needed = {s.stage: s.bytes_needed for s in check(ref, ref, work=work).stages}
+    assert needed["sensitivity (streaming)"] < needed["load"] / 2
+    found = check(ref, ref, work=work, machine=machine(needed["load"] - 1))
+    assert any("block by block from its files" in note for note in found.notes)
+    assert found.ok
+    work = work.model_copy(update={"runs_teacher": True})
+    found = check(ref, ref, work=work, machine=machine(needed["load"] - 1))
+    assert "Stage load needs" in found.problems[0]
+    nothing = machine(needed["sensitivity (streaming)"] - 1)
+    assert "Stage load needs" in check(ref, ref, machine=nothing).problems[0]
+
+
+def test_disk_shortage_is_a_problem(pair):
+    found = check(*pair, machine=machine(disk_free=1000))
+    assert "of disk are needed, but 1.00 kB are free" in found.problems[-1]
+    assert any("sensitivity (full map) needs about" in s and "of disk" in s for s in found.notes)
+
+
+def test_a_gpu_needs_its_own_memory_and_the_machines_to_load(pair):
+    """Weights pass through the machine's memory; what is computed stays on the GPU."""
+    gpu = machine(device="cuda:0", ram_free=1000)
+    whole = Work(runs_teacher=True)
+    found = check(*pair, machine=gpu, work=whole)
+    assert "Stage load needs about " in found.problems[0]
+    assert "of memory, but 1.00 kB are free" in found.problems[0]
+    full = next(s for s in found.stages if s.stage == "sensitivity (full map)")
+    assert full.ram_needed < full.bytes_needed
+    small = check(*pair, machine=machine(memory=1000, device="cuda:0"), work=whole)
+    assert "of memory on cuda:0, but 1.00 kB are free" in small.problems[0]
+
+
+def test_time_is_operations_over_the_measured_rate(tiny):
+    """By hand, with one rate at a time and all others infinite."""
+    ref = parse_ref(str(tiny()))
+    work = Work(n_seed_samples=3, max_tokens=50, steps=7, batch_size=2, trainings=5)
+
+    def seconds(flops, bandwidth, call):
+        speed = Speed(device="cpu", flops={"float32": flops}, bandwidth=bandwidth, call=call)
+        stages = check(ref, ref, work=work, machine=machine(speed=speed)).stages
+        return {s.stage: s.seconds for s in stages}
+
+    n = load_model(ref).num_parameters()
+    found = seconds(1e6, 1e30, 0.0)
+    assert found["sensitivity (sums)"] == pytest.approx(6 * n * 3 * 50 / (1e6 * resources._REACHED))
+    assert found["sensitivity (streaming)"] / found["sensitivity (sums)"] == pytest.approx(8 / 6)
+    assert found["training"] == pytest.approx(4 * n * 7 * 2 * 50 * 5 / (1e6 * resources._REACHED))
+    assert seconds(1e30, 1e6, 0.0)["sensitivity (sums)"] == pytest.approx(24 * n * 3 / 1e6)
+    assert seconds(1e30, 1e30, 1.0)["training"] == pytest.approx(7 * 5 * 2 * 200)
+    assert all(s.seconds is None for s in check(ref, ref).stages), "no rate, no time"
+    disk = machine(reads=1e3, speed=Speed(device="cpu", flops={}, bandwidth=1e4, call=0.0))
+    [load] = [s for s in check(ref, ref, work=work, machine=disk).stages if s.stage == "load"]
+    stored = sum(path.stat().st_size for path in Path(ref.source).glob("*.safetensors"))
+    assert load.seconds == pytest.approx(stored / 1e3 + (stored + 2 * 4 * n) / 1e4)
+    packed = resources.Size(spec=read_spec(ref), format="gguf", parameters=n, bytes_on_disk=stored)
+    assert resources.estimate_stages(packed, packed, work, disk)[1].seconds is None
+
+
+def test_no_text_is_longer_than_the_models_take(pair):
+    short = check(*pair, work=Work(max_tokens=64)).stages
+    found = check(*pair, work=Work(max_tokens=512))
+    assert found.stages == short, "the configs say 64"
+    assert found.work.max_tokens == 64
+
+
+def test_every_matrix_says_whether_it_can_be_extracted(pair, tiny):
+    rows = {row.role: row for row in check(*pair).roles}
+    assert all(row.fits for row in rows.values())
+    assert (rows["k"].teacher_shape, rows["k"].student_shape) == ((16, 32), (8, 16))
+    phi, gpt = (parse_ref(str(tiny(kind))) for kind in ("phi3", "gpt2"))
+    rows = {row.role: row for row in check(phi, gpt).roles}
+    assert (rows["gate"].fits, rows["gate"].reason) == (False, "the student has none")
+    assert rows["k"].reason == "the student's is larger: 32 × 32 > 16 × 32"
+    assert rows["q"].teacher_module == "model.layers.0.self_attn.qkv_proj.q"
+    assert rows["head"].reason == "tied to the embedding"
+    other = parse_ref(str(tiny(vocab_size=48, **STUDENT)))
+    rows = {row.role: row for row in check(pair[0], other).roles}
+    assert rows["embed"].reason == "vocabularies of 40 and 48 tokens"
+
+
+def test_a_tokenizer_with_ids_beyond_the_embedding_is_a_problem(pair, tiny_copy):
+    folder = tiny_copy(**STUDENT)
+    text = (folder / "tokenizer.json").read_text()
+    (folder / "tokenizer.json").write_text(text.replace('"a": 13', '"a": 400'))
+    found = check(pair[0], parse_ref(str(folder)))
+    assert "gives 'a' the id 400, but the embedding has only 40 rows" in found.problems[0]
+
+
+def test_vocabularies_are_compared_by_their_hash(pair, tiny_copy):
+    found = check(*pair)
+    assert found.teacher.vocabulary == found.student.vocabulary
+    assert len(found.teacher.vocabulary) == 64
+
+
+def test_absurd_config_is_refused_without_building_a_model(tiny_copy):
+    folder = tiny_copy()
+    config = json.loads((folder / "config.json").read_text()) | {"vocab_size": 9_000_000}
+    (folder / "config.json").write_text(json.dumps(config))
+    found = check(parse_ref(str(folder)), parse_ref(str(folder)))
+    assert "has shape [40, 32], but the config says [9000000, 32]" in found.problems[0]
+
+
+def test_activation_estimate_is_near_what_autograd_saves(tiny):
+    ref = parse_ref(str(tiny(hidden_size=64, intermediate_size=192, num_hidden_layers=4)))
+    model, saved = load_model(ref), {}
+
+    def keep(tensor):
+        saved[tensor.data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    weights = {p.data_ptr() for p in model.parameters()}
+    ids = torch.arange(64)[None] % 40
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        model(input_ids=ids, labels=ids)
+    measured = sum(size for place, size in saved.items() if place not in weights)
+    estimated = activation_bytes(check(ref, ref).teacher.spec, 64, 4)
+    assert 0.5 < estimated / measured < 2, (estimated, measured)
