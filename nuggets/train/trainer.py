@@ -135,24 +135,20 @@ class CheckedTrainer(Trainer):
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
         """One forward and backward pass, in halves once a whole batch found no memory.
 
-        Args:
-            model: as `Trainer` wrapped it, so that gradients of several processes are averaged.
-            inputs: this process's rows.
-            num_items_in_batch: answer tokens of the rows of all processes.
+        `inputs` are this process's rows, and `num_items_in_batch` the answer tokens of all.
         """
         assert self.model is not None
         if self.progress is not None:
             self.progress.check_cancelled()
         if not self.model.training:  # after an evaluation; walking over all modules takes its time
             self.model.train()
-        seed, step, place = self.args.seed, self.state.global_step, self.args.process_index
+        seed, step = self.args.seed, self.state.global_step
         if self.args.world_size > 1:  # each drops out other things, the same ones after a resume
-            name = f"step {step} of process {place}"
+            name = f"step {step} of process {self.args.process_index}"
             torch.manual_seed(generator(seed, name).initial_seed())
         elif step == 0:  # whatever was drawn so far: dropout follows from the seed
             torch.manual_seed(seed)
-        batch = inputs["input_ids"], inputs["labels"]
-        ids, labels = (tensor.to(self.args.device) for tensor in batch)
+        ids, labels = (inputs[name].to(self.args.device) for name in ("input_ids", "labels"))
         total = int(num_items_in_batch)
         loss = self._backward_or_nothing(model, ids, labels, total) if self.parts == 1 else None
         if loss is None:
