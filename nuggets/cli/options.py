@@ -102,7 +102,7 @@ def flat(command: Callable[..., None]) -> Callable[..., None]:
 
 def source_of(
     task: str | None, seed_samples: str | None, data: Path | None = None
-) -> dict[str, str | int]:
+) -> dict[str, Any]:
     """The field of `DataConfig` that the options name; `--seed-samples` takes a task's name too.
 
     Raises:

@@ -158,7 +158,7 @@ class CheckedTrainer(Trainer):
         if loss is None:
             with memory_reported("Half a training batch", "lower train.batch_size or max_length"):
                 loss = self._backward(model, ids, labels, total)
-        loss = self.accelerator.reduce(loss)
+        loss: Any = self.accelerator.reduce(loss)
         if not math.isfinite(float(loss)):
             raise self.stopped(f"loss became {float(loss)}")
         self.losses.append(float(loss))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from nuggets import api
-from nuggets.ui import shell
+from nuggets.ui import safe, shell
 
 STEPS = (
     ("sensitivity", "1 Find", "Where the teacher keeps the skill: layers, matrices, neurons."),

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from nuggets.core.architecture import members
 from nuggets.core.scores import Score
+from nuggets.frozen import members
 
 
 @pytest.mark.parametrize("score", members(Score).values())

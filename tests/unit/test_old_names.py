@@ -187,5 +187,21 @@ def test_the_old_option_works_with_a_note_but_for_power(tmp_path, nuggets, notes
     assert "--seeds" not in nuggets("sensitivity", "--help").out
 
 
+def test_a_cut_takes_samples_by_the_same_options_as_other_commands(tmp_path, nuggets, monkeypatch):
+    _, file = old_recipe(tmp_path)
+    asked = []
+    monkeypatch.setattr(api, "cut", lambda job, *_: asked.append(job.data) or stop())
+    for words in (["--data", file], ["--seed-samples", file], ["--seeds", file]):
+        assert nuggets("cut", "teacher", *words, "--out", tmp_path / "cut").err == "Enough.\n"
+    assert [(data.file, data.seed_samples) for data in asked] == [
+        (str(file), None), (None, str(file)), (None, str(file)),
+    ]  # fmt: skip
+    both = nuggets("cut", "teacher", "--data", file, "--seeds", file, "--out", tmp_path / "cut")
+    assert (
+        both.err
+        == "Give one of --task, --seed-samples and --data, not --seed-samples and --data.\n"
+    )
+
+
 def stop():
     raise BadInput("Enough.")
