@@ -89,7 +89,7 @@ def export(
     merged: Annotated[bool, typer.Option(help="The whole model instead of an adapter.")] = False,
     json: o.AsJson = False,
 ) -> None:
-    """Export an arm's adapter for the untouched student, or its model."""
+    """Export an arm's adapter (for the untouched student) or model."""
     card = api.export(api.open_run(run_id), out_folder, arm, seed, merged)
     return print_json(card) if json else say(f"Wrote {out_folder}.")
 
