@@ -31,7 +31,7 @@ def ask(
     device: o.Device = "auto",
     json: o.AsJson = False,
 ) -> None:
-    """Ask models and arms a question; they stay loaded for the next one."""
+    """Ask models and arms a question; they stay loaded."""
     if prompt:
         _ask(prompt, model or [], run, arm or [], seed, scale, tokens, format, device, json)
     elif not free:

@@ -142,7 +142,7 @@ def prompt(
     n: Annotated[int, typer.Option(help="Samples to show.")] = 1,
     json: o.AsJson = False,
 ) -> None:
-    """Show the exact text that a model reads, and which part of it enters the loss."""
+    """Show the exact text a model reads and what enters the loss."""
     tree: dict[str, Any] | None = None
     if benchmark is not None:
         tree = {

@@ -11,7 +11,7 @@ from nuggets.cli import options as o
 from nuggets.cli.output import print_json, say, table
 
 app = typer.Typer(
-    help="Where judges may be asked: questions and answers are sent there, and nowhere else.",
+    help="Allow or forget judges; benchmarks send nothing to any other.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -37,7 +37,7 @@ def allow(
 
 @app.command(name="list")
 def list_(json: o.AsJson = False) -> None:
-    """Every address that is allowed."""
+    """List the allowed addresses."""
     known = api.permits.allowed()
     if json:
         return print_json(known)
@@ -46,6 +46,6 @@ def list_(json: o.AsJson = False) -> None:
 
 @app.command()
 def forget(url: Url, json: o.AsJson = False) -> None:
-    """Allow an address no longer."""
+    """Stop allowing an address."""
     api.permits.forget(url)
     return print_json({"forgotten": url}) if json else say(f"{url} is not allowed any more.")

@@ -56,7 +56,7 @@ def preflight(
     device: o.Device = "auto",
     json: o.AsJson = False,
 ) -> None:
-    """Check what will work and what it needs, before anything is loaded."""
+    """Check what will work and what it needs, without loading it."""
     wanted = tuple(role for role in roles.split(",") if role)
     asked = api.load_recipe(recipe) if recipe else None
     found = api.preflight(
@@ -135,7 +135,7 @@ def sensitivity(
     device: o.Device = "auto",
     json: o.AsJson = False,
 ) -> None:
-    """Measure where a model keeps a skill: Σ |θ·g| of every parameter."""
+    """Measure where a model keeps a skill: Σ |θ·g| per parameter."""
     tree = {
         "job": "sensitivity",
         "model": o.absolute(model),
@@ -319,7 +319,7 @@ def cut(
     device: o.Device = "auto",
     json: o.AsJson = False,
 ) -> None:
-    """Prune a student from a teacher, the same dimensions in every layer, and fine-tune it."""
+    """Prune a student from a teacher and fine-tune it to recover."""
     api.refuse_existing(out)
     sizes = {
         "n_layers": layers,
@@ -348,6 +348,6 @@ def cut(
 
 
 def convert(source: Path, out: Out, json: o.AsJson = False) -> None:
-    """Convert pickled weights (.bin, .pt) to safetensors without running code in them."""
+    """Convert pickled weights to safetensors without running code."""
     card = api.convert(source, out)
     return print_json(card) if json else say(f"Wrote {out}: {card['tensors']} tensors.")

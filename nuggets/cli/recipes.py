@@ -21,7 +21,7 @@ def recipes(
     ] = False,
     json: o.AsJson = False,
 ) -> None:
-    """List the recipes that come with Nuggets and those saved in the app; print or compare some."""
+    """List, print or compare recipes, shipped or saved in the app."""
     if schema:
         return print_json(api.TransferRecipe.model_json_schema())
     if not names:

@@ -26,7 +26,7 @@ def paper(
     out_folder: Documents = Path("paper"),
     json: o.AsJson = False,
 ) -> None:
-    """Run one of the paper's experiments with its controls and write a report."""
+    """Run one of the paper's experiments and write a report."""
     if list_ or name is None:
         return _list(json)
     changes = (
@@ -113,7 +113,10 @@ def calibrate(
     out_folder: Documents = Path("docs"),
     json: o.AsJson = False,
 ) -> None:
-    """Measure how often the verdict is wrong, on identical arms and planted effects."""
+    """Measure how often the verdict is wrong.
+
+    Uses identical arms and planted effects.
+    """
     with bars() as progress:
         run = api.calibration_run(pool, progress.show) if run_id is None else api.open_run(run_id)
     found, text = api.calibration(run, arm, comparisons)

@@ -18,7 +18,7 @@ _POLL_S = 0.3
 
 
 def run(asked: o.RecipeOptions, json: o.AsJson = False) -> None:
-    """Run a transfer and its controls in this terminal, up to the verdict."""
+    """Run a transfer and its controls in this terminal."""
     recipe = asked.load()
     with bars() as progress:
         made = api.run(recipe, progress.show)
@@ -26,7 +26,7 @@ def run(asked: o.RecipeOptions, json: o.AsJson = False) -> None:
 
 
 def start(asked: o.RecipeOptions, json: o.AsJson = False) -> None:
-    """Start a transfer in the background; it outlives this terminal."""
+    """Start a transfer that keeps running without this terminal."""
     recipe = asked.load()
     made = api.start(recipe)
     if json:
@@ -89,13 +89,13 @@ def export(
     merged: Annotated[bool, typer.Option(help="The whole model instead of an adapter.")] = False,
     json: o.AsJson = False,
 ) -> None:
-    """Export an arm's adapter (for the untouched student) or its merged model."""
+    """Export an arm's adapter (for the untouched student) or model."""
     card = api.export(api.open_run(run_id), out_folder, arm, seed, merged)
     return print_json(card) if json else say(f"Wrote {out_folder}.")
 
 
 def compare(run_ids: list[str], json: o.AsJson = False) -> None:
-    """Compare two or more runs: how their recipes and their results differ."""
+    """Compare the recipes and the results of two or more runs."""
     found = api.compare([api.open_run(run_id) for run_id in run_ids])
     if json:
         return print_json(found)
@@ -109,7 +109,7 @@ def bundle(
     out_file: Annotated[Path, typer.Option("--out", help="A new file, such as run.nuggets.zip.")],
     json: o.AsJson = False,
 ) -> None:
-    """Write a run as one file that opens on a machine without its models."""
+    """Write a run as one file that opens without its models."""
     index = api.bundles.write_bundle(api.open_run(run_id), out_file)
     if json:
         return print_json({"out": str(out_file), "run": index.run, "left_out": index.left_out})
@@ -121,7 +121,7 @@ def import_(
     file: Annotated[Path, typer.Argument(help="What `nuggets bundle` wrote.")],
     json: o.AsJson = False,
 ) -> None:
-    """Import a bundle as a run on this machine, after everything in it was checked."""
+    """Import a bundle as a run, after checking everything in it."""
     found = api.bundles.read_bundle(file)
     if json:
         return print_json({"run": found.id, "status": found.status()})
