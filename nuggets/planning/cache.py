@@ -26,6 +26,7 @@ from nuggets.models.references import model_digest
 from nuggets.planning.datasets import align_samples
 from nuggets.recipe import AlignJob, DataConfig, SensitivityConfig, SensitivityJob
 from nuggets.recipe_tree import SOURCES
+from nuggets.runs.schema import ALL_FILES
 from nuggets.sensitivity.maps import SensitivityMap
 
 T = TypeVar("T")
@@ -38,8 +39,8 @@ def digest_of(**parts: Any) -> str:
 
 
 def digest_model(model: str) -> str:
-    """Names the content of a model that is on this machine, its tokenizer included."""
-    return digest_of(weights=model_digest(resolve(model), cache_dir()))
+    """Names the content of a model that is on this machine: every file that it is read from."""
+    return ALL_FILES + digest_of(weights=model_digest(resolve(model), cache_dir()))
 
 
 def digest_files(data: DataConfig) -> dict[str, str]:

@@ -14,7 +14,15 @@ from nuggets.disk.commit import atomic_write, commit_folder, make_folder, sweep_
 from nuggets.disk.manifest import verify_folder
 from nuggets.errors import BadInput, Cancelled, Damaged
 from nuggets.runs.events import EventLog
-from nuggets.runs.schema import EventType, Provenance, RecordedStatus, RunError, RunEvent, now
+from nuggets.runs.schema import (
+    ALL_FILES,
+    EventType,
+    Provenance,
+    RecordedStatus,
+    RunError,
+    RunEvent,
+    now,
+)
 from nuggets.runs.store import Run
 
 PROGRESS_INTERVAL_S = 0.5
@@ -120,6 +128,13 @@ class RunContext:
         known = self._record.provenance.digests
         changed = [name for name in digests if known.get(name, digests[name]) != digests[name]]
         if changed:
+            named_otherwise = [name for name in changed if digests[name].startswith(ALL_FILES)]
+            if named_otherwise and not any(known[n].startswith(ALL_FILES) for n in named_otherwise):
+                raise BadInput(
+                    f"Run {self.run.id} cannot resume: version 0.1 began it and identified its "
+                    "models by fewer of their files, so nobody can tell whether they are still the "
+                    "same. What it finished can be read; start a new run for the rest."
+                )
             details = "; ".join(f"{name} was {known[name]}, is {digests[name]}" for name in changed)
             raise BadInput(
                 f"Run {self.run.id} cannot resume, because its input changed: {details}. "

@@ -14,6 +14,9 @@ from nuggets.recipe_tree import RENAMED
 
 SCHEMA_VERSION = 1
 
+ALL_FILES = "files:"
+"""Begins the digest of a model over every file that it is read from; 0.1 left some out."""
+
 RecordedStatus = Literal["created", "queued", "running", "done", "failed", "cancelled"]
 """What the worker writes. A killed worker writes nothing more."""
 
