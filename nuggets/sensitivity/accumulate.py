@@ -112,8 +112,8 @@ class Hooks:
             assert gradient is not None
             self.sums[name].add(self._score.of(owner.detach(), gradient, name))
 
-        # After accumulation, not a hook on the tensor: a tied weight gets one part of its gradient
-        # per use, and only their sum is ∂L/∂θ.
+        # After accumulation: a tied weight's gradient is then the sum over its uses, and it can be
+        # taken away. A hook on the tensor comes before, and the gradient would stay in memory.
         return parameter.register_post_accumulate_grad_hook(take)
 
     def check_fired(self, index: int) -> None:
@@ -151,7 +151,7 @@ class MapParts:
             NonFinite: if a parameter's score is not finite, naming it.
         """
         for done in sums:
-            # All scores are ≥ 0, so nothing cancels: any NaN or infinity reaches the total.
+            # Any NaN or infinity in a score reaches its total: the entries need no look.
             totals = torch.stack(done.per_sample).cpu().numpy()
             if not np.isfinite(totals).all():
                 raise NonFinite(

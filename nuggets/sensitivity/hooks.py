@@ -143,7 +143,7 @@ def _several_per_pass(
 def checkpointed(blocks: Sequence[nn.Module]) -> Iterator[None]:
     """Lets blocks forget what they computed until the gradient asks for it."""
     # On the instance: deleting it gives the class's own method back. Without reentry, since the
-    # other kind gives no gradient where a block's input needs none, as the first one's.
+    # other kind gives no gradient where a block's input needs none: the first one's under a LoRA.
     for block in blocks:
         block.forward = partial(computed_again, block.forward, use_reentrant=False)
     try:
