@@ -7,7 +7,6 @@ ridge regression, without training.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -26,7 +25,7 @@ from nuggets.alignment.states import (
 )
 from nuggets.data.samples import Encoded
 from nuggets.models.architecture import ArchSpec
-from nuggets.models.forward import blocks_of, decoder_of, evaluation
+from nuggets.models.forward import blocks_of, decoder_of, evaluation, replaced_forward
 from nuggets.progress import Progress
 
 Maps = dict[tuple[int, int], tuple[Tensor, Tensor]]
@@ -163,9 +162,10 @@ def stitched_logits(
     def at_answers(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor]:
         return (args[0][batch.answers],)  # [b, t, d] → [answers, d]
 
+    given = None if states is None else states.to(next(model.parameters()).dtype)
     handle = head.register_forward_pre_hook(at_answers)
     try:
-        with _returning(replaced, states, next(model.parameters()).dtype):
+        with replaced_forward(replaced, lambda *_, **__: given):
             return model(input_ids=batch.ids, use_cache=False).logits
     finally:
         handle.remove()
@@ -176,23 +176,3 @@ def _n_right(logits: Float[Tensor, "answers vocab"], batch: Batch) -> int:
     # greedy decoding would have to write, token by token.
     hits = logits.argmax(-1) == batch.targets
     return sum(bool(sample.all()) for sample in hits.split(batch.counts))
-
-
-@contextmanager
-def _returning(
-    blocks: Sequence[nn.Module], states: Tensor | None, dtype: torch.dtype
-) -> Iterator[None]:
-    """Makes blocks return the given states instead of computing theirs."""
-    given = None if states is None else states.to(dtype)
-    # In the instance's own dictionary, and put back as it was: a caller's model may have one of
-    # its own there, as accelerate's hooks are.
-    before = [vars(block).get("forward") for block in blocks]
-    for block in blocks:
-        vars(block)["forward"] = lambda *_, **__: given
-    try:
-        yield
-    finally:
-        for block, forward in zip(blocks, before, strict=True):
-            del vars(block)["forward"]
-            if forward is not None:
-                vars(block)["forward"] = forward

@@ -192,12 +192,6 @@ class MapParts:
         )
 
 
-def sample_tensors(sample: Encoded, device: torch.device | str) -> tuple[Tensor, Tensor]:
-    """Token ids and labels of one sample, `[1, tokens]` each."""
-    ids, labels = (torch.tensor([list(part)], device=device) for part in sample)
-    return ids, labels
-
-
 def refuse_empty(encoded: Sequence[Encoded]) -> None:
     """Refuses an empty list.
 

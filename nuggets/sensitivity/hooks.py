@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint as computed_again
 
 from nuggets.data.samples import Encoded
 from nuggets.models.architecture import ArchSpec
-from nuggets.models.forward import blocks_of, without_dropout
+from nuggets.models.forward import blocks_of, pad_right, without_dropout
 from nuggets.progress import Progress
 from nuggets.sensitivity.accumulate import (
     Accumulator,
@@ -23,7 +23,6 @@ from nuggets.sensitivity.accumulate import (
     add_up,
     check_loss,
     refuse_empty,
-    sample_tensors,
     share_of,
 )
 from nuggets.sensitivity.maps import SensitivityMap
@@ -111,7 +110,7 @@ def _one_per_pass(
     device = next(model.parameters()).device
     with hooks:
         for done, (index,) in enumerate(passes):
-            ids, labels = sample_tensors(encoded[index], device)
+            ids, labels = pad_right([encoded[index]], device)
             with checkpointed(blocks):
                 loss = model(input_ids=ids, labels=labels, use_cache=False).loss
                 check_loss(loss, index)  # before its gradient is added to any sum

@@ -14,8 +14,9 @@ from torch.func import functional_call, grad, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from nuggets.compute.products import fast_products
-from nuggets.data.samples import IGNORED, Encoded
+from nuggets.data.samples import Encoded
 from nuggets.models.architecture import ArchSpec
+from nuggets.models.forward import pad_right
 from nuggets.sensitivity.footprint import activation_bytes
 
 PASS_BYTES = 2**28
@@ -58,12 +59,7 @@ def gradients(
         Losses `[samples]`, and gradients `[samples, *shape]` by name.
     """
     device = next(iter(parameters.values())).device
-    longest = max(len(ids) for ids, _ in encoded)
-    ids = torch.zeros(len(encoded), longest, dtype=torch.long, device=device)
-    labels = torch.full_like(ids, IGNORED)
-    for row, (tokens, targets) in enumerate(encoded):
-        ids[row, : len(tokens)] = torch.tensor(list(tokens), device=device)
-        labels[row, : len(targets)] = torch.tensor(list(targets), device=device)
+    ids, labels = pad_right(encoded, device)
 
     # Without a mask GPT-2 looks for padding among the ids, which are not numbers inside `vmap`.
     options = {"attention_mask": torch.ones_like(ids[:1]), "use_cache": False}

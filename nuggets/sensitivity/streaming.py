@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from nuggets.compute.memory import trim_heap
 from nuggets.data.samples import Encoded
 from nuggets.models.architecture import ArchSpec
-from nuggets.models.forward import blocks_of, decoder_of
+from nuggets.models.forward import blocks_of, decoder_of, pad_right, replaced_forward
 from nuggets.models.fused import split_fused
 from nuggets.models.loading import checked_folder
 from nuggets.models.pair import read_spec
@@ -33,7 +33,6 @@ from nuggets.sensitivity.accumulate import (
     MapParts,
     check_loss,
     refuse_empty,
-    sample_tensors,
 )
 from nuggets.sensitivity.maps import SensitivityMap
 from nuggets.sensitivity.scores import Score, ThetaGrad
@@ -134,7 +133,7 @@ class _Stream:
         self.blocks = blocks_of(self.model, self.spec)
         self.decoder = decoder_of(self.model, self.spec)
         self.names = [name for name, _ in self.model.named_parameters()]
-        self.samples = [_SamplePass(*sample_tensors(sample, device)) for sample in encoded]
+        self.samples = [_SamplePass(*pad_right([sample], device)) for sample in encoded]
 
     def steps(self) -> Iterator[tuple[Any, tuple[int, ...]]]:
         """Every step in its order, with its arguments."""
@@ -269,7 +268,7 @@ class _Stream:
                 raise _Reached  # what follows has no weights yet
             return states
 
-        with _replaced(self.blocks, record):
+        with replaced_forward(self.blocks, record):
             try:
                 self.model(input_ids=sample.ids, use_cache=False)
             except _Reached:
@@ -294,7 +293,7 @@ class _Stream:
         def decode(*_: Any, **__: Any) -> DecoderOutput:
             return DecoderOutput(last_hidden_state=norm(states))
 
-        with _replaced([self.decoder], decode):
+        with replaced_forward([self.decoder], decode):
             return self.model(input_ids=sample.ids, labels=sample.labels, use_cache=False).loss
 
 
@@ -315,15 +314,3 @@ def _skeleton(ref: ModelRef, spec: ArchSpec, dtype: torch.dtype, device: torch.d
         for name, table in module.named_buffers(recurse=False):
             module.register_buffer(name, table.to(device), persistent=False)
     return split_fused(model, spec).requires_grad_(False).eval()
-
-
-@contextmanager
-def _replaced(modules: Sequence[nn.Module], forward: Any) -> Iterator[None]:
-    """Gives modules another forward pass for a while."""
-    for module in modules:
-        module.forward = forward
-    try:
-        yield
-    finally:
-        for module in modules:
-            del module.forward

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.functional import embedding, layer_norm, linear
 
+from nuggets.data.samples import IGNORED
+
 
 @dataclass(eq=False)
 class LaneDropout:
@@ -41,7 +43,7 @@ class LaneDropout:
             length: of the stacked batch.
         """
         self.rows = [lane.shape[0] for lane in labels]
-        answers = [lane[:, 1:].ne(-100).any(0).nonzero().squeeze(1) for lane in labels]
+        answers = [lane[:, 1:].ne(IGNORED).any(0).nonzero().squeeze(1) for lane in labels]
         # A layer inside the blocks sees all columns; the head sees only those that hold any lane's
         # answer (`answer_logits`). The number of columns tells which: the last token predicts
         # nothing, so that there are never as many answer columns as columns.
@@ -107,10 +109,8 @@ class LaneLinear(nn.Module):
         merge: bool,
     ) -> None:
         super().__init__()
-        self.weight, self.bias = (
-            _as_parameter(weight),
-            None if bias is None else _as_parameter(bias),
-        )
+        self.weight = _as_parameter(weight)
+        self.bias = None if bias is None else _as_parameter(bias)
         self.adapter, self.n_lanes, self.dropout, self.merge = adapter, n_lanes, dropout, merge
 
     def forward(self, x: Tensor) -> Tensor:
