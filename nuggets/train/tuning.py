@@ -19,7 +19,7 @@ from nuggets.train.cells import measure, shared_config, train_cell
 from nuggets.train.checkpoints import Storage
 from nuggets.train.lab import Lab, Workspace
 from nuggets.train.lanes.packing import Form
-from nuggets.train.lanes.side_by_side import Cell, Program, together_or_none
+from nuggets.train.lanes.side_by_side import Cell, Program, try_side_by_side
 
 
 class Trial(Frozen):
@@ -123,7 +123,7 @@ def tune_batch(
     trials = None
     if form != "alone":
         make = partial(Program, still, cells, folder, merge=form == "merged", **options)
-        trials = together_or_none(make, lambda program: _trials(program, items, metric), progress)
+        trials = try_side_by_side(make, lambda program: _trials(program, items, metric), progress)
     if trials is None:
         return [
             tune_lr(

@@ -13,7 +13,7 @@ from nuggets.train.checkpoints import Storage
 from nuggets.train.lab import Lab, Trainee
 from nuggets.train.lanes.model import LaneModel
 from nuggets.train.lanes.threads import one_processor_each
-from nuggets.train.lanes.training import Lane, LaneTrainer, Together
+from nuggets.train.lanes.training import Lane, LaneTrainer, TrainingLoop
 
 HEALED = 6
 """Students in one model: as in `side_by_side`, more leave the processor's cache."""
@@ -95,7 +95,7 @@ def _heal(
         for model in models
     ]
     with one_processor_each(lab.threads, lab.device) as threads:
-        logs = Together(trainers, folder, threads, progress=progress, storage=storage).fit()
+        logs = TrainingLoop(trainers, folder, threads, progress=progress, storage=storage).fit()
     for index, ((healing, _), log) in enumerate(zip(part, logs, strict=True)):
         models[index // HEALED].write_back(index % HEALED, trainees[index])
         healing.keep(storage, log)
