@@ -55,7 +55,7 @@ def cut_to(job: CutJob, out: Path, progress: Progress | None = None) -> dict[str
     student = cut_model(teacher.model, choice)
     if job.order == "permuted":
         permute_matrices(student, job.seed)
-    losses = _heal(student, teacher, healing, job, out, device, progress)
+    losses = _heal(student, teacher, healing, job, device, progress)
     with output_folder(out) as folder:
         card = _card(job, wanted, choice.layers, losses)
         save_model(student, teacher.tokenizer, folder, card)
@@ -140,7 +140,6 @@ def _heal(
     teacher: Loaded,
     samples: list[Any],
     job: CutJob,
-    out: Path,
     device: str,
     progress: Progress | None,
 ) -> list[float]:
@@ -152,7 +151,7 @@ def _heal(
     encoded = teacher.encode(samples, config.max_length, job.data.format)
     student.train()
     with threads_of(student, device):
-        log = finetune(student, encoded, config, job.seed, out, device=device, progress=progress)
+        log = finetune(student, encoded, config, job.seed, device=device, progress=progress)
     student.eval()
     return log.losses
 

@@ -12,9 +12,9 @@ from typing import Any
 
 from nuggets.compute.threads import threads_of
 from nuggets.data.samples import Format, Sample
-from nuggets.disk.commit import atomic_write, make_folder, remove_folder
+from nuggets.disk.commit import make_folder, remove_folder
 from nuggets.disk.home import runs_dir
-from nuggets.evaluation.answer_store import Kept
+from nuggets.evaluation.answer_store import answer_once
 from nuggets.evaluation.benchmarks import Benchmark, Task
 from nuggets.evaluation.judges import JudgeClient, TeacherJudge, verdict_metrics
 from nuggets.evaluation.lm_eval_adapter import Evaluated, Process, Respondent, run_benchmark
@@ -54,25 +54,6 @@ class Subject:
     role: ArmRole | None = None
 
 
-class KeptOnDisk:
-    """Answers in the run's checkpoints, a file each. Implements `Kept`."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        make_folder(folder)
-
-    def get(self, key: str) -> Any | None:
-        """What was kept; a damaged file counts as nothing."""
-        try:
-            return json.loads((self._folder / f"{key}.json").read_text())
-        except (OSError, ValueError):
-            return None
-
-    def put(self, key: str, value: Any) -> None:
-        """Writes a file, whole or not at all."""
-        atomic_write(self._folder / f"{key}.json", json.dumps(value))
-
-
 def run_evaluate(job: EvaluateJob, ctx: RunContext) -> None:
     """Measures every model of a job on every benchmark, and writes tables."""
     ctx.plan(("evaluate", "report"))
@@ -105,14 +86,15 @@ def measure_subjects(
         ctx.check_cancelled()
         with subject.opened() as (model, tokenizer), threads_of(model, device):
             for task in todo:
-                kept = KeptOnDisk(ctx.checkpoints / "answers" / subject.folder / task.name)
+                kept = ctx.checkpoints / "answers" / subject.folder / task.name
+                make_folder(kept)
                 respondent = Respondent(
                     subject.label, model, tokenizer, device, batch_size, max_length, kept
                 )
                 with _process(task, kept, ctx, device) as process:
                     found = run_benchmark(task, respondent, ctx, process)
                 _commit(found, task, subject, ctx)
-                remove_folder(ctx.checkpoints / "answers" / subject.folder / task.name)
+                remove_folder(kept)
 
 
 def write_tables(
@@ -255,7 +237,7 @@ def _commit(found: Evaluated, task: Task, subject: Subject, ctx: RunContext) -> 
 
 
 @contextmanager
-def _process(task: Task, kept: Kept, ctx: RunContext, device: str) -> Iterator[Process | None]:
+def _process(task: Task, kept: Path, ctx: RunContext, device: str) -> Iterator[Process | None]:
     """What scores free answers: nothing, an endpoint, or a teacher."""
     judge = task.judged_by
     if judge is None:
@@ -270,11 +252,10 @@ def _process(task: Task, kept: Kept, ctx: RunContext, device: str) -> Iterator[P
         ctx.check_cancelled()
         asked = [judge.model_dump(mode="json"), doc["question"], answers[0], doc["reference"]]
         key = f"judge-{hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:24]}"
-        verdicts = kept.get(key)
-        if verdicts is None:
-            verdicts = client.compare(doc["question"], answers[0], doc["reference"])
-            kept.put(key, verdicts)
-        return verdict_metrics((verdicts[0], verdicts[1]))
+        first, second = answer_once(
+            kept, key, lambda: client.compare(doc["question"], answers[0], doc["reference"])
+        )
+        return verdict_metrics((first, second))
 
     yield judged
 

@@ -12,7 +12,7 @@ import torch
 from nuggets.builtin.resolve import resolve
 from nuggets.compute.threads import threads_for
 from nuggets.data.samples import Sample
-from nuggets.disk.commit import atomic_write, commit_folder, newest_valid, remove_folder
+from nuggets.disk.commit import atomic_write, remove_folder
 from nuggets.disk.home import cache_dir
 from nuggets.errors import BadInput
 from nuggets.extraction.factors import extract_factors
@@ -38,14 +38,12 @@ from nuggets.stages.measuring import (
 from nuggets.statistics.report import CellOutcome, build_report
 from nuggets.train.arms.family import Arm
 from nuggets.train.cells import EVALUATION_BATCHES, CellRecord, CellResult
-from nuggets.train.checkpoints import Storage
 from nuggets.train.lab import Lab
 from nuggets.train.lanes.packing import CellGroup, Form, plan_batches
 from nuggets.train.lanes.side_by_side import Cell, run_batch
 from nuggets.train.tuning import Tuning, tune_batch
 
 STAGES = ("load", "sensitivity", "plan", "tune", "train", "benchmark", "report")
-STORAGE = Storage(commit=commit_folder, newest=newest_valid, remove=remove_folder)
 
 
 def run_transfer(recipe: TransferRecipe, ctx: RunContext) -> None:
@@ -181,7 +179,6 @@ def _tune(
                 ctx.checkpoints / "tuning" / f"batch-{index}",
                 items=data.tuning,
                 metric=recipe.data.metric,
-                storage=STORAGE,
                 progress=together,
                 progress_of=lambda arm: _Labelled(ctx, f"tune {arm.name}", seed),
             )
@@ -261,7 +258,6 @@ def _batch(
             old_skills=data.old,
             metrics=_metrics(recipe, data.test),
             answers=True,
-            storage=STORAGE,
             progress=together,
             wanted=missing,
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -150,7 +149,7 @@ def test_a_trained_adapter_loads_on_the_untouched_student_and_merges(kind, pairs
     pair = pairs(kind)
     _, factors = pair.factors()
     peft = inject(copy.deepcopy(pair.student), factors, LORA)
-    log = finetune(peft, SAMPLES, TrainConfig(steps=2, batch_size=2, lr=3e-2), 0, Path("nothing"))
+    log = finetune(peft, SAMPLES, TrainConfig(steps=2, batch_size=2, lr=3e-2), 0)
     assert len(log.losses) == 2
     peft.eval()
     expected = peft(IDS).logits
