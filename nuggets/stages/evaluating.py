@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nuggets.builtin.resolve import model_named
 from nuggets.compute.threads import threads_of
 from nuggets.data.samples import Format, Sample
 from nuggets.disk.commit import make_folder, remove_folder
@@ -157,7 +158,7 @@ def _opener(cell: Path, student: Callable[[], Asked], device: str) -> Callable[[
     @contextmanager
     def opened() -> Iterator[Asked]:
         if (cell / MODEL).is_dir():
-            whole = Loaded(str(cell / MODEL), device)
+            whole = Loaded(model_named(str(cell / MODEL)), device)
             yield whole.model, whole.tokenizer
             return
         model, tokenizer = student()
@@ -187,13 +188,14 @@ def _subjects(
     if dtype == "auto":
         dtype = "bfloat16" if job.device.startswith("cuda") else "float32"
     if not name.startswith(RUN_PREFIX):
-        ctx.provenance(**{f"model.{name}": cache.digest_model(name)})
+        model = model_named(name)
+        ctx.provenance(**{f"model.{name}": cache.digest_model(model)})
         place = hashlib.sha256(name.encode()).hexdigest()[:6]
         folder = f"{Path(name).stem or 'model'}-{place}"
 
         @contextmanager
         def opened() -> Iterator[Asked]:
-            loaded = Loaded(name, job.device, dtype)
+            loaded = Loaded(model, job.device, dtype)
             yield loaded.model, loaded.tokenizer
 
         short = Path(name).name
@@ -202,11 +204,12 @@ def _subjects(
     run_id, arm = split_run(name)
     run = RunStore(runs_dir()).open(run_id)
     recipe = load_job(run.recipe_text())
-    ctx.provenance(**{f"student.{run.id}": cache.digest_model(recipe.student)})
+    source = model_named(recipe.student)
+    ctx.provenance(**{f"student.{run.id}": cache.digest_model(source)})
 
     def student() -> Asked:
         if recipe.student not in students:
-            students[recipe.student] = Loaded(recipe.student, job.device, dtype)
+            students[recipe.student] = Loaded(source, job.device, dtype)
         return students[recipe.student].model, students[recipe.student].tokenizer
 
     others = {split_run(m)[0] if m.startswith(RUN_PREFIX) else m for m in job.models} - {run_id}
@@ -244,7 +247,8 @@ def _process(task: Task, kept: Path, ctx: RunContext, device: str) -> Iterator[P
         yield None
         return
     if isinstance(judge, TeacherJudge):
-        yield _by_likelihood(Loaded(judge.teacher, device), judge, task.format, ctx, device)
+        teacher = Loaded(model_named(judge.teacher), device)
+        yield _by_likelihood(teacher, judge, task.format, ctx, device)
         return
     client = JudgeClient(judge, permit, ctx)
 
