@@ -189,5 +189,5 @@ def test_a_program_without_memory_falls_back_to_one_after_another(tiny, tmp_path
     progress = InMemoryProgress()
     found = side_by_side(lab, [Plain()], "merged", tmp_path, progress=progress)
     assert any("one after another: side by side" in text for text in progress.messages)
-    wanted = alone(lab, Plain(), 0, tmp_path).record
+    wanted = alone(lab, Plain(), 0).record
     assert found["plain", 0].record.losses == wanted.losses
