@@ -63,11 +63,12 @@ def save_benchmarks(run: Run, out: Path) -> None:
 
 
 def _merge(recipe: TransferRecipe, adapter: Path, target: Path, card: str) -> None:
+    from nuggets.builtin.resolve import model_named
     from nuggets.extraction.adapter import load_adapter, untie
     from nuggets.stages.measuring import Loaded
     from nuggets.train.export import save_model
 
-    student = Loaded(recipe.student, "cpu")
+    student = Loaded(model_named(recipe.student), "cpu")
     untie(student.model, [student.spec.module("embed")])
     model = load_adapter(student.model, adapter)
     save_model(model, student.tokenizer, target, card)

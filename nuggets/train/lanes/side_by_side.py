@@ -27,7 +27,7 @@ from nuggets.train.cells import (
     run_cell,
     shared_config,
 )
-from nuggets.train.checkpoints import Storage, TrainLog
+from nuggets.train.checkpoints import TrainLog
 from nuggets.train.lab import Lab, Trainee, Workspace
 from nuggets.train.lanes.healing import heal_together
 from nuggets.train.lanes.model import LaneModel, Unstackable
@@ -73,10 +73,9 @@ class Program:
         self,
         lab: Lab,
         cells: Sequence[Cell],
-        folder: Path,
+        folder: Path | None,
         *,
         merge: bool,
-        storage: Storage | None = None,
         progress: Progress | None = None,
     ) -> None:
         """Builds every cell's arm and stacks what they train.
@@ -84,17 +83,16 @@ class Program:
         Args:
             lab: models, map, data and settings.
             cells: arms and seeds; all of the same `stacks`.
-            folder: for checkpoints, used only with `storage`.
+            folder: for checkpoints; None for none.
             merge: see `LaneModel`.
-            storage: how checkpoints are committed and found.
             progress: of all cells together; can cancel.
 
         Raises:
             Unstackable: if they cannot share a program.
             BadInput: if the pair or the data cannot serve an arm.
         """
-        self.lab, self.cells, self.folder = lab, list(cells), folder
-        self.storage, self.progress = storage, progress
+        self.lab, self.cells = lab, list(cells)
+        self.folder, self.progress = folder, progress
         self.configs = [shared_config(lab, cell.seed, cell.lr) for cell in cells]
         if len({config.steps for config in self.configs}) != 1 or not self.configs[0].steps:
             raise Unstackable("cells of different steps")
@@ -151,10 +149,9 @@ class Program:
         with one_processor_each(self.lab.threads, self.lab.device) as threads:
             loop = TrainingLoop(
                 trainers,
-                self.folder / "training",
+                self.folder and self.folder / "training",
                 threads,
                 progress=self.progress,
-                storage=self.storage,
                 on_evaluate=points if test else None,
             )
             return lanes, loop.fit()
@@ -238,14 +235,9 @@ class Program:
         """Every cell's trainee; cells that differ in the learning rate alone share one."""
         # Grafts first: their students are healed as lanes too, and `build` then reads them back.
         grafts = [(c.arm, c.seed, c.progress) for c in self.cells if isinstance(c.arm, Graft)]
-        if grafts and self.lab.kept is not None and self.storage is not None:
-            heal_together(
-                self.lab,
-                grafts,
-                self.folder / "healing",
-                storage=self.storage,
-                progress=self.progress,
-            )
+        if grafts and self.lab.kept is not None:
+            place = self.folder and self.folder / "healing"
+            heal_together(self.lab, grafts, place, progress=self.progress)
         built: dict[str, Trainee] = {}
         for index, cell in enumerate(self.cells):
             if cell.name not in built:
@@ -257,7 +249,7 @@ class Program:
         cell = self.cells[index]
         if self.progress is not None:
             self.progress.check_cancelled()
-        work = Workspace(self.folder / cell.name, self.storage, cell.progress)
+        work = Workspace(self.folder and self.folder / cell.name, cell.progress)
         trainee = cell.arm.build(replace(self.lab, workspace=work), cell.seed)
         self.flops[index] = count_flops(self.lab, trainee, self.configs[index], cell.seed)
         if merge or trainee.whole or trainee.own_base:
@@ -271,13 +263,12 @@ def run_batch(
     lab: Lab,
     cells: Sequence[Cell],
     form: Form,
-    folder: Path,
+    folder: Path | None = None,
     *,
     test: Sequence[Sample],
     old_skills: Mapping[str, Sequence[Sample]] | None = None,
     metrics: Sequence[Metric] = ("exact_match", "loss"),
     answers: bool = False,
-    storage: Storage | None = None,
     progress: Progress | None = None,
     wanted: Callable[[Cell], bool] = lambda cell: True,
 ) -> Iterator[tuple[Cell, CellResult]]:
@@ -287,13 +278,12 @@ def run_batch(
         lab: models, map, data and settings.
         cells: arms and seeds; all of them, also when a resume needs only some.
         form: what `nuggets.train.lanes.packing.plan_batches` chose.
-        folder: for checkpoints, used only with `storage`; may be deleted afterwards.
+        folder: for checkpoints, with which a call with the same arguments resumes; may be deleted
+            afterwards. None for none.
         test: items that the report counts.
         old_skills: skill → items that show what was forgotten, by exact match.
         metrics: what is measured on the test items; the first makes the learning curve.
         answers: also keep what the trained models write.
-        storage: how checkpoints are committed and found; with it, a call with the same
-            arguments resumes.
         progress: of all cells together; can cancel.
         wanted: which cells to hand out; the others were finished before.
 
@@ -312,9 +302,8 @@ def run_batch(
         "answers": answers,
     }
     if form != "alone":
-        options: dict[str, Any] = {"storage": storage, "progress": progress}
         results = try_side_by_side(
-            lambda: Program(lab, cells, folder, merge=form == "merged", **options),
+            lambda: Program(lab, cells, folder, merge=form == "merged", progress=progress),
             lambda program: _train_and_measure(program, **measures),
             progress,
         )
@@ -323,8 +312,9 @@ def run_batch(
             yield from ((c, make()) for c, make in zip(cells, results, strict=True) if wanted(c))
             return
     for cell in filter(wanted, cells):
-        options = {"lr": cell.lr, "progress": cell.progress, "storage": storage}
-        yield cell, run_cell(lab, cell.arm, cell.seed, folder / cell.name, **measures, **options)
+        options: dict[str, Any] = {"lr": cell.lr, "progress": cell.progress}
+        place = folder and folder / cell.name
+        yield cell, run_cell(lab, cell.arm, cell.seed, place, **measures, **options)
 
 
 def try_side_by_side(

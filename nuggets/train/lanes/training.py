@@ -18,10 +18,11 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from nuggets.data.samples import IGNORED, Encoded
+from nuggets.disk.commit import commit_folder, newest_valid
 from nuggets.errors import Damaged, NonFinite
 from nuggets.models.forward import answer_logits, pad_right
 from nuggets.progress import Progress
-from nuggets.train.checkpoints import LOG, PREFIX, WEIGHTS, Storage, TrainLog, drop_old, step_of
+from nuggets.train.checkpoints import LOG, PREFIX, WEIGHTS, TrainLog, drop_old, step_of
 from nuggets.train.config import TrainConfig
 from nuggets.train.lanes.model import LaneModel
 from nuggets.train.lanes.threads import Threads
@@ -234,32 +235,30 @@ class TrainingLoop:
 
     Args:
         trainers: each with its model.
-        folder: for checkpoints only.
+        folder: for checkpoints only; None for none.
         threads: how many models are stepped at the same time.
         progress: of all lanes together; can cancel at every step.
-        storage: how checkpoints are committed and found.
         on_evaluate: step → every lane's point of the learning curve.
     """
 
     def __init__(
         self,
         trainers: Sequence[LaneTrainer],
-        folder: Path,
+        folder: Path | None,
         threads: Threads,
         *,
         progress: Progress | None = None,
-        storage: Storage | None = None,
         on_evaluate: Callable[[int], list[float]] | None = None,
     ) -> None:
         self.trainers, self.folder, self.threads = list(trainers), folder, threads
-        self.progress, self.storage, self.on_evaluate = progress, storage, on_evaluate
+        self.progress, self.on_evaluate = progress, on_evaluate
         self.lanes = [lane for trainer in trainers for lane in trainer.lanes]
         self.config = self.trainers[0].config
         self.seconds_before, self.started = 0.0, time.monotonic()
 
     def fit(self) -> list[TrainLog]:
         """Trains from the newest valid checkpoint, or from the start."""
-        newest = self.storage.newest(self.folder, PREFIX) if self.storage else None
+        newest = None if self.folder is None else newest_valid(self.folder, PREFIX)
         start = 0
         if newest is not None:
             start = self._load(newest)
@@ -293,8 +292,8 @@ class TrainingLoop:
                     lane.progress.metric(step=step, loss=lane.losses[-1], lr=rate)
         if self.progress is not None:
             self.progress.progress(step, last, "training")
-        if self.storage is not None and (step == last or step % self.config.checkpoint_every == 0):
-            self._save(step, self.storage)
+        if self.folder is not None and (step == last or step % self.config.checkpoint_every == 0):
+            self._save(step, self.folder)
 
     def _measure(self, step: int) -> None:
         """Adds a point to every learning curve; its time is not training time."""
@@ -305,13 +304,13 @@ class TrainingLoop:
             lane.curve.append((step, value))
         self.started += time.monotonic() - start
 
-    def _save(self, step: int, storage: Storage) -> None:
-        with storage.commit(self.folder / f"{PREFIX}{step}") as temp:
+    def _save(self, step: int, folder: Path) -> None:
+        with commit_folder(folder / f"{PREFIX}{step}") as temp:
             for index, trainer in enumerate(self.trainers):
                 save_file(trainer.state(), temp / f"{index}-{WEIGHTS}")
             logs = [log.model_dump() for log in self.logs()]
             (temp / LOG).write_text(json.dumps(logs))
-        drop_old(self.folder, storage)
+        drop_old(folder)
 
     def _load(self, folder: Path) -> int:
         """Restores a checkpoint; returns its step."""
