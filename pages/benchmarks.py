@@ -34,7 +34,7 @@ def main() -> None:
         if report is None:
             unfinished(run)
             return
-        origin = parts.Origin(run)
+        origin = parts.Sources(run)
         verdict(report)
         parts.arms(report, origin)
         parts.curves(report, origin)

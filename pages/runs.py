@@ -70,9 +70,9 @@ def _table(rows: list[dict[str, str]]) -> None:
     ids = [row["run"] for row in rows]
     share.table(
         pd.DataFrame(rows),
-        key="runs-table",
-        caption=f"{len(rows)} runs, newest first",
-        command="nuggets list",
+        "runs-table",
+        f"{len(rows)} runs, newest first",
+        share.Origin("nuggets list"),
         on_select=lambda: _open_selected(ids),
         selection_mode="single-row",
         height=min(35 * (len(rows) + 1) + 3, 300),

@@ -70,7 +70,7 @@ def add_cells(
         if text is not None and (own & np.isfinite(z)).any():
             fig.add_heatmap(
                 z=np.where(own, z, np.nan),
-                text=np.where(own, words, ""),  # written even where z is not there
+                text=np.where(own & np.isfinite(z), words, ""),  # else written on nothing
                 texttemplate="%{text}",
                 textfont={"size": 13, "color": ink},
                 hoverinfo="skip",

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
-from jaxtyping import Float
 from numpy import ndarray
 from plotly.subplots import make_subplots
 
@@ -157,13 +156,12 @@ def layers_figure(frame: pd.DataFrame, look: Look = LIGHT) -> go.Figure:
     fig = make_subplots(1, 2, shared_yaxes=True, horizontal_spacing=0.1)
     y = [f"L{layer}" for layer in frame["layer"]]
     fills = [colours.ORANGE if chosen else colours.GREY for chosen in frame["chosen"]]
-    mean, low, high = (frame[name].to_numpy(float) for name in ("share", "low", "high"))
     fig.add_bar(
-        x=mean,
+        x=frame["share"],
         y=y,
         orientation="h",
         marker_color=fills,
-        error_x=charts.errors(mean, low, high, look),
+        error_x=charts.errors(frame, "share", look),
         hovertemplate="%{y}: %{x:.1%}<extra></extra>",
         row=1,
         col=1,
@@ -241,10 +239,15 @@ def overlap_frame(found: Sequence[Sequence[Overlap]], tasks: Sequence[str]) -> p
     return frame
 
 
-def overlap_figure(
-    shares: Float[ndarray, "n n"], tasks: Sequence[str], look: Look = LIGHT
-) -> go.Figure:
-    """How much of the top units every two tasks have in common; the diagonal is left empty."""
+def overlap_figure(frame: pd.DataFrame, look: Look = LIGHT) -> go.Figure:
+    """How much of the top units every two tasks have in common; the diagonal is left empty.
+
+    Args:
+        frame: from `overlap_frame`.
+        look: light or dark.
+    """
+    tasks = list(frame["task"])
+    shares = frame.drop(columns="task").to_numpy(float)
     shares = np.where(np.eye(len(tasks), dtype=bool), np.nan, shares)
     names = list(charts.labels(tasks, 14).values())
     axis = charts.colour_axis([shares, np.array([0.0])], False, "in common", percent=True)

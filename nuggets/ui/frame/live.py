@@ -154,20 +154,17 @@ def _losses(run: api.Run, key: str) -> None:
     frame = transfer_charts.losses_frame(told(run).losses)
     if frame.empty:
         return
-    look = share.look()
-    job = api.job_of(run)
     few, most = min(frame["seeds"]), max(frame["seeds"])
     seeds = "1 seed" if most == 1 else f"{most} seeds" if few == most else f"{few} to {most} seeds"
     band = "" if most == 1 else "; bands from the lowest to the highest seed"
-    share.figure(
-        transfer_charts.losses_figure(frame, look),
+    share.Picture(
+        transfer_charts.losses_figure(frame, share.look()),
         frame,
-        key=f"{key}-losses",
-        caption=f"Training loss, mean over {seeds}{band} · {run.id}",
-        command=api.as_command(job),
-        python=api.as_python(job),
-        alt="Training loss of each arm by step",
-    )
+        f"{key}-losses",
+        f"Training loss, mean over {seeds}{band} · {run.id}",
+        share.Origin.of(api.job_of(run)),
+        "Training loss of each arm by step",
+    ).draw()
 
 
 def _identity(run: api.Run, key: str) -> None:
@@ -191,10 +188,9 @@ def _identity(run: api.Run, key: str) -> None:
         )
         share.table(
             frame,
-            key=f"{key}-step0",
-            caption=f"Step-0 identity · {run.id}",
-            command=api.as_command(job),
-            python=api.as_python(job),
+            f"{key}-step0",
+            f"Step-0 identity · {run.id}",
+            share.Origin.of(job),
             height="content",
             column_config={"max |Δ logit|": st.column_config.NumberColumn(format="%.1e")},
         )

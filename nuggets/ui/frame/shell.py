@@ -9,6 +9,7 @@ import streamlit as st
 
 from nuggets import amounts, api
 from nuggets.errors import NuggetsError
+from nuggets.models.references import short_name
 from nuggets.recipe import SensitivityConfig
 from nuggets.ui.frame import live, safe
 
@@ -45,6 +46,11 @@ class Choice:
     def label(self) -> str:
         """What the samples are called: the skill, or the user's own name for theirs."""
         return self.own or self.task
+
+    @property
+    def pair(self) -> str:
+        """Both models, for captions."""
+        return f"{short_name(self.teacher)} → {short_name(self.student)}"
 
     def data(self) -> api.DataConfig:
         """The samples chosen, with the usual sizes."""
