@@ -9,13 +9,9 @@ from nuggets.api._measuring import find_map as find_map
 from nuggets.api._measuring import measure as measure
 from nuggets.api._measuring import measure_builtin as measure_builtin
 from nuggets.api._measuring import measured_plan as measured_plan
-from nuggets.api._measuring import plan as plan
 from nuggets.api._measuring import save_alignment as save_alignment
 from nuggets.api._measuring import save_map as save_map
 from nuggets.api._models import asks_hub as asks_hub
-from nuggets.api._models import doctor as doctor
-from nuggets.api._models import locate as locate
-from nuggets.api._models import preflight as preflight
 from nuggets.api._models import skills as skills
 from nuggets.api._models import spec as spec
 from nuggets.api._running import cancel as cancel
@@ -33,6 +29,7 @@ from nuggets.builtin.pairs import MODELS as MODELS
 from nuggets.builtin.pairs import PAIRS as PAIRS
 from nuggets.builtin.pairs import ModelCard as ModelCard
 from nuggets.builtin.pairs import model_card as model_card
+from nuggets.builtin.resolve import resolve as locate
 from nuggets.builtin.skills import Skill as Skill
 from nuggets.bundles import bundle as bundles
 from nuggets.disk.home import exports_dir as exports_dir
@@ -45,10 +42,13 @@ from nuggets.models.architecture import ArchSpec as ArchSpec
 from nuggets.models.converting import convert as convert
 from nuggets.planning.checks import detectable as detectable
 from nuggets.planning.checks import eval_extra_missing as eval_extra_missing
+from nuggets.planning.checks import preflight_models as preflight
 from nuggets.planning.checks import refusals as refusals
 from nuggets.planning.jobs import alignment_job as alignment_job
 from nuggets.planning.jobs import map_job as map_job
+from nuggets.planning.jobs import plan_from_cache as plan
 from nuggets.planning.machine import Doctor as Doctor
+from nuggets.planning.machine import diagnose as doctor
 from nuggets.planning.machine import diagnose_soon as diagnose_soon
 from nuggets.planning.outlook import Outlook as Outlook
 from nuggets.planning.outlook import look_ahead as look_ahead
@@ -128,5 +128,5 @@ from nuggets.workspace.samples import own_data as own_data
 from nuggets.workspace.samples import remember as remember
 from nuggets.workspace.samples import save_upload as save_upload
 
-# Modules under the names that callers know them by; all others are exported as themselves.
-__all__ = ["bundles", "playground", "views"]
+# What has another name at home; all others are exported as themselves.
+__all__ = ["bundles", "doctor", "locate", "plan", "playground", "preflight", "views"]

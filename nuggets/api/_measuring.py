@@ -12,7 +12,6 @@ from nuggets.disk.outputs import output_folder
 from nuggets.extraction.plan import ExtractionPlan
 from nuggets.planning import cache
 from nuggets.planning.datasets import seed_samples
-from nuggets.planning.jobs import plan_from_cache
 from nuggets.planning.machine import resolve_device_name
 from nuggets.progress import Progress
 from nuggets.recipe import AlignJob, CutJob, DataConfig, SensitivityJob, TransferRecipe
@@ -63,15 +62,6 @@ def save_alignment(report: AlignmentReport, out: Path) -> None:
     """Writes an alignment into a new folder, whole or not at all."""
     with output_folder(out) as folder:
         report.save(folder)
-
-
-def plan(recipe: TransferRecipe) -> ExtractionPlan:
-    """What a recipe would extract, from cached maps alone; no model is touched.
-
-    Raises:
-        BadInput: if the teacher's map was not measured yet, or the recipe cannot work.
-    """
-    return plan_from_cache(recipe)
 
 
 def measured_plan(recipe: TransferRecipe, progress: Progress | None = None) -> ExtractionPlan:

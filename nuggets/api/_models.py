@@ -1,8 +1,6 @@
-"""Models, skills and the machine: what is known before anything is computed."""
+"""Models and skills: what is known before anything is computed."""
 
 from __future__ import annotations
-
-from collections.abc import Iterable
 
 from nuggets.builtin.resolve import resolve
 from nuggets.builtin.skills import SKILLS, Skill
@@ -10,11 +8,6 @@ from nuggets.errors import BadInput
 from nuggets.models.architecture import ArchSpec
 from nuggets.models.hub import offline
 from nuggets.models.pair import read_spec
-from nuggets.models.references import ModelRef
-from nuggets.planning.checks import preflight_models
-from nuggets.planning.machine import Doctor, diagnose
-from nuggets.preflight.headers import Preflight
-from nuggets.recipe import TransferRecipe
 
 
 def skills() -> dict[str, Skill]:
@@ -27,18 +20,6 @@ def spec(model: str) -> ArchSpec:
     return read_spec(resolve(model))
 
 
-def locate(model: str) -> ModelRef:
-    """Where a model is: built-in, a folder, a GGUF file or on the hub. Nothing of it is read.
-
-    Args:
-        model: built-in name, folder, GGUF file or `org/name@revision`.
-
-    Raises:
-        BadInput: if it is none of these, or not there.
-    """
-    return resolve(model)
-
-
 def asks_hub(model: str) -> bool:
     """Whether looking at a model asks the hub; False for what is here, and what is no model."""
     try:
@@ -46,35 +27,3 @@ def asks_hub(model: str) -> bool:
     except BadInput:
         return False
     return found.hub_id is not None and not offline()
-
-
-def preflight(
-    teacher: str,
-    student: str,
-    roles: Iterable[str] = (),
-    *,
-    device: str = "auto",
-    recipe: TransferRecipe | None = None,
-) -> Preflight:
-    """What can be known of a pair from configurations and headers alone, and what it will need.
-
-    Args:
-        teacher: built-in name, folder, GGUF file or `org/name@revision`.
-        student: likewise.
-        roles: matrices that are to be extracted, such as `("q", "embed")`.
-        device: where it is to run; its memory and measured speed are counted with.
-        recipe: how much is to be done; a usual transfer when not given.
-
-    Raises:
-        BadInput: if one of the two is not a model at all.
-    """
-    return preflight_models(teacher, student, tuple(roles), device, recipe)
-
-
-def doctor(refresh: bool = False) -> Doctor:
-    """Versions and devices of this machine, measured in a child process and remembered.
-
-    Args:
-        refresh: look again instead of returning what was found before.
-    """
-    return diagnose(refresh)

@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+import json
+from pathlib import Path
+from typing import Any
+
+from nuggets.disk.commit import atomic_write, make_folder
 
 
-class Kept(Protocol):
-    """Answers that survive a kill. Keys name requests by content; one store per model."""
+class KeptOnDisk:
+    """Answers in a folder, a file each. Keys name requests by content; one folder per model."""
 
-    def get(self, key: str) -> Any | None:
-        """What was kept under this key, or None."""
-        ...
-
-    def put(self, key: str, value: Any) -> None:
-        """Keeps a JSON value for good."""
-        ...
-
-
-class KeptInMemory:
-    """Keeps nothing beyond this process. Implements `Kept`."""
-
-    def __init__(self) -> None:
-        self._values: dict[str, Any] = {}
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        make_folder(folder)
 
     def get(self, key: str) -> Any | None:
-        """What was kept under this key, or None."""
-        return self._values.get(key)
+        """What was kept; a damaged file counts as nothing."""
+        try:
+            return json.loads((self._folder / f"{key}.json").read_text())
+        except (OSError, ValueError):
+            return None
 
     def put(self, key: str, value: Any) -> None:
-        """Keeps a value."""
-        self._values[key] = value
+        """Writes a JSON value to a file, whole or not at all."""
+        atomic_write(self._folder / f"{key}.json", json.dumps(value))

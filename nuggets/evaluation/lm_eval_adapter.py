@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
 
@@ -22,7 +22,7 @@ import torch
 from nuggets.data.samples import texts
 from nuggets.data.sources import parse_dataset
 from nuggets.errors import BadInput, NonFinite
-from nuggets.evaluation.answer_store import Kept
+from nuggets.evaluation.answer_store import KeptOnDisk
 from nuggets.evaluation.benchmarks import Task
 from nuggets.evaluation.items import Item
 from nuggets.evaluation.tables import BenchmarkOutcome
@@ -70,7 +70,7 @@ class Respondent:
     device: torch.device | str = "cpu"
     batch_size: int = 8
     max_length: int = 2048
-    kept: Kept | None = field(default=None)
+    kept: KeptOnDisk | None = None
 
 
 def run_benchmark(

@@ -19,7 +19,7 @@ from lm_eval.api.model import TemplateLM
 
 from nuggets.data.samples import IGNORED, Format, answer_ends
 from nuggets.errors import BadInput, NonFinite
-from nuggets.evaluation.answer_store import Kept, KeptInMemory
+from nuggets.evaluation.answer_store import KeptOnDisk
 from nuggets.evaluation.answers import decode_greedily, up_to_end
 from nuggets.evaluation.halving import Halving
 from nuggets.evaluation.outcomes import score_batch
@@ -48,7 +48,7 @@ class InMemoryLM(TemplateLM):
         batch_size: int = 8,
         max_length: int = 2048,
         format: Format = "paper",
-        kept: Kept | None = None,
+        kept: KeptOnDisk | None = None,
         progress: Progress | None = None,
         label: str = "",
     ) -> None:
@@ -58,7 +58,7 @@ class InMemoryLM(TemplateLM):
         self.batch_size, self.format = batch_size, format
         self.max_length = min(max_length, _positions(model))
         self._ends = answer_ends(tokenizer, format)
-        self._kept, self._progress, self._label = kept or KeptInMemory(), progress, label
+        self._kept, self._progress, self._label = kept, progress, label
         self._halving = Halving(batch_size, progress)
         self.truncated = self.unfinished = 0
 
@@ -126,11 +126,12 @@ class InMemoryLM(TemplateLM):
         for start in range(0, len(order), step):
             places = order[start : start + step]
             key = _key([self.batch_size, self.max_length, *(requests[p] for p in places)])
-            responses = self._kept.get(key)
+            responses = None if self._kept is None else self._kept.get(key)
             if responses is None:
                 with evaluation(self.model):
                     responses = answer(places)
-                self._kept.put(key, responses)
+                if self._kept is not None:
+                    self._kept.put(key, responses)
             for place, response in zip(places, responses, strict=True):
                 found[place] = response
             self._tell(start + len(places), len(order))

@@ -12,9 +12,9 @@ from typing import Any
 
 from nuggets.compute.threads import threads_of
 from nuggets.data.samples import Format, Sample
-from nuggets.disk.commit import atomic_write, make_folder, remove_folder
+from nuggets.disk.commit import remove_folder
 from nuggets.disk.home import runs_dir
-from nuggets.evaluation.answer_store import Kept
+from nuggets.evaluation.answer_store import KeptOnDisk
 from nuggets.evaluation.benchmarks import Benchmark, Task
 from nuggets.evaluation.judges import JudgeClient, TeacherJudge, verdict_metrics
 from nuggets.evaluation.lm_eval_adapter import Evaluated, Process, Respondent, run_benchmark
@@ -52,25 +52,6 @@ class Subject:
     arm: str = ""
     seed: int = 0
     role: ArmRole | None = None
-
-
-class KeptOnDisk:
-    """Answers in the run's checkpoints, a file each. Implements `Kept`."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        make_folder(folder)
-
-    def get(self, key: str) -> Any | None:
-        """What was kept; a damaged file counts as nothing."""
-        try:
-            return json.loads((self._folder / f"{key}.json").read_text())
-        except (OSError, ValueError):
-            return None
-
-    def put(self, key: str, value: Any) -> None:
-        """Writes a file, whole or not at all."""
-        atomic_write(self._folder / f"{key}.json", json.dumps(value))
 
 
 def run_evaluate(job: EvaluateJob, ctx: RunContext) -> None:
@@ -255,7 +236,9 @@ def _commit(found: Evaluated, task: Task, subject: Subject, ctx: RunContext) -> 
 
 
 @contextmanager
-def _process(task: Task, kept: Kept, ctx: RunContext, device: str) -> Iterator[Process | None]:
+def _process(
+    task: Task, kept: KeptOnDisk, ctx: RunContext, device: str
+) -> Iterator[Process | None]:
     """What scores free answers: nothing, an endpoint, or a teacher."""
     judge = task.judged_by
     if judge is None:
