@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -165,28 +165,20 @@ def folder() -> Path:
     return nuggets_home() / "playground"
 
 
-def ask(
-    question: Question,
-    timeout: float = 600.0,
-    on_reply: Callable[[Reply], None] = lambda reply: None,
-) -> Reply:
+def ask(question: Question, timeout: float = 600.0) -> Reply:
     """Asks and waits for the answers; the worker keeps the models for the next question.
 
     Args:
         question: what is asked, and who.
         timeout: seconds to wait at most.
-        on_reply: sees the reply as it grows.
 
     Raises:
         BadInput: if a speaker cannot be loaded; nothing is started then.
         NuggetsError: if the worker dies or does not answer in time.
     """
-    reply_id, seen = post(question), None
+    reply_id = post(question)
     deadline = time.monotonic() + timeout
     while not (found := reply(reply_id)).ended:
-        if found != seen:
-            on_reply(found)
-            seen = found
         if time.monotonic() > deadline:
             raise NuggetsError(f"The playground did not answer within {timeout:.0f} s.")
         time.sleep(_POLL_S)
