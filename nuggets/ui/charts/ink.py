@@ -76,3 +76,38 @@ def add_cells(
                 hoverinfo="skip",
                 **cells,
             )
+
+
+def add_targets(
+    fig: go.Figure,
+    x: Sequence[float],
+    y: Sequence[float],
+    size: float,
+    chosen: float = 0.0,
+    gl: bool = False,
+    **told: Any,
+) -> None:
+    """Adds unseen squares that can be clicked; heatmaps themselves report no clicks to Streamlit.
+
+    Args:
+        fig: the figure.
+        x: where they are.
+        y: likewise.
+        size: in pixels.
+        chosen: opacity of one that is chosen.
+        gl: drawn by the graphics card, not as SVG.
+        told: `customdata` and whatever else a scatter takes.
+    """
+    fig.add_trace(
+        (go.Scattergl if gl else go.Scatter)(
+            x=x,
+            y=y,
+            mode="markers",
+            marker={"symbol": "square", "size": size, "opacity": 0, "color": "#ffffff"},
+            selected={"marker": {"opacity": chosen}},
+            unselected={"marker": {"opacity": 0}},
+            hovertemplate="%{hovertext}<extra></extra>" if "hovertext" in told else None,
+            showlegend=False,
+            **told,
+        )
+    )

@@ -84,28 +84,14 @@ def matrix_figure(
     seen = np.maximum(z, np.nanquantile(z, FAINT)) if log else z
     title = f"{which} per block" + (", A − B as shares of the matrix" if signed else "")
     fig.update_layout(coloraxis=charts.colour_axis([seen], signed, title, log=log))
-    _add_target(fig, binned)
+    # A plot that has nothing to select reports no boxes.
+    middle = [binned.cols[[0, -1]].mean()], [binned.rows[[0, -1]].mean()]
+    ink.add_targets(fig, *middle, 22, hoverinfo="none", xaxis="x3", yaxis="y3")
     down, across = binned.rows[[-1, 0]].tolist(), binned.cols[[0, -1]].tolist()
     fig.update_yaxes(title=axes[0], range=down, row=2, col=1)
     fig.update_yaxes(range=down, row=2, col=2)
     fig.update_xaxes(title=axes[1], range=across, row=2, col=1)
     return charts.finish(fig, look, 540, dragmode="select", legend_traceorder="reversed")
-
-
-def _add_target(fig: go.Figure, binned: Binned) -> None:
-    """Adds an unseen marker: a plot that has nothing to select reports no boxes."""
-    fig.add_scatter(
-        x=[binned.cols[[0, -1]].mean()],
-        y=[binned.rows[[0, -1]].mean()],
-        mode="markers",
-        marker={"symbol": "square", "size": 22, "opacity": 0},
-        selected={"marker": {"opacity": 0}},
-        unselected={"marker": {"opacity": 0}},
-        hoverinfo="none",
-        showlegend=False,
-        row=2,
-        col=1,
-    )
 
 
 def _add_profiles(
