@@ -17,6 +17,7 @@ import plotly.graph_objects as go
 from jaxtyping import Float
 from numpy import ndarray
 
+from nuggets.amounts import plain_name
 from nuggets.documents.colours import CATEGORIES, Look
 from nuggets.documents.page import FONT
 from nuggets.ui.charts import room
@@ -226,11 +227,6 @@ def short_module(module: str) -> str:
     parts = module.split(".")
     layer = next((f"L{part}." for part in parts if part.isdigit()), "")
     return shorten(layer + parts[-1].removesuffix("_proj"))
-
-
-def plain_name(name: str) -> str:
-    """An arm's or selector's name as people read it."""
-    return name.replace("_", " ")
 
 
 def shorten(text: str, most: int = 28) -> str:

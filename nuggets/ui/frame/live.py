@@ -108,6 +108,17 @@ def overall(record: RunRecord) -> float:
     return min(1.0, done / sum(weights))
 
 
+def row(run: api.Run) -> dict[str, str]:
+    """One run in a table of runs."""
+    row = {"run": run.id, "status": str(run.status()), "kind": "", "started": "", "took": ""}
+    if row["status"] != "damaged":
+        record = run.record()
+        row["kind"] = record.kind
+        row["started"] = f"{record.created.astimezone():%d %b %H:%M}"
+        row["took"] = duration(elapsed(record))
+    return row
+
+
 def elapsed(record: RunRecord, at: datetime | None = None) -> float | None:
     """Seconds of the newest attempt, to its end or to now."""
     if record.started is None:
