@@ -14,13 +14,7 @@ from nuggets.statistics.report import BenchmarkReport
 
 
 def report_page(record: RunRecord, report: BenchmarkReport, recipe: str) -> str:
-    """Verdict, arms with intervals and seeds, paired differences, versions and recipe.
-
-    Args:
-        record: of the run.
-        report: its report.
-        recipe: as YAML.
-    """
+    """Verdict, arms with intervals and seeds, paired differences, versions and recipe."""
     metric = f"{plain_name(report.metric)} on {report.task}, {report.n_items} items"
     arms = [
         _row(a.name, a.value, a.interval, a.per_seed, ROLE_COLOURS[a.role])

@@ -27,7 +27,7 @@ from nuggets.disk.commit import atomic_write, disk_errors, make_folder
 from nuggets.disk.home import nuggets_home, runs_dir
 from nuggets.disk.locks import Lock, is_held
 from nuggets.errors import BadInput, NuggetsError
-from nuggets.frozen import Frozen
+from nuggets.frozen import Frozen, first_fault
 from nuggets.models.references import short_name
 from nuggets.planning.checks import check_model
 from nuggets.recipe import TransferRecipe, load_job
@@ -155,9 +155,7 @@ def question(**fields: Any) -> Question:
     try:
         return Question(**fields)
     except ValidationError as problem:
-        first = problem.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise BadInput(f"The question is not valid: {where}: {first['msg']}.") from None
+        raise BadInput(f"The question is not valid: {first_fault(problem)}.") from None
 
 
 def folder() -> Path:
@@ -167,10 +165,6 @@ def folder() -> Path:
 
 def ask(question: Question, timeout: float = 600.0) -> Reply:
     """Asks and waits for the answers; the worker keeps the models for the next question.
-
-    Args:
-        question: what is asked, and who.
-        timeout: seconds to wait at most.
 
     Raises:
         BadInput: if a speaker cannot be loaded; nothing is started then.

@@ -14,12 +14,7 @@ from nuggets.studies.report import StudyReport, paper_number
 
 
 def study_svg(report: StudyReport, dark: bool = False) -> str:
-    """The figure of a report as SVG text.
-
-    Args:
-        report: what was found.
-        dark: light ink on dark paper.
-    """
+    """The figure of a report as SVG text."""
     draw = _levels if report.study.layout == "levels" else _forest
     return draw(report, DARK if dark else LIGHT)
 

@@ -127,13 +127,10 @@ def _agrees(verdict: Verdict, alternatives: Sequence[Difference]) -> bool:
 
 
 def _with_gap(name: str, difference: Difference) -> str:
-    """A name with a difference and its interval, and Holm's p where it says less than the interval seems to."""
-    i = difference.interval
-    holm = (
-        ""
-        if i.low <= 0 <= i.high or difference.p_holm <= 1 - i.level
-        else (f", p {difference.p_holm:.2g} after Holm's correction")
-    )
+    """A difference with its interval, and Holm's p where it says less than the interval does."""
+    i, holm = difference.interval, ""
+    if not i.low <= 0 <= i.high and difference.p_holm > 1 - i.level:
+        holm = f", p {difference.p_holm:.2g} after Holm's correction"
     gap = f"{i.mean:+z.2f} [{i.low:+z.2f}, {i.high:+z.2f}]{holm}".replace("-", "−")
     return f"{plain_name(name)} ({gap})"
 

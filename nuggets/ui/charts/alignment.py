@@ -147,12 +147,7 @@ def explained_frame(r2: Float[ndarray, "n_teacher n_student"]) -> pd.DataFrame:
 
 
 def explained_figure(frame: pd.DataFrame, look: Look = LIGHT) -> go.Figure:
-    """How much of each student layer a linear map from the best teacher layer explains.
-
-    Args:
-        frame: from `explained_frame`.
-        look: light or dark.
-    """
+    """How much of each student layer a linear map from the best teacher layer explains."""
     colour = look.blue
     fig = go.Figure(
         go.Bar(

@@ -102,14 +102,7 @@ def fade(colour: str, alpha: float) -> str:
 
 
 def errors(frame: pd.DataFrame, mean: str, look: Look, width: int = 5) -> dict[str, Any]:
-    """Plotly's asymmetric error bars from `low` and `high` of a frame; unknown ones are not drawn.
-
-    Args:
-        frame: the values.
-        mean: the column that the bars belong to.
-        look: light or dark.
-        width: of their ends, in pixels.
-    """
+    """Plotly's asymmetric error bars from a frame's `low` and `high`; unknown ones are not drawn."""
     return {
         "type": "data",
         "symmetric": False,
@@ -124,16 +117,7 @@ def errors(frame: pd.DataFrame, mean: str, look: Look, width: int = 5) -> dict[s
 def add_line(
     fig: go.Figure, frame: pd.DataFrame, mean: str, name: str, colour: str, **drawn: Any
 ) -> None:
-    """Adds a line of a column over `step`, with a band from `low` to `high` behind it.
-
-    Args:
-        fig: the figure.
-        frame: in the order of its steps.
-        mean: the column.
-        name: in the legend.
-        colour: of line and band.
-        drawn: what else the line is given; `dash` goes to its stroke.
-    """
+    """Adds a line of a column over `step`, with a band from `low` to `high` behind it."""
     if (frame["low"] < frame["high"]).any():
         fig.add_scatter(
             x=[*frame["step"], *frame["step"][::-1]],
@@ -153,15 +137,7 @@ def add_line(
 def pivot(
     frame: pd.DataFrame, down: str, across: str, *values: str, order: Sequence[str] | None = None
 ) -> list[pd.DataFrame]:
-    """Each of some columns as a matrix, NaN where there is no row for a cell.
-
-    Args:
-        frame: one row per cell.
-        down: the column that names rows, which come in its order.
-        across: the column that names columns.
-        values: what stands in the cells.
-        order: of the columns; that of `across` when not given.
-    """
+    """Each of some columns as a matrix, NaN where there is no row for a cell."""
     places = {
         "index": frame[down].unique(),
         "columns": frame[across].unique() if order is None else order,

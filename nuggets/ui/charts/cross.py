@@ -13,13 +13,7 @@ from nuggets.ui.charts import ink
 
 
 def cross_figure(frame: pd.DataFrame, metric: str, look: Look = LIGHT) -> go.Figure:
-    """Target tasks down, starts across; a frame marks the task's own seed samples.
-
-    Args:
-        frame: from `study_parts.results_frame`.
-        metric: of the values.
-        look: light or dark.
-    """
+    """Target tasks down, starts across; a frame marks the task's own seed samples."""
     frame = frame.query("role != 'reference'")
     frame = frame.assign(text=charts.with_bounds(frame, metric))
     z, text = charts.pivot(frame, "run", "arm", metric, "text")

@@ -87,17 +87,7 @@ def add_targets(
     gl: bool = False,
     **told: Any,
 ) -> None:
-    """Adds unseen squares that can be clicked; heatmaps themselves report no clicks to Streamlit.
-
-    Args:
-        fig: the figure.
-        x: where they are.
-        y: likewise.
-        size: in pixels.
-        chosen: opacity of one that is chosen.
-        gl: drawn by the graphics card, not as SVG.
-        told: `customdata` and whatever else a scatter takes.
-    """
+    """Adds unseen squares to click, since heatmaps themselves report no clicks to Streamlit."""
     fig.add_trace(
         (go.Scattergl if gl else go.Scatter)(
             x=x,

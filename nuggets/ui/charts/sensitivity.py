@@ -179,13 +179,7 @@ def layers_figure(frame: pd.DataFrame, look: Look = LIGHT) -> go.Figure:
 def units_frame(
     top: Sequence[tuple[int, int, float]], unit: str, others: set[tuple[int, int]] | None = None
 ) -> pd.DataFrame:
-    """One row per neuron or head, most sensitive first.
-
-    Args:
-        top: layer, index and share.
-        unit: what one is called.
-        others: layer and index of those that another task has among its first; None for no other.
-    """
+    """One row per neuron or head, most sensitive first; `in_both` where another task has it too."""
     frame = pd.DataFrame(
         {
             "unit": [f"L{layer} {unit} {index}" for layer, index, _ in top],
@@ -226,12 +220,7 @@ def overlap_frame(found: Sequence[Sequence[Overlap]], tasks: Sequence[str]) -> p
 
 
 def overlap_figure(frame: pd.DataFrame, look: Look = LIGHT) -> go.Figure:
-    """How much of the top units every two tasks have in common; the diagonal is left empty.
-
-    Args:
-        frame: from `overlap_frame`.
-        look: light or dark.
-    """
+    """How much of the top units every two tasks have in common; the diagonal is left empty."""
     tasks = list(frame["task"])
     shares = frame.drop(columns="task").to_numpy(float)
     shares = np.where(np.eye(len(tasks), dtype=bool), np.nan, shares)

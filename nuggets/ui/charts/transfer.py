@@ -179,12 +179,7 @@ def losses_frame(rows: Sequence[Mapping[str, float | str]]) -> pd.DataFrame:
 def identity_frame(
     found: Mapping[str, Mapping[int, float | None]], arms: Mapping[str, Any]
 ) -> pd.DataFrame:
-    """One row per arm: the largest difference at step 0 over its seeds, and what is promised.
-
-    Args:
-        found: arm → seed → difference; None where an arm starts from another model.
-        arms: the recipe's arms by name.
-    """
+    """One row per arm: the largest difference at step 0 over its seeds, and what is promised."""
     rows = []
     for name, by_seed in found.items():
         known = [value for value in by_seed.values() if value is not None]

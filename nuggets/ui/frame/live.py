@@ -31,13 +31,7 @@ STAGE_WEIGHTS = {"train": 40, "tune": 20, "sensitivity": 2}
 
 
 def panel(run: api.Run, key: str = "live", losses: bool = True) -> None:
-    """Draws the panel of a run.
-
-    Args:
-        run: any run, in any state.
-        key: unique on the page.
-        losses: whether to draw training losses; they belong to transfers.
-    """
+    """Draws the panel of a run in any state; training losses belong to transfers."""
     is_live = run.status() in api.LIVE
     st.fragment(_panel, run_every=TICK_S if is_live else None)(run, key, losses, is_live)
 
@@ -108,6 +102,22 @@ def overall(record: RunRecord) -> float:
     return min(1.0, done / sum(weights))
 
 
+def lines(ids: tuple[str, ...]) -> None:
+    """A line per run that computes or waits; the page is drawn again when one of them ends."""
+    if ids:
+        st.fragment(_lines, run_every=1.5)(ids)
+
+
+def _lines(ids: tuple[str, ...]) -> None:
+    left = [run for run in api.runs() if run.id in ids and run.status() in api.LIVE]
+    if len(left) < len(ids):
+        st.rerun()
+    for run in left:
+        record = run.record()
+        words = safe.label(f"{record.name}: {record.stage or run.status()}")
+        st.progress(overall(record), text=words)
+
+
 def row(run: api.Run) -> dict[str, str]:
     """One run in a table of runs."""
     row = {"run": run.id, "status": str(run.status()), "kind": "", "started": "", "took": ""}
@@ -127,12 +137,7 @@ def elapsed(record: RunRecord, at: datetime | None = None) -> float | None:
 
 
 def remaining(ticks: Sequence[tuple[datetime, float]], at: datetime | None = None) -> float | None:
-    """Seconds left in a stage, at the speed of its last ticks; None while too early to say.
-
-    Args:
-        ticks: times at which fractions of the stage were done.
-        at: the time now.
-    """
+    """Seconds left in a stage, at the speed of its last ticks; None while too early to say."""
     recent = ticks[-WINDOW:]
     if len(recent) < 2 or recent[-1][1] <= recent[0][1]:
         return None

@@ -70,12 +70,7 @@ class Picture(NamedTuple):
         on_select: OnSelect | None = None,
         selection_mode: tuple[str, ...] = ("points", "box"),
     ) -> None:
-        """Draws the figure with its caption and its exports.
-
-        Args:
-            on_select: `rerun` or a callback, where clicks on the figure matter.
-            selection_mode: what can be selected then.
-        """
+        """Draws the figure with its caption and its exports."""
         if on_select:
             _select_at_once(self.figure)
         with st.container(gap="xxsmall", key=_frame(self.key)):

@@ -76,37 +76,26 @@ def _offer(recipe: TransferRecipe, missing: str) -> None:
 
 
 def _numbers(ahead: api.Outlook) -> None:
-    plan, unknown = ahead.plan, "–"
-    left, right = st.columns(2)
-    left.metric(
-        "Teacher layers",
-        ranges([teacher for _, teacher in plan.alignment.pairs]) if plan else unknown,
-        border=True,
-        help="In the order of the student's layers, counted from 0.",
-    )
+    plan, machine = ahead.plan, ahead.preflight.machine
     kept = [item.kept_mass for item in plan.items] if plan else []
-    right.metric(
-        "Sensitivity kept",
-        f"{min(kept):.0%} to {max(kept):.0%}" if kept else unknown,
-        border=True,
-        help="Share of a teacher matrix's sensitivity that the chosen entries hold, from the "
-        "lowest to the highest over all matrices.",
-    )
     at_most = "at most " if plan and plan.lora.energy is not None and ahead.kept is None else ""
-    left.metric(
-        "Trainable parameters per arm",
-        unknown if ahead.parameters is None else f"{at_most}{ahead.parameters:,}",
-        border=True,
-        help="All entries of A and B, at the ranks that are used.",
-    )
-    machine = ahead.preflight.machine
-    right.metric(
-        f"Time on {machine.device if machine else 'this machine'}",
-        unknown if ahead.seconds is None else f"about {duration(ahead.seconds)}",
-        border=True,
-        help="All stages, one arm and seed after another, at the measured speed of this device. "
-        "Training arms together takes less.",
-    )
+    numbers = (
+        ("Teacher layers", plan and ranges([teacher for _, teacher in plan.alignment.pairs]),
+         "In the order of the student's layers, counted from 0."),
+        ("Sensitivity kept", f"{min(kept):.0%} to {max(kept):.0%}" if kept else None,
+         "Share of a teacher matrix's sensitivity that the chosen entries hold, from the lowest to "
+         "the highest over all matrices."),
+        ("Trainable parameters per arm",
+         None if ahead.parameters is None else f"{at_most}{ahead.parameters:,}",
+         "All entries of A and B, at the ranks that are used."),
+        (f"Time on {machine.device if machine else 'this machine'}",
+         None if ahead.seconds is None else f"about {duration(ahead.seconds)}",
+         "All stages, one arm and seed after another, at the measured speed of this device. "
+         "Training arms together takes less."),
+    )  # fmt: skip
+    columns = st.columns(2)
+    for place, (label, value, meaning) in enumerate(numbers):
+        columns[place % 2].metric(label, value or "–", border=True, help=meaning)
 
 
 def _windows(recipe: TransferRecipe, plan: api.ExtractionPlan) -> None:
