@@ -102,7 +102,7 @@ def fade(colour: str, alpha: float) -> str:
 
 
 def errors(frame: pd.DataFrame, mean: str, look: Look, width: int = 5) -> dict[str, Any]:
-    """Plotly's asymmetric error bars from a frame's `low` and `high`; unknown ones are not drawn."""
+    """Plotly's error bars from a frame's `low` and `high`; unknown ones are not drawn."""
     return {
         "type": "data",
         "symmetric": False,
