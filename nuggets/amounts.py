@@ -52,3 +52,8 @@ def _scaled(value: float, unit: str, digits: int) -> str:
     while decimals and len(f"{abs(value):.{decimals}f}") > digits + 1:
         decimals -= 1  # rounding may have made a digit more: 9.96 is 10, not 10.0
     return f"{value:z.{decimals}f} {_UNITS[place]}{unit}"
+
+
+def plain_name(name: str) -> str:
+    """The name of an arm, a selector or a metric as people read it."""
+    return name.replace("_", " ")

@@ -5,18 +5,13 @@ from __future__ import annotations
 import streamlit as st
 
 from nuggets import api
+from nuggets.studies.findings import VERDICTS
 from nuggets.ui.benchmarks import cross as cross_part
 from nuggets.ui.benchmarks import report as parts
 from nuggets.ui.benchmarks import tables as tables_part
 from nuggets.ui.frame import live, safe, shell
 
-KINDS = {
-    "helps": ("helps", "green"),
-    "hurts": ("hurts", "red"),
-    "same_as_controls": ("same as its controls", "orange"),
-    "no_difference": ("no detectable difference", "gray"),
-    "not_proven": ("not proven", "gray"),
-}
+COLOURS = {"helps": "green", "hurts": "red", "same_as_controls": "orange"}
 
 
 def main() -> None:
@@ -34,7 +29,7 @@ def main() -> None:
         if report is None:
             unfinished(run)
             return
-        origin = parts.Origin(run)
+        origin = parts.Sources(run)
         verdict(report)
         parts.arms(report, origin)
         parts.curves(report, origin)
@@ -84,11 +79,11 @@ def unfinished(run: api.Run) -> None:
 
 def verdict(report: api.BenchmarkReport) -> None:
     """The one sentence, and the rules it follows."""
-    word, colour = KINDS[report.verdict.kind]
+    kind = report.verdict.kind
     with st.container(border=True, key="verdict", gap="small"):
         with st.container(horizontal=True, vertical_alignment="center"):
             with st.container(width="stretch"):
-                st.badge(word, color=colour)  # type: ignore[arg-type]
+                st.badge(VERDICTS[kind], color=COLOURS.get(kind, "gray"))  # type: ignore[arg-type]
             with st.popover("The rules"):
                 st.text(report.rules)
         st.subheader(safe.label(report.verdict.sentence, 600), anchor=False)

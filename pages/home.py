@@ -6,7 +6,6 @@ import pandas as pd
 import streamlit as st
 
 from nuggets import api
-from nuggets.amounts import duration
 from nuggets.ui.frame import live, safe, shell, tour
 
 RECENT = 8
@@ -101,18 +100,9 @@ def _recent() -> None:
 
 
 def _row(run: api.Run) -> dict[str, str]:
-    status = run.status()
-    if status == "damaged":
-        return {"run": run.id, "status": status}
-    record = run.record()
-    report = api.report(run) if status == "done" else None
-    return {
-        "run": run.id,
-        "status": status,
-        "kind": record.kind,
-        "took": duration(live.elapsed(record)),
-        "verdict": report.verdict.sentence if report else "",
-    }
+    row = live.row(run)
+    report = api.report(run) if row["status"] == "done" else None
+    return row | {"verdict": report.verdict.sentence if report else ""}
 
 
 main()

@@ -12,7 +12,7 @@ from nuggets.builtin.skills import SKILLS
 from nuggets.disk.outputs import output_folder
 from nuggets.extraction.plan import ExtractionPlan
 from nuggets.planning import cache
-from nuggets.planning.jobs import pair_to_plan, plan_from_cache
+from nuggets.planning.jobs import pair_to_plan
 from nuggets.progress import Progress
 from nuggets.recipe import AlignJob, CutJob, DataConfig, SensitivityJob, TransferRecipe
 from nuggets.sensitivity.maps import SensitivityMap
@@ -62,15 +62,6 @@ def save_alignment(report: AlignmentReport, out: Path) -> None:
     """Writes an alignment into a new folder, whole or not at all."""
     with output_folder(out) as folder:
         report.save(folder)
-
-
-def plan(recipe: TransferRecipe) -> ExtractionPlan:
-    """What a recipe would extract, from cached maps alone; no model is touched.
-
-    Raises:
-        BadInput: if the teacher's map was not measured yet, or the recipe cannot work.
-    """
-    return plan_from_cache(recipe)
 
 
 def measured_plan(recipe: TransferRecipe, progress: Progress | None = None) -> ExtractionPlan:

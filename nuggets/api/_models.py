@@ -1,4 +1,4 @@
-"""Models, skills and the machine: what is known before anything is computed."""
+"""Models and skills: what is known before anything is computed."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ from nuggets.disk.commit import atomic_write, disk_errors, make_folder, new_fold
 from nuggets.disk.home import nuggets_home, runs_dir
 from nuggets.disk.manifest import MANIFEST, verify_folder, write_manifest
 from nuggets.errors import BadInput, Damaged
-from nuggets.frozen import Frozen
+from nuggets.frozen import Frozen, first_fault
 from nuggets.recipe import load_job
 from nuggets.runs import results
 from nuggets.runs.schema import LIVE, RunRecord, parse_record
@@ -307,6 +307,5 @@ def _check_content(folder: Path, index: Index, path: Path) -> RunRecord:
 
 def _first(problem: BaseException) -> str:
     if isinstance(problem, ValidationError):
-        error = problem.errors()[0]
-        return f"{'.'.join(str(part) for part in error['loc'])}: {error['msg']}"
+        return first_fault(problem)
     return f"{type(problem).__name__}: {problem}"[:200]

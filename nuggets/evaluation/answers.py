@@ -33,7 +33,8 @@ def greedy_answers(
     device: torch.device | str = "cpu",
     progress: Progress | None = None,
     format: Format = "paper",
-) -> list[Answer]:
+    n_lanes: int = 1,
+) -> list[list[Answer]]:
     """Continues every prompt greedily, at most `MARGIN` tokens beyond its reference answer.
 
     Args:
@@ -44,21 +45,11 @@ def greedy_answers(
         device: where the model is.
         progress: can cancel.
         format: how prompts are written.
+        n_lanes: students whose rows each of the model's batches holds, lane by lane.
+
+    Returns:
+        The answers of every lane.
     """
-    return greedy_lanes(model, 1, tokenizer, samples, batch_size, device, progress, format)[0]
-
-
-def greedy_lanes(
-    model: Any,
-    n_lanes: int,
-    tokenizer: Any,
-    samples: Sequence[Sample],
-    batch_size: int,
-    device: torch.device | str,
-    progress: Progress | None = None,
-    format: Format = "paper",
-) -> list[list[Answer]]:
-    """As `greedy_answers`, for a model whose batches hold the rows of several lanes."""
     ends = answer_ends(tokenizer, format)
     special = {} if format == "paper" else {"add_special_tokens": False}
     asked = [texts(sample, tokenizer, format)[1] for sample in samples]

@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 
 from nuggets.data.samples import IGNORED, Encoded, Format, Message, Sample, encode_all
 from nuggets.errors import BadInput, NonFinite
-from nuggets.evaluation.answers import Answer, greedy_lanes
+from nuggets.evaluation.answers import Answer, greedy_answers
 from nuggets.evaluation.halving import Halving
 from nuggets.models.forward import answer_logits, evaluation, pad_right
 from nuggets.progress import Progress
@@ -138,8 +138,8 @@ def evaluate_lanes(
         problems = [_not_finite(scores, variants) for scores in scored]
         written: list[list[Answer]] = [[] for _ in range(n_lanes)]
         if answers and not any(problems):
-            written = greedy_lanes(
-                model, n_lanes, tokenizer, samples, batch_size, device, progress, format
+            written = greedy_answers(
+                model, tokenizer, samples, batch_size, device, progress, format, n_lanes
             )
     found: list[Outcomes | NonFinite] = []
     for scores, problem, own_answers in zip(scored, problems, written, strict=True):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from markdown_it import MarkdownIt
 
+from nuggets.amounts import plain_name
 from nuggets.disk.commit import atomic_write, make_folder
 from nuggets.documents.figures import interval_text
 from nuggets.documents.page import html_page
@@ -115,7 +116,7 @@ def _results(report: StudyReport) -> str:
     headers = (
         "arm",
         "role",
-        f"{first.metric.replace('_', ' ')}, 95 %",
+        f"{plain_name(first.metric)}, 95 %",
         *(["the paper's score"] if report.study.paper.values else []),
         "minus plain LoRA, 95 %",
         "p (Holm)",
@@ -131,7 +132,7 @@ def _result_row(report: StudyReport, panel: Panel, arm: ArmReport) -> Sequence[s
     numbers = ["" if number is None else f"{number:.2f}"] if report.study.paper.values else []
     return (
         panel.name,
-        arm.name.replace("_", " "),
+        plain_name(arm.name),
         arm.role,
         interval_text(arm.value, *arm.interval),
         *numbers,
@@ -182,7 +183,7 @@ def _rivals(report: StudyReport, title: str, found: Sequence[tuple[str, Differen
     rows = [
         (
             name,
-            f"{d.arm} − {d.versus}".replace("_", " "),
+            plain_name(f"{d.arm} − {d.versus}"),
             _signed(d),
             f"{d.p_holm:.2g}",
             _detectable(d),
@@ -204,7 +205,7 @@ def _budget(report: StudyReport) -> str:
     rows = [
         (
             panel.name,
-            arm.name.replace("_", " "),
+            plain_name(arm.name),
             str(arm.samples),
             str(arm.steps),
             "" if arm.learning_rate is None else f"{arm.learning_rate:g}",

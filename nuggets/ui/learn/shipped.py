@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 from nuggets import api
+from nuggets.documents.figures import interval_text
 from nuggets.recipe import AlignJob
 from nuggets.ui.charts import benchmarks as benchmarks_charts
 from nuggets.ui.charts import learn as learn_charts
-from nuggets.ui.learn.asked import (
-    SIBLING,
-    STUDENT,
-    TEACHER,
-    Asked,
-    NotMeasured,
-    Picture,
-    Scene,
-    percent,
-)
+from nuggets.ui.frame.share import Origin, Picture
+from nuggets.ui.learn.asked import SIBLING, STUDENT, TEACHER, Asked, NotMeasured, Scene, percent
 
 
 def controls(asked: Asked) -> Scene:
@@ -29,8 +22,10 @@ def controls(asked: Asked) -> Scene:
             benchmarks_charts.arms_frame(part),
             key,
             f"{shipped.setting} · {shipped.command}, run {shipped.run}",
-            shipped.command,
-            'run = api.run(api.load_recipe("controls"))\nprint(api.report(run).arms)',
+            Origin(
+                shipped.command,
+                'run = api.run(api.load_recipe("controls"))\nprint(api.report(run).arms)',
+            ),
             "Bars: exact match of each arm with its interval, and a dot for each seed",
         )
         for part, key in (
@@ -59,17 +54,20 @@ def controls(asked: Asked) -> Scene:
 def intervals(asked: Asked) -> Scene:
     """False claims, and true differences that are found."""
     found = api.lessons.calibration()
-    command, where = "nuggets calibrate", "docs/calibration.md"
-    about = f"{found.n_pool} training runs of {found.arm} on {found.task}, {found.n_items} items"
+    about = (
+        f"{found.n_pool} training runs of {found.arm} on {found.task}, {found.n_items} items · "
+        "docs/calibration.md"
+    )
+    origin = Origin("nuggets calibrate")
     claims, power = learn_charts.claims_frame(found), learn_charts.power_frame(found)
     picture = Picture(
         learn_charts.claims_figure(claims, asked.look), claims, "learn-intervals",
-        f"False claims about identical arms: {about} · {where}", command, None,
+        f"False claims about identical arms: {about}", origin,
         "Bars: how often a difference between identical arms was claimed",
     )  # fmt: skip
     revealed = Picture(
         learn_charts.power_figure(power, asked.look), power, "learn-power",
-        f"How often a planted difference is detected: {about} · {where}", command, None,
+        f"How often a planted difference is detected: {about}", origin,
         "Lines: how often the verdict is “helps”, against the true difference",
     )  # fmt: skip
     own = power[power["difference"] == 0.2].set_index("seeds")
@@ -98,7 +96,7 @@ def transfer(asked: Asked) -> Scene:
     picture = Picture(
         learn_charts.explained_figure(frame, asked.look), frame, "learn-transfer",
         "R² from the best teacher layer, on held-out answer tokens · both built-in pairs",
-        api.as_command(jobs[SIBLING]), api.as_python(jobs[SIBLING]),
+        Origin.of(jobs[SIBLING]),
         "Bars: R² of the best linear map for each student layer, independent and sibling side "
         "by side",
     )  # fmt: skip
@@ -106,22 +104,21 @@ def transfer(asked: Asked) -> Scene:
     cuts = learn_charts.cuts_frame(shipped)
     revealed = Picture(
         learn_charts.cuts_figure(cuts, asked.look), cuts, "learn-cuts",
-        f"{shipped.setting} · {shipped.command}", shipped.command,
-        'report = api.run_study("graft")\nprint(report.panels[1].report.arms)',
+        f"{shipped.setting} · {shipped.command}",
+        Origin(shipped.command,
+               'report = api.run_study("graft")\nprint(report.panels[1].report.arms)'),
         "Bars: exact match by the way the student was pruned",
     )  # fmt: skip
     by = {difference.versus: difference for difference in shipped.differences}
     random, permuted = by["random"], by["permuted"]
     answer = 0 if random.low > 0 else 2 if random.high < 0 else 1
     because = (
-        f"By sensitivity minus at random: {_signed(random)}. By sensitivity minus permuted: "
-        f"{_signed(permuted)}. Here the shared basis made the difference; a benefit of choosing "
+        f"By sensitivity minus at random: {_written(random)}. By sensitivity minus permuted: "
+        f"{_written(permuted)}. Here the shared basis made the difference; a benefit of choosing "
         "it by sensitivity was not shown."
     )
     return Scene(picture, answer, because, revealed)
 
 
-def _signed(difference: api.lessons.CutDifference) -> str:
-    """A difference with its interval, with real minus signs."""
-    low, high = difference.low, difference.high
-    return f"{difference.value:+z.3f} [{low:+z.3f}, {high:+z.3f}]".replace("-", "−")
+def _written(difference: api.lessons.CutDifference) -> str:
+    return interval_text(difference.value, difference.low, difference.high, signed=True)
