@@ -5,18 +5,15 @@ from __future__ import annotations
 import streamlit as st
 
 from nuggets import api
+from nuggets.statistics.verdict import KIND_WORDS, LOCATION_WORDS
 from nuggets.ui.benchmarks import cross as cross_part
 from nuggets.ui.benchmarks import report as parts
 from nuggets.ui.benchmarks import tables as tables_part
 from nuggets.ui.frame import live, safe, shell
 
-KINDS = {
-    "helps": ("helps", "green"),
-    "hurts": ("hurts", "red"),
-    "same_as_controls": ("same as its controls", "orange"),
-    "no_difference": ("no detectable difference", "gray"),
-    "not_proven": ("not proven", "gray"),
-}
+COLOURS = {"helps": "green", "hurts": "red", "same_as_controls": "orange"}
+"""Of the badges; grey where nothing was shown."""
+PLACES = {"located": "green", "not_located": "orange"}
 
 
 def main() -> None:
@@ -83,17 +80,21 @@ def unfinished(run: api.Run) -> None:
 
 
 def verdict(report: api.BenchmarkReport) -> None:
-    """The one sentence, and the rules it follows."""
-    word, colour = KINDS[report.verdict.kind]
+    """Both answers, and the rules they follow."""
+    found = report.verdict
     with st.container(border=True, key="verdict", gap="small"):
         with st.container(horizontal=True, vertical_alignment="center"):
-            with st.container(width="stretch"):
-                st.badge(word, color=colour)  # type: ignore[arg-type]
+            with st.container(width="stretch", horizontal=True, gap="xsmall"):
+                st.badge(KIND_WORDS[found.kind], color=COLOURS.get(found.kind, "gray"))  # type: ignore[arg-type]
+                if found.location:
+                    st.badge(
+                        LOCATION_WORDS[found.location], color=PLACES.get(found.location, "gray")
+                    )  # type: ignore[arg-type]
             with st.popover("The rules"):
                 st.text(report.rules)
-        st.subheader(safe.label(report.verdict.sentence, 600), anchor=False)
+        st.subheader(safe.label(found.sentence, 900), anchor=False)
         for name, other in report.verdicts.items():
-            if name != report.verdict.treatment:
+            if name != found.treatment:
                 st.text(other.sentence)
         if smallest := could_show(report):
             st.text(smallest)
