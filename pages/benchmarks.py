@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import streamlit as st
 
 from nuggets import api
@@ -11,9 +13,9 @@ from nuggets.ui.benchmarks import report as parts
 from nuggets.ui.benchmarks import tables as tables_part
 from nuggets.ui.frame import live, safe, shell
 
-COLOURS = {"helps": "green", "hurts": "red", "same_as_controls": "orange"}
+COLOURS: dict[str, Any] = {"helps": "green", "hurts": "red", "same_as_controls": "orange"}
 """Of the badges; grey where nothing was shown."""
-PLACES = {"located": "green", "not_located": "orange"}
+PLACES: dict[str, Any] = {"located": "green", "not_located": "orange"}
 
 
 def main() -> None:
@@ -85,11 +87,10 @@ def verdict(report: api.BenchmarkReport) -> None:
     with st.container(border=True, key="verdict", gap="small"):
         with st.container(horizontal=True, vertical_alignment="center"):
             with st.container(width="stretch", horizontal=True, gap="xsmall"):
-                st.badge(KIND_WORDS[found.kind], color=COLOURS.get(found.kind, "gray"))  # type: ignore[arg-type]
+                st.badge(KIND_WORDS[found.kind], color=COLOURS.get(found.kind, "gray"))
                 if found.location:
-                    st.badge(
-                        LOCATION_WORDS[found.location], color=PLACES.get(found.location, "gray")
-                    )  # type: ignore[arg-type]
+                    colour = PLACES.get(found.location, "gray")
+                    st.badge(LOCATION_WORDS[found.location], color=colour)
             with st.popover("The rules"):
                 st.text(report.rules)
         st.subheader(safe.label(found.sentence, 900), anchor=False)

@@ -39,7 +39,7 @@ class Aligned(ArmBase):
     @classmethod
     def offered(cls) -> tuple[Self, ...]:
         """The idea, and its control."""
-        return cls(), cls(control=True)
+        return cls.model_validate({}), cls.model_validate({"control": True})
 
     def part(self, common: ExtractionConfig, task: str | None) -> Part:
         """A control judges the idea with the same settings."""

@@ -55,7 +55,7 @@ class ArmBase(Frozen):
     @classmethod
     def offered(cls) -> tuple[Self, ...]:
         """What forms offer of this kind, beside what a recipe has."""
-        return (cls(),)
+        return (cls.model_validate({}),)
 
     def part(self, common: ExtractionConfig, task: str | None) -> Part:
         """What it is in a comparison: its role, and the treatment that it is or controls.
@@ -68,7 +68,7 @@ class ArmBase(Frozen):
 
     def _kind_with(self, *without: str) -> str:
         """Its kind and all settings that are not the defaults, but for the label and `without`."""
-        usual = type(self)().model_dump(mode="json")
+        usual = self.model_validate({}).model_dump(mode="json")
         own = self.model_dump(mode="json", exclude={"label", *without})
         return " ".join([self.kind, *(f"{k}={own[k]}" for k in own if own[k] != usual[k])])
 

@@ -26,8 +26,8 @@ def controls(asked: Asked) -> Scene:
     """Pruned students beside plain LoRA, then beside both kinds of control."""
     shipped = api.lessons.graft()
     frame = learn_charts.cuts_frame(shipped)
-    few = frame[frame["role"].isin(["baseline", "treatment"])]
-    both = frame[frame["origin"] != FIRST]
+    few = frame.query("role in ('baseline', 'treatment')")
+    both = frame.query("origin != @FIRST")
     pictures = [
         _cuts(shipped, few, asked, "learn-controls"),
         _cuts(shipped, both, asked, "learn-controls-all"),
