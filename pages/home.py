@@ -19,7 +19,7 @@ def main() -> None:
         "Nuggets **finds** where a language model keeps a skill: which layers, matrices and "
         "neurons its answers depend on. It **moves** those parameters into a smaller model as "
         "the initialisation of a LoRA adapter. And it **proves** whether that helped, against "
-        "controls that carry no knowledge, over several seeds and with intervals."
+        "controls without the knowledge or from elsewhere, over several seeds and with intervals."
     )
     _try_it()
     st.subheader("Built-in pairs")
@@ -36,7 +36,7 @@ def _try_it() -> None:
         st.markdown(
             "**Try it in one minute.** Does the paper's method teach the small model to reverse "
             "letters better than plain LoRA does? Each arm is trained with three seeds, next to "
-            "a control.",
+            "two controls.",
             width="stretch",
         )
         st.button("Run it now", type="primary", key="try-it", on_click=_start_quick)

@@ -63,6 +63,8 @@ def _experiment(study: api.Study) -> None:
         st.text("None of its runs has finished yet. Start them above, or on the command line:")
         st.code(origin.command or "", language="bash")
         return
+    if report.caveat:
+        safe.notes([report.caveat])
     for sentence in report.findings:
         st.text(f"• {sentence}")
     study_part.figure(report, st.context.theme.type == "dark")

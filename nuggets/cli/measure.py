@@ -226,7 +226,7 @@ def power(
     recipe: Annotated[str | None, typer.Argument(help="A recipe whose design to judge.")] = None,
     seeds: Annotated[int, typer.Option(help="Seeds per arm, without a recipe.")] = 3,
     items: Annotated[int, typer.Option(help="Test items, without a recipe.")] = 100,
-    comparisons: Annotated[int, typer.Option(help="The baseline and every control.")] = 1,
+    comparisons: Annotated[int, typer.Option(help="The baseline and the content controls.")] = 1,
     rate: Annotated[float, typer.Option(help="Expected exact match.")] = 0.5,
     overrides: o.Overrides = None,
     json: o.AsJson = False,

@@ -164,7 +164,7 @@ def show_report(report: api.BenchmarkReport) -> None:
     rows = [
         (
             arm.name,
-            arm.role,
+            arm.role.replace("_", " "),
             f"{arm.value:.3f}",
             interval(*arm.interval),
             len(arm.seeds),

@@ -33,6 +33,7 @@ from nuggets.preflight.headers import Preflight, preflight
 from nuggets.preflight.resources import Work
 from nuggets.recipe import AlignJob, EvaluateJob, SensitivityJob, TransferRecipe, load_job
 from nuggets.runs.store import RunStore
+from nuggets.statistics.comparisons import first_family
 from nuggets.statistics.power import DetectableEffect, detectable_effect
 
 RUN_PREFIX = "run:"
@@ -223,14 +224,14 @@ def detectable(recipe: TransferRecipe) -> DetectableEffect:
     """What a transfer can show before it is run: its smallest difference that would be seen.
 
     Counted with the test items that there really are and with Holm over the treatment's baseline
-    and controls. It assumes 0/1 outcomes and the usual spread of seeds (see
+    and content controls. It assumes 0/1 outcomes and the usual spread of seeds (see
     `nuggets.statistics.power`).
 
     Raises:
         BadInput: if the samples cannot be read.
     """
     n_items = len(transfer_samples(recipe).test)
-    against = sum(arm.role in ("baseline", "control") for arm in recipe.arms)
+    against = len(first_family(recipe.parts))
     return detectable_effect(len(recipe.seeds), n_items, max(against, 1))
 
 

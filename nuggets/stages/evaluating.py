@@ -31,7 +31,7 @@ from nuggets.runs.context import RunContext
 from nuggets.runs.store import Run, RunStore
 from nuggets.stages.exporting import ADAPTER, MODEL
 from nuggets.stages.measuring import Loaded
-from nuggets.statistics.verdict import ArmRole
+from nuggets.statistics.verdict import Part
 
 Asked = tuple[Any, Any]
 """A model and its tokenizer."""
@@ -52,7 +52,7 @@ class Subject:
     opened: Callable[[], Any]
     arm: str = ""
     seed: int = 0
-    role: ArmRole | None = None
+    part: Part | None = None
 
 
 def run_evaluate(job: EvaluateJob, ctx: RunContext) -> None:
@@ -148,7 +148,7 @@ def arm_subjects(
                     opened=_opener(cell, student, device),
                     arm=f"{label}{arm.name}",
                     seed=seed,
-                    role=arm.role,
+                    part=recipe.parts[arm.name],
                 )
             )
     return found
@@ -222,7 +222,8 @@ def _place(task: Task, subject: Subject) -> str:
 
 
 def _commit(found: Evaluated, task: Task, subject: Subject, ctx: RunContext) -> None:
-    of_arm = {"arm": subject.arm, "seed": subject.seed, "role": subject.role}
+    of_arm = {"arm": subject.arm, "seed": subject.seed}
+    of_arm |= subject.part._asdict() if subject.part else {}
     outcome = found.outcome.model_copy(update=of_arm)
     with ctx.commit(_place(task, subject)) as folder:
         (folder / results.OUTCOME).write_text(outcome.model_dump_json(indent=1))

@@ -17,7 +17,7 @@ class DetectableEffect(Frozen):
     """The smallest difference that a planned experiment should show, and for which design.
 
     `value` is `None` when not even a difference of 1 would be found. `n_comparisons` is the size
-    of the treatment's family (the baseline and every control), allowed for by Bonferroni.
+    of the treatment's family (the baseline and its content controls), allowed for by Bonferroni.
     """
 
     n_seeds: int

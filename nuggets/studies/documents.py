@@ -36,6 +36,7 @@ def study_markdown(report: StudyReport) -> str:
     parts = [
         f"# {study.title}",
         study.question,
+        "\n".join(f"> {line}" for line in report.caveat.splitlines()),
         f"![{study.title}: every arm with its 95 % interval]({study.name}.svg)",
         "## What was found",
         "\n".join(f"- {sentence}" for sentence in report.findings),
@@ -133,7 +134,7 @@ def _result_row(report: StudyReport, panel: Panel, arm: ArmReport) -> Sequence[s
     return (
         panel.name,
         plain_name(arm.name),
-        arm.role,
+        plain_name(arm.role),
         interval_text(arm.value, *arm.interval),
         *numbers,
         "" if versus is None else _signed(versus),
@@ -165,13 +166,17 @@ def _paper_note(report: StudyReport) -> str:
 
 def _differences(report: StudyReport) -> list[str]:
     """The judged arm against each of its rivals, a table for every kind of rival."""
-    controls = [(p.name, d) for p in report.panels for d in control_differences(p.report)]
+    content, place = (
+        [(p.name, d) for p in report.panels for d in control_differences(p.report, role)]
+        for role in ("content_control", "location_control")
+    )
     others = [(panel.name, d) for panel in report.panels for d in panel.alternatives]
     names = [panel.name for panel in report.panels]
     named = list(zip(names, report.across, strict=True)) if report.across else []
     runs = len(report.panels)
     return [
-        *_rivals(report, "The treatment against its controls", controls),
+        *_rivals(report, "The treatment against its content controls", content),
+        *_rivals(report, "The treatment against its location controls", place),
         *_rivals(report, "The paper's choice against the others", others),
         *_rivals(report, f"The answer to the question: Holm over all {runs} runs", named),
     ]

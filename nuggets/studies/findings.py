@@ -2,7 +2,7 @@
 
 Rules, in this order:
 
-1. Per run, the verdict on the focus by the published rules (see `bench.verdict`).
+1. Per run, the verdict on the focus by the published rules (see `statistics.verdict`).
 2. Per run with several treatments, the focus against the others: which it is seen to be better or
    worse than (Holm over them), and which it is not told apart from, with the smallest difference
    that would have been found.
@@ -21,13 +21,6 @@ from nuggets.statistics.report import BenchmarkReport
 from nuggets.statistics.verdict import Difference, Verdict
 from nuggets.studies.schema import Study
 
-VERDICTS = {
-    "helps": "helps",
-    "same_as_controls": "same as its controls",
-    "hurts": "hurts",
-    "no_difference": "no detectable difference",
-    "not_proven": "not proven",
-}
 Found = tuple[str, BenchmarkReport, Sequence[Difference]]
 """Run name, its report, and the focus against the other treatments."""
 
@@ -51,7 +44,7 @@ def summarise(study: Study, panels: Sequence[Found], across: Sequence[Difference
     counted: dict[tuple[str, str], list[str]] = {}
     for name, report, _ in panels:
         verdict = report.verdict
-        said = plain_name(verdict.treatment or "no arm"), VERDICTS[verdict.kind]
+        said = plain_name(verdict.treatment or "no arm"), verdict.words
         counted.setdefault(said, []).append(plain_name(name))
     where = [
         f"{arm}: {kind}" + ("" if len(panels) == 1 or own == [arm] else f" ({', '.join(own)})")

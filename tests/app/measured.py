@@ -120,7 +120,7 @@ ARMS = (
     ("vanilla", "reference", 0.03),
     ("plain", "baseline", 0.55),
     ("paper", "treatment", 0.45),
-    ("permuted", "control", 0.47),
+    ("permuted", "content_control", 0.47),
 )
 
 

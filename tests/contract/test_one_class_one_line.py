@@ -58,7 +58,8 @@ STRATEGIES = {
         '''class AddedArm(ArmBase):
     """Plain LoRA with another seed."""
 
-    role: ClassVar[ArmRole] = "control"
+    role: ClassVar[ArmRole] = "content_control"
+    of = "paper"
     title: ClassVar[str] = "Added"
     stacks = "adapter"
     kind: Literal["added_arm"] = "added_arm"

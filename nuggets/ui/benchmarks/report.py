@@ -7,6 +7,7 @@ import streamlit as st
 from nuggets import api
 from nuggets.documents import colours
 from nuggets.errors import Damaged
+from nuggets.statistics.verdict import controls_of
 from nuggets.ui.benchmarks import arms as arm_tables
 from nuggets.ui.charts import base as charts
 from nuggets.ui.charts import benchmarks as benchmarks_charts
@@ -114,14 +115,18 @@ def curves(report: api.BenchmarkReport, run: Sources) -> None:
 
 
 def decisive(report: api.BenchmarkReport) -> list[str]:
-    """The arms of which the verdict speaks: the transfer, plain LoRA and the best control."""
-    best: dict[str, api.ArmReport] = {}
+    """The arms that decide: the transfer, plain LoRA and its best control of each kind."""
+    judged, parts = report.verdict.treatment, report.parts
+    if judged is None:
+        return []
     sign = 1 if report.higher_is_better else -1
-    for arm in report.arms.values():
-        if arm.role not in best or sign * arm.value > sign * best[arm.role].value:
-            best[arm.role] = arm
-    chosen = [best[role].name for role in ("baseline", "control") if role in best]
-    return [*([report.verdict.treatment] if report.verdict.treatment else []), *chosen]
+    rivals = (
+        [name for name, part in parts.items() if part.role == "baseline"],
+        controls_of(parts, judged, "content_control"),
+        controls_of(parts, judged, "location_control"),
+    )
+    return [judged, *(max(own, key=lambda arm: sign * report.arms[arm].value)
+                      for own in rivals if own)]  # fmt: skip
 
 
 @st.fragment

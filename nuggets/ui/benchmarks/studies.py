@@ -10,12 +10,15 @@ import streamlit as st
 
 from nuggets import api
 from nuggets.errors import Damaged
+from nuggets.statistics.verdict import ArmRole
 from nuggets.studies.report import baseline_difference, control_differences, paper_number
 from nuggets.ui.benchmarks import arms as arm_tables
 from nuggets.ui.benchmarks.arms import with_intervals
 from nuggets.ui.charts import base as charts
 from nuggets.ui.charts.benchmarks import ROLE_TITLES, differences_frame
 from nuggets.ui.frame import share
+
+CONTROLS: tuple[ArmRole, ...] = ("content_control", "location_control")
 
 
 def report_of(name: str, changes: Sequence[str] = ()) -> api.StudyReport | None:
@@ -125,10 +128,11 @@ def rivals_shown(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def rivals_frame(report: api.StudyReport) -> pd.DataFrame:
-    """The judged arm against every control, every other treatment, and what the question names."""
+    """The judged arm against its controls, every other treatment, and what the question names."""
     names = [panel.name for panel in report.panels]
     found = [
-        *(("control", p.name, d) for p in report.panels for d in control_differences(p.report)),
+        *((ROLE_TITLES[role], p.name, d) for role in CONTROLS for p in report.panels
+          for d in control_differences(p.report, role)),
         *(("other choice", p.name, d) for p in report.panels for d in p.alternatives),
         *(("question, over all runs", name, d)
           for name, d in zip(names, report.across, strict=False)),

@@ -18,7 +18,8 @@ from nuggets.ui.charts import ink
 ROLE_TITLES = {
     "treatment": "transfer",
     "baseline": "plain LoRA",
-    "control": "control",
+    "content_control": "content control",
+    "location_control": "location control",
     "comparator": "comparator",
     "reference": "no training",
 }

@@ -208,14 +208,14 @@ def cuts_figure(frame: pd.DataFrame, look: Look = LIGHT) -> go.Figure:
             x=frame["value"],
             y=frame["origin"],
             orientation="h",
-            marker_color=[look.blue, colours.SKY, colours.GREY][: len(frame)],
+            marker_color=[colours.ROLE_COLOURS[role] for role in frame["role"]],
             error_x=charts.errors(frame, "value", look, width=7),
             hovertemplate="%{y}: %{x:.3f}<extra></extra>",
         )
     )
     fig.update_xaxes(title="exact match", rangemode="tozero")
     fig.update_yaxes(autorange="reversed", showgrid=False)
-    return charts.finish(fig, look, 240)
+    return charts.finish(fig, look, 110 + 44 * max(3, len(frame)))
 
 
 def _rate(rate: object) -> dict[str, float]:

@@ -21,9 +21,11 @@ GROUPS = {
     "starts": ("Initialisers", "What LoRA starts from. plain: A random, B zero. paper: "
                "matrices extracted from the teacher. The others are PEFT's own "
                "and need no teacher."),
-    "controls": ("Controls", "Like the paper's initialisation, but with the teacher's "
-                 "knowledge destroyed. If the treatment does no better than these, "
-                 "knowledge is not what helped."),
+    "content": ("Content controls", "Like the paper's initialisation, but without the meaning of "
+                "the teacher's parameters. The verdict is “helps” only if all of these are "
+                "beaten, and at least one is there."),
+    "location": ("Location controls", "The teacher's parameters, but taken from elsewhere. They "
+                 "show whether it matters where parameters are taken from."),
     "others": ("Other arms", "vanilla: the untouched student. Distillation, samples labelled "
                "by the teacher, full fine-tuning and grafts are the alternatives "
                "to a transfer."),
@@ -51,7 +53,8 @@ def draw(base: TransferRecipe, tree: Tree) -> None:
     """Draws the controls and writes what they say into a recipe's tree."""
     shown = values(base)
     offered = {arm.name: arm for arm in base.arms}
-    offered |= {kind: arm() for kind, arm in members(Arm).items() if kind not in offered}
+    for arm in (each for kind in members(Arm).values() for each in kind.offered()):
+        offered.setdefault(arm.name, arm)
     chosen: set[str] = set()
     for key, (label, help_) in GROUPS.items():
         names = [name for name, arm in offered.items() if _group(arm) == key]
@@ -82,7 +85,12 @@ def draw(base: TransferRecipe, tree: Tree) -> None:
 def _explained(offered: dict[str, Any]) -> None:
     with st.popover("What each arm is", width="stretch"):
         rows = [
-            {"arm": name, "what": arm.title, "role": arm.role, "in short": _short(arm)}
+            {
+                "arm": name,
+                "what": arm.title,
+                "role": arm.role.replace("_", " "),
+                "in short": _short(arm),
+            }
             for name, arm in offered.items()
         ]
         st.dataframe(pd.DataFrame(rows), hide_index=True, height=320)
@@ -94,6 +102,6 @@ def _short(arm: Any) -> str:
 
 def _group(arm: Any) -> str:
     """The key of its group: controls by their role, the others by their family."""
-    if arm.role == "control":
-        return "controls"
+    if arm.role in ("content_control", "location_control"):
+        return arm.role.removesuffix("_control")
     return "starts" if arm.family == "start" else "others"

@@ -13,14 +13,14 @@ ROLES = {
     "vanilla": "reference",
     "plain": "baseline",
     "paper": "treatment",
-    "gaussian": "control",
-    "shuffled": "control",
+    "gaussian": "content_control",
+    "shuffled": "content_control",
 }
 
 
-def outcome(arm, seed, values, role=None):
+def outcome(arm, seed, values, role=None, benchmark="mmlu-0shot"):
     return BenchmarkOutcome(
-        benchmark="mmlu-0shot",
+        benchmark=benchmark,
         model=f"{arm}, seed {seed}",
         metric="acc",
         items=[str(i) for i in range(len(values))],
@@ -37,10 +37,10 @@ def outcome(arm, seed, values, role=None):
     )
 
 
-def drawn(prefix="", rates=RATES):
+def drawn(prefix="", rates=RATES, benchmark="mmlu-0shot"):
     generator = np.random.default_rng(0)
     return [
-        outcome(prefix + arm, seed, generator.random(100) < rate, ROLES[arm])
+        outcome(prefix + arm, seed, generator.random(100) < rate, ROLES[arm], benchmark)
         for arm, rate in rates.items()
         for seed in range(3)
     ]
@@ -73,6 +73,27 @@ def test_a_control_as_good_as_the_treatment_stops_the_claim():
     (table,) = build_tables(drawn(rates=RATES | {"gaussian": 0.95}))
     assert table.verdict is not None
     assert table.verdict.kind == "same_as_controls"
+
+
+def test_several_benchmarks_of_one_run_are_one_family():
+    both = [*drawn(), *drawn(rates=RATES | {"paper": 0.35}, benchmark="gsm8k-0shot")]
+    tables = build_tables(both, base="plain")
+    first = [each for table in tables for each in table.comparisons if each.arm == "paper"]
+    assert len(first) == 6
+    assert [each.p_holm for each in first] == pytest.approx(holm([each.p for each in first]))
+    assert [table.benchmark for table in tables] == ["mmlu-0shot", "gsm8k-0shot"]
+    assert [table.verdict.kind for table in tables] == ["helps", "no_difference"]
+
+
+def test_the_table_of_another_version_opens_and_says_by_which_rules_it_was_judged():
+    (table,) = build_tables(drawn())
+    old = table.model_dump(mode="json")
+    del old["verdict"]["edition"], old["verdict"]["location"]
+    verdict = BenchmarkTable.model_validate(old).verdict
+    assert verdict is not None
+    assert verdict.sentence.startswith("Judged by the rules of 0.1: ")
+    stored = drawn()[-1].model_dump(mode="json") | {"role": "control"}
+    assert BenchmarkOutcome.model_validate(stored).role == "content_control"
 
 
 def test_models_and_arms_of_several_transfers_are_compared_with_the_base_alone():

@@ -71,7 +71,7 @@ def some_report(**changes: object) -> BenchmarkReport:
             ("vanilla", "reference", 0.05),
             ("plain", "baseline", 0.4),
             ("paper", "treatment", 0.9),
-            ("permuted_rows", "control", 0.5),
+            ("permuted_rows", "content_control", 0.5),
         )
         for seed in (0, 1, 2)
     ]
