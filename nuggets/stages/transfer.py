@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from nuggets.data.samples import Sample
 from nuggets.disk.commit import atomic_write, commit_folder, newest_valid, remove_folder
 from nuggets.disk.home import cache_dir
 from nuggets.errors import BadInput
+from nuggets.evaluation.outcomes import check_items
 from nuggets.extraction.factors import extract_factors
 from nuggets.models.pair import read_spec
 from nuggets.planning import cache
@@ -88,6 +90,8 @@ def _prepare(recipe: TransferRecipe, ctx: RunContext) -> tuple[Lab, Datasets]:
         ctx.log(note)
     teacher = Loaded(recipe.teacher, recipe.device, progress=ctx)
     student = Loaded(recipe.student, recipe.device, progress=ctx)
+    judged = [*data.test, *data.tuning, *chain.from_iterable(data.old.values())]
+    check_items(judged, student.tokenizer, recipe.train.max_length, recipe.data.format)
     _ = student.model  # now, so that damaged weights end the run before anything is measured
     ctx.check_cancelled()
     ctx.stage("sensitivity")
