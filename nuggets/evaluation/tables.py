@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
+from pydantic import model_validator
 
 from nuggets.data.samples import Format
 from nuggets.errors import BadInput
 from nuggets.frozen import Frozen
-from nuggets.statistics.comparisons import compare_family, families
+from nuggets.statistics.comparisons import compare_family, families, higher_is_better
 from nuggets.statistics.intervals import (
     Interval,
     PairedDifference,
@@ -59,7 +61,8 @@ class BenchmarkRow(Frozen):
     """One model, or one arm over its seeds.
 
     `differences` are to the row that the table names as its base, per metric, paired by seed and
-    item; empty for the base and where no seed is shared.
+    item, and positive where the row is better, which is the smaller loss; empty for the base and
+    where no seed is shared.
     """
 
     name: str
@@ -76,9 +79,11 @@ class BenchmarkTable(Frozen):
 
     `comparisons` are paired differences in `metric` with Holm's adjustment: for the arms of one
     transfer those of its report, and its `verdict` by the same rules; for models by themselves
-    each against the base.
+    each against the base. Tables of version 1 had losses' differences as they were subtracted; they
+    are turned when they are read.
     """
 
+    version: Literal[2]
     benchmark: str
     metric: str
     base: str
@@ -86,6 +91,27 @@ class BenchmarkTable(Frozen):
     rows: list[BenchmarkRow]
     comparisons: tuple[Difference, ...] = ()
     verdict: Verdict | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _turn_losses(cls, found: Any) -> Any:
+        if not isinstance(found, dict) or "version" in found:
+            return found
+        rows = [_turned(BenchmarkRow.model_validate(row)) for row in found.get("rows", [])]
+        return found | {"version": 2, "rows": rows}
+
+
+def _turned(row: BenchmarkRow) -> BenchmarkRow:
+    def mirrored(found: PairedDifference) -> PairedDifference:
+        i = found.interval
+        sides = {"mean": -i.mean, "low": -i.high, "high": -i.low}
+        return found.model_copy(update={"interval": i.model_copy(update=sides)})
+
+    differences = {
+        metric: found if higher_is_better(metric) else mirrored(found)
+        for metric, found in row.differences.items()
+    }
+    return row.model_copy(update={"differences": differences})
 
 
 def build_tables(outcomes: Sequence[BenchmarkOutcome], base: str = "") -> list[BenchmarkTable]:
@@ -115,6 +141,7 @@ def _table(outcomes: Sequence[BenchmarkOutcome], base: str) -> BenchmarkTable:
     chosen = base if base in rows else next(iter(rows))
     comparisons, verdict = _compared(rows, first.metric, chosen)
     return BenchmarkTable(
+        version=2,
         benchmark=first.benchmark,
         metric=first.metric,
         base=chosen,
@@ -143,12 +170,19 @@ def _compared(
     found = [
         difference
         for family in (families(known) if of_one_transfer else [others])
-        for difference in compare_family(values, family, higher_is_better=True)
+        for difference in compare_family(values, family, higher_is_better(metric))
     ]
     if not of_one_transfer or "treatment" not in known.values():
         return found, None
     means = {name: float(np.mean([values[name][s] for s in values[name]])) for name in known}
     return found, decide(known, means, found)
+
+
+def _gain(
+    metric: str, own: Sequence[Sequence[float]], base: Sequence[Sequence[float]]
+) -> PairedDifference:
+    """How much better a row is than the base."""
+    return paired_difference(*((own, base) if higher_is_better(metric) else (base, own)))
 
 
 def _row(
@@ -162,9 +196,7 @@ def _row(
         seeds=[outcome.seed for outcome in own],
         metrics={m: mean_interval([o.outcomes[m] for o in own]) for m in metrics},
         differences={
-            m: paired_difference(
-                [mine.outcomes[m] for mine, _ in pairs], [other.outcomes[m] for _, other in pairs]
-            )
+            m: _gain(m, *([o.outcomes[m] for o in side] for side in zip(*pairs, strict=True)))
             for m in (metrics if pairs else [])
         },
         truncated_prompts=sum(outcome.truncated_prompts for outcome in own),

@@ -24,7 +24,13 @@ from nuggets.frozen import members
 from nuggets.models.pair import ModelPair, check_pair, check_vocabularies, read_pair, read_spec
 from nuggets.models.safetensors_headers import check_keys
 from nuggets.models.vocabulary import count_tokens
-from nuggets.planning.datasets import Datasets, align_samples, load_datasets, seed_samples
+from nuggets.planning.datasets import (
+    Datasets,
+    align_samples,
+    check_tuning,
+    load_datasets,
+    seed_samples,
+)
 from nuggets.planning.jobs import extractions
 from nuggets.planning.machine import machine_of
 from nuggets.preflight.headers import Preflight, preflight
@@ -206,6 +212,8 @@ def _check_samples(recipe: TransferRecipe) -> Datasets:
     """Refuses samples that do not serve the arms, or that leak; returns them."""
     data = transfer_samples(recipe)
     _check_arms(recipe, data)
+    if recipe.train.lr_grid:
+        check_tuning(data)
     if recipe.benchmarks:
         learned = [sample for seed in recipe.seeds for sample in data.train(seed)]
         check_benchmarks(recipe.benchmarks, [*data.seed_samples, *learned])

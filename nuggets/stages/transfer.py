@@ -12,6 +12,7 @@ import torch
 
 from nuggets.builtin.resolve import resolve
 from nuggets.compute.threads import threads_for
+from nuggets.data.jsonl import shared_samples
 from nuggets.data.samples import Sample
 from nuggets.disk.commit import atomic_write, commit_folder, newest_valid, remove_folder
 from nuggets.disk.home import cache_dir
@@ -37,6 +38,7 @@ from nuggets.stages.measuring import (
     plan_recipe,
     write_extraction,
 )
+from nuggets.statistics.comparisons import higher_is_better
 from nuggets.statistics.report import CellOutcome, build_report
 from nuggets.train.arms.family import Arm
 from nuggets.train.cells import EVALUATION_BATCHES, CellRecord, CellResult
@@ -86,8 +88,6 @@ def _prepare(recipe: TransferRecipe, ctx: RunContext) -> tuple[Lab, Datasets]:
     )
     data = check_transfer(recipe)
     ctx.provenance(samples=_digest(data, recipe))
-    for note in data.notes if recipe.train.lr_grid else ():
-        ctx.log(note)
     teacher = Loaded(recipe.teacher, recipe.device, progress=ctx)
     student = Loaded(recipe.student, recipe.device, progress=ctx)
     judged = [*data.test, *data.tuning, *chain.from_iterable(data.old.values())]
@@ -388,7 +388,11 @@ def _report(recipe: TransferRecipe, data: Datasets, ctx: RunContext) -> None:
         found,
         task=data.label,
         metric=recipe.data.metric,
-        higher_is_better=recipe.data.metric != "loss",
+        higher_is_better=higher_is_better(recipe.data.metric),
     )
+    if recipe.train.lr_grid:
+        shared = len(shared_samples(data.test, data.tuning))
+        sizes = {"n_validation": len(data.tuning), "n_validation_in_test": shared}
+        report = report.model_copy(update=sizes)
     with ctx.commit("report") as folder:
         (folder / "report.json").write_text(report.model_dump_json(indent=1))

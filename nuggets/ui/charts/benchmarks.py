@@ -107,8 +107,12 @@ def _add_seed_dots(
 
 def metric_title(report: BenchmarkReport) -> str:
     """The metric in words, and which way is better."""
-    better = "" if report.higher_is_better else " (lower is better)"
-    return f"{charts.plain_name(report.metric)} on {charts.shorten(report.task)}{better}"
+    where = f"on {charts.shorten(report.task)}{_direction(report)}"
+    return f"{charts.plain_name(report.metric)} {where}"
+
+
+def _direction(report: BenchmarkReport) -> str:
+    return "" if report.higher_is_better else " (lower is better)"
 
 
 def curves_frame(report: BenchmarkReport) -> pd.DataFrame:
@@ -131,7 +135,7 @@ def curves_figure(
         if arm.curve and (not arms or name in arms):
             _add_curve(fig, arm.curve, labels[name], *styles[name])
     fig.update_xaxes(title="training step", showgrid=False)
-    fig.update_yaxes(title=charts.plain_name(report.metric))
+    fig.update_yaxes(title=charts.plain_name(report.metric) + _direction(report))
     return charts.finish(fig, look, 420, hovermode="closest")
 
 

@@ -89,8 +89,8 @@ def test_a_cut_sample_is_learned_from_but_never_judged(tiny):
     cut = encode_all(items, loaded.tokenizer, limit)
     assert max(len(ids) for ids, _ in cut) == limit
     sentence = (
-        rf"{n_cut} of the items to be judged would be cut inside their answer after {limit} tokens; "
-        rf"the longest, '0-\d', has {longest}"
+        rf"{n_cut} of the items to be judged would be cut inside their answer after {limit} "
+        rf"tokens; the longest, '0-\d', has {longest}"
     )
     with pytest.raises(BadInput, match=sentence):
         evaluate(loaded.model, loaded.tokenizer, items, max_length=limit)
