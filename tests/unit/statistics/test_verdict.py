@@ -186,3 +186,10 @@ def test_a_difference_that_only_holm_denies_is_said_to_be_denied_by_holm():
     assert (
         "+0.065 [+0.028, +0.102] (p 0.07 after Holm's correction). With 5 seeds" in verdict.sentence
     )
+
+
+def test_every_control_has_to_be_beaten_not_only_the_closest():
+    far_but_noisy = gap("paper", "shuffled", 0.115, 0.2)
+    verdict = judge(BETTER, OVER_PERMUTED, far_but_noisy)
+    assert OVER_PERMUTED.interval.mean < far_but_noisy.interval.mean
+    assert (verdict.kind, verdict.versus) == ("same_as_controls", "shuffled")
