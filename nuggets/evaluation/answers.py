@@ -122,7 +122,7 @@ def decode_greedily(
         top = output.logits[:, -1].max(-1)
         if not torch.isfinite(top.values).all():
             raise NonFinite(
-                "The model's scores are NaN or infinite, so its answers cannot be evaluated."
+                "The model's scores are NaN or infinite; its answers cannot be evaluated."
             )
         best = top.indices
         written.append(best)

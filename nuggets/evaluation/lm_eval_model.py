@@ -12,6 +12,8 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,7 +21,7 @@ from lm_eval.api.model import TemplateLM
 
 from nuggets.data.samples import IGNORED, Format, answer_ends, answer_tokens, tokenize
 from nuggets.errors import BadInput, NonFinite
-from nuggets.evaluation.answer_store import Kept, KeptInMemory
+from nuggets.evaluation.answer_store import answer_once
 from nuggets.evaluation.answers import decode_greedily, up_to_end
 from nuggets.evaluation.halving import Halving
 from nuggets.evaluation.outcomes import score_batch
@@ -48,7 +50,7 @@ class InMemoryLM(TemplateLM):
         batch_size: int = 8,
         max_length: int = 2048,
         format: Format = "paper",
-        kept: Kept | None = None,
+        kept: Path | None = None,
         progress: Progress | None = None,
         label: str = "",
     ) -> None:
@@ -58,7 +60,7 @@ class InMemoryLM(TemplateLM):
         self.batch_size, self.format = batch_size, format
         self.max_length = min(max_length, _positions(model))
         self._ends = answer_ends(tokenizer, format)
-        self._kept, self._progress, self._label = kept or KeptInMemory(), progress, label
+        self._kept, self._progress, self._label = kept, progress, label
         self._halving = Halving(batch_size, progress)
         self.truncated = self.unfinished = 0
 
@@ -127,11 +129,8 @@ class InMemoryLM(TemplateLM):
         for start in range(0, len(order), step):
             places = order[start : start + step]
             key = _key([self.batch_size, self.max_length, *(requests[p] for p in places)])
-            responses = self._kept.get(key)
-            if responses is None:
-                with evaluation(self.model):
-                    responses = answer(places)
-                self._kept.put(key, responses)
+            with evaluation(self.model):
+                responses = answer_once(self._kept, key, partial(answer, places))
             for place, response in zip(places, responses, strict=True):
                 found[place] = response
             self._tell(start + len(places), len(order))

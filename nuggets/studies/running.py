@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
 
+from nuggets.builtin.resolve import model_named, pair_named
 from nuggets.disk.home import nuggets_home, runs_dir
 from nuggets.errors import BadInput, NuggetsError
 from nuggets.planning import cache
@@ -34,8 +35,7 @@ def _with_status(statuses: Sequence[str]) -> list[Run]:
 def _find(recipe: TransferRecipe, runs: Iterable[Run]) -> Run | None:
     wanted = recipe.model_copy(update={"name": ""})
     digests = {
-        "teacher": cache.digest_model(recipe.teacher),
-        "student": cache.digest_model(recipe.student),
+        **cache.digest_pair(pair_named(recipe.teacher, recipe.student)),
         **cache.digest_files(recipe.data),
     }
     for run in runs:
@@ -116,7 +116,8 @@ def study_models(study: Study) -> dict[str, str]:
 
 def model_path(study: Study, name: str) -> Path:
     """Where a made model is kept, under a name made from how it is made."""
-    text = study.models[name].model_dump_json() + cache.digest_model(study.models[name].teacher)
+    how = study.models[name]
+    text = how.model_dump_json() + cache.digest_model(model_named(how.teacher))
     return nuggets_home() / "models" / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from nuggets.builtin.resolve import pair_named
 from nuggets.builtin.skills import skill_names
 from nuggets.errors import BadInput
 from nuggets.planning.checks import check_transfer
@@ -56,7 +57,9 @@ def test_a_question_that_stands_twice_among_test_samples_is_not_tuned_on(jsonl, 
 
 def test_tuning_on_too_few_items_is_refused_with_both_ways_out():
     def recipe(*changes):
-        return load_recipe("quick", ["data.task=king", "train.lr_grid=[1e-3,1e-2]", *changes])
+        options = ["data.task=king", "train.lr_grid=[1e-3,1e-2]", "device=cpu", *changes]
+        asked = load_recipe("quick", options)
+        return asked, pair_named(asked.teacher, asked.student)
 
     sentence = (
         "Learning rates are tuned on at least 30 items that the report does not count, but beside "
@@ -64,9 +67,9 @@ def test_tuning_on_too_few_items_is_refused_with_both_ways_out():
         r"rate: empty train.lr_grid\."
     )
     with pytest.raises(BadInput, match=sentence):
-        check_transfer(recipe())
-    assert len(check_transfer(recipe("data.n_test=50")).tuning) == 30
-    assert len(check_transfer(recipe("train.lr_grid=[]")).test) == 80
+        check_transfer(*recipe())
+    assert len(check_transfer(*recipe("data.n_test=50")).tuning) == 30
+    assert len(check_transfer(*recipe("train.lr_grid=[]")).test) == 80
 
 
 def test_where_no_smaller_test_would_do_only_the_fixed_rate_is_proposed(jsonl, tmp_path):

@@ -20,12 +20,12 @@ METRICS = ("exact_match", "choice", "loss")
 
 
 @pytest.fixture(scope="module")
-def half_trained(tiny, tmp_path_factory):
+def half_trained(tiny):
     """A model that answers some items and fails at others."""
     loaded = load(tiny("llama"))
     encoded = [encode(s, loaded.tokenizer) for s in letters(32, 5)]
     config = TrainConfig(steps=22, batch_size=32, lr=1e-2)
-    finetune(loaded.model, encoded, config, 0, tmp_path_factory.mktemp("none"))
+    finetune(loaded.model, encoded, config, 0)
     return loaded
 
 
