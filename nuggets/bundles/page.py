@@ -16,6 +16,7 @@ from nuggets.statistics.report import BenchmarkReport
 def report_page(record: RunRecord, report: BenchmarkReport, recipe: str) -> str:
     """Verdict, arms with intervals and seeds, paired differences, versions and recipe."""
     metric = f"{plain_name(report.metric)} on {report.task}, {report.n_items} items"
+    metric += "" if report.higher_is_better else ", lower is better"
     arms = [
         _row(a.name, a.value, a.interval, a.per_seed, ROLE_COLOURS[a.role])
         for a in report.arms.values()
@@ -33,6 +34,7 @@ def report_page(record: RunRecord, report: BenchmarkReport, recipe: str) -> str:
         f"<p>Run {_text(record.id)}, {_text(record.status)}.</p>"
         f"<h2>Arms: {_text(metric)}, 95 % intervals, a dot per seed</h2>"
         f"{_figure(arms, metric)}"
+        f"<p>{_text(report.tuned_on)}</p>"
         f"<h2>Paired differences, 95 % intervals; positive is better</h2>"
         f"{_figure(pairs, 'paired difference')}"
         f"<h2>Rules of the verdict</h2><pre>{_text(report.rules)}</pre>"

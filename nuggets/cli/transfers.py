@@ -199,3 +199,5 @@ def show_report(report: api.BenchmarkReport) -> None:
     ]
     table(("paired difference", "mean", "95 %"), pairs)
     out.print(report.verdict.sentence, markup=False)
+    if report.tuned_on:
+        out.print(report.tuned_on.capitalize() + ".", markup=False)

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from nuggets.data.samples import Format, Sample, answer_ends, texts
+from nuggets.data.samples import Format, Sample, answer_ends, texts, tokenize
 from nuggets.errors import NonFinite
 from nuggets.evaluation.halving import Halving
 from nuggets.progress import Progress
@@ -51,10 +51,8 @@ def greedy_answers(
         The answers of every lane.
     """
     ends = answer_ends(tokenizer, format)
-    special = {} if format == "paper" else {"add_special_tokens": False}
-    asked = [texts(sample, tokenizer, format)[1] for sample in samples]
-    prompts = [list(ids) for ids in tokenizer(asked, **special)["input_ids"]]
-    answers = tokenizer([sample.answer for sample in samples])["input_ids"]
+    prompts = tokenize(tokenizer, [texts(each, tokenizer, format)[1] for each in samples], format)
+    answers = tokenize(tokenizer, [sample.answer for sample in samples], "chat")
     limits = [len(ids) + 1 + MARGIN for ids in answers]
 
     def written(places: Sequence[int]) -> list[Answer]:

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from nuggets.data.samples import texts
+from nuggets.data.samples import IGNORED, encode, texts
 from nuggets.data.sources import parse_dataset
 from nuggets.errors import BadInput, NonFinite
 from nuggets.evaluation.benchmarks import Task
@@ -147,9 +147,8 @@ def make_doc(item: Item, tokenizer: Any, task: Task) -> dict[str, Any]:
     if task.metric != "acc":  # the end of an answer counts: "8" and "8 5" compete fairly
         end = whole[len(prompt) + len(item.sample.answer.strip()) :]
         choices = [choice.strip() + end for choice in choices]
-        special = {} if task.format == "paper" else {"add_special_tokens": False}
-        lengths = [len(tokenizer(text, **special)["input_ids"]) for text in (whole, prompt)]
-        doc["n_tokens"] = lengths[0] - lengths[1]
+        _, labels = encode(item.sample, tokenizer, 1 << 20, task.format)
+        doc["n_tokens"] = sum(label != IGNORED for label in labels)
     return doc | {"choices": choices, "right": item.right}
 
 

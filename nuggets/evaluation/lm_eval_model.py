@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from lm_eval.api.model import TemplateLM
 
-from nuggets.data.samples import IGNORED, Format, answer_ends
+from nuggets.data.samples import IGNORED, Format, answer_ends, answer_tokens, tokenize
 from nuggets.errors import BadInput, NonFinite
 from nuggets.evaluation.answer_store import answer_once
 from nuggets.evaluation.answers import decode_greedily, up_to_end
@@ -73,13 +73,14 @@ class InMemoryLM(TemplateLM):
         self, string: str, add_special_tokens: bool | None = None, **kwargs: Any
     ) -> list[int]:
         """Token ids; a chat template has written its special tokens already."""
-        special = self.format == "paper" if add_special_tokens is None else add_special_tokens
-        return list(self.tokenizer(string, add_special_tokens=special)["input_ids"])
+        formats: dict[bool | None, Format] = {None: self.format, True: "paper", False: "chat"}
+        return tokenize(self.tokenizer, [string], formats[add_special_tokens])[0]
 
     def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
         # As `samples.encode`: no blank moves from the prompt into what is scored.
         whole, before = self.tok_encode(context + continuation), self.tok_encode(context)
-        return whole[: len(before)], whole[len(before) :]
+        name = self._label or "an item"
+        return before, answer_tokens(self.tokenizer, whole, before, continuation, name)
 
     def loglikelihood(
         self, requests: list[Any], disable_tqdm: bool = False

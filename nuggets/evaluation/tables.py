@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
+from typing import Any, Literal
 
 import numpy as np
+from pydantic import model_validator
 
 from nuggets.data.samples import Format
 from nuggets.errors import BadInput
 from nuggets.frozen import Frozen
-from nuggets.statistics.comparisons import compare_together, families
+from nuggets.statistics.comparisons import compare_together, families, higher_is_better
 from nuggets.statistics.intervals import (
     Interval,
     PairedDifference,
@@ -62,7 +64,8 @@ class BenchmarkRow(Frozen):
     """One model, or one arm over its seeds.
 
     `differences` are to the row that the table names as its base, per metric, paired by seed and
-    item; empty for the base and where no seed is shared.
+    item, and positive where the row is better, which is the smaller loss; empty for the base and
+    where no seed is shared.
     """
 
     name: str
@@ -79,9 +82,11 @@ class BenchmarkTable(Frozen):
 
     `comparisons` are paired differences in `metric` with Holm's adjustment: for the arms of one
     transfer those of its report, and its `verdict` by the same rules; for models by themselves
-    each against the base. All benchmarks of a run are one family.
+    each against the base. All benchmarks of a run are one family. Tables of version 1 had losses'
+    differences as they were subtracted; they are turned when they are read.
     """
 
+    version: Literal[2]
     benchmark: str
     metric: str
     base: str
@@ -89,6 +94,27 @@ class BenchmarkTable(Frozen):
     rows: list[BenchmarkRow]
     comparisons: tuple[Difference, ...] = ()
     verdict: Verdict | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _turn_losses(cls, found: Any) -> Any:
+        if not isinstance(found, dict) or "version" in found:
+            return found
+        rows = [_turned(BenchmarkRow.model_validate(row)) for row in found.get("rows", [])]
+        return found | {"version": 2, "rows": rows}
+
+
+def _turned(row: BenchmarkRow) -> BenchmarkRow:
+    def mirrored(found: PairedDifference) -> PairedDifference:
+        i = found.interval
+        sides = {"mean": -i.mean, "low": -i.high, "high": -i.low}
+        return found.model_copy(update={"interval": i.model_copy(update=sides)})
+
+    differences = {
+        metric: found if higher_is_better(metric) else mirrored(found)
+        for metric, found in row.differences.items()
+    }
+    return row.model_copy(update={"differences": differences})
 
 
 def build_tables(outcomes: Sequence[BenchmarkOutcome], base: str = "") -> list[BenchmarkTable]:
@@ -129,6 +155,7 @@ def _by_row(outcomes: Sequence[BenchmarkOutcome]) -> Rows:
 def _table(rows: Rows, base: str, comparisons: Sequence[Difference]) -> BenchmarkTable:
     first, chosen = next(iter(rows.values()))[0], _base(rows, base)
     return BenchmarkTable(
+        version=2,
         benchmark=first.benchmark,
         metric=first.metric,
         base=chosen,
@@ -151,8 +178,7 @@ def _compared(every: Sequence[Rows], base: str) -> list[list[Difference]]:
     Arms of several transfers share no baseline and no seeds: they are compared as models are.
     """
     values = [
-        {name: {o.seed: o.outcomes[o.metric] for o in own} for name, own in rows.items()}
-        for rows in every
+        {name: {o.seed: _better_up(o) for o in own} for name, own in rows.items()} for rows in every
     ]
     pairs = [
         families(parts)
@@ -185,6 +211,19 @@ def _judged(rows: Rows, comparisons: Sequence[Difference]) -> Verdict | None:
     return decide(parts, means, comparisons)
 
 
+def _better_up(outcome: BenchmarkOutcome) -> Sequence[float]:
+    """The outcomes in the table's metric, turned around where smaller ones are better."""
+    found = outcome.outcomes[outcome.metric]
+    return found if higher_is_better(outcome.metric) else [-value for value in found]
+
+
+def _gain(
+    metric: str, own: Sequence[Sequence[float]], base: Sequence[Sequence[float]]
+) -> PairedDifference:
+    """How much better a row is than the base."""
+    return paired_difference(*((own, base) if higher_is_better(metric) else (base, own)))
+
+
 def _row(
     name: str, own: Sequence[BenchmarkOutcome], base: Sequence[BenchmarkOutcome]
 ) -> BenchmarkRow:
@@ -196,9 +235,7 @@ def _row(
         seeds=[outcome.seed for outcome in own],
         metrics={m: mean_interval([o.outcomes[m] for o in own]) for m in metrics},
         differences={
-            m: paired_difference(
-                [mine.outcomes[m] for mine, _ in pairs], [other.outcomes[m] for _, other in pairs]
-            )
+            m: _gain(m, *([o.outcomes[m] for o in side] for side in zip(*pairs, strict=True)))
             for m in (metrics if pairs else [])
         },
         truncated_prompts=sum(outcome.truncated_prompts for outcome in own),

@@ -26,7 +26,13 @@ from nuggets.models.architecture import ArchSpec
 from nuggets.models.pair import Model, ModelPair, check_pair, check_vocabularies
 from nuggets.models.vocabulary import count_tokens
 from nuggets.planning.cache import MapRequest
-from nuggets.planning.datasets import Datasets, align_samples, load_datasets, seed_samples
+from nuggets.planning.datasets import (
+    Datasets,
+    align_samples,
+    check_tuning,
+    load_datasets,
+    seed_samples,
+)
 from nuggets.planning.jobs import extractions
 from nuggets.planning.machine import machine_of
 from nuggets.preflight.headers import Preflight, preflight
@@ -205,6 +211,8 @@ def _check_samples(recipe: TransferRecipe) -> Datasets:
     """Refuses samples that do not serve the arms, or that leak; returns them."""
     data = transfer_samples(recipe)
     _check_arms(recipe, data)
+    if recipe.train.lr_grid:
+        check_tuning(data)
     if recipe.benchmarks:
         learned = [sample for seed in recipe.seeds for sample in data.train(seed)]
         check_benchmarks(recipe.benchmarks, [*data.seed_samples, *learned])

@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 import torch
 
 from nuggets.builtin.resolve import pair_named
 from nuggets.compute.threads import threads_for
+from nuggets.data.jsonl import shared_samples
 from nuggets.data.samples import Sample
 from nuggets.disk.commit import atomic_write, remove_folder
 from nuggets.disk.home import cache_dir
 from nuggets.errors import BadInput
+from nuggets.evaluation.outcomes import check_items
 from nuggets.models.pair import ModelPair
 from nuggets.planning import cache
 from nuggets.planning.cache import MapRequest
@@ -34,6 +37,7 @@ from nuggets.stages.measuring import (
     measure_map,
     write_extraction,
 )
+from nuggets.statistics.comparisons import higher_is_better
 from nuggets.statistics.report import CellOutcome, build_report
 from nuggets.train.arms.family import Arm
 from nuggets.train.cells import EVALUATION_BATCHES, CellRecord, CellResult
@@ -77,10 +81,10 @@ def _prepare(recipe: TransferRecipe, pair: ModelPair, ctx: RunContext) -> tuple[
     ctx.provenance(**cache.digest_pair(pair), **cache.digest_files(recipe.data))
     data = check_transfer(recipe, pair)
     ctx.provenance(samples=_digest(data, recipe))
-    for note in data.notes if recipe.train.lr_grid else ():
-        ctx.log(note)
     teacher = Loaded(pair.teacher, recipe.device, progress=ctx)
     student = Loaded(pair.student, recipe.device, progress=ctx)
+    judged = [*data.test, *data.tuning, *chain.from_iterable(data.old.values())]
+    check_items(judged, student.tokenizer, recipe.train.max_length, recipe.data.format)
     _ = student.model  # now, so that damaged weights end the run before anything is measured
     ctx.check_cancelled()
     ctx.stage("sensitivity")
@@ -376,7 +380,11 @@ def _report(recipe: TransferRecipe, data: Datasets, ctx: RunContext) -> None:
         found,
         task=data.label,
         metric=recipe.data.metric,
-        higher_is_better=recipe.data.metric != "loss",
+        higher_is_better=higher_is_better(recipe.data.metric),
     )
+    if recipe.train.lr_grid:
+        shared = len(shared_samples(data.test, data.tuning))
+        sizes = {"n_validation": len(data.tuning), "n_validation_in_test": shared}
+        report = report.model_copy(update=sizes)
     with ctx.commit("report") as folder:
         (folder / "report.json").write_text(report.model_dump_json(indent=1))

@@ -16,6 +16,11 @@ SeedOutcomes = Mapping[int, Sequence[float]]
 """Per seed, one outcome per item, in the same order of items for every seed and arm."""
 
 
+def higher_is_better(metric: str) -> bool:
+    """Whether larger values of a metric are better: of all but losses."""
+    return metric != "loss"
+
+
 def families(parts: Mapping[str, Part]) -> list[list[tuple[str, str]]]:
     """Return the (arm, versus) pairs of every family within which Holm's adjustment is made.
 

@@ -146,8 +146,8 @@ def _proportion_bounds(spread: Spread, array: Outcomes, level: float) -> tuple[f
         # n* = p(1 − p) / error²: so many independent answers would have this error. The quantiles'
         # ratio squared takes in that the error itself is estimated (Korn and Graubard 1998).
         ratio = float(scipy.special.ndtri(tail) / scipy.special.stdtrit(spread.df, tail))
-        effective = spread.mean * (1 - spread.mean) / spread.error**2 * ratio**2
-        answers = min(effective, float(array.size))
+        # At most (n_seeds − 1)(n_items − 1): no mean square is less than its share of all squares.
+        answers = spread.mean * (1 - spread.mean) / spread.error**2 * ratio**2
     right, wrong = spread.mean * answers, (1 - spread.mean) * answers
     low = float(scipy.special.betaincinv(right, wrong + 1, tail)) if right > 0 else 0.0
     high = float(scipy.special.betainccinv(right + 1, wrong, tail)) if wrong > 0 else 1.0

@@ -74,8 +74,11 @@ class BenchmarkReport(Frozen):
     """Every arm, every difference and the verdict of one benchmark.
 
     `verdicts` judges each treatment by itself; `verdict` is that of the treatment named before
-    the run. `planned` is what seeds and items promised to show before any of it was run;
-    `area_differences` compares learning curves, over seeds alone, and decides nothing.
+    the run. `n_validation` counts the items that learning rates were tuned on, of which
+    `n_validation_in_test` count in the report too; None where nothing was tuned or, in reports of
+    earlier versions, not written down. `planned` is what seeds and items promised to show before
+    any of it was run; `area_differences` compares learning curves, over seeds alone, and decides
+    nothing.
     """
 
     task: str
@@ -90,6 +93,18 @@ class BenchmarkReport(Frozen):
     rules: str
     planned: DetectableEffect | None = None
     area_differences: list[Difference] = Field(default_factory=list)
+    n_validation: int | None = None
+    n_validation_in_test: int | None = None
+
+    @property
+    def tuned_on(self) -> str:
+        """How many items learning rates were tuned on, in words; empty where nothing was tuned."""
+        if self.n_validation is None:
+            return ""
+        return (
+            f"learning rates tuned on {self.n_validation} validation items, "
+            f"{self.n_validation_in_test} of them test items"
+        )
 
     @property
     def parts(self) -> dict[str, Part]:

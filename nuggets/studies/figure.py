@@ -9,7 +9,7 @@ from nuggets.amounts import plain_name
 from nuggets.documents import figures
 from nuggets.documents.colours import DARK, LIGHT, ROLE_COLOURS, Look
 from nuggets.documents.figures import CHARACTER, SHAPES, Row, Rows, mark, point, scale
-from nuggets.statistics.report import ArmReport
+from nuggets.statistics.report import ArmReport, BenchmarkReport
 from nuggets.studies.report import StudyReport, paper_number
 
 
@@ -30,7 +30,7 @@ def _forest(report: StudyReport, look: Look) -> str:
                 arm.value, arm.interval, arm.per_seed, ROLE_COLOURS[arm.role])
             for arm in panel.report.arms.values()
         ]  # fmt: skip
-        metric = f"{plain_name(panel.report.metric)} on {panel.task}"
+        metric = f"{_measure(panel.report)} on {panel.task}"
         panels.append(Rows(title if len(report.panels) > 1 else "", metric, rows))
     first = report.panels[0]
     numbers = {arm: paper_number(report, first, arm) for arm in first.report.arms}
@@ -49,7 +49,7 @@ def _levels(report: StudyReport, look: Look) -> str:
     found = [arm for panel in panels for arm in panel.report.arms.values()]
     values = [value for arm in found for value in (arm.value, *arm.interval)]
     x, y = scale(places, left + 20, right - 20), scale(values, bottom, top)
-    title = f"{plain_name(first.report.metric)} on {first.task}, 95 % intervals"
+    title = f"{_measure(first.report)} on {first.task}, 95 % intervals"
     middle = {"y": bottom + 54, "text_anchor": "middle", "fill": look.muted}
     parts = [mark("text", title, x=left, y=16, fill=look.muted),
              mark("text", report.study.axis, x=(left + right) / 2, **middle)]  # fmt: skip
@@ -87,3 +87,7 @@ def _line(
         mark("path", d=whiskers, fill="none", stroke=colour, stroke_width=2.5),
         *(point(shape, x, y(arm.value), colour) for x, arm in points),
     ]
+
+
+def _measure(report: BenchmarkReport) -> str:
+    return plain_name(report.metric) + ("" if report.higher_is_better else " (lower is better)")

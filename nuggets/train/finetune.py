@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -23,7 +22,7 @@ from nuggets.train.checkpoints import PREFIX, TrainLog
 from nuggets.train.config import TrainConfig
 from nuggets.train.losses import Loss, answer_loss
 from nuggets.train.randomness import seeded
-from nuggets.train.schedule import SCHEDULES, batch_order, count_steps
+from nuggets.train.schedule import SCHEDULES, batch_order, count_steps, count_warmup
 from nuggets.train.team import leading
 from nuggets.train.trainer import CheckedTrainer, Training
 
@@ -142,7 +141,7 @@ def _arguments(training: Training, device: torch.device) -> TrainingArguments:
         per_device_train_batch_size=1,  # one ready-made batch
         learning_rate=config.lr,
         lr_scheduler_type=SCHEDULES[config.schedule],
-        warmup_steps=math.ceil(config.warmup * steps),
+        warmup_steps=count_warmup(config, steps),
         weight_decay=config.weight_decay,
         max_grad_norm=config.max_grad_norm,
         seed=training.seed % 2**32,

@@ -13,6 +13,7 @@ from nuggets.errors import NonFinite
 from nuggets.evaluation.outcomes import Metric, Outcomes
 from nuggets.frozen import Frozen
 from nuggets.progress import Progress
+from nuggets.statistics.comparisons import higher_is_better
 from nuggets.train.arms.family import Arm
 from nuggets.train.cells import measure, shared_config, train_cell
 from nuggets.train.lab import Lab, Workspace
@@ -150,7 +151,7 @@ def _trials(program: Program, items: Sequence[Sample], metric: Metric) -> list[T
 
 
 def _best(trials: Sequence[Trial], metric: Metric, name: str) -> float:
-    sign = -1.0 if metric == "loss" else 1.0
+    sign = 1.0 if higher_is_better(metric) else -1.0
     ranked = [
         (sign * trial.value, -trial.loss, -trial.lr, trial.lr)
         for trial in trials

@@ -27,7 +27,7 @@ from nuggets.train.config import TrainConfig
 from nuggets.train.lanes.model import LaneModel
 from nuggets.train.lanes.threads import Threads
 from nuggets.train.losses import DistillationLoss
-from nuggets.train.schedule import POINTS, SCHEDULES, batch_order
+from nuggets.train.schedule import POINTS, SCHEDULES, batch_order, count_warmup
 
 TEACHER_CACHE = 2**28
 """Bytes of the teacher's log-probabilities that are kept for samples that return."""
@@ -354,7 +354,7 @@ def learning_rates(config: TrainConfig) -> list[float]:
     # transformers' own schedules, so that a lane's rates are those that its Trainer would use. They
     # come with an optimiser: this one has nothing to train.
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
-    warmup = math.ceil(config.warmup * config.steps)
+    warmup = count_warmup(config, config.steps)
     schedule: Any = transformers.get_scheduler(
         SCHEDULES[config.schedule], optimizer, warmup, config.steps
     )

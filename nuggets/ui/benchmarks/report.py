@@ -195,11 +195,12 @@ def budget(report: api.BenchmarkReport, run: Sources) -> None:
     """What each arm was given."""
     st.subheader("Budget", anchor=False)
     frame = arm_tables.budget_frame(report)
+    tuned = f"; {report.tuned_on}" if report.tuned_on else ""
     code = EACH_ARM.format("arm.samples, arm.steps, arm.trainable_parameters, arm.flops")
     share.table(
         frame,
         "budget",
-        f"Equal for all arms unless shown otherwise; means over seeds · run {run.id}",
+        f"Equal for all arms unless shown otherwise; means over seeds{tuned} · run {run.id}",
         run.of(code),
         shown=arm_tables.budget_shown(frame),
         height="content",

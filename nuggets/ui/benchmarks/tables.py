@@ -37,7 +37,7 @@ def section(run: api.Run | None, choice: shell.Choice) -> None:
 
 
 def frame_of(table: api.BenchmarkTable) -> pd.DataFrame:
-    """One line per model or arm and metric; differences are to the table's base."""
+    """One line per model or arm and metric; a positive difference is better than the base."""
     lines = []
     for row in table.rows:
         for metric, found in row.metrics.items():
@@ -87,7 +87,9 @@ _PRINTED = """for table in api.benchmark_tables(run):
 def _tables(run: api.Run, tables: list[api.BenchmarkTable]) -> None:
     origin = share.Origin.of(api.job_of(run), _PRINTED)
     for table in tables:
-        beside = f", differences to {table.base}" if len(table.rows) > 1 else ""
+        beside = (
+            f", positive differences are better than {table.base}" if len(table.rows) > 1 else ""
+        )
         caption = (
             f"{table.benchmark}: 95 % intervals over {table.n_items} items{beside} · run {run.id}"
         )

@@ -103,8 +103,12 @@ def _add_seed_dots(
 
 def metric_title(report: BenchmarkReport) -> str:
     """The metric in words, and which way is better."""
-    better = "" if report.higher_is_better else " (lower is better)"
-    return f"{charts.plain_name(report.metric)} on {charts.shorten(report.task)}{better}"
+    where = f"on {charts.shorten(report.task)}{_direction(report)}"
+    return f"{charts.plain_name(report.metric)} {where}"
+
+
+def _direction(report: BenchmarkReport) -> str:
+    return "" if report.higher_is_better else " (lower is better)"
 
 
 def curves_frame(report: BenchmarkReport) -> pd.DataFrame:
@@ -141,7 +145,7 @@ def curves_figure(
             "[%{customdata[0]:.3f}, %{customdata[1]:.3f}]<extra></extra>",
         )
     fig.update_xaxes(title="training step", showgrid=False)
-    fig.update_yaxes(title=charts.plain_name(report.metric))
+    fig.update_yaxes(title=charts.plain_name(report.metric) + _direction(report))
     return charts.finish(fig, look, 420, hovermode="closest")
 
 

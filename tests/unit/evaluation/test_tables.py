@@ -109,3 +109,48 @@ def test_models_and_arms_of_several_transfers_are_compared_with_the_base_alone()
 def test_one_model_alone_is_compared_with_nothing():
     (table,) = build_tables([outcome("teacher", 0, [1.0, 0.0])])
     assert (table.comparisons, table.verdict) == ((), None)
+
+
+def with_losses(arm, role, mean):
+    generator = np.random.default_rng([*arm.encode()])
+    return [
+        outcome(arm, seed, [0.0] * 50, role).model_copy(
+            update={
+                "metric": "loss",
+                "outcomes": {"loss": [*(mean + generator.normal(0, 0.1, 50))]},
+            }
+        )
+        for seed in range(3)
+    ]
+
+
+def test_a_smaller_loss_is_better_in_every_difference_and_for_the_verdict():
+    arms = {"plain": 1.0, "paper": 0.2, "gaussian": 1.5}
+    outcomes = [o for arm, mean in arms.items() for o in with_losses(arm, ROLES[arm], mean)]
+    (table,) = build_tables(outcomes, base="plain")
+    gains = {row.name: row.differences["loss"].interval for row in table.rows if row.differences}
+    assert gains["paper"].low > 0 > gains["gaussian"].high
+    by_pair = {(each.arm, each.versus): each for each in table.comparisons}
+    assert by_pair["paper", "plain"].better
+    assert by_pair["paper", "gaussian"].better
+    assert by_pair["gaussian", "plain"].worse
+    assert table.verdict is not None
+    assert table.verdict.kind == "helps"
+
+
+def test_tables_written_before_losses_were_turned_are_turned_when_read():
+    both = [
+        o.model_copy(
+            update={"outcomes": {"acc": [1.0 - x for x in o.outcomes["loss"]]} | o.outcomes}
+        )
+        for arm, mean in (("plain", 1.0), ("paper", 0.2))
+        for o in with_losses(arm, ROLES[arm], mean)
+    ]
+    (table,) = build_tables(both, base="plain")
+    old = table.model_dump(mode="json")
+    del old["version"]
+    (row,) = [row for row in old["rows"] if row["name"] == "paper"]
+    assert row["differences"]["loss"]["interval"]["mean"] > 0
+    i = row["differences"]["loss"]["interval"]
+    i["mean"], i["low"], i["high"] = -i["mean"], -i["high"], -i["low"]
+    assert BenchmarkTable.model_validate(old) == table

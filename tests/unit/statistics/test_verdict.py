@@ -371,3 +371,10 @@ def test_located_needs_helps_and_every_location_control_beaten(experiment):
     located = verdict.kind == "helps" and bool(places) and every
     assert (verdict.location == "located") == located
     assert (verdict.location is None) == (verdict.kind != "helps" or not places)
+
+
+def test_every_control_has_to_be_beaten_not_only_the_closest():
+    far_but_noisy = gap("paper", "shuffled", 0.115, 0.2)
+    verdict = judge(BETTER, OVER_PERMUTED, far_but_noisy)
+    assert OVER_PERMUTED.interval.mean < far_but_noisy.interval.mean
+    assert (verdict.kind, verdict.versus) == ("same_as_controls", "shuffled")

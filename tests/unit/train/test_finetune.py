@@ -20,6 +20,7 @@ from nuggets.progress import InMemoryProgress
 from nuggets.train.checkpoints import PREFIX, load_weights, trainable
 from nuggets.train.config import TrainConfig
 from nuggets.train.finetune import finetune
+from nuggets.train.lanes.training import learning_rates
 from nuggets.train.losses import DistillationLoss, answer_loss
 from nuggets.train.randomness import seeded
 from nuggets.train.schedule import count_steps, sample_order
@@ -309,3 +310,29 @@ def test_activation_checkpointing_keeps_less_for_the_backward_pass(loaded, encod
 
     frugal = CONFIG.model_copy(update={"activation_checkpointing": True, "steps": 1})
     assert kept(frugal) < 0.6 * kept(CONFIG.model_copy(update={"steps": 1}))
+
+
+@pytest.mark.parametrize(
+    ("epochs", "n_samples", "steps"),
+    [(1, 10, 3), (2.1, 10, 7), (2.5, 10, 8), (0.1, 10, 1), (3, 12, 9), (1.1, 40, 11)],
+)
+def test_an_epoch_that_is_begun_ends_with_a_whole_step(epochs, n_samples, steps):
+    # 10 samples in batches of 4 are 3 steps; 1.1 · 10 is 11.000000000000002
+    assert count_steps(TrainConfig(epochs=epochs, batch_size=4), n_samples) == steps
+
+
+@pytest.mark.parametrize(
+    ("warmup", "steps", "wanted"),
+    [(0, 10, 0), (0.03, 10, 1), (0.2, 10, 2), (0.21, 10, 3), (0.07, 100, 7)],
+)
+def test_warm_up_reaches_the_rate_after_whole_steps(
+    loaded, encoded, tmp_path, warmup, steps, wanted
+):
+    config = TrainConfig(steps=steps, batch_size=1, warmup=warmup, schedule="constant")
+    shares = [step / wanted if step < wanted else 1.0 for step in range(steps + 1)]
+    np.testing.assert_allclose(learning_rates(config), shares)
+    if steps <= 10:
+        progress = InMemoryProgress()
+        finetune(with_lora(loaded), encoded, config, 0, tmp_path / "none", progress=progress)
+        rates = [m["lr"] / config.lr for m in progress.metrics]  # those of the steps to come
+        np.testing.assert_allclose(rates, shares[1:], atol=1e-9)
