@@ -38,7 +38,7 @@ def plan_figure(frame: pd.DataFrame, look: Look = LIGHT) -> go.Figure:
     text = times.map("{:.2f}×".format)
     axis = {"cmin": -2.0, "cmax": 2.0, "colorscale": charts.SIGNED, "showscale": False}
     hover = "%{y} · %{x}<br>keeps %{customdata:.1%}, %{text} its share<extra></extra>"
-    return _grid_figure(np.log2(times), text, axis, hover, look, 30, customdata=kept)
+    return _grid_figure(times.map(np.log2), text, axis, hover, look, 30, customdata=kept)
 
 
 def _row(student: float | None, teacher: float | None) -> str:
@@ -146,7 +146,8 @@ def _grid_figure(
 ) -> go.Figure:
     """Layer pairs on y, roles on x; `height` of a row in pixels."""
     fig = go.Figure()
-    ink.add_cells(fig, z.to_numpy(), text, axis, hover, x=list(z), y=list(z.index), **more)
+    cells = {"x": list(z), "y": list(z.index), **more}
+    ink.add_cells(fig, z.to_numpy(), text.to_numpy(), axis, hover, **cells)
     fig.update_yaxes(autorange="reversed", showgrid=False, title="teacher → student")
     fig.update_xaxes(side="top", showgrid=False)
     return charts.finish(fig, look, 56 + height * len(z), margin={"t": 36, "b": 4})
