@@ -11,6 +11,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from nuggets import api
+from nuggets.amounts import extent
 from nuggets.documents import colours
 from nuggets.documents.colours import LIGHT, Look
 from nuggets.extraction.plan import ExtractionPlan
@@ -53,8 +54,8 @@ def windows_frame(plan: ExtractionPlan) -> pd.DataFrame:
         {
             "matrix": charts.short_module(item.student_module),
             "from": "–" if item.teacher_layer is None else f"L{item.teacher_layer}",
-            "rows": _extent(item.rows),
-            "columns": _extent(item.cols),
+            "rows": extent(item.rows),
+            "columns": extent(item.cols),
             "keeps": item.kept_mass,
             "of its entries": item.area,
             "runner-up": None if item.runner_up is None else item.runner_up[2],
@@ -62,16 +63,6 @@ def windows_frame(plan: ExtractionPlan) -> pd.DataFrame:
         for item in plan.items
     ]
     return pd.DataFrame(rows)
-
-
-def _extent(chosen: Sequence[int] | None) -> str:
-    """Chosen indices in few words: a contiguous range, or how many between which."""
-    if chosen is None:
-        return "single entries"
-    first, last = chosen[0], chosen[-1]
-    if last - first + 1 == len(chosen):
-        return f"{first}–{last}"
-    return f"{len(chosen)} of {first}–{last}"
 
 
 def neighbours_frame(found: Residual) -> pd.DataFrame:
