@@ -118,7 +118,7 @@ def add_line(
     fig: go.Figure, frame: pd.DataFrame, mean: str, name: str, colour: str, **drawn: Any
 ) -> None:
     """Adds a line of a column over `step`, with a band from `low` to `high` behind it."""
-    if (frame["low"] < frame["high"]).any():
+    if np.any(frame["low"] < frame["high"]):
         fig.add_scatter(
             x=[*frame["step"], *frame["step"][::-1]],
             y=[*frame["high"], *frame["low"][::-1]],
@@ -142,8 +142,7 @@ def pivot(
         "index": frame[down].unique(),
         "columns": frame[across].unique() if order is None else order,
     }
-    wide = frame.set_index([down, across])
-    return [wide[each].unstack().reindex(**places) for each in values]
+    return [frame.pivot(index=down, columns=across, values=v).reindex(**places) for v in values]
 
 
 def with_bounds(frame: pd.DataFrame, mean: str) -> list[str]:

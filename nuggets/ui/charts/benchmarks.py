@@ -23,6 +23,7 @@ ROLE_TITLES = {
     "comparator": "comparator",
     "reference": "no training",
 }
+UNSEEN = "no detectable difference"
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 SYMBOLS = ("circle", "square", "diamond", "cross", "triangle-up", "x", "star")
 
@@ -61,7 +62,7 @@ def arms_figure(report: BenchmarkReport, look: Look = LIGHT) -> go.Figure:
     """Every arm as a bar with its interval, and every seed as a dot."""
     fig, frame, names = go.Figure(), arms_frame(report), list(charts.labels(report.arms).values())
     for role, colour in colours.ROLE_COLOURS.items():
-        own = frame.assign(name=names)[frame["role"] == role]
+        own = frame.assign(name=names).query("role == @role")
         if own.empty:
             continue
         fig.add_bar(
@@ -178,12 +179,12 @@ def forest_figure(differences: Sequence[Difference], look: Look = LIGHT) -> go.F
     fig = go.Figure()
     names = list(charts.labels([f"{d.arm} − {d.versus}" for d in differences], 40).values())
     frame = differences_frame(differences).assign(name=names, seen=[_seen(d) for d in differences])
-    for seen, title, colour, symbol in (
-        ("better", "better", look.blue, "circle"),
-        ("worse", "worse", colours.VERMILION, "square"),
-        ("neither", "no detectable difference", colours.GREY, "circle-open"),
+    for title, colour, symbol in (
+        ("better", look.blue, "circle"),
+        ("worse", colours.VERMILION, "square"),
+        (UNSEEN, colours.GREY, "circle-open"),
     ):
-        own = frame[frame["seen"] == seen]
+        own = frame.query("seen == @title")
         if own.empty:
             continue
         line = {"width": 2, "color": colour}
@@ -205,7 +206,7 @@ def forest_figure(differences: Sequence[Difference], look: Look = LIGHT) -> go.F
 
 
 def _seen(difference: Difference) -> str:
-    return "better" if difference.better else "worse" if difference.worse else "neither"
+    return "better" if difference.better else "worse" if difference.worse else UNSEEN
 
 
 def retention_frame(report: BenchmarkReport) -> pd.DataFrame:
@@ -234,7 +235,7 @@ def retention_figure(report: BenchmarkReport, look: Look = LIGHT) -> go.Figure:
     x, y = (list(charts.labels(names).values()) for names in (z, z.index))
     fig = go.Figure()
     hover = "%{y}, %{x}: %{text}<extra></extra>"
-    ink.add_cells(fig, z.to_numpy(), text, axis, hover, x=x, y=y)
+    ink.add_cells(fig, z.to_numpy(), text.to_numpy(), axis, hover, x=x, y=y)
     fig.update_yaxes(autorange="reversed", showgrid=False)
     fig.update_xaxes(side="top", showgrid=False)
     return charts.finish(fig, look, 120 + 44 * max(3, len(z)))

@@ -21,7 +21,7 @@ def cross_figure(frame: pd.DataFrame, metric: str, look: Look = LIGHT) -> go.Fig
     axis = charts.colour_axis(z.to_numpy(), False, charts.plain_name(metric))
     grid = {"x": np.arange(len(starts)), "y": np.arange(len(targets)), "xgap": 3, "ygap": 3}
     fig = go.Figure()
-    ink.add_cells(fig, z, text, axis, "%{text}<extra></extra>", **grid)
+    ink.add_cells(fig, z.to_numpy(), text.to_numpy(), axis, "%{text}<extra></extra>", **grid)
     for row, target in enumerate(targets):
         if target in starts:
             x = starts.index(target)

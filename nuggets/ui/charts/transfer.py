@@ -11,6 +11,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from nuggets import api
+from nuggets.amounts import extent
 from nuggets.documents import colours
 from nuggets.documents.colours import LIGHT, Look
 from nuggets.extraction.plan import ExtractionPlan
@@ -38,7 +39,7 @@ def plan_figure(frame: pd.DataFrame, look: Look = LIGHT) -> go.Figure:
     text = times.map("{:.2f}×".format)
     axis = {"cmin": -2.0, "cmax": 2.0, "colorscale": charts.SIGNED, "showscale": False}
     hover = "%{y} · %{x}<br>keeps %{customdata:.1%}, %{text} its share<extra></extra>"
-    return _grid_figure(np.log2(times), text, axis, hover, look, 30, customdata=kept)
+    return _grid_figure(times.map(np.log2), text, axis, hover, look, 30, customdata=kept)
 
 
 def _row(student: float | None, teacher: float | None) -> str:
@@ -53,8 +54,8 @@ def windows_frame(plan: ExtractionPlan) -> pd.DataFrame:
         {
             "matrix": charts.short_module(item.student_module),
             "from": "–" if item.teacher_layer is None else f"L{item.teacher_layer}",
-            "rows": _extent(item.rows),
-            "columns": _extent(item.cols),
+            "rows": extent(item.rows),
+            "columns": extent(item.cols),
             "keeps": item.kept_mass,
             "of its entries": item.area,
             "runner-up": None if item.runner_up is None else item.runner_up[2],
@@ -62,16 +63,6 @@ def windows_frame(plan: ExtractionPlan) -> pd.DataFrame:
         for item in plan.items
     ]
     return pd.DataFrame(rows)
-
-
-def _extent(chosen: Sequence[int] | None) -> str:
-    """Chosen indices in few words: a contiguous range, or how many between which."""
-    if chosen is None:
-        return "single entries"
-    first, last = chosen[0], chosen[-1]
-    if last - first + 1 == len(chosen):
-        return f"{first}–{last}"
-    return f"{len(chosen)} of {first}–{last}"
 
 
 def neighbours_frame(found: Residual) -> pd.DataFrame:
@@ -146,7 +137,8 @@ def _grid_figure(
 ) -> go.Figure:
     """Layer pairs on y, roles on x; `height` of a row in pixels."""
     fig = go.Figure()
-    ink.add_cells(fig, z.to_numpy(), text, axis, hover, x=list(z), y=list(z.index), **more)
+    cells = {"x": list(z), "y": list(z.index), **more}
+    ink.add_cells(fig, z.to_numpy(), text.to_numpy(), axis, hover, **cells)
     fig.update_yaxes(autorange="reversed", showgrid=False, title="teacher → student")
     fig.update_xaxes(side="top", showgrid=False)
     return charts.finish(fig, look, 56 + height * len(z), margin={"t": 36, "b": 4})

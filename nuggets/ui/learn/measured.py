@@ -38,7 +38,7 @@ def layers(asked: Asked) -> Scene:
     """Which layers, and how many samples it takes."""
     source, k = asked.source(), api.spec(STUDENT).n_layers
     revealed = maps.samples(source, k, asked.look)._replace(key="learn-samples")
-    same = revealed.data["same_layers"][0]
+    same = float(revealed.data["same_layers"].to_numpy()[0])
     because = (
         f"On average a single sample chooses {percent(same)} of the same layers; a random "
         f"choice would give {percent(k / source.map.spec.n_layers)}."
@@ -131,7 +131,7 @@ def svd(asked: Asked) -> Scene:
             "Line: share of the squared entries kept, against the rank",
         )
         for frame, key in (
-            (both[both["what"] == "window"], "learn-svd"),
+            (both.query("what == 'window'"), "learn-svd"),
             (both, "learn-svd-shuffled"),
         )
     ]
