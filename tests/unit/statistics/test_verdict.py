@@ -174,6 +174,14 @@ def test_same_as_controls_names_the_control_that_was_not_beaten_and_both_numbers
     assert verdict.versus == "permuted"
 
 
+def test_every_control_is_checked_and_not_the_closest_alone():
+    noisy = gap("paper", "shuffled", 0.3, 0.4)
+    verdict = judge(BETTER, OVER_PERMUTED, noisy)
+    assert (verdict.kind, verdict.versus) == ("same_as_controls", "shuffled")
+    far = gap("paper", "random_layers", 0.3, 0.4)
+    assert judge(*HELPS, far, OVER_WINDOW, drop=()).location == "not_located"
+
+
 def test_an_interval_above_zero_is_not_enough_when_holm_disagrees():
     near = gap("paper", "permuted", 0.05, 0.04, p_holm=0.06)
     assert judge(BETTER, near, OVER_SHUFFLED).kind == "same_as_controls"
