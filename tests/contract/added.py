@@ -21,14 +21,14 @@ def test_forms_offer_it(open_page):
     at = open_page("transfer")
     for key in ("score", "layers", "matrices"):
         assert f"added_{key}" in at.selectbox(key=key).options
-    assert "added_arm" in at.multiselect(key="controls").options
+    assert "added_arm" in at.multiselect(key="content").options
     assert "added_benchmark" in evaluate_part.KINDS
     assert "added" in at.selectbox(key="task").options
 
 
 def test_fields_are_controls_that_reach_the_recipe(open_page):
     link = {"score": "added_score", "score_power": "3.5", "matrices": "added_matrices",
-            "layers": "added_layers", "layers_end": "last", "controls": "added_arm"}  # fmt: skip
+            "layers": "added_layers", "layers_end": "last", "content": "added_arm"}  # fmt: skip
     at = open_page("transfer", **link)
     recipe = api.load_job(next(part.value for part in at.code if part.language == "yaml"))
     assert recipe.sensitivity.score.model_dump() == {"kind": "added_score", "power": 3.5}
