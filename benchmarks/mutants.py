@@ -19,7 +19,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 ROOT = Path(__file__).parents[1]
 TESTS = {
@@ -56,7 +56,7 @@ def faults_of(package: str) -> list[Fault]:
     return found
 
 
-def _operators() -> Iterator[tuple[str, object]]:
+def _operators() -> Iterator[tuple[str, Any]]:
     from cosmic_ray import plugins  # pyright: ignore[reportMissingImports]
 
     for name in plugins.operator_names():

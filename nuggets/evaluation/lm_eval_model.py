@@ -73,8 +73,10 @@ class InMemoryLM(TemplateLM):
         self, string: str, add_special_tokens: bool | None = None, **kwargs: Any
     ) -> list[int]:
         """Token ids; a chat template has written its special tokens already."""
-        formats: dict[bool | None, Format] = {None: self.format, True: "paper", False: "chat"}
-        return tokenize(self.tokenizer, [string], formats[add_special_tokens])[0]
+        format = self.format
+        if add_special_tokens is not None:
+            format = "paper" if add_special_tokens else "chat"
+        return tokenize(self.tokenizer, [string], format)[0]
 
     def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
         # As `samples.encode`: no blank moves from the prompt into what is scored.

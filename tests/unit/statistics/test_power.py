@@ -77,6 +77,10 @@ def test_a_plan_for_one_seed_is_mcnemar_like_by_hand():
 def test_impossible_plans_are_refused():
     with pytest.raises(BadInput, match=r"got 0, 100, 0\.5"):
         planned_detectable_effect(0, 100)
+    for correlation in (-0.1, 1.0):
+        with pytest.raises(BadInput, match=rf"got 3, 100, 0\.5 and {correlation}"):
+            planned_detectable_effect(3, 100, correlation=correlation)
+    assert planned_detectable_effect(3, 100, correlation=0.0) > 0
     with pytest.raises(BadInput, match="power must lie between"):
         minimum_detectable_effect(np.eye(3), power=0.01)
 
