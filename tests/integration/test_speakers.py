@@ -104,7 +104,7 @@ def test_an_altered_adapter_is_refused_and_the_student_still_answers(run):
 def test_questions_too_long_and_words_unknown_are_told(run):
     speakers, student = Speakers(), Speaker(model="independent")
     long = Question(speakers=(student,), prompt="a " * 3000, device="cpu")
-    assert "the model reads" in speakers.answer(student, long, lambda token: None).problem
+    assert "the model accepts at most" in speakers.answer(student, long, lambda token: None).problem
     odd = Question(speakers=(student,), prompt="reverse zebra quux", device="cpu")
     assert "2 words of the question" in speakers.answer(student, odd, lambda token: None).note
 
