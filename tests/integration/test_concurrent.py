@@ -192,6 +192,8 @@ def test_a_program_without_memory_falls_back_to_one_after_another(tiny, tmp_path
     monkeypatch.setattr(LaneTrainer, "step", full)
     progress = InMemoryProgress()
     found = side_by_side(lab, [Plain()], "merged", tmp_path, progress=progress)
-    assert any("one after another: side by side" in text for text in progress.messages)
+    assert any(
+        "one after another: there is too little memory" in text for text in progress.messages
+    )
     wanted = alone(lab, Plain(), 0, tmp_path).record
     assert found["plain", 0].record.losses == wanted.losses
