@@ -92,14 +92,12 @@ def _write_map(home: Path, model: Path) -> None:
     """A map where the app looks for that of the task `add`."""
     from nuggets import api
     from nuggets.planning import cache
-    from nuggets.planning.datasets import seed_samples
 
     before = os.environ.get("NUGGETS_HOME")
     os.environ["NUGGETS_HOME"] = str(home)
     try:
         job = api.SensitivityJob(model=str(model), data=api.DataConfig(task="add"), device="cpu")
-        config = cache.with_dtype(job.sensitivity, "cpu")
-        folder = cache.map_folder(job.model, seed_samples(job.data), config)
+        folder = cache.MapRequest.of(job).folder
         api.save_map(_map(api.spec(job.model), folder.name), folder)
     finally:
         os.environ.pop("NUGGETS_HOME")

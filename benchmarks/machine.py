@@ -6,12 +6,14 @@ import torch
 
 from benchmarks.models import LARGE, MEDIUM, SMALL, flops, random_llama, samples
 from benchmarks.rows import Row, timed
+from nuggets.builtin.resolve import model_named
 from nuggets.compute.products import product
 from nuggets.compute.threads import threads_of
+from nuggets.planning.datasets import seed_samples
 from nuggets.recipe import DataConfig
 from nuggets.sensitivity.hooks import compute_sensitivity
 from nuggets.sensitivity.several_samples import samples_per_pass
-from nuggets.stages.measuring import Loaded, seed_samples
+from nuggets.stages.measuring import Loaded
 
 SIDE = 3072
 TOKENS = 512
@@ -101,7 +103,7 @@ def _cores(model: tuple[object, object]) -> list[Row]:
 
 def _together() -> Row:
     """Samples in one pass against one after another, where models are small."""
-    loaded = Loaded("teacher", "cpu", "float32")
+    loaded = Loaded(model_named("teacher"), "cpu", "float32")
     encoded = loaded.encode(seed_samples(DataConfig(task="reverse")), 256)
     tokens = [len(ids) for ids, _ in encoded]
     fit = samples_per_pass(loaded.spec, loaded.parameters, tokens)

@@ -1,9 +1,11 @@
-"""Numbers as people read them: bytes, counts and operations by powers of 1,000, times by the clock.
+"""Numbers and names as people read them: amounts by powers of 1,000, times by the clock.
 
-The app, the command line and all messages write amounts by these functions and no others.
+The app, the command line and all messages write them by these functions and no others.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 _UNITS = ("", "k", "M", "G", "T", "P", "E")
 """Powers of 1,000."""
@@ -52,3 +54,17 @@ def _scaled(value: float, unit: str, digits: int) -> str:
     while decimals and len(f"{abs(value):.{decimals}f}") > digits + 1:
         decimals -= 1  # rounding may have made a digit more: 9.96 is 10, not 10.0
     return f"{value:z.{decimals}f} {_UNITS[place]}{unit}"
+
+
+def plain_name(name: str) -> str:
+    """The name of an arm, a selector or a metric as people read it."""
+    return name.replace("_", " ")
+
+
+def extent(chosen: Sequence[int] | None) -> str:
+    """Indices in few words: a contiguous range, or how many between which; None is no whole row."""
+    if chosen is None:
+        return "single entries"
+    first, last = chosen[0], chosen[-1]
+    whole = last - first + 1 == len(chosen)
+    return f"{first}–{last}" if whole else f"{len(chosen)} of {first}–{last}"

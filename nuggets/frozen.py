@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, get_args
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 
 class Frozen(BaseModel):
@@ -16,3 +16,9 @@ class Frozen(BaseModel):
 def members(family: Any) -> dict[str, Any]:
     """Kind → class of a family of strategies, in the order of its union."""
     return {cls.model_fields["kind"].default: cls for cls in get_args(get_args(family)[0])}
+
+
+def first_fault(problem: ValidationError) -> str:
+    """Where the first fault is, and what is wrong: `runs.0.name: Field required`."""
+    fault = problem.errors()[0]
+    return f"{'.'.join(str(part) for part in fault['loc'])}: {fault['msg']}"

@@ -24,6 +24,7 @@ from nuggets.recipe_tree import (
     with_new_names,
 )
 from nuggets.sensitivity.scores import Score, ThetaGrad
+from nuggets.statistics.verdict import Part
 from nuggets.train.arms.family import Arm, Paper, Plain, Vanilla
 from nuggets.train.config import TrainConfig
 
@@ -281,6 +282,11 @@ class TransferRecipe(Frozen):
             raise ValueError("seeds must differ from each other and from train.tuning_seed")
         _check_distinct(self.benchmarks)
         return self
+
+    @property
+    def parts(self) -> dict[str, Part]:
+        """Arm → its role in the comparison, and the treatment that it is or controls."""
+        return {arm.name: arm.part(self.extraction, self.data.task) for arm in self.arms}
 
 
 def _check_distinct(benchmarks: tuple[Benchmark, ...]) -> None:

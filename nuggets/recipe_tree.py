@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -20,7 +19,8 @@ SOURCES = ("file", "seed_samples", "train", "test", "general")
 """The fields of `data` that name a file or a data set."""
 RENAMED = {"seeds": "seed_samples", "n_seeds": "n_seed_samples"}
 """Fields of `data` by their names in 0.1.0, where `seeds` were samples here and runs elsewhere."""
-_MODEL_FIELDS = ("teacher", "student", "model")
+_MODEL_PATHS = ("teacher", "student", "model", "models", "benchmarks.judge.teacher")
+_SOURCE_PATHS = (*(f"data.{name}" for name in SOURCES), "benchmarks.data", "benchmarks.shots_data")
 _APART = ("seed_samples", "train", "test")
 _RIVALS = {
     "task": ("file", *_APART),
@@ -138,39 +138,21 @@ def absolute_paths(tree: Tree, base: Path) -> Tree:
     that name is below `base`: it is then an id of the hub.
     """
     found = dict(tree)
-    for name in _MODEL_FIELDS:
-        if isinstance(found.get(name), str):
-            found[name] = absolute_model(found[name], base)
-    if isinstance(found.get("models"), list | tuple):
-        found["models"] = [
-            absolute_model(model, base) if isinstance(model, str) else model
-            for model in found["models"]
-        ]
-    if isinstance(found.get("benchmarks"), list | tuple):
-        found["benchmarks"] = [
-            _absolute_benchmark(each, base) if isinstance(each, dict) else each
-            for each in found["benchmarks"]
-        ]
     if isinstance(found.get("data"), dict):
-        found["data"] = dict(_absolute_files(with_new_names(found["data"]), base))
-    return found
+        found["data"] = with_new_names(found["data"])
+    return _seen_from(base, found)
 
 
-def _absolute_benchmark(tree: Tree, base: Path) -> Tree:
-    found = dict(tree)
-    for name in ("data", "shots_data"):
-        if isinstance(found.get(name), str) and found[name]:
-            found[name] = absolute_source(found[name], base)
-    judge = found.get("judge")
-    if isinstance(judge, dict) and isinstance(judge.get("teacher"), str):
-        found["judge"] = {**judge, "teacher": absolute_model(judge["teacher"], base)}
-    return found
-
-
-def _absolute_files(data: Tree, base: Path) -> Iterator[tuple[str, Any]]:
-    for name, value in data.items():
-        is_file = name in SOURCES and isinstance(value, str) and value
-        yield name, absolute_source(value, base) if is_file else value
+def _seen_from(base: Path, value: Any, path: str = "") -> Any:
+    if isinstance(value, dict):
+        return {k: _seen_from(base, v, f"{path}.{k}".removeprefix(".")) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_seen_from(base, each, path) for each in value]
+    if not isinstance(value, str) or not value:
+        return value
+    if path in _SOURCE_PATHS:
+        return absolute_source(value, base)
+    return absolute_model(value, base) if path in _MODEL_PATHS else value
 
 
 def absolute_source(source: str, base: Path) -> str:

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import streamlit as st
 
 from nuggets import api
+from nuggets.statistics.verdict import KIND_WORDS, LOCATION_WORDS
 from nuggets.ui.benchmarks import cross as cross_part
 from nuggets.ui.benchmarks import report as parts
 from nuggets.ui.benchmarks import tables as tables_part
 from nuggets.ui.frame import live, safe, shell
 
-KINDS = {
-    "helps": ("helps", "green"),
-    "hurts": ("hurts", "red"),
-    "same_as_controls": ("same as its controls", "orange"),
-    "no_difference": ("no detectable difference", "gray"),
-    "not_proven": ("not proven", "gray"),
-}
+COLOURS: dict[str, Any] = {"helps": "green", "hurts": "red", "same_as_controls": "orange"}
+"""Of the badges; grey where nothing was shown."""
+PLACES: dict[str, Any] = {"located": "green", "not_located": "orange"}
 
 
 def main() -> None:
@@ -34,7 +33,7 @@ def main() -> None:
         if report is None:
             unfinished(run)
             return
-        origin = parts.Origin(run)
+        origin = parts.Sources(run)
         verdict(report)
         parts.arms(report, origin)
         parts.curves(report, origin)
@@ -83,17 +82,20 @@ def unfinished(run: api.Run) -> None:
 
 
 def verdict(report: api.BenchmarkReport) -> None:
-    """The one sentence, and the rules it follows."""
-    word, colour = KINDS[report.verdict.kind]
+    """Both answers, and the rules they follow."""
+    found = report.verdict
     with st.container(border=True, key="verdict", gap="small"):
         with st.container(horizontal=True, vertical_alignment="center"):
-            with st.container(width="stretch"):
-                st.badge(word, color=colour)  # type: ignore[arg-type]
+            with st.container(width="stretch", horizontal=True, gap="xsmall"):
+                st.badge(KIND_WORDS[found.kind], color=COLOURS.get(found.kind, "gray"))
+                if found.location:
+                    colour = PLACES.get(found.location, "gray")
+                    st.badge(LOCATION_WORDS[found.location], color=colour)
             with st.popover("The rules"):
                 st.text(report.rules)
-        st.subheader(safe.label(report.verdict.sentence, 600), anchor=False)
+        st.subheader(safe.label(found.sentence, 900), anchor=False)
         for name, other in report.verdicts.items():
-            if name != report.verdict.treatment:
+            if name != found.treatment:
                 st.text(other.sentence)
         if smallest := could_show(report):
             st.text(smallest)

@@ -6,7 +6,6 @@ import pandas as pd
 import streamlit as st
 
 from nuggets import api
-from nuggets.amounts import duration
 from nuggets.ui.frame import live, safe, shell, tour
 
 RECENT = 8
@@ -20,7 +19,7 @@ def main() -> None:
         "Nuggets **finds** where a language model keeps a skill: which layers, matrices and "
         "neurons its answers depend on. It **moves** those parameters into a smaller model as "
         "the initialisation of a LoRA adapter. And it **proves** whether that helped, against "
-        "controls that carry no knowledge, over several seeds and with intervals."
+        "controls without the knowledge or from elsewhere, over several seeds and with intervals."
     )
     _try_it()
     st.subheader("Built-in pairs")
@@ -37,7 +36,7 @@ def _try_it() -> None:
         st.markdown(
             "**Try it in one minute.** Does the paper's method teach the small model to reverse "
             "letters better than plain LoRA does? Each arm is trained with three seeds, next to "
-            "a control.",
+            "two controls.",
             width="stretch",
         )
         st.button("Run it now", type="primary", key="try-it", on_click=_start_quick)
@@ -101,18 +100,9 @@ def _recent() -> None:
 
 
 def _row(run: api.Run) -> dict[str, str]:
-    status = run.status()
-    if status == "damaged":
-        return {"run": run.id, "status": status}
-    record = run.record()
-    report = api.report(run) if status == "done" else None
-    return {
-        "run": run.id,
-        "status": status,
-        "kind": record.kind,
-        "took": duration(live.elapsed(record)),
-        "verdict": report.verdict.sentence if report else "",
-    }
+    row = live.row(run)
+    report = api.report(run) if row["status"] == "done" else None
+    return row | {"verdict": report.verdict.sentence if report else ""}
 
 
 main()

@@ -10,7 +10,7 @@ import streamlit as st
 from nuggets.documents import colours
 from nuggets.ui.frame import measure, safe, share, shell, tour
 from nuggets.ui.learn import print as learn_print
-from nuggets.ui.learn.asked import Asked, NotMeasured, Picture, Scene
+from nuggets.ui.learn.asked import Asked, NotMeasured, Scene
 from nuggets.ui.learn.chapters import CHAPTERS, GLOSSARY, Chapter, chapter
 from nuggets.ui.learn.scenes import scene
 
@@ -79,14 +79,9 @@ def _lesson(found: Chapter, asked: Asked, left, right) -> None:
     more = shown.revealed if revealed else None
     with right:
         if more is None or not shown.instead:
-            _picture(shown.picture)
+            shown.picture.draw()
         if more is not None:
-            _picture(more)
-
-
-def _picture(picture: Picture) -> None:
-    share.figure(picture.figure, picture.data, picture.key, picture.caption, picture.command,
-                 picture.python, picture.alt)  # fmt: skip
+            more.draw()
 
 
 def _question(found: Chapter, shown: Scene) -> bool:

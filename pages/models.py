@@ -44,17 +44,17 @@ def main() -> None:
 
 def preflight(found: api.Preflight, choice: shell.Choice) -> None:
     """Everything that is known, in the order in which it decides."""
-    command = preflight_part.command_of(choice)
+    origin = preflight_part.origin_of(choice)
     preflight_part.verdict(found)
     left, right = st.columns([4, 5], gap="medium")
     with left:
-        preflight_part.dimensions(found, command)
+        preflight_part.dimensions(found, origin)
     with right:
-        preflight_part.matrices(found, command)
+        preflight_part.matrices(found, origin)
     safe.notes(found.notes)
     if found.stages:
         st.subheader("Requirements on this machine", anchor=False)
-        preflight_part.needs(found, command)
+        preflight_part.needs(found, origin)
 
 
 def ask(choice: shell.Choice) -> None:

@@ -56,20 +56,21 @@ def _gallery(found: dict[str, api.Study]) -> None:
 def _experiment(study: api.Study) -> None:
     st.subheader(study.title, anchor=False)
     st.text(study.question)
-    command = f"nuggets paper {study.name} --out paper"
-    _start(study, command)
+    origin = study_part.origin(study.name)
+    _start(study, origin)
     report = study_part.report_of(study.name)
     if report is None:
         st.text("None of its runs has finished yet. Start them above, or on the command line:")
-        st.code(command, language="bash")
+        st.code(origin.command or "", language="bash")
         return
+    if report.caveat:
+        safe.notes([report.caveat])
     for sentence in report.findings:
         st.text(f"• {sentence}")
     study_part.figure(report, st.context.theme.type == "dark")
     study_part.documents(report)
-    python = f'from nuggets import api\n\nreport = api.run_study("{study.name}")'
     frame, caption = study_part.results_frame(report), study_part.caption(report)
-    share.table(frame, f"paper-{study.name}", caption, command, python,
+    share.table(frame, f"paper-{study.name}", caption, origin,
                 shown=study_part.results_shown(report, frame))  # fmt: skip
     if report.study.paper.values:
         st.text(f"The paper's numbers: {report.study.paper.source}")
@@ -78,18 +79,18 @@ def _experiment(study: api.Study) -> None:
     if len(rivals):
         with st.expander("The treatment against its controls and other choices"):
             share.table(rivals, f"paper-{study.name}-rivals",
-                        "Paired differences with 95 % intervals", command, python,
+                        "Paired differences with 95 % intervals", origin,
                         shown=study_part.rivals_shown(rivals))  # fmt: skip
     with st.expander("Budget of every arm and seed"):
         budget = study_part.budget_frame(report)
-        share.table(budget, f"paper-{study.name}-budget", "Means over seeds", command, python,
+        share.table(budget, f"paper-{study.name}-budget", "Means over seeds", origin,
                     shown=arm_tables.budget_shown(budget))  # fmt: skip
 
 
-def _start(study: api.Study, command: str) -> None:
+def _start(study: api.Study, origin: share.Origin) -> None:
     with st.container(horizontal=True, vertical_alignment="center"):
         st.button("Start the missing runs", key="run-study", on_click=_run, args=(study.name,),
-                  help=f"Like `{command}`, in the background, one run at a time.")  # fmt: skip
+                  help=f"As `{origin.command}`, in the background, run by run.")  # fmt: skip
         st.page_link(shell.page("runs"), label="Its runs")
 
 

@@ -6,7 +6,6 @@ import pandas as pd
 import streamlit as st
 
 from nuggets import api
-from nuggets.amounts import duration
 from nuggets.errors import NuggetsError
 from nuggets.recipe import TransferRecipe
 from nuggets.ui.frame import live, safe, share, shell
@@ -54,13 +53,7 @@ def _filtered(runs: list[api.Run]) -> list[dict[str, str]]:
 
 
 def _row(run: api.Run) -> dict[str, str]:
-    row = {"run": run.id, "status": str(run.status()), "kind": "", "started": "", "took": ""}
-    if row["status"] != "damaged":
-        record = run.record()
-        row["kind"] = record.kind
-        row["started"] = f"{record.created.astimezone():%d %b %H:%M}"
-        row["took"] = duration(live.elapsed(record))
-    return row | {"notes": " ".join(run.notes().split())}
+    return live.row(run) | {"notes": " ".join(run.notes().split())}
 
 
 def _table(rows: list[dict[str, str]]) -> None:
@@ -70,9 +63,9 @@ def _table(rows: list[dict[str, str]]) -> None:
     ids = [row["run"] for row in rows]
     share.table(
         pd.DataFrame(rows),
-        key="runs-table",
-        caption=f"{len(rows)} runs, newest first",
-        command="nuggets list",
+        "runs-table",
+        f"{len(rows)} runs, newest first",
+        share.Origin("nuggets list"),
         on_select=lambda: _open_selected(ids),
         selection_mode="single-row",
         height=min(35 * (len(rows) + 1) + 3, 300),

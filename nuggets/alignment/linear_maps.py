@@ -31,6 +31,7 @@ def ridge_map(
     n, p = x.shape
     if n == 0 or penalty < 0:
         raise BadInput(f"A linear map needs tokens and a penalty ≥ 0, not {n} and {penalty:g}.")
+    # Forming XᵀX squares the condition number: in float32 a weak direction would be noise.
     x, y = x.astype(np.float64), y.astype(np.float64)
     x_mean, y_mean = x.mean(axis=0), y.mean(axis=0)
     x, y = x - x_mean, y - y_mean
@@ -38,17 +39,19 @@ def ridge_map(
     if not x.any():
         return np.zeros((p, y.shape[1])), y_mean  # constant inputs explain nothing
     try:
+        # Whichever scatter matrix is smaller is factorised: [n, n] with few tokens, else [p, p].
         weight = x.T @ _solve(x @ x.T, ridge, y) if n < p else _solve(x.T @ x, ridge, x.T @ y)
     except scipy.linalg.LinAlgError:
         raise BadInput(
             f"{n} tokens do not determine a linear map from {p} features with a ridge penalty of "
             f"{penalty:g}. Raise the penalty or give more samples."
         ) from None
-    return weight, y_mean - x_mean @ weight
+    return weight, y_mean - x_mean @ weight  # (x − x̄)·W + ȳ, without the penalty on the offset
 
 
 def _solve(scatter: ndarray, ridge: float, right: ndarray) -> ndarray:
-    scatter.flat[:: len(scatter) + 1] += ridge
+    scatter.flat[:: len(scatter) + 1] += ridge  # the diagonal, in place
+    # Cholesky: symmetric, positive definite by the penalty, half the work of a general solve.
     return scipy.linalg.cho_solve(scipy.linalg.cho_factor(scatter, overwrite_a=True), right)
 
 
@@ -75,13 +78,15 @@ def r2_matrix(
         R² per pair of layers; 0 where the student's states are constant.
     """
     n_student, n, q = student_fit.shape
-    beside = student_fit.transpose(1, 0, 2).reshape(n, n_student * q)
+    # All student layers side by side are one target [n, n_student · q]: least squares solves its
+    # columns independently, so one factorisation per teacher layer serves all of them.
+    targets = student_fit.transpose(1, 0, 2).reshape(n, n_student * q)
     test = student_test.astype(np.float64)
     total = np.square(test - test.mean(axis=1, keepdims=True)).sum(axis=(1, 2))
     rows = []
     for fit, held_out in zip(teacher_fit, teacher_test, strict=True):
-        weight, bias = ridge_map(fit, beside, penalty)  # one factorisation for all student layers
-        found = (held_out.astype(np.float64) @ weight + bias).reshape(-1, n_student, q)
-        error = np.square(test - found.transpose(1, 0, 2)).sum(axis=(1, 2))
+        weight, bias = ridge_map(fit, targets, penalty)
+        mapped = (held_out.astype(np.float64) @ weight + bias).reshape(-1, n_student, q)
+        error = np.square(test - mapped.transpose(1, 0, 2)).sum(axis=(1, 2))  # [n_student]
         rows.append(1.0 - np.divide(error, total, out=np.ones_like(total), where=total > 0))
     return np.stack(rows)

@@ -19,38 +19,29 @@ _CONSTANT = 1e-12
 Matrix = Float[ndarray, "teacher_layers student_layers"]
 
 
-def linear_cka(x: Float[ndarray, "n p"], y: Float[ndarray, "n q"]) -> float:
-    """Linear centred kernel alignment of two sets of features of the same tokens.
-
-    `‖XᵀY‖² / (‖XᵀX‖ ‖YᵀY‖)` with centred columns and Frobenius norms (Kornblith et al. 2019,
-    eq. 3 with linear kernels). 0 to 1; invariant to rotation and scaling of either side. With
-    few tokens and many features it is near 1 for anything: compare with shuffled tokens.
-
-    Returns:
-        The similarity; 0 if either side is constant.
-    """
-    return float(cka_matrix(x[None], y[None])[0, 0])
-
-
 def cka_matrix(
     teacher_states: Float[ndarray, "teacher_layers n p"],
     student_states: Float[ndarray, "student_layers n q"],
 ) -> Matrix:
-    """Linear CKA of every teacher layer with every student layer.
+    """Linear centred kernel alignment of every teacher layer with every student layer.
 
-    With fewer tokens than features the n × n Gram matrices are compared, `⟨XXᵀ, YYᵀ⟩`, which is
-    the same number.
+    `‖XᵀY‖² / (‖XᵀX‖ ‖YᵀY‖)` with centred columns and Frobenius norms (Kornblith et al. 2019,
+    eq. 3 with linear kernels), for features X [n, p] and Y [n, q] of the same n tokens. 0 to 1;
+    0 if either side is constant; invariant to rotation and scaling of either side. With few
+    tokens and many features it is near 1 for anything: compare with shuffled tokens.
     """
     x = np.stack([_centred(layer) for layer in teacher_states])
     y = np.stack([_centred(layer) for layer in student_states])
     if x.shape[1] <= max(x.shape[2], y.shape[2]):
+        # ‖XᵀY‖² = tr(XXᵀYYᵀ), a scalar product of Gram matrices: each layer's is one vector of
+        # n² numbers, and all pairs of layers are one product.
         x, y = _grams(x).reshape(len(x), -1), _grams(y).reshape(len(y), -1)
         products = x @ y.T
         norms = (np.linalg.norm(x, axis=1), np.linalg.norm(y, axis=1))
     else:
-        # One product per teacher layer with all student layers side by side.
-        beside = np.concatenate(list(y), axis=1)
-        blocks = ((layer.T @ beside).reshape(x.shape[2], len(y), -1) for layer in x)
+        # One product per teacher layer with all student layers side by side: [p, layers, q].
+        student = np.concatenate(list(y), axis=1)
+        blocks = ((layer.T @ student).reshape(x.shape[2], len(y), -1) for layer in x)
         products = np.stack([np.square(block).sum(axis=(0, 2)) for block in blocks])
         norms = tuple(np.array([np.linalg.norm(z.T @ z) for z in side]) for side in (x, y))
     return _ratio(products, np.outer(*norms))
@@ -60,16 +51,6 @@ def subspace_matrix(
     teacher_reads: Float[ndarray, "teacher_layers roles n k"],
     student_reads: Float[ndarray, "student_layers roles n k"],
 ) -> Matrix:
-    """`weight_subspace_similarity` of every pair of layers, averaged over the matrix roles."""
-    teacher, student = _bases(teacher_reads), _bases(student_reads)
-    # Cosines of all roles of two layers at once, [roles, k, k]; each is at most 1.
-    overlaps = [[np.square(t.transpose(0, 2, 1) @ s).sum((1, 2)) for s in student] for t in teacher]
-    return np.minimum(np.mean(overlaps, axis=2) / teacher_reads.shape[3], 1.0)
-
-
-def weight_subspace_similarity(
-    teacher_reads: Float[ndarray, "n k"], student_reads: Float[ndarray, "n k"]
-) -> float:
     """Mean squared cosine of the principal angles between what two weight matrices compute.
 
     Matrices of different width share no axis, but they share the tokens. With `W = UΣVᵀ` and the
@@ -83,9 +64,13 @@ def weight_subspace_similarity(
     count alike, however much or little they vary over the tokens.
 
     Returns:
-        The similarity; missing dimensions of a degenerate side count as cosine 0.
+        The similarity of every pair of layers, averaged over the matrix roles; missing dimensions
+        of a degenerate side count as cosine 0.
     """
-    return float(subspace_matrix(teacher_reads[None, None], student_reads[None, None])[0, 0])
+    teacher, student = _bases(teacher_reads), _bases(student_reads)
+    # Cosines of all roles of two layers at once, [roles, k, k]; each is at most 1.
+    overlaps = [[np.square(t.transpose(0, 2, 1) @ s).sum((1, 2)) for s in student] for t in teacher]
+    return np.minimum(np.mean(overlaps, axis=2) / teacher_reads.shape[3], 1.0)
 
 
 def profile_correlation(
@@ -112,6 +97,7 @@ def profile_correlation(
         # An unused matrix is as good as the least used one: log 0 would drown the others.
         logs = np.log(np.maximum(totals, positive.min() if positive.size else 1.0))
         ranked = scipy.stats.rankdata(logs, axis=1) if method == "spearman" else logs
+        # Centred and of norm 1, so that a scalar product of two profiles is their correlation.
         sides.append(np.stack([_centred(row[:, None])[:, 0] for row in ranked]))
     return np.clip(sides[0] @ sides[1].T, -1.0, 1.0)
 

@@ -131,7 +131,7 @@ def collect_reads(
     """What every matrix reads at the answer positions along its k strongest directions.
 
     `X·V_k` with the inputs X of the matrix and its top right singular vectors; see
-    `nuggets.alignment.similarity.weight_subspace_similarity`.
+    `nuggets.alignment.similarity.subspace_matrix`.
 
     Args:
         model: a causal language model; left as it was.

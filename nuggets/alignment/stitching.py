@@ -7,7 +7,6 @@ ridge regression, without training.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -26,7 +25,7 @@ from nuggets.alignment.states import (
 )
 from nuggets.data.samples import Encoded
 from nuggets.models.architecture import ArchSpec
-from nuggets.models.forward import blocks_of, decoder_of, evaluation
+from nuggets.models.forward import blocks_of, decoder_of, evaluation, replaced_forward
 from nuggets.progress import Progress
 
 Maps = dict[tuple[int, int], tuple[Tensor, Tensor]]
@@ -75,6 +74,7 @@ def stitching_accuracy(
     """
     rows = range(teacher_spec.n_layers) if teacher_layers is None else teacher_layers
     columns = range(student_spec.n_layers) if student_layers is None else student_layers
+    # [1:]: the first states enter block 0, and no block put them out.
     maps = fit_maps(
         collect_states(teacher, teacher_spec, fit, positions, progress=progress)[1:],
         collect_states(student, student_spec, fit, positions, progress=progress)[1:],
@@ -85,10 +85,12 @@ def stitching_accuracy(
     device = next(student.parameters()).device
     maps = {cell: (w.to(device), b.to(device)) for cell, (w, b) in maps.items()}
     check_samples(test, teacher_spec)
+    # Counts of samples answered right; NaN stays where nothing is measured, and divides to NaN.
     right = np.full((teacher_spec.n_layers, student_spec.n_layers), np.nan)
     right[np.ix_(rows, columns)] = 0.0
     with evaluation(student), evaluation(teacher):
         for batch in make_batches(test, student):
+            # The student runs once per batch; every cell starts from its recorded states.
             with record_states(student, student_spec) as states:
                 decoder_of(student, student_spec)(input_ids=batch.ids, use_cache=False)
             for (i, j), stitched in _stitched(teacher, teacher_spec, batch, states, maps, progress):
@@ -108,6 +110,7 @@ def _stitched(
     for (i, j), (weight, bias) in maps.items():
         if progress is not None:
             progress.check_cancelled()
+        # j + 1, since entry 0 is what enters the first block: [b, t, student] → [b, t, teacher].
         mapped = states[j + 1].float() @ weight + bias
         yield (i, j), stitched_logits(teacher, spec, batch, i, mapped)
 
@@ -120,11 +123,12 @@ def fit_maps(
     penalty: float = PENALTY,
 ) -> Maps:
     """Ridge maps from chosen student layers to chosen teacher layers."""
-    beside = np.concatenate([teacher_states[i] for i in rows], axis=1)
+    # Teacher layers side by side are one target [n, rows · p].
+    targets = np.concatenate([teacher_states[i] for i in rows], axis=1)
     maps: Maps = {}
     for j in columns:
         # One factorisation per student layer serves all teacher layers.
-        weight, bias = ridge_map(student_states[j], beside, penalty)
+        weight, bias = ridge_map(student_states[j], targets, penalty)
         weights, biases = np.split(weight, len(rows), axis=1), np.split(bias, len(rows))
         for i, w, b in zip(rows, weights, biases, strict=True):
             maps[i, j] = (torch.from_numpy(w).float(), torch.from_numpy(b).float())
@@ -155,35 +159,20 @@ def stitched_logits(
     head = model.get_submodule(spec.architecture.head)
 
     # The vocabulary can be large and answers short: the head sees answer positions only.
-    def at_answers(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor]:
-        return (inputs[0][batch.answers],)
+    def at_answers(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor]:
+        return (args[0][batch.answers],)  # [b, t, d] → [answers, d]
 
+    given = None if states is None else states.to(next(model.parameters()).dtype)
     handle = head.register_forward_pre_hook(at_answers)
     try:
-        with _returning(replaced, states, next(model.parameters()).dtype):
+        with replaced_forward(replaced, lambda *_, **__: given):
             return model(input_ids=batch.ids, use_cache=False).logits
     finally:
         handle.remove()
 
 
 def _n_right(logits: Float[Tensor, "answers vocab"], batch: Batch) -> int:
+    # A sample is right if every one of its answer tokens is: under teacher forcing that is what
+    # greedy decoding would have to write, token by token.
     hits = logits.argmax(-1) == batch.targets
-    return sum(bool(own.all()) for own in hits.split(batch.counts))
-
-
-@contextmanager
-def _returning(
-    blocks: Sequence[nn.Module], states: Tensor | None, dtype: torch.dtype
-) -> Iterator[None]:
-    """Makes blocks return the given states instead of computing theirs."""
-    given = None if states is None else states.to(dtype)
-    before = [vars(block).get("forward") for block in blocks]
-    for block in blocks:
-        vars(block)["forward"] = lambda *_, **__: given
-    try:
-        yield
-    finally:
-        for block, forward in zip(blocks, before, strict=True):
-            del vars(block)["forward"]
-            if forward is not None:
-                vars(block)["forward"] = forward
+    return sum(bool(sample.all()) for sample in hits.split(batch.counts))

@@ -9,7 +9,6 @@ from nuggets.api._measuring import find_map as find_map
 from nuggets.api._measuring import measure as measure
 from nuggets.api._measuring import measure_builtin as measure_builtin
 from nuggets.api._measuring import measured_plan as measured_plan
-from nuggets.api._measuring import plan as plan
 from nuggets.api._measuring import save_alignment as save_alignment
 from nuggets.api._measuring import save_map as save_map
 from nuggets.api._models import asks_hub as asks_hub
@@ -48,6 +47,7 @@ from nuggets.planning.checks import eval_extra_missing as eval_extra_missing
 from nuggets.planning.checks import refusals as refusals
 from nuggets.planning.jobs import alignment_job as alignment_job
 from nuggets.planning.jobs import map_job as map_job
+from nuggets.planning.jobs import plan_from_cache as plan
 from nuggets.planning.machine import Doctor as Doctor
 from nuggets.planning.machine import diagnose_soon as diagnose_soon
 from nuggets.planning.outlook import Outlook as Outlook
@@ -128,5 +128,5 @@ from nuggets.workspace.samples import own_data as own_data
 from nuggets.workspace.samples import remember as remember
 from nuggets.workspace.samples import save_upload as save_upload
 
-# Modules under the names that callers know them by; all others are exported as themselves.
-__all__ = ["bundles", "playground", "views"]
+# What has another name at home; all others are exported as themselves.
+__all__ = ["bundles", "plan", "playground", "views"]

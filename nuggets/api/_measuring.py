@@ -7,13 +7,12 @@ from typing import Any
 
 from nuggets.alignment.report import AlignmentReport
 from nuggets.builtin.pairs import MODELS, PAIRS
+from nuggets.builtin.resolve import pair_named
 from nuggets.builtin.skills import SKILLS
 from nuggets.disk.outputs import output_folder
 from nuggets.extraction.plan import ExtractionPlan
 from nuggets.planning import cache
-from nuggets.planning.datasets import seed_samples
-from nuggets.planning.jobs import plan_from_cache
-from nuggets.planning.machine import resolve_device_name
+from nuggets.planning.jobs import pair_to_plan
 from nuggets.progress import Progress
 from nuggets.recipe import AlignJob, CutJob, DataConfig, SensitivityJob, TransferRecipe
 from nuggets.sensitivity.maps import SensitivityMap
@@ -21,27 +20,27 @@ from nuggets.sensitivity.maps import SensitivityMap
 
 def find_map(job: SensitivityJob) -> SensitivityMap | None:
     """The map of a job, if it was measured before."""
-    config = cache.with_dtype(job.sensitivity, resolve_device_name(job.device))
-    return cache.find_map(job, seed_samples(job.data), config)
+    return cache.MapRequest.of(job).find()
 
 
 def measure(job: SensitivityJob, progress: Progress | None = None) -> SensitivityMap:
     """Measures sensitivity here and now, or returns the cached map. Imports torch."""
     from nuggets.stages.measuring import measure_map
 
-    return measure_map(job, progress)
+    return measure_map(cache.MapRequest.of(job), progress)
 
 
 def find_alignment(job: AlignJob) -> AlignmentReport | None:
     """The alignment of a job, if it was measured before."""
-    return cache.find_alignment(cache.alignment_folder(job))
+    pair = pair_named(job.teacher, job.student)
+    return cache.find_alignment(cache.alignment_folder(job, pair))
 
 
 def align(job: AlignJob, progress: Progress | None = None) -> AlignmentReport:
     """Measures the alignment here and now, or returns the cached one. Imports torch."""
     from nuggets.stages.measuring import measure_alignment
 
-    return measure_alignment(job, progress)
+    return measure_alignment(job, pair_named(job.teacher, job.student), progress)
 
 
 def measure_builtin(progress: Progress | None = None) -> None:
@@ -65,20 +64,11 @@ def save_alignment(report: AlignmentReport, out: Path) -> None:
         report.save(folder)
 
 
-def plan(recipe: TransferRecipe) -> ExtractionPlan:
-    """What a recipe would extract, from cached maps alone; no model is touched.
-
-    Raises:
-        BadInput: if the teacher's map was not measured yet, or the recipe cannot work.
-    """
-    return plan_from_cache(recipe)
-
-
 def measured_plan(recipe: TransferRecipe, progress: Progress | None = None) -> ExtractionPlan:
     """As `plan`, but measures first what is not cached yet. Imports torch."""
     from nuggets.stages.measuring import plan_recipe
 
-    return plan_recipe(recipe, progress)[0]
+    return plan_recipe(recipe, pair_to_plan(recipe), progress)[0]
 
 
 def cut(job: CutJob, out: Path, progress: Progress | None = None) -> dict[str, Any]:

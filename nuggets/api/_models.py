@@ -1,17 +1,16 @@
-"""Models, skills and the machine: what is known before anything is computed."""
+"""Models and skills: what is known before anything is computed."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from nuggets.builtin.resolve import resolve
+from nuggets.builtin.resolve import model_named, pair_named
 from nuggets.builtin.skills import SKILLS, Skill
 from nuggets.errors import BadInput
 from nuggets.models.architecture import ArchSpec
 from nuggets.models.hub import offline
-from nuggets.models.pair import read_spec
 from nuggets.models.references import ModelRef
-from nuggets.planning.checks import preflight_models
+from nuggets.planning.checks import preflight_pair
 from nuggets.planning.machine import Doctor, diagnose
 from nuggets.preflight.headers import Preflight
 from nuggets.recipe import TransferRecipe
@@ -24,7 +23,7 @@ def skills() -> dict[str, Skill]:
 
 def spec(model: str) -> ArchSpec:
     """A model's dimensions, from its configuration alone."""
-    return read_spec(resolve(model))
+    return model_named(model).spec
 
 
 def locate(model: str) -> ModelRef:
@@ -36,13 +35,13 @@ def locate(model: str) -> ModelRef:
     Raises:
         BadInput: if it is none of these, or not there.
     """
-    return resolve(model)
+    return model_named(model).ref
 
 
 def asks_hub(model: str) -> bool:
     """Whether looking at a model asks the hub; False for what is here, and what is no model."""
     try:
-        found = resolve(model)
+        found = locate(model)
     except BadInput:
         return False
     return found.hub_id is not None and not offline()
@@ -68,7 +67,7 @@ def preflight(
     Raises:
         BadInput: if one of the two is not a model at all.
     """
-    return preflight_models(teacher, student, tuple(roles), device, recipe)
+    return preflight_pair(pair_named(teacher, student), tuple(roles), device, recipe)
 
 
 def doctor(refresh: bool = False) -> Doctor:

@@ -8,13 +8,7 @@ from typing import Any
 
 from nuggets.frozen import Frozen
 from nuggets.playground.mailbox import Question
-from nuggets.recipe import (
-    AlignJob,
-    EvaluateJob,
-    SensitivityJob,
-    TransferRecipe,
-    load_recipe,
-)
+from nuggets.recipe import AlignJob, EvaluateJob, SensitivityJob, TransferRecipe, load_recipe
 from nuggets.recipe_tree import one_line, shipped_recipes
 from nuggets.workspace.recipes import fields_of, non_defaults
 
@@ -35,15 +29,26 @@ def as_command(job: Frozen, verb: str = "run") -> str:
     if isinstance(job, SensitivityJob):
         return shlex.join(_sensitivity(job))
     if isinstance(job, AlignJob):
-        task = ["--task", job.tasks[0]] if len(job.tasks) == 1 else []
-        data = ["--data", job.data.file] if job.data is not None and job.data.file else []
-        options = [*task, *data, *([] if job.stitch else ["--no-stitch"])]
-        return shlex.join(["nuggets", "align", job.teacher, job.student, *options])
+        options = _options(
+            task=job.tasks[0] if len(job.tasks) == 1 else None,
+            data=None if job.data is None else job.data.file,
+        )
+        stitch = [] if job.stitch else ["--no-stitch"]
+        return shlex.join(["nuggets", "align", job.teacher, job.student, *options, *stitch])
     if isinstance(job, EvaluateJob):
         return _evaluation(job)
     if isinstance(job, Question):
         return shlex.join(_question(job))
     return ""
+
+
+def _options(**values: Any) -> list[str]:
+    """`--name value` for each that is given; a list repeats its option."""
+    words = []
+    for name, value in values.items():
+        for each in value if isinstance(value, list) else [value]:
+            words += [] if each is None else [f"--{name.replace('_', '-')}", str(each)]
+    return words
 
 
 def _evaluation(job: EvaluateJob) -> str:
@@ -53,53 +58,49 @@ def _evaluation(job: EvaluateJob) -> str:
     if any(own != shared[0] for own in shared):
         return ""
     models = [name if "/" in name else name.removeprefix("run:") for name in job.models]
-    words = ["nuggets", "evaluate", *models]
-    words += [word for own in given for word in ("--benchmark", own["kind"])]
     judge = shared[0].pop("judge", None) or {}
-    judge.pop("key_env", None)  # which key goes where is the machine's matter
     options = {"task" if name == "skill" else name: value for name, value in shared[0].items()}
-    options |= {f"judge-{name}": value for name, value in judge.items() if name != "kind"}
+    # Which key goes where is the machine's matter.
+    options |= {f"judge_{k}": v for k, v in judge.items() if k not in ("kind", "key_env")}
     fields = ("batch_size", "max_length", "dtype", "device")
     options |= {name: value for name, value in non_defaults(job).items() if name in fields}
-    for name, value in options.items():
-        words += [f"--{name.replace('_', '-')}", str(value)]
-    return shlex.join([*words, "--out", "benchmarks"])
+    words = _options(benchmark=[own["kind"] for own in given], **options)
+    return shlex.join(["nuggets", "evaluate", *models, *words, "--out", "benchmarks"])
 
 
 def _question(asked: Question) -> list[str]:
-    models = [s.model for s in asked.speakers if s.arm is None]
     arms = [s for s in asked.speakers if s.arm is not None]
-    words = ["nuggets", "ask", asked.prompt, *(w for name in models for w in ("--model", name))]
-    if arms:
-        words += ["--run", str(arms[0].run), "--seed", str(arms[0].seed)]
-        words += [w for name in dict.fromkeys(str(s.arm) for s in arms) for w in ("--arm", name)]
-    usual = Question.model_fields
-    options = {"--scale": "scale", "--tokens": "max_new_tokens", "--format": "format"}
-    options |= {"--device": "device"}
-    for option, field in options.items():
-        if (value := getattr(asked, field)) != usual[field].default:
-            words += [option, str(value)]
-    return words
+    given = non_defaults(asked)
+    options = _options(
+        model=[s.model for s in asked.speakers if s.arm is None],
+        run=arms[0].run if arms else None,
+        seed=arms[0].seed if arms else None,
+        arm=list(dict.fromkeys(s.arm for s in arms)),
+        scale=given.get("scale"),
+        tokens=given.get("max_new_tokens"),
+        format=given.get("format"),
+        device=given.get("device"),
+    )
+    return ["nuggets", "ask", asked.prompt, *options]
 
 
 def _sensitivity(job: SensitivityJob) -> list[str]:
     data, config = job.data, job.sensitivity
-    sources = {"--task": data.task, "--seed-samples": data.seed_samples, "--data": data.file}
-    source = [word for pair in sources.items() if pair[1] is not None for word in pair]
-    options = {
-        "--n": str(data.n_seed_samples),
-        "--score": config.score.kind,
-        "--keep": config.keep,
-        "--student": job.student,
-        "--selectors": ",".join(selector.kind for selector in job.selectors),
-        "--dtype": config.dtype,
-        "--format": data.format,
-        "--device": job.device,
-    }
-    usual = {"--selectors": "window", "--dtype": "auto", "--format": "paper", "--device": "auto"}
-    changed = [word for pair in options.items() if pair[1] != usual.get(pair[0]) for word in pair]
-    words = [word for word in (*source, *changed) if word is not None]
-    return ["nuggets", "sensitivity", job.model, *words, "--out", "sensitivity-map"]
+    given, selectors = non_defaults(job), [selector.kind for selector in job.selectors]
+    options = _options(
+        task=data.task,
+        seed_samples=data.seed_samples,
+        data=data.file,
+        n=data.n_seed_samples,
+        score=config.score.kind,
+        keep=config.keep,
+        student=job.student,
+        selectors=None if selectors == ["window"] else ",".join(selectors),
+        dtype=given.get("sensitivity", {}).get("dtype"),
+        format=given["data"].get("format"),
+        device=given.get("device"),
+    )
+    return ["nuggets", "sensitivity", job.model, *options, "--out", "sensitivity-map"]
 
 
 def as_python(job: Frozen, then: str = "") -> str:

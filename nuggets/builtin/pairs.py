@@ -114,26 +114,6 @@ def model_folder(name: str) -> Path:
     return folder
 
 
-def builtin_models() -> dict[str, Path]:
-    """Name → folder of every built-in model.
-
-    Raises:
-        BadInput: if one was not made yet.
-    """
-    return {name: model_folder(name) for name in MODELS}
-
-
-def pair_folders(name: str) -> tuple[Path, Path]:
-    """`(teacher, student)` folders of a built-in pair.
-
-    Raises:
-        BadInput: for an unknown pair, or if a model was not made yet.
-    """
-    if name not in PAIRS:
-        raise BadInput(f"There is no built-in pair {name!r}; choose one of {', '.join(PAIRS)}.")
-    return model_folder(PAIRS[name].teacher), model_folder(PAIRS[name].student)
-
-
 def model_card(name: str) -> ModelCard:
     """Scores, lacking skills and origin of a built-in model.
 

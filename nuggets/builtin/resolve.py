@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from nuggets.builtin.pairs import MODELS, model_folder
 from nuggets.errors import BadInput
+from nuggets.models.pair import Model, ModelPair
 from nuggets.models.references import ModelRef, parse_ref
 
 
@@ -27,3 +28,13 @@ def resolve(name: str, weights: bool = True) -> ModelRef:
         if "/" in name or "\\" in name or "." in name:
             raise
         raise BadInput(f"{problem} Built-in models: {', '.join(MODELS)}.") from None
+
+
+def model_named(name: str, weights: bool = True) -> Model:
+    """The model behind a name, made once where a job begins and passed on; see `resolve`."""
+    return Model(resolve(name, weights))
+
+
+def pair_named(teacher: str, student: str, weights: bool = True) -> ModelPair:
+    """As `model_named` for two; `weights` is about the student's."""
+    return ModelPair(model_named(teacher), model_named(student, weights))

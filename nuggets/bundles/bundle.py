@@ -29,7 +29,7 @@ from nuggets.disk.commit import atomic_write, disk_errors, make_folder, new_fold
 from nuggets.disk.home import nuggets_home, runs_dir
 from nuggets.disk.manifest import MANIFEST, verify_folder, write_manifest
 from nuggets.errors import BadInput, Damaged
-from nuggets.frozen import Frozen
+from nuggets.frozen import Frozen, first_fault
 from nuggets.recipe import load_job
 from nuggets.runs import results
 from nuggets.runs.schema import LIVE, RunRecord, parse_record
@@ -109,52 +109,35 @@ def write_bundle(run: Run, out: Path) -> Index:
 
 
 def _write(run: Run, path: Path) -> Index:
+    names = [name for name in TOP_FILES if (run.folder / name).is_file()]
+    left_out: list[str] = []  # whole models
+    folders = list(_committed(run.folder / "artifacts"))
+    for folder in folders:
+        verify_folder(folder)
+        for name in sorted(json.loads((folder / MANIFEST).read_bytes())["sha256"]):
+            kept = names if PurePosixPath(name).parts[0] != MODEL else left_out
+            kept.append((folder / name).relative_to(run.folder).as_posix())
+    entries = {}
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as bundle:
-        files = _Files(bundle, run.folder)
-        for name in TOP_FILES:
-            if (run.folder / name).is_file():
-                files.add(name)
-        folders = list(_committed(run.folder / "artifacts"))
-        for folder in folders:
-            verify_folder(folder)
-            files.add_folder(folder)
+        for name in names:
+            data = (run.folder / name).read_bytes()
+            _put(bundle, name, data)
+            entries[name] = Entry(sha256=hashlib.sha256(data).hexdigest(), size=len(data))
         index = Index(
             run=run.id,
-            files=files.entries,
+            files=entries,
             folders=tuple(folder.relative_to(run.folder).as_posix() for folder in folders),
-            left_out=tuple(files.left_out),
+            left_out=tuple(left_out),
         )
-        files.put(INDEX, index.model_dump_json(indent=1).encode())
+        _put(bundle, INDEX, index.model_dump_json(indent=1).encode())
         if (report := results.report(run)) is not None:
-            files.put(PAGE, report_page(run.record(), report, run.recipe_text()).encode())
+            _put(bundle, PAGE, report_page(run.record(), report, run.recipe_text()).encode())
     return index
 
 
-class _Files:
-    """Puts files of a run into a zip and remembers their hashes."""
-
-    def __init__(self, bundle: zipfile.ZipFile, root: Path) -> None:
-        self.entries: dict[str, Entry] = {}
-        self.left_out: list[str] = []
-        self._bundle, self._root = bundle, root
-
-    def add(self, name: str) -> None:
-        data = (self._root / name).read_bytes()
-        self.put(name, data)
-        self.entries[name] = Entry(sha256=hashlib.sha256(data).hexdigest(), size=len(data))
-
-    def put(self, name: str, data: bytes) -> None:
-        info = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))  # equal runs give equal bundles
-        self._bundle.writestr(info, data, zipfile.ZIP_DEFLATED)
-
-    def add_folder(self, folder: Path) -> None:
-        """Adds a committed folder without whole models."""
-        for name in sorted(json.loads((folder / MANIFEST).read_bytes())["sha256"]):
-            path = (folder / name).relative_to(self._root).as_posix()
-            if PurePosixPath(name).parts[0] == MODEL:
-                self.left_out.append(path)
-            else:
-                self.add(path)
+def _put(bundle: zipfile.ZipFile, name: str, data: bytes) -> None:
+    info = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))  # equal runs give equal bundles
+    bundle.writestr(info, data, zipfile.ZIP_DEFLATED)
 
 
 def _committed(artifacts: Path) -> Iterator[Path]:
@@ -307,6 +290,5 @@ def _check_content(folder: Path, index: Index, path: Path) -> RunRecord:
 
 def _first(problem: BaseException) -> str:
     if isinstance(problem, ValidationError):
-        error = problem.errors()[0]
-        return f"{'.'.join(str(part) for part in error['loc'])}: {error['msg']}"
+        return first_fault(problem)
     return f"{type(problem).__name__}: {problem}"[:200]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 from typing import Any
 
+from nuggets.amounts import plain_name
 from nuggets.documents.colours import ROLE_COLOURS
 from nuggets.documents.figures import Row, Rows, forest, interval_text
 from nuggets.documents.page import html_page
@@ -13,14 +14,9 @@ from nuggets.statistics.report import BenchmarkReport
 
 
 def report_page(record: RunRecord, report: BenchmarkReport, recipe: str) -> str:
-    """Verdict, arms with intervals and seeds, paired differences, versions and recipe.
-
-    Args:
-        record: of the run.
-        report: its report.
-        recipe: as YAML.
-    """
-    metric = f"{report.metric.replace('_', ' ')} on {report.task}, {report.n_items} items"
+    """Verdict, arms with intervals and seeds, paired differences, versions and recipe."""
+    metric = f"{plain_name(report.metric)} on {report.task}, {report.n_items} items"
+    metric += "" if report.higher_is_better else ", lower is better"
     arms = [
         _row(a.name, a.value, a.interval, a.per_seed, ROLE_COLOURS[a.role])
         for a in report.arms.values()
@@ -38,6 +34,7 @@ def report_page(record: RunRecord, report: BenchmarkReport, recipe: str) -> str:
         f"<p>Run {_text(record.id)}, {_text(record.status)}.</p>"
         f"<h2>Arms: {_text(metric)}, 95 % intervals, a dot per seed</h2>"
         f"{_figure(arms, metric)}"
+        f"<p>{_text(report.tuned_on)}</p>"
         f"<h2>Paired differences, 95 % intervals; positive is better</h2>"
         f"{_figure(pairs, 'paired difference')}"
         f"<h2>Rules of the verdict</h2><pre>{_text(report.rules)}</pre>"
@@ -47,7 +44,7 @@ def report_page(record: RunRecord, report: BenchmarkReport, recipe: str) -> str:
 
 
 def _row(name: str, mean: float, interval: tuple[float, float], *drawn: Any) -> Row:
-    return Row(name.replace("_", " "), mean, interval, *drawn, text=interval_text(mean, *interval))
+    return Row(plain_name(name), mean, interval, *drawn, text=interval_text(mean, *interval))
 
 
 def _figure(rows: list[Row], axis: str) -> str:

@@ -9,7 +9,7 @@ import typer
 
 from nuggets import api
 from nuggets.cli import options as o
-from nuggets.cli.output import bars, out, print_json, say
+from nuggets.cli.output import bars, out, print_json, say, tell_run
 from nuggets.cli.tables import show_tables
 from nuggets.cli.transfers import failed
 from nuggets.evaluation.benchmarks import Benchmark
@@ -80,10 +80,8 @@ def evaluate(
     if out_folder is not None:
         api.refuse_existing(out_folder)
     if background:
-        started = api.start(job)
-        if json:
-            return print_json({"run": started.id, "status": started.status()})
-        return say(f"Started {started.id}. Follow it with: nuggets follow {started.id}")
+        run = api.start(job)
+        return tell_run(run, f"Started {run.id}. Follow it with: nuggets follow {run.id}", json)
     return _run(job, out_folder, json)
 
 

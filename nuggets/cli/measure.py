@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from nuggets import api
-from nuggets.amounts import duration, size
+from nuggets.amounts import duration, extent, size
 from nuggets.cli import options as o
 from nuggets.cli.output import bars, print_json, say, table
 from nuggets.extraction.window_request import SearchedSelector
@@ -226,7 +226,7 @@ def power(
     recipe: Annotated[str | None, typer.Argument(help="A recipe whose design to judge.")] = None,
     seeds: Annotated[int, typer.Option(help="Seeds per arm, without a recipe.")] = 3,
     items: Annotated[int, typer.Option(help="Test items, without a recipe.")] = 100,
-    comparisons: Annotated[int, typer.Option(help="The baseline and every control.")] = 1,
+    comparisons: Annotated[int, typer.Option(help="The baseline and the content controls.")] = 1,
     rate: Annotated[float, typer.Option(help="Expected exact match.")] = 0.5,
     overrides: o.Overrides = None,
     json: o.AsJson = False,
@@ -257,8 +257,8 @@ def show_plan(made: api.ExtractionPlan) -> None:
         (
             _matrix(item.role, item.student_layer),
             _matrix(item.role, item.teacher_layer),
-            _span(item.rows),
-            _span(item.cols),
+            extent(item.rows),
+            extent(item.cols),
             f"{item.kept_mass:.3f}",
             f"{item.kept_mass / item.area:.2f}×",
             item.rank,
@@ -277,13 +277,6 @@ def show_plan(made: api.ExtractionPlan) -> None:
 def _matrix(role: str, layer: int | None) -> str:
     """What tells matrices of one model apart: `L0.q`, `embed`; JSON has the modules' names."""
     return role if layer is None else f"L{layer}.{role}"
-
-
-def _span(index: tuple[int, ...] | None) -> str:
-    if index is None:
-        return "entries"
-    contiguous = index[-1] - index[0] + 1 == len(index)
-    return f"{index[0]}–{index[-1]}" if contiguous else f"{len(index)} of ≤{index[-1]}"
 
 
 def extract(asked: o.RecipeOptions, out: Out, json: o.AsJson = False) -> None:

@@ -56,6 +56,13 @@ def say(text: str) -> None:
     words.print(Text(text), soft_wrap=True)
 
 
+def tell_run(run: api.Run, sentence: str, json: bool) -> None:
+    """Writes where a run stands: one sentence, or its id and status as JSON."""
+    if json:
+        return print_json({"run": run.id, "status": run.status()})
+    return say(sentence)
+
+
 def table(headers: Sequence[str], rows: Iterable[Sequence[Any]], title: str = "") -> None:
     """Writes a table to stdout; cells are text, never markup.
 

@@ -27,7 +27,16 @@ def show_tables(run: api.Run) -> None:
                         duration(row.seconds),
                     )
                 )
-        headers = ("model", "metric", "mean", "95 %", f"− {made.base}", "seeds", "cut", "time")
+        headers = (
+            "model",
+            "metric",
+            "mean",
+            "95 %",
+            f"better than {made.base} by",
+            "seeds",
+            "cut",
+            "time",
+        )
         table(headers, rows, f"{made.benchmark}, {made.n_items} items")
         if made.comparisons:
             lines = [

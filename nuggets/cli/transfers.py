@@ -10,7 +10,7 @@ import typer
 
 from nuggets import amounts, api
 from nuggets.cli import options as o
-from nuggets.cli.output import bars, interval, out, print_json, say, table
+from nuggets.cli.output import bars, interval, out, print_json, say, table, tell_run
 from nuggets.cli.tables import show_tables
 from nuggets.errors import BadInput, NuggetsError
 
@@ -29,9 +29,7 @@ def start(asked: o.RecipeOptions, json: o.AsJson = False) -> None:
     """Start a transfer that keeps running without this terminal."""
     recipe = asked.load()
     made = api.start(recipe)
-    if json:
-        return print_json({"run": made.id, "status": made.status()})
-    return say(f"Started {made.id}. Follow it with: nuggets follow {made.id}")
+    tell_run(made, f"Started {made.id}. Follow it with: nuggets follow {made.id}", json)
 
 
 def follow(run_id: o.RunId, json: o.AsJson = False) -> None:
@@ -63,9 +61,7 @@ def cancel(run_id: o.RunId, json: o.AsJson = False) -> None:
 def resume(run_id: o.RunId, json: o.AsJson = False) -> None:
     """Continue a run that was interrupted, cancelled or failed."""
     found = api.resume(run_id)
-    if json:
-        return print_json({"run": found.id, "status": found.status()})
-    return say(f"Resumed {found.id}. Follow it with: nuggets follow {found.id}")
+    tell_run(found, f"Resumed {found.id}. Follow it with: nuggets follow {found.id}", json)
 
 
 def show(run_id: o.RunId, json: o.AsJson = False) -> None:
@@ -123,9 +119,7 @@ def import_(
 ) -> None:
     """Import a bundle as a run, after checking everything in it."""
     found = api.bundles.read_bundle(file)
-    if json:
-        return print_json({"run": found.id, "status": found.status()})
-    return say(f"Imported {found.id}. See it with: nuggets show {found.id}")
+    tell_run(found, f"Imported {found.id}. See it with: nuggets show {found.id}", json)
 
 
 def finish(run: api.Run, json: bool) -> None:
@@ -170,7 +164,7 @@ def show_report(report: api.BenchmarkReport) -> None:
     rows = [
         (
             arm.name,
-            arm.role,
+            arm.role.replace("_", " "),
             f"{arm.value:.3f}",
             interval(*arm.interval),
             len(arm.seeds),
@@ -205,3 +199,5 @@ def show_report(report: api.BenchmarkReport) -> None:
     ]
     table(("paired difference", "mean", "95 %"), pairs)
     out.print(report.verdict.sentence, markup=False)
+    if report.tuned_on:
+        out.print(report.tuned_on.capitalize() + ".", markup=False)

@@ -25,12 +25,15 @@ from torch.overrides import TorchFunctionMode
 
 WORTH = 2**22
 """Multiplications from which on a product is worth the longer way to oneDNN."""
+# Not a global: what one thread asks for must not change how another one computes.
 _on: ContextVar[bool] = ContextVar("fast_products", default=False)
 
 
 @cache
 def has_faster() -> bool:
     """Whether this processor is one that MKL holds back: AMD's with AVX-512."""
+    # By its name, never by a measurement: that would choose now this library, now that one, and
+    # the bits of a resumed run would follow.
     return (
         torch.backends.mkl.is_available()
         and torch.backends.mkldnn.is_available()
@@ -52,7 +55,7 @@ def product(a: Float[Tensor, "m k"], b: Float[Tensor, "n k"]) -> Float[Tensor, "
     if not _is_worth(a, b):
         return a @ b.T
     if a.shape[0] < b.shape[0]:
-        return product(b, a).T
+        return product(b, a).T  # (b · aᵀ)ᵀ = a · bᵀ
     # The larger one comes first, unless it is stored by columns: that would take ten times as long.
     return _onednn(a, b, None) if a.is_contiguous() else _onednn(b, a, None).T
 
@@ -91,6 +94,7 @@ class _Linears(TorchFunctionMode):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
+        # As nn.Linear calls it; whoever passes names, or calls `matmul`, gets torch's own.
         if func is linear and _on.get() and len(args) > 1 and not kwargs:
             states, weight = args[:2]
             matrices = states.is_contiguous() and weight.ndim == 2 <= states.ndim
@@ -111,6 +115,8 @@ class _Linear(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         states, weight = ctx.saved_tensors
+        # Y = X Wᵀ + c with G = ∂L/∂Y: ∂L/∂X = G W, ∂L/∂W = Gᵀ X, ∂L/∂c the sum of G's rows. oneDNN
+        # computes a · bᵀ, so that W and X are given as transposed views, without a copy.
         rows = gradient.reshape(-1, gradient.shape[-1]).contiguous()
         of_states, of_weight, of_bias = ctx.needs_input_grad
         return (
@@ -123,8 +129,8 @@ class _Linear(torch.autograd.Function):
 def _is_worth(a: Tensor, b: Tensor) -> bool:
     return (
         a.numel() * b.shape[0] >= WORTH
-        and all(_has_right_kind(each) and _is_plain(each) for each in (a, b))
-        and not torch.is_autocast_enabled("cpu")
+        and all(_has_right_kind(matrix) and _is_plain(matrix) for matrix in (a, b))
+        and not torch.is_autocast_enabled("cpu")  # which would compute in half precision
     )
 
 
@@ -142,4 +148,5 @@ def _is_plain(matrix: Tensor) -> bool:
 
 
 def _onednn(a: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:
+    # a · bᵀ + bias; the rest says that no activation is fused into it.
     return torch.ops.mkldnn._linear_pointwise(a, b, bias, "none", [], "")

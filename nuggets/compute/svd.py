@@ -79,11 +79,13 @@ def truncated_svd(
     else:
         u, s, vh = _randomized(matrix, rank, seed)
     if energy is not None:
+        # ‖W‖² is the sum of all σ², so the ranks that do not reach the share yet are counted.
         reached = s.double().square().cumsum(0) >= energy * whole
         rank = min(rank, int((~reached).sum()) + 1)
     u, s, vh = _fix_signs(u[:, :rank], s[:rank], vh[:rank])
-    kept = float(s.double().square().sum()) / whole if whole else 1.0
-    return LowRankFactors(vh.float().contiguous(), (u * s).float(), s.float(), min(kept, 1.0))
+    share = float(s.double().square().sum()) / whole if whole else 1.0
+    # Σ goes to B alone (eq. 6), and not as √Σ to both: A keeps orthonormal rows.
+    return LowRankFactors(vh.float().contiguous(), (u * s).float(), s.float(), min(share, 1.0))
 
 
 def _width(rank: int) -> int:
@@ -99,19 +101,22 @@ def _randomized(matrix: Tensor, rank: int, seed: int) -> tuple[Tensor, Tensor, T
     iterations, although each multiplies half as many vectors. Blocks are kept as rows: products
     with a row-major matrix are then fastest.
     """
-    matrix = stored_whole(matrix)
+    matrix = stored_whole(matrix)  # a window is read ten times: one copy is cheaper
     rows, cols = matrix.shape
+    # Drawn on the CPU: every device factorises from the same start.
     generator = torch.Generator().manual_seed(seed)
     start = torch.randn(_width(rank), cols, generator=generator, dtype=matrix.dtype)
     images = [start.to(matrix.device)]  # rows of the basis times the matrix, after the start
     basis = matrix.new_empty(0, rows)  # orthonormal rows that span the Krylov space
     for _ in range(KRYLOV_STEPS):
-        block = product(images[-1], matrix)
+        block = product(images[-1], matrix)  # [width, rows]: the block before times W Wᵀ
         for _ in range(2):  # twice is enough to be orthogonal to the last digit
             block = block - (block @ basis.T) @ basis
             block = torch.linalg.qr(block.T).Q.T
         basis = torch.cat([basis, block])
         images.append(product(block, matrix.T))
+    # With K = basis [k, rows] and K W = (Q R)ᵀ = Rᵀ Qᵀ, the best W in this space is Kᵀ Rᵀ Qᵀ: the
+    # SVD of the small Rᵀ [k, k] gives that of all. The images are at hand: no pass more over W.
     q, r = torch.linalg.qr(torch.cat(images[1:]).T)
     u, s, vh = torch.linalg.svd(r.T)
     return basis.T @ u, s, vh @ q.T
@@ -119,6 +124,8 @@ def _randomized(matrix: Tensor, rank: int, seed: int) -> tuple[Tensor, Tensor, T
 
 def _fix_signs(u: Tensor, s: Tensor, vh: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Makes the largest entry of each row of Vᵀ positive: singular vectors have no sign."""
+    # Libraries choose signs by chance: without this, factors of two machines could not be compared,
+    # and a LoRA would start from other numbers though its product is the same.
     largest = vh.abs().argmax(dim=1, keepdim=True)
     signs = vh.gather(1, largest).sign()
     return u * signs.T, s, vh * signs

@@ -244,15 +244,20 @@ def check_leakage(train: Sequence[Sample], test: Sequence[Sample]) -> None:
     Raises:
         BadInput: naming the test samples' ids.
     """
-    ids = {sample.id for sample in train}
-    prompts = {_prompt(sample) for sample in train}
-    leaked = [s.id for s in test if s.id in ids or _prompt(s) in prompts]
+    leaked = [sample.id for sample in shared_samples(train, test)]
     if leaked:
         more = f" and {len(leaked) - 5} more" if len(leaked) > 5 else ""
         raise BadInput(
             f"{len(leaked)} of {len(test)} test samples are also seed or training samples: "
             f"{', '.join(leaked[:5])}{more}. Remove them from one of the two."
         )
+
+
+def shared_samples(first: Sequence[Sample], second: Sequence[Sample]) -> list[Sample]:
+    """Those of `second` whose id or whole prompt also stands in `first`."""
+    ids = {sample.id for sample in first}
+    prompts = {_prompt(sample) for sample in first}
+    return [s for s in second if s.id in ids or _prompt(s) in prompts]
 
 
 def _prompt(sample: Sample) -> tuple[tuple[str, str], ...]:

@@ -122,12 +122,68 @@ def answer_ends(tokenizer: Any, format: Format = "paper") -> tuple[int, ...]:
     return tuple(dict.fromkeys(ends))
 
 
+def tokenize(tokenizer: Any, texts: Sequence[str], format: Format = "paper") -> list[list[int]]:
+    """Token ids of texts that may be continued: nothing that the tokenizer appends stands in them.
+
+    Some tokenizers end whatever they read with an end of sequence. After a prompt it would say that
+    there is nothing to answer, and after an answer it would stand twice.
+
+    Args:
+        tokenizer: a transformers tokenizer.
+        texts: what is read.
+        format: `paper` has the tokenizer's own special tokens in front, a chat template wrote them.
+    """
+    special = format == "paper"
+    rows = tokenizer(list(texts), add_special_tokens=special, verbose=False)["input_ids"]
+    appended = _appended(tokenizer) if special else 0
+    return [list(row[: len(row) - appended]) for row in rows]
+
+
+def _appended(tokenizer: Any) -> int:
+    """How many special tokens a tokenizer puts after a text."""
+    bare, whole = (tokenizer("a", add_special_tokens=own)["input_ids"] for own in (False, True))
+    places = range(len(whole) - len(bare) + 1)
+    start = next((i for i in places if whole[i : i + len(bare)] == bare), len(places) - 1)
+    return len(whole) - len(bare) - start
+
+
+def answer_tokens(
+    tokenizer: Any, whole: Sequence[int], prompt: Sequence[int], answer: str, name: str
+) -> list[int]:
+    """The tokens that follow a prompt's in a conversation.
+
+    Where a token reaches across the boundary (a blank that ends the prompt merges with the answer's
+    first letter), the answer is read by itself: the model is asked with the prompt's own tokens and
+    has to go on from them.
+
+    Args:
+        tokenizer: a transformers tokenizer.
+        whole: token ids of prompt and answer read together.
+        prompt: token ids of the prompt read by itself.
+        answer: the text after the prompt.
+        name: whose answer it is, for the refusal.
+
+    Raises:
+        BadInput: if the answer's own tokens after the prompt's are another text.
+    """
+    if list(whole[: len(prompt)]) == list(prompt):
+        return list(whole[len(prompt) :])
+    tokens = list(tokenizer(answer, add_special_tokens=False)["input_ids"])
+    texts = [tokenizer.decode(ids) for ids in ([*prompt, *tokens], whole)]
+    if texts[0] != texts[1]:
+        raise BadInput(
+            f"The tokenizer reads the prompt of {name} differently when the answer follows it, so "
+            "it cannot be seen where the answer begins. Choose another format or tokenizer."
+        )
+    return tokens
+
+
 def encode(
     sample: Sample, tokenizer: Any, max_length: int = 2048, format: Format = "paper"
 ) -> Encoded:
     """Token ids and response-only labels of one sample, as the paper's script makes them.
 
-    The prompt is tokenised alone and its length masks the labels of the whole conversation.
+    The prompt is tokenised alone; its tokens, which are what a model is asked with, are masked.
 
     Args:
         sample: the conversation.
@@ -139,31 +195,54 @@ def encode(
         `(input_ids, labels)` of equal length; labels are `IGNORED` on the prompt.
 
     Raises:
-        BadInput: if no token of the answer is left to learn from.
+        BadInput: if no token of the answer is left to learn from, or if it cannot be told where
+            the answer begins.
     """
     return encode_all([sample], tokenizer, max_length, format)[0]
 
 
 def encode_all(
-    samples: Sequence[Sample], tokenizer: Any, max_length: int = 2048, format: Format = "paper"
+    samples: Sequence[Sample],
+    tokenizer: Any,
+    max_length: int = 2048,
+    format: Format = "paper",
+    *,
+    whole: bool = False,
 ) -> list[Encoded]:
-    """`encode` of many samples; one call of the tokenizer takes a fraction of many calls' time."""
+    """`encode` of many samples; one call of the tokenizer takes a fraction of many calls' time.
+
+    Args:
+        samples: the conversations.
+        tokenizer: as for `encode`.
+        max_length: as for `encode`.
+        format: as for `encode`.
+        whole: refuse samples that would be cut inside their answer, since it is to be judged.
+
+    Raises:
+        BadInput: as `encode` does, or if answers would be cut.
+    """
     if not samples:
         return []
     written = [texts(sample, tokenizer, format) for sample in samples]
-    options = {"truncation": True, "max_length": max_length}
-    options |= {} if format == "paper" else {"add_special_tokens": False}
-    wholes, prompts = (
-        tokenizer(list(part), **options)["input_ids"] for part in zip(*written, strict=True)
-    )
-    return [_masked(*each, max_length) for each in zip(samples, wholes, prompts, strict=True)]
-
-
-def _masked(sample: Sample, whole: list[int], prompt: list[int], max_length: int) -> Encoded:
-    masked = min(len(prompt), len(whole))
-    if masked == len(whole):
+    read = [tokenize(tokenizer, part, format) for part in zip(*written, strict=True)]
+    found, cut = [], {}
+    for sample, (text, asked), ids, prompt in zip(samples, written, *read, strict=True):
+        name = f"sample {sample.id!r}"
+        answer = answer_tokens(tokenizer, ids, prompt, text[len(asked) :], name)
+        if len(prompt) >= max_length or not answer:
+            raise BadInput(
+                f"S{name[1:]} has no room for an answer token within {max_length} tokens: "
+                f"its prompt has {len(prompt)}. Shorten the prompt or raise the length limit."
+            )
+        if len(prompt) + len(answer) > max_length:
+            cut[sample.id] = len(prompt) + len(answer)
+        answer = answer[: max_length - len(prompt)]
+        found.append(([*prompt, *answer], [IGNORED] * len(prompt) + answer))
+    if whole and cut:
+        longest = max(cut, key=lambda id: cut[id])
         raise BadInput(
-            f"Sample {sample.id!r} has no room for an answer token within {max_length} tokens: "
-            f"its prompt has {len(prompt)}. Shorten the prompt or raise the length limit."
+            f"{len(cut)} of the items to be judged would be cut inside their answer after "
+            f"{max_length} tokens; the longest, {longest!r}, has {cut[longest]}. Raise the length "
+            "limit (max_length) or remove them."
         )
-    return list(whole), [IGNORED] * masked + list(whole[masked:])
+    return found

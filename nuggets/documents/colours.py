@@ -11,7 +11,8 @@ CATEGORIES = (BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILION, YELLOW)
 ROLE_COLOURS = {
     "treatment": ORANGE,
     "baseline": BLUE,
-    "control": GREY,
+    "content_control": GREY,
+    "location_control": SKY,
     "comparator": GREEN,
     "reference": PURPLE,
 }

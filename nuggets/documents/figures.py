@@ -92,7 +92,7 @@ def minus(text: str) -> str:
 
 def interval_text(mean: float, low: float, high: float, signed: bool = False) -> str:
     """A mean with its interval."""
-    sign = "+" if signed else ""
+    sign = "+z" if signed else "z"  # no −0.000
     return minus(f"{mean:{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]")
 
 

@@ -2,31 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+import json
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import TypeVar
+
+from nuggets.disk.commit import atomic_write
+
+T = TypeVar("T")
 
 
-class Kept(Protocol):
-    """Answers that survive a kill. Keys name requests by content; one store per model."""
+def answer_once(folder: Path | None, key: str, ask: Callable[[], T]) -> T:
+    """The answer that was kept, or one that is asked for now and kept.
 
-    def get(self, key: str) -> Any | None:
-        """What was kept under this key, or None."""
-        ...
-
-    def put(self, key: str, value: Any) -> None:
-        """Keeps a JSON value for good."""
-        ...
-
-
-class KeptInMemory:
-    """Keeps nothing beyond this process. Implements `Kept`."""
-
-    def __init__(self) -> None:
-        self._values: dict[str, Any] = {}
-
-    def get(self, key: str) -> Any | None:
-        """What was kept under this key, or None."""
-        return self._values.get(key)
-
-    def put(self, key: str, value: Any) -> None:
-        """Keeps a value."""
-        self._values[key] = value
+    Args:
+        folder: one per model and benchmark, a file per answer; None keeps nothing.
+        key: names the request by its content.
+        ask: gives an answer that JSON can hold.
+    """
+    if folder is None:
+        return ask()
+    file = folder / f"{key}.json"
+    with suppress(OSError, ValueError):  # a damaged file counts as none
+        return json.loads(file.read_text())
+    answer = ask()
+    atomic_write(file, json.dumps(answer))
+    return answer

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from nuggets.data.samples import Format, Sample, answer_ends, texts
+from nuggets.data.samples import Format, Sample, answer_ends, texts, tokenize
 from nuggets.errors import NonFinite
 from nuggets.evaluation.halving import Halving
 from nuggets.progress import Progress
@@ -33,7 +33,8 @@ def greedy_answers(
     device: torch.device | str = "cpu",
     progress: Progress | None = None,
     format: Format = "paper",
-) -> list[Answer]:
+    n_lanes: int = 1,
+) -> list[list[Answer]]:
     """Continues every prompt greedily, at most `MARGIN` tokens beyond its reference answer.
 
     Args:
@@ -44,26 +45,14 @@ def greedy_answers(
         device: where the model is.
         progress: can cancel.
         format: how prompts are written.
+        n_lanes: students whose rows each of the model's batches holds, lane by lane.
+
+    Returns:
+        The answers of every lane.
     """
-    return greedy_lanes(model, 1, tokenizer, samples, batch_size, device, progress, format)[0]
-
-
-def greedy_lanes(
-    model: Any,
-    n_lanes: int,
-    tokenizer: Any,
-    samples: Sequence[Sample],
-    batch_size: int,
-    device: torch.device | str,
-    progress: Progress | None = None,
-    format: Format = "paper",
-) -> list[list[Answer]]:
-    """As `greedy_answers`, for a model whose batches hold the rows of several lanes."""
     ends = answer_ends(tokenizer, format)
-    special = {} if format == "paper" else {"add_special_tokens": False}
-    asked = [texts(sample, tokenizer, format)[1] for sample in samples]
-    prompts = [list(ids) for ids in tokenizer(asked, **special)["input_ids"]]
-    answers = tokenizer([sample.answer for sample in samples])["input_ids"]
+    prompts = tokenize(tokenizer, [texts(each, tokenizer, format)[1] for each in samples], format)
+    answers = tokenize(tokenizer, [sample.answer for sample in samples], "chat")
     limits = [len(ids) + 1 + MARGIN for ids in answers]
 
     def written(places: Sequence[int]) -> list[Answer]:

@@ -13,16 +13,16 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from nuggets.data.samples import texts
+from nuggets.data.samples import IGNORED, encode, texts
 from nuggets.data.sources import parse_dataset
 from nuggets.errors import BadInput, NonFinite
-from nuggets.evaluation.answer_store import Kept
 from nuggets.evaluation.benchmarks import Task
 from nuggets.evaluation.items import Item
 from nuggets.evaluation.tables import BenchmarkOutcome
@@ -61,7 +61,7 @@ class Respondent:
         device: where it is.
         batch_size: sequences per forward pass.
         max_length: tokens at most; longer prompts lose their beginning and are counted.
-        kept: answers that survive a kill.
+        kept: the folder of answers that survive a kill; none are kept when not given.
     """
 
     label: str
@@ -70,7 +70,7 @@ class Respondent:
     device: torch.device | str = "cpu"
     batch_size: int = 8
     max_length: int = 2048
-    kept: Kept | None = field(default=None)
+    kept: Path | None = None
 
 
 def run_benchmark(
@@ -147,9 +147,8 @@ def make_doc(item: Item, tokenizer: Any, task: Task) -> dict[str, Any]:
     if task.metric != "acc":  # the end of an answer counts: "8" and "8 5" compete fairly
         end = whole[len(prompt) + len(item.sample.answer.strip()) :]
         choices = [choice.strip() + end for choice in choices]
-        special = {} if task.format == "paper" else {"add_special_tokens": False}
-        lengths = [len(tokenizer(text, **special)["input_ids"]) for text in (whole, prompt)]
-        doc["n_tokens"] = lengths[0] - lengths[1]
+        _, labels = encode(item.sample, tokenizer, 1 << 20, task.format)
+        doc["n_tokens"] = sum(label != IGNORED for label in labels)
     return doc | {"choices": choices, "right": item.right}
 
 

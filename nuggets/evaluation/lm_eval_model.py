@@ -12,14 +12,16 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from lm_eval.api.model import TemplateLM
 
-from nuggets.data.samples import IGNORED, Format, answer_ends
+from nuggets.data.samples import IGNORED, Format, answer_ends, answer_tokens, tokenize
 from nuggets.errors import BadInput, NonFinite
-from nuggets.evaluation.answer_store import Kept, KeptInMemory
+from nuggets.evaluation.answer_store import answer_once
 from nuggets.evaluation.answers import decode_greedily, up_to_end
 from nuggets.evaluation.halving import Halving
 from nuggets.evaluation.outcomes import score_batch
@@ -48,7 +50,7 @@ class InMemoryLM(TemplateLM):
         batch_size: int = 8,
         max_length: int = 2048,
         format: Format = "paper",
-        kept: Kept | None = None,
+        kept: Path | None = None,
         progress: Progress | None = None,
         label: str = "",
     ) -> None:
@@ -58,7 +60,7 @@ class InMemoryLM(TemplateLM):
         self.batch_size, self.format = batch_size, format
         self.max_length = min(max_length, _positions(model))
         self._ends = answer_ends(tokenizer, format)
-        self._kept, self._progress, self._label = kept or KeptInMemory(), progress, label
+        self._kept, self._progress, self._label = kept, progress, label
         self._halving = Halving(batch_size, progress)
         self.truncated = self.unfinished = 0
 
@@ -71,13 +73,14 @@ class InMemoryLM(TemplateLM):
         self, string: str, add_special_tokens: bool | None = None, **kwargs: Any
     ) -> list[int]:
         """Token ids; a chat template has written its special tokens already."""
-        special = self.format == "paper" if add_special_tokens is None else add_special_tokens
-        return list(self.tokenizer(string, add_special_tokens=special)["input_ids"])
+        formats: dict[bool | None, Format] = {None: self.format, True: "paper", False: "chat"}
+        return tokenize(self.tokenizer, [string], formats[add_special_tokens])[0]
 
     def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
         # As `samples.encode`: no blank moves from the prompt into what is scored.
         whole, before = self.tok_encode(context + continuation), self.tok_encode(context)
-        return whole[: len(before)], whole[len(before) :]
+        name = self._label or "an item"
+        return before, answer_tokens(self.tokenizer, whole, before, continuation, name)
 
     def loglikelihood(
         self, requests: list[Any], disable_tqdm: bool = False
@@ -126,11 +129,8 @@ class InMemoryLM(TemplateLM):
         for start in range(0, len(order), step):
             places = order[start : start + step]
             key = _key([self.batch_size, self.max_length, *(requests[p] for p in places)])
-            responses = self._kept.get(key)
-            if responses is None:
-                with evaluation(self.model):
-                    responses = answer(places)
-                self._kept.put(key, responses)
+            with evaluation(self.model):
+                responses = answer_once(self._kept, key, partial(answer, places))
             for place, response in zip(places, responses, strict=True):
                 found[place] = response
             self._tell(start + len(places), len(order))

@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 
 from nuggets.data.samples import IGNORED, Encoded, Format, Message, Sample, encode_all
 from nuggets.errors import BadInput, NonFinite
-from nuggets.evaluation.answers import Answer, greedy_lanes
+from nuggets.evaluation.answers import Answer, greedy_answers
 from nuggets.evaluation.halving import Halving
 from nuggets.models.forward import answer_logits, evaluation, pad_right
 from nuggets.progress import Progress
@@ -80,12 +80,13 @@ def evaluate(
         batch_size: sequences per forward pass.
         device: where the model is.
         progress: receives ticks and can cancel.
-        max_length: tokens after which a sample is cut.
+        max_length: tokens that a sample may have.
         answers: also decode what the model would write.
         format: how samples are written.
 
     Raises:
-        BadInput: if there is no item, or `choice` is asked of items without choices.
+        BadInput: if there is no item, an item is longer than `max_length`, or `choice` is asked of
+            items without choices.
         NonFinite: if a likelihood is NaN or infinite, naming the item.
     """
     (found,) = evaluate_lanes(
@@ -131,15 +132,15 @@ def evaluate_lanes(
     if not samples:
         raise BadInput("There are no items to evaluate; give at least one.")
     variants, places = _variants(samples, "choice" in metrics)
-    encoded = encode_all(variants, tokenizer, max_length, format)
+    encoded = encode_all(variants, tokenizer, max_length, format, whole=True)
     device = torch.device(device)
     with evaluation(model):
         scored = _score(model, n_lanes, encoded, batch_size, device, progress)
         problems = [_not_finite(scores, variants) for scores in scored]
         written: list[list[Answer]] = [[] for _ in range(n_lanes)]
         if answers and not any(problems):
-            written = greedy_lanes(
-                model, n_lanes, tokenizer, samples, batch_size, device, progress, format
+            written = greedy_answers(
+                model, tokenizer, samples, batch_size, device, progress, format, n_lanes
             )
     found: list[Outcomes | NonFinite] = []
     for scores, problem, own_answers in zip(scored, problems, written, strict=True):
@@ -153,6 +154,22 @@ def evaluate_lanes(
         outcomes = Outcomes([s.id for s in samples], values, [each.text for each in own_answers])
         found.append(problem or outcomes)
     return found
+
+
+def check_items(
+    samples: Sequence[Sample], tokenizer: Any, max_length: int, format: Format = "paper"
+) -> None:
+    """Refuses items that cannot be judged whole, before anything is trained for them.
+
+    Raises:
+        BadInput: if an answer, or a choice that competes with it, would be cut at `max_length`.
+    """
+    every = [
+        _with_answer(sample, text)
+        for sample in samples
+        for text in dict.fromkeys((sample.answer, *sample.choices))
+    ]
+    encode_all(every, tokenizer, max_length, format, whole=True)
 
 
 def _not_finite(scores: list[Likelihood], samples: Sequence[Sample]) -> NonFinite | None:

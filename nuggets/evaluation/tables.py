@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
+from typing import Any, Literal
 
 import numpy as np
+from pydantic import model_validator
 
 from nuggets.data.samples import Format
 from nuggets.errors import BadInput
 from nuggets.frozen import Frozen
-from nuggets.statistics.comparisons import compare_family, families
+from nuggets.statistics.comparisons import compare_together, families, higher_is_better
 from nuggets.statistics.intervals import (
     Interval,
     PairedDifference,
     mean_interval,
     paired_difference,
 )
-from nuggets.statistics.verdict import ArmRole, Difference, Verdict, decide
+from nuggets.statistics.verdict import Difference, Part, StoredRole, Verdict, decide
 
 
 class BenchmarkOutcome(Frozen):
@@ -37,6 +40,7 @@ class BenchmarkOutcome(Frozen):
         arm: the arm of a transfer; empty for a model by itself.
         seed: its seed.
         role: of the arm in the comparison; None for a model by itself.
+        treatment: the one that the arm is or controls (see `verdict.Part`).
     """
 
     benchmark: str
@@ -52,14 +56,16 @@ class BenchmarkOutcome(Frozen):
     peak_memory: int
     arm: str = ""
     seed: int = 0
-    role: ArmRole | None = None
+    role: StoredRole | None = None
+    treatment: str = ""
 
 
 class BenchmarkRow(Frozen):
     """One model, or one arm over its seeds.
 
     `differences` are to the row that the table names as its base, per metric, paired by seed and
-    item; empty for the base and where no seed is shared.
+    item, and positive where the row is better, which is the smaller loss; empty for the base and
+    where no seed is shared.
     """
 
     name: str
@@ -76,9 +82,11 @@ class BenchmarkTable(Frozen):
 
     `comparisons` are paired differences in `metric` with Holm's adjustment: for the arms of one
     transfer those of its report, and its `verdict` by the same rules; for models by themselves
-    each against the base.
+    each against the base. All benchmarks of a run are one family. Tables of version 1 had losses'
+    differences as they were subtracted; they are turned when they are read.
     """
 
+    version: Literal[2]
     benchmark: str
     metric: str
     base: str
@@ -86,6 +94,27 @@ class BenchmarkTable(Frozen):
     rows: list[BenchmarkRow]
     comparisons: tuple[Difference, ...] = ()
     verdict: Verdict | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _turn_losses(cls, found: Any) -> Any:
+        if not isinstance(found, dict) or "version" in found:
+            return found
+        rows = [_turned(BenchmarkRow.model_validate(row)) for row in found.get("rows", [])]
+        return found | {"version": 2, "rows": rows}
+
+
+def _turned(row: BenchmarkRow) -> BenchmarkRow:
+    def mirrored(found: PairedDifference) -> PairedDifference:
+        i = found.interval
+        sides = {"mean": -i.mean, "low": -i.high, "high": -i.low}
+        return found.model_copy(update={"interval": i.model_copy(update=sides)})
+
+    differences = {
+        metric: found if higher_is_better(metric) else mirrored(found)
+        for metric, found in row.differences.items()
+    }
+    return row.model_copy(update={"differences": differences})
 
 
 def build_tables(outcomes: Sequence[BenchmarkOutcome], base: str = "") -> list[BenchmarkTable]:
@@ -98,11 +127,19 @@ def build_tables(outcomes: Sequence[BenchmarkOutcome], base: str = "") -> list[B
     Raises:
         BadInput: if the outcomes of one benchmark are about different items.
     """
-    names = list(dict.fromkeys(outcome.benchmark for outcome in outcomes))
-    return [_table([o for o in outcomes if o.benchmark == name], base) for name in names]
+    grouped: dict[str, list[BenchmarkOutcome]] = {}
+    for outcome in outcomes:
+        grouped.setdefault(outcome.benchmark, []).append(outcome)
+    every = [_by_row(own) for own in grouped.values()]
+    compared = _compared(every, base)
+    return [_table(rows, base, found) for rows, found in zip(every, compared, strict=True)]
 
 
-def _table(outcomes: Sequence[BenchmarkOutcome], base: str) -> BenchmarkTable:
+Rows = Mapping[str, Sequence[BenchmarkOutcome]]
+"""Model or arm → what it did with every seed on one benchmark."""
+
+
+def _by_row(outcomes: Sequence[BenchmarkOutcome]) -> Rows:
     first = outcomes[0]
     rows: dict[str, list[BenchmarkOutcome]] = {}
     for outcome in outcomes:
@@ -112,9 +149,13 @@ def _table(outcomes: Sequence[BenchmarkOutcome], base: str) -> BenchmarkTable:
                 f"{first.benchmark}; evaluate both again on the same items."
             )
         rows.setdefault(outcome.arm or outcome.model, []).append(outcome)
-    chosen = base if base in rows else next(iter(rows))
-    comparisons, verdict = _compared(rows, first.metric, chosen)
+    return rows
+
+
+def _table(rows: Rows, base: str, comparisons: Sequence[Difference]) -> BenchmarkTable:
+    first, chosen = next(iter(rows.values()))[0], _base(rows, base)
     return BenchmarkTable(
+        version=2,
         benchmark=first.benchmark,
         metric=first.metric,
         base=chosen,
@@ -123,32 +164,64 @@ def _table(outcomes: Sequence[BenchmarkOutcome], base: str) -> BenchmarkTable:
             _row(name, own, [] if name == chosen else rows[chosen]) for name, own in rows.items()
         ],
         comparisons=tuple(comparisons),
-        verdict=verdict,
+        verdict=_judged(rows, comparisons),
     )
 
 
-def _compared(
-    rows: Mapping[str, Sequence[BenchmarkOutcome]], metric: str, base: str
-) -> tuple[list[Difference], Verdict | None]:
-    """Differences within their families, and what they say of a transfer's treatment.
+def _base(rows: Rows, base: str) -> str:
+    return base if base in rows else next(iter(rows))
+
+
+def _compared(every: Sequence[Rows], base: str) -> list[list[Difference]]:
+    """Differences per benchmark; Holm over all benchmarks of a family.
 
     Arms of several transfers share no baseline and no seeds: they are compared as models are.
     """
-    values = {name: {o.seed: o.outcomes[metric] for o in own} for name, own in rows.items()}
-    known: dict[str, ArmRole] = {
-        name: own[0].role for name, own in rows.items() if own[0].role is not None
-    }
-    of_one_transfer = list(known.values()).count("baseline") == 1
-    others = [(name, base) for name in rows if name != base]
-    found = [
-        difference
-        for family in (families(known) if of_one_transfer else [others])
-        for difference in compare_family(values, family, higher_is_better=True)
+    values = [
+        {name: {o.seed: _better_up(o) for o in own} for name, own in rows.items()} for rows in every
     ]
-    if not of_one_transfer or "treatment" not in known.values():
-        return found, None
-    means = {name: float(np.mean([values[name][s] for s in values[name]])) for name in known}
-    return found, decide(known, means, found)
+    pairs = [
+        families(parts)
+        if (parts := _parts(rows))
+        else [[(name, _base(rows, base)) for name in rows if name != _base(rows, base)]]
+        for rows in every
+    ]
+    found: list[list[Difference]] = [[] for _ in every]
+    for family in zip_longest(*pairs, fillvalue=[]):
+        together = compare_together(list(zip(values, family, strict=True)), higher_is_better=True)
+        for own, differences in zip(found, together, strict=True):
+            own += differences
+    return found
+
+
+def _parts(rows: Rows) -> dict[str, Part]:
+    """Row → its part in the one transfer that all are of; empty otherwise."""
+    firsts = {name: own[0] for name, own in rows.items()}
+    parts = {n: Part(first.role, first.treatment) for n, first in firsts.items() if first.role}
+    baselines = sum(part.role == "baseline" for part in parts.values())
+    return parts if baselines == 1 else {}
+
+
+def _judged(rows: Rows, comparisons: Sequence[Difference]) -> Verdict | None:
+    """What the differences say of a transfer's treatment."""
+    parts = _parts(rows)
+    if "treatment" not in {part.role for part in parts.values()}:
+        return None
+    means = {n: float(np.mean([o.outcomes[o.metric] for o in rows[n]])) for n in parts}
+    return decide(parts, means, comparisons)
+
+
+def _better_up(outcome: BenchmarkOutcome) -> Sequence[float]:
+    """The outcomes in the table's metric, turned around where smaller ones are better."""
+    found = outcome.outcomes[outcome.metric]
+    return found if higher_is_better(outcome.metric) else [-value for value in found]
+
+
+def _gain(
+    metric: str, own: Sequence[Sequence[float]], base: Sequence[Sequence[float]]
+) -> PairedDifference:
+    """How much better a row is than the base."""
+    return paired_difference(*((own, base) if higher_is_better(metric) else (base, own)))
 
 
 def _row(
@@ -162,9 +235,7 @@ def _row(
         seeds=[outcome.seed for outcome in own],
         metrics={m: mean_interval([o.outcomes[m] for o in own]) for m in metrics},
         differences={
-            m: paired_difference(
-                [mine.outcomes[m] for mine, _ in pairs], [other.outcomes[m] for _, other in pairs]
-            )
+            m: _gain(m, *([o.outcomes[m] for o in side] for side in zip(*pairs, strict=True)))
             for m in (metrics if pairs else [])
         },
         truncated_prompts=sum(outcome.truncated_prompts for outcome in own),

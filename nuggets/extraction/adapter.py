@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,17 @@ Factors = Mapping[str, LowRankFactors]
 ADAPTER = "default"
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
+CARD = "README.md"
+TIED = """
+Embedding and head of this student are one matrix, and this adapter changes them separately. PEFT
+loads it, but `merge_and_unload` would add both changes to both. `nuggets export RUN` writes an
+adapter that merges as it was trained, and with `--merged` the whole model.
+"""
+UNTIED = """
+Embedding and head of this student are one matrix, and were trained separately. The adapter contains
+the whole head (`modules_to_save`), so that PEFT loads and merges it as it was trained; the merged
+model has a head of its own.
+"""
 
 # peft 0.21 asks transformers 5.23 for an attribute under its old name, at every wrap.
 warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
@@ -206,7 +218,46 @@ def save_adapter(
     config.inference_mode = True
     config.target_modules = sorted(ranks)  # PEFT keeps a set, whose order changes from day to day
     config.save_pretrained(str(folder))
-    (folder / "README.md").write_text(card)
+    apart = spec.tied and not {spec.module("embed"), spec.module("head")}.isdisjoint(weights)
+    (folder / CARD).write_text(card + (TIED if apart else ""))
+
+
+def untie_adapter(folder: Path, spec: ArchSpec, embedding: Callable[[], Tensor]) -> None:
+    """Makes an adapter that PEFT alone merges right on a student whose head is its embedding.
+
+    LoRA layers on two modules that share a weight are merged into the same weight, so the head is
+    written as a whole, `W + s·BA` in float32, among PEFT's `modules_to_save`: it then has a weight
+    of its own. Adapters that leave embedding and head alone, or of other students, stay as they
+    are.
+
+    Args:
+        folder: what `save_adapter` wrote; changed in place.
+        spec: of the student.
+        embedding: gives the student's embedding `[vocab, hidden]`; asked for if it is needed.
+
+    Raises:
+        BadInput: if the head is all that the adapter changes, which PEFT cannot express.
+    """
+    config = json.loads((folder / CONFIG).read_text())
+    targets, head = set(config["target_modules"]), spec.module("head")
+    if not spec.tied or targets.isdisjoint({spec.module("embed"), head}):
+        return
+    if targets == {head}:
+        raise BadInput(
+            "This adapter changes nothing but the head, which is the student's embedding too, so "
+            "PEFT would change both. Export the whole model with --merged."
+        )
+    tensors, whole = _adapter_tensors(folder), embedding().float().cpu()
+    if head in targets:
+        a, b = (tensors.pop(f"base_model.model.{head}.lora_{side}.weight") for side in "AB")
+        alpha = config["alpha_pattern"].pop(head, config["lora_alpha"])
+        whole = whole + alpha / config["rank_pattern"].pop(head, config["r"]) * (b @ a)
+    tensors[f"base_model.model.{head}.weight"] = whole.contiguous()
+    config |= {"target_modules": sorted(targets - {head}), "modules_to_save": [head]}
+    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True))
+    card = folder / CARD
+    card.write_text(card.read_text().replace(TIED, "") + UNTIED)
 
 
 def load_adapter(model: Any, folder: Path, name: str = ADAPTER) -> PeftModel:

@@ -42,12 +42,13 @@ class ConsistentChoice:
 
     def index(self, axis: Axis, place: int) -> Index:
         """Indices along an axis for the kept layer at `place`."""
-        inside = np.arange(self.head_dim)
+        within = np.arange(self.head_dim)
+        # Head h owns rows h · head_dim … (h + 1) · head_dim − 1: [heads, head_dim], flattened.
         if axis == "q_heads":
-            return (self.heads[place][:, None] * self.head_dim + inside).reshape(-1)
+            return (self.heads[place][:, None] * self.head_dim + within).reshape(-1)
         if axis == "kv_heads":
-            return (self.kv_heads[place][:, None] * self.head_dim + inside).reshape(-1)
-        whole = {"vocab": np.arange(self.vocab), "head_dim": inside, "positions": np.arange(0)}
+            return (self.kv_heads[place][:, None] * self.head_dim + within).reshape(-1)
+        whole = {"vocab": np.arange(self.vocab), "head_dim": within, "positions": np.arange(0)}
         return {"resid": self.resid, "ffn": self.ffn[place], **whole}[axis]
 
 
@@ -106,18 +107,23 @@ def choose_consistent(
             return np.arange(k)
         if order == "random":
             return np.sort(generator.choice(len(scores), k, replace=False))
+        # Stable, so that the lowest index wins a tie. Ascending afterwards: neighbours in the
+        # teacher stay neighbours, and a choice of everything is the teacher itself.
         return np.sort(np.argsort(-scores, kind="stable")[:k])
 
+    # One choice for all layers: what a block writes into the residual stream the next one reads,
+    # so that with a choice per matrix, as windows make, neighbours speak of other dimensions.
     resid = keep(_axis_scores(map, "resid", None), student.hidden_size)
     heads, kv_heads, ffn = [], [], []
     for layer in layers:
         by_query = _per_head(_axis_scores(map, "q_heads", layer), teacher.head_dim)
         by_kv = _per_head(_axis_scores(map, "kv_heads", layer), teacher.head_dim)
+        # Query heads of a group share one key/value head, and are of no use with another one.
         grouped = by_query.reshape(teacher.n_kv_heads, teacher.group)
-        kept = keep(grouped.sum(axis=1) + by_kv, student.n_kv_heads)
+        groups = keep(grouped.sum(axis=1) + by_kv, student.n_kv_heads)
         # Inside a kept group the student may have fewer query heads than the teacher.
-        queries = [g * teacher.group + keep(grouped[g], student.group) for g in kept]
-        kv_heads.append(kept)
+        queries = [g * teacher.group + keep(grouped[g], student.group) for g in groups]
+        kv_heads.append(groups)
         heads.append(np.concatenate(queries))
         ffn.append(keep(_axis_scores(map, "ffn", layer), student.intermediate_size))
     return ConsistentChoice(
@@ -137,6 +143,8 @@ def _axis_scores(map: SensitivityMap, axis: Axis, layer: int | None) -> Float[nd
     for module, role, place in map.spec.modules():
         if layer is not None and place != layer:
             continue
+        # A matrix [out, in] has two axes: its rows index the first, its columns the second. Row
+        # and column sums are enough, so that maps without full matrices can choose too.
         for side, sums in zip(map.spec.axes(role), (map.rows, map.cols), strict=True):
             if side == axis:
                 scores += sums[module]

@@ -232,8 +232,7 @@ def _teacher_module(teacher: ArchSpec, role: str, layer: int | None) -> str:
 
 def _item(site: Site, pick: Pick, request: Request, lora: LoraConfig) -> PlanItem:
     small, large = request.student.shape(site.role), request.teacher.shape(site.role)
-    corner = pick.runner_up
-    share = pick.mass / pick.total if pick.total else 0.0
+    corner, total = pick.runner_up, pick.total or 1.0  # a matrix without sensitivity has no share
     taken = small[0] * small[1] if pick.kept is None else pick.kept.size
     return PlanItem(
         student_module=site.student_module,
@@ -244,9 +243,9 @@ def _item(site: Site, pick: Pick, request: Request, lora: LoraConfig) -> PlanIte
         shape=small,
         rows=None if pick.rows is None else tuple(pick.rows.tolist()),
         cols=None if pick.cols is None else tuple(pick.cols.tolist()),
-        kept_mass=share,
+        kept_mass=pick.mass / total,
         area=taken / (large[0] * large[1]),
-        runner_up=None if corner is None else (corner[0], corner[1], corner[2] / pick.total),
+        runner_up=None if corner is None else (corner[0], corner[1], corner[2] / total),
         rank=lora.rank(site.role, small),
     )
 

@@ -21,7 +21,7 @@ _BLOCK = 32
 _PART = 512
 """Rows of the first strip whose sum one thread makes; fixed, so that rounding is."""
 _STRIPS = 256
-"""Strips that are there at once."""
+"""Strips in memory at once: all of them would be a float64 copy of most of the matrix."""
 _PER_THREAD = 1_000_000
 """Entries that are worth a thread of their own."""
 ShareOut = Callable[[Callable[[slice], None], int], None]
@@ -46,18 +46,23 @@ def window_sums(
     a few of them at a time. The result does not depend on the number of threads. The sum of the
     matrix is good to float32 only.
     """
+    # Float64, since a sum over 4,096 × 4,096 float32 scores has more digits than float32: with the
+    # published table in the dtype of the weights, rounding can choose another window.
     sums = np.empty((len(values) - height + 1, values.shape[1] - width + 1))
     with _threads(values.size) as share_out:
         strip = _first_strip(values, height, share_out)
+        # The total only scales the slack for ties: float32 is enough, and needs no wide copy.
         rest = values[height:].sum(dtype=np.result_type(values, np.float32))
         total = float(strip.sum()) + float(rest)
         _slide_right(strip[None], width, sums[:1], slice(0, 1))
-        buffer = np.empty((min(_STRIPS, len(sums)), len(strip)))
+        buffer = np.empty((min(_STRIPS, len(sums)), len(strip)))  # [strips, columns], used again
         for first in range(1, len(sums), _STRIPS):
-            found = sums[first : first + _STRIPS]
-            strips = buffer[: len(found)]
+            part = sums[first : first + _STRIPS]
+            strips = buffer[: len(part)]
+            # Down: columns are independent of each other, right: rows are. Shared out that way,
+            # every sum is added up by one thread in one order, however many threads there are.
             share_out(partial(_slide_down, values, height, first, strip, strips), len(strip))
-            share_out(partial(_slide_right, strips, width, found), len(found))
+            share_out(partial(_slide_right, strips, width, part), len(part))
     return sums, total
 
 
@@ -65,11 +70,11 @@ def _first_strip(
     values: Float[ndarray, "n m"], height: int, share_out: ShareOut
 ) -> Float[ndarray, " m"]:
     """The sum of the first `height` rows, float64."""
-    parts = np.zeros((-(-height // _PART), values.shape[1]))
+    parts = np.zeros((-(-height // _PART), values.shape[1]))  # [⌈height / _PART⌉, columns]
 
-    def sum_parts(chosen: slice) -> None:
+    def sum_parts(mine: slice) -> None:
         wide = np.empty((_BLOCK, values.shape[1]))
-        for part in range(chosen.start, chosen.stop):
+        for part in range(mine.start, mine.stop):
             for start in range(part * _PART, min((part + 1) * _PART, height), _BLOCK):
                 block = wide[: min(_BLOCK, height - start)]
                 block[:] = values[start : start + len(block)]
@@ -89,26 +94,29 @@ def _slide_down(
 ) -> None:
     """Fills some columns of `strips`, which start at row `first`; `strip` is the one before.
 
-    Afterwards `strip` is the last of them.
+    `strip[i + 1] = strip[i] + values[i + height] − values[i]`. Afterwards `strip` is the last.
     """
-    leaving = np.empty((_BLOCK, cols.stop - cols.start))
-    before = strip[cols]
+    buffer = np.empty((_BLOCK, cols.stop - cols.start))
+    above = strip[cols]
     for start in range(0, len(strips), _BLOCK):
         change = strips[start : start + _BLOCK, cols]
-        left, row = leaving[: len(change)], first - 1 + start
+        leaving, row = buffer[: len(change)], first - 1 + start
+        # Assigning widens float32 to float64 without a temporary; only then are two rows of
+        # about the same size subtracted, so that no digit of the difference is lost.
         change[:] = values[row + height : row + height + len(change), cols]
-        left[:] = values[row : row + len(change), cols]
-        change -= left
-        for each in change:
-            each += before
-            before = each
-    strip[cols] = before
+        leaving[:] = values[row : row + len(change), cols]
+        change -= leaving
+        for strip_below in change:  # still holds the change; added to the strip above it
+            strip_below += above
+            above = strip_below
+    strip[cols] = above
 
 
 def _slide_right(
     strips: Float[ndarray, "k m"], width: int, sums: Float[ndarray, "k _"], rows: slice
 ) -> None:
     """Fills rows of `sums`: those of `width` consecutive columns of each strip."""
+    # The same recurrence along the columns: the first window, then its changes, then their sum.
     np.sum(strips[rows, :width], axis=1, out=sums[rows, 0])
     np.subtract(strips[rows, width:], strips[rows, :-width], out=sums[rows, 1:])
     np.cumsum(sums[rows], axis=1, out=sums[rows])
@@ -150,10 +158,12 @@ def find_window(
     sums, total = window_sums(values, height, width)
     slack = TIE * total
     best = _first_of_largest(sums, slack)
+    # The neighbours of the best window hold nearly the same entries: they say nothing about
+    # whether there was a second place to choose.
     near = sums[_near(best.row, height), _near(best.col, width)]
     if near.shape == sums.shape:
         return best, None
-    near[:] = -np.inf
+    near[:] = -np.inf  # a view: this takes them out of `sums`
     return best, _first_of_largest(sums, slack)
 
 
@@ -164,8 +174,10 @@ def _near(corner: int, size: int) -> slice:
 
 
 def _first_of_largest(sums: Float[ndarray, "_ _"], slack: float) -> Window:
-    of_rows = sums.max(axis=1)
-    least = of_rows.max() - slack
-    row = int(np.argmax(of_rows >= least))
+    # Windows of the same mass differ in the last digits here: the first within the slack wins,
+    # row by row, as it would in exact arithmetic.
+    row_best = sums.max(axis=1)
+    least = row_best.max() - slack
+    row = int(np.argmax(row_best >= least))  # argmax of booleans: the first that is true
     col = int(np.argmax(sums[row] >= least))
     return Window(row, col, float(sums[row, col]))

@@ -71,3 +71,20 @@ def without_dropout(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         model.train(was_training)
+
+
+@contextmanager
+def replaced_forward(modules: Sequence[nn.Module], forward: Any) -> Iterator[None]:
+    """Gives modules another forward pass for a while."""
+    # In the instance's own dictionary, and put back as it was: a caller's model may have one of
+    # its own there, as accelerate's hooks are.
+    before = [vars(module).get("forward") for module in modules]
+    for module in modules:
+        vars(module)["forward"] = forward
+    try:
+        yield
+    finally:
+        for module, own in zip(modules, before, strict=True):
+            del vars(module)["forward"]
+            if own is not None:
+                vars(module)["forward"] = own

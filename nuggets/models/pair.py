@@ -3,33 +3,83 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 from nuggets.disk.untrusted import read_json
 from nuggets.errors import BadInput, Unsupported
-from nuggets.frozen import Frozen
 from nuggets.models.architecture import ArchSpec
 from nuggets.models.gguf_headers import read_gguf
-from nuggets.models.references import CONFIG, ModelRef, model_file
-from nuggets.models.vocabulary import vocabularies_agree
+from nuggets.models.references import CONFIG, TOKENIZER_CONFIG, ModelRef, model_file
+from nuggets.models.safetensors_headers import TensorHeader, check_keys
+from nuggets.models.vocabulary import (
+    check_ids,
+    tokenizer_settings,
+    vocabulary,
+    vocabulary_digest,
+)
 
 # Keys of config.json that make transformers fetch other weights or other code.
 _STEERING = ("transformers_weights", "configuration_files", "fusion_config", "kernel_config")
 _IMPLEMENTATIONS = ("attn_implementation", "experts_implementation")
 
 
-class ModelPair(Frozen):
-    """A teacher and a student, known from their configs only.
+@dataclass(frozen=True)
+class Model:
+    """A model that was found; what is read of it is read when first asked for, and once.
 
-    `vocabularies` says whether the two tokenizers give each word the same id; `unknown` if one of
-    them cannot be read without loading it, or is missing.
+    Attributes:
+        ref: where it is.
     """
 
-    teacher: ModelRef
-    student: ModelRef
-    teacher_spec: ArchSpec
-    student_spec: ArchSpec
-    vocabularies: Literal["agree", "differ", "unknown"]
+    ref: ModelRef
+
+    @cached_property
+    def spec(self) -> ArchSpec:
+        """Its dimensions, as `read_spec` gives them."""
+        return read_spec(self.ref)
+
+    @cached_property
+    def headers(self) -> dict[str, TensorHeader]:
+        """Its tensors, exactly those that the config describes; see `check_keys`."""
+        return check_keys(self.ref, self.spec)
+
+    @cached_property
+    def vocabulary(self) -> str | None:
+        """Hash of every token and its id; None if it cannot be read without loading.
+
+        Raises:
+            BadInput: for damaged files, and for ids that the embedding has no row for.
+        """
+        if (settings := model_file(self.ref, TOKENIZER_CONFIG)) is not None:
+            tokenizer_settings(settings)
+        words = vocabulary(self.ref)
+        if words:
+            check_ids(self.ref, words, self.spec.vocab_size)
+        return None if words is None else vocabulary_digest(words)
+
+
+@dataclass(frozen=True)
+class ModelPair:
+    """A teacher and a student, known from configs, headers and tokenizer files only."""
+
+    teacher: Model
+    student: Model
+
+    @property
+    def vocabularies(self) -> Literal["agree", "differ", "unknown"]:
+        """Whether the two tokenizers give each word the same id.
+
+        Unknown if one of them cannot be read without loading it, or is missing.
+
+        Raises:
+            BadInput: if a tokenizer is damaged.
+        """
+        digests = self.teacher.vocabulary, self.student.vocabulary
+        if None in digests:
+            return "unknown"
+        return "agree" if digests[0] == digests[1] else "differ"
 
 
 def read_config(ref: ModelRef) -> dict[str, Any]:
@@ -91,23 +141,6 @@ def read_spec(ref: ModelRef) -> ArchSpec:
     return spec
 
 
-def read_pair(teacher: ModelRef, student: ModelRef) -> ModelPair:
-    """Both specs and whether the vocabularies agree; no weights are read.
-
-    Raises:
-        BadInput: as `read_spec`, or if the tokenizer is damaged.
-    """
-    specs = read_spec(teacher), read_spec(student)
-    same = vocabularies_agree(teacher, student)
-    return ModelPair(
-        teacher=teacher,
-        student=student,
-        teacher_spec=specs[0],
-        student_spec=specs[1],
-        vocabularies="unknown" if same is None else "agree" if same else "differ",
-    )
-
-
 def check_pair(teacher: ArchSpec, student: ArchSpec, *, embed: bool) -> None:
     """Refuses a student that is larger than its teacher in any dimension.
 
@@ -149,7 +182,7 @@ def check_vocabularies(pair: ModelPair) -> None:
     """
     if pair.vocabularies == "differ":
         raise BadInput(
-            f"The tokenizers of {pair.teacher.source} and {pair.student.source} map tokens to "
-            f"different ids (vocabularies of {pair.teacher_spec.vocab_size} and "
-            f"{pair.student_spec.vocab_size}). Choose two models with the same tokenizer."
+            f"The tokenizers of {pair.teacher.ref.source} and {pair.student.ref.source} map tokens "
+            f"to different ids (vocabularies of {pair.teacher.spec.vocab_size} and "
+            f"{pair.student.spec.vocab_size}). Choose two models with the same tokenizer."
         )

@@ -56,16 +56,6 @@ def tokenizer_settings(file: Path) -> dict[str, Any]:
     }
 
 
-def tokenizer_digest(ref: ModelRef) -> str | None:
-    """A hash of every token and its id; None if the model has no readable vocabulary.
-
-    Raises:
-        Damaged: if the tokenizer file is not a tokenizer.
-    """
-    words = vocabulary(ref)
-    return None if words is None else vocabulary_digest(words)
-
-
 def vocabulary_digest(words: Mapping[str, int]) -> str:
     """A hash of every token and its id."""
     return hashlib.sha256(json.dumps(sorted(words.items())).encode()).hexdigest()
@@ -83,16 +73,6 @@ def check_ids(ref: ModelRef, words: Mapping[str, int], rows: int) -> None:
             f"The tokenizer of {ref.source} gives {word!r} the id {largest}, but the embedding has "
             f"only {rows} rows. Tokenizer and model do not belong together."
         )
-
-
-def vocabularies_agree(first: ModelRef, second: ModelRef) -> bool | None:
-    """Whether two models give every word the same id; None if that cannot be told.
-
-    Raises:
-        Damaged: if a tokenizer file is not a tokenizer.
-    """
-    digests = tokenizer_digest(first), tokenizer_digest(second)
-    return None if None in digests else digests[0] == digests[1]
 
 
 def count_tokens(ref: ModelRef, texts: Sequence[str]) -> list[int] | None:

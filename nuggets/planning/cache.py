@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from nuggets.alignment.report import AlignmentReport
-from nuggets.builtin.resolve import resolve
+from nuggets.builtin.resolve import model_named
 from nuggets.data.jsonl import samples_digest
 from nuggets.data.samples import Format, Sample
 from nuggets.disk.commit import remove_folder
@@ -21,9 +22,10 @@ from nuggets.disk.home import cache_dir
 from nuggets.disk.untrusted import sha256_file
 from nuggets.errors import Damaged
 from nuggets.extraction.window_request import WindowRequest
-from nuggets.models.pair import read_spec
+from nuggets.models.pair import Model, ModelPair
 from nuggets.models.references import model_digest
-from nuggets.planning.datasets import align_samples
+from nuggets.planning.datasets import align_samples, seed_samples
+from nuggets.planning.machine import resolve_device_name
 from nuggets.recipe import AlignJob, DataConfig, SensitivityConfig, SensitivityJob
 from nuggets.recipe_tree import SOURCES
 from nuggets.runs.schema import ALL_FILES
@@ -38,9 +40,14 @@ def digest_of(**parts: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:24]
 
 
-def digest_model(model: str) -> str:
+def digest_model(model: Model) -> str:
     """Names the content of a model that is on this machine: every file that it is read from."""
-    return ALL_FILES + digest_of(weights=model_digest(resolve(model), cache_dir()))
+    return ALL_FILES + digest_of(weights=model_digest(model.ref, cache_dir()))
+
+
+def digest_pair(pair: ModelPair) -> dict[str, str]:
+    """As `digest_model`, of `teacher` and `student`."""
+    return {"teacher": digest_model(pair.teacher), "student": digest_model(pair.student)}
 
 
 def digest_files(data: DataConfig) -> dict[str, str]:
@@ -53,30 +60,66 @@ def digest_files(data: DataConfig) -> dict[str, str]:
     }
 
 
-def map_folder(
-    model: str,
-    samples: Sequence[Sample],
-    config: SensitivityConfig,
-    format: Format = "paper",
-    windows: WindowRequest | None = None,
-) -> Path:
-    """Where the map of these inputs is, or will be; `windows` go with `keep: windows` alone."""
-    key = digest_of(
-        model=digest_model(model),
-        samples=samples_digest(samples),
-        config=_deciding(config),
-        **_format_key(format),
-        **({"windows": windows.model_dump()} if config.keep == "windows" and windows else {}),
-    )
-    return cache_dir() / "sensitivity" / key
+@dataclass(frozen=True)
+class MapRequest:
+    """A sensitivity job with everything that decides its map, found once.
 
+    Attributes:
+        job: what is asked for.
+        model: what is measured.
+        device: where, by its name here.
+        config: the job's, with the number format `auto` spelled out.
+        samples: the job's seed samples.
+        windows: what is to be chosen while measuring; decides the map with `keep: windows` alone.
+    """
 
-def windows_for(job: SensitivityJob) -> WindowRequest | None:
-    """What a job wants to be chosen while it measures."""
-    if job.student is None:
+    job: SensitivityJob
+    model: Model
+    device: str
+    config: SensitivityConfig
+    samples: list[Sample]
+    windows: WindowRequest | None
+
+    @classmethod
+    def of(
+        cls, job: SensitivityJob, model: Model | None = None, student: Model | None = None
+    ) -> MapRequest:
+        """Finds what a job names, apart from the models that were found already.
+
+        Raises:
+            BadInput: for models, samples or a device that are not there.
+        """
+        device, windows = resolve_device_name(job.device), None
+        if job.student is not None:
+            student = student or model_named(job.student, weights=False)
+            windows = WindowRequest.of(student.spec, job.selectors)
+        config = _with_dtype(job.sensitivity, device)
+        model = model or model_named(job.model)
+        return cls(job, model, device, config, seed_samples(job.data), windows)
+
+    @property
+    def folder(self) -> Path:
+        """Where the map is, or will be."""
+        return self._folder(self.config)
+
+    def find(self) -> SensitivityMap | None:
+        """The cached map; one that keeps everything also answers for one that keeps less."""
+        for keep in dict.fromkeys((self.config.keep, "full")):
+            folder = self._folder(self.config.model_copy(update={"keep": keep}))
+            if (found := _load(SensitivityMap.load, folder)) is not None:
+                return found
         return None
-    student = read_spec(resolve(job.student, weights=False))
-    return WindowRequest.of(student, job.selectors)
+
+    def _folder(self, config: SensitivityConfig) -> Path:
+        windows = self.windows if config.keep == "windows" else None
+        key = digest_of(
+            model=digest_model(self.model),
+            samples=samples_digest(self.samples),
+            config=_deciding(config),
+            **_format_key(self.job.data.format),
+            **({} if windows is None else {"windows": windows.model_dump()}),
+        )
+        return cache_dir() / "sensitivity" / key
 
 
 def _format_key(format: Format) -> dict[str, str]:
@@ -90,25 +133,6 @@ def _deciding(config: SensitivityConfig) -> dict[str, Any]:
     return config.model_dump(mode="json", exclude=same)
 
 
-def find_map(
-    job: SensitivityJob, samples: Sequence[Sample], config: SensitivityConfig
-) -> SensitivityMap | None:
-    """The cached map; one that keeps everything also answers for one that keeps less.
-
-    Args:
-        job: model, format and windows.
-        samples: the job's seed samples.
-        config: the job's, with `auto` spelled out.
-    """
-    windows = windows_for(job)
-    for keep in dict.fromkeys((config.keep, "full")):
-        wanted = config.model_copy(update={"keep": keep})
-        folder = map_folder(job.model, samples, wanted, job.data.format, windows)
-        if (found := _load(SensitivityMap.load, folder)) is not None:
-            return found
-    return None
-
-
 def _load(load: Callable[[Path], T], folder: Path) -> T | None:
     """Reads a cache entry; a damaged one is deleted, since it is worth no more than none."""
     if not folder.is_dir():
@@ -120,20 +144,19 @@ def _load(load: Callable[[Path], T], folder: Path) -> T | None:
         return None
 
 
-def with_dtype(config: SensitivityConfig, device: str) -> SensitivityConfig:
+def _with_dtype(config: SensitivityConfig, device: str) -> SensitivityConfig:
     """`auto` spelled out: bfloat16 on a GPU, float32 elsewhere. Maps differ between the two."""
     if config.dtype != "auto":
         return config
     return config.model_copy(update={"dtype": "bfloat16" if "cuda" in device else "float32"})
 
 
-def alignment_folder(job: AlignJob) -> Path:
+def alignment_folder(job: AlignJob, pair: ModelPair) -> Path:
     """Where the alignment of a job is, or will be."""
     fit, test = align_samples(job)
     samples = [samples_digest([*fit[skill], *test[skill]]) for skill in fit]
     key = digest_of(
-        teacher=digest_model(job.teacher),
-        student=digest_model(job.student),
+        **digest_pair(pair),
         samples=samples,
         **_format_key("paper" if job.data is None else job.data.format),
         **({} if job.stitch else {"stitch": "no"}),

@@ -5,12 +5,13 @@ from __future__ import annotations
 import importlib.util
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from nuggets.builtin.pairs import MODELS, model_card
-from nuggets.builtin.resolve import resolve
+from nuggets.builtin.resolve import model_named, pair_named
 from nuggets.data.jsonl import check_leakage
 from nuggets.data.samples import Sample
 from nuggets.disk.home import nuggets_home, runs_dir
@@ -21,16 +22,24 @@ from nuggets.evaluation.permits import check_permits
 from nuggets.extraction.consistent import check_consistent
 from nuggets.extraction.selectors import MatrixSelector
 from nuggets.frozen import members
-from nuggets.models.pair import ModelPair, check_pair, check_vocabularies, read_pair, read_spec
-from nuggets.models.safetensors_headers import check_keys
+from nuggets.models.architecture import ArchSpec
+from nuggets.models.pair import Model, ModelPair, check_pair, check_vocabularies
 from nuggets.models.vocabulary import count_tokens
-from nuggets.planning.datasets import Datasets, align_samples, load_datasets, seed_samples
+from nuggets.planning.cache import MapRequest
+from nuggets.planning.datasets import (
+    Datasets,
+    align_samples,
+    check_tuning,
+    load_datasets,
+    seed_samples,
+)
 from nuggets.planning.jobs import extractions
 from nuggets.planning.machine import machine_of
 from nuggets.preflight.headers import Preflight, preflight
 from nuggets.preflight.resources import Work
 from nuggets.recipe import AlignJob, EvaluateJob, SensitivityJob, TransferRecipe, load_job
 from nuggets.runs.store import RunStore
+from nuggets.statistics.comparisons import first_family
 from nuggets.statistics.power import DetectableEffect, detectable_effect
 
 RUN_PREFIX = "run:"
@@ -49,14 +58,13 @@ def check_job(job: Any) -> None:
         BadInput: in one sentence.
     """
     if isinstance(job, TransferRecipe):
-        check_transfer(job)
+        check_transfer(job, pair_named(job.teacher, job.student))
     elif isinstance(job, SensitivityJob):
-        check_model(job.model)
-        seed_samples(job.data)
+        _ = MapRequest.of(job).model.headers
     elif isinstance(job, AlignJob):
-        for model in (job.teacher, job.student):
-            check_model(model)
-        check_alignment(job)
+        pair = pair_named(job.teacher, job.student)
+        _ = pair.teacher.headers, pair.student.headers
+        check_vocabularies(pair)
         align_samples(job)
     elif isinstance(job, EvaluateJob):
         for model in job.models:
@@ -118,34 +126,27 @@ def check_benchmarks(benchmarks: Sequence[Benchmark], learned: Sequence[Sample] 
 
 def check_model(model: str) -> None:
     """Refuses a model whose headers do not hold exactly what its config describes."""
-    ref = resolve(model)
-    check_keys(ref, read_spec(ref))
+    _ = model_named(model).headers
 
 
-def check_alignment(job: AlignJob) -> None:
-    """Refuses models whose states on the same token ids mean nothing to each other."""
-    check_vocabularies(read_pair(resolve(job.teacher), resolve(job.student)))
-
-
-def check_extraction(recipe: TransferRecipe) -> None:
+def check_extraction(recipe: TransferRecipe, pair: ModelPair) -> None:
     """Refuses pairs, ranks and samples that cannot be extracted from or for.
 
     Of the student only its configuration is read.
     """
-    pair = read_pair(resolve(recipe.teacher), resolve(recipe.student, weights=False))
+    teacher, student = pair.teacher.spec, pair.student.spec
     embed = not {"embed", "head"}.isdisjoint(recipe.extraction.roles)
-    check_pair(pair.teacher_spec, pair.student_spec, embed=embed)
+    check_pair(teacher, student, embed=embed)
     check_vocabularies(pair)
     for role in recipe.extraction.roles:
-        if pair.student_spec.has(role):
-            recipe.lora.rank(role, pair.student_spec.shape(role))
-    _check_selectors(recipe, pair)
+        if student.has(role):
+            recipe.lora.rank(role, student.shape(role))
+    _check_selectors(recipe, teacher, student)
     seed_samples(recipe.data)
 
 
-def _check_selectors(recipe: TransferRecipe, pair: ModelPair) -> None:
+def _check_selectors(recipe: TransferRecipe, teacher: ArchSpec, student: ArchSpec) -> None:
     """Asks the selectors what they would refuse, before they have anything to look at."""
-    teacher, student = pair.teacher_spec, pair.student_spec
     n = teacher.n_layers, student.n_layers
     for extraction in extractions(recipe):
         extraction.layers.select(np.zeros(n[0]), n[1], np.zeros(n))
@@ -175,26 +176,30 @@ def _check_kept(recipe: TransferRecipe) -> None:
         )
 
 
-def check_transfer(recipe: TransferRecipe) -> Datasets:
+def check_transfer(recipe: TransferRecipe, pair: ModelPair) -> Datasets:
     """Refuses transfers that cannot work; returns their samples."""
-    check_extraction(recipe)
-    if problems := preflight_recipe(recipe).problems:
+    check_extraction(recipe, pair)
+    if problems := preflight_recipe(recipe, pair).problems:
         raise BadInput(problems[0])
     return _check_samples(recipe)
 
 
-def refusals(recipe: TransferRecipe, found: Preflight | None = None) -> tuple[str, ...]:
+def refusals(
+    recipe: TransferRecipe, pair: ModelPair | None = None, found: Preflight | None = None
+) -> tuple[str, ...]:
     """Why a transfer would not be started, one sentence each; empty where it can be.
 
     Args:
         recipe: what is asked for.
+        pair: its models, where they were found already.
         found: its preflight, where it was made already.
 
     Raises:
-        BadInput: for a device that this machine does not have.
+        BadInput: if one of the two is no model at all, or the device is not there.
     """
-    problems = list((found or preflight_recipe(recipe)).problems)
-    for check in (check_extraction, _check_samples):
+    pair = pair or pair_named(recipe.teacher, recipe.student)
+    problems = list((found or preflight_recipe(recipe, pair)).problems)
+    for check in (partial(check_extraction, pair=pair), _check_samples):
         try:
             check(recipe)
         except BadInput as problem:
@@ -206,6 +211,8 @@ def _check_samples(recipe: TransferRecipe) -> Datasets:
     """Refuses samples that do not serve the arms, or that leak; returns them."""
     data = transfer_samples(recipe)
     _check_arms(recipe, data)
+    if recipe.train.lr_grid:
+        check_tuning(data)
     if recipe.benchmarks:
         learned = [sample for seed in recipe.seeds for sample in data.train(seed)]
         check_benchmarks(recipe.benchmarks, [*data.seed_samples, *learned])
@@ -225,14 +232,14 @@ def detectable(recipe: TransferRecipe) -> DetectableEffect:
     """What a transfer can show before it is run: its smallest difference that would be seen.
 
     Counted with the test items that there really are and with Holm over the treatment's baseline
-    and controls. It assumes 0/1 outcomes and the usual spread of seeds (see
+    and content controls. It assumes 0/1 outcomes and the usual spread of seeds (see
     `nuggets.statistics.power`).
 
     Raises:
         BadInput: if the samples cannot be read.
     """
     n_items = len(transfer_samples(recipe).test)
-    against = sum(arm.role in ("baseline", "control") for arm in recipe.arms)
+    against = len(first_family(recipe.parts))
     return detectable_effect(len(recipe.seeds), n_items, max(against, 1))
 
 
@@ -248,15 +255,13 @@ def _check_arms(recipe: TransferRecipe, data: Datasets) -> None:
             data.extra(1, seed)  # noqa: S610 - not Django's
 
 
-def preflight_recipe(recipe: TransferRecipe) -> Preflight:
+def preflight_recipe(recipe: TransferRecipe, pair: ModelPair) -> Preflight:
     """The preflight of everything that a recipe names."""
-    roles = recipe.extraction.roles
-    return preflight_models(recipe.teacher, recipe.student, roles, recipe.device, recipe)
+    return preflight_pair(pair, recipe.extraction.roles, recipe.device, recipe)
 
 
-def preflight_models(
-    teacher: str,
-    student: str,
+def preflight_pair(
+    pair: ModelPair,
     roles: Sequence[str] = (),
     device: str = "auto",
     recipe: TransferRecipe | None = None,
@@ -264,8 +269,7 @@ def preflight_models(
     """Everything that can be said of a pair before weights are read, on this machine.
 
     Args:
-        teacher: what the user wrote.
-        student: likewise.
+        pair: the two models.
         roles: matrices to be extracted.
         device: where it is to run.
         recipe: how much is to be done; a usual transfer when not given.
@@ -273,17 +277,17 @@ def preflight_models(
     machine = machine_of(device, _existing_home())
     work = Work(dtype=_dtype("auto", machine.device))
     if recipe is not None:
-        work = work_of(recipe, machine.device)
-    return preflight(resolve(teacher), resolve(student), roles=roles, work=work, machine=machine)
+        work = work_of(recipe, pair.teacher, machine.device)
+    return preflight(pair, roles=roles, work=work, machine=machine)
 
 
-def work_of(recipe: TransferRecipe, device: str) -> Work:
+def work_of(recipe: TransferRecipe, teacher: Model, device: str) -> Work:
     """The amount of work of a recipe; epochs are counted over its samples."""
     train, data = recipe.train, recipe.data
     steps = train.steps
     if train.epochs is not None:
         steps = math.ceil(train.epochs * math.ceil(data.n_train / train.batch_size))
-    lengths = _lengths(recipe)
+    lengths = _lengths(recipe, teacher)
     trained = sum(arm.trains for arm in recipe.arms)
     return Work(
         n_seed_samples=data.n_seed_samples,
@@ -300,10 +304,10 @@ def work_of(recipe: TransferRecipe, device: str) -> Work:
     )
 
 
-def _lengths(recipe: TransferRecipe) -> list[int]:
+def _lengths(recipe: TransferRecipe, teacher: Model) -> list[int]:
     """Tokens of every seed sample, roles included; a typical length if it cannot be determined."""
     texts = ["\n".join(m.content for m in s.messages) for s in seed_samples(recipe.data)]
-    found = count_tokens(resolve(recipe.teacher), texts)
+    found = count_tokens(teacher.ref, texts)
     return [n + _FRAME for n in found] if found else [USUAL_LENGTH]
 
 

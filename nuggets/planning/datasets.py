@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
 from pathlib import Path
 
 from nuggets.builtin.skills import extra_prompts, general_samples, skill_names, skill_samples
-from nuggets.data.jsonl import check_leakage
+from nuggets.data.jsonl import check_leakage, shared_samples
 from nuggets.data.samples import Sample
 from nuggets.data.sources import load_source, parse_dataset
 from nuggets.errors import BadInput
@@ -20,18 +20,20 @@ TEST_SHARE = 5
 """One in this many samples of a single file is kept for the test."""
 N_TUNING = 60
 """Items, never counted in the report, on which learning rates are tuned."""
+LEAST_TUNING = 30
+"""With fewer of them a rate would be chosen by chance."""
 
 
 @dataclass(frozen=True, eq=False)
 class Datasets:
-    """All samples of one job; no one of `test` or `tuning` is also in `seed_samples` or `train`.
+    """All samples of one job; none of `test` or `tuning` is also in the other, or learned from.
 
     Attributes:
         label: what a person calls the task.
         seed_samples: samples that sensitivity is measured on.
         train: seed → the training samples of that run seed.
         test: the items that the report counts.
-        tuning: items for tuning learning rates; the test's own where there are no others.
+        tuning: the validation items, on which learning rates are tuned; as many as are left.
         old: skill → items that show what is forgotten.
         extra: (n, seed) → prompts beyond the training set, for the teacher to answer.
         general: (n, seed) → data for healing cut students.
@@ -45,7 +47,6 @@ class Datasets:
     old: dict[str, list[Sample]]
     extra: Callable[[int, int], list[Sample]]
     general: Callable[[int, int], list[Sample]]
-    notes: list[str] = field(default_factory=list)
 
 
 def seed_samples(data: DataConfig) -> list[Sample]:
@@ -93,13 +94,7 @@ def _builtin(
 ) -> Datasets:
     task = str(data.task)
     pool = skill_samples(task, "test", data.n_test + N_TUNING)
-    test, tuning = pool[: data.n_test], pool[data.n_test :]
-    notes = []
-    if len(tuning) < N_TUNING // 2:
-        tuning = test
-        notes.append(
-            f"{task} has only {len(pool)} test items, so learning rates are tuned on the same ones."
-        )
+    test, tuning = _split_test(pool, data.n_test)
     return Datasets(
         label=task,
         seed_samples=skill_samples(task, "seed", data.n_seed_samples),
@@ -109,7 +104,6 @@ def _builtin(
         old=old,
         extra=lambda n, seed: extra_prompts(task, n, seed),
         general=general,
-        notes=notes,
     )
 
 
@@ -127,13 +121,7 @@ def _from_files(
         seed_samples = _source(data.seed_samples)[: data.n_seed_samples]
         pool, test = _source(data.train), _source(data.test)
     check_leakage([*seed_samples, *pool], test)
-    counted, tuning = test[: data.n_test], test[data.n_test : data.n_test + N_TUNING]
-    notes = []
-    if len(tuning) < N_TUNING // 2:
-        tuning = counted
-        notes.append(
-            f"There are only {len(test)} test items, so learning rates are tuned on the same ones."
-        )
+    counted, tuning = _split_test(test, data.n_test)
 
     def draw(seed: int) -> list[Sample]:
         return random.Random(seed).sample(pool, min(data.n_train, len(pool)))  # noqa: S311
@@ -149,7 +137,32 @@ def _from_files(
         return random.Random(seed).sample(rest, min(n, len(rest)))  # noqa: S311
 
     label = source_label(data.file or data.train or "samples")
-    return Datasets(label, seed_samples, draw, counted, tuning, old, extra, general, notes)
+    return Datasets(label, seed_samples, draw, counted, tuning, old, extra, general)
+
+
+def _split_test(samples: Sequence[Sample], n_test: int) -> tuple[list[Sample], list[Sample]]:
+    """The items that count, and of the rest those that ask something else, for tuning."""
+    counted, rest = list(samples[:n_test]), samples[n_test:]
+    repeated = {id(sample) for sample in shared_samples(counted, rest)}
+    return counted, [sample for sample in rest if id(sample) not in repeated][:N_TUNING]
+
+
+def check_tuning(data: Datasets) -> None:
+    """Refuses tuning where there are too few items for it beside those that count.
+
+    Raises:
+        BadInput: saying how many there are, and the two ways out.
+    """
+    n_test, n_tuning = len(data.test), len(data.tuning)
+    if n_tuning >= LEAST_TUNING:
+        return
+    most = n_test + n_tuning - LEAST_TUNING
+    fewer = f"Lower data.n_test to {most}, or give" if most > 0 else "Give"
+    raise BadInput(
+        f"Learning rates are tuned on at least {LEAST_TUNING} items that the report does not "
+        f"count, but beside its {n_test} test items {data.label} has only {n_tuning}. {fewer} "
+        "every arm the same rate: empty train.lr_grid."
+    )
 
 
 def _source(source: str) -> list[Sample]:

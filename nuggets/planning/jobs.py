@@ -5,17 +5,14 @@ from __future__ import annotations
 from jaxtyping import Float
 from numpy import ndarray
 
-from nuggets.builtin.resolve import resolve
+from nuggets.builtin.resolve import pair_named
 from nuggets.errors import BadInput
 from nuggets.extraction.plan import ExtractionConfig, ExtractionPlan, make_plan
 from nuggets.extraction.selectors import Searching, WindowSelector
 from nuggets.extraction.window_request import SearchedSelector
-from nuggets.models.pair import read_spec
-from nuggets.planning import cache
-from nuggets.planning.datasets import seed_samples
-from nuggets.planning.machine import resolve_device_name
+from nuggets.models.pair import ModelPair
+from nuggets.planning.cache import MapRequest, alignment_folder, find_alignment
 from nuggets.recipe import AlignJob, DataConfig, SensitivityJob, TransferRecipe
-from nuggets.sensitivity.maps import SensitivityMap
 
 _LOCATING = ("task", "file", "seed_samples", "n_seed_samples", "format")
 """The fields of the data that say on which samples sensitivity is measured."""
@@ -60,32 +57,24 @@ def alignment_job(recipe: TransferRecipe) -> AlignJob:
     )
 
 
-def find_map_of(recipe: TransferRecipe) -> SensitivityMap | None:
-    """The teacher's map that a transfer needs, if it was measured before."""
-    config = cache.with_dtype(recipe.sensitivity, resolve_device_name(recipe.device))
-    return cache.find_map(map_job(recipe), seed_samples(recipe.data), config)
+def map_request(recipe: TransferRecipe, pair: ModelPair) -> MapRequest:
+    """The teacher's map that a transfer needs."""
+    return MapRequest.of(map_job(recipe), pair.teacher, pair.student)
 
 
-def find_alignment_of(recipe: TransferRecipe) -> Float[ndarray, "n_teacher n_student"] | None:
+def find_alignment_of(
+    recipe: TransferRecipe, pair: ModelPair
+) -> Float[ndarray, "n_teacher n_student"] | None:
     """The CKA that a layer selector needs; None where none does, or if it was not measured."""
     if not recipe.extraction.layers.needs_cka:
         return None
-    report = cache.find_alignment(cache.alignment_folder(alignment_job(recipe)))
+    report = find_alignment(alignment_folder(alignment_job(recipe), pair))
     return None if report is None else report.matrices["cka"]
 
 
-def plan_from(
-    recipe: TransferRecipe,
-    map: SensitivityMap,
-    cka: Float[ndarray, "n_teacher n_student"] | None = None,
-) -> ExtractionPlan:
-    """What a recipe would extract, from what was measured.
-
-    Raises:
-        BadInput: if pair and recipe cannot work.
-    """
-    student = read_spec(resolve(recipe.student, weights=False))
-    return make_plan(map, student, recipe.extraction, recipe.lora, cka)
+def pair_to_plan(recipe: TransferRecipe) -> ModelPair:
+    """The models of a plan; the student needs no weights unless it is aligned."""
+    return pair_named(recipe.teacher, recipe.student, recipe.extraction.layers.needs_cka)
 
 
 def plan_from_cache(recipe: TransferRecipe) -> ExtractionPlan:
@@ -94,17 +83,18 @@ def plan_from_cache(recipe: TransferRecipe) -> ExtractionPlan:
     Raises:
         BadInput: if the teacher's map (or, for `cka`, the alignment) was not measured yet.
     """
-    map = find_map_of(recipe)
+    pair = pair_to_plan(recipe)
+    map = map_request(recipe, pair).find()
     if map is None:
         raise BadInput(
             f"The sensitivity of {recipe.teacher} to these samples has not been measured yet. "
             "Measure it first; after that the plan is instant."
         )
-    cka = find_alignment_of(recipe)
+    cka = find_alignment_of(recipe, pair)
     layers = recipe.extraction.layers
     if cka is None and layers.needs_cka:
         raise BadInput(
             f"The layer map `{layers.kind}` needs the alignment of the two models; "
             "measure it first."
         )
-    return plan_from(recipe, map, cka)
+    return make_plan(map, pair.student.spec, recipe.extraction, recipe.lora, cka)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from nuggets.builtin.resolve import pair_named
 from nuggets.errors import BadInput
-from nuggets.extraction.plan import ExtractionPlan
+from nuggets.extraction.plan import ExtractionPlan, make_plan
 from nuggets.planning.checks import detectable, preflight_recipe, refusals
-from nuggets.planning.jobs import find_alignment_of, find_map_of, plan_from
+from nuggets.planning.jobs import find_alignment_of, map_request
 from nuggets.planning.svd_kept import KeptBySvd, kept_by_svd
 from nuggets.preflight.headers import Preflight
 from nuggets.preflight.resources import StageNeed
@@ -68,21 +69,22 @@ def look_ahead(recipe: TransferRecipe) -> Outlook:
     Raises:
         BadInput: if one of the two is no model at all, or the device is not there.
     """
-    found = preflight_recipe(recipe)
-    refused = refusals(recipe, found)
-    map = None if refused else find_map_of(recipe)
-    cka = find_alignment_of(recipe)
+    pair = pair_named(recipe.teacher, recipe.student)
+    found = preflight_recipe(recipe, pair)
+    refused = refusals(recipe, pair, found)
+    map = None if refused else map_request(recipe, pair).find()
+    cka = find_alignment_of(recipe, pair)
     missing, plan, residual, kept, unknown = None, None, None, None, ""
     if not refused and map is None:
         missing = "map"
     elif not refused and recipe.extraction.layers.needs_cka and cka is None:
         missing = "alignment"
     elif map is not None:
-        plan = plan_from(recipe, map, cka)
+        plan = make_plan(map, pair.student.spec, recipe.extraction, recipe.lora, cka)
         if plan.residual_agreement is not None:
             residual = residual_dimensions(plan, map.spec)
         try:
-            kept = kept_by_svd(plan, recipe.teacher, map)
+            kept = kept_by_svd(plan, pair.teacher, map)
         except BadInput as problem:
             unknown = str(problem)
     return Outlook(

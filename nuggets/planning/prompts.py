@@ -7,7 +7,7 @@ import subprocess
 import sys
 from typing import Any
 
-from nuggets.builtin.resolve import resolve
+from nuggets.builtin.resolve import model_named
 from nuggets.data.samples import Format, Sample, encode, texts
 from nuggets.errors import BadInput
 from nuggets.frozen import Frozen
@@ -57,15 +57,16 @@ def rendered(
     """
     from nuggets.models.loading import load_tokenizer
 
+    ref = model_named(model).ref
     if benchmark is None:
         job = parse_job(
             {"job": "sensitivity", "model": model, "data": data | {"n_seed_samples": n}}
         )
-        samples, tokenizer = seed_samples(job.data), load_tokenizer(resolve(model))
+        samples, tokenizer = seed_samples(job.data), load_tokenizer(ref)
         return [_rendered(sample, tokenizer, job.data.format) for sample in samples]
     job = parse_job({"job": "evaluate", "models": [model], "benchmarks": [benchmark]})
     task = job.benchmarks[0]
-    items, tokenizer = task.items()[:n], load_tokenizer(resolve(model))
+    items, tokenizer = task.items()[:n], load_tokenizer(ref)
     return [_opened(_rendered(i.sample, tokenizer, task.format), i.opening) for i in items]
 
 

@@ -11,12 +11,12 @@ from jaxtyping import Float
 from numpy import ndarray
 from safetensors import SafetensorError, safe_open
 
-from nuggets.builtin.resolve import resolve
+from nuggets.builtin.resolve import model_named
 from nuggets.errors import BadInput, Damaged
 from nuggets.extraction.plan import ExtractionPlan, PlanItem, picks_of
 from nuggets.extraction.selectors import Pick
 from nuggets.models.layout import canonical_name, place_of
-from nuggets.models.pair import read_spec
+from nuggets.models.pair import Model
 from nuggets.models.references import weight_files
 from nuggets.sensitivity.maps import SensitivityMap
 from nuggets.views.svd import Injection, injection, kept_energy, low_rank, rank_reaching, shuffled
@@ -63,7 +63,7 @@ class KeptBySvd(NamedTuple):
 
 
 def kept_by_svd(
-    plan: ExtractionPlan, teacher: str, map: SensitivityMap | None = None
+    plan: ExtractionPlan, teacher: str | Model, map: SensitivityMap | None = None
 ) -> list[KeptBySvd]:
     """Rank and energy of every matrix of a plan, in network order, from the teacher's files.
 
@@ -136,12 +136,12 @@ def window_factors(plan: ExtractionPlan, teacher: str, student: str) -> list[Fac
 
 
 @contextmanager
-def _weights(name: str) -> Iterator[Read]:
+def _weights(wanted: str | Model) -> Iterator[Read]:
     """Reads a model's matrices by the names that they have in memory."""
-    ref = resolve(name)
+    model = model_named(wanted) if isinstance(wanted, str) else wanted
+    ref, name, spec = model.ref, model.ref.source, model.spec
     if ref.format == "gguf":
         raise BadInput(f"The weights of {name} are packed (GGUF) and are unpacked only in a run.")
-    spec = read_spec(ref)
     with ExitStack() as files:
         try:
             opened = [

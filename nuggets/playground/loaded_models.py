@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from nuggets.builtin.resolve import model_named
 from nuggets.compute.device import default_dtype
 from nuggets.compute.memory import return_freed_memory
 from nuggets.disk.home import runs_dir
@@ -117,7 +118,9 @@ class Speakers:
 
     def _base(self, model: str) -> Loaded:
         if model not in self._bases:
-            self._bases[model] = Loaded(model, self._device, default_dtype(self._device))
+            self._bases[model] = Loaded(
+                model_named(model), self._device, default_dtype(self._device)
+            )
         return self._bases[model]
 
     def _attach(self, base: Loaded, speaker: Speaker, folder: Any) -> None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -27,7 +27,7 @@ from nuggets.disk.commit import atomic_write, disk_errors, make_folder
 from nuggets.disk.home import nuggets_home, runs_dir
 from nuggets.disk.locks import Lock, is_held
 from nuggets.errors import BadInput, NuggetsError
-from nuggets.frozen import Frozen
+from nuggets.frozen import Frozen, first_fault
 from nuggets.models.references import short_name
 from nuggets.planning.checks import check_model
 from nuggets.recipe import TransferRecipe, load_job
@@ -155,9 +155,7 @@ def question(**fields: Any) -> Question:
     try:
         return Question(**fields)
     except ValidationError as problem:
-        first = problem.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise BadInput(f"The question is not valid: {where}: {first['msg']}.") from None
+        raise BadInput(f"The question is not valid: {first_fault(problem)}.") from None
 
 
 def folder() -> Path:
@@ -165,28 +163,16 @@ def folder() -> Path:
     return nuggets_home() / "playground"
 
 
-def ask(
-    question: Question,
-    timeout: float = 600.0,
-    on_reply: Callable[[Reply], None] = lambda reply: None,
-) -> Reply:
+def ask(question: Question, timeout: float = 600.0) -> Reply:
     """Asks and waits for the answers; the worker keeps the models for the next question.
-
-    Args:
-        question: what is asked, and who.
-        timeout: seconds to wait at most.
-        on_reply: sees the reply as it grows.
 
     Raises:
         BadInput: if a speaker cannot be loaded; nothing is started then.
         NuggetsError: if the worker dies or does not answer in time.
     """
-    reply_id, seen = post(question), None
+    reply_id = post(question)
     deadline = time.monotonic() + timeout
     while not (found := reply(reply_id)).ended:
-        if found != seen:
-            on_reply(found)
-            seen = found
         if time.monotonic() > deadline:
             raise NuggetsError(f"The playground did not answer within {timeout:.0f} s.")
         time.sleep(_POLL_S)

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from nuggets.data.samples import Format, Sample, answer_ends, texts
+from nuggets.data.samples import Format, Sample, answer_ends, texts, tokenize
 from nuggets.errors import BadInput, NonFinite
 from nuggets.playground.mailbox import Token
 
@@ -50,8 +50,7 @@ def ask(
         NonFinite: if the model computes NaN.
     """
     text, ends = prompt_text(tokenizer, prompt, format), answer_ends(tokenizer, format)
-    read = tokenizer(text, add_special_tokens=format == "paper")["input_ids"]
-    ids = torch.tensor([read], device=model.device)
+    ids = torch.tensor(tokenize(tokenizer, [text], format), device=model.device)
     room = getattr(model.config, "max_position_embeddings", None) or 2**20
     if ids.shape[1] >= room:
         raise BadInput(

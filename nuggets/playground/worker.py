@@ -14,6 +14,7 @@ import os
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from nuggets.disk.commit import atomic_write, sweep_temps
 from nuggets.disk.locks import Lock
 from nuggets.errors import BadInput, Cancelled, NuggetsError
 from nuggets.playground import mailbox as playground
-from nuggets.playground.mailbox import Answer, Question, Reply, Token
+from nuggets.playground.mailbox import Answer, Question, Reply, Speaker, Token
 
 POLL_S = 0.02
 PARTIAL_S = 0.25
@@ -85,8 +86,7 @@ def _answer(path: Path, speakers: Any) -> None:
     reply = Reply(id=path.stem, status="answering", question=question)
     try:
         for speaker in question.speakers:
-            heard = _Listener(reply, speaker)
-            answer = speakers.answer(speaker, question, heard)
+            answer = speakers.answer(speaker, question, _listener(reply, speaker))
             reply = reply.model_copy(update={"answers": (*reply.answers, answer)})
             playground.write_reply(reply)
             state = speakers.state().model_dump_json()
@@ -107,25 +107,24 @@ def _sentence(error: Exception) -> str:
     return f"The playground failed: {type(error).__name__}: {error}. Its log is {log}."
 
 
-class _Listener:
+def _listener(reply: Reply, speaker: Speaker) -> Callable[[Token], None]:
     """Writes an answer as it grows, and stops it when somebody asked to."""
+    tokens: list[Token] = []
+    due = time.monotonic() + PARTIAL_S
 
-    def __init__(self, reply: Reply, speaker: Any) -> None:
-        self._reply, self._speaker = reply, speaker
-        self._tokens: list[Token] = []
-        self._next = time.monotonic() + PARTIAL_S
-
-    def __call__(self, token: Token) -> None:
+    def heard(token: Token) -> None:
+        nonlocal due
         if _stop().exists():
             raise Cancelled("The playground was asked to unload its models.")
-        self._tokens.append(token)
-        if time.monotonic() < self._next:
+        tokens.append(token)
+        if time.monotonic() < due:
             return
-        self._next = time.monotonic() + PARTIAL_S
-        growing = Answer(speaker=self._speaker, tokens=tuple(self._tokens))
-        playground.write_reply(
-            self._reply.model_copy(update={"answers": (*self._reply.answers, growing)})
-        )
+        due = time.monotonic() + PARTIAL_S
+        growing = Answer(speaker=speaker, tokens=tuple(tokens))
+        so_far = {"answers": (*reply.answers, growing)}
+        playground.write_reply(reply.model_copy(update=so_far))
+
+    return heard
 
 
 def _clear_up() -> None:

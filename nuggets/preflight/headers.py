@@ -17,17 +17,9 @@ from nuggets.extraction.consistent import check_consistent
 from nuggets.frozen import Frozen
 from nuggets.models.architecture import ROLES, ArchSpec
 from nuggets.models.hub import cached_folder
-from nuggets.models.pair import (
-    ModelPair,
-    check_pair,
-    check_vocabularies,
-    read_config,
-    read_pair,
-    read_spec,
-)
-from nuggets.models.references import TOKENIZER_CONFIG, ModelRef, model_file
-from nuggets.models.safetensors_headers import check_keys, count_parameters, weight_bytes
-from nuggets.models.vocabulary import check_ids, tokenizer_settings, vocabulary, vocabulary_digest
+from nuggets.models.pair import Model, ModelPair, check_pair, check_vocabularies, read_config
+from nuggets.models.references import ModelRef
+from nuggets.models.safetensors_headers import count_parameters, weight_bytes
 from nuggets.preflight.resources import Machine, Size, StageNeed, Work, estimate_stages
 
 T = TypeVar("T")
@@ -133,8 +125,7 @@ class Preflight(Frozen):
 
 
 def preflight(
-    teacher: ModelRef,
-    student: ModelRef,
+    pair: ModelPair,
     *,
     roles: Sequence[str] = (),
     work: Work | None = None,
@@ -143,8 +134,7 @@ def preflight(
     """Compares two models from configs and headers alone; faults become `problems`.
 
     Args:
-        teacher: the larger model.
-        student: the smaller model.
+        pair: the larger model and the smaller one.
         roles: matrices to be extracted; `embed` and `head` need equal vocabularies.
         work: how much is to be done; a usual transfer when not given.
         machine: what is there; this machine's CPU and current folder when not given.
@@ -152,8 +142,8 @@ def preflight(
     machine = machine or this_machine()
     work = work or Work()
     problems: list[str] = []
-    large = _told(problems, lambda: _facts(teacher))
-    small = _told(problems, lambda: _facts(student))
+    large = _told(problems, lambda: _facts(pair.teacher))
+    small = _told(problems, lambda: _facts(pair.student))
     found = Preflight(
         teacher=large,
         student=small,
@@ -165,11 +155,9 @@ def preflight(
         return found.model_copy(update={"problems": tuple(problems)})
     embed = bool({"embed", "head"} & set(roles))
     _told(problems, lambda: check_pair(large.spec, small.spec, embed=embed))
-    pair = _told(problems, lambda: read_pair(teacher, student))
-    if pair is not None:
-        _told(problems, lambda: check_vocabularies(pair))
+    _told(problems, lambda: check_vocabularies(pair))
     notes = list(_notes(large.spec, small.spec))
-    if pair is not None and pair.vocabularies == "unknown":
+    if pair.vocabularies == "unknown":
         notes.append("The vocabularies cannot be compared: one model has no tokenizer.json.")
     longest = [facts.max_tokens for facts in (large, small) if facts.max_tokens]
     work = work.model_copy(update={"max_tokens": min([work.max_tokens, *longest])})
@@ -181,8 +169,8 @@ def preflight(
         problems.append(f"{_against(disk_needed, 'of disk are needed', machine.disk_free)}.{fewer}")
     known = {
         "dimensions": tuple(_dimensions(large.spec, small.spec)),
-        "roles": tuple(_roles(large.spec, small.spec, pair)),
-        "vocabularies": "unknown" if pair is None else pair.vocabularies,
+        "roles": tuple(_roles(pair)),
+        "vocabularies": pair.vocabularies,
         "problems": tuple(problems),
         "notes": tuple(notes),
         "stages": stages,
@@ -227,8 +215,9 @@ def _size(facts: ModelFacts) -> Size:
     return Size(**{name: getattr(facts, name) for name in Size.model_fields})
 
 
-def _roles(teacher: ArchSpec, student: ArchSpec, pair: ModelPair | None) -> Iterator[RoleFit]:
+def _roles(pair: ModelPair) -> Iterator[RoleFit]:
     """Every kind of matrix that one of the two models has."""
+    teacher, student = pair.teacher.spec, pair.student.spec
     for role in ROLES:
         shapes = [spec.shape(role) if spec.has(role) else None for spec in (teacher, student)]
         if shapes == [None, None]:
@@ -250,14 +239,14 @@ def _roles(teacher: ArchSpec, student: ArchSpec, pair: ModelPair | None) -> Iter
         )
 
 
-def _why_not(role: str, shapes: Sequence[tuple[int, int] | None], pair: ModelPair | None) -> str:
+def _why_not(role: str, shapes: Sequence[tuple[int, int] | None], pair: ModelPair) -> str:
     large, small = shapes
     if large is None or small is None:
         return f"the {'teacher' if large is None else 'student'} has none"
     if role in ("embed", "head"):
         if large[0] != small[0]:
             return f"vocabularies of {large[0]} and {small[0]} tokens"
-        if pair is not None and pair.vocabularies == "differ":
+        if pair.vocabularies == "differ":
             return "the same row is a different token"
     if small[0] > large[0] or small[1] > large[1]:
         return f"the student's is larger: {small[0]} × {small[1]} > {large[0]} × {large[1]}"
@@ -273,11 +262,10 @@ def _told(problems: list[str], look: Callable[[], T]) -> T | None:
         return None
 
 
-def _facts(ref: ModelRef) -> ModelFacts:
-    spec = read_spec(ref)
-    shapes = check_keys(ref, spec)
+def _facts(model: Model) -> ModelFacts:
+    ref, spec, shapes = model.ref, model.spec, model.headers
     size = weight_bytes(ref, shapes)
-    digest = _checked_vocabulary(ref, spec)
+    digest = model.vocabulary
     kinds = Counter(tensor.dtype for tensor in shapes.values())
     cached = ref.path is not None or cached_folder(ref.hub_id or "", ref.revision) is not None
     return ModelFacts(
@@ -297,16 +285,6 @@ def _longest(ref: ModelRef) -> int | None:
     config = read_config(ref)
     length = config.get("max_position_embeddings") or config.get("n_positions")
     return length if isinstance(length, int) and length > 0 else None
-
-
-def _checked_vocabulary(ref: ModelRef, spec: ArchSpec) -> str | None:
-    """The vocabulary's hash; refuses one with ids that the embedding has no row for."""
-    if (settings := model_file(ref, TOKENIZER_CONFIG)) is not None:
-        tokenizer_settings(settings)
-    words = vocabulary(ref)
-    if words:
-        check_ids(ref, words, spec.vocab_size)
-    return None if words is None else vocabulary_digest(words)
 
 
 def _dimensions(teacher: ArchSpec, student: ArchSpec) -> Iterator[Dimension]:

@@ -94,9 +94,6 @@ class RunContext:
     def commit(self, name: str) -> Iterator[Path]:
         """Yields a folder to fill, which appears as `artifacts/<name>` when the block succeeds.
 
-        Args:
-            name: a relative name, such as `maps/teacher`.
-
         Raises:
             NuggetsError: if a valid artifact of this name exists, or the disk fails. A damaged
                 one is kept aside under a hidden name.

@@ -101,10 +101,6 @@ def now() -> datetime:
 def parse_record(text: str, source: str) -> RunRecord:
     """Reads a record.
 
-    Args:
-        text: the JSON of `record.json`.
-        source: where it comes from, for messages.
-
     Raises:
         Unsupported: if another version of Nuggets wrote it in another schema.
         Damaged: if it is not a record.

@@ -28,34 +28,15 @@ class Run:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder.absolute()
+        self.id = folder.name
+        self.lock_path = self.folder / "lock"  # held by the worker for life
+        self.record_path = self.folder / "record.json"  # replaced atomically by the worker
+        self.events_path = self.folder / "events.jsonl"  # appended by the worker
+        self.log_path = self.folder / "output.log"  # everything that the worker printed
+        self._cancel_path = self.folder / "cancel"
 
     def __repr__(self) -> str:
         return f"Run({str(self.folder)!r})"
-
-    @property
-    def id(self) -> str:
-        """The name of the folder."""
-        return self.folder.name
-
-    @property
-    def lock_path(self) -> Path:
-        """The lock that the worker holds for life."""
-        return self.folder / "lock"
-
-    @property
-    def record_path(self) -> Path:
-        """The record, replaced atomically by the worker."""
-        return self.folder / "record.json"
-
-    @property
-    def events_path(self) -> Path:
-        """The events, appended by the worker."""
-        return self.folder / "events.jsonl"
-
-    @property
-    def log_path(self) -> Path:
-        """Everything the worker printed."""
-        return self.folder / "output.log"
 
     def record(self) -> RunRecord:
         """The record as last written.
@@ -64,14 +45,7 @@ class Run:
             Damaged: if it cannot be read.
             Unsupported: if another version of Nuggets wrote it.
         """
-        try:
-            text = self.record_path.read_text()
-        except (OSError, UnicodeDecodeError) as error:
-            raise Damaged(
-                f"{self.record_path} cannot be read: {error}. Restore it from a copy, or delete "
-                "the run."
-            ) from error
-        return parse_record(text, str(self.record_path))
+        return parse_record(self._read("record.json"), str(self.record_path))
 
     def status(self) -> RunStatus:
         """What the run is now: the record, corrected by whether its worker lives."""
@@ -157,10 +131,6 @@ class Run:
             yield
         finally:
             lock.release()
-
-    @property
-    def _cancel_path(self) -> Path:
-        return self.folder / "cancel"
 
     def _read(self, name: str) -> str:
         try:

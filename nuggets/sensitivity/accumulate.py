@@ -56,7 +56,7 @@ class Accumulator:
         # a whole float64 copy of the score would double the peak memory.
         rows = score.sum(dim=1).double()
         self.per_sample.append(rows.sum())
-        if self.keep_full:
+        if self.keep_full:  # its row and column sums are taken once, from the finished matrix
             self.full = score if self.full is None else self.full.add_(score)
         else:
             cols = score.sum(dim=0).double()
@@ -65,7 +65,7 @@ class Accumulator:
 
     def add_all(self, scores: Tensor) -> None:
         """Adds several samples' scores `[samples, *shape of the parameter]`."""
-        rows = scores.sum(dim=-1).double()
+        rows = scores.sum(dim=-1).double()  # [samples, out]; of a vector's scores [samples]
         self.per_sample += list(rows if scores.ndim == 2 else rows.sum(dim=1))
         if scores.ndim == 2:
             return
@@ -106,10 +106,14 @@ class Hooks:
         parameter.grad = None
 
         def take(owner: Tensor) -> None:
+            # Set to None before it is scored: the score may then overwrite it, and the next
+            # sample does not add to it (|Σ g| is not Σ |g|).
             gradient, owner.grad = owner.grad, None
             assert gradient is not None
             self.sums[name].add(self._score.of(owner.detach(), gradient, name))
 
+        # After accumulation: a tied weight's gradient is then the sum over its uses, and it can be
+        # taken away. A hook on the tensor comes before, and the gradient would stay in memory.
         return parameter.register_post_accumulate_grad_hook(take)
 
     def check_fired(self, index: int) -> None:
@@ -118,7 +122,8 @@ class Hooks:
         Raises:
             NuggetsError: naming a parameter that was not.
         """
-        silent = [name for name, a in self.sums.items() if len(a.per_sample) != index + 1]
+        # Else its sensitivity would be 0, and nobody would know that it was never measured.
+        silent = [name for name, sums in self.sums.items() if len(sums.per_sample) != index + 1]
         if silent:
             raise NuggetsError(
                 f"{len(silent)} of {len(self.sums)} parameters received no gradient for seed "
@@ -145,22 +150,24 @@ class MapParts:
         Raises:
             NonFinite: if a parameter's score is not finite, naming it.
         """
-        for each in sums:
-            totals = torch.stack(each.per_sample).cpu().numpy()
+        for done in sums:
+            # Any NaN or infinity in a score reaches its total: the entries need no look.
+            totals = torch.stack(done.per_sample).cpu().numpy()
             if not np.isfinite(totals).all():
                 raise NonFinite(
-                    f"The sensitivity of {each.name!r} is NaN or infinite; check the model's "
+                    f"The sensitivity of {done.name!r} is NaN or infinite; check the model's "
                     "weights."
                 )
-            self.totals[each.name] = totals
-            if each.full is not None:
-                matrix, each.full = each.full.cpu().numpy(), None
-                self.rows[each.module] = matrix.sum(axis=1, dtype=np.float64)
-                self.cols[each.module] = matrix.sum(axis=0, dtype=np.float64)
-                self.keep_full(each.module, matrix)
-            elif each.rows is not None and each.cols is not None:
-                self.rows[each.module] = each.rows.cpu().numpy()
-                self.cols[each.module] = each.cols.cpu().numpy()
+            self.totals[done.name] = totals
+            if done.full is not None:
+                # Taken out at once: where parts go to disk, one matrix is alive at a time.
+                matrix, done.full = done.full.cpu().numpy(), None
+                self.rows[done.module] = matrix.sum(axis=1, dtype=np.float64)
+                self.cols[done.module] = matrix.sum(axis=0, dtype=np.float64)
+                self.keep_full(done.module, matrix)
+            elif done.rows is not None and done.cols is not None:
+                self.rows[done.module] = done.rows.cpu().numpy()
+                self.cols[done.module] = done.cols.cpu().numpy()
 
     def keep_full(self, module: str, matrix: Float[ndarray, "_ _"]) -> None:
         """Keeps one full map, in memory; `nuggets.sensitivity.map_writer` keeps it on disk."""
@@ -170,7 +177,8 @@ class MapParts:
         self, spec: ArchSpec, kind: str, names: Sequence[str], meta: Mapping[str, Any]
     ) -> SensitivityMap:
         """The map, its parameters and modules in the order of `names`."""
-        totals = np.stack([self.totals[name] for name in names], axis=1)
+        # Streaming finishes parameters from the head down; a map has them in the model's order.
+        totals = np.stack([self.totals[name] for name in names], axis=1)  # [samples, parameters]
         order = [module for name in names if (module := name.removesuffix(".weight")) in self.rows]
         return SensitivityMap(
             spec,
@@ -182,12 +190,6 @@ class MapParts:
             totals,
             dict(meta),
         )
-
-
-def sample_tensors(sample: Encoded, device: torch.device | str) -> tuple[Tensor, Tensor]:
-    """Token ids and labels of one sample, `[1, tokens]` each."""
-    ids, labels = (torch.tensor([list(part)], device=device) for part in sample)
-    return ids, labels
 
 
 def refuse_empty(encoded: Sequence[Encoded]) -> None:
@@ -210,14 +212,14 @@ def check_loss(loss: Tensor, index: int) -> None:
         raise NonFinite(f"The loss of seed sample {index} is {loss.item()}, so nothing was saved.")
 
 
-def in_ranks() -> bool:
+def _has_peers() -> bool:
     """Whether this process is one of several that share out the samples."""
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
 def share_of(n_samples: int) -> range:
     """Which samples this process takes: all of them unless it is one of several."""
-    if not in_ranks():
+    if not _has_peers():
         return range(n_samples)
     return range(dist.get_rank(), n_samples, dist.get_world_size())
 
@@ -226,29 +228,31 @@ def add_up(
     sums: Mapping[str, Accumulator], parameters: Mapping[str, nn.Parameter], n_samples: int
 ) -> None:
     """Gives every process the sums over all samples, in place; alone, nothing is to be done."""
-    if not in_ranks():
+    if not _has_peers():
         return
-    own = share_of(n_samples)
-    for name, each in sums.items():
+    samples = share_of(n_samples)
+    for name, local in sums.items():  # every process in the same order: `all_reduce` pairs calls
         weight = parameters[name]
+        # Totals are per sample: each process fills in its own, and the sum puts them together.
         totals = torch.zeros(n_samples, dtype=torch.float64, device=weight.device)
-        for place, total in zip(own, each.per_sample, strict=True):
-            totals[place] = total
+        for sample, total in zip(samples, local.per_sample, strict=True):
+            totals[sample] = total
         dist.all_reduce(totals)
-        each.per_sample = list(totals)
+        local.per_sample = list(totals)
         if weight.ndim == 1:
             continue
-        if each.keep_full:
-            each.full = _summed(each.full, weight.shape, torch.float32, weight.device)
+        if local.keep_full:
+            local.full = _summed(local.full, weight.shape, torch.float32, weight.device)
         else:
-            each.rows = _summed(each.rows, weight.shape[:1], torch.float64, weight.device)
-            each.cols = _summed(each.cols, weight.shape[1:], torch.float64, weight.device)
+            local.rows = _summed(local.rows, weight.shape[:1], torch.float64, weight.device)
+            local.cols = _summed(local.cols, weight.shape[1:], torch.float64, weight.device)
 
 
 def _summed(
-    own: Tensor | None, shape: Sequence[int], dtype: torch.dtype, device: torch.device
+    local: Tensor | None, shape: Sequence[int], dtype: torch.dtype, device: torch.device
 ) -> Tensor:
     """The sum over all processes; one with no sample adds nothing."""
-    whole = torch.zeros(shape, dtype=dtype, device=device) if own is None else own
+    # It must take part all the same: the others wait for it.
+    whole = torch.zeros(shape, dtype=dtype, device=device) if local is None else local
     dist.all_reduce(whole)
     return whole

@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint as computed_again
 
 from nuggets.data.samples import Encoded
 from nuggets.models.architecture import ArchSpec
-from nuggets.models.forward import blocks_of, without_dropout
+from nuggets.models.forward import blocks_of, pad_right, without_dropout
 from nuggets.progress import Progress
 from nuggets.sensitivity.accumulate import (
     Accumulator,
@@ -23,7 +23,6 @@ from nuggets.sensitivity.accumulate import (
     add_up,
     check_loss,
     refuse_empty,
-    sample_tensors,
     share_of,
 )
 from nuggets.sensitivity.maps import SensitivityMap
@@ -74,15 +73,15 @@ def compute_sensitivity(
     """
     refuse_empty(encoded)
     score = score or ThetaGrad()
-    named = dict(model.named_parameters())
+    named = dict(model.named_parameters())  # a tied weight once: its gradient is of both uses
     passes = _passes(share_of(len(encoded)), per_pass, progress)
-    with without_dropout(model):
+    with without_dropout(model):  # a map must not depend on which units a sample dropped
         if per_pass == 1:
             blocks = blocks_of(model, spec) if checkpoint else []
-            sums = _one_by_one(model, blocks, Hooks(named, score, keep), encoded, passes)
+            sums = _one_per_pass(model, blocks, Hooks(named, score, keep), encoded, passes)
         else:
             sums = {name: Accumulator(name, keep == "full") for name in named}
-            _together(model, named, sums, score, encoded, passes)
+            _several_per_pass(model, named, sums, score, encoded, passes)
     add_up(sums, named, len(encoded))
     parts = MapParts() if parts is None else parts
     parts.begin(spec, list(named), len(encoded))
@@ -100,7 +99,7 @@ def _passes(share: range, size: int, progress: Progress | None) -> Iterator[Sequ
             progress.progress(min(start + size, len(share)), len(share), "seed samples")
 
 
-def _one_by_one(
+def _one_per_pass(
     model: nn.Module,
     blocks: Sequence[nn.Module],
     hooks: Hooks,
@@ -111,16 +110,16 @@ def _one_by_one(
     device = next(model.parameters()).device
     with hooks:
         for done, (index,) in enumerate(passes):
-            ids, labels = sample_tensors(encoded[index], device)
+            ids, labels = pad_right([encoded[index]], device)
             with checkpointed(blocks):
                 loss = model(input_ids=ids, labels=labels, use_cache=False).loss
-                check_loss(loss, index)
-                loss.backward()
+                check_loss(loss, index)  # before its gradient is added to any sum
+                loss.backward()  # the hooks score and free each gradient on the way
             hooks.check_fired(done)
     return hooks.sums
 
 
-def _together(
+def _several_per_pass(
     model: nn.Module,
     named: Mapping[str, nn.Parameter],
     sums: Mapping[str, Accumulator],
@@ -130,17 +129,20 @@ def _together(
 ) -> None:
     """Several samples per pass."""
     for group in passes:
-        losses, found = gradients(model, named, [encoded[index] for index in group])
+        losses, by_name = gradients(model, named, [encoded[index] for index in group])
         for index, loss in zip(group, losses, strict=True):
             check_loss(loss, index)
-        for name, gradient in found.items():
+        for name, gradient in by_name.items():  # [samples, *shape of the parameter]
             scores = score.of(named[name].detach(), gradient, name)
+            # A score that looks at no gradient, such as |θ|, is the same for every sample.
             sums[name].add_all(scores.expand(gradient.shape))
 
 
 @contextmanager
 def checkpointed(blocks: Sequence[nn.Module]) -> Iterator[None]:
     """Lets blocks forget what they computed until the gradient asks for it."""
+    # On the instance: deleting it gives the class's own method back. Without reentry, since the
+    # other kind gives no gradient where a block's input needs none: the first one's under a LoRA.
     for block in blocks:
         block.forward = partial(computed_again, block.forward, use_reentrant=False)
     try:

@@ -98,10 +98,6 @@ class SensitivityMap:
         """The summed sensitivity of one matrix."""
         return float(self.rows[module].sum())
 
-    def samples_of(self, module: str) -> Float[ndarray, " n_samples"]:
-        """Each sample's sum over one matrix."""
-        return self.totals[:, self.parameters.index(f"{module}.weight")]
-
     def matrix(self, module: str) -> Float[ndarray, "_ _"]:
         """The full map of one matrix.
 

@@ -14,8 +14,9 @@ from torch.func import functional_call, grad, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from nuggets.compute.products import fast_products
-from nuggets.data.samples import IGNORED, Encoded
+from nuggets.data.samples import Encoded
 from nuggets.models.architecture import ArchSpec
+from nuggets.models.forward import pad_right
 from nuggets.sensitivity.footprint import activation_bytes
 
 PASS_BYTES = 2**28
@@ -34,8 +35,9 @@ def samples_per_pass(spec: ArchSpec, n_parameters: int, tokens: Sequence[int]) -
         tokens: of each sample.
     """
     longest = max(tokens)
-    attention = spec.n_layers * spec.n_heads * longest**2  # this kernel keeps all of it
-    numbers = n_parameters + 2 * attention
+    # Scores and probabilities: the plain kernel of attention keeps both for the way back.
+    attention = 2 * spec.n_layers * spec.n_heads * longest**2
+    numbers = n_parameters + attention  # float32, and a whole gradient per sample
     fit = PASS_BYTES // (4 * numbers + activation_bytes(spec, longest, 4))
     return min(fit, MOST, len(tokens)) if fit >= FEWEST else 1
 
@@ -57,23 +59,21 @@ def gradients(
         Losses `[samples]`, and gradients `[samples, *shape]` by name.
     """
     device = next(iter(parameters.values())).device
-    longest = max(len(ids) for ids, _ in encoded)
-    ids = torch.zeros(len(encoded), longest, dtype=torch.long, device=device)
-    labels = torch.full_like(ids, IGNORED)
-    for row, (tokens, targets) in enumerate(encoded):
-        ids[row, : len(tokens)] = torch.tensor(list(tokens), device=device)
-        labels[row, : len(targets)] = torch.tensor(list(targets), device=device)
+    ids, labels = pad_right(encoded, device)
 
-    # Without a mask GPT-2 looks for padding among the ids, which are not numbers here.
-    same = {"attention_mask": torch.ones_like(ids[:1]), "use_cache": False}
+    # Without a mask GPT-2 looks for padding among the ids, which are not numbers inside `vmap`.
+    options = {"attention_mask": torch.ones_like(ids[:1]), "use_cache": False}
 
     def loss(weights: dict[str, Tensor], ids: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        arguments = {"input_ids": ids[None], "labels": labels[None], **same}
-        found = functional_call(model, weights, (), arguments).loss
-        return found, found.detach()
+        # One sample, as the model would see it alone: `vmap` makes the batch, so that losses are
+        # means over a sample's own answer tokens and gradients are never added up.
+        arguments = {"input_ids": ids[None], "labels": labels[None], **options}
+        value = functional_call(model, weights, (), arguments).loss
+        return value, value.detach()  # what is differentiated, and what is handed on beside it
 
     weights = {name: parameter.detach() for name, parameter in parameters.items()}
     # The other kernels of attention, and of products, cannot compute many samples at once.
     with sdpa_kernel(SDPBackend.MATH), fast_products(False):
-        found, losses = vmap(grad(loss, has_aux=True), in_dims=(None, 0, 0))(weights, ids, labels)
-    return losses, found
+        per_sample = vmap(grad(loss, has_aux=True), in_dims=(None, 0, 0))
+        gradients_by_name, losses = per_sample(weights, ids, labels)
+    return losses, gradients_by_name

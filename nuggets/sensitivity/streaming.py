@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from nuggets.compute.memory import trim_heap
 from nuggets.data.samples import Encoded
 from nuggets.models.architecture import ArchSpec
-from nuggets.models.forward import blocks_of, decoder_of
+from nuggets.models.forward import blocks_of, decoder_of, pad_right, replaced_forward
 from nuggets.models.fused import split_fused
 from nuggets.models.loading import checked_folder
 from nuggets.models.pair import read_spec
@@ -33,7 +33,6 @@ from nuggets.sensitivity.accumulate import (
     MapParts,
     check_loss,
     refuse_empty,
-    sample_tensors,
 )
 from nuggets.sensitivity.maps import SensitivityMap
 from nuggets.sensitivity.scores import Score, ThetaGrad
@@ -79,12 +78,12 @@ def stream_sensitivity(
     parts = MapParts() if parts is None else parts
     stream = _Stream(ref, dtype, torch.device(device), encoded, score or ThetaGrad(), keep, parts)
     parts.begin(stream.spec, stream.names, len(encoded))
-    told = progress or InMemoryProgress()
+    progress = progress or InMemoryProgress()
     steps = list(stream.steps())
     for done, (step, arguments) in enumerate(steps):
-        told.check_cancelled()
+        progress.check_cancelled()
         step(*arguments)
-        told.progress(done + 1, len(steps), "blocks, forward and back")
+        progress.progress(done + 1, len(steps), "blocks, forward and back")
     return parts.finish(stream.spec, stream.score.kind, stream.names, meta or {})
 
 
@@ -93,16 +92,16 @@ class _Reached(Exception):
 
 
 @dataclass(eq=False)
-class _Passing:
+class _SamplePass:
     """What one sample's forward pass carries from block to block.
 
     Attributes:
         ids: token ids `[1, tokens]`, on the device.
         labels: likewise.
         calls: per block, its arguments after the states: masks, positions.
-        states: what enters each block, in the machine's memory.
+        states: what enters each block `[1, tokens, hidden]`, in the machine's memory.
         leaving: what leaves the last block, where a tied head asks for it once more.
-        gradient: of the loss, with respect to the states last looked at.
+        gradient: of the loss, with respect to the states last looked at, likewise shaped.
     """
 
     ids: Tensor
@@ -134,7 +133,7 @@ class _Stream:
         self.blocks = blocks_of(self.model, self.spec)
         self.decoder = decoder_of(self.model, self.spec)
         self.names = [name for name, _ in self.model.named_parameters()]
-        self.passing = [_Passing(*sample_tensors(sample, device)) for sample in encoded]
+        self.samples = [_SamplePass(*pad_right([sample], device)) for sample in encoded]
 
     def steps(self) -> Iterator[tuple[Any, tuple[int, ...]]]:
         """Every step in its order, with its arguments."""
@@ -149,30 +148,32 @@ class _Stream:
     def enter(self) -> None:
         """Embeds all samples, and learns with which arguments each block is called."""
         with self.loaded(self.front, check=True):
-            for each in self.passing:
-                each.states.append(self.embed(each).cpu())
+            for sample in self.samples:
+                sample.states.append(self.embed(sample).cpu())
 
     @torch.no_grad()
     def forward(self, layer: int) -> None:
         """Sends all samples through one block."""
         with self.loaded(self.of_layer(layer), check=True):
-            for each in self.passing:
-                each.states.append(self.block(layer, each, each.states[-1].to(self.device)).cpu())
+            for sample in self.samples:
+                entering = sample.states[-1].to(self.device)
+                sample.states.append(self.block(layer, sample, entering).cpu())
 
     def leave(self) -> None:
         """Loss of every sample; scores the final norm and the head, unless it is tied."""
         with self.loaded(self.tail, check=True) as named:
             # A tied head's gradient is one half of the embedding's; `finish` takes both together.
-            own = {name: p for name, p in named.items() if name not in self.front}
-            with Hooks(own, self.score, self.keep) as hooks:
-                for index, each in enumerate(self.passing):
-                    leaving = each.states.pop()
-                    each.leaving = leaving if self.spec.tied else None
+            untied = {name: p for name, p in named.items() if name not in self.front}
+            with Hooks(untied, self.score, self.keep) as hooks:
+                for index, sample in enumerate(self.samples):
+                    leaving = sample.states.pop()
+                    sample.leaving = leaving if self.spec.tied else None
+                    # A leaf: ∂L/∂states is what the block below will be differentiated with.
                     states = leaving.to(self.device).requires_grad_()
-                    loss = self.loss(each, states)
+                    loss = self.loss(sample, states)
                     check_loss(loss, index)
                     loss.backward()
-                    each.gradient = states.grad
+                    sample.gradient = states.grad
                     hooks.check_fired(index)
             self.parts.take(hooks.sums.values())
 
@@ -180,12 +181,14 @@ class _Stream:
         """Computes one block again, for all samples, and scores its parameters."""
         with self.loaded(self.of_layer(layer)) as named:
             with Hooks(named, self.score, self.keep) as hooks:
-                for index, each in enumerate(self.passing):
-                    states = each.states[layer].to(self.device).requires_grad_()
-                    self.block(layer, each, states).backward(each.gradient)
-                    each.gradient = states.grad
+                for index, sample in enumerate(self.samples):
+                    states = sample.states[layer].to(self.device).requires_grad_()
+                    # The chain rule, a block at a time: ∂L/∂out goes in, ∂L/∂in comes out, and
+                    # the hooks see ∂L/∂θ of this block on the way.
+                    self.block(layer, sample, states).backward(sample.gradient)
+                    sample.gradient = states.grad
                     hooks.check_fired(index)
-                    del each.states[layer:]
+                    del sample.states[layer:]  # no block below asks for it again
             self.parts.take(hooks.sums.values())
 
     def finish(self) -> None:
@@ -193,12 +196,14 @@ class _Stream:
         trim_heap()  # the states between blocks are gone, and this is the largest part
         names = self.front + [name for name in self.tail if name not in self.front]
         with self.loaded(names if self.spec.tied else self.front) as named:
-            own = {name: named[name] for name in self.front}
-            with Hooks(own, self.score, self.keep) as hooks:
-                for index, each in enumerate(self.passing):
-                    ends, gradients = [self.embed(each)], [each.gradient]
-                    if self.spec.tied and each.leaving is not None:
-                        ends.append(self.loss(each, each.leaving.to(self.device)))
+            front = {name: named[name] for name in self.front}
+            with Hooks(front, self.score, self.keep) as hooks:
+                for index, sample in enumerate(self.samples):
+                    # Both uses of a tied weight in one backward pass, so that its hook sees their
+                    # sum: |g₁ + g₂| is the score, not |g₁| + |g₂|.
+                    ends, gradients = [self.embed(sample)], [sample.gradient]
+                    if self.spec.tied and sample.leaving is not None:
+                        ends.append(self.loss(sample, sample.leaving.to(self.device)))
                         gradients.append(None)
                     torch.autograd.backward(ends, gradients)
                     hooks.check_fired(index)
@@ -230,6 +235,7 @@ class _Stream:
         empty = {name: self.model.get_parameter(name) for name in names}
         named = {}
         for name in names:
+            # Checked on the way forward only: the way back reads the same bytes again.
             read = self.weights.finite(name, self.ref.source) if check else None
             read = self.weights.parameter(name) if read is None else read
             # Contiguous, as in a loaded model: a view of a fused matrix may compute otherwise.
@@ -248,31 +254,33 @@ class _Stream:
             if self.spec.tied and module == self.spec.architecture.embed:
                 self.model.get_submodule(self.spec.architecture.head).weight = parameter
 
-    def embed(self, each: _Passing) -> Tensor:
+    def embed(self, sample: _SamplePass) -> Tensor:
         """What enters the first block; records the arguments of every block on the way."""
-        each.calls.clear()
+        sample.calls.clear()
         entered: list[Tensor] = []
 
+        # The model's own forward makes masks and rotations, which differ from block to block in
+        # some architectures (sliding windows): so it runs, with blocks that pass states through.
         def record(states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
             entered.append(states)
-            each.calls.append((args, kwargs))
+            sample.calls.append((args, kwargs))
             if len(entered) == len(self.blocks):
-                raise _Reached
+                raise _Reached  # what follows has no weights yet
             return states
 
-        with _replaced(self.blocks, record):
+        with replaced_forward(self.blocks, record):
             try:
-                self.model(input_ids=each.ids, use_cache=False)
+                self.model(input_ids=sample.ids, use_cache=False)
             except _Reached:
                 return entered[0]
         raise AssertionError("the model did not call its blocks")
 
-    def block(self, layer: int, each: _Passing, states: Tensor) -> Tensor:
+    def block(self, layer: int, sample: _SamplePass, states: Tensor) -> Tensor:
         """One block as the whole model would call it."""
-        args, kwargs = each.calls[layer]
+        args, kwargs = sample.calls[layer]
         return self.blocks[layer](states, *args, **kwargs)
 
-    def loss(self, each: _Passing, states: Tensor) -> Tensor:
+    def loss(self, sample: _SamplePass, states: Tensor) -> Tensor:
         """The model's own loss, from the states that leave its last block."""
         from transformers.modeling_outputs import (
             BaseModelOutputWithPastAndCrossAttentions as DecoderOutput,
@@ -280,11 +288,13 @@ class _Stream:
 
         norm = self.model.get_submodule(self.spec.architecture.final_norm)
 
+        # The model's own head and loss stay in charge (scaled or capped logits in some): only the
+        # decoder below them is replaced, by its final norm.
         def decode(*_: Any, **__: Any) -> DecoderOutput:
             return DecoderOutput(last_hidden_state=norm(states))
 
-        with _replaced([self.decoder], decode):
-            return self.model(input_ids=each.ids, labels=each.labels, use_cache=False).loss
+        with replaced_forward([self.decoder], decode):
+            return self.model(input_ids=sample.ids, labels=sample.labels, use_cache=False).loss
 
 
 def _skeleton(ref: ModelRef, spec: ArchSpec, dtype: torch.dtype, device: torch.device) -> Any:
@@ -304,15 +314,3 @@ def _skeleton(ref: ModelRef, spec: ArchSpec, dtype: torch.dtype, device: torch.d
         for name, table in module.named_buffers(recurse=False):
             module.register_buffer(name, table.to(device), persistent=False)
     return split_fused(model, spec).requires_grad_(False).eval()
-
-
-@contextmanager
-def _replaced(modules: Sequence[nn.Module], forward: Any) -> Iterator[None]:
-    """Gives modules another forward pass for a while."""
-    for module in modules:
-        module.forward = forward
-    try:
-        yield
-    finally:
-        for module in modules:
-            del module.forward

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from nuggets.builtin.resolve import resolve
+from nuggets.builtin.resolve import model_named
 from nuggets.builtin.skills import general_samples
 from nuggets.compute.threads import threads_of
 from nuggets.data.sources import load_source
@@ -17,7 +17,8 @@ from nuggets.extraction.consistent import check_consistent, check_heads_fill, ch
 from nuggets.extraction.cut import cut_model, permute_matrices
 from nuggets.extraction.layers import TopLayers, UniformLayers
 from nuggets.models.architecture import ArchSpec
-from nuggets.models.pair import check_pair, read_spec
+from nuggets.models.pair import check_pair
+from nuggets.planning.cache import MapRequest
 from nuggets.planning.machine import resolve_device_name
 from nuggets.progress import Progress
 from nuggets.recipe import CutJob, DataConfig, SensitivityConfig, SensitivityJob
@@ -41,10 +42,11 @@ def cut_to(job: CutJob, out: Path, progress: Progress | None = None) -> dict[str
         BadInput: if the sizes do not fit the teacher, or `out` exists.
     """
     refuse_existing(out)
-    wanted = student_spec(job)
+    source = model_named(job.teacher)
+    wanted = student_spec(job, source.spec)
     healing = _healing_samples(job)
     device = resolve_device_name(job.device)
-    teacher = Loaded(job.teacher, device, progress=progress)
+    teacher = Loaded(source, device, progress=progress)
     map = _map(job, teacher, progress)
     by_map = map is not None
     selector = TopLayers() if by_map else UniformLayers()
@@ -55,7 +57,7 @@ def cut_to(job: CutJob, out: Path, progress: Progress | None = None) -> dict[str
     student = cut_model(teacher.model, choice)
     if job.order == "permuted":
         permute_matrices(student, job.seed)
-    losses = _heal(student, teacher, healing, job, out, device, progress)
+    losses = _heal(student, teacher, healing, job, device, progress)
     with output_folder(out) as folder:
         card = _card(job, wanted, choice.layers, losses)
         save_model(student, teacher.tokenizer, folder, card)
@@ -82,7 +84,7 @@ def _map(job: CutJob, teacher: Loaded, progress: Progress | None) -> Sensitivity
     measuring = SensitivityJob(
         model=job.teacher, data=job.data, sensitivity=config, device=job.device
     )
-    return measure_map(measuring, progress, teacher)
+    return measure_map(MapRequest.of(measuring, teacher.source), progress, teacher)
 
 
 def _blank(spec: ArchSpec) -> SensitivityMap:
@@ -93,14 +95,13 @@ def _blank(spec: ArchSpec) -> SensitivityMap:
     return SensitivityMap(spec, "none", rows, cols, {}, (), np.zeros((0, 0)))
 
 
-def student_spec(job: CutJob) -> ArchSpec:
+def student_spec(job: CutJob, teacher: ArchSpec) -> ArchSpec:
     """The student's dimensions: the teacher's, those of `like`, and single sizes on top.
 
     Raises:
         BadInput: for unknown sizes, or sizes that the teacher does not have.
     """
-    teacher = read_spec(resolve(job.teacher))
-    spec = teacher if job.like is None else read_spec(resolve(job.like))
+    spec = teacher if job.like is None else model_named(job.like).spec
     unknown = set(job.sizes) - {"n_layers", "hidden_size", "intermediate_size", "n_kv_heads"}
     if unknown:
         raise BadInput(f"A cut has no size {sorted(unknown)[0]!r}.")
@@ -140,7 +141,6 @@ def _heal(
     teacher: Loaded,
     samples: list[Any],
     job: CutJob,
-    out: Path,
     device: str,
     progress: Progress | None,
 ) -> list[float]:
@@ -152,7 +152,7 @@ def _heal(
     encoded = teacher.encode(samples, config.max_length, job.data.format)
     student.train()
     with threads_of(student, device):
-        log = finetune(student, encoded, config, job.seed, out, device=device, progress=progress)
+        log = finetune(student, encoded, config, job.seed, device=device, progress=progress)
     student.eval()
     return log.losses
 

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nuggets.builtin.resolve import model_named
 from nuggets.compute.threads import threads_of
 from nuggets.data.samples import Format, Sample
-from nuggets.disk.commit import atomic_write, make_folder, remove_folder
+from nuggets.disk.commit import make_folder, remove_folder
 from nuggets.disk.home import runs_dir
-from nuggets.evaluation.answer_store import Kept
+from nuggets.evaluation.answer_store import answer_once
 from nuggets.evaluation.benchmarks import Benchmark, Task
 from nuggets.evaluation.judges import JudgeClient, TeacherJudge, verdict_metrics
 from nuggets.evaluation.lm_eval_adapter import Evaluated, Process, Respondent, run_benchmark
@@ -30,7 +31,7 @@ from nuggets.runs.context import RunContext
 from nuggets.runs.store import Run, RunStore
 from nuggets.stages.exporting import ADAPTER, MODEL
 from nuggets.stages.measuring import Loaded
-from nuggets.statistics.verdict import ArmRole
+from nuggets.statistics.verdict import Part
 
 Asked = tuple[Any, Any]
 """A model and its tokenizer."""
@@ -51,26 +52,7 @@ class Subject:
     opened: Callable[[], Any]
     arm: str = ""
     seed: int = 0
-    role: ArmRole | None = None
-
-
-class KeptOnDisk:
-    """Answers in the run's checkpoints, a file each. Implements `Kept`."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        make_folder(folder)
-
-    def get(self, key: str) -> Any | None:
-        """What was kept; a damaged file counts as nothing."""
-        try:
-            return json.loads((self._folder / f"{key}.json").read_text())
-        except (OSError, ValueError):
-            return None
-
-    def put(self, key: str, value: Any) -> None:
-        """Writes a file, whole or not at all."""
-        atomic_write(self._folder / f"{key}.json", json.dumps(value))
+    part: Part | None = None
 
 
 def run_evaluate(job: EvaluateJob, ctx: RunContext) -> None:
@@ -105,14 +87,15 @@ def measure_subjects(
         ctx.check_cancelled()
         with subject.opened() as (model, tokenizer), threads_of(model, device):
             for task in todo:
-                kept = KeptOnDisk(ctx.checkpoints / "answers" / subject.folder / task.name)
+                kept = ctx.checkpoints / "answers" / subject.folder / task.name
+                make_folder(kept)
                 respondent = Respondent(
                     subject.label, model, tokenizer, device, batch_size, max_length, kept
                 )
                 with _process(task, kept, ctx, device) as process:
                     found = run_benchmark(task, respondent, ctx, process)
                 _commit(found, task, subject, ctx)
-                remove_folder(ctx.checkpoints / "answers" / subject.folder / task.name)
+                remove_folder(kept)
 
 
 def write_tables(
@@ -165,7 +148,7 @@ def arm_subjects(
                     opened=_opener(cell, student, device),
                     arm=f"{label}{arm.name}",
                     seed=seed,
-                    role=arm.role,
+                    part=recipe.parts[arm.name],
                 )
             )
     return found
@@ -175,7 +158,7 @@ def _opener(cell: Path, student: Callable[[], Asked], device: str) -> Callable[[
     @contextmanager
     def opened() -> Iterator[Asked]:
         if (cell / MODEL).is_dir():
-            whole = Loaded(str(cell / MODEL), device)
+            whole = Loaded(model_named(str(cell / MODEL)), device)
             yield whole.model, whole.tokenizer
             return
         model, tokenizer = student()
@@ -205,13 +188,14 @@ def _subjects(
     if dtype == "auto":
         dtype = "bfloat16" if job.device.startswith("cuda") else "float32"
     if not name.startswith(RUN_PREFIX):
-        ctx.provenance(**{f"model.{name}": cache.digest_model(name)})
+        model = model_named(name)
+        ctx.provenance(**{f"model.{name}": cache.digest_model(model)})
         place = hashlib.sha256(name.encode()).hexdigest()[:6]
         folder = f"{Path(name).stem or 'model'}-{place}"
 
         @contextmanager
         def opened() -> Iterator[Asked]:
-            loaded = Loaded(name, job.device, dtype)
+            loaded = Loaded(model, job.device, dtype)
             yield loaded.model, loaded.tokenizer
 
         short = Path(name).name
@@ -220,11 +204,12 @@ def _subjects(
     run_id, arm = split_run(name)
     run = RunStore(runs_dir()).open(run_id)
     recipe = load_job(run.recipe_text())
-    ctx.provenance(**{f"student.{run.id}": cache.digest_model(recipe.student)})
+    source = model_named(recipe.student)
+    ctx.provenance(**{f"student.{run.id}": cache.digest_model(source)})
 
     def student() -> Asked:
         if recipe.student not in students:
-            students[recipe.student] = Loaded(recipe.student, job.device, dtype)
+            students[recipe.student] = Loaded(source, job.device, dtype)
         return students[recipe.student].model, students[recipe.student].tokenizer
 
     others = {split_run(m)[0] if m.startswith(RUN_PREFIX) else m for m in job.models} - {run_id}
@@ -237,7 +222,8 @@ def _place(task: Task, subject: Subject) -> str:
 
 
 def _commit(found: Evaluated, task: Task, subject: Subject, ctx: RunContext) -> None:
-    of_arm = {"arm": subject.arm, "seed": subject.seed, "role": subject.role}
+    of_arm = {"arm": subject.arm, "seed": subject.seed}
+    of_arm |= subject.part._asdict() if subject.part else {}
     outcome = found.outcome.model_copy(update=of_arm)
     with ctx.commit(_place(task, subject)) as folder:
         (folder / results.OUTCOME).write_text(outcome.model_dump_json(indent=1))
@@ -255,14 +241,15 @@ def _commit(found: Evaluated, task: Task, subject: Subject, ctx: RunContext) -> 
 
 
 @contextmanager
-def _process(task: Task, kept: Kept, ctx: RunContext, device: str) -> Iterator[Process | None]:
+def _process(task: Task, kept: Path, ctx: RunContext, device: str) -> Iterator[Process | None]:
     """What scores free answers: nothing, an endpoint, or a teacher."""
     judge = task.judged_by
     if judge is None:
         yield None
         return
     if isinstance(judge, TeacherJudge):
-        yield _by_likelihood(Loaded(judge.teacher, device), judge, task.format, ctx, device)
+        teacher = Loaded(model_named(judge.teacher), device)
+        yield _by_likelihood(teacher, judge, task.format, ctx, device)
         return
     client = JudgeClient(judge, permit, ctx)
 
@@ -270,11 +257,10 @@ def _process(task: Task, kept: Kept, ctx: RunContext, device: str) -> Iterator[P
         ctx.check_cancelled()
         asked = [judge.model_dump(mode="json"), doc["question"], answers[0], doc["reference"]]
         key = f"judge-{hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:24]}"
-        verdicts = kept.get(key)
-        if verdicts is None:
-            verdicts = client.compare(doc["question"], answers[0], doc["reference"])
-            kept.put(key, verdicts)
-        return verdict_metrics((verdicts[0], verdicts[1]))
+        first, second = answer_once(
+            kept, key, lambda: client.compare(doc["question"], answers[0], doc["reference"])
+        )
+        return verdict_metrics((first, second))
 
     yield judged
 

@@ -43,6 +43,8 @@ def export_arm(run: Run, out: Path, arm: str, seed: int | None, merged: bool) ->
             _merge(recipe, adapter, target, card)
         else:
             shutil.copytree(model if merged else adapter, target, dirs_exist_ok=True)
+            if not merged and not {"embed", "head"}.isdisjoint(recipe.extraction.roles):
+                _untie(recipe, target)
     return {"out": str(out), "run": run.id, "arm": arm, "seed": seed, "merged": merged}
 
 
@@ -62,12 +64,22 @@ def save_benchmarks(run: Run, out: Path) -> None:
         shutil.copytree(source, target, dirs_exist_ok=True)
 
 
+def _untie(recipe: TransferRecipe, target: Path) -> None:
+    from nuggets.builtin.resolve import model_named
+    from nuggets.extraction.adapter import untie_adapter
+    from nuggets.stages.measuring import Loaded
+
+    student = Loaded(model_named(recipe.student), "cpu")
+    untie_adapter(target, student.spec, lambda: student.weight(student.spec.module("embed")))
+
+
 def _merge(recipe: TransferRecipe, adapter: Path, target: Path, card: str) -> None:
+    from nuggets.builtin.resolve import model_named
     from nuggets.extraction.adapter import load_adapter, untie
     from nuggets.stages.measuring import Loaded
     from nuggets.train.export import save_model
 
-    student = Loaded(recipe.student, "cpu")
+    student = Loaded(model_named(recipe.student), "cpu")
     untie(student.model, [student.spec.module("embed")])
     model = load_adapter(student.model, adapter)
     save_model(model, student.tokenizer, target, card)

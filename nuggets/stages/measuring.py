@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from nuggets.alignment.measure import align_models
 from nuggets.alignment.report import AlignmentReport
-from nuggets.builtin.resolve import resolve
 from nuggets.compute.device import free_memory
 from nuggets.compute.memory import memory_reported, return_freed_memory
 from nuggets.compute.threads import threads_for
@@ -29,14 +28,14 @@ from nuggets.extraction.window_request import WindowRequest
 from nuggets.extraction.windows_while_measuring import ChosenParts
 from nuggets.models.architecture import ArchSpec
 from nuggets.models.loading import load_model, load_tokenizer
-from nuggets.models.pair import read_spec
-from nuggets.models.references import ModelRef, model_path
-from nuggets.models.safetensors_headers import check_keys, count_parameters
+from nuggets.models.pair import Model, ModelPair, check_vocabularies
+from nuggets.models.references import model_path
+from nuggets.models.safetensors_headers import count_parameters
 from nuggets.models.stored_weights import StoredWeights
-from nuggets.planning import cache
-from nuggets.planning.checks import check_alignment, check_extraction
-from nuggets.planning.datasets import align_samples, align_tasks, seed_samples, source_label
-from nuggets.planning.jobs import alignment_job, map_job
+from nuggets.planning.cache import MapRequest, alignment_folder, find_alignment
+from nuggets.planning.checks import check_extraction
+from nuggets.planning.datasets import align_samples, align_tasks, source_label
+from nuggets.planning.jobs import alignment_job, map_request, pair_to_plan
 from nuggets.planning.machine import resolve_device_name
 from nuggets.progress import Progress
 from nuggets.recipe import AlignJob, DataConfig, SensitivityConfig, SensitivityJob, TransferRecipe
@@ -57,17 +56,17 @@ class Loaded:
 
     def __init__(
         self,
-        name: str,
+        source: Model,
         device: str,
         dtype: str = "float32",
         progress: Progress | None = None,
     ) -> None:
-        self.name, self.dtype, self.device = name, dtype, device
-        self.ref: ModelRef = resolve(name)
+        self.source, self.dtype, self.device = source, dtype, device
+        self.ref, self.name = source.ref, source.ref.source
         model_path(self.ref, progress)  # downloaded now, if need be, where it is seen
-        self.spec: ArchSpec = read_spec(self.ref)
+        self.spec = source.spec
         self.tokenizer: Any = load_tokenizer(self.ref)
-        self.parameters = count_parameters(self.spec, check_keys(self.ref, self.spec))
+        self.parameters = count_parameters(self.spec, source.headers)
 
     @cached_property
     def model(self) -> nn.Module:
@@ -106,31 +105,27 @@ the weights (see benchmarks)."""
 
 
 def measure_map(
-    job: SensitivityJob, progress: Progress | None = None, loaded: Loaded | None = None
+    request: MapRequest, progress: Progress | None = None, loaded: Loaded | None = None
 ) -> SensitivityMap:
     """The sensitivity map of a job: the cached one, or measured now and cached.
 
     Args:
-        job: model, samples and score.
+        request: model, samples and score.
         progress: ticks per sample.
         loaded: the model, if the caller has it on the device already.
     """
-    samples = seed_samples(job.data)
-    device = resolve_device_name(job.device)
-    config = cache.with_dtype(job.sensitivity, device)
-    found = cache.find_map(job, samples, config)
+    config = request.config
+    found = request.find()
     if found is not None:  # perhaps measured under another name of the same model and samples
-        meta = {**found.meta, **_meta(job, config, device)}
-        return dataclasses.replace(found, meta=meta)
+        return dataclasses.replace(found, meta={**found.meta, **_meta(request)})
     # A model that was loaded for something else may compute in another number format.
     if loaded is None or loaded.dtype != config.dtype:
-        loaded = Loaded(job.model, device, config.dtype, progress)
-    windows = cache.windows_for(job)
-    folder = cache.map_folder(job.model, samples, config, job.data.format, windows)
-    meta = {**_meta(job, config, device), "digest": folder.name}
+        loaded = Loaded(request.model, request.device, config.dtype, progress)
+    folder = request.folder
+    meta = {**_meta(request), "digest": folder.name}
     with loaded.threads():
-        encoded = loaded.encode(samples, config.max_length, job.data.format)
-        _measure(loaded, encoded, config, folder, meta, windows, progress)
+        encoded = loaded.encode(request.samples, config.max_length, request.job.data.format)
+        _measure(loaded, encoded, config, folder, meta, request.windows, progress)
     return SensitivityMap.load(folder)
 
 
@@ -227,25 +222,27 @@ def keep_map(map: SensitivityMap, ctx: RunContext) -> None:
             dataclasses.replace(map, full={}).save(folder)
 
 
-def _meta(job: SensitivityJob, config: SensitivityConfig, device: str) -> dict[str, Any]:
-    data = job.data
+def _meta(request: MapRequest) -> dict[str, Any]:
+    data = request.job.data
     return {
-        "model": job.model,
+        "model": request.job.model,
         "label": data.task or source_label(str(data.file or data.seed_samples)),
-        "dtype": config.dtype,
-        "device": device,
+        "dtype": request.config.dtype,
+        "device": request.device,
     }
 
 
-def measure_alignment(job: AlignJob, progress: Progress | None = None) -> AlignmentReport:
+def measure_alignment(
+    job: AlignJob, pair: ModelPair, progress: Progress | None = None
+) -> AlignmentReport:
     """The alignment of a job: the cached one, or measured now and cached."""
-    folder = cache.alignment_folder(job)
-    if (found := cache.find_alignment(folder)) is not None:
+    folder = alignment_folder(job, pair)
+    if (found := find_alignment(folder)) is not None:
         return found
-    check_alignment(job)
+    check_vocabularies(pair)
     device = resolve_device_name(job.device)
-    teacher = Loaded(job.teacher, device, progress=progress)
-    student = Loaded(job.student, device, progress=progress)
+    teacher = Loaded(pair.teacher, device, progress=progress)
+    student = Loaded(pair.student, device, progress=progress)
     fit, test = align_samples(job)
     format = "paper" if job.data is None else job.data.format
     with max(teacher, student, key=lambda loaded: loaded.parameters).threads():
@@ -274,24 +271,24 @@ def _maps(
 
     def measured(config: DataConfig, loaded: Loaded) -> SensitivityMap:
         measuring = SensitivityJob(model=loaded.name, data=config, device=job.device)
-        return measure_map(measuring, progress, loaded)
+        return measure_map(MapRequest.of(measuring, loaded.source), progress, loaded)
 
     return {k: (measured(v, pair[0]), measured(v, pair[1])) for k, v in data.items()}
 
 
 def plan_recipe(
     recipe: TransferRecipe,
+    pair: ModelPair,
     progress: Progress | None = None,
     teacher: Loaded | None = None,
 ) -> tuple[ExtractionPlan, SensitivityMap]:
     """The plan of a recipe and its map; measures what is not cached yet."""
-    check_extraction(recipe)
-    map = measure_map(map_job(recipe), progress, teacher)
+    check_extraction(recipe, pair)
+    map = measure_map(map_request(recipe, pair), progress, teacher)
     cka = None
     if recipe.extraction.layers.needs_cka:
-        cka = measure_alignment(alignment_job(recipe), progress).matrices["cka"]
-    student = read_spec(resolve(recipe.student, weights=False))
-    return make_plan(map, student, recipe.extraction, recipe.lora, cka), map
+        cka = measure_alignment(alignment_job(recipe), pair, progress).matrices["cka"]
+    return make_plan(map, pair.student.spec, recipe.extraction, recipe.lora, cka), map
 
 
 def extract_to(
@@ -299,14 +296,15 @@ def extract_to(
 ) -> ExtractionPlan:
     """Writes `plan.json` and the initial factors as a rank-r PEFT adapter into a new folder."""
     refuse_existing(out)
-    check_extraction(recipe)
+    pair = pair_to_plan(recipe)
+    check_extraction(recipe, pair)
     device = resolve_device_name(recipe.device)
-    teacher = Loaded(recipe.teacher, device, progress=progress)
-    plan, map = plan_recipe(recipe, progress, teacher)
+    teacher = Loaded(pair.teacher, device, progress=progress)
+    plan, map = plan_recipe(recipe, pair, progress, teacher)
     with teacher.threads():
         factors = extract_factors(teacher.weight, plan, map, device=device)
     with output_folder(out) as folder:
-        write_extraction(folder, plan, factors, recipe)
+        write_extraction(folder, plan, factors, recipe, pair.student.spec)
     return plan
 
 
@@ -316,7 +314,7 @@ def weights_of(model: nn.Module) -> Callable[[str], Tensor]:
 
 
 def write_extraction(
-    folder: Path, plan: ExtractionPlan, factors: Any, recipe: TransferRecipe
+    folder: Path, plan: ExtractionPlan, factors: Any, recipe: TransferRecipe, student: ArchSpec
 ) -> None:
     """Fills a folder with `plan.json` and the factors in PEFT's names."""
     (folder / "plan.json").write_text(plan.model_dump_json(indent=1))
@@ -330,7 +328,7 @@ def write_extraction(
         folder,
         {name: (factor.a, factor.b) for name, factor in factors.items()},
         {name: plan.lora.scale(factor.rank) for name, factor in factors.items()},
-        read_spec(resolve(recipe.student, weights=False)),
+        student,
         recipe.student,
         card,
     )

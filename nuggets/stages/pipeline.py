@@ -6,10 +6,10 @@ import hashlib
 from collections.abc import Callable
 from typing import Any
 
+from nuggets.builtin.resolve import pair_named
 from nuggets.errors import BadInput
 from nuggets.evaluation.permits import check_permits
 from nuggets.planning import cache
-from nuggets.planning.datasets import seed_samples
 from nuggets.recipe import AlignJob, SensitivityJob, load_job
 from nuggets.runs.context import RunContext
 from nuggets.runs.store import Run
@@ -41,17 +41,19 @@ def execute(run: Run, ctx: RunContext) -> None:
 def _sensitivity(job: SensitivityJob, ctx: RunContext) -> None:
     ctx.plan(("sensitivity",))
     ctx.stage("sensitivity")
+    request = cache.MapRequest.of(job)
     ctx.provenance(
-        model=cache.digest_model(job.model), samples=cache.samples_digest(seed_samples(job.data))
+        model=cache.digest_model(request.model), samples=cache.samples_digest(request.samples)
     )
-    keep_map(measure_map(job, ctx), ctx)
+    keep_map(measure_map(request, ctx), ctx)
 
 
 def _align(job: AlignJob, ctx: RunContext) -> None:
     ctx.plan(("alignment",))
     ctx.stage("alignment")
-    ctx.provenance(teacher=cache.digest_model(job.teacher), student=cache.digest_model(job.student))
-    report = measure_alignment(job, ctx)
+    pair = pair_named(job.teacher, job.student)
+    ctx.provenance(**cache.digest_pair(pair))
+    report = measure_alignment(job, pair, ctx)
     if not ctx.done("alignment"):
         with ctx.commit("alignment") as folder:
             report.save(folder)

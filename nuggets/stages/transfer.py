@@ -5,22 +5,25 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 import torch
 
-from nuggets.builtin.resolve import resolve
+from nuggets.builtin.resolve import pair_named
 from nuggets.compute.threads import threads_for
+from nuggets.data.jsonl import shared_samples
 from nuggets.data.samples import Sample
-from nuggets.disk.commit import atomic_write, commit_folder, newest_valid, remove_folder
+from nuggets.disk.commit import atomic_write, remove_folder
 from nuggets.disk.home import cache_dir
 from nuggets.errors import BadInput
-from nuggets.extraction.factors import extract_factors
-from nuggets.models.pair import read_spec
+from nuggets.evaluation.outcomes import check_items
+from nuggets.models.pair import ModelPair
 from nuggets.planning import cache
+from nuggets.planning.cache import MapRequest
 from nuggets.planning.checks import check_transfer
 from nuggets.planning.datasets import Datasets
-from nuggets.planning.jobs import alignment_job, extractions, map_job
+from nuggets.planning.jobs import alignment_job, extractions, map_job, map_request
 from nuggets.recipe import DataConfig, TransferRecipe
 from nuggets.runs import results
 from nuggets.runs.context import RunContext
@@ -32,20 +35,18 @@ from nuggets.stages.measuring import (
     keep_map,
     measure_alignment,
     measure_map,
-    plan_recipe,
     write_extraction,
 )
+from nuggets.statistics.comparisons import higher_is_better
 from nuggets.statistics.report import CellOutcome, build_report
 from nuggets.train.arms.family import Arm
 from nuggets.train.cells import EVALUATION_BATCHES, CellRecord, CellResult
-from nuggets.train.checkpoints import Storage
 from nuggets.train.lab import Lab
 from nuggets.train.lanes.packing import CellGroup, Form, plan_batches
 from nuggets.train.lanes.side_by_side import Cell, run_batch
 from nuggets.train.tuning import Tuning, tune_batch
 
 STAGES = ("load", "sensitivity", "plan", "tune", "train", "benchmark", "report")
-STORAGE = Storage(commit=commit_folder, newest=newest_valid, remove=remove_folder)
 
 
 def run_transfer(recipe: TransferRecipe, ctx: RunContext) -> None:
@@ -60,10 +61,10 @@ def run_transfer(recipe: TransferRecipe, ctx: RunContext) -> None:
     ctx.plan([stage for stage in STAGES if stage not in unused])
     ctx.stage("load")
     helpers = devices_for(recipe.device, recipe.train.processes, "train")[1:]
-    teacher = read_spec(resolve(recipe.teacher))
+    pair = pair_named(recipe.teacher, recipe.student)
     threads = torch.get_num_threads()
-    with threads_for(teacher.n_matrix_parameters, recipe.device):
-        lab, data = _prepare(recipe, ctx)
+    with threads_for(pair.teacher.spec.n_matrix_parameters, recipe.device):
+        lab, data = _prepare(recipe, pair, ctx)
         lab = replace(lab, threads=threads, helpers=helpers)
         ctx.stage("plan")
         _keep_plan(recipe, lab, ctx)
@@ -75,29 +76,26 @@ def run_transfer(recipe: TransferRecipe, ctx: RunContext) -> None:
     _report(recipe, data, ctx)
 
 
-def _prepare(recipe: TransferRecipe, ctx: RunContext) -> tuple[Lab, Datasets]:
+def _prepare(recipe: TransferRecipe, pair: ModelPair, ctx: RunContext) -> tuple[Lab, Datasets]:
     """Samples, models and map; refuses whatever cannot work before training starts."""
-    ctx.provenance(
-        teacher=cache.digest_model(recipe.teacher),
-        student=cache.digest_model(recipe.student),
-        **cache.digest_files(recipe.data),
-    )
-    data = check_transfer(recipe)
+    ctx.provenance(**cache.digest_pair(pair), **cache.digest_files(recipe.data))
+    data = check_transfer(recipe, pair)
     ctx.provenance(samples=_digest(data, recipe))
-    for note in data.notes if recipe.train.lr_grid else ():
-        ctx.log(note)
-    teacher = Loaded(recipe.teacher, recipe.device, progress=ctx)
-    student = Loaded(recipe.student, recipe.device, progress=ctx)
+    teacher = Loaded(pair.teacher, recipe.device, progress=ctx)
+    student = Loaded(pair.student, recipe.device, progress=ctx)
+    judged = [*data.test, *data.tuning, *chain.from_iterable(data.old.values())]
+    check_items(judged, student.tokenizer, recipe.train.max_length, recipe.data.format)
     _ = student.model  # now, so that damaged weights end the run before anything is measured
     ctx.check_cancelled()
     ctx.stage("sensitivity")
-    map = measure_map(map_job(recipe), ctx, teacher)
+    map = measure_map(map_request(recipe, pair), ctx, teacher)
     keep_map(map, ctx)
-    return _lab(recipe, teacher, student, map, data, ctx), data
+    return _lab(recipe, pair, teacher, student, map, data, ctx), data
 
 
 def _lab(
     recipe: TransferRecipe,
+    pair: ModelPair,
     teacher: Loaded,
     student: Loaded,
     map: Any,
@@ -108,10 +106,11 @@ def _lab(
 
     def task_map(task: str) -> SensitivityMap:
         data = DataConfig(task=task, n_seed_samples=recipe.data.n_seed_samples)
-        return measure_map(map_job(recipe).model_copy(update={"data": data}), ctx)
+        job = map_job(recipe).model_copy(update={"data": data})
+        return measure_map(MapRequest.of(job, pair.teacher, pair.student), ctx)
 
     if any(extraction.layers.needs_cka for extraction in extractions(recipe)):
-        cka = measure_alignment(alignment_job(recipe), ctx).matrices["cka"]
+        cka = measure_alignment(alignment_job(recipe), pair, ctx).matrices["cka"]
     if any(arm.needs_other_task for arm in recipe.arms):
         other = next(skill for skill in ("copy", "add") if skill != recipe.data.task)
         wrong = task_map(other)
@@ -151,10 +150,9 @@ def _digest(data: Datasets, recipe: TransferRecipe) -> str:
 def _keep_plan(recipe: TransferRecipe, lab: Lab, ctx: RunContext) -> None:
     if ctx.done("plan"):
         return
-    plan, map = plan_recipe(recipe, ctx)
-    factors = extract_factors(lab.weight, plan, map, device=lab.device)
+    plan, factors = lab.plan(), lab.factors()
     with ctx.commit("plan") as folder:
-        write_extraction(folder, plan, factors, recipe)
+        write_extraction(folder, plan, factors, recipe, lab.student_spec)
 
 
 def _tune(
@@ -181,7 +179,6 @@ def _tune(
                 ctx.checkpoints / "tuning" / f"batch-{index}",
                 items=data.tuning,
                 metric=recipe.data.metric,
-                storage=STORAGE,
                 progress=together,
                 progress_of=lambda arm: _Labelled(ctx, f"tune {arm.name}", seed),
             )
@@ -261,7 +258,6 @@ def _batch(
             old_skills=data.old,
             metrics=_metrics(recipe, data.test),
             answers=True,
-            storage=STORAGE,
             progress=together,
             wanted=missing,
         )
@@ -384,7 +380,11 @@ def _report(recipe: TransferRecipe, data: Datasets, ctx: RunContext) -> None:
         found,
         task=data.label,
         metric=recipe.data.metric,
-        higher_is_better=recipe.data.metric != "loss",
+        higher_is_better=higher_is_better(recipe.data.metric),
     )
+    if recipe.train.lr_grid:
+        shared = len(shared_samples(data.test, data.tuning))
+        sizes = {"n_validation": len(data.tuning), "n_validation_in_test": shared}
+        report = report.model_copy(update=sizes)
     with ctx.commit("report") as folder:
         (folder / "report.json").write_text(report.model_dump_json(indent=1))

@@ -35,10 +35,11 @@ def bootstrap_means(outcomes: ArrayLike, draws: int = DRAWS, seed: int = 0) -> N
         NonFinite: An outcome is NaN or infinite.
     """
     array = checked_outcomes(outcomes, level=0.5)
-    by_seed, by_item = (
-        _counts(array.shape[0], draws, seed),
-        _counts(array.shape[1], draws, seed + 1),
-    )
+    n_seeds, n_items = array.shape
+    # Two generators: from one, as many seeds as items would both be drawn alike.
+    by_seed, by_item = _counts(n_seeds, draws, seed), _counts(n_items, draws, seed + 1)
+    # Mean of draw d = Σ_s Σ_i seeds[d, s] · items[d, i] · outcome[s, i] / (n_seeds · n_items): the
+    # sum over items is one product [draws, n_seeds], and no resample [n_seeds, n_items] is made.
     return np.einsum("ds,ds->d", by_seed, by_item @ array.T) / array.size
 
 
@@ -49,6 +50,7 @@ def _counts(n: int, draws: int, seed: int) -> NDArray[np.float64]:
     Counting draws is the same as drawing indices, without the gather; a report asks for the same
     counts for every pair of arms.
     """
+    # It follows from seed and size alone: every pair of arms meets the same draws.
     generator = np.random.default_rng([seed, n])
     return generator.multinomial(n, np.full(n, 1 / n), size=draws).astype(np.float64)
 

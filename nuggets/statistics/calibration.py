@@ -2,8 +2,9 @@
 
 A pool holds one arm trained with many seeds. A comparison draws three groups of seeds without
 overlap and calls them baseline, treatment and control, though all are the same arm (A/A): whatever
-the verdict then claims is false. A planted effect turns a known share of the treatment's answers
-from wrong to right, and counts how often "helps" finds it.
+the verdict then claims is false. For the second question the baseline and the content control are
+ruined, so that only an identical location control can prevent "located". A planted effect turns a
+known share of the treatment's answers from wrong to right, and counts how often "helps" finds it.
 
 Comparisons of one round share no seed; rounds share the pool. The rate over all rounds is unbiased
 (a U-statistic), but its comparisons are not independent, so its interval counts only as many as
@@ -13,7 +14,7 @@ comparisons (Hoeffding, Annals of Mathematical Statistics 19, 1948).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,13 +26,20 @@ from nuggets.statistics.comparisons import compare_family, families
 from nuggets.statistics.intervals import LEVEL
 from nuggets.statistics.power import detectable_effect
 from nuggets.statistics.spread import Outcomes, checked_outcomes
-from nuggets.statistics.verdict import ArmRole, Difference, Kind, decide
+from nuggets.statistics.verdict import EDITION, Difference, Part, Verdict, decide
 
 COMPARISONS = 400
 """A/A comparisons drawn per design; at least this many."""
 PLANTED = (0.1, 0.2, 0.3, 0.4)
 """Differences of exact match that are planted."""
-ROLES: dict[str, ArmRole] = {"plain": "baseline", "again": "treatment", "third": "control"}
+PARTS = {
+    "plain": Part("baseline"),
+    "again": Part("treatment"),
+    "third": Part("content_control"),
+    "fourth": Part("location_control"),
+}
+GROUPS = 3
+"""Groups of seeds per comparison: one question at a time."""
 
 
 class Rate(Frozen):
@@ -51,18 +59,21 @@ class Rate(Frozen):
 class Design(Frozen):
     """Error rates with one number of seeds per arm.
 
-    `helps` and `hurts` are the full rules with one identical control. `helps_without_controls` is
-    the worst case: the control is always beaten, so that only the baseline can stop a false
-    claim. `percentile` is how often the percentile interval of the hierarchical bootstrap excludes
-    0 between identical arms on either side, and `student` the same for the interval that decides.
-    `found` gives, per planted difference, the rate of "helps"; `planned` is the difference that
-    should be found in four of five experiments, said before any was run.
+    `helps` and `hurts` are the full rules with one identical content control.
+    `helps_without_controls` is the worst case: the control is always beaten, so that only the
+    baseline can stop a false claim. `located` is said although the location control is identical;
+    `None` in a calibration of 0.1. `percentile` is how often the percentile interval of the
+    hierarchical bootstrap excludes 0 between identical arms on either side, and `student` the same
+    for the interval that decides. `found` gives, per planted difference, the rate of "helps";
+    `planned` is the difference that should be found in four of five experiments, said before any
+    was run.
     """
 
     n_seeds: int
     helps: Rate
     hurts: Rate
     helps_without_controls: Rate
+    located: Rate | None = None
     student: Rate
     percentile: Rate
     found: dict[str, Rate]
@@ -70,7 +81,7 @@ class Design(Frozen):
 
 
 class Calibration(Frozen):
-    """The verdict's error rates on one pool of real training runs."""
+    """The verdict's error rates on one pool of real training runs, by one edition of the rules."""
 
     task: str
     arm: str
@@ -80,15 +91,17 @@ class Calibration(Frozen):
     mean: float
     seed_sd: float
     designs: list[Design]
+    edition: int = 1
 
     @property
     def passed(self) -> bool:
-        """Whether "helps" is said of identical arms in at most 5 % of comparisons."""
+        """Whether "helps" and "located" are said of identical arms in at most 5 %."""
         limit = 1 - LEVEL
         return all(
             rate.value <= limit
             for design in self.designs
-            for rate in (design.helps, design.helps_without_controls)
+            for rate in (design.helps, design.helps_without_controls, design.located)
+            if rate is not None
         )
 
 
@@ -118,7 +131,7 @@ def calibrate(
         NonFinite: An outcome is NaN or infinite.
     """
     outcomes = checked_outcomes(pool, LEVEL)
-    smallest = len(ROLES) * max(n_seeds)
+    smallest = GROUPS * max(n_seeds)
     if len(outcomes) < smallest:
         raise BadInput(
             f"The pool has {len(outcomes)} trained seeds; comparing three arms of {max(n_seeds)} "
@@ -133,6 +146,7 @@ def calibrate(
         mean=float(outcomes.mean()),
         seed_sd=float(outcomes.mean(axis=1).std(ddof=1)),
         designs=[_design(outcomes, n, comparisons, seed) for n in n_seeds],
+        edition=EDITION,
     )
 
 
@@ -161,20 +175,19 @@ def plant(outcomes: Outcomes, effect: float, generator: np.random.Generator) -> 
 
 
 def _design(outcomes: Outcomes, size: int, comparisons: int, seed: int) -> Design:
-    draws = list(draw_groups(len(outcomes), size, len(ROLES), comparisons, seed))
-    disjoint = len(outcomes) // (size * len(ROLES))
+    draws = list(draw_groups(len(outcomes), size, GROUPS, comparisons, seed))
+    disjoint = len(outcomes) // (size * GROUPS)
     generator = np.random.default_rng([seed, size, 1])
     same = [judge([outcomes[group] for group in groups]) for groups in draws]
-    kinds = [kind for kind, _ in same]
+    kinds = [verdict.kind for verdict, _ in same]
     first = [differences[0] for _, differences in same]
-    ruined = [
-        judge([*(outcomes[group] for group in groups[:2]), np.zeros_like(outcomes[groups[2]])])[0]
-        for groups in draws
-    ]
+    nothing = np.zeros((size, outcomes.shape[1]))
+    ruined = [judge([outcomes[a], outcomes[b], nothing])[0].kind for a, b, _ in draws]
+    elsewhere = [judge([nothing, outcomes[b], nothing, outcomes[c]])[0] for _, b, c in draws]
     found = {
         f"{effect:g}": _rate(
             [
-                judge([outcomes[a], plant(outcomes[b], effect, generator), outcomes[c]])[0]
+                judge([outcomes[a], plant(outcomes[b], effect, generator), outcomes[c]])[0].kind
                 == "helps"
                 for a, b, c in draws
             ],
@@ -187,6 +200,7 @@ def _design(outcomes: Outcomes, size: int, comparisons: int, seed: int) -> Desig
         helps=_rate([kind == "helps" for kind in kinds], disjoint),
         hurts=_rate([kind == "hurts" for kind in kinds], disjoint),
         helps_without_controls=_rate([kind == "helps" for kind in ruined], disjoint),
+        located=_rate([verdict.location == "located" for verdict in elsewhere], disjoint),
         student=_rate([d.interval.low > 0 or d.interval.high < 0 for d in first], disjoint),
         percentile=_rate([_excludes_zero(d.bootstrap) for d in first], disjoint),
         found=found,
@@ -194,17 +208,20 @@ def _design(outcomes: Outcomes, size: int, comparisons: int, seed: int) -> Desig
     )
 
 
-def judge(arms: Sequence[Outcomes]) -> tuple[Kind, list[Difference]]:
-    """Return the verdict on baseline, treatment and control, and its differences."""
-    named = {
-        name: {seed: row.tolist() for seed, row in enumerate(outcomes)}
-        for name, outcomes in zip(ROLES, arms, strict=True)
+def judge(arms: Sequence[Outcomes]) -> tuple[Verdict, list[Difference]]:
+    """Return the verdict on arms in the order of `PARTS`, and its differences."""
+    parts = {name: part for (name, part), _ in zip(PARTS.items(), arms, strict=False)}
+    outcomes = {
+        name: {seed: row.tolist() for seed, row in enumerate(arm)}
+        for name, arm in zip(parts, arms, strict=True)
     }
-    differences = compare_family(named, families(ROLES)[0], higher_is_better=True)
-    values: Mapping[str, float] = {
-        name: float(outcomes.mean()) for name, outcomes in zip(ROLES, arms, strict=True)
-    }
-    return decide(ROLES, values, differences).kind, differences
+    differences = [
+        difference
+        for family in families(parts)[:2]
+        for difference in compare_family(outcomes, family, higher_is_better=True)
+    ]
+    means = {name: float(arm.mean()) for name, arm in zip(parts, arms, strict=True)}
+    return decide(parts, means, differences), differences
 
 
 def _excludes_zero(interval: tuple[float, float] | None) -> bool:

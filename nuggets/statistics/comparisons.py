@@ -10,29 +10,47 @@ from nuggets.statistics.bootstrap import bootstrap_interval
 from nuggets.statistics.intervals import LEVEL, holm, paired_difference
 from nuggets.statistics.power import minimum_detectable_effect
 from nuggets.statistics.spread import Outcomes, is_binary
-from nuggets.statistics.verdict import ArmRole, Difference
+from nuggets.statistics.verdict import ArmRole, Difference, Part, controls_of
 
 SeedOutcomes = Mapping[int, Sequence[float]]
 """Per seed, one outcome per item, in the same order of items for every seed and arm."""
 
 
-def families(roles: Mapping[str, ArmRole]) -> list[list[tuple[str, str]]]:
+def higher_is_better(metric: str) -> bool:
+    """Whether larger values of a metric are better: of all but losses."""
+    return metric != "loss"
+
+
+def families(parts: Mapping[str, Part]) -> list[list[tuple[str, str]]]:
     """Return the (arm, versus) pairs of every family within which Holm's adjustment is made.
 
-    For each treatment: itself against the baseline and every control, and the comparators against
-    it. Then every other arm against the baseline.
+    For each treatment: itself against the baseline and its content controls; against its location
+    controls; and the comparators against it. Then every other arm against the baseline.
     """
 
     def named(*wanted: ArmRole) -> list[str]:
-        return [name for name, role in roles.items() if role in wanted]
+        return [name for name, part in parts.items() if part.role in wanted]
 
     found = []
     for arm in named("treatment"):
-        found.append([(arm, other) for other in named("baseline", "control")])
+        found.append([(arm, other) for other in first_family(parts, arm)])
+        found.append([(arm, other) for other in controls_of(parts, arm, "location_control")])
         found.append([(other, arm) for other in named("comparator")])
-    others = named("control", "comparator", "reference")
+    others = named("content_control", "location_control", "comparator", "reference")
     found.append([(arm, base) for base in named("baseline") for arm in others])
     return found
+
+
+def first_family(parts: Mapping[str, Part], treatment: str = "") -> list[str]:
+    """Return what a treatment is compared with to learn whether it helped.
+
+    Args:
+        parts: Part of every arm.
+        treatment: The arm to judge; the first treatment when not given.
+    """
+    arm = treatment or next((name for name in parts if parts[name].role == "treatment"), "")
+    baselines = [name for name, part in parts.items() if part.role == "baseline"]
+    return [*baselines, *(controls_of(parts, arm, "content_control") if arm else [])]
 
 
 def compare_family(
@@ -51,26 +69,47 @@ def compare_family(
         BadInput: The outcomes do not have the same items.
         NonFinite: An outcome is NaN or infinite.
     """
+    return compare_together([(outcomes, family)], higher_is_better)[0]
+
+
+def compare_together(
+    groups: Sequence[tuple[Mapping[str, SeedOutcomes], Sequence[tuple[str, str]]]],
+    higher_is_better: bool,
+) -> list[list[Difference]]:
+    """Return the differences of several runs or benchmarks, all of them one family.
+
+    Args:
+        groups: What `compare_family` takes, for each run or benchmark.
+        higher_is_better: False turns the differences, so that positive is always better.
+
+    Raises:
+        BadInput: The outcomes of two arms do not have the same items.
+        NonFinite: An outcome is NaN or infinite.
+    """
     paired = {
-        (arm, versus): _paired(outcomes[arm], outcomes[versus], higher_is_better)
+        (place, arm, versus): _paired(outcomes[arm], outcomes[versus], higher_is_better)
+        for place, (outcomes, family) in enumerate(groups)
         for arm, versus in family
         if outcomes[arm].keys() & outcomes[versus].keys()
     }
-    found = {pair: paired_difference(*arrays) for pair, arrays in paired.items()}
-    adjusted = holm([difference.p for difference in found.values()])
-    bonferroni = 1 - (1 - LEVEL) / max(len(found), 1)
-    return [
-        Difference(
-            arm=arm,
-            versus=versus,
-            interval=difference.interval,
-            p=difference.p,
-            p_holm=p_holm,
-            minimum_detectable=_detectable(*paired[arm, versus], level=bonferroni),
-            bootstrap=bootstrap_interval(np.subtract(*paired[arm, versus])),
+    tests = {key: paired_difference(*arrays) for key, arrays in paired.items()}
+    adjusted = holm([test.p for test in tests.values()])
+    bonferroni = 1 - (1 - LEVEL) / max(len(tests), 1)
+    found: list[list[Difference]] = [[] for _ in groups]
+    for ((place, arm, versus), test), p_holm in zip(tests.items(), adjusted, strict=True):
+        arrays = paired[place, arm, versus]
+        found[place].append(
+            Difference(
+                arm=arm,
+                versus=versus,
+                interval=test.interval,
+                p=test.p,
+                p_holm=p_holm,
+                minimum_detectable=_detectable(*arrays, level=bonferroni),
+                bootstrap=bootstrap_interval(np.subtract(*arrays)),
+            )
         )
-        for ((arm, versus), difference), p_holm in zip(found.items(), adjusted, strict=True)
-    ]
+    return found
 
 
 def _paired(

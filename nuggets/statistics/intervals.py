@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import scipy  # which imports `special` when it is first used, a tenth of a second
+import scipy  # which imports `special` and `stats` when they are first used, up to half a second
 from numpy.typing import ArrayLike
 
 from nuggets.errors import BadInput
@@ -94,13 +94,14 @@ def paired_difference(a: ArrayLike, b: ArrayLike, level: float = LEVEL) -> Paire
             "Paired arms need the same seeds and the same items; "
             f"got {first.shape} and {second.shape} (seeds, items)."
         )
-    delta = first - second
+    delta = first - second  # first subtract, then average: what seed and item share cancels
     spread = spread_of(delta)
     binary = is_binary(first) and is_binary(second)
-    if binary and spread.error == 0:
+    if binary and spread.error == 0:  # Student's interval would have no width
         return _constant_difference(delta, level)
     low, high = _student_bounds(spread, level)
     bounds = (max(low, -1.0), min(high, 1.0)) if binary else (low, high)
+    # With one seed the items are all there is, and their answers are few and discrete.
     p = _mcnemar(delta) if binary and len(delta) == 1 else _student_p(spread)
     return PairedDifference(interval=_interval(spread.mean, bounds, level, delta), p=p)
 
@@ -112,6 +113,8 @@ def holm(p_values: Sequence[float]) -> list[float]:
     """
     p = np.asarray(p_values, dtype=np.float64)
     order = np.argsort(p, kind="stable")
+    # The smallest of m is multiplied by m, the next by m − 1, …; the running maximum keeps a
+    # larger p from becoming the more significant one.
     steps = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
     adjusted = np.empty_like(p)
     adjusted[order] = np.minimum(steps, 1.0)
@@ -140,9 +143,11 @@ def _proportion_bounds(spread: Spread, array: Outcomes, level: float) -> tuple[f
     tail = (1 - level) / 2
     answers = float(array.shape[1])
     if spread.error > 0:
+        # n* = p(1 − p) / error²: so many independent answers would have this error. The quantiles'
+        # ratio squared takes in that the error itself is estimated (Korn and Graubard 1998).
         ratio = float(scipy.special.ndtri(tail) / scipy.special.stdtrit(spread.df, tail))
-        effective = spread.mean * (1 - spread.mean) / spread.error**2 * ratio**2
-        answers = min(effective, float(array.size))
+        # At most (n_seeds − 1)(n_items − 1): no mean square is less than its share of all squares.
+        answers = spread.mean * (1 - spread.mean) / spread.error**2 * ratio**2
     right, wrong = spread.mean * answers, (1 - spread.mean) * answers
     low = float(scipy.special.betaincinv(right, wrong + 1, tail)) if right > 0 else 0.0
     high = float(scipy.special.betainccinv(right + 1, wrong, tail)) if wrong > 0 else 1.0
@@ -152,6 +157,7 @@ def _proportion_bounds(spread: Spread, array: Outcomes, level: float) -> tuple[f
 def _constant_difference(delta: Outcomes, level: float) -> PairedDifference:
     """Judge 0/1 arms whose difference is −1, 0 or 1 in every seed and item."""
     value, n_items = float(delta[0, 0]), delta.shape[1]
+    # Up to this share of unseen items may differ otherwise: from 0 to both sides, from ±1 inwards.
     unseen = unseen_share(n_items, level)
     bounds = (value - unseen * (1 + value), value + unseen * (1 - value))
     p = 1.0 if value == 0 else _sign_test(n_items, n_items)
@@ -165,6 +171,4 @@ def _mcnemar(delta: Outcomes) -> float:
 
 
 def _sign_test(successes: int, n: int) -> float:
-    from scipy import stats
-
-    return float(stats.binomtest(successes, n).pvalue)
+    return float(scipy.stats.binomtest(successes, n).pvalue)

@@ -17,7 +17,7 @@ class DetectableEffect(Frozen):
     """The smallest difference that a planned experiment should show, and for which design.
 
     `value` is `None` when not even a difference of 1 would be found. `n_comparisons` is the size
-    of the treatment's family (the baseline and every control), allowed for by Bonferroni.
+    of the treatment's family (the baseline and its content controls), allowed for by Bonferroni.
     """
 
     n_seeds: int
@@ -49,6 +49,7 @@ def detectable_effect(
     """
     if n_comparisons < 1:
         raise BadInput(f"Planning needs at least one comparison; got {n_comparisons}.")
+    # Bonferroni, the bound for the smallest p of Holm's family: a plan cannot know the others.
     level = 1 - 0.05 / n_comparisons
     value = planned_detectable_effect(n_seeds, n_items, base_rate, level=level)
     return DetectableEffect(
@@ -79,6 +80,7 @@ def minimum_detectable_effect(
     """
     array = checked_outcomes(differences, level)
     spread = spread_of(array)
+    # A t-test on data without spread would find any difference at all.
     if spread.error == 0 and spread.mean in (-1.0, 0.0, 1.0):
         return unseen_share(array.shape[1], level)
     return detectable_difference(spread, power, level)
@@ -120,8 +122,9 @@ def planned_detectable_effect(
             "Planning needs at least 1 seed, 2 items, a base rate inside (0, 1) and a correlation "
             f"in [0, 1); got {n_seeds}, {n_items}, {base_rate} and {correlation}."
         )
+    # Var(a − b) = 2 p(1 − p)(1 − ρ) per item: what two paired 0/1 answers do not share.
     parts = [(2 * base_rate * (1 - base_rate) * (1 - correlation) / n_items, n_items - 1)]
-    if n_seeds > 1:
+    if n_seeds > 1:  # the arms' seeds are independent runs: their variances add
         parts.append((2 * seed_sd**2 / n_seeds, n_seeds - 1))
     return detectable_difference(combine_parts(0.0, parts), power, level)
 
@@ -138,6 +141,8 @@ def detectable_difference(spread: Spread, power: float, level: float) -> float:
     if not 1 - level < power <= 0.99:
         raise BadInput(f"The power must lie between {1 - level:g} and 0.99; got {power:g}.")
     critical = float(-scipy.special.stdtrit(spread.df, (1 - level) / 2))
+    # Solves P(T > critical) = power for the noncentrality δ = difference / error. A normal
+    # approximation (1.96 + .84) would promise too much with the few degrees of freedom of seeds.
     return spread.error * float(scipy.special.nctdtrinc(spread.df, 1 - power, critical))
 
 
@@ -146,4 +151,5 @@ def unseen_share(n_items: int, level: float) -> float:
 
     Clopper–Pearson's upper bound at zero of `n_items`, two-sided at `level`.
     """
+    # 1 − ((1 − level) / 2)^(1 / n): with a larger share, that no item shows it is rarer than that.
     return float(scipy.special.betaincinv(1, n_items, (1 + level) / 2))

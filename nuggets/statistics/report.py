@@ -9,16 +9,17 @@ from pydantic import Field
 
 from nuggets.errors import BadInput
 from nuggets.frozen import Frozen
-from nuggets.statistics.comparisons import SeedOutcomes, compare_family, families
+from nuggets.statistics.comparisons import SeedOutcomes, compare_family, families, first_family
 from nuggets.statistics.curves import CurvePoint, area_interval, compare_areas, curve_band
 from nuggets.statistics.intervals import LEVEL, Interval, mean_interval
 from nuggets.statistics.power import DetectableEffect, detectable_effect
-from nuggets.statistics.verdict import RULES, ArmRole, Difference, Verdict, decide
+from nuggets.statistics.verdict import RULES, Difference, Part, StoredRole, Verdict, decide
 
 
 class CellOutcome(Frozen):
     """What one arm did with one seed; a seed that failed has no cell.
 
+    `role` and `treatment` are its part in the comparison (see `verdict.Part`).
     `items` are item ids, the same in the same order for all cells; `outcomes` holds per metric
     one value per item, `old_skills` per skill one 0/1 value per item of that skill. `curve` is
     (step, mean of the main metric). `seconds` and `flops` are what building and training took;
@@ -26,7 +27,8 @@ class CellOutcome(Frozen):
     """
 
     arm: str
-    role: ArmRole
+    role: StoredRole
+    treatment: str = ""
     seed: int
     items: list[str]
     outcomes: dict[str, list[float]]
@@ -49,7 +51,8 @@ class ArmReport(Frozen):
     """
 
     name: str
-    role: ArmRole
+    role: StoredRole
+    treatment: str = ""
     value: float
     interval: tuple[float, float]
     seeds: list[int]
@@ -71,8 +74,11 @@ class BenchmarkReport(Frozen):
     """Every arm, every difference and the verdict of one benchmark.
 
     `verdicts` judges each treatment by itself; `verdict` is that of the treatment named before
-    the run. `planned` is what seeds and items promised to show before any of it was run;
-    `area_differences` compares learning curves, over seeds alone, and decides nothing.
+    the run. `n_validation` counts the items that learning rates were tuned on, of which
+    `n_validation_in_test` count in the report too; None where nothing was tuned or, in reports of
+    earlier versions, not written down. `planned` is what seeds and items promised to show before
+    any of it was run; `area_differences` compares learning curves, over seeds alone, and decides
+    nothing.
     """
 
     task: str
@@ -87,6 +93,23 @@ class BenchmarkReport(Frozen):
     rules: str
     planned: DetectableEffect | None = None
     area_differences: list[Difference] = Field(default_factory=list)
+    n_validation: int | None = None
+    n_validation_in_test: int | None = None
+
+    @property
+    def tuned_on(self) -> str:
+        """How many items learning rates were tuned on, in words; empty where nothing was tuned."""
+        if self.n_validation is None:
+            return ""
+        return (
+            f"learning rates tuned on {self.n_validation} validation items, "
+            f"{self.n_validation_in_test} of them test items"
+        )
+
+    @property
+    def parts(self) -> dict[str, Part]:
+        """Arm → its part in the comparison."""
+        return {name: Part(arm.role, arm.treatment) for name, arm in self.arms.items()}
 
 
 def build_report(
@@ -113,25 +136,24 @@ def build_report(
         NonFinite: An outcome is NaN or infinite.
     """
     arms = _grouped(cells, metric)
-    roles: dict[str, ArmRole] = {
-        n: next(iter(by_seed.values())).role for n, by_seed in arms.items()
-    }
-    if treatment is not None and roles.get(treatment) != "treatment":
-        raise BadInput(f"The treatment {treatment!r} is not among the arms {sorted(roles)}.")
+    firsts = {name: next(iter(by_seed.values())) for name, by_seed in arms.items()}
+    parts = {name: Part(cell.role, cell.treatment) for name, cell in firsts.items()}
+    treatments = [name for name, part in parts.items() if part.role == "treatment"]
+    if treatment is not None and treatment not in treatments:
+        raise BadInput(f"The treatment {treatment!r} is not among the arms {sorted(parts)}.")
     outcomes: dict[str, SeedOutcomes] = {
         name: {seed: cell.outcomes[metric] for seed, cell in by_seed.items()}
         for name, by_seed in arms.items()
     }
     differences = [
         difference
-        for family in families(roles)
+        for family in families(parts)
         for difference in compare_family(outcomes, family, higher_is_better)
     ]
     curves = {name: {s: c.curve for s, c in by_seed.items()} for name, by_seed in arms.items()}
     n_items = len(cells[0].items)
     reports = {name: _arm_report(by_seed, metric) for name, by_seed in arms.items()}
     values = {name: report.value for name, report in reports.items()}
-    treatments = [name for name, role in roles.items() if role == "treatment"]
     return BenchmarkReport(
         task=task,
         metric=metric,
@@ -140,13 +162,13 @@ def build_report(
         n_items=n_items,
         arms=reports,
         differences=differences,
-        verdict=decide(roles, values, differences, treatment),
-        verdicts={name: decide(roles, values, differences, name) for name in treatments},
+        verdict=decide(parts, values, differences, treatment),
+        verdicts={name: decide(parts, values, differences, name) for name in treatments},
         rules=RULES,
-        planned=_planned(arms, roles, n_items, higher_is_better),
+        planned=_planned(arms, parts, treatment or next(iter(treatments), ""), higher_is_better),
         area_differences=[
             difference
-            for family in families(roles)
+            for family in families(parts)
             for difference in compare_areas(curves, family, higher_is_better, n_items)
         ],
     )
@@ -154,16 +176,16 @@ def build_report(
 
 def _planned(
     arms: Mapping[str, Mapping[int, CellOutcome]],
-    roles: Mapping[str, ArmRole],
-    n_items: int,
+    parts: Mapping[str, Part],
+    treatment: str,
     binary: bool,
 ) -> DetectableEffect | None:
     """Return what the design could show; nothing is assumed about the spread of losses."""
-    treatments = [name for name, role in roles.items() if role == "treatment"]
-    if not treatments or not binary or n_items < 2:
+    cells = list(arms.get(treatment, {}).values())
+    if not cells or not binary or len(cells[0].items) < 2:
         return None
-    against = sum(role in ("baseline", "control") for role in roles.values())
-    return detectable_effect(len(arms[treatments[0]]), n_items, max(against, 1))
+    against = len(first_family(parts, treatment))
+    return detectable_effect(len(cells), len(cells[0].items), max(against, 1))
 
 
 def _grouped(cells: Sequence[CellOutcome], metric: str) -> dict[str, dict[int, CellOutcome]]:
@@ -198,7 +220,7 @@ def _check_cell(cell: CellOutcome, first: CellOutcome, metric: str) -> None:
 
 
 def _check_same_arm(cell: CellOutcome, first: CellOutcome) -> None:
-    for field in ("role", "learning_rate", "samples", "steps"):
+    for field in ("role", "treatment", "learning_rate", "samples", "steps"):
         mine, theirs = getattr(cell, field), getattr(first, field)
         if mine != theirs:
             raise BadInput(
@@ -225,6 +247,7 @@ def _arm_report(by_seed: Mapping[int, CellOutcome], metric: str) -> ArmReport:
     return ArmReport(
         name=first.arm,
         role=first.role,
+        treatment=first.treatment,
         value=main.mean,
         interval=(main.low, main.high),
         seeds=list(by_seed),

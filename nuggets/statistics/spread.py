@@ -39,21 +39,26 @@ def spread_of(outcomes: Outcomes) -> Spread:
         outcomes: `[n_seeds, n_items]`, as `checked_outcomes` returns them.
     """
     n_seeds, n_items = outcomes.shape
-    if np.ptp(outcomes) == 0:
+    if np.ptp(outcomes) == 0:  # nothing varies; by the formulas below rounding would seem to
         return Spread(float(outcomes[0, 0]), 0.0, float(n_items - 1))
     mean = float(outcomes.mean())
-    by_seed, by_item = outcomes.mean(axis=1), outcomes.mean(axis=0)
+    by_seed, by_item = outcomes.mean(axis=1), outcomes.mean(axis=0)  # [n_seeds], [n_items]
+    # MS_items is n_seeds times the variance of the items' means, so that MS_items / (n_seeds ·
+    # n_items) is that variance / n_items; likewise for seeds.
     parts = [(by_item.var(ddof=1) / n_items, n_items - 1)]
     if n_seeds > 1:
+        # What is neither the seed's nor the item's; with one seed it cannot be told from items.
         residual = outcomes - by_seed[:, None] - by_item + mean
-        free = (n_seeds - 1) * (n_items - 1)
+        df = (n_seeds - 1) * (n_items - 1)
         parts.append((by_seed.var(ddof=1) / n_seeds, n_seeds - 1))
-        parts.append((np.square(residual).sum() / free / outcomes.size, free))
+        parts.append((np.square(residual).sum() / df / outcomes.size, df))
     return combine_parts(mean, parts)
 
 
 def combine_parts(mean: float, parts: Sequence[tuple[float, int]]) -> Spread:
     """Add variance parts, each with its degrees of freedom (Satterthwaite, Biometrics 2, 1946)."""
+    # df = (Σ v)² / Σ (v² / df): near that of the part which dominates. With few seeds that vary
+    # it is near n_seeds − 1, however many items there are.
     total = float(sum(variance for variance, _ in parts))
     doubt = float(sum(variance**2 / df for variance, df in parts if variance > 0))
     return Spread(mean, float(np.sqrt(total)), total**2 / doubt if doubt > 0 else 1.0)

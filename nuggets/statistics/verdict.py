@@ -1,45 +1,88 @@
-"""The verdict on a transfer: one sentence, from fixed rules that are published with it.
+"""The verdict on a transfer: two answers, from fixed rules that are published with it.
 
-Measured on 1,000 simulated experiments each (baseline, treatment, three controls; 100 items; rate
-.5, probit seed sd .2, item sd .7): among five equal arms the verdict is never "helps" with 2, 3 or
-5 seeds. Where all controls are ruined and only the baseline can prevent a false claim, it is
-"helps" in .018, .017 and .004 of the experiments. Of 200 experiments with a planted effect of 58
-points, 3 and 5 seeds detect all, and 2 seeds detect 151.
+Controls answer two questions. Content controls keep the shape and the norm of what is taken from
+the teacher and destroy its meaning; location controls take real teacher parameters from elsewhere.
+Each belongs to one treatment and judges no other.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import BeforeValidator, model_validator
 
 from nuggets.frozen import Frozen
 from nuggets.statistics.intervals import LEVEL, Interval
 
-ArmRole = Literal["baseline", "treatment", "control", "comparator", "reference"]
-"""baseline: plain LoRA. treatment: the arm to judge. control: like the treatment, but without the
-teacher's knowledge. comparator: a different method for the same goal. reference: no training."""
+ArmRole = Literal[
+    "baseline", "treatment", "content_control", "location_control", "comparator", "reference"
+]
+"""baseline: plain LoRA. treatment: an arm to judge. content_control: as a treatment, but what was
+taken has lost its meaning. location_control: as a treatment, but taken from elsewhere in the
+teacher. comparator: a different method for the same goal. reference: no training."""
+
+StoredRole = Annotated[
+    ArmRole, BeforeValidator(lambda role: "content_control" if role == "control" else role)
+]
+"""A role in a file. 0.1 wrote `control` for both kinds; a run's recipe says which each one is."""
 
 Kind = Literal["helps", "hurts", "same_as_controls", "no_difference", "not_proven"]
+Location = Literal["located", "not_located", "not_proven"]
+
+KIND_WORDS: dict[Kind, str] = {
+    "helps": "helps",
+    "hurts": "hurts",
+    "same_as_controls": "same as its controls",
+    "no_difference": "no detectable difference",
+    "not_proven": "not proven",
+}
+LOCATION_WORDS: dict[Location, str] = {
+    "located": "located",
+    "not_located": "not located",
+    "not_proven": "location not proven",
+}
+LEAST_SEEDS = 3
+"""For a claim: with 2 seeds a 95 % interval holds the true difference in .862 of experiments."""
+EDITION = 2
+"""Of the rules; a verdict without one is of 0.1, which had one kind of control."""
 
 RULES = """\
-All differences are paired by seed and item, and positive means better. A difference counts if
-its 95 % interval excludes 0 and its p-value, after Holm's correction over the treatment's
-comparisons with the baseline and with every control, is at most .05. Only one treatment, named
-before the run, is judged.
+All differences are paired by seed and item, and positive means better. An arm is better than
+another if the 95 % interval of their difference lies above 0 and its p-value, after Holm's
+correction over a family of comparisons, is at most .05; worse likewise. A treatment is judged by
+its own controls only. Content controls keep the shape and norm of what was taken from the teacher
+and destroy its meaning. Location controls take parameters from elsewhere in the teacher.
 
-1. helps: better than the baseline and better than every control, with at least one control.
-2. same as its controls: better than the baseline, but not than every control. What helped was not
-   the teacher's knowledge.
-3. hurts: worse than the baseline.
-4. no detectable difference: neither better nor worse than the baseline. The sentence gives the
-   difference that would be detected 80 % of the time.
-5. not proven: nothing to compare with (no treatment or no baseline), better than the baseline
-   but without a control, or a difference on a single seed. A single seed shows how one trained
-   model answers other items, and nothing about repeating the training.
+Question 1: did the teacher's parameters help? The family: the treatment against plain LoRA and
+against each of its content controls.
+- helps: better than plain LoRA and than every content control, of which there is at least one.
+- same as its controls: better than plain LoRA, but not than every content control.
+- hurts: worse than plain LoRA.
+- no detectable difference: neither better nor worse than plain LoRA. The sentence gives the
+  difference that would be detected 80 % of the time.
+- not proven: nothing to compare with, no content control with the same parameters, or a
+  difference on fewer than 3 seeds, whose intervals are too narrow.
 
-If comparators beat the treatment (after Holm's correction over the comparators), the best one is
-named.
+Question 2, only after "helps": did it matter where they were taken from? A family of its own: the
+treatment against each of its location controls.
+- located: better than every one.
+- not located: not better than at least one.
+- not proven: otherwise, if a comparison has fewer than 3 seeds.
+
+Several benchmarks of one run are one family for each question. If comparators beat the treatment
+(after Holm's correction over the comparators), the best one is named.
 """
+
+
+class Part(NamedTuple):
+    """What an arm is in a comparison.
+
+    `treatment` names a kind of treatment: a control judges the treatments of the same name alone.
+    """
+
+    role: ArmRole
+    treatment: str = ""
 
 
 class Difference(Frozen):
@@ -75,12 +118,14 @@ class Difference(Frozen):
 class Verdict(Frozen):
     """What the rules say about one treatment.
 
-    `versus` is the arm that decided (the baseline, or the control that was not beaten) and
+    `kind` answers the first question and `location` the second, `None` where it was not asked.
+    `versus` is the arm that decided the first (the baseline, or a content control) and
     `difference` the treatment's distance to the baseline. `comparator` beat the treatment.
     """
 
     kind: Kind
     sentence: str
+    location: Location | None = None
     treatment: str | None = None
     versus: str | None = None
     difference: Interval | None = None
@@ -88,10 +133,32 @@ class Verdict(Frozen):
     comparator: str | None = None
     n_seeds: int = 0
     n_items: int = 0
+    edition: int
+
+    @model_validator(mode="before")
+    @classmethod
+    def _labelled(cls, stored: Any) -> Any:
+        """Says of a verdict from a file of 0.1 by which rules it was reached."""
+        if not isinstance(stored, dict) or "edition" in stored:
+            return stored
+        sentence = f"Judged by the rules of 0.1: {stored.get('sentence', '')}"
+        return stored | {"edition": 1, "sentence": sentence}
+
+    @property
+    def words(self) -> str:
+        """Both answers in a few words, for badges and lists."""
+        where = f", {LOCATION_WORDS[self.location]}" if self.location else ""
+        return KIND_WORDS[self.kind] + where
+
+
+def controls_of(parts: Mapping[str, Part], treatment: str, role: ArmRole) -> list[str]:
+    """The arms of a role that belong to a treatment."""
+    kind = parts[treatment].treatment
+    return [name for name, part in parts.items() if part == Part(role, kind)]
 
 
 def decide(
-    roles: Mapping[str, ArmRole],
+    parts: Mapping[str, Part],
     values: Mapping[str, float],
     differences: Sequence[Difference],
     treatment: str | None = None,
@@ -99,31 +166,38 @@ def decide(
     """Judge one treatment by `RULES`.
 
     Args:
-        roles: Role of every arm that finished.
+        parts: Part of every arm that finished.
         values: Mean of every arm, in the metric's units.
-        differences: The treatment against the baseline and each control, comparators against the
-            treatment; others are ignored.
+        differences: The treatment against the baseline and each of its controls, comparators
+            against the treatment; others are ignored.
         treatment: The arm to judge; the first treatment when not given.
     """
-    arm = treatment or next((name for name, role in roles.items() if role == "treatment"), None)
-    if arm is None:
+    arm = treatment or next((name for name, part in parts.items() if part.role == "treatment"), "")
+    if not arm:
         return Verdict(
-            kind="not_proven", sentence="No transfer was run: there is nothing to judge."
+            kind="not_proven",
+            sentence="No transfer was run: there is nothing to judge.",
+            edition=EDITION,
         )
     own = {d.versus: d for d in differences if d.arm == arm}
-    base = next((own[name] for name in own if roles[name] == "baseline"), None)
+    base = next((own[name] for name in own if parts[name].role == "baseline"), None)
     if base is None:
         sentence = f"Not proven: {_plain(arm)} was not run on the same seeds as plain LoRA."
-        return Verdict(kind="not_proven", sentence=sentence, treatment=arm)
-    controls = [own.get(name) for name, role in roles.items() if role == "control"]
-    rivals = [d for d in differences if d.versus == arm and roles[d.arm] == "comparator"]
-    kind, text, decisive = _judge(base, controls, values)
+        return Verdict(kind="not_proven", sentence=sentence, treatment=arm, edition=EDITION)
+    content, place = (
+        [own.get(name) for name in controls_of(parts, arm, role)]
+        for role in ("content_control", "location_control")
+    )
+    kind, text, decisive = _did_it_help(base, content, values)
+    location, where = _did_place_matter(place) if kind == "helps" else (None, "")
+    rivals = [d for d in differences if d.versus == arm and parts[d.arm].role == "comparator"]
     rival = max((d for d in rivals if d.better), key=lambda d: d.interval.mean, default=None)
     if rival is not None:
-        text += f" {_title(rival.arm)} did better: {_gap(rival)} over {_plain(arm)}."
+        where += f" {_title(rival.arm)} did better: {_gap(rival)} over {_plain(arm)}."
     return Verdict(
         kind=kind,
-        sentence=text[0].upper() + text[1:],
+        sentence=text[0].upper() + text[1:] + where,
+        location=location,
         treatment=arm,
         versus=decisive.versus,
         difference=base.interval,
@@ -131,52 +205,121 @@ def decide(
         comparator=rival.arm if rival else None,
         n_seeds=base.interval.n_seeds,
         n_items=base.interval.n_items,
+        edition=EDITION,
     )
 
 
-def _judge(
+def _did_it_help(
     base: Difference, controls: Sequence[Difference | None], values: Mapping[str, float]
 ) -> tuple[Kind, str, Difference]:
     """Return kind, sentence and the deciding comparison. `None`: a control without common seeds."""
-    arm, plain, size = _plain(base.arm), _plain(base.versus), _size(base)
+    arm, plain = _plain(base.arm), _plain(base.versus)
     if not base.better and not base.worse:
         return "no_difference", _no_difference(base), base
-    side = "above" if base.better else "below"
-    compared = [control for control in controls if control is not None]
-    if min(d.interval.n_seeds for d in (base, *compared)) < 2:
-        text = f"{arm} is {side} {plain}, {_gap(base)}, but on a single seed: not proven ({size})."
+    if base.worse and not _few(base):
+        return "hurts", f"{arm} hurts: {_gap(base)} against {plain} ({_size(base)}).", base
+    if lacking := _lacking(base, controls):
+        side = "above" if base.better else "below"
+        text = f"{arm} is {side} {plain}, {_gap(base)}, but {lacking}: not proven ({_size(base)})."
         return "not_proven", text, base
-    if base.worse:
-        return "hurts", f"{arm} hurts: {_gap(base)} against {plain} ({size}).", base
-    closest = min(compared, key=lambda d: d.interval.mean, default=None)
-    if closest is None or len(compared) < len(controls):
-        why = "no control was run" if closest is None else "a control shares no seed with it"
-        return (
-            "not_proven",
-            f"{arm} is above {plain}, {_gap(base)}, but {why}: not proven ({size}).",
-            base,
-        )
-    unbeaten = min(
-        (d for d in compared if not d.better), key=lambda d: d.interval.mean, default=None
-    )
-    if unbeaten is None:
+    compared = [control for control in controls if control is not None]
+    closest = min(compared, key=lambda d: d.interval.mean)
+    unbeaten = [d for d in compared if not d.better]
+    if not unbeaten:
         return "helps", _helps(base, closest, len(compared)), closest
-    return "same_as_controls", _same_as_controls(base, unbeaten, values), unbeaten
+    control = min(unbeaten, key=lambda d: d.interval.mean)
+    return "same_as_controls", _same_as_controls(base, control, values), control
+
+
+def _lacking(base: Difference, controls: Sequence[Difference | None]) -> str:
+    """Say what a claim lacks; empty where nothing is lacking."""
+    if _few(base):
+        return _too_few(base)
+    if not controls:
+        return "no content control with the same parameters was run"
+    if None in controls:
+        return "a content control shares no seed with it"
+    few = next((control for control in controls if control is not None and _few(control)), None)
+    return "" if few is None else _too_few(few, f" shared with {_plain(few.versus)}")
+
+
+def _did_place_matter(controls: Sequence[Difference | None]) -> tuple[Location | None, str]:
+    """Return the answer to the second question, and its sentence."""
+    compared = [control for control in controls if control is not None]
+    unbeaten = any(not d.better and not _few(d) for d in compared)
+    few = next((d for d in compared if _few(d)), None)
+    asked = " Whether it mattered where they were taken from"
+    if not controls:
+        return None, f"{asked} was not asked: no location control was run."
+    if unbeaten:
+        return "not_located", _not_located(compared)
+    if few is not None:
+        shared = f" shared with {_plain(few.versus)}"
+        return "not_proven", f"{asked} is not proven: {_too_few(few, shared)}."
+    if len(compared) < len(controls):
+        return "not_proven", f"{asked} is not proven: a location control shares no seed with it."
+    closest = min(compared, key=lambda d: d.interval.mean)
+    return "located", (
+        f" It mattered where they were taken from: {_gap(closest)} over "
+        f"{_closest(closest, len(compared), 'location')}."
+    )
+
+
+def _not_located(compared: Sequence[Difference]) -> str:
+    """Say to which location controls there is no difference, and what the others did."""
+
+    def those(found: Sequence[Difference]) -> str:
+        return "; ".join(f"{_plain(d.versus)}: {_gap(d)}" for d in found)
+
+    beaten, worse = [d for d in compared if d.better], [d for d in compared if d.worse]
+    alike = [d for d in compared if not d.better and not d.worse]
+    if not beaten and not worse:
+        return f" Where they were taken from made no detectable difference (to {those(alike)})."
+    parts = (
+        f"{said} ({those(found)})"
+        for said, found in (
+            ("no detectable difference to some", alike),
+            ("others did better", worse),
+            ("it beat others", beaten),
+        )
+        if found
+    )
+    return f" It is not shown that it matters where they are taken from: {', '.join(parts)}."
+
+
+def _few(difference: Difference) -> bool:
+    return difference.interval.n_seeds < LEAST_SEEDS
+
+
+def _too_few(difference: Difference, shared: str = "") -> str:
+    """Say why so few seeds prove nothing."""
+    n = difference.interval.n_seeds
+    if n == 1:
+        return f"a single seed{shared} says nothing about training again"
+    return (
+        f"the intervals of {n} seeds{shared} are too narrow for a claim, which needs at least "
+        f"{LEAST_SEEDS}"
+    )
 
 
 def _helps(base: Difference, closest: Difference, n_controls: int) -> str:
-    others = "its control" if n_controls == 1 else f"the closest of its {n_controls} controls"
     return (
-        f"{_plain(base.arm)} helps: {_gap(base)} over {_plain(base.versus)} and {_gap(closest)} "
-        f"over {others}, {_plain(closest.versus)} ({_size(base)})."
+        f"the teacher's parameters help: {_plain(base.arm)} is {_gap(base)} over "
+        f"{_plain(base.versus)} and {_gap(closest)} over "
+        f"{_closest(closest, n_controls, 'content')} ({_size(base)})."
     )
+
+
+def _closest(control: Difference, n_controls: int, which: str) -> str:
+    one, several = f"its {which} control", f"the closest of its {n_controls} {which} controls"
+    return f"{one if n_controls == 1 else several}, {_plain(control.versus)}"
 
 
 def _same_as_controls(base: Difference, control: Difference, values: Mapping[str, float]) -> str:
     return (
-        f"{_plain(base.arm)} is no better than its controls: what helped was not the teacher's "
-        f"knowledge. It is {_gap(base)} over {_plain(base.versus)}, but {_gap(control)} over "
-        f"{_plain(control.versus)} ({values[base.arm]:.3f} and {values[control.versus]:.3f}; "
+        f"it is not shown that the teacher's parameters help: {_plain(base.arm)} is {_gap(base)} "
+        f"over {_plain(base.versus)}, but {_gap(control)} over {_plain(control.versus)}, a "
+        f"content control ({values[base.arm]:.3f} and {values[control.versus]:.3f}; "
         f"{_size(base)})."
     )
 

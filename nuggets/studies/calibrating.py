@@ -107,9 +107,10 @@ def calibration_markdown(found: Calibration, run: Run, command: str) -> str:
 
 def _errors(designs: list[Design]) -> str:
     kinds = (
-        ("“helps”, full rules with one control", "helps"),
+        ("“helps”, full rules with one content control", "helps"),
         ("“hurts”, full rules", "hurts"),
         ("“helps” when its control always fails", "helps_without_controls"),
+        ("“located” beside an identical location control", "located"),
         ("interval used for the verdict excludes 0", "student"),
         ("percentile bootstrap interval excludes 0", "percentile"),
     )
@@ -147,17 +148,19 @@ _TEXT = """# Calibration of the verdict
 How often is the verdict wrong on real training runs? One arm ({arm}) was trained with {pool} seeds
 on `{task}` ({items} test items; exact match {mean:.3f}, its standard deviation over seeds
 {seed_sd:.3f}). Disjoint groups of these seeds take the parts of baseline, treatment and control, so
-every claim of the verdict is false. The rate of a false “helps” is {passed} the promised 5 %.
+every claim of the verdict is false. The rate of a false “helps” or “located” is {passed} the
+promised 5 %.
 
 ## Identical arms (A/A)
 
 {errors}
 
 “When its control always fails” is the worst case: every answer of the control is set to wrong, so
-that only the baseline can prevent a false claim. The two rows after it compare the treatment with
-the baseline alone, in both directions. The verdict rests on Student's interval with the crossed
-variance. Reports also show the percentile interval of the hierarchical bootstrap (seeds, then
-items), but no decision rests on it, because it excludes 0 too often.
+that only the baseline can prevent a false claim. In the row after it, baseline and content control
+are wrong everywhere, so that only the location control can. The two rows after it compare the
+treatment with the baseline alone, in both directions. The verdict rests on Student's interval with
+the crossed variance. Reports also show the percentile interval of the hierarchical bootstrap
+(seeds, then items), but no decision rests on it, because it excludes 0 too often.
 
 ## A planted effect
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from markdown_it import MarkdownIt
 
+from nuggets.amounts import plain_name
 from nuggets.disk.commit import atomic_write, make_folder
 from nuggets.documents.figures import interval_text
 from nuggets.documents.page import html_page
@@ -35,6 +36,7 @@ def study_markdown(report: StudyReport) -> str:
     parts = [
         f"# {study.title}",
         study.question,
+        "\n".join(f"> {line}" for line in report.caveat.splitlines()),
         f"![{study.title}: every arm with its 95 % interval]({study.name}.svg)",
         "## What was found",
         "\n".join(f"- {sentence}" for sentence in report.findings),
@@ -115,7 +117,7 @@ def _results(report: StudyReport) -> str:
     headers = (
         "arm",
         "role",
-        f"{first.metric.replace('_', ' ')}, 95 %",
+        f"{plain_name(first.metric)}, 95 %",
         *(["the paper's score"] if report.study.paper.values else []),
         "minus plain LoRA, 95 %",
         "p (Holm)",
@@ -131,8 +133,8 @@ def _result_row(report: StudyReport, panel: Panel, arm: ArmReport) -> Sequence[s
     numbers = ["" if number is None else f"{number:.2f}"] if report.study.paper.values else []
     return (
         panel.name,
-        arm.name.replace("_", " "),
-        arm.role,
+        plain_name(arm.name),
+        plain_name(arm.role),
         interval_text(arm.value, *arm.interval),
         *numbers,
         "" if versus is None else _signed(versus),
@@ -164,13 +166,17 @@ def _paper_note(report: StudyReport) -> str:
 
 def _differences(report: StudyReport) -> list[str]:
     """The judged arm against each of its rivals, a table for every kind of rival."""
-    controls = [(p.name, d) for p in report.panels for d in control_differences(p.report)]
+    content, place = (
+        [(p.name, d) for p in report.panels for d in control_differences(p.report, role)]
+        for role in ("content_control", "location_control")
+    )
     others = [(panel.name, d) for panel in report.panels for d in panel.alternatives]
     names = [panel.name for panel in report.panels]
     named = list(zip(names, report.across, strict=True)) if report.across else []
     runs = len(report.panels)
     return [
-        *_rivals(report, "The treatment against its controls", controls),
+        *_rivals(report, "The treatment against its content controls", content),
+        *_rivals(report, "The treatment against its location controls", place),
         *_rivals(report, "The paper's choice against the others", others),
         *_rivals(report, f"The answer to the question: Holm over all {runs} runs", named),
     ]
@@ -182,7 +188,7 @@ def _rivals(report: StudyReport, title: str, found: Sequence[tuple[str, Differen
     rows = [
         (
             name,
-            f"{d.arm} − {d.versus}".replace("_", " "),
+            plain_name(f"{d.arm} − {d.versus}"),
             _signed(d),
             f"{d.p_holm:.2g}",
             _detectable(d),
@@ -204,7 +210,7 @@ def _budget(report: StudyReport) -> str:
     rows = [
         (
             panel.name,
-            arm.name.replace("_", " "),
+            plain_name(arm.name),
             str(arm.samples),
             str(arm.steps),
             "" if arm.learning_rate is None else f"{arm.learning_rate:g}",

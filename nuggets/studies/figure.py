@@ -5,20 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
+from nuggets.amounts import plain_name
 from nuggets.documents import figures
 from nuggets.documents.colours import DARK, LIGHT, ROLE_COLOURS, Look
 from nuggets.documents.figures import CHARACTER, SHAPES, Row, Rows, mark, point, scale
-from nuggets.statistics.report import ArmReport
+from nuggets.statistics.report import ArmReport, BenchmarkReport
 from nuggets.studies.report import StudyReport, paper_number
 
 
 def study_svg(report: StudyReport, dark: bool = False) -> str:
-    """The figure of a report as SVG text.
-
-    Args:
-        report: what was found.
-        dark: light ink on dark paper.
-    """
+    """The figure of a report as SVG text."""
     draw = _levels if report.study.layout == "levels" else _forest
     return draw(report, DARK if dark else LIGHT)
 
@@ -30,16 +26,16 @@ def _forest(report: StudyReport, look: Look) -> str:
     for panel in report.panels:
         title = f"fine-tuned on {panel.name}" if across else panel.name
         rows = [
-            Row(f"from {arm.name}" if across and arm.role == "treatment" else _words(arm.name),
+            Row(f"from {arm.name}" if across and arm.role == "treatment" else plain_name(arm.name),
                 arm.value, arm.interval, arm.per_seed, ROLE_COLOURS[arm.role])
             for arm in panel.report.arms.values()
         ]  # fmt: skip
-        metric = f"{_words(panel.report.metric)} on {panel.task}"
+        metric = f"{_measure(panel.report)} on {panel.task}"
         panels.append(Rows(title if len(report.panels) > 1 else "", metric, rows))
     first = report.panels[0]
     numbers = {arm: paper_number(report, first, arm) for arm in first.report.arms}
     if any(number is not None for number in numbers.values()):
-        rows = [Row(_words(arm), number) for arm, number in numbers.items()]
+        rows = [Row(plain_name(arm), number) for arm, number in numbers.items()]
         panels.append(Rows("the paper (no intervals given)", "average score", rows))
     return figures.forest(panels, look)
 
@@ -53,7 +49,7 @@ def _levels(report: StudyReport, look: Look) -> str:
     found = [arm for panel in panels for arm in panel.report.arms.values()]
     values = [value for arm in found for value in (arm.value, *arm.interval)]
     x, y = scale(places, left + 20, right - 20), scale(values, bottom, top)
-    title = f"{_words(first.report.metric)} on {first.task}, 95 % intervals"
+    title = f"{_measure(first.report)} on {first.task}, 95 % intervals"
     middle = {"y": bottom + 54, "text_anchor": "middle", "fill": look.muted}
     parts = [mark("text", title, x=left, y=16, fill=look.muted),
              mark("text", report.study.axis, x=(left + right) / 2, **middle)]  # fmt: skip
@@ -72,7 +68,7 @@ def _levels(report: StudyReport, look: Look) -> str:
         parts += _line(points, y, SHAPES[i % len(SHAPES)])
         colour = ROLE_COLOURS[points[0][1].role]
         parts.append(point(SHAPES[i % len(SHAPES)], legend + 8, 42.0, colour))
-        parts.append(mark("text", _words(name), x=legend + 22, y=47))
+        parts.append(mark("text", plain_name(name), x=legend + 22, y=47))
         legend += 50 + CHARACTER * len(name)
     return figures.picture(right + 12, bottom + 66, parts, look)
 
@@ -93,5 +89,5 @@ def _line(
     ]
 
 
-def _words(name: str) -> str:
-    return name.replace("_", " ")
+def _measure(report: BenchmarkReport) -> str:
+    return plain_name(report.metric) + ("" if report.higher_is_better else " (lower is better)")

@@ -2,7 +2,7 @@
 
 Rules, in this order:
 
-1. Per run, the verdict on the focus by the published rules (see `bench.verdict`).
+1. Per run, the verdict on the focus by the published rules (see `statistics.verdict`).
 2. Per run with several treatments, the focus against the others: which it is seen to be better or
    worse than (Holm over them), and which it is not told apart from, with the smallest difference
    that would have been found.
@@ -16,17 +16,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from nuggets.amounts import plain_name
 from nuggets.statistics.report import BenchmarkReport
 from nuggets.statistics.verdict import Difference, Verdict
 from nuggets.studies.schema import Study
 
-VERDICTS = {
-    "helps": "helps",
-    "same_as_controls": "same as its controls",
-    "hurts": "hurts",
-    "no_difference": "no detectable difference",
-    "not_proven": "not proven",
-}
 Found = tuple[str, BenchmarkReport, Sequence[Difference]]
 """Run name, its report, and the focus against the other treatments."""
 
@@ -38,7 +32,7 @@ def find_sentences(
     several = len(panels) > 1
     sentences: list[str] = []
     for name, report, alternatives in panels:
-        label = f"{_plain(name)}: " if several else ""
+        label = f"{plain_name(name)}: " if several else ""
         sentences.append(label + report.verdict.sentence)
         if alternatives:
             sentences.append(label + compare_sentence(alternatives))
@@ -50,8 +44,8 @@ def summarise(study: Study, panels: Sequence[Found], across: Sequence[Difference
     counted: dict[tuple[str, str], list[str]] = {}
     for name, report, _ in panels:
         verdict = report.verdict
-        said = _plain(verdict.treatment or "no arm"), VERDICTS[verdict.kind]
-        counted.setdefault(said, []).append(_plain(name))
+        said = plain_name(verdict.treatment or "no arm"), verdict.words
+        counted.setdefault(said, []).append(plain_name(name))
     where = [
         f"{arm}: {kind}" + ("" if len(panels) == 1 or own == [arm] else f" ({', '.join(own)})")
         for (arm, kind), own in counted.items()
@@ -62,14 +56,14 @@ def summarise(study: Study, panels: Sequence[Found], across: Sequence[Difference
 
 def compare_sentence(alternatives: Sequence[Difference]) -> str:
     """The focus against every alternative, in one sentence."""
-    focus = _plain(alternatives[0].arm)
+    focus = plain_name(alternatives[0].arm)
     parts = []
     for said, chosen in (
         ("better than", [d for d in alternatives if d.better]),
         ("worse than", [d for d in alternatives if d.worse]),
     ):
         if chosen:
-            parts.append(f"{said} {_listed([f'{_plain(d.versus)} ({_gap(d)})' for d in chosen])}")
+            parts.append(f"{said} {_listed([_with_gap(d.versus, d) for d in chosen])}")
     unclear = [d for d in alternatives if not d.better and not d.worse]
     if unclear:
         known = [d.minimum_detectable for d in unclear]
@@ -79,7 +73,7 @@ def compare_sentence(alternatives: Sequence[Difference]) -> str:
             if None not in known
             else "; with these data no difference can be detected"
         )
-        names = _listed([f"{_plain(d.versus)} ({_gap(d)})" for d in unclear])
+        names = _listed([_with_gap(d.versus, d) for d in unclear])
         parts.append(f"statistically indistinguishable from {names}{could}")
     return f"{focus} is " + ", and ".join(parts) + "."
 
@@ -89,7 +83,7 @@ def _answer(runs: Sequence[str], across: Sequence[Difference]) -> list[str]:
     if not across:
         return []
     by_kind = {
-        f"better than {_plain(across[0].versus)} in": [d.better for d in across],
+        f"better than {plain_name(across[0].versus)} in": [d.better for d in across],
         "worse in": [d.worse for d in across],
         "statistically indistinguishable in": [not d.better and not d.worse for d in across],
     }
@@ -97,8 +91,8 @@ def _answer(runs: Sequence[str], across: Sequence[Difference]) -> list[str]:
     for said, chosen in by_kind.items():
         pairs = [(r, d) for r, d, yes in zip(runs, across, chosen, strict=True) if yes]
         if pairs:
-            parts.append(f"{said} {_listed([f'{_plain(run)} ({_gap(d)})' for run, d in pairs])}")
-    heading = f"{_plain(across[0].arm)} against {_plain(across[0].versus)}"
+            parts.append(f"{said} {_listed([_with_gap(*pair) for pair in pairs])}")
+    heading = f"{plain_name(across[0].arm)} against {plain_name(across[0].versus)}"
     return [f"{heading}, Holm over {len(across)} runs: {'; '.join(parts)}."]
 
 
@@ -125,20 +119,14 @@ def _agrees(verdict: Verdict, alternatives: Sequence[Difference]) -> bool:
     return verdict.kind == "helps" and all(d.better for d in alternatives)
 
 
-def _gap(difference: Difference) -> str:
-    """A difference and its interval, and Holm's p where it says less than the interval seems to."""
-    i = difference.interval
-    holm = (
-        ""
-        if i.low <= 0 <= i.high or difference.p_holm <= 1 - i.level
-        else (f", p {difference.p_holm:.2g} after Holm's correction")
-    )
-    return f"{i.mean:+z.2f} [{i.low:+z.2f}, {i.high:+z.2f}]{holm}".replace("-", "−")
+def _with_gap(name: str, difference: Difference) -> str:
+    """A difference with its interval, and Holm's p where it says less than the interval does."""
+    i, holm = difference.interval, ""
+    if not i.low <= 0 <= i.high and difference.p_holm > 1 - i.level:
+        holm = f", p {difference.p_holm:.2g} after Holm's correction"
+    gap = f"{i.mean:+z.2f} [{i.low:+z.2f}, {i.high:+z.2f}]{holm}".replace("-", "−")
+    return f"{plain_name(name)} ({gap})"
 
 
 def _listed(words: Sequence[str]) -> str:
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
-
-
-def _plain(name: str) -> str:
-    return name.replace("_", " ")

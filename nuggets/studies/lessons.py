@@ -11,6 +11,7 @@ from nuggets.errors import BadInput
 from nuggets.frozen import Frozen
 from nuggets.statistics.calibration import Calibration
 from nuggets.statistics.report import BenchmarkReport
+from nuggets.statistics.verdict import ArmRole
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -39,6 +40,7 @@ class Cut(Frozen):
     """Students cut out of the teacher in one way, then tuned: exact match with its interval."""
 
     origin: str
+    role: ArmRole
     value: float
     low: float
     high: float
@@ -54,7 +56,7 @@ class CutDifference(Frozen):
 
 
 class GraftLesson(Frozen):
-    """How students do by the way they were cut; fields as in `ControlsLesson`."""
+    """How students do by the way they were cut, and the verdict; see `ControlsLesson`."""
 
     command: str
     run: str | None
@@ -62,6 +64,7 @@ class GraftLesson(Frozen):
     setting: str
     arms: tuple[Cut, ...]
     differences: tuple[CutDifference, ...]
+    verdict: str
 
 
 def controls() -> ControlsLesson:
@@ -70,7 +73,7 @@ def controls() -> ControlsLesson:
 
 
 def graft() -> GraftLesson:
-    """Cuts by sensitivity, at random, and permuted. Raises BadInput where it is not shipped."""
+    """Cuts by sensitivity beside their controls. Raises BadInput where it is not shipped."""
     return GraftLesson.model_validate_json(_read("assets/learn/graft.json"))
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from pathlib import Path
-from typing import Any
 
 from nuggets.errors import BadInput
 from nuggets.recipe import CutJob, TransferRecipe, anchored
@@ -15,7 +13,8 @@ from nuggets.stages.creating import create
 from nuggets.studies.calibrating import POOL, pool_recipe
 from nuggets.studies.documents import study_report
 from nuggets.studies.report import StudyReport
-from nuggets.studies.running import find_run, model_path, run_all, study_models
+from nuggets.studies.running import find_run, model_path, study_models
+from nuggets.studies.schema import Study
 from nuggets.studies.shipped import open_study, study_recipes
 from nuggets.worker import run_in_foreground, run_job
 
@@ -41,8 +40,15 @@ def run_study(
         BadInput: if a recipe cannot work; nothing of it is started then.
         NuggetsError: as a run does; the same call goes on where it was.
     """
-    changes = tuple(overrides)
-    run_all(open_study(name), _to_the_end(on_event), _cut, changes, on_run)
+    study, changes = open_study(name), tuple(overrides)
+    study_recipes(study, changes)  # a wrong field is refused before anything is made
+    for made in study.models:
+        _make_model(study, made)
+    recipes = study_recipes(study, changes, study_models(study))
+    for place, (run, recipe) in enumerate(recipes.items()):
+        on_run(run, place, len(recipes))
+        _finished(recipe, on_event)
+    on_run("", len(recipes), len(recipes))
     found = study_report(name, changes)
     assert found is not None
     return found
@@ -80,23 +86,26 @@ def start_study(name: str, overrides: Iterable[str] = ()) -> list[Run]:
 
 def calibration_run(n_pool: int = POOL, on_event: OnEvent = lambda event: None) -> Run:
     """The pool of identical arms: the finished run, or made here and now. Imports torch."""
-    recipe = anchored(pool_recipe(n_pool))
-    return find_run(recipe) or _to_the_end(on_event)(recipe, find_run(recipe, tuple(RESUMABLE)))
+    return _finished(anchored(pool_recipe(n_pool)), on_event)
 
 
-def _to_the_end(on_event: OnEvent) -> Callable[[TransferRecipe, Run | None], Run]:
-    """Runs a recipe from the start, or continues an unfinished run of it."""
-
-    def execute(recipe: TransferRecipe, unfinished: Run | None) -> Run:
-        if unfinished is None:
-            return run_job(recipe, on_event)
-        run_in_foreground(unfinished, on_event)
-        return unfinished
-
-    return execute
+def _finished(recipe: TransferRecipe, on_event: OnEvent) -> Run:
+    """The finished run of a recipe; else an unfinished one goes on, or a new one is made."""
+    if done := find_run(recipe):
+        return done
+    if (unfinished := find_run(recipe, tuple(RESUMABLE))) is None:
+        return run_job(recipe, on_event)
+    run_in_foreground(unfinished, on_event)
+    return unfinished
 
 
-def _cut(job: CutJob, out: Path) -> dict[str, Any]:
-    from nuggets.stages.cutting import cut_to
+def _make_model(study: Study, name: str) -> None:
+    folder = model_path(study, name)
+    if not folder.is_dir():
+        from nuggets.stages.cutting import cut_to
 
-    return cut_to(job, out)
+        cut_to(CutJob(**study.models[name].model_dump()), folder)
+    if not (folder / "config.json").is_file():
+        raise BadInput(
+            f"The model {name} of the experiment is not at {folder}; delete that folder."
+        )

@@ -14,9 +14,9 @@ from nuggets.models.references import short_name
 from nuggets.recipe import load_job
 from nuggets.runs.results import cells
 from nuggets.runs.store import Run
-from nuggets.statistics.comparisons import compare_family
+from nuggets.statistics.comparisons import compare_family, compare_together, first_family
 from nuggets.statistics.report import BenchmarkReport, CellOutcome, build_report
-from nuggets.statistics.verdict import Difference
+from nuggets.statistics.verdict import ArmRole, Difference, controls_of
 from nuggets.studies.findings import find_sentences, summarise
 from nuggets.studies.schema import Study
 
@@ -47,10 +47,12 @@ class StudyReport(Frozen):
     """An experiment's results, ready to be drawn or written.
 
     `across` compares the focus with the arm that the question sets against it, run by run as in
-    `panels`, Holm over all runs; empty where the question names none.
+    `panels`, Holm over all runs; empty where the question names none. `caveat` is what a reader
+    has to know first, in plain sentences.
     """
 
     study: Study
+    caveat: str = ""
     panels: list[Panel]
     across: list[Difference] = Field(default_factory=list)
     findings: list[str]
@@ -121,11 +123,32 @@ def paper_number(report: StudyReport, panel: Panel, arm: str) -> float | None:
     return values.get(f"{panel.name}/{arm}", values.get(arm))
 
 
-def control_differences(report: BenchmarkReport) -> list[Difference]:
-    """The judged arm against every control."""
+def control_differences(report: BenchmarkReport, role: ArmRole) -> list[Difference]:
+    """The judged arm against its own controls of one role."""
     arm = report.verdict.treatment
-    roles = {name: each.role for name, each in report.arms.items()}
-    return [d for d in report.differences if d.arm == arm and roles[d.versus] == "control"]
+    own = controls_of(report.parts, arm, role) if arm else []
+    return [d for d in report.differences if d.arm == arm and d.versus in own]
+
+
+def at_equal_rates(report: BenchmarkReport) -> BenchmarkReport:
+    """The report of retention, without a verdict where arms have different learning rates.
+
+    Smaller rates forget less, whatever LoRA starts from.
+    """
+    verdict = report.verdict
+    judged = [verdict.treatment or "", *first_family(report.parts, verdict.treatment or "")]
+    rates = {name: report.arms[name].learning_rate for name in judged if name in report.arms}
+    if len(set(rates.values())) < 2:
+        return report
+    listed = ", ".join(f"{name} {rate:g}" for name, rate in rates.items() if rate is not None)
+    text = (
+        f"Not proven: the arms have different learning rates ({listed}), and smaller rates forget "
+        "less."
+    )
+    without = verdict.model_copy(
+        update={"kind": "not_proven", "location": None, "comparator": None, "sentence": text}
+    )
+    return report.model_copy(update={"verdict": without, "verdicts": {}})
 
 
 def _panel(study: Study, name: str, run: Run) -> Panel:
@@ -140,6 +163,8 @@ def _panel(study: Study, name: str, run: Run) -> Panel:
         higher_is_better=metric != "loss",
         treatment=focus if focus in treatments else None,
     )
+    if study.layout == "retention":
+        report = at_equal_rates(report)
     return Panel(
         name=name,
         x=next(each.x for each in study.runs if each.name == name),
@@ -183,24 +208,12 @@ def _across(study: Study, runs: Mapping[str, Run]) -> list[Difference]:
     """The focus against the one arm that the question names, in every run."""
     if not study.versus:
         return []
-    outcomes: dict[str, dict[int, list[float]]] = {}
-    pairs: list[tuple[str, str]] = []
+    groups = []
     metric = ""
     for name, run in runs.items():
         found, metric = _judged(study, run)
-        own = _outcomes(found, metric)
-        arms = focus_of(study, name), study.versus
-        outcomes |= {f"{name}/{arm}": own[arm] for arm in arms}
-        pairs.append((f"{name}/{arms[0]}", f"{name}/{arms[1]}"))
-    return [
-        each.model_copy(
-            update={
-                "arm": each.arm.rpartition("/")[2],
-                "versus": each.versus.rpartition("/")[2],
-            }
-        )
-        for each in compare_family(outcomes, pairs, metric != "loss")
-    ]
+        groups.append((_outcomes(found, metric), [(focus_of(study, name), study.versus)]))
+    return [each for own in compare_together(groups, metric != "loss") for each in own]
 
 
 def _outcomes(found: Sequence[CellOutcome], metric: str) -> dict[str, dict[int, list[float]]]:

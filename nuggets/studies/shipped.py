@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from nuggets.errors import BadInput
+from nuggets.frozen import first_fault
 from nuggets.recipe import TransferRecipe, anchored, parse_job
 from nuggets.recipe_tree import override, parse_yaml
 from nuggets.studies.schema import Study
@@ -40,9 +41,8 @@ def _parsed(tree: dict[str, Any], source: str) -> tuple[int, Study]:
     try:
         return order, Study.model_validate(tree)
     except ValidationError as problem:
-        first = problem.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise BadInput(f"The experiment {source} does not fit: {where}: {first['msg']}.") from None
+        fault = first_fault(problem)
+        raise BadInput(f"The experiment {source} does not fit: {fault}.") from None
 
 
 def open_study(name: str) -> Study:

@@ -18,7 +18,7 @@ from nuggets.models.forward import answer_logits, evaluation, pad_right
 from nuggets.progress import Progress
 from nuggets.statistics.report import CellOutcome
 from nuggets.train.arms.family import Arm
-from nuggets.train.checkpoints import Storage, TrainLog, trainable
+from nuggets.train.checkpoints import TrainLog, trainable
 from nuggets.train.config import TrainConfig
 from nuggets.train.export import save_model
 from nuggets.train.flops import training_flops
@@ -85,14 +85,13 @@ def run_cell(
     lab: Lab,
     arm: Arm,
     seed: int,
-    folder: Path,
+    folder: Path | None = None,
     *,
     test: Sequence[Sample],
     old_skills: Mapping[str, Sequence[Sample]] | None = None,
     metrics: Sequence[Metric] = ("exact_match", "loss"),
     lr: float | None = None,
     answers: bool = False,
-    storage: Storage | None = None,
     progress: Progress | None = None,
 ) -> CellResult:
     """Builds one arm with one seed, trains it and measures it item by item.
@@ -101,14 +100,13 @@ def run_cell(
         lab: models, map, data and settings.
         arm: what is compared.
         seed: of samples, initialisation and order.
-        folder: for checkpoints, used only with `storage`; may be deleted afterwards.
+        folder: for checkpoints, with which a call with the same arguments resumes; may be deleted
+            afterwards. None for none.
         test: items that the report counts.
         old_skills: skill → items that show what was forgotten, by exact match.
         metrics: what is measured on the test items; the first makes the learning curve.
         lr: learning rate instead of the lab's.
         answers: also keep what the trained model writes.
-        storage: how checkpoints are committed and found; with it, a call with the same
-            arguments resumes.
         progress: receives events and can cancel.
 
     Raises:
@@ -116,14 +114,14 @@ def run_cell(
         NonFinite: if training or evaluation went to NaN or infinity.
         Cancelled: on request.
     """
-    trainee = arm.build(replace(lab, workspace=Workspace(folder, storage, progress)), seed)
+    trainee = arm.build(replace(lab, workspace=Workspace(folder, progress)), seed)
     difference = step0_difference(lab, trainee, test)
     if progress is not None:
         progress.metric(step0=difference)
     config = shared_config(lab, seed, lr)
     flops = count_flops(lab, trainee, config, seed)
     _forget_peak(lab.device)
-    log = train_cell(lab, trainee, config, seed, folder, test, metrics[0], storage, progress)
+    log = train_cell(lab, trainee, config, seed, folder, test, metrics[0], progress)
     measured = measure(lab, trainee.model, test, metrics, progress, answers)
     kept = {
         skill: measure(lab, trainee.model, items, ("exact_match",), progress)
@@ -175,10 +173,9 @@ def train_cell(
     trainee: Trainee,
     config: TrainConfig,
     seed: int,
-    folder: Path,
+    folder: Path | None,
     test: Sequence[Sample],
     metric: Metric,
-    storage: Storage | None = None,
     progress: Progress | None = None,
 ) -> TrainLog:
     """Trains what an arm built; the learning curve is left out where there are no test items.
@@ -206,10 +203,9 @@ def train_cell(
         trainee.encoded,
         config,
         seed,
-        folder / "training",
+        folder and folder / "training",
         device=lab.device,
         progress=progress,
-        storage=storage,
         on_evaluate=point if test else None,
         loss=trainee.loss,
         bf16=lab.bf16,

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +9,7 @@ import torch
 from pydantic import Field
 from safetensors.torch import load_file, save_file
 
+from nuggets.disk.commit import remove_folder
 from nuggets.errors import Damaged
 from nuggets.frozen import Frozen
 
@@ -20,21 +18,6 @@ WEIGHTS = "weights.safetensors"
 LOG = "log.json"
 KEPT = 2
 """Checkpoints that stay: should the newest not verify, the one before it is there."""
-
-
-@dataclass(frozen=True)
-class Storage:
-    """How folders are committed, found and removed; `nuggets.disk.commit` does it durably.
-
-    Attributes:
-        commit: yields a temporary folder that appears under the given path when complete.
-        newest: the newest folder `<prefix><number>` of a parent that verifies, or None.
-        remove: deletes a folder.
-    """
-
-    commit: Callable[[Path], AbstractContextManager[Path]]
-    newest: Callable[[Path, str], Path | None]
-    remove: Callable[[Path], None]
 
 
 class TrainLog(Frozen):
@@ -85,8 +68,8 @@ def step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix(PREFIX))
 
 
-def drop_old(folder: Path, storage: Storage) -> None:
+def drop_old(folder: Path) -> None:
     """Removes all but the newest `KEPT` checkpoints."""
     found = [path for path in folder.glob(f"{PREFIX}*") if path.name[len(PREFIX) :].isdecimal()]
     for path in sorted(found, key=step_of)[:-KEPT]:
-        storage.remove(path)
+        remove_folder(path)

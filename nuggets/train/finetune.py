@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,14 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from nuggets.compute.memory import memory_reported
 from nuggets.data.samples import Encoded
+from nuggets.disk.commit import newest_valid
 from nuggets.progress import Progress
 from nuggets.sensitivity.hooks import checkpointed
-from nuggets.train.checkpoints import PREFIX, Storage, TrainLog
+from nuggets.train.checkpoints import PREFIX, TrainLog
 from nuggets.train.config import TrainConfig
 from nuggets.train.losses import Loss, answer_loss
 from nuggets.train.randomness import seeded
-from nuggets.train.schedule import SCHEDULES, batch_order, count_steps
+from nuggets.train.schedule import SCHEDULES, batch_order, count_steps, count_warmup
 from nuggets.train.team import leading
 from nuggets.train.trainer import CheckedTrainer, Training
 
@@ -31,11 +32,10 @@ def finetune(
     encoded: Sequence[Encoded],
     config: TrainConfig,
     seed: int,
-    folder: Path,
+    folder: Path | None = None,
     *,
     device: torch.device | str = "cpu",
     progress: Progress | None = None,
-    storage: Storage | None = None,
     on_evaluate: Callable[[int], float] | None = None,
     loss: Loss | None = None,
     bf16: bool = False,
@@ -44,18 +44,17 @@ def finetune(
     """Trains a model in place: a PEFT model's adapter, or every weight that requires gradients.
 
     Order of the samples and dropout follow from `seed`; global random generators are left as
-    they were. With `storage`, checkpoints are committed into `folder`, and a later call continues
-    after the newest one that verifies, on the CPU bit for bit as if it had never stopped.
+    they were. Checkpoints are committed into `folder`, and a later call continues after the newest
+    one that verifies, on the CPU bit for bit as if it had never stopped.
 
     Args:
         model: what is trained, on `device`, as its arm built it.
         encoded: token ids and labels per sample.
         config: steps (or epochs), batch size, learning rate and schedule.
         seed: of the order of samples and of dropout.
-        folder: for checkpoints only.
+        folder: for checkpoints only; nothing is kept when not given.
         device: where the model is.
         progress: receives step, loss and learning rate, and can cancel at every step.
-        storage: how checkpoints are committed and found.
         on_evaluate: step → a point of the learning curve.
         loss: what is minimised, a mean over answer tokens; their likelihood when not given.
         bf16: compute in bfloat16 on a GPU; weights keep their dtype.
@@ -74,20 +73,20 @@ def finetune(
     steps = count_steps(config, len(encoded))
     if steps == 0:
         return TrainLog(curve=[] if on_evaluate is None else [(0, on_evaluate(0))])
-    newest = storage.newest(folder, PREFIX) if storage else None
+    newest = None if folder is None else newest_valid(folder, PREFIX)
     training = Training(
         model, encoded, config, steps, seed, folder, newest, loss or answer_loss, bf16
     )
     device = torch.device(device)
-    with leading(partial(_train, training), device, helpers, folder):
-        return _train(training, device, progress, storage, on_evaluate)
+    alike = partial(_train, replace(training, folder=None))  # helpers keep nothing
+    with leading(alike, device, helpers, folder):
+        return _train(training, device, progress, on_evaluate)
 
 
 def _train(
     training: Training,
     device: torch.device,
     progress: Progress | None = None,
-    storage: Storage | None = None,
     on_evaluate: Callable[[int], float] | None = None,
 ) -> TrainLog:
     """Trains in this process; helpers report, save and measure nothing."""
@@ -95,9 +94,9 @@ def _train(
     blocks = _blocks(model) if config.activation_checkpointing else []
     reported = memory_reported("Training", "lower train.batch_size or train.max_length")
     with seeded(seed, device), checkpointed(blocks), _left_as_it_was(model), reported:
-        args = _arguments(training, device, writes=storage is not None)
+        args = _arguments(training, device)
         batches = batch_order(training.encoded, config, steps, seed)
-        return CheckedTrainer(training, args, batches, progress, storage, on_evaluate).fit()
+        return CheckedTrainer(training, args, batches, progress, on_evaluate).fit()
 
 
 @contextmanager
@@ -115,7 +114,7 @@ def _blocks(model: Any) -> list[Any]:
     return [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
 
 
-def _arguments(training: Training, device: torch.device, *, writes: bool) -> TrainingArguments:
+def _arguments(training: Training, device: torch.device) -> TrainingArguments:
     config, steps, cuda = training.config, training.steps, device.type == "cuda"
 
     class OneDevice(TrainingArguments):
@@ -123,7 +122,7 @@ def _arguments(training: Training, device: torch.device, *, writes: bool) -> Tra
 
         @property
         def should_save(self) -> bool:
-            return writes
+            return training.folder is not None
 
         @property
         def device(self) -> torch.device:
@@ -137,12 +136,12 @@ def _arguments(training: Training, device: torch.device, *, writes: bool) -> Tra
             return int(cuda)
 
     return OneDevice(
-        output_dir=str(training.folder),
+        output_dir=str(training.folder or ""),
         max_steps=steps,
         per_device_train_batch_size=1,  # one ready-made batch
         learning_rate=config.lr,
         lr_scheduler_type=SCHEDULES[config.schedule],
-        warmup_steps=math.ceil(config.warmup * steps),
+        warmup_steps=count_warmup(config, steps),
         weight_decay=config.weight_decay,
         max_grad_norm=config.max_grad_norm,
         seed=training.seed % 2**32,

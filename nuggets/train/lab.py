@@ -27,16 +27,14 @@ from nuggets.extraction.plan import (
 from nuggets.models.architecture import ArchSpec
 from nuggets.progress import Progress
 from nuggets.sensitivity.maps import SensitivityMap
-from nuggets.train.checkpoints import Storage
 from nuggets.train.config import TrainConfig
 
 
 @dataclass(frozen=True, eq=False)
 class Workspace:
-    """Where an arm that takes long to build keeps checkpoints, and whom it tells."""
+    """Where an arm that takes long to build keeps checkpoints, if anywhere, and whom it tells."""
 
-    folder: Path = Path()
-    storage: Storage | None = None
+    folder: Path | None = None
     progress: Progress | None = None
 
 

@@ -26,7 +26,17 @@ def count_steps(config: TrainConfig, n_samples: int) -> int:
         raise BadInput("There are no samples to train on; give at least one.")
     if config.epochs is None:
         return config.steps
-    return math.ceil(config.epochs * math.ceil(n_samples / config.batch_size))
+    return _ceil(config.epochs * math.ceil(n_samples / config.batch_size))
+
+
+def count_warmup(config: TrainConfig, steps: int) -> int:
+    """Steps until the learning rate is reached: any warm-up takes one at least."""
+    return _ceil(config.warmup * steps)
+
+
+def _ceil(value: float) -> int:
+    """The next whole number, where 0.07 · 100 is 7 and not 7.000000000000001."""
+    return math.ceil(round(value, 9))
 
 
 def batch_order(

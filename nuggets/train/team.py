@@ -38,7 +38,7 @@ Work = Callable[[torch.device], Any]
 
 @contextmanager
 def leading(
-    work: Work, device: torch.device, helpers: Sequence[str], folder: Path
+    work: Work, device: torch.device, helpers: Sequence[str], folder: Path | None
 ) -> Iterator[None]:
     """Starts helpers with a copy of what they need, and ends them.
 
@@ -46,7 +46,8 @@ def leading(
         work: what each helper does.
         device: the leader's.
         helpers: their devices; the leader works alone if there are none.
-        folder: where the copy is written, and removed when all have read it.
+        folder: where the copy is written, and removed when all have read it; the system's for
+            temporary files when not given.
 
     Raises:
         NuggetsError: if a helper failed, with what it said.
@@ -54,7 +55,8 @@ def leading(
     if not helpers:
         yield
         return
-    folder.mkdir(parents=True, exist_ok=True)
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
     n = len(helpers) + 1
     surroundings: dict[str, Any] = {
         "rank": 0, "local_rank": device.index or 0, "world_size": n, "local_world_size": n,

@@ -19,13 +19,13 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from nuggets.compute.memory import is_out_of_memory, memory_reported
 from nuggets.data.samples import IGNORED, Encoded
+from nuggets.disk.commit import commit_folder
 from nuggets.errors import NonFinite
 from nuggets.models.forward import pad_right
 from nuggets.progress import Progress
 from nuggets.train.checkpoints import (
     LOG,
     PREFIX,
-    Storage,
     TrainLog,
     drop_old,
     load_weights,
@@ -47,7 +47,7 @@ class Training:
     config: TrainConfig
     steps: int
     seed: int
-    folder: Path
+    folder: Path | None
     newest: Path | None
     loss: Loss
     bf16: bool
@@ -66,7 +66,6 @@ class CheckedTrainer(Trainer):
         args: TrainingArguments,
         batches: list[list[int]],
         progress: Progress | None = None,
-        storage: Storage | None = None,
         on_evaluate: Callable[[int], float] | None = None,
     ) -> None:
         super().__init__(model=training.model, args=args)
@@ -76,7 +75,7 @@ class CheckedTrainer(Trainer):
         self.remove_callback(PrinterCallback)
         self.add_callback(_Steps(self))
         self.training, self.config, self.batches = training, training.config, batches
-        self.progress, self.storage, self.on_evaluate = progress, storage, on_evaluate
+        self.progress, self.on_evaluate = progress, on_evaluate
         self.parts = 1
         self.losses: list[float] = []
         self.curve: list[tuple[int, float]] = []
@@ -237,17 +236,16 @@ class CheckedTrainer(Trainer):
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """One atomic folder instead of Trainer's files in their final place."""
-        assert self.storage is not None
-        with self.storage.commit(
-            self.training.folder / f"{PREFIX}{self.state.global_step}"
-        ) as temp:
+        folder = self.training.folder
+        assert folder is not None
+        with commit_folder(folder / f"{PREFIX}{self.state.global_step}") as temp:
             save_weights(self.model, temp)
             self._save_optimizer_and_scheduler(str(temp))
             if self.args.world_size == 1:  # several seed their generators at every step
                 self._save_rng_state(str(temp))
             self.state.save_to_json(str(temp / "trainer_state.json"))
             (temp / LOG).write_text(self.log_so_far().model_dump_json())
-        drop_old(self.training.folder, self.storage)
+        drop_old(folder)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """Reads what `_save_checkpoint` wrote; Trainer itself reads optimiser and generators."""
@@ -276,5 +274,5 @@ class _Steps(TrainerCallback):
                 trainer.progress.metric(step=step, loss=trainer.losses[-1], lr=rate)
             trainer.progress.progress(step, last, "training")
         due = step == last or step % trainer.config.checkpoint_every == 0
-        control.should_save = trainer.storage is not None and due
+        control.should_save = trainer.training.folder is not None and due
         return control

@@ -7,19 +7,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from nuggets.data.samples import Sample
 from nuggets.errors import NonFinite
 from nuggets.evaluation.outcomes import Metric, Outcomes
 from nuggets.frozen import Frozen
 from nuggets.progress import Progress
+from nuggets.statistics.comparisons import higher_is_better
 from nuggets.train.arms.family import Arm
 from nuggets.train.cells import measure, shared_config, train_cell
-from nuggets.train.checkpoints import Storage
 from nuggets.train.lab import Lab, Workspace
 from nuggets.train.lanes.packing import Form
-from nuggets.train.lanes.side_by_side import Cell, Program, together_or_none
+from nuggets.train.lanes.side_by_side import Cell, Program, try_side_by_side
 
 
 class Trial(Frozen):
@@ -42,11 +41,10 @@ def tune_lr(
     lab: Lab,
     arm: Arm,
     grid: Sequence[float],
-    folder: Path,
+    folder: Path | None = None,
     *,
     items: Sequence[Sample],
     metric: Metric = "exact_match",
-    storage: Storage | None = None,
     progress: Progress | None = None,
 ) -> Tuning:
     """Trains an arm at every learning rate of a grid on `lab.train.tuning_seed`.
@@ -58,26 +56,25 @@ def tune_lr(
         lab: as for the cells of the report.
         arm: which arm; one that does not train keeps the lab's learning rate.
         grid: learning rates, the same for all arms.
-        folder: for checkpoints, used only with `storage`.
+        folder: for checkpoints; None for none.
         items: items that the report does not count.
         metric: what the verdict is about.
-        storage: how checkpoints are committed and found.
         progress: receives events and can cancel.
 
     Raises:
         NonFinite: if training diverged at every learning rate.
     """
     seed = lab.train.tuning_seed
-    built = arm.build(replace(lab, workspace=Workspace(folder, storage, progress)), seed)
+    built = arm.build(replace(lab, workspace=Workspace(folder, progress)), seed)
     if not built.trains or not grid:
         return Tuning(arm=arm.name, lr=lab.train.lr, trials=[])
     trials = []
     for lr in sorted(grid):
         config = shared_config(lab, seed, lr).model_copy(update={"evaluate_every": 0})
         trainee = replace(built, model=copy.deepcopy(built.model))
-        place = folder / f"lr-{lr:g}"
+        place = folder and folder / f"lr-{lr:g}"
         try:
-            train_cell(lab, trainee, config, seed, place, (), metric, storage, progress)
+            train_cell(lab, trainee, config, seed, place, (), metric, progress)
             found = measure(lab, trainee.model, items, (metric, "loss"), progress)
         except NonFinite:
             trials.append(Trial(lr=lr, value=None, loss=None))
@@ -91,11 +88,10 @@ def tune_batch(
     arms: Sequence[Arm],
     grid: Sequence[float],
     form: Form,
-    folder: Path,
+    folder: Path | None = None,
     *,
     items: Sequence[Sample],
     metric: Metric = "exact_match",
-    storage: Storage | None = None,
     progress: Progress | None = None,
     progress_of: Callable[[Arm], Progress | None] = lambda arm: None,
 ) -> list[Tuning]:
@@ -106,10 +102,9 @@ def tune_batch(
         arms: which arms.
         grid: learning rates, the same for all arms.
         form: what `nuggets.train.lanes.packing.plan_batches` chose.
-        folder: for checkpoints, used only with `storage`.
+        folder: for checkpoints; None for none.
         items: items that the report does not count.
         metric: what the verdict is about.
-        storage: how checkpoints are committed and found.
         progress: of all arms together; can cancel.
         progress_of: who receives an arm's own metrics.
 
@@ -119,21 +114,19 @@ def tune_batch(
     seed = lab.train.tuning_seed
     still = replace(lab, train=lab.train.model_copy(update={"evaluate_every": 0}))
     cells = [Cell(arm, seed, lr, progress_of(arm)) for arm in arms for lr in sorted(grid)]
-    options: dict[str, Any] = {"storage": storage, "progress": progress}
     trials = None
     if form != "alone":
-        make = partial(Program, still, cells, folder, merge=form == "merged", **options)
-        trials = together_or_none(make, lambda program: _trials(program, items, metric), progress)
+        make = partial(Program, still, cells, folder, merge=form == "merged", progress=progress)
+        trials = try_side_by_side(make, lambda program: _trials(program, items, metric), progress)
     if trials is None:
         return [
             tune_lr(
                 lab,
                 arm,
                 grid,
-                folder / arm.name,
+                folder and folder / arm.name,
                 items=items,
                 metric=metric,
-                storage=storage,
                 progress=progress_of(arm),
             )
             for arm in arms
@@ -158,7 +151,7 @@ def _trials(program: Program, items: Sequence[Sample], metric: Metric) -> list[T
 
 
 def _best(trials: Sequence[Trial], metric: Metric, name: str) -> float:
-    sign = -1.0 if metric == "loss" else 1.0
+    sign = 1.0 if higher_is_better(metric) else -1.0
     ranked = [
         (sign * trial.value, -trial.loss, -trial.lr, trial.lr)
         for trial in trials

@@ -16,9 +16,6 @@ def hidden() -> bool:
 def hide(away: bool = True) -> None:
     """Puts the guide away, or brings it back.
 
-    Args:
-        away: False brings it back.
-
     Raises:
         NuggetsError: if the home cannot be written to.
     """

@@ -14,10 +14,10 @@ from safetensors.numpy import save_file
 
 from nuggets import api
 from nuggets.alignment.report import AlignmentReport
+from nuggets.builtin.resolve import pair_named
 from nuggets.disk.manifest import write_manifest
 from nuggets.models.architecture import ArchSpec
 from nuggets.planning import cache
-from nuggets.planning.datasets import seed_samples
 from nuggets.recipe import AlignJob, SensitivityJob, TransferRecipe
 from nuggets.runs.store import Run
 from nuggets.sensitivity.maps import SensitivityMap
@@ -89,8 +89,7 @@ def make_map(spec: ArchSpec, seed: int, n_samples: int, meta: dict[str, str]) ->
 
 def write_map(job: SensitivityJob, seed: int, n_samples: int = 16) -> SensitivityMap:
     """Puts a map where the page looks for the result of a job."""
-    config = cache.with_dtype(job.sensitivity, job.device)
-    folder = cache.map_folder(job.model, seed_samples(job.data), config)
+    folder = cache.MapRequest.of(job).folder
     meta = {"model": job.model, "label": str(job.data.task), "digest": folder.name}
     found = make_map(api.spec(job.model), seed, n_samples, meta)
     api.save_map(found, folder)
@@ -112,7 +111,8 @@ def write_alignment(job: AlignJob, seed: int = 0) -> AlignmentReport:
         "scores": {skill: [1.0, 0.5] for skill in skills},
     }
     found = AlignmentReport(matrices, 320, skills, meta)
-    api.save_alignment(found, cache.alignment_folder(job))
+    pair = pair_named(job.teacher, job.student)
+    api.save_alignment(found, cache.alignment_folder(job, pair))
     return found
 
 
@@ -120,7 +120,7 @@ ARMS = (
     ("vanilla", "reference", 0.03),
     ("plain", "baseline", 0.55),
     ("paper", "treatment", 0.45),
-    ("permuted", "control", 0.47),
+    ("permuted", "content_control", 0.47),
 )
 
 

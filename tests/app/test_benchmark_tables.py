@@ -87,7 +87,9 @@ def test_models_measured_by_themselves_are_shown_with_intervals(
     assert compared["paired"].tolist() == ["sibling − teacher"]
     assert compared["difference, 95 %"][0].startswith("−0.500 [−")
     assert frame["time"].tolist() == ["2.0 s", "2.0 s"]
-    assert f"4 items, differences to teacher · run {evaluated.id}" in shown(at)
+    assert f"4 items, positive differences are better than teacher · run {evaluated.id}" in shown(
+        at
+    )
 
 
 def test_the_verdict_of_a_benchmark_stands_below_its_table(

@@ -104,12 +104,13 @@ def test_the_verdict_says_what_could_have_been_seen(
 
 
 def test_curves_begin_with_the_arms_that_decide(open_page: Open, recipe: TransferRecipe) -> None:
-    arms = [*ARMS, ("gaussian", "control", 0.9), ("pissa", "comparator", 0.6)]
+    arms = [*ARMS, ("gaussian", "content_control", 0.9), ("pissa", "comparator", 0.6),
+            ("random_window", "location_control", 0.5)]  # fmt: skip
     run = write_benchmark(recipe, arms)
     at = open_page("benchmarks", run=run.id)
     lines = [t["name"] for t in figures(at)[2]["data"] if t.get("name")]
-    assert lines == ["plain", "paper", "gaussian"]
-    assert len(at.dataframe[1].value) == 6
+    assert lines == ["plain", "paper", "gaussian", "random window"]
+    assert len(at.dataframe[1].value) == 7
 
 
 def test_every_script_ends_in_what_is_plotted(

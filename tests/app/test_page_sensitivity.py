@@ -307,5 +307,5 @@ def test_a_caption_names_a_model_and_not_where_it_lies() -> None:
     found = make_map(api.spec("teacher"), 0, 4, {})
     for model, name in (("/home/me/private/tiny.gguf", "tiny.gguf"), ("org/tiny@main",) * 2):
         found.meta["model"] = model
-        origin = sources.Source("add", job("add"), found).origin
-        assert origin.startswith(f"{name} · ")
+        about = sources.Source("add", job("add"), found).about
+        assert about.startswith(f"{name} · ")

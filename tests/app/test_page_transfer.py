@@ -51,7 +51,8 @@ LINKS = [
             "max_length": "64", "concurrent": "never", "processes": "2", "seeds": "2",
             "items": "40", "old_items": "5", "metric": "loss", "prompts": "chat", "task": "sub",
             "device": "cpu", "teacher": "sibling", "energy": "0.8", "epochs": "2.5",
-            "starts": ["plain", "paper", "pissa", "eva"], "controls": ["gaussian"],
+            "starts": ["plain", "paper", "pissa", "eva"], "content": ["gaussian"],
+            "location": ["random_layers"],
             "others": ["full", "vanilla"],
         },
         {
@@ -66,7 +67,9 @@ LINKS = [
             "train.max_length": 64, "train.concurrent": "never", "train.processes": 2,
             "seeds": [0, 1], "data.n_test": 40, "data.n_old": 5, "data.metric": "loss",
             "data.format": "chat", "data.task": "sub", "device": "cpu", "teacher": "sibling",
-            "arms": ["vanilla", "plain", "paper", "gaussian", "pissa", "eva", "full"],
+            "arms": [
+                "vanilla", "plain", "paper", "gaussian", "random_layers", "pissa", "eva", "full",
+            ],
         },
     ),
     (
@@ -171,7 +174,7 @@ def test_impossible_values_are_one_sentence(open_page, measured, query, words):
 
 def test_no_arm_is_refused_in_words(open_page):
     at = open_page("transfer")
-    for group in ("starts", "controls", "others"):
+    for group in ("starts", "content", "location", "others"):
         at.multiselect(group).set_value([])
     at.run()
     assert "give at least one arm" in shown(at)

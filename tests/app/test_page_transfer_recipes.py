@@ -41,7 +41,7 @@ def test_broken_upload_is_one_sentence(open_page, content):
 
 
 def test_saved_recipe_is_chosen_and_runs_from_the_command_line(open_page):
-    at = open_page("transfer", rank="by energy", energy="0.7", controls=["gaussian"])
+    at = open_page("transfer", rank="by energy", energy="0.7", content=["gaussian"])
     wanted = recipe_shown(at)
     at.text_input("save-name").set_value("mine").run()
     at.button("save-now").click().run()

@@ -61,11 +61,11 @@ def test_address_may_name_any_model(open_page):
 def test_queue_shows_live_runs(open_page, wait_for):
     run = api.start(api.load_recipe("quick").model_copy(update={"name": "slow"}))
     wait_for(run, "running")
-    at = open_page("home")
-    assert any(part.value.startswith("slow: ") for part in at.sidebar.text)
+    lines = open_page("home").sidebar.get("progress")
+    assert any(line.proto.text.startswith("slow") for line in lines)
     api.cancel(run.id)
     wait_for(run, "cancelled")
-    assert "slow: " not in "".join(part.value for part in open_page("home").sidebar.text)
+    assert not open_page("home").sidebar.get("progress")
 
 
 def test_labels_disarm_markdown():

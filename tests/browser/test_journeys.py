@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 
 from nuggets import api
+from nuggets.statistics.verdict import KIND_WORDS
 from tests.browser.conftest import WORK_MS, click_cell, idle, until
 
 pytestmark = pytest.mark.browser
 
 MAP = "figure-sensitivity-map-0"
-VERDICT = re.compile(r"helps|hurts|no detectable difference|no better than", re.IGNORECASE)
+VERDICT = re.compile("|".join(KIND_WORDS.values()), re.IGNORECASE)
 
 
 def go(page, name: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -28,7 +27,7 @@ from nuggets.extraction.selectors import ConsistentSelector, WindowSelector
 from nuggets.models.architecture import ARCHITECTURES
 from nuggets.models.layout import place_of
 from nuggets.models.loading import load_model
-from nuggets.models.pair import read_spec
+from nuggets.models.pair import Model, ModelPair, read_spec
 from nuggets.models.references import parse_ref
 from nuggets.preflight.headers import preflight
 from nuggets.sensitivity.hooks import compute_sensitivity
@@ -88,7 +87,8 @@ def pairs(tiny):
 
 @each
 def test_preflight_finds_nothing_wrong(kind, tiny):
-    found = preflight(*(parse_ref(str(folder)) for folder in folders(tiny, kind)))
+    models = (Model(parse_ref(str(folder))) for folder in folders(tiny, kind))
+    found = preflight(ModelPair(*models))
     assert found.problems == ()
     teacher = AutoModelForCausalLM.from_pretrained(folders(tiny, kind)[0])
     assert found.teacher is not None
@@ -150,7 +150,7 @@ def test_a_trained_adapter_loads_on_the_untouched_student_and_merges(kind, pairs
     pair = pairs(kind)
     _, factors = pair.factors()
     peft = inject(copy.deepcopy(pair.student), factors, LORA)
-    log = finetune(peft, SAMPLES, TrainConfig(steps=2, batch_size=2, lr=3e-2), 0, Path("nothing"))
+    log = finetune(peft, SAMPLES, TrainConfig(steps=2, batch_size=2, lr=3e-2), 0)
     assert len(log.losses) == 2
     peft.eval()
     expected = peft(IDS).logits

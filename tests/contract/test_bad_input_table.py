@@ -31,7 +31,7 @@ from nuggets.extraction.adapter import inject, load_adapter, read_factors, save_
 from nuggets.extraction.consistent import check_consistent
 from nuggets.extraction.plan import LoraConfig
 from nuggets.models.loading import load_model, load_tokenizer
-from nuggets.models.pair import check_pair, read_spec
+from nuggets.models.pair import Model, ModelPair, check_pair, read_spec
 from nuggets.models.references import parse_ref
 from nuggets.preflight.headers import Preflight, preflight
 from nuggets.preflight.resources import Machine
@@ -198,8 +198,8 @@ MODELS = {
 
 
 def check(folder: Path, tiny: Any) -> Preflight:
-    other = parse_ref(str(tiny(**SMALL)))
-    return preflight(parse_ref(str(folder)), other, machine=ROOMY)
+    refs = parse_ref(str(folder)), parse_ref(str(tiny(**SMALL)))
+    return preflight(ModelPair(*map(Model, refs)), machine=ROOMY)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -502,5 +502,5 @@ def test_an_uploads_name_is_never_a_path(tmp_path, monkeypatch):
 )
 def test_a_machine_too_small_is_told_before_anything_is_loaded(name, short, sentence, tiny):
     refs = [parse_ref(str(folder)) for folder in (tiny(), tiny(**SMALL))]
-    found = preflight(*refs, machine=ROOMY.model_copy(update=short))
+    found = preflight(ModelPair(*map(Model, refs)), machine=ROOMY.model_copy(update=short))
     assert any(re.search(sentence, one_sentence(p)) for p in found.problems), found.problems

@@ -58,15 +58,16 @@ STRATEGIES = {
         '''class AddedArm(ArmBase):
     """Plain LoRA with another seed."""
 
-    role: ClassVar[Role] = "control"
+    role: ClassVar[ArmRole] = "content_control"
+    of = "paper"
     title: ClassVar[str] = "Added"
     stacks = "adapter"
     kind: Literal["added_arm"] = "added_arm"
 
     def build(self, lab: Lab, seed: int) -> Trainee:
-        from nuggets.train import build
+        from nuggets.train.builders import lora
 
-        return build.with_lora(lab, seed + 1, init_lora_weights=True)''',
+        return lora.with_lora(lab, seed + 1, init_lora_weights=True)''',
     ),
     "nuggets/evaluation/benchmarks.py": (
         "Benchmark",
@@ -90,7 +91,7 @@ LINES = {
     ),
     "nuggets/ui/learn/scenes.py": (
         "_SCENES: dict[str, Callable[[Asked], Scene]] = {\n",
-        '    "added": learn_shipped.controls,\n',
+        '    "added": shipped.controls,\n',
     ),
     "nuggets/ui/learn/chapters.py": (
         "CHAPTERS: tuple[Chapter, ...] = (\n",

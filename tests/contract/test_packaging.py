@@ -20,10 +20,10 @@ FIRST_PARTY = {"nuggets", "pages"}
 PLACES = {
     "app": ("app.py", "pages/", "nuggets/ui/"),
     "gguf": ("nuggets/models/loading.py",),
-    "eval": ("nuggets/bench/", "nuggets/data/sources.py"),
+    "eval": ("nuggets/evaluation/", "nuggets/data/sources.py"),
 }
 """Where the packages of an extra may be imported."""
-NEEDED_AT_IMPORT = ("nuggets.ui", "nuggets.studies.figure", "nuggets.evaluation.lm_eval_model")
+NEEDED_AT_IMPORT = ("nuggets.ui", "nuggets.evaluation.lm_eval_model")
 """Modules that cannot even be imported without their extra; all others say what to install."""
 SKIPPED_NAMES = {"build", "dist", "env", "venv", "node_modules", "site-packages"}
 """Folders that git, ruff, pyright or setuptools leave out wherever they lie."""

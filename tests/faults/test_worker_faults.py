@@ -120,7 +120,7 @@ def test_a_stopped_worker_is_not_dead_and_nobody_takes_its_run(toy, until, worke
     os.kill(pid, signal.SIGSTOP)
     try:
         assert run.status() == "running"
-        with pytest.raises(RunBusy, match="is already running"):
+        with pytest.raises(RunBusy, match="already running"):
             launch.resume(run)
         command = [sys.executable, "-m", "nuggets.worker", str(run.folder)]
         assert subprocess.run(command).returncode == 3

@@ -201,7 +201,7 @@ def test_run_gives_arms_and_a_verdict(nuggets):
     assert ended.code == 0, ended.err
     assert ended.err == ""
     report = ended.json["report"]
-    assert list(report["arms"]) == ["vanilla", "plain", "paper", "permuted"]
+    assert list(report["arms"]) == ["vanilla", "plain", "paper", "permuted", "random_window"]
     for arm in report["arms"].values():
         assert arm["interval"][0] <= arm["value"] <= arm["interval"][1]
         assert (arm["seeds"], arm["n"]) == ([0], 4)

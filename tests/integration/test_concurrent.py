@@ -24,7 +24,7 @@ from nuggets.train.lanes.side_by_side import Cell, run_batch
 from nuggets.train.lanes.training import LaneTrainer
 from nuggets.train.tuning import tune_batch, tune_lr
 from tests.contract.test_arms import ARMS
-from tests.unit.train.tiny_lab import STORAGE, letters, make_lab
+from tests.unit.train.tiny_lab import letters, make_lab
 
 TRAIN = TrainConfig(
     steps=6, batch_size=4, lr=1e-2, evaluate_every=4, checkpoint_every=2, weight_decay=0.01
@@ -42,22 +42,22 @@ def groups(arms):
     return [list(own) for _, own in groupby(sorted(arms, key=stacks), key=stacks)]
 
 
-def side_by_side(lab, arms, form, folder, seeds=SEEDS, **options):
+def side_by_side(lab, arms, form, folder=None, seeds=SEEDS, **options):
     cells = [Cell(arm, seed) for seed in seeds for arm in arms]
     found = run_batch(lab, cells, form, folder, test=TEST, old_skills=OLD, answers=True, **options)
     return {(cell.arm.name, cell.seed): result for cell, result in found}
 
 
-def alone(lab, arm, seed, folder):
-    return run_cell(lab, arm, seed, folder, test=TEST, old_skills=OLD, answers=True)
+def alone(lab, arm, seed):
+    return run_cell(lab, arm, seed, test=TEST, old_skills=OLD, answers=True)
 
 
-def assert_equal_to_alone(lab, arms, form, folder):
-    found = side_by_side(lab, arms, form, folder)
+def assert_equal_to_alone(lab, arms, form):
+    found = side_by_side(lab, arms, form)
     assert len(found) == len(arms) * len(SEEDS)
     for arm in arms:
         for seed in SEEDS:
-            ours, wanted = found[arm.name, seed].record, alone(lab, arm, seed, folder).record
+            ours, wanted = found[arm.name, seed].record, alone(lab, arm, seed).record
             np.testing.assert_allclose(ours.losses, wanted.losses, rtol=0, atol=1e-5)
             same = {"seconds": 0.0, "outcomes": {}, "trainable_parameters": 0}
             assert ours.outcome.model_copy(update=same) == wanted.outcome.model_copy(update=same)
@@ -71,16 +71,14 @@ def assert_equal_to_alone(lab, arms, form, folder):
 
 
 @pytest.mark.parametrize("arms", groups(TRAINED), ids=lambda arms: str(arms[0].stacks))
-def test_every_arm_side_by_side_equals_the_arm_alone(tiny, tmp_path, arms):
+def test_every_arm_side_by_side_equals_the_arm_alone(tiny, arms):
     lab = make_lab(tiny, train=TRAIN)
-    assert_equal_to_alone(lab, arms, "merged", tmp_path)
+    assert_equal_to_alone(lab, arms, "merged")
 
 
 @pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
 @pytest.mark.parametrize(("form", "dropout"), [("merged", 0.0), ("shared", 0.0), ("shared", 0.2)])
-def test_embedding_head_and_dropout_equal_those_of_the_arm_alone(
-    tiny, tmp_path, form, dropout, tied
-):
+def test_embedding_head_and_dropout_equal_those_of_the_arm_alone(tiny, form, dropout, tied):
     lab = make_lab(
         tiny,
         LoraConfig(r=4, alpha=6, dropout=dropout),
@@ -88,13 +86,13 @@ def test_embedding_head_and_dropout_equal_those_of_the_arm_alone(
         TRAIN,
         tie_word_embeddings=tied,
     )
-    assert_equal_to_alone(lab, [Plain(), Paper()], form, tmp_path)
+    assert_equal_to_alone(lab, [Plain(), Paper()], form)
 
 
 @pytest.mark.parametrize("form", ["merged", "shared"])
 def test_lanes_export_what_they_measured(tiny, tmp_path, form):
     lab = make_lab(tiny, train=TRAIN)
-    for key, result in side_by_side(lab, [Plain(), Paper()], form, tmp_path).items():
+    for key, result in side_by_side(lab, [Plain(), Paper()], form).items():
         folder = tmp_path / f"{key}"
         folder.mkdir()
         result.save_weights(folder, "student", "")
@@ -103,13 +101,11 @@ def test_lanes_export_what_they_measured(tiny, tmp_path, form):
         np.testing.assert_allclose(again.values["loss"], wanted, rtol=1e-3)
 
 
-def test_threads_change_no_bit(tiny, tmp_path, monkeypatch):
+def test_threads_change_no_bit(tiny, monkeypatch):
     monkeypatch.setattr(concurrent, "STACKED", 2)
     lab = make_lab(tiny, LoraConfig(r=4, dropout=0.1), train=TRAIN)
     arms = [Plain(), Paper(), Distill()]
-    one, two = (
-        side_by_side(dataclasses.replace(lab, threads=n), arms, "shared", tmp_path) for n in (1, 2)
-    )
+    one, two = (side_by_side(dataclasses.replace(lab, threads=n), arms, "shared") for n in (1, 2))
     for key, result in one.items():
         assert result.record.losses == two[key].record.losses
         assert result.record.outcome.outcomes == two[key].record.outcome.outcomes
@@ -126,10 +122,10 @@ def test_a_cancelled_program_resumes_bit_for_bit(tiny, tmp_path, dropout):
                 self.cancel()
 
     with pytest.raises(Cancelled):
-        side_by_side(lab, arms, form, tmp_path, storage=STORAGE, progress=Impatient())
+        side_by_side(lab, arms, form, tmp_path, progress=Impatient())
     torch.manual_seed(99)  # whatever the new process has drawn so far
-    resumed = side_by_side(lab, arms, form, tmp_path, storage=STORAGE)
-    calm = side_by_side(lab, arms, form, tmp_path / "calm")
+    resumed = side_by_side(lab, arms, form, tmp_path)
+    calm = side_by_side(lab, arms, form)
     for key, result in calm.items():
         again = resumed[key].record
         assert result.record.losses == again.losses
@@ -140,20 +136,20 @@ def test_a_cancelled_program_resumes_bit_for_bit(tiny, tmp_path, dropout):
             assert all(torch.equal(x, y) for x, y in zip(pair, found[name], strict=True))
 
 
-def test_a_lane_that_diverges_stops_the_program_and_is_named(tiny, tmp_path):
+def test_a_lane_that_diverges_stops_the_program_and_is_named(tiny):
     lab = make_lab(tiny, train=TRAIN)
     cells = [Cell(Plain(), 0), Cell(Paper(), 1, lr=1e39)]
     message = r"at step 2 of the arm paper, seed 1 \(learning rate 1e\+39\)"
     with pytest.raises(NonFinite, match=message):
-        list(run_batch(lab, cells, "merged", tmp_path, test=TEST))
+        list(run_batch(lab, cells, "merged", test=TEST))
 
 
-def test_tuning_side_by_side_finds_what_tuning_alone_finds(tiny, tmp_path):
+def test_tuning_side_by_side_finds_what_tuning_alone_finds(tiny):
     lab = make_lab(tiny, train=TRAIN)
     arms, grid, items = [Plain(), Paper()], [1e39, 1e-3, 1e-2], letters(6, 55)
-    found = tune_batch(lab, arms, grid, "merged", tmp_path, items=items)
+    found = tune_batch(lab, arms, grid, "merged", items=items)
     for arm, ours in zip(arms, found, strict=True):
-        alone = tune_lr(lab, arm, grid, tmp_path, items=items)
+        alone = tune_lr(lab, arm, grid, items=items)
         assert (ours.arm, ours.lr) == (alone.arm, alone.lr)
         assert [trial.lr for trial in ours.trials] == sorted(grid)
         for trial, wanted in zip(ours.trials, alone.trials, strict=True):
@@ -192,8 +188,7 @@ def test_a_program_without_memory_falls_back_to_one_after_another(tiny, tmp_path
     monkeypatch.setattr(LaneTrainer, "step", full)
     progress = InMemoryProgress()
     found = side_by_side(lab, [Plain()], "merged", tmp_path, progress=progress)
-    assert any(
-        "one after another: there is too little memory" in text for text in progress.messages
-    )
-    wanted = alone(lab, Plain(), 0, tmp_path).record
+    told = " ".join(progress.messages)
+    assert "one after another: there is too little memory" in told
+    wanted = alone(lab, Plain(), 0).record
     assert found["plain", 0].record.losses == wanted.losses

@@ -8,8 +8,8 @@ import torch
 
 from nuggets import api
 from nuggets.errors import BadInput, Cancelled, NuggetsError
+from nuggets.evaluation import answer_store
 from nuggets.runs.schema import LIVE
-from nuggets.stages import evaluating
 from nuggets.worker import run_in_foreground
 from tests.unit.evaluation.judge_server import Server
 
@@ -117,15 +117,15 @@ def test_results_are_kept_in_lm_evals_shape_with_a_line_per_sample(finished, tmp
 
 def test_a_cancelled_run_goes_on_where_it_was_and_ends_the_same(place, home, finished, monkeypatch):
     kept = []
-    put = evaluating.KeptOnDisk.put
+    write = answer_store.atomic_write
 
-    def cancelling(self, key, value):
-        put(self, key, value)
-        kept.append((self._folder.parent.name, key))
+    def cancelling(file, answer):
+        write(file, answer)
+        kept.append(file)
         if len(kept) == 1:
             run.request_cancel()
 
-    monkeypatch.setattr(evaluating.KeptOnDisk, "put", cancelling)
+    monkeypatch.setattr(answer_store, "atomic_write", cancelling)
     run = api.create(job_of(place))
     with pytest.raises(Cancelled):
         run_in_foreground(run, lambda event: None)
@@ -156,13 +156,13 @@ def test_another_model_under_the_same_name_is_refused_on_resume(
     run.request_cancel()
     with pytest.raises(Cancelled):
         run_in_foreground(run, lambda event: None)
-    put = evaluating.KeptOnDisk.put
+    write = answer_store.atomic_write
 
-    def cancelling(self, key, value):
-        put(self, key, value)
+    def cancelling(file, answer):
+        write(file, answer)
         run.request_cancel()
 
-    monkeypatch.setattr(evaluating.KeptOnDisk, "put", cancelling)
+    monkeypatch.setattr(answer_store, "atomic_write", cancelling)
     with pytest.raises(Cancelled):
         run_in_foreground(run, lambda event: None)
     other = tiny_copy("llama", seed=6)

@@ -12,10 +12,9 @@ from nuggets.progress import InMemoryProgress
 from nuggets.train.arms.family import Graft
 from nuggets.train.builders.graft import cut, heal
 from nuggets.train.config import TrainConfig
-from nuggets.train.lab import Workspace
 from nuggets.train.lanes import healing
 from nuggets.train.lanes.healing import heal_together
-from tests.unit.train.tiny_lab import STORAGE, make_lab
+from tests.unit.train.tiny_lab import make_lab
 
 TRAIN = TrainConfig(steps=2, batch_size=4, lr=1e-2, checkpoint_every=2)
 HOW = {"heal_steps": 6, "heal_batch": 4, "heal_lr": 1e-2, "heal_samples": 20}
@@ -26,7 +25,7 @@ STUDENTS = [(arm, seed, None) for seed in (0, 1) for arm in ARMS]
 @pytest.fixture
 def lab(tiny, tmp_path):
     made = make_lab(tiny, train=TRAIN)
-    return dataclasses.replace(made, kept=tmp_path / "healed", workspace=Workspace(tmp_path))
+    return dataclasses.replace(made, kept=tmp_path / "healed")
 
 
 def weights(lab, arm, seed):
@@ -39,7 +38,7 @@ def test_students_healed_side_by_side_equal_those_healed_alone(lab, tmp_path, mo
     monkeypatch.setattr(healing, "HEALED", 4)  # six students: a full model and a smaller one
     unkept = dataclasses.replace(lab, kept=None)
     alone = {(arm.name, seed): weights(unkept, arm, seed) for arm, seed, _ in STUDENTS}
-    heal_together(lab, STUDENTS, tmp_path / "checkpoints", storage=STORAGE)
+    heal_together(lab, STUDENTS, tmp_path / "checkpoints")
     # From here on students are only read back.
     monkeypatch.setattr("nuggets.train.finetune.finetune", None)
     for arm, seed, _ in STUDENTS:
@@ -56,14 +55,14 @@ def test_a_cancelled_healing_goes_on_bit_for_bit_and_healed_students_stay(lab, t
             if done == 3:  # the checkpoint is at 2
                 self.cancel()
 
-    heal_together(lab, STUDENTS[:1], tmp_path / "a", storage=STORAGE)
+    heal_together(lab, STUDENTS[:1], tmp_path / "a")
     first = {path: path.stat().st_mtime_ns for path in lab.kept.iterdir()}
     with pytest.raises(Cancelled):
-        heal_together(lab, STUDENTS, tmp_path / "b", storage=STORAGE, progress=Impatient())
-    heal_together(lab, STUDENTS, tmp_path / "b", storage=STORAGE)
+        heal_together(lab, STUDENTS, tmp_path / "b", progress=Impatient())
+    heal_together(lab, STUDENTS, tmp_path / "b")
     calm = dataclasses.replace(lab, kept=tmp_path / "calm")
-    heal_together(calm, STUDENTS[:1], tmp_path / "c", storage=STORAGE)
-    heal_together(calm, STUDENTS[1:], tmp_path / "c", storage=STORAGE)
+    heal_together(calm, STUDENTS[:1], tmp_path / "c")
+    heal_together(calm, STUDENTS[1:], tmp_path / "c")
     assert len(list(lab.kept.iterdir())) == len(STUDENTS)
     assert all(path.stat().st_mtime_ns == when for path, when in first.items())
     for arm, seed, _ in STUDENTS:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 import pytest
 
@@ -9,11 +11,11 @@ from nuggets import api
 from nuggets.errors import BadInput
 from nuggets.extraction.factors import extract_factors
 from nuggets.extraction.plan import ExtractionConfig, LoraConfig, make_plan
+from nuggets.models import pair
 from nuggets.models.pair import read_spec
 from nuggets.models.references import parse_ref
 from nuggets.models.stored_weights import StoredWeights
 from nuggets.planning import cache
-from nuggets.planning.datasets import seed_samples
 from nuggets.planning.svd_kept import kept_by_svd
 from tests.unit.extraction.test_selectors import make_map
 
@@ -88,9 +90,8 @@ def changed(recipe, **changes):
 def write_map(recipe):
     """A map where the measurement would put it."""
     job = api.map_job(recipe)
-    config = cache.with_dtype(job.sensitivity, "cpu")
     map = make_map(api.spec(recipe.teacher))
-    api.save_map(map, cache.map_folder(job.model, seed_samples(job.data), config))
+    api.save_map(map, cache.MapRequest.of(job).folder)
     return map
 
 
@@ -102,6 +103,21 @@ def test_before_the_map_all_but_the_plan_is_known(recipe):
         "load", "sensitivity (full map)", "extraction", "training", "evaluation"
     ]  # fmt: skip
     assert ahead.detectable == api.detectable(recipe)
+
+
+def test_a_preview_reads_every_config_and_vocabulary_once(recipe, monkeypatch):
+    write_map(recipe)
+    seen = []
+    for name in ("read_config", "vocabulary"):
+        read = getattr(pair, name)
+        monkeypatch.setattr(
+            pair,
+            name,
+            lambda ref, name=name, read=read: seen.append((name, ref.source)) or read(ref),
+        )
+    assert api.look_ahead(recipe).plan is not None
+    models = (recipe.teacher, recipe.student)
+    assert sorted(seen) == sorted(product(("read_config", "vocabulary"), models))
 
 
 def test_with_the_map_the_plan_is_that_of_the_api(recipe):

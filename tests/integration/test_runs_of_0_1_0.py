@@ -50,10 +50,25 @@ def test_a_finished_transfer_opens_with_its_report_plan_map_and_curves(home):
     assert {name: arm.value for name, arm in report.arms.items()} == pytest.approx(
         {name: arm["value"] for name, arm in stored["arms"].items()}
     )
+    assert report.verdict.edition > 1
+    assert not report.verdict.sentence.startswith("Judged by")
+    assert report.rules == api.RULES
+    assert report.arms["permuted"].role == "content_control"
+    assert report.parts == api.job_of(run).parts
+    assert {(d.arm, d.versus) for d in report.differences} == {
+        (d["arm"], d["versus"]) for d in stored["differences"]
+    }
     assert len(api.cells(run)) == 12
     assert {item.role for item in api.plan_of(run).items} == {"q", "v"}
     assert api.map_of(run).n_samples == 32
     assert api.job_of(run).lora.r == 2
+
+
+def test_a_transfer_whose_outcomes_are_gone_says_by_which_rules_it_was_judged(home):
+    run = run_called("quick")
+    (run.folder / "artifacts/cells/paper-1/cell.json").unlink()
+    verdict = api.report(run).verdict
+    assert verdict.sentence.startswith("Judged by the rules of 0.1: No ")
 
 
 def test_an_evaluation_opens_with_its_tables(home):
@@ -76,7 +91,7 @@ def test_a_saved_recipe_loads_with_the_values_it_had(home):
 def test_a_bundle_is_imported_whole(home):
     shutil.rmtree(run_called("quick").folder)
     run = api.bundles.read_bundle(LEFT / "quick.nuggets.zip")
-    assert api.report(run).verdict.sentence
+    assert api.report(run).verdict.edition > 1
 
 
 def test_maps_alignments_and_tables_written_by_commands_are_read(home):

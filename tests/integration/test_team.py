@@ -33,7 +33,7 @@ from nuggets.train.finetune import finetune
 from nuggets.train.lab import Trainee
 from nuggets.train.losses import DistillationLoss, answer_loss
 from nuggets.train.randomness import seeded
-from tests.unit.train.tiny_lab import STORAGE, letters, load, make_lab
+from tests.unit.train.tiny_lab import letters, load, make_lab
 
 CONFIG = TrainConfig(steps=4, batch_size=5, lr=5e-3, warmup=0.0, checkpoint_every=2)
 HELPERS = ("cpu",)
@@ -88,7 +88,7 @@ def test_a_resumed_team_equals_an_uninterrupted_one_bit_for_bit(loaded, encoded,
     models, logs = [adapted(loaded, dropout=0.2) for _ in range(2)], []
     for model in models:
         shutil.rmtree(tmp_path / "checkpoint-4", ignore_errors=True)
-        log = finetune(model, encoded, CONFIG, 0, tmp_path, storage=STORAGE, helpers=HELPERS)
+        log = finetune(model, encoded, CONFIG, 0, tmp_path, helpers=HELPERS)
         logs.append(log)
         assert (tmp_path / "checkpoint-2").is_dir()
     assert len(logs[0].losses) == 4
@@ -110,9 +110,9 @@ class Cramped:
         return loss
 
 
-def test_a_helper_without_memory_halves_its_share(loaded, encoded, tmp_path):
-    alone = finetune(adapted(loaded), encoded, CONFIG, 0, tmp_path)
-    log = finetune(adapted(loaded), encoded, CONFIG, 0, tmp_path, helpers=HELPERS, loss=Cramped())
+def test_a_helper_without_memory_halves_its_share(loaded, encoded):
+    alone = finetune(adapted(loaded), encoded, CONFIG, 0)
+    log = finetune(adapted(loaded), encoded, CONFIG, 0, helpers=HELPERS, loss=Cramped())
     assert log.losses == pytest.approx(alone.losses, rel=1e-5)
 
 
@@ -146,13 +146,11 @@ class Broken:
         ("killed", NuggetsError, "One of 2 processes that train together failed: .*SIGKILL"),
     ],
 )
-def test_what_goes_wrong_in_a_helper_ends_the_training(
-    how, error, sentence, loaded, encoded, tmp_path
-):
+def test_what_goes_wrong_in_a_helper_ends_the_training(how, error, sentence, loaded, encoded):
     model = adapted(loaded)
     before = weights(model)
     with pytest.raises(error, match=sentence):
-        finetune(model, encoded, CONFIG, 0, tmp_path, helpers=HELPERS, loss=Broken(how))
+        finetune(model, encoded, CONFIG, 0, helpers=HELPERS, loss=Broken(how))
     assert all(torch.equal(before[name], weight) for name, weight in weights(model).items())
     assert not multiprocessing.active_children()
 
@@ -164,10 +162,10 @@ class Impatient(InMemoryProgress):
         self.cancel()
 
 
-def test_a_cancelled_team_leaves_no_helper_behind(loaded, encoded, tmp_path):
+def test_a_cancelled_team_leaves_no_helper_behind(loaded, encoded):
     model, progress = adapted(loaded), Impatient()
     with pytest.raises(Cancelled):
-        finetune(model, encoded, CONFIG, 0, tmp_path, helpers=HELPERS, progress=progress)
+        finetune(model, encoded, CONFIG, 0, helpers=HELPERS, progress=progress)
     assert not multiprocessing.active_children()
     assert not torch.distributed.is_initialized()
 
@@ -207,7 +205,7 @@ def test_helpers_die_with_a_killed_leader(tiny, tmp_path):
         leader.communicate(timeout=120)  # ends with the last process that holds the output
 
 
-def test_a_loss_that_is_no_mean_over_answers_is_left_to_one_process(tiny, tmp_path, monkeypatch):
+def test_a_loss_that_is_no_mean_over_answers_is_left_to_one_process(tiny, monkeypatch):
     lab = dataclasses.replace(make_lab(tiny), helpers=HELPERS)
     trainee = Trainee(lab.student, lab.training(0), loss=lambda *batch: answer_loss(*batch))
     asked = []
@@ -216,7 +214,7 @@ def test_a_loss_that_is_no_mean_over_answers_is_left_to_one_process(tiny, tmp_pa
     )
     progress = InMemoryProgress()
     for each in (trainee, dataclasses.replace(trainee, loss=None)):
-        train_cell(lab, each, lab.train, 0, tmp_path, [], "loss", progress=progress)
+        train_cell(lab, each, lab.train, 0, None, [], "loss", progress=progress)
     assert asked == [(), HELPERS]
     assert progress.messages == [
         "This arm is trained by one process, because its loss is not a mean over answer tokens."

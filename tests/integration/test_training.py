@@ -28,7 +28,7 @@ from nuggets.train.config import TrainConfig
 from nuggets.train.lab import Workspace
 from nuggets.train.tuning import tune_lr
 from tests.integration.cell_worker import ARMS, OLD, TEST, TRAIN, work
-from tests.unit.train.tiny_lab import STORAGE, STUDENT, TEACHER, letters, make_lab
+from tests.unit.train.tiny_lab import STUDENT, TEACHER, letters, make_lab
 
 
 @pytest.fixture
@@ -87,7 +87,7 @@ def test_cells_killed_at_random_moments_resume_to_the_same_bytes(tiny, tmp_path,
 
 
 def test_a_cell_tells_what_its_exported_adapter_does(lab, tmp_path):
-    record_of = run_cell(lab, Paper(), 0, tmp_path, test=TEST, old_skills=OLD, answers=True)
+    record_of = run_cell(lab, Paper(), 0, test=TEST, old_skills=OLD, answers=True)
     record_of.save_weights(tmp_path, "student", "")
     outcome = record_of.record.outcome
     reloaded = load_adapter(lab.fresh_student(), tmp_path)
@@ -102,9 +102,9 @@ def test_a_cell_tells_what_its_exported_adapter_does(lab, tmp_path):
     assert len(record_of.record.losses) == outcome.steps == 12
 
 
-def test_cells_of_all_seeds_make_a_report(lab, tmp_path):
+def test_cells_of_all_seeds_make_a_report(lab):
     cells = [
-        run_cell(lab, arm, seed, tmp_path, test=TEST, metrics=("loss", "exact_match"))
+        run_cell(lab, arm, seed, test=TEST, metrics=("loss", "exact_match"))
         for arm in (Vanilla(), Plain(), Paper(), Gaussian())
         for seed in (0, 1)
     ]
@@ -117,7 +117,7 @@ def test_cells_of_all_seeds_make_a_report(lab, tmp_path):
     assert report.verdict.sentence
 
 
-def test_paired_arms_with_the_same_seed_see_the_same_samples_in_the_same_order(lab, tmp_path):
+def test_paired_arms_with_the_same_seed_see_the_same_samples_in_the_same_order(lab):
     seen = []
 
     def record(model, ids, labels):
@@ -132,34 +132,34 @@ def test_paired_arms_with_the_same_seed_see_the_same_samples_in_the_same_order(l
         spy = type("Spy", (), {"build": lambda *_, m=made: dataclasses.replace(m, loss=record)})
         spied = spy()
         spied.name, spied.role = arm.name, arm.role
-        run_cell(lab, spied, 4, tmp_path, test=TEST)
+        run_cell(lab, spied, 4, test=TEST)
     assert seen[0] == seen[1] == seen[2]
     assert len(seen[0]) == 1 + 12, "one pass counts the operations"
     assert len(seen[0][0]) == 1, "of one sample: a batch may not fit into memory"
 
 
-def test_tuning_takes_the_rate_with_the_lowest_loss_where_nothing_is_right_yet(lab, tmp_path):
-    found = tune_lr(lab, Plain(), [1e-6, 1e-2, 1e39], tmp_path, items=letters(6, 55))
+def test_tuning_takes_the_rate_with_the_lowest_loss_where_nothing_is_right_yet(lab):
+    found = tune_lr(lab, Plain(), [1e-6, 1e-2, 1e39], items=letters(6, 55))
     assert found.lr == 1e-2
     assert [trial.lr for trial in found.trials] == [1e-6, 1e-2, 1e39]
     assert found.trials[0].loss > found.trials[1].loss
     assert found.trials[2].loss is None, "training diverged"
-    assert tune_lr(lab, Vanilla(), [1e-3], tmp_path, items=TEST).lr == TRAIN.lr
+    assert tune_lr(lab, Vanilla(), [1e-3], items=TEST).lr == TRAIN.lr
 
 
-def test_tuning_that_always_diverges_says_so(lab, tmp_path):
+def test_tuning_that_always_diverges_says_so(lab):
     with pytest.raises(NonFinite, match=r"plain diverged at every learning rate: 1e\+39"):
-        tune_lr(lab, Plain(), [1e39], tmp_path, items=TEST)
+        tune_lr(lab, Plain(), [1e39], items=TEST)
 
 
-def test_tuning_uses_its_own_seed_and_leaves_the_cells_as_they_were(lab, tmp_path):
+def test_tuning_uses_its_own_seed_and_leaves_the_cells_as_they_were(lab):
     seeds = []
     spied = dataclasses.replace(
         lab, train_samples=lambda seed: seeds.append(seed) or letters(10, seed)
     )
-    before = run_cell(lab, Plain(), 0, tmp_path, test=TEST).record.outcome.outcomes
-    tune_lr(spied, Plain(), [1e-2], tmp_path, items=letters(6, 55))
-    after = run_cell(lab, Plain(), 0, tmp_path, test=TEST).record.outcome.outcomes
+    before = run_cell(lab, Plain(), 0, test=TEST).record.outcome.outcomes
+    tune_lr(spied, Plain(), [1e-2], items=letters(6, 55))
+    after = run_cell(lab, Plain(), 0, test=TEST).record.outcome.outcomes
     assert set(seeds) == {TRAIN.tuning_seed}
     assert before == after
 
@@ -187,7 +187,7 @@ def test_teacher_labels_are_the_teachers_greedy_answers_to_the_extra_prompts(lab
     assert made.n_samples == 13
 
 
-def test_a_graft_is_cut_from_the_teacher_by_its_seed_and_healed_on_general_data(lab, tmp_path):
+def test_a_graft_is_cut_from_the_teacher_by_its_seed_and_healed_on_general_data(lab):
     first, again, other = (
         cut(lab, seed, Graft(origin="random")).state_dict() for seed in (0, 0, 1)
     )
@@ -215,24 +215,24 @@ def test_cancelling_ends_a_cell_and_a_resume_finishes_it(lab, tmp_path):
                 self.cancel()
 
     with pytest.raises(Cancelled):
-        run_cell(lab, Plain(), 0, tmp_path, test=TEST, storage=STORAGE, progress=Impatient())
-    resumed = run_cell(lab, Plain(), 0, tmp_path, test=TEST, storage=STORAGE)
-    calm = run_cell(lab, Plain(), 0, tmp_path / "calm", test=TEST)
+        run_cell(lab, Plain(), 0, tmp_path, test=TEST, progress=Impatient())
+    resumed = run_cell(lab, Plain(), 0, tmp_path, test=TEST)
+    calm = run_cell(lab, Plain(), 0, test=TEST)
     assert resumed.record.losses == calm.record.losses
     assert resumed.record.outcome.outcomes == calm.record.outcome.outcomes
 
 
-def test_epochs_give_every_arm_the_steps_of_the_shared_samples(tiny, tmp_path):
+def test_epochs_give_every_arm_the_steps_of_the_shared_samples(tiny):
     lab = make_lab(tiny, train=TrainConfig(epochs=2, batch_size=4, lr=1e-3))
     for arm in (Plain(), TeacherLabels(n=6)):  # 10 samples in batches of 4: 3 steps an epoch
-        assert run_cell(lab, arm, 0, tmp_path, test=TEST).record.outcome.steps == 6
+        assert run_cell(lab, arm, 0, test=TEST).record.outcome.steps == 6
 
 
 def test_a_healed_student_is_read_back_exactly_and_healed_anew_when_anything_differs(
     tiny, tmp_path
 ):
     lab = dataclasses.replace(make_lab(tiny), kept=tmp_path / "healed")
-    lab = dataclasses.replace(lab, workspace=Workspace(tmp_path / "work", STORAGE))
+    lab = dataclasses.replace(lab, workspace=Workspace(tmp_path / "work"))
     arm = Graft(heal_steps=3, heal_batch=4, heal_samples=8)
     first = arm.build(lab, 0).model.state_dict()
     (kept,) = (tmp_path / "healed").iterdir()

@@ -6,11 +6,12 @@ None of them sees the teacher on a held-out item.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from pydantic import Field
 
-from nuggets.statistics.verdict import ArmRole
+from nuggets.extraction.plan import ExtractionConfig
+from nuggets.statistics.verdict import ArmRole, Part
 from nuggets.train.arms.base import ArmBase
 
 if TYPE_CHECKING:
@@ -21,7 +22,8 @@ class Aligned(ArmBase):
     """What these arms share.
 
     Attributes:
-        control: destroys the correspondence of the two models and keeps sizes: the arm's control.
+        control: destroys the correspondence of the two models and keeps sizes: the idea's content
+            control.
         n_general: general samples on which the maps are fitted, beside the training samples.
     """
 
@@ -31,8 +33,17 @@ class Aligned(ArmBase):
 
     @property
     def role(self) -> ArmRole:  # type: ignore[override]
-        """Treatment, or its own control."""
-        return "control" if self.control else "treatment"
+        """Treatment, or its content control."""
+        return "content_control" if self.control else "treatment"
+
+    @classmethod
+    def offered(cls) -> tuple[Self, ...]:
+        """The idea, and its control."""
+        return cls.model_validate({}), cls.model_validate({"control": True})
+
+    def part(self, common: ExtractionConfig, task: str | None) -> Part:
+        """A control judges the idea with the same settings."""
+        return Part(self.role, self._kind_with("control"))
 
     @property
     def name(self) -> str:

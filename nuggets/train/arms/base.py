@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field
 
 from nuggets.extraction.plan import ExtractionConfig
 from nuggets.frozen import Frozen
 from nuggets.models.architecture import ArchSpec
-from nuggets.statistics.verdict import ArmRole
+from nuggets.statistics.verdict import ArmRole, Part
 
 if TYPE_CHECKING:
     from nuggets.train.lab import Lab, Trainee
@@ -24,6 +24,8 @@ class ArmBase(Frozen):
     """
 
     role: ClassVar[ArmRole]
+    of: ClassVar[str] = ""
+    """For a control: the kind of the treatment whose parameters it takes, changed."""
     title: ClassVar[str]
     family: ClassVar[Literal["start", "other"]] = "other"
     """`start` if it differs from plain LoRA in nothing but what the LoRA starts from. Forms group
@@ -49,6 +51,26 @@ class ArmBase(Frozen):
     def name(self) -> str:
         """What the report calls this arm."""
         return self.label or self.kind
+
+    @classmethod
+    def offered(cls) -> tuple[Self, ...]:
+        """What forms offer of this kind, beside what a recipe has."""
+        return (cls.model_validate({}),)
+
+    def part(self, common: ExtractionConfig, task: str | None) -> Part:
+        """What it is in a comparison: its role, and the treatment that it is or controls.
+
+        Args:
+            common: the recipe's extraction.
+            task: the target.
+        """
+        return Part(self.role, self.of)
+
+    def _kind_with(self, *without: str) -> str:
+        """Its kind and all settings that are not the defaults, but for the label and `without`."""
+        usual = self.model_validate({}).model_dump(mode="json")
+        own = self.model_dump(mode="json", exclude={"label", *without})
+        return " ".join([self.kind, *(f"{k}={own[k]}" for k in own if own[k] != usual[k])])
 
     def extraction(self, common: ExtractionConfig) -> ExtractionConfig:
         """What it extracts: the recipe's extraction, unless a part of it is the arm's own."""

@@ -7,7 +7,7 @@ it differs. Seeds govern which samples are drawn, initial values and the order o
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self, get_args
 
 from pydantic import Field
 
@@ -18,7 +18,7 @@ from nuggets.extraction.layers import LayerSelector, RandomLayers
 from nuggets.extraction.plan import ExtractionConfig, Role
 from nuggets.extraction.selectors import MatrixSelector
 from nuggets.models.architecture import ArchSpec
-from nuggets.statistics.verdict import ArmRole
+from nuggets.statistics.verdict import ArmRole, Part
 from nuggets.train.arms.aligned import Hints, Memories, Regressed, States
 from nuggets.train.arms.base import ArmBase
 from nuggets.train.arms.initialisers import Corda, Eva, LoraGa, Olora, Pissa
@@ -26,6 +26,8 @@ from nuggets.train.arms.initialisers import Corda, Eva, LoraGa, Olora, Pissa
 if TYPE_CHECKING:
     from nuggets.compute.svd import LowRankFactors
     from nuggets.train.lab import Lab, Trainee
+
+Origin = Literal["sensitivity", "first", "random", "permuted"]
 
 
 class Vanilla(ArmBase):
@@ -83,6 +85,11 @@ class Paper(ArmBase):
     only: tuple[Role, ...] | None = Field(default=None, min_length=1)
     task: str | None = None
 
+    def part(self, common: ExtractionConfig, task: str | None) -> Part:
+        """With an extraction of its own it is a treatment of its own, which no control judges."""
+        same = self.extraction(common) == common and self.task in (None, task)
+        return Part(self.role, self.kind if same else self._kind_with())
+
     def build(self, lab: Lab, seed: int) -> Trainee:
         """Injects the extracted factors on a function-preserving base."""
         from nuggets.train.builders import lora
@@ -115,7 +122,8 @@ class Paper(ArmBase):
 class Permuted(ArmBase):
     """Like the treatment, but with rows and columns of every extracted matrix permuted."""
 
-    role: ClassVar[ArmRole] = "control"
+    role: ClassVar[ArmRole] = "content_control"
+    of = "paper"
     title: ClassVar[str] = "Permuted extraction"
     stacks = "adapter"
     family = "start"
@@ -131,7 +139,8 @@ class Permuted(ArmBase):
 class Shuffled(ArmBase):
     """Like the treatment, but with all entries of every extracted matrix shuffled."""
 
-    role: ClassVar[ArmRole] = "control"
+    role: ClassVar[ArmRole] = "content_control"
+    of = "paper"
     title: ClassVar[str] = "Shuffled extraction"
     stacks = "adapter"
     family = "start"
@@ -148,7 +157,8 @@ class Shuffled(ArmBase):
 class Gaussian(ArmBase):
     """Like the treatment, but with Gaussian noise of the same norm instead of the teacher."""
 
-    role: ClassVar[ArmRole] = "control"
+    role: ClassVar[ArmRole] = "content_control"
+    of = "paper"
     title: ClassVar[str] = "Gaussian noise"
     stacks = "adapter"
     family = "start"
@@ -164,7 +174,8 @@ class Gaussian(ArmBase):
 class RandomLayerChoice(ArmBase):
     """Like the treatment, but from teacher layers chosen at random."""
 
-    role: ClassVar[ArmRole] = "control"
+    role: ClassVar[ArmRole] = "location_control"
+    of = "paper"
     title: ClassVar[str] = "Random layers"
     stacks = "adapter"
     family = "start"
@@ -185,7 +196,8 @@ class RandomLayerChoice(ArmBase):
 class RandomWindow(ArmBase):
     """Like the treatment, but from windows (or a consistent choice) chosen at random."""
 
-    role: ClassVar[ArmRole] = "control"
+    role: ClassVar[ArmRole] = "location_control"
+    of = "paper"
     title: ClassVar[str] = "Random window"
     stacks = "adapter"
     family = "start"
@@ -203,7 +215,8 @@ class RandomWindow(ArmBase):
 class WrongTask(ArmBase):
     """Like the treatment, but located by the seed samples of a different task."""
 
-    role: ClassVar[ArmRole] = "control"
+    role: ClassVar[ArmRole] = "location_control"
+    of = "paper"
     title: ClassVar[str] = "Wrong task"
     stacks = "adapter"
     family = "start"
@@ -285,7 +298,8 @@ class Graft(ArmBase):
 
     Attributes:
         origin: which dimensions are kept. `permuted` cuts as `sensitivity` does and then
-            permutes rows and columns of every matrix: the control without a working circuit.
+            permutes rows and columns of every matrix: the content control, without a working
+            circuit. `first` and `random` are location controls, as is another task's sensitivity.
         task: built-in task whose sensitivity chooses, instead of the target's.
         heal_steps: steps of full fine-tuning on general data after the cut.
         heal_lr: their learning rate.
@@ -298,7 +312,7 @@ class Graft(ArmBase):
     runs_teacher: ClassVar[bool] = True
     uncounted = "fine-tuning the grafts to recover"
     kind: Literal["graft"] = "graft"
-    origin: Literal["sensitivity", "first", "random", "permuted"] = "sensitivity"
+    origin: Origin = "sensitivity"
     task: str | None = None
     heal_steps: int = Field(default=1500, ge=0)
     heal_lr: float = Field(default=3e-3, gt=0)
@@ -307,11 +321,21 @@ class Graft(ArmBase):
 
     @property
     def role(self) -> ArmRole:  # type: ignore[override]
-        """Treatment by the target's sensitivity; random, permuted, another task are controls."""
-        if self.task is not None:
-            return "control"
-        roles: dict[str, ArmRole] = {"sensitivity": "treatment", "first": "comparator"}
-        return roles.get(self.origin, "control")
+        """Treatment by the target's sensitivity; the permuted cut has lost its meaning."""
+        if self.origin == "permuted":
+            return "content_control"
+        located = self.origin == "sensitivity" and self.task is None
+        return "treatment" if located else "location_control"
+
+    @classmethod
+    def offered(cls) -> tuple[Self, ...]:
+        """Every origin: the treatment and its controls."""
+        return tuple(cls(origin=each) for each in get_args(Origin))
+
+    def part(self, common: ExtractionConfig, task: str | None) -> Part:
+        """A control judges the cut that recovers in the same way; the target is no other task."""
+        own = self.model_copy(update={"task": None}) if self.task == task else self
+        return Part(own.role, self._kind_with("origin", "task"))
 
     @property
     def name(self) -> str:

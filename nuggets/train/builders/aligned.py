@@ -149,10 +149,9 @@ def with_hints(lab: Lab, seed: int, arm: Hints) -> Trainee:
         encoded,
         config,
         seed,
-        work.folder / "hints",
+        work.folder and work.folder / "hints",
         device=lab.device,
         progress=work.progress,
-        storage=work.storage,
         loss=loss,
     )
     del model.hint_maps

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from nuggets.data.samples import Encoded
+from nuggets.disk.commit import commit_folder
 from nuggets.errors import BadInput
 from nuggets.extraction.adapter import add_lora
 from nuggets.extraction.consistent import Order, choose_consistent
 from nuggets.extraction.cut import cut_model, permute_matrices
-from nuggets.train.checkpoints import LOG, Storage, TrainLog, load_weights, save_weights
+from nuggets.train.checkpoints import LOG, TrainLog, load_weights, save_weights
 from nuggets.train.config import TrainConfig
 from nuggets.train.flops import training_flops
 from nuggets.train.lab import Lab, Trainee
@@ -85,13 +86,12 @@ def heal(lab: Lab, model: Any, seed: int, arm: Graft) -> tuple[TrainLog, float]:
         healing.encoded,
         healing.config,
         seed,
-        work.folder / "healing",
+        work.folder and work.folder / "healing",
         device=lab.device,
         progress=work.progress,
-        storage=work.storage,
         bf16=lab.bf16,
     )
-    healing.keep(work.storage, log)
+    healing.keep(log)
     return log, flops
 
 
@@ -146,10 +146,10 @@ class Healing:
         load_weights(self.model, self.kept)
         return TrainLog.model_validate_json((self.kept / LOG).read_text())
 
-    def keep(self, storage: Storage | None, log: TrainLog) -> None:
+    def keep(self, log: TrainLog) -> None:
         """Writes a healed student where others find it."""
-        if self.kept is not None and storage is not None and not self.kept.is_dir():
-            with storage.commit(self.kept) as folder:
+        if self.kept is not None and not self.kept.is_dir():
+            with commit_folder(self.kept) as folder:
                 save_weights(self.model, folder)
                 (folder / LOG).write_text(log.model_dump_json())
 

@@ -62,7 +62,7 @@ def with_teacher_labels(lab: Lab, seed: int, n: int) -> Trainee:
     start = time.monotonic()
     prompts = lab.extra_prompts(n, seed)
     with evaluation(lab.teacher):
-        answers = greedy_answers(
+        (answers,) = greedy_answers(
             lab.teacher,
             lab.teacher_tokenizer or lab.tokenizer,
             prompts,

@@ -6,14 +6,14 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
+from nuggets.disk.commit import remove_folder
 from nuggets.progress import Progress
 from nuggets.train.arms.family import Graft
 from nuggets.train.builders.graft import Healing, cut
-from nuggets.train.checkpoints import Storage
 from nuggets.train.lab import Lab, Trainee
 from nuggets.train.lanes.model import LaneModel
 from nuggets.train.lanes.threads import one_processor_each
-from nuggets.train.lanes.training import Lane, LaneTrainer, Together
+from nuggets.train.lanes.training import Lane, LaneTrainer, TrainingLoop
 
 HEALED = 6
 """Students in one model: as in `side_by_side`, more leave the processor's cache."""
@@ -22,9 +22,8 @@ HEALED = 6
 def heal_together(
     lab: Lab,
     students: Sequence[tuple[Graft, int, Progress | None]],
-    folder: Path,
+    folder: Path | None = None,
     *,
-    storage: Storage,
     progress: Progress | None = None,
 ) -> None:
     """Cuts and heals students that are not kept yet, and keeps them; `grafted` reads them back.
@@ -34,8 +33,7 @@ def heal_together(
     Args:
         lab: with a folder for healed students.
         students: arm, seed, and who receives a student's own metrics.
-        folder: for checkpoints; may be deleted afterwards.
-        storage: how students and checkpoints are committed and found.
+        folder: for checkpoints; may be deleted afterwards. None for none.
         progress: of all together; can cancel.
 
     Raises:
@@ -62,14 +60,13 @@ def heal_together(
             part = group[start : start + size]
             # Named by who is in it: after a kill, whoever is kept by then takes part no more.
             names = hashlib.sha256(" ".join(str(healing.kept) for healing, _ in part).encode())
-            _heal(lab, part, folder / names.hexdigest()[:16], storage, progress)
+            _heal(lab, part, folder and folder / names.hexdigest()[:16], progress)
 
 
 def _heal(
     lab: Lab,
     part: Sequence[tuple[Healing, Lane]],
-    folder: Path,
-    storage: Storage,
+    folder: Path | None,
     progress: Progress | None,
 ) -> None:
     """Heals as many students as are stepped at the same time."""
@@ -95,9 +92,9 @@ def _heal(
         for model in models
     ]
     with one_processor_each(lab.threads, lab.device) as threads:
-        logs = Together(trainers, folder, threads, progress=progress, storage=storage).fit()
+        logs = TrainingLoop(trainers, folder, threads, progress=progress).fit()
     for index, ((healing, _), log) in enumerate(zip(part, logs, strict=True)):
         models[index // HEALED].write_back(index % HEALED, trainees[index])
-        healing.keep(storage, log)
-    if folder.exists():
-        storage.remove(folder)
+        healing.keep(log)
+    if folder is not None and folder.exists():
+        remove_folder(folder)

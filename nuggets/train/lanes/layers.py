@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn.functional import embedding, linear
+from torch.nn.functional import embedding, layer_norm, linear
+
+from nuggets.data.samples import IGNORED
 
 
 @dataclass(eq=False)
@@ -23,13 +26,13 @@ class LaneDropout:
         p: probability of dropping an input.
         generators: one per lane.
         rows: rows of each lane's own batch, without those that only fill up the stack.
-        places: where a lane's own columns stand in the stacked batch, per number of columns.
+        columns: where a lane's own columns stand in the stacked batch, per number of columns.
     """
 
     p: float
     generators: list[torch.Generator]
     rows: list[int] = field(default_factory=list)
-    places: dict[int, list[Tensor]] = field(default_factory=dict)
+    columns: dict[int, list[Tensor]] = field(default_factory=dict)
 
     def begin(self, labels: Sequence[Tensor], columns: Tensor, length: int) -> None:
         """Prepares for a batch.
@@ -39,22 +42,27 @@ class LaneDropout:
             columns: columns of the stacked batch that reach the head.
             length: of the stacked batch.
         """
-        self.rows = [own.shape[0] for own in labels]
-        answers = [own[:, 1:].ne(-100).any(0).nonzero().squeeze(1) for own in labels]
-        self.places = {
-            len(columns): [torch.searchsorted(columns, own) for own in answers],
-            length: [torch.arange(own.shape[1]) for own in labels],
+        self.rows = [lane.shape[0] for lane in labels]
+        answers = [lane[:, 1:].ne(IGNORED).any(0).nonzero().squeeze(1) for lane in labels]
+        # A layer inside the blocks sees all columns; the head sees only those that hold any lane's
+        # answer (`answer_logits`). The number of columns tells which: the last token predicts
+        # nothing, so that there are never as many answer columns as columns.
+        self.columns = {
+            len(columns): [torch.searchsorted(columns, lane) for lane in answers],
+            length: [torch.arange(lane.shape[1]) for lane in labels],
         }
 
     def __call__(self, x: Tensor) -> Tensor:
         """Drops entries of `[lanes, rows, columns, features]` and scales what stays."""
-        noise = torch.zeros_like(x)
-        places = self.places[x.shape[2]]
-        for lane, (rows, columns) in enumerate(zip(self.rows, places, strict=True)):
+        keep = torch.zeros_like(x)
+        per_lane = self.columns[x.shape[2]]
+        for lane, (rows, columns) in enumerate(zip(self.rows, per_lane, strict=True)):
+            # Numbers are drawn in the shape that the lane's batch has when it is alone, not in
+            # the stack's: so its generator gives it the same ones, whoever trains beside it.
             drawn = x.new_empty(rows, len(columns), x.shape[3])
             drawn.bernoulli_(1 - self.p, generator=self.generators[lane])
-            noise[lane, :rows, columns] = drawn
-        return x * noise.div_(1 - self.p)
+            keep[lane, :rows, columns] = drawn  # the padding keeps its zeros: nothing reads it
+        return x * keep.div_(1 - self.p)
 
 
 @dataclass(eq=False)
@@ -66,7 +74,8 @@ class LaneAdapter:
         b: `[lanes, out, r]`, trained.
         scale: alpha / r.
         initial: `(A₀, B₀)` that are subtracted from the base, likewise stacked: the frozen half
-            that lets all lanes share the untouched student. None where no lane has one.
+            that lets all lanes share the untouched student. None where no lane has one, or
+            where lanes have bases of their own.
     """
 
     a: Tensor
@@ -83,9 +92,10 @@ class LaneAdapter:
 class LaneLinear(nn.Module):
     """A linear layer with a LoRA, or a whole weight, of its own for every lane.
 
-    `y = W x + s·B A x − s·B₀ A₀ x`. On a shared base the products are applied to the inputs;
-    where every lane has a base of its own they are added to the weights first, which costs
-    fewer operations as long as a batch has more tokens than the LoRA has ranks.
+    `y = W x + s·B A x − s·B₀ A₀ x`. On a shared base the products are applied to the inputs.
+    With `merge` they are added to the weights first: two calls instead of three or five, at the
+    price of a full weight and its gradient per lane. That pays where a model is small and its
+    time goes into calls.
     """
 
     def __init__(
@@ -99,33 +109,38 @@ class LaneLinear(nn.Module):
         merge: bool,
     ) -> None:
         super().__init__()
-        self.weight, self.bias = _own(weight), None if bias is None else _own(bias)
+        self.weight = _as_parameter(weight)
+        self.bias = None if bias is None else _as_parameter(bias)
         self.adapter, self.n_lanes, self.dropout, self.merge = adapter, n_lanes, dropout, merge
 
     def forward(self, x: Tensor) -> Tensor:
         """Applies every lane to its rows."""
-        lanes = x.reshape(self.n_lanes, -1, x.shape[-1])
+        lanes = x.reshape(self.n_lanes, -1, x.shape[-1])  # [lanes, rows · tokens, in]
         y = self._merged(lanes) if self.merge else self._shared(x, lanes)
-        if self.bias is not None:
+        if self.bias is not None:  # [out], or [lanes, out] where each lane has its own
             y = y + (self.bias if self.bias.ndim == 1 else self.bias[:, None])
         return y.reshape(*x.shape[:-1], y.shape[-1])
 
     def _merged(self, x: Tensor) -> Tensor:
-        weight = self.weight.expand(self.n_lanes, -1, -1)
+        weight = self.weight.expand(self.n_lanes, -1, -1)  # [lanes, out, in], shared or not
         for a, b, scale in self.adapter.halves() if self.adapter else ():
             weight = torch.baddbmm(weight, b, a, alpha=scale)
         return torch.bmm(x, weight.transpose(1, 2))
 
     def _shared(self, whole: Tensor, x: Tensor) -> Tensor:
+        """`whole` is `[lanes · rows, tokens, in]`, and `x` the same numbers lane by lane."""
         assert self.adapter is not None
-        y = linear(x, self.weight)
+        y = linear(x, self.weight)  # one product for all lanes
         for a, b, scale in self.adapter.halves():
-            inputs = x.to(a.dtype)
+            seen = x.to(a.dtype)  # as PEFT: factors may be float32 on a base in half precision
+            # Dropout is for what is trained (scale > 0). The frozen half stands for a part of the
+            # base, whose inputs are never dropped.
             if self.dropout is not None and self.training and scale > 0:
-                spread = inputs.reshape(self.n_lanes, -1, *whole.shape[1:])
-                inputs = self.dropout(spread).reshape(x.shape)
-            hidden = torch.bmm(inputs, a.transpose(1, 2))
+                by_row = seen.reshape(self.n_lanes, -1, *whole.shape[1:])
+                seen = self.dropout(by_row).reshape(x.shape)
+            hidden = torch.bmm(seen, a.transpose(1, 2))  # [lanes, rows · tokens, r]
             y = torch.baddbmm(y.to(hidden.dtype), hidden, b.transpose(1, 2), alpha=scale)
+        # Under autocast a linear layer gives half precision whatever it was given: so do we.
         return y.to(x.dtype) if not torch.is_autocast_enabled(x.device.type) else y
 
 
@@ -139,7 +154,7 @@ class LaneEmbedding(nn.Module):
         self, weight: Tensor, padding: int | None, adapter: LaneAdapter | None, n_lanes: int
     ) -> None:
         super().__init__()
-        self.weight, self.padding = _own(weight), padding
+        self.weight, self.padding = _as_parameter(weight), padding
         self.adapter, self.n_lanes = adapter, n_lanes
 
     def forward(self, ids: Tensor) -> Tensor:
@@ -147,15 +162,17 @@ class LaneEmbedding(nn.Module):
         lanes = ids.reshape(self.n_lanes, -1)
         y = self._table(lanes)
         for a, b, scale in self.adapter.halves() if self.adapter else ():
+            # Columns of A, one per token: [lanes, r, rows · tokens], then tokens before ranks.
             index = lanes[:, None].expand(-1, a.shape[1], -1)
-            found = a.gather(2, index).transpose(1, 2)
-            found = self._without_padding(found, lanes)
-            y = torch.baddbmm(y, found, b.transpose(1, 2), alpha=scale)
+            hidden = a.gather(2, index).transpose(1, 2)
+            hidden = self._without_padding(hidden, lanes)
+            y = torch.baddbmm(y, hidden, b.transpose(1, 2), alpha=scale)
         return y.reshape(*ids.shape, y.shape[-1])
 
     def _table(self, lanes: Tensor) -> Tensor:
         if self.weight.ndim == 2:
             return embedding(lanes, self.weight)
+        # All tables under each other are one table of lanes · vocab rows: one look-up serves all.
         start = torch.arange(self.n_lanes, device=lanes.device) * self.weight.shape[1]
         rows = embedding(lanes + start[:, None], self.weight.flatten(0, 1))
         return self._without_padding(rows, lanes)
@@ -173,23 +190,31 @@ class LaneVectors(nn.Module):
     def __init__(self, module: nn.Module, values: dict[str, Tensor], n_lanes: int) -> None:
         super().__init__()
         self.n_lanes = n_lanes
-        self._module: Callable[..., Any] = lambda *a: functional_call(module, *a)
+        # Bound, since as an attribute the module's parameters would be parameters of this one.
+        compute = _layer_norm if isinstance(module, nn.LayerNorm) else functional_call
+        self._compute: Callable[..., Any] = partial(compute, module)
         for name, value in values.items():
-            setattr(self, name, _own(value))
+            setattr(self, name, _as_parameter(value))
         self._names = list(values)
 
     def forward(self, x: Tensor) -> Tensor:
         """Gives every row the vectors of its lane, broadcast over what stands between."""
         rows = x.shape[0] // self.n_lanes
-        middle = [1] * (x.ndim - 2)
-        spread = {}
+        middle = [1] * (x.ndim - 2)  # tokens; in a norm of queries and keys also heads
+        vectors = {}
         for name in self._names:
-            value = getattr(self, name)
-            each = value[:, None].expand(-1, rows, -1)
-            spread[name] = each.reshape(x.shape[0], *middle, value.shape[-1])
-        return self._module(spread, (x,))
+            value = getattr(self, name)  # [lanes, features]
+            per_row = value[:, None].expand(-1, rows, -1)
+            vectors[name] = per_row.reshape(x.shape[0], *middle, value.shape[-1])
+        return self._compute(vectors, (x,))
 
 
-def _own(value: Tensor) -> nn.Parameter:
+def _layer_norm(module: nn.LayerNorm, vectors: dict[str, Tensor], args: tuple[Tensor]) -> Tensor:
+    """As `functional_call`; torch's own takes one weight and bias for all rows."""
+    y = layer_norm(args[0], module.normalized_shape, eps=module.eps) * vectors["weight"]
+    return y + vectors["bias"] if "bias" in vectors else y
+
+
+def _as_parameter(value: Tensor) -> nn.Parameter:
     """A tensor as a module's parameter: trained values are leaves already, others are frozen."""
     return value if isinstance(value, nn.Parameter) else nn.Parameter(value, requires_grad=False)

@@ -40,27 +40,38 @@ class LaneParameters:
     """
 
     def __init__(self, values: Sequence[Mapping[str, Tensor]]) -> None:
+        # Names with weight decay first: a lane's row is then two slices, one per AdamW group.
         names = sorted(values[0], key=lambda name: bool(_UNDECAYED.search(name)))
         if len({value.dtype for value in values[0].values()}) != 1:
             raise Unstackable("trained values of more than one precision")
-        self.flat = torch.stack([torch.cat([own[n].reshape(-1) for n in names]) for own in values])
+        # One tensor for all lanes, so that norms, clipping, AdamW and checkpoints are a few large
+        # operations per step and not some per matrix: a small model's time goes into calls.
+        self.flat = torch.stack(
+            [torch.cat([lane[n].reshape(-1) for n in names]) for lane in values]
+        )
         self.grad = torch.zeros_like(self.flat)
         self.views: dict[str, nn.Parameter] = {}
-        self._grads: list[Tensor] = []
+        self._grad_views: list[Tensor] = []
         start, self.decayed = 0, 0
         for name in names:
             shape, end = values[0][name].shape, start + values[0][name].numel()
+            # A leaf for autograd that shares its memory with `flat`: AdamW changes `flat` in
+            # place and the layers see it, without a copy between them.
             view = nn.Parameter(self.flat[:, start:end].view(len(values), *shape))
             self.views[name] = view
-            self._grads.append(self.grad[:, start:end].view_as(view))
+            self._grad_views.append(self.grad[:, start:end].view_as(view))
             start = end
             self.decayed = self.decayed if _UNDECAYED.search(name) else end
 
     def differentiate(self, loss: Tensor) -> None:
-        """Sets `grad` to the gradient of a sum over lanes."""
-        found = torch.autograd.grad(loss, list(self.views.values()))
-        for own, value in zip(self._grads, found, strict=True):
-            own.copy_(value)
+        """Sets `grad` to the gradient of a sum over lanes.
+
+        Lanes share no trained value, so each row is the gradient of that lane's loss alone.
+        """
+        # Not `backward`, which would give every view a `.grad` of its own, outside of `grad`.
+        gradients = torch.autograd.grad(loss, list(self.views.values()))
+        for view, gradient in zip(self._grad_views, gradients, strict=True):
+            view.copy_(gradient)
 
     def lane(self, index: int) -> dict[str, Tensor]:
         """Copies of one lane's values."""
@@ -84,8 +95,7 @@ class LaneModel:
 
         Args:
             lab: where the shared base comes from.
-            trainees: as their arms built them. Without `merge` their models are not needed any
-                more once their factors were read: see `take`.
+            trainees: as their arms built them; without `merge`, adapters need no model.
             seeds: of dropout, per lane.
             merge: give every lane a base of its own and add LoRA products to the weights. It
                 needs the memory of one student per lane.
@@ -94,10 +104,10 @@ class LaneModel:
             Unstackable: if they cannot share a program.
         """
         self.n_lanes, self._lab = len(trainees), lab
-        adapters = [trained_values(trainee) for trainee in trainees]
-        if len({_signature(own) for own in adapters}) != 1:
+        starts = [trained_values(trainee) for trainee in trainees]
+        if len({_signature(values) for values in starts}) != 1:
             raise Unstackable("adapters of different shapes")
-        self.parameters = LaneParameters(adapters)
+        self.parameters = LaneParameters(starts)
         self.model = _carrier(lab, trainees[0])
         _check_randomness(self.model)
         self.dropout = None
@@ -116,26 +126,25 @@ class LaneModel:
     def write_back(self, lane: int, trainee: Trainee) -> None:
         """Gives a trainee's own model what its lane learned."""
         if trainee.whole:
-            own = trainable(trainee.model)
+            weights = trainable(trainee.model)
             with torch.no_grad():
                 for name, value in self.parameters.lane(lane).items():
-                    own[name].copy_(value)
+                    weights[name].copy_(value)
         else:
             write_factors(trainee.model, self.factors(lane))
 
     def _swap(self, trainees: Sequence[Trainee]) -> None:
         """Puts a lane layer wherever lanes differ."""
-        names = {id(p): name for name, p in self.model.named_parameters()}  # tied ones once
+        # A tied weight has one name, its first: embedding and head find the same trained values.
+        names = {id(p): name for name, p in self.model.named_parameters()}
         bases = [_base_values(trainee) for trainee in trainees] if self._merge else None
-        for path, module in list(self.model.named_modules()):
-            own = {
-                key: self._values(names[id(value)], value, bases)
-                for key, value in module.named_parameters(recurse=False)
-            }
+        for path, module in list(self.model.named_modules()):  # a list: modules are replaced
+            values, differs = {}, False
+            for key, shared in module.named_parameters(recurse=False):
+                values[key], stacked = self._values(names[id(shared)], shared, bases)
+                differs = differs or stacked
             adapter = self._adapter(path, trainees)
-            differs = any(len(value) == 2 and value[1] for value in own.values())
-            if own and (adapter is not None or differs):
-                values = {key: value[0] for key, value in own.items()}
+            if values and (adapter is not None or differs):
                 self._replace(path, self._layer(module, values, adapter, differs))
 
     def _values(
@@ -144,9 +153,10 @@ class LaneModel:
         """A base tensor of all lanes, and whether it is stacked: trained, or not the same."""
         if name in self.parameters.views:
             return self.parameters.views[name], True
-        if bases is None or all(torch.equal(own[name], shared) for own in bases):
+        # Where no arm subtracted anything all bases agree: one copy is broadcast over the lanes.
+        if bases is None or all(torch.equal(base[name], shared) for base in bases):
             return shared.detach(), False
-        return torch.stack([own[name] for own in bases]), True
+        return torch.stack([base[name] for base in bases]), True
 
     def _adapter(self, path: str, trainees: Sequence[Trainee]) -> LaneAdapter | None:
         a = self.parameters.views.get(f"{path}.lora_A")
@@ -154,25 +164,29 @@ class LaneModel:
             return None
         b = self.parameters.views[f"{path}.lora_B"]
         initial = None
+        # W − s·B₀A₀ is in a lane's own base already, where it has one (`merge`).
         if not self._merge and any(trainee.initial for trainee in trainees):
-            firsts = [_initial(trainee, path, a[0], b[0]) for trainee in trainees]
-            initial = (
-                torch.stack([first[0] for first in firsts]),
-                torch.stack([first[1] for first in firsts]),
-            )
+            starts = [_initial(trainee, path, a[0], b[0]) for trainee in trainees]
+            initial = torch.stack([a0 for a0, _ in starts]), torch.stack([b0 for _, b0 in starts])
         return LaneAdapter(a, b, self._lab.lora.scale(a.shape[1]), initial)
 
     def _layer(
-        self, module: nn.Module, own: dict[str, Tensor], adapter: LaneAdapter | None, differs: bool
+        self,
+        module: nn.Module,
+        values: dict[str, Tensor],
+        adapter: LaneAdapter | None,
+        differs: bool,
     ) -> nn.Module:
+        # `type is`, not `isinstance`: a subclass may compute something else.
         if type(module) is nn.Linear:
-            bias, n = own.get("bias"), self.n_lanes
+            bias, n = values.get("bias"), self.n_lanes
             merge = self._merge or differs
-            return LaneLinear(own["weight"], bias, adapter, n, self.dropout, merge=merge)
-        if type(module) is nn.Embedding:
-            return LaneEmbedding(own["weight"], module.padding_idx, adapter, self.n_lanes)
-        if adapter is None and all(value.ndim == 2 for value in own.values()):
-            return LaneVectors(copy.deepcopy(module), own, self.n_lanes)
+            return LaneLinear(values["weight"], bias, adapter, n, self.dropout, merge=merge)
+        # Only tokens: learned positions are looked up once for all rows, with no row per lane.
+        if type(module) is nn.Embedding and module is self.model.get_input_embeddings():
+            return LaneEmbedding(values["weight"], module.padding_idx, adapter, self.n_lanes)
+        if adapter is None and all(value.ndim == 2 for value in values.values()):
+            return LaneVectors(copy.deepcopy(module), values, self.n_lanes)
         raise Unstackable(f"a layer of the type {type(module).__name__}")
 
     def _replace(self, path: str, layer: nn.Module) -> None:
@@ -192,13 +206,14 @@ def trained_values(trainee: Trainee) -> dict[str, Tensor]:
 
 def _carrier(lab: Lab, trainee: Trainee) -> Any:
     """A student of which only the modules are used; what lanes do not share is replaced."""
+    # An arm's own base may have another shape than the student: a cut one, for example.
     model = copy.deepcopy(trainee.model) if trainee.own_base else lab.fresh_student()
     if is_wrapped(model):
-        model = model.unload()
-    for parameter in model.parameters():
+        model = model.unload()  # takes PEFT's layers out and leaves the base as it is
+    for parameter in model.parameters():  # no gradient of what is not trained
         parameter.requires_grad_(False)
     if not trainee.whole:
-        untie(model, trainee.factors())
+        untie(model, trainee.factors())  # embedding and head part where a LoRA is on either
     return model
 
 
@@ -207,6 +222,7 @@ def _base_values(trainee: Trainee) -> dict[str, Tensor]:
     model: Any = trainee.model
     if is_wrapped(model):
         model = model.base_model.model
+    # Both names of a tied weight: the carrier may know it by either.
     named = model.named_parameters(remove_duplicate=False)
     return {
         name.replace(".base_layer.", "."): value.detach()
@@ -228,7 +244,7 @@ def _signature(values: Mapping[str, Tensor]) -> tuple[Any, ...]:
 
 
 def _check_randomness(model: Any) -> None:
-    """Only LoRA's dropout is drawn lane by lane."""
+    """Refuses dropout of the student itself: its one mask for the stack mixes lanes' numbers."""
     if any(isinstance(module, nn.Dropout) and module.p for module in model.modules()) or getattr(
         model.config, "attention_dropout", 0
     ):

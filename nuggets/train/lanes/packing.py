@@ -49,21 +49,23 @@ def plan_batches(lab: Lab, cells: Sequence[tuple[Arm, int]], copies: int = 1) ->
         key = (str(arm.stacks), forms[arm.name])
         kinds.setdefault(key, []).append((arm, seed))
     batches = []
-    for (_, form), own in kinds.items():
-        size = 1 if form == "alone" else max(1, lanes_that_fit(lab, *own[0], form) // copies)
-        for start in range(0, len(own), size):
-            part = own[start : start + size]
-            chosen: Form = form if len(part) * copies > 1 else "alone"
-            batches.append(
-                CellGroup(form=chosen, cells=tuple((arm.name, seed) for arm, seed in part))
-            )
-    place = {(arm.name, seed): index for index, (arm, seed) in enumerate(cells)}
-    return sorted(batches, key=lambda batch: place[batch.cells[0]])
+    for (_, form), alike in kinds.items():
+        size = 1 if form == "alone" else max(1, lanes_that_fit(lab, *alike[0], form) // copies)
+        for start in range(0, len(alike), size):
+            batch = alike[start : start + size]
+            # One lane alone gains nothing from the stack, and `run_cell` is the plainer way.
+            its_form: Form = form if len(batch) * copies > 1 else "alone"
+            names = tuple((arm.name, seed) for arm, seed in batch)
+            batches.append(CellGroup(form=its_form, cells=names))
+    # Grouping reordered the cells: whoever waits for the first result gets its batch first.
+    position = {(arm.name, seed): index for index, (arm, seed) in enumerate(cells)}
+    return sorted(batches, key=lambda batch: position[batch.cells[0]])
 
 
 def _form(lab: Lab, arm: Arm) -> Form:
     """How an arm can share a program with others."""
     small = sum(p.numel() for p in lab.student.parameters()) < SMALL
+    # A large model on a CPU keeps its processor busy alone; a GPU waits for work in any case.
     worth = lab.train.concurrent == "always" or small or lab.device.type == "cuda"
     never = lab.train.concurrent == "never" or lab.train.activation_checkpointing
     never = never or lab.train.processes > 1
@@ -72,6 +74,7 @@ def _form(lab: Lab, arm: Arm) -> Form:
     drops = lab.lora.dropout > 0 and arm.stacks != "whole"
     if drops and lab.device.type != "cpu":
         return "alone"  # other devices cannot draw each lane's own numbers again
+    # Dropout acts on what A reads and not on what W reads: B·A cannot be added to W then.
     if arm.stacks == "adapter":
         return "merged" if small and not drops else "shared"
     return "alone" if drops else "merged"
@@ -81,7 +84,7 @@ def lanes_that_fit(lab: Lab, arm: Arm, seed: int, form: Form) -> int:
     """How many lanes memory has room for, at least one."""
     spec = lab.student_spec
     weights = sum(p.numel() * p.element_size() for p in lab.student.parameters())
-    trained = weights if arm.stacks == "whole" else 4 * lab.plan().trainable_parameters
+    trained = weights if arm.stacks == "whole" else 4 * lab.plan().trainable_parameters  # bytes
     tokens = max((len(ids) for ids, _ in lab.training(seed)), default=1)
     batch = lab.train.batch_size * activation_bytes(spec, tokens, 4)
     # Values, gradients and two moments; in the merged form also the arm's own model, its stacked

@@ -27,13 +27,13 @@ from nuggets.train.cells import (
     run_cell,
     shared_config,
 )
-from nuggets.train.checkpoints import Storage, TrainLog
+from nuggets.train.checkpoints import TrainLog
 from nuggets.train.lab import Lab, Trainee, Workspace
 from nuggets.train.lanes.healing import heal_together
 from nuggets.train.lanes.model import LaneModel, Unstackable
 from nuggets.train.lanes.packing import Form
 from nuggets.train.lanes.threads import Threads, one_processor_each
-from nuggets.train.lanes.training import Lane, LaneTrainer, Together
+from nuggets.train.lanes.training import Lane, LaneTrainer, TrainingLoop
 from nuggets.train.losses import DistillationLoss
 
 R = TypeVar("R")
@@ -73,10 +73,9 @@ class Program:
         self,
         lab: Lab,
         cells: Sequence[Cell],
-        folder: Path,
+        folder: Path | None,
         *,
         merge: bool,
-        storage: Storage | None = None,
         progress: Progress | None = None,
     ) -> None:
         """Builds every cell's arm and stacks what they train.
@@ -84,30 +83,31 @@ class Program:
         Args:
             lab: models, map, data and settings.
             cells: arms and seeds; all of the same `stacks`.
-            folder: for checkpoints, used only with `storage`.
+            folder: for checkpoints; None for none.
             merge: see `LaneModel`.
-            storage: how checkpoints are committed and found.
             progress: of all cells together; can cancel.
 
         Raises:
             Unstackable: if they cannot share a program.
             BadInput: if the pair or the data cannot serve an arm.
         """
-        self.lab, self.cells, self.folder = lab, list(cells), folder
-        self.storage, self.progress = storage, progress
+        self.lab, self.cells = lab, list(cells)
+        self.folder, self.progress = folder, progress
         self.configs = [shared_config(lab, cell.seed, cell.lr) for cell in cells]
         if len({config.steps for config in self.configs}) != 1 or not self.configs[0].steps:
             raise Unstackable("cells of different steps")
         self.flops = [0.0] * len(self.cells)
-        self.trainees = built = self._build_all(merge)
-        for trainee in built:
+        self.trainees = self._build_all(merge)
+        for trainee in self.trainees:
+            # Lanes part the logits of one forward pass: a loss that calls the model cannot.
             if not (trainee.loss is None or isinstance(trainee.loss, DistillationLoss)):
                 raise Unstackable("a loss of its own")
         width = STACKED if lab.device.type == "cpu" else len(self.cells)
         self.models: list[LaneModel] = []
         for start in range(0, len(self.cells), width):
-            seeds = [cell.seed for cell in self.cells[start : start + width]]
-            self.models.append(LaneModel(lab, built[start : start + width], seeds, merge=merge))
+            end = start + width
+            seeds = [cell.seed for cell in self.cells[start:end]]
+            self.models.append(LaneModel(lab, self.trainees[start:end], seeds, merge=merge))
 
     def train(
         self, test: Sequence[Sample], metric: Metric, *, keep_going: bool = False
@@ -129,11 +129,11 @@ class Program:
             )
             for cell, trainee, config in zip(self.cells, self.trainees, self.configs, strict=True)
         ]
-        rest = iter(lanes)
+        unassigned = iter(lanes)  # models hold lanes in their order
         trainers = [
             LaneTrainer(
                 model,
-                [next(rest) for _ in range(model.n_lanes)],
+                [next(unassigned) for _ in range(model.n_lanes)],
                 self.configs[0],
                 self.lab.device,
                 bf16=self.lab.bf16,
@@ -143,19 +143,18 @@ class Program:
         ]
 
         def points(step: int) -> list[float]:
-            found = self.finite(self._measure(threads, test, (metric,), None, False))
-            return [each.mean(metric) for each in found]
+            outcomes = self.finite(self._measure(threads, test, (metric,), None, False))
+            return [lane.mean(metric) for lane in outcomes]
 
         with one_processor_each(self.lab.threads, self.lab.device) as threads:
-            together = Together(
+            loop = TrainingLoop(
                 trainers,
-                self.folder / "training",
+                self.folder and self.folder / "training",
                 threads,
                 progress=self.progress,
-                storage=self.storage,
                 on_evaluate=points if test else None,
             )
-            return lanes, together.fit()
+            return lanes, loop.fit()
 
     def measure(
         self, samples: Sequence[Sample], metrics: Sequence[Metric], answers: bool = False
@@ -172,7 +171,7 @@ class Program:
         progress: Progress | None,
         answers: bool,
     ) -> list[Outcomes | NonFinite]:
-        def one(model: LaneModel) -> list[Outcomes | NonFinite]:
+        def measure_model(model: LaneModel) -> list[Outcomes | NonFinite]:
             if progress is not None:
                 progress.check_cancelled()
             return evaluate_lanes(
@@ -188,74 +187,75 @@ class Program:
                 format=self.lab.format,
             )
 
-        return [lane for lanes in threads.map(one, self.models) for lane in lanes]
+        return [lane for lanes in threads.map(measure_model, self.models) for lane in lanes]
 
     def step0_differences(self, samples: Sequence[Sample]) -> list[float | None]:
         """As `nuggets.train.cells.step0_difference`, for every lane of this program."""
         batch = self.lab.encode(list(samples[:PROBED]))
-        found: list[float] = []
+        differences: list[float] = []
         with evaluation(self.lab.student):
             theirs = answer_logits(self.lab.student, *pad_right(batch, self.lab.device))[0]
         for model in self.models:
             ids, labels = pad_right(batch * model.n_lanes, self.lab.device)
             with evaluation(model.model):
                 ours = answer_logits(model.model, ids, labels)[0]
+            # Every lane sees the same items: [lanes, answer tokens, vocab] against the student's.
             lanes = ours.view(model.n_lanes, *theirs.shape)
-            found += (lanes - theirs).abs().flatten(1).amax(1).tolist()
+            differences += (lanes - theirs).abs().flatten(1).amax(1).tolist()
         return [
             None if trainee.own_base else difference
-            for trainee, difference in zip(self.trainees, found, strict=True)
+            for trainee, difference in zip(self.trainees, differences, strict=True)
         ]
 
     def finished(self, index: int) -> Trainee:
         """A trainee with what its lane learned."""
         trainee = self.trainees[index]
         # Every model but the last holds as many lanes as the first.
-        place, lane = divmod(index, self.models[0].n_lanes)
-        model = self.models[place]
+        stack, lane = divmod(index, self.models[0].n_lanes)
+        model = self.models[stack]
         if trainee.adapter is not None:
             return replace(trainee, adapter=model.factors(lane))
         model.write_back(lane, trainee)
         return trainee
 
-    def finite(self, found: list[Outcomes | NonFinite]) -> list[Outcomes]:
+    def finite(self, measured: list[Outcomes | NonFinite]) -> list[Outcomes]:
         """The outcomes.
 
         Raises:
             NonFinite: if a lane has none, naming it.
         """
-        for cell, each in zip(self.cells, found, strict=True):
-            if isinstance(each, NonFinite):
-                raise NonFinite(f"The arm {cell.arm.name}, seed {cell.seed}: {each}")
-        return [each for each in found if isinstance(each, Outcomes)]
+        finite: list[Outcomes] = []
+        for cell, outcomes in zip(self.cells, measured, strict=True):
+            if isinstance(outcomes, NonFinite):
+                raise NonFinite(f"The arm {cell.arm.name}, seed {cell.seed}: {outcomes}")
+            finite.append(outcomes)
+        return finite
 
     def _build_all(self, merge: bool) -> list[Trainee]:
         """Every cell's trainee; cells that differ in the learning rate alone share one."""
+        # Grafts first: their students are healed as lanes too, and `build` then reads them back.
         grafts = [(c.arm, c.seed, c.progress) for c in self.cells if isinstance(c.arm, Graft)]
-        if grafts and self.lab.kept is not None and self.storage is not None:
-            heal_together(
-                self.lab,
-                grafts,
-                self.folder / "healing",
-                storage=self.storage,
-                progress=self.progress,
-            )
-        made: dict[str, Trainee] = {}
+        if grafts and self.lab.kept is not None:
+            place = self.folder and self.folder / "healing"
+            heal_together(self.lab, grafts, place, progress=self.progress)
+        built: dict[str, Trainee] = {}
         for index, cell in enumerate(self.cells):
-            if cell.name not in made:
-                made[cell.name] = self._build(index, merge)
-        return [made[cell.name] for cell in self.cells]
+            if cell.name not in built:
+                built[cell.name] = self._build(index, merge)
+        return [built[cell.name] for cell in self.cells]
 
     def _build(self, index: int, merge: bool) -> Trainee:
         """Builds one arm; without `merge` only its adapter is kept."""
         cell = self.cells[index]
         if self.progress is not None:
             self.progress.check_cancelled()
-        work = Workspace(self.folder / cell.name, self.storage, cell.progress)
+        work = Workspace(self.folder and self.folder / cell.name, cell.progress)
         trainee = cell.arm.build(replace(self.lab, workspace=work), cell.seed)
         self.flops[index] = count_flops(self.lab, trainee, self.configs[index], cell.seed)
         if merge or trainee.whole or trainee.own_base:
             return trainee
+        # On a shared base a lane is its factors alone: holding a student per arm until all arms
+        # are built would take the memory that this form saves.
         return replace(trainee, model=None, adapter=trainee.factors())
 
 
@@ -263,13 +263,12 @@ def run_batch(
     lab: Lab,
     cells: Sequence[Cell],
     form: Form,
-    folder: Path,
+    folder: Path | None = None,
     *,
     test: Sequence[Sample],
     old_skills: Mapping[str, Sequence[Sample]] | None = None,
     metrics: Sequence[Metric] = ("exact_match", "loss"),
     answers: bool = False,
-    storage: Storage | None = None,
     progress: Progress | None = None,
     wanted: Callable[[Cell], bool] = lambda cell: True,
 ) -> Iterator[tuple[Cell, CellResult]]:
@@ -279,13 +278,12 @@ def run_batch(
         lab: models, map, data and settings.
         cells: arms and seeds; all of them, also when a resume needs only some.
         form: what `nuggets.train.lanes.packing.plan_batches` chose.
-        folder: for checkpoints, used only with `storage`; may be deleted afterwards.
+        folder: for checkpoints, with which a call with the same arguments resumes; may be deleted
+            afterwards. None for none.
         test: items that the report counts.
         old_skills: skill → items that show what was forgotten, by exact match.
         metrics: what is measured on the test items; the first makes the learning curve.
         answers: also keep what the trained models write.
-        storage: how checkpoints are committed and found; with it, a call with the same
-            arguments resumes.
         progress: of all cells together; can cancel.
         wanted: which cells to hand out; the others were finished before.
 
@@ -304,21 +302,22 @@ def run_batch(
         "answers": answers,
     }
     if form != "alone":
-        options: dict[str, Any] = {"storage": storage, "progress": progress}
-        found = together_or_none(
-            lambda: Program(lab, cells, folder, merge=form == "merged", **options),
+        results = try_side_by_side(
+            lambda: Program(lab, cells, folder, merge=form == "merged", progress=progress),
             lambda program: _train_and_measure(program, **measures),
             progress,
         )
-        if found is not None:
-            yield from ((c, make()) for c, make in zip(cells, found, strict=True) if wanted(c))
+        if results is not None:
+            # Made one at a time: each holds a whole trained model until its receiver saved it.
+            yield from ((c, make()) for c, make in zip(cells, results, strict=True) if wanted(c))
             return
     for cell in filter(wanted, cells):
-        own: dict[str, Any] = {"lr": cell.lr, "progress": cell.progress, "storage": storage}
-        yield cell, run_cell(lab, cell.arm, cell.seed, folder / cell.name, **measures, **own)
+        options: dict[str, Any] = {"lr": cell.lr, "progress": cell.progress}
+        place = folder and folder / cell.name
+        yield cell, run_cell(lab, cell.arm, cell.seed, place, **measures, **options)
 
 
-def together_or_none(
+def try_side_by_side(
     make: Callable[[], Program], work: Callable[[Program], R], progress: Progress | None
 ) -> R | None:
     """What a program gives, or None if its cells must be trained one after another.
@@ -330,7 +329,7 @@ def together_or_none(
         return work(make())
     except Unstackable as problem:
         reason = str(problem)
-    except Exception as problem:
+    except Exception as problem:  # torch has no one class for it
         if not is_out_of_memory(problem):
             raise
         reason = "there is too little memory to train them together"
@@ -348,13 +347,13 @@ def _train_and_measure(
     answers: bool,
 ) -> list[Callable[[], CellResult]]:
     """Trains a program and measures its cells item by item; every result is made when called."""
-    differences = program.step0_differences(test)
+    differences = program.step0_differences(test)  # before the first step, as it must be
     for cell, difference in zip(program.cells, differences, strict=True):
         if cell.progress is not None:
             cell.progress.metric(step0=difference)
     _, logs = program.train(test, metrics[0])
     measured = program.finite(program.measure(test, metrics, answers))
-    kept = {
+    retained = {
         skill: program.finite(program.measure(items, ("exact_match",)))
         for skill, items in (old_skills or {}).items()
     }
@@ -368,7 +367,7 @@ def _train_and_measure(
             program.configs[lane],
             logs[lane],
             measured[lane],
-            {skill: found[lane] for skill, found in kept.items()},
+            {skill: lanes[lane] for skill, lanes in retained.items()},
             differences[lane],
             program.flops[lane],
         )

@@ -25,10 +25,11 @@ class Threads:
         if self._pool is None:
             return [function(item) for item in items]
         futures = [self._pool.submit(function, item) for item in items]
-        problems = [problem for each in futures if (problem := each.exception()) is not None]
+        # `exception` waits: nothing is raised while another thread still changes its model.
+        problems = [problem for future in futures if (problem := future.exception()) is not None]
         if problems:
             raise problems[0]
-        return [each.result() for each in futures]
+        return [future.result() for future in futures]
 
 
 @contextmanager
@@ -40,6 +41,7 @@ def one_processor_each(n: int, device: torch.device | str = "cpu") -> Iterator[T
     if torch.device(device).type != "cpu":
         yield Threads(None)
         return
+    # torch lets go of Python's lock inside its operations, so Python threads do run at once.
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -18,15 +18,16 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from nuggets.data.samples import IGNORED, Encoded
+from nuggets.disk.commit import commit_folder, newest_valid
 from nuggets.errors import Damaged, NonFinite
 from nuggets.models.forward import answer_logits, pad_right
 from nuggets.progress import Progress
-from nuggets.train.checkpoints import LOG, PREFIX, WEIGHTS, Storage, TrainLog, drop_old, step_of
+from nuggets.train.checkpoints import LOG, PREFIX, WEIGHTS, TrainLog, drop_old, step_of
 from nuggets.train.config import TrainConfig
 from nuggets.train.lanes.model import LaneModel
 from nuggets.train.lanes.threads import Threads
 from nuggets.train.losses import DistillationLoss
-from nuggets.train.schedule import POINTS, SCHEDULES, batch_order
+from nuggets.train.schedule import POINTS, SCHEDULES, batch_order, count_warmup
 
 TEACHER_CACHE = 2**28
 """Bytes of the teacher's log-probabilities that are kept for samples that return."""
@@ -83,6 +84,8 @@ class LaneTrainer:
     ) -> None:
         self.model, self.lanes, self.config, self.device = model, list(lanes), config, device
         self.half, self.keep_going = bf16 and device.type == "cuda", keep_going
+        # lane → step → places of the batch's samples in `lane.encoded`; the whole training's
+        # order is known before the first step, so a resume needs no state of it.
         self.batches = [
             batch_order(lane.encoded, config, config.steps, lane.seed) for lane in lanes
         ]
@@ -94,6 +97,8 @@ class LaneTrainer:
         """One step of every lane, in the order of `nuggets.train.trainer`; the first is 1."""
         if not self.model.model.training:
             self.model.model.train()
+        # A lane that is not finite stops before its bad numbers reach a checkpoint. With
+        # `keep_going` it computes on, but only in its own row: the others never see it.
         losses = self._forward(step)
         for lane, value in zip(self.lanes, losses.tolist(), strict=True):
             lane.losses.append(value)
@@ -102,7 +107,7 @@ class LaneTrainer:
         self.model.parameters.differentiate(losses.sum())
         self._clip(step)
         for group, lane in zip(self.optimizer.param_groups, self.owners, strict=True):
-            group["lr"] = lane.lr * self.shares[step - 1]
+            group["lr"] = lane.lr * self.shares[step - 1]  # the schedule moves after the step
         self.optimizer.step()
         norms = self.model.parameters.flat.norm(dim=1).tolist()
         for lane, norm in zip(self.lanes, norms, strict=True):
@@ -113,8 +118,8 @@ class LaneTrainer:
         """What a checkpoint holds besides logs: weights, moments and generators of all lanes."""
         state = {"weights": self.model.parameters.flat}
         for index, group in enumerate(self.optimizer.param_groups):
-            own = self.optimizer.state[group["params"][0]]
-            state |= {f"{name}.{index}": value for name, value in own.items()}
+            moments = self.optimizer.state[group["params"][0]]
+            state |= {f"{name}.{index}": value for name, value in moments.items()}
         if self.model.dropout is not None:
             for lane, generator in enumerate(self.model.dropout.generators):
                 state[f"generator.{lane}"] = generator.get_state()
@@ -134,30 +139,35 @@ class LaneTrainer:
             )
         flat.copy_(stored["weights"])
         for index, group in enumerate(self.optimizer.param_groups):
-            own = {"step": stored[f"step.{index}"]}
+            # The names of torch's AdamW. Not by its `load_state_dict`, which would want the
+            # groups' own settings stored as well; those follow from the recipe.
+            moments = {"step": stored[f"step.{index}"]}
             for name in ("exp_avg", "exp_avg_sq"):
-                own[name] = stored[f"{name}.{index}"].to(self.device)
-            self.optimizer.state[group["params"][0]] = own
+                moments[name] = stored[f"{name}.{index}"].to(self.device)
+            self.optimizer.state[group["params"][0]] = moments
         if self.model.dropout is not None:
             for lane, generator in enumerate(self.model.dropout.generators):
                 generator.set_state(stored[f"generator.{lane}"])
 
     def _optimizer(self) -> tuple[torch.optim.AdamW, list[Lane]]:
         """AdamW with one group per lane and kind of decay, and the lane of each group."""
-        own, decayed = self.model.parameters, self.model.parameters.decayed
+        parameters, decayed = self.model.parameters, self.model.parameters.decayed
         groups: list[dict[str, Any]] = []
         owners: list[Lane] = []
         for row, lane in enumerate(self.lanes):
-            for part, decay in (
+            for columns, decay in (
                 (slice(0, decayed), self.config.weight_decay),
-                (slice(decayed, own.flat.shape[1]), 0.0),
+                (slice(decayed, parameters.flat.shape[1]), 0.0),
             ):
-                if part.start == part.stop:
+                if columns.start == columns.stop:
                     continue
-                values = torch.nn.Parameter(own.flat[row, part])
-                values.grad = own.grad[row, part]
+                # Views of `flat` and `grad`: AdamW reads and writes where the layers look. The
+                # gradient is overwritten at every step and never set to None.
+                values = torch.nn.Parameter(parameters.flat[row, columns])
+                values.grad = parameters.grad[row, columns]
                 groups.append({"params": [values], "weight_decay": decay})
                 owners.append(lane)
+        # A rate of its own per group is set at every step; one of 0 shows if that is forgotten.
         return torch.optim.AdamW(groups, lr=0.0, fused=True), owners
 
     def _forward(self, step: int) -> Tensor:
@@ -166,18 +176,22 @@ class LaneTrainer:
             [lane.encoded[i] for i in order[step - 1]]
             for lane, order in zip(self.lanes, self.batches, strict=True)
         ]
+        # The stack is one tensor [lanes · rows, tokens]: a lane whose batch is shorter (the last
+        # of an epoch) is filled up with rows of one token and no label, which add no loss.
         rows = max(map(len, batches))
-        filled = [[*own, *[([0], [IGNORED])] * (rows - len(own))] for own in batches]
-        ids, labels = pad_right([sample for own in filled for sample in own], self.device)
+        filled = [[*batch, *[([0], [IGNORED])] * (rows - len(batch))] for batch in batches]
+        ids, labels = pad_right([sample for batch in filled for sample in batch], self.device)
         if self.model.dropout is not None:
             columns = (labels[:, 1:] != IGNORED).any(0).nonzero().squeeze(1)
-            own_labels = [pad_right(own, self.device)[1] for own in batches]
-            self.model.dropout.begin(own_labels, columns, ids.shape[1])
+            lane_labels = [pad_right(batch, self.device)[1] for batch in batches]
+            self.model.dropout.begin(lane_labels, columns, ids.shape[1])
         wanted = [
-            None if lane.loss is None else self.teacher.of(lane.loss, own, self.device)
-            for lane, own in zip(self.lanes, batches, strict=True)
+            None if lane.loss is None else self.teacher.of(lane.loss, batch, self.device)
+            for lane, batch in zip(self.lanes, batches, strict=True)
         ]
         with torch.autocast("cuda", dtype=torch.bfloat16) if self.half else nullcontext():
+            # Answer tokens come row by row, so lane by lane: [all lanes' answer tokens, vocab].
+            # Each lane then takes the mean over its own, as it would alone.
             logits, targets = answer_logits(self.model.model, ids, labels)
             counts = (labels[:, 1:] != IGNORED).view(len(batches), -1).sum(1).tolist()
             parts = zip(logits.split(counts), targets.split(counts), wanted, strict=True)
@@ -190,7 +204,7 @@ class LaneTrainer:
         for lane, norm in zip(self.lanes, norms.tolist(), strict=True):
             if not math.isfinite(norm):
                 self._stop(lane, f"gradient norm became {norm}", step)
-        factors = (self.config.max_grad_norm / (norms + 1e-6)).clamp(max=1.0)
+        factors = (self.config.max_grad_norm / (norms + 1e-6)).clamp(max=1.0)  # torch's own 1e-6
         grad.mul_(factors[:, None])
 
     def _stop(self, lane: Lane, what: str, step: int) -> None:
@@ -212,7 +226,7 @@ def _lane_loss(logits: Tensor, targets: Tensor, teacher: Tensor | None) -> Tenso
     return DistillationLoss.distance(logits, teacher)
 
 
-class Together:
+class TrainingLoop:
     """Trains all lanes of several models, one thread per processor.
 
     The models are stepped by Python threads of which each computes alone: torch's own threads
@@ -221,38 +235,36 @@ class Together:
 
     Args:
         trainers: each with its model.
-        folder: for checkpoints only.
+        folder: for checkpoints only; None for none.
         threads: how many models are stepped at the same time.
         progress: of all lanes together; can cancel at every step.
-        storage: how checkpoints are committed and found.
         on_evaluate: step → every lane's point of the learning curve.
     """
 
     def __init__(
         self,
         trainers: Sequence[LaneTrainer],
-        folder: Path,
+        folder: Path | None,
         threads: Threads,
         *,
         progress: Progress | None = None,
-        storage: Storage | None = None,
         on_evaluate: Callable[[int], list[float]] | None = None,
     ) -> None:
         self.trainers, self.folder, self.threads = list(trainers), folder, threads
-        self.progress, self.storage, self.on_evaluate = progress, storage, on_evaluate
+        self.progress, self.on_evaluate = progress, on_evaluate
         self.lanes = [lane for trainer in trainers for lane in trainer.lanes]
         self.config = self.trainers[0].config
         self.seconds_before, self.started = 0.0, time.monotonic()
 
     def fit(self) -> list[TrainLog]:
         """Trains from the newest valid checkpoint, or from the start."""
-        newest = self.storage.newest(self.folder, PREFIX) if self.storage else None
+        newest = None if self.folder is None else newest_valid(self.folder, PREFIX)
         start = 0
         if newest is not None:
             start = self._load(newest)
         else:
             self._measure(0)
-        self.started = time.monotonic()
+        self.started = time.monotonic()  # loading and the first point are not training
         for step in range(start + 1, self.config.steps + 1):
             if self.progress is not None:
                 self.progress.check_cancelled()
@@ -264,7 +276,9 @@ class Together:
         """Every lane's log so far; its time is its share of the time of all."""
         seconds = self.seconds_before + time.monotonic() - self.started
         share = seconds / len(self.lanes)
-        return [TrainLog(losses=own.losses, curve=own.curve, seconds=share) for own in self.lanes]
+        return [
+            TrainLog(losses=lane.losses, curve=lane.curve, seconds=share) for lane in self.lanes
+        ]
 
     def _after(self, step: int) -> None:
         """Measures, reports and saves, in this order."""
@@ -278,8 +292,8 @@ class Together:
                     lane.progress.metric(step=step, loss=lane.losses[-1], lr=rate)
         if self.progress is not None:
             self.progress.progress(step, last, "training")
-        if self.storage is not None and (step == last or step % self.config.checkpoint_every == 0):
-            self._save(step, self.storage)
+        if self.folder is not None and (step == last or step % self.config.checkpoint_every == 0):
+            self._save(step, self.folder)
 
     def _measure(self, step: int) -> None:
         """Adds a point to every learning curve; its time is not training time."""
@@ -290,13 +304,13 @@ class Together:
             lane.curve.append((step, value))
         self.started += time.monotonic() - start
 
-    def _save(self, step: int, storage: Storage) -> None:
-        with storage.commit(self.folder / f"{PREFIX}{step}") as temp:
+    def _save(self, step: int, folder: Path) -> None:
+        with commit_folder(folder / f"{PREFIX}{step}") as temp:
             for index, trainer in enumerate(self.trainers):
                 save_file(trainer.state(), temp / f"{index}-{WEIGHTS}")
             logs = [log.model_dump() for log in self.logs()]
             (temp / LOG).write_text(json.dumps(logs))
-        drop_old(self.folder, storage)
+        drop_old(folder)
 
     def _load(self, folder: Path) -> int:
         """Restores a checkpoint; returns its step."""
@@ -313,31 +327,34 @@ class _TeacherCache:
     """The teacher's log-probabilities of samples that lanes share and epochs repeat."""
 
     def __init__(self) -> None:
-        self.kept: dict[tuple[int, ...], Tensor] = {}
+        self.known: dict[tuple[int, ...], Tensor] = {}
         self.bytes = 0
 
     def of(self, loss: DistillationLoss, batch: list[Encoded], device: torch.device) -> Tensor:
         """Log-probabilities of a batch's answer tokens `[tokens, vocab]`, row by row."""
         keys = [(*ids, *labels) for ids, labels in batch]
-        new = [i for i, key in enumerate(keys) if key not in self.kept]
-        found: dict[int, Tensor] = {}
+        new = [i for i, key in enumerate(keys) if key not in self.known]
+        computed: dict[int, Tensor] = {}
         if new:
             ids, labels = pad_right([batch[i] for i in new], device)
             counts = (labels[:, 1:] != IGNORED).sum(1).tolist()
-            found = dict(zip(new, loss.wanted(ids, labels).split(counts), strict=True))
-        for i, rows in found.items():
+            computed = dict(zip(new, loss.wanted(ids, labels).split(counts), strict=True))
+        for i, rows in computed.items():
             size = rows.numel() * rows.element_size()
-            if self.bytes + size <= TEACHER_CACHE and keys[i] not in self.kept:
-                self.kept[keys[i]] = rows.clone()
+            if self.bytes + size <= TEACHER_CACHE and keys[i] not in self.known:
+                self.known[keys[i]] = rows.clone()  # a view would keep the whole batch's tensor
                 self.bytes += size
-        parts = [found[i] if i in found else self.kept[key] for i, key in enumerate(keys)]
-        return torch.cat(parts)
+        return torch.cat(
+            [computed[i] if i in computed else self.known[k] for i, k in enumerate(keys)]
+        )
 
 
 def learning_rates(config: TrainConfig) -> list[float]:
     """The share of the peak learning rate after 0, 1, … steps."""
+    # transformers' own schedules, so that a lane's rates are those that its Trainer would use. They
+    # come with an optimiser: this one has nothing to train.
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
-    warmup = math.ceil(config.warmup * config.steps)
+    warmup = count_warmup(config, config.steps)
     schedule: Any = transformers.get_scheduler(
         SCHEDULES[config.schedule], optimizer, warmup, config.steps
     )

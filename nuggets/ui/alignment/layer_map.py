@@ -114,15 +114,13 @@ def actions(maps: Maps) -> None:
     safe.notes(remarks(by_hand))
 
 
-def table(maps: Maps, matrix: ndarray, title: str, caption: str, command: str, python: str) -> None:
+def table(maps: Maps, matrix: ndarray, title: str, caption: str, origin: share.Origin) -> None:
     """All layer maps in figures."""
-    frame = alignment_charts.maps_frame(maps, matrix)
     share.table(
-        frame,
+        alignment_charts.maps_frame(maps, matrix),
         "layer-maps",
         caption,
-        command,
-        python,
+        origin,
         height="content",
         column_config={
             "layer_map": "layer map",

@@ -13,7 +13,6 @@ from nuggets import api
 from nuggets.errors import BadInput
 from nuggets.extraction.selectors import MatrixSelector
 from nuggets.frozen import members
-from nuggets.models.references import short_name
 from nuggets.recipe import TransferRecipe
 from nuggets.ui.charts import alignment as alignment_charts
 from nuggets.ui.charts import residual as residual_charts
@@ -96,34 +95,33 @@ def _draw(
     which = "most sensitive layers"
     if layers is not None:
         which = f"layers by hand {', '.join(str(layer) for layer in layers)}"
-    models = f"{short_name(choice.teacher)} → {short_name(choice.student)}"
-    origin = f"{which} · {choice.label}, {models}"
+    about = f"{which} · {choice.label}, {choice.pair}"
     if residual:
         n = len(next(iter(residual.values())).modules)
-        share.figure(
+        share.Picture(
             residual_charts.residual_figure(residual, look),
             residual_charts.residual_frame(residual),
-            key="residual",
-            caption=f"Dimensions kept in each of {n} matrices; shared: mean over {n - 1} "
-            f"adjacent pairs · {origin}",
-            alt="Matrices down, residual dimensions across, coloured where chosen: windows jump "
+            "residual",
+            f"Dimensions kept in each of {n} matrices; shared: mean over {n - 1} "
+            f"adjacent pairs · {about}",
+            _origin(choice, layers, list(residual), "residual"),
+            "Matrices down, residual dimensions across, coloured where chosen: windows jump "
             "from matrix to matrix, the consistent choice is unbroken lines",
-            **_code(choice, layers, list(residual), "residual"),
-        )
+        ).draw()
         st.caption(
             "Windows placed at random already share many dimensions, since most of them cover "
             "the middle. Only what is shared beyond chance comes from the selector."
         )
     frame = agreement_frame(plans, residual)
-    share.figure(
+    share.Picture(
         alignment_charts.agreement_figure(frame, look),
         frame,
-        key="agreement",
-        caption=f"Means over all matrices · {origin}",
-        alt="Bars for each selector: dimensions shared by adjacent matrices, the share expected "
+        "agreement",
+        f"Means over all matrices · {about}",
+        _origin(choice, layers, list(plans), "agreement"),
+        "Bars for each selector: dimensions shared by adjacent matrices, the share expected "
         "by chance, and sensitivity kept",
-        **_code(choice, layers, list(plans), "agreement"),
-    )
+    ).draw()
 
 
 def agreement_frame(plans: Plans, residual: Mapping[str, api.views.Residual]) -> pd.DataFrame:
@@ -141,11 +139,9 @@ def agreement_frame(plans: Plans, residual: Mapping[str, api.views.Residual]) ->
     return pd.DataFrame(rows).astype({"agreement": float})
 
 
-def _code(
+def _origin(
     choice: shell.Choice, layers: tuple[int, ...] | None, kinds: list[str], what: str
-) -> dict[str, Any]:
-    """Command and Python that end in what is plotted."""
-    first = recipe(choice, kinds[0], layers)
+) -> share.Origin:
     lines = {
         "residual": "    teacher = api.spec(job.teacher)\n"
         "    found = api.views.residual_dimensions(plans[kind], teacher)\n"
@@ -154,7 +150,7 @@ def _code(
         "    print(kind, plans[kind].residual_agreement, sum(kept) / len(kept))",
     }
     script = _SCRIPT.format(kinds=tuple(kinds)) + lines[what]
-    return {"command": api.as_command(first, "plan"), "python": api.as_python(first, script)}
+    return share.Origin.of(recipe(choice, kinds[0], layers), script, "plan")
 
 
 def recipe(

@@ -6,11 +6,11 @@ import streamlit as st
 
 from nuggets import api
 from nuggets.errors import BadInput
-from nuggets.models.references import short_name
 from nuggets.recipe import AlignJob, SensitivityJob
 from nuggets.ui.alignment import layer_map
 from nuggets.ui.charts import alignment as alignment_charts
 from nuggets.ui.frame import measure, safe, share, shell
+from nuggets.ui.frame.share import Origin, Picture
 
 MEASURES = {
     "cka": ("CKA of activations", "1 where the activations of both layers have the same geometry"),
@@ -58,26 +58,21 @@ def similarity(
     selectors = layer_maps(report, choice)
     maps = layer_map.add(selectors if overlay else {}, shape)
     start = [teacher for _, teacher in next(iter(selectors.values()), ())]
-    command, key = api.as_command(job), f"similarity-{chosen}"
-    python = api.as_python(job, f"print(report.matrices[{name!r}])")
+    origin, key = Origin.of(job, f"print(report.matrices[{name!r}])"), f"similarity-{chosen}"
     bounds = {"profile": (-1.0, 1.0), "r2": None}.get(chosen, (0.0, 1.0))
-    share.figure(
+    Picture(
         alignment_charts.similarity_figure(matrix, title, maps, bounds=bounds, look=share.look()),
         alignment_charts.similarity_frame(matrix, chosen),
-        key=key,
-        caption=f"{about}: {meaning} · {facts(report, chosen, skill)} · {origin(choice)}",
-        command=command,
-        python=python,
-        alt=f"Heatmap of {about}, teacher layers down, student layers across",
-        on_select=lambda: layer_map.clicked(key, shape, start),
-        selection_mode=("points",),
-    )
+        key,
+        f"{about}: {meaning} · {facts(report, chosen, skill)} · {choice.pair}",
+        origin,
+        f"Heatmap of {about}, teacher layers down, student layers across",
+    ).draw(lambda: layer_map.clicked(key, shape, start), ("points",))
     layer_map.actions(selectors | maps)
     left, right = st.columns([5, 4], gap="medium")
     with left:
         st.subheader("Layer maps", anchor=False)
-        layer_map.table(selectors | maps, matrix, title, f"{about} · {origin(choice)}",
-                             command, python)  # fmt: skip
+        layer_map.table(selectors | maps, matrix, title, f"{about} · {choice.pair}", origin)
     with right:
         explained(report, choice, job)
 
@@ -131,17 +126,11 @@ def explained(report: api.AlignmentReport, choice: shell.Choice, job: AlignJob) 
     """How much of each student layer the teacher's best layer explains."""
     st.subheader("Can a linear map work?", anchor=False)
     frame = alignment_charts.explained_frame(report.matrices["r2"])
-    share.figure(
+    Picture(
         alignment_charts.explained_figure(frame, share.look()),
         frame,
-        key="explained",
-        caption=f"R² from the best teacher layer, on held-out tokens · {origin(choice)}",
-        command=api.as_command(job),
-        python=api.as_python(job, "print(report.matrices['r2'].max(axis=0))"),
-        alt="Bars: R² of the best linear map from a teacher layer, per student layer",
-    )
-
-
-def origin(choice: shell.Choice) -> str:
-    """The pair, for captions."""
-    return f"{short_name(choice.teacher)} → {short_name(choice.student)}"
+        "explained",
+        f"R² from the best teacher layer, on held-out tokens · {choice.pair}",
+        Origin.of(job, "print(report.matrices['r2'].max(axis=0))"),
+        "Bars: R² of the best linear map from a teacher layer, per student layer",
+    ).draw()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-
 import streamlit as st
 
 from nuggets import api
@@ -14,6 +12,10 @@ from nuggets.ui.frame import safe, share, shell
 STUDY = "cross"
 USUAL = ("teacher", "independent")
 """The pair that the experiment is written for."""
+_PRINTED = """
+for panel in report.panels:
+    for arm in panel.report.arms.values():
+        print(panel.name, arm.name, arm.value, arm.interval)"""
 
 
 def section(choice: shell.Choice) -> None:
@@ -22,9 +24,8 @@ def section(choice: shell.Choice) -> None:
     study, pair = api.open_study(STUDY), (choice.teacher, choice.student)
     st.text(f"{study.question} Every cell is a transfer: 95 % intervals over its seeds and items.")
     changes = () if pair == USUAL else (f"teacher={pair[0]}", f"student={pair[1]}")
-    words = ["nuggets", "paper", STUDY, *(w for each in changes for w in ("--set", each))]
-    command = shlex.join([*words, "--out", "paper"])
-    python = f"from nuggets import api\n\nreport = api.run_study({STUDY!r}, {list(changes)})"
+    origin = study_part.origin(STUDY, changes, _PRINTED)
+    command = origin.command or ""
     if not set(pair) <= set(api.MODELS):  # finding its runs would read, or download, all weights
         st.text("For your own models, run it on the command line:")
         st.code(command, language="bash", wrap_lines=True)
@@ -35,22 +36,20 @@ def section(choice: shell.Choice) -> None:
         if missing:
             _start(missing, changes, command)
         if report is not None:
-            _matrix(report, command, python)
+            _matrix(report, origin)
 
 
-def _matrix(report: api.StudyReport, command: str, python: str) -> None:
+def _matrix(report: api.StudyReport, origin: share.Origin) -> None:
     frame = study_part.results_frame(report)
     first = report.panels[0].report
-    share.figure(
+    share.Picture(
         cross_charts.cross_figure(frame, first.metric, share.look()),
         frame,
-        key="cross",
-        caption=f"Outlined: the task's own seed samples · {study_part.caption(report)}",
-        command=command,
-        python=f"{python}\nfor panel in report.panels:\n    for arm in panel.report.arms.values():"
-        "\n        print(panel.name, arm.name, arm.value, arm.interval)",
-        alt="Heatmap: target tasks down, tasks that located the parameters across",
-    )
+        "cross",
+        f"Outlined: the task's own seed samples · {study_part.caption(report)}",
+        origin,
+        "Heatmap: target tasks down, tasks that located the parameters across",
+    ).draw()
     safe.notes(report.findings)
 
 

@@ -18,12 +18,7 @@ _STARTED = "nuggets-evaluation"
 
 
 def form(run: api.Run | None, choice: shell.Choice) -> None:
-    """What is measured on what, the command that does it, and the button.
-
-    Args:
-        run: the finished transfer whose arms are offered.
-        choice: the sidebar's pair and task.
-    """
+    """What is measured on what, the command that does it, and the button."""
     if missing := api.eval_extra_missing():
         st.text(missing)
         return

@@ -2,36 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import streamlit as st
 
 from nuggets import api
 from nuggets.documents import colours
 from nuggets.errors import Damaged
+from nuggets.statistics.verdict import controls_of
 from nuggets.ui.benchmarks import arms as arm_tables
 from nuggets.ui.charts import base as charts
 from nuggets.ui.charts import benchmarks as benchmarks_charts
 from nuggets.ui.frame import safe, share
+from nuggets.ui.frame.share import Origin, Picture
 
 
-class Origin:
-    """Caption and commands that every figure of one run shares."""
+class Sources:
+    """What every figure and table of one run shares: where it comes from."""
 
     def __init__(self, run: api.Run) -> None:
         self.id, self._job = run.id, api.job_of(run)
 
-    def of(self, key: str, caption: str, alt: str, then: str) -> dict[str, Any]:
-        """Arguments for `share.figure`; `then` is Python that ends in what is plotted."""
-        return {"key": key, "caption": f"{caption} · run {self.id}", "alt": alt} | self.code(then)
-
-    def code(self, then: str) -> dict[str, Any]:
-        """The commands that make the run again, and print what is shown of its `report`."""
+    def of(self, then: str) -> Origin:
+        """What makes the run again, and prints what is shown of its `report`."""
         known = f"# run = api.open_run({self.id!r}) is this run itself\nreport = api.report(run)"
-        return {
-            "command": api.as_command(self._job),
-            "python": api.as_python(self._job, f"{known}\n{then}"),
-        }
+        return Origin.of(self._job, f"{known}\n{then}")
 
 
 FEW = 5
@@ -55,7 +48,7 @@ def report_of(run: api.Run) -> api.BenchmarkReport | None:
         ) from None
 
 
-def arms(report: api.BenchmarkReport, origin: Origin) -> None:
+def arms(report: api.BenchmarkReport, run: Sources) -> None:
     """Bars with seeds, and paired differences."""
     look = share.look()
     n_seeds = max(len(arm.seeds) for arm in report.arms.values())
@@ -64,18 +57,19 @@ def arms(report: api.BenchmarkReport, origin: Origin) -> None:
     with left:
         with st.container(horizontal=True, vertical_alignment="center"):
             st.subheader("Arms", anchor=False)
-        share.figure(
+        Picture(
             benchmarks_charts.arms_figure(report, look),
             benchmarks_charts.arms_frame(report),
-            **origin.of("arms", f"Means with {size}; each dot is one seed",
-                        "One bar with interval for each arm, and a dot for each seed",
-                        EACH_ARM.format("arm.value, arm.interval, arm.per_seed")),
-        )  # fmt: skip
+            "arms",
+            f"Means with {size}; each dot is one seed · run {run.id}",
+            run.of(EACH_ARM.format("arm.value, arm.interval, arm.per_seed")),
+            "One bar with interval for each arm, and a dot for each seed",
+        ).draw()
     with right:
-        _differences(report, origin, look)
+        _differences(report, run, look)
 
 
-def _differences(report: api.BenchmarkReport, origin: Origin, look: colours.Look) -> None:
+def _differences(report: api.BenchmarkReport, run: Sources, look: colours.Look) -> None:
     treatment = report.verdict.treatment
     own = [d for d in report.differences if treatment in (d.arm, d.versus)]
     every = [d for d in report.differences if d not in own]
@@ -86,52 +80,58 @@ def _differences(report: api.BenchmarkReport, origin: Origin, look: colours.Look
                                        bind="query-params",
                                        help="Also the other arms against plain."):  # fmt: skip
             shown = own + every
-    share.figure(
+    Picture(
         benchmarks_charts.forest_figure(shown, look),
         benchmarks_charts.differences_frame(shown),
-        **origin.of("differences", "Paired by seed and item, 95 % intervals, p-values after "
-                                   "Holm's correction",
-                    "Paired differences between arms with intervals, and a line at no difference",
-                    "for d in report.differences:\n"
-                    "    print(d.arm, d.versus, d.interval, d.p_holm, d.minimum_detectable)"),
-    )  # fmt: skip
+        "differences",
+        f"Paired by seed and item, 95 % intervals, p-values after Holm's correction · run {run.id}",
+        run.of(
+            "for d in report.differences:\n"
+            "    print(d.arm, d.versus, d.interval, d.p_holm, d.minimum_detectable)"
+        ),
+        "Paired differences between arms with intervals, and a line at no difference",
+    ).draw()
 
 
 @st.fragment
 @safe.shown_problems("curves")
-def curves(report: api.BenchmarkReport, origin: Origin) -> None:
+def curves(report: api.BenchmarkReport, run: Sources) -> None:
     """Learning curves with bands, at first of the arms that decide."""
     st.subheader("Learning curves", anchor=False)
     default = decisive(report) if len(report.arms) > FEW else []
     shown = st.pills("Arms", list(report.arms), selection_mode="multi", default=default,
                      key="curve_arms", format_func=lambda arm: safe.label(str(arm), 30),
                      bind="query-params", help="All arms if none is chosen.")  # fmt: skip
-    share.figure(
+    Picture(
         benchmarks_charts.curves_figure(
-            report,
-            [arm for arm in shown if arm in report.arms],
-            share.look(),
+            report, [arm for arm in shown if arm in report.arms], share.look()
         ),
         benchmarks_charts.curves_frame(report),
-        **origin.of("curves", "Mean over seeds, 95 % bands",
-                    "Learning curve of each arm with its band", EACH_ARM.format("arm.curve")),
-    )  # fmt: skip
+        "curves",
+        f"Mean over seeds, 95 % bands · run {run.id}",
+        run.of(EACH_ARM.format("arm.curve")),
+        "Learning curve of each arm with its band",
+    ).draw()
 
 
 def decisive(report: api.BenchmarkReport) -> list[str]:
-    """The arms of which the verdict speaks: the transfer, plain LoRA and the best control."""
-    best: dict[str, api.ArmReport] = {}
+    """The arms that decide: the transfer, plain LoRA and its best control of each kind."""
+    judged, parts = report.verdict.treatment, report.parts
+    if judged is None:
+        return []
     sign = 1 if report.higher_is_better else -1
-    for arm in report.arms.values():
-        if arm.role not in best or sign * arm.value > sign * best[arm.role].value:
-            best[arm.role] = arm
-    chosen = [best[role].name for role in ("baseline", "control") if role in best]
-    return [*([report.verdict.treatment] if report.verdict.treatment else []), *chosen]
+    rivals = (
+        [name for name, part in parts.items() if part.role == "baseline"],
+        controls_of(parts, judged, "content_control"),
+        controls_of(parts, judged, "location_control"),
+    )
+    return [judged, *(max(own, key=lambda arm: sign * report.arms[arm].value)
+                      for own in rivals if own)]  # fmt: skip
 
 
 @st.fragment
 @safe.shown_problems("answers")
-def answers(report: api.BenchmarkReport, run: api.Run, origin: Origin) -> None:
+def answers(report: api.BenchmarkReport, run: api.Run, origin: Sources) -> None:
     """Two arms item by item: what was asked, what they wrote, and what flipped."""
     st.subheader("Item by item", anchor=False)
     names = list(report.arms)
@@ -162,7 +162,7 @@ def answers(report: api.BenchmarkReport, run: api.Run, origin: Origin) -> None:
         f"for arm in {(pair[0], pair[1])}:\n    for answer in api.answers(run, arm, {seed}):\n"
         "        print(arm, answer)"
     )
-    share.table(frame, "items", f"{caption} · run {origin.id}", **origin.code(code), height=320,
+    share.table(frame, "items", f"{caption} · run {run.id}", origin.of(code), height=320,
                 shown=arm_tables.items_shown(frame, (pair[0], pair[1])))  # fmt: skip
 
 
@@ -172,7 +172,7 @@ def _arm(label: str, key: str, names: list[str], default: str) -> str:
     return chosen if chosen in names else default
 
 
-def retention(report: api.BenchmarkReport, origin: Origin) -> None:
+def retention(report: api.BenchmarkReport, run: Sources) -> None:
     """What was kept of the old skills."""
     st.subheader("Retention", anchor=False)
     frame = benchmarks_charts.retention_frame(report)
@@ -181,25 +181,27 @@ def retention(report: api.BenchmarkReport, origin: Origin) -> None:
             "This run did not measure retention. List the skills to measure in data.old_skills."
         )
         return
-    share.figure(
+    Picture(
         benchmarks_charts.retention_figure(report, share.look()),
         frame,
-        **origin.of("retention", "Exact match on old skills after training, 95 % intervals",
-                    "Exact match of each arm on old skills, with intervals",
-                    EACH_ARM.format("arm.old_skills")),
-    )  # fmt: skip
+        "retention",
+        f"Exact match on old skills after training, 95 % intervals · run {run.id}",
+        run.of(EACH_ARM.format("arm.old_skills")),
+        "Exact match of each arm on old skills, with intervals",
+    ).draw()
 
 
-def budget(report: api.BenchmarkReport, origin: Origin) -> None:
+def budget(report: api.BenchmarkReport, run: Sources) -> None:
     """What each arm was given."""
     st.subheader("Budget", anchor=False)
     frame = arm_tables.budget_frame(report)
+    tuned = f"; {report.tuned_on}" if report.tuned_on else ""
     code = EACH_ARM.format("arm.samples, arm.steps, arm.trainable_parameters, arm.flops")
     share.table(
         frame,
         "budget",
-        f"Equal for all arms unless shown otherwise; means over seeds · run {origin.id}",
-        **origin.code(code),
+        f"Equal for all arms unless shown otherwise; means over seeds{tuned} · run {run.id}",
+        run.of(code),
         shown=arm_tables.budget_shown(frame),
         height="content",
         row_height=30,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 
 import pandas as pd
@@ -9,11 +10,15 @@ import streamlit as st
 
 from nuggets import api
 from nuggets.errors import Damaged
+from nuggets.statistics.verdict import ArmRole
 from nuggets.studies.report import baseline_difference, control_differences, paper_number
 from nuggets.ui.benchmarks import arms as arm_tables
 from nuggets.ui.benchmarks.arms import with_intervals
 from nuggets.ui.charts import base as charts
-from nuggets.ui.charts.benchmarks import ROLE_TITLES
+from nuggets.ui.charts.benchmarks import ROLE_TITLES, differences_frame
+from nuggets.ui.frame import share
+
+CONTROLS: tuple[ArmRole, ...] = ("content_control", "location_control")
 
 
 def report_of(name: str, changes: Sequence[str] = ()) -> api.StudyReport | None:
@@ -35,6 +40,14 @@ def report_of(name: str, changes: Sequence[str] = ()) -> api.StudyReport | None:
             f"The report of the experiment {name} cannot be read. Run it again with: nuggets "
             f"paper {name} --out docs/paper"
         ) from None
+
+
+def origin(name: str, changes: Sequence[str] = (), then: str = "") -> share.Origin:
+    """What makes an experiment's runs and its report; `then` is Python that goes on with it."""
+    words = ["nuggets", "paper", name, *(word for each in changes for word in ("--set", each))]
+    given = f"{name!r}, {list(changes)}" if changes else repr(name)
+    python = f"from nuggets import api\n\nreport = api.run_study({given}){then}"
+    return share.Origin(shlex.join([*words, "--out", "paper"]), python)
 
 
 def figure(report: api.StudyReport, dark: bool) -> None:
@@ -115,29 +128,19 @@ def rivals_shown(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def rivals_frame(report: api.StudyReport) -> pd.DataFrame:
-    """The judged arm against every control, every other treatment, and what the question names."""
+    """The judged arm against its controls, every other treatment, and what the question names."""
     names = [panel.name for panel in report.panels]
     found = [
-        *(("control", p.name, d) for p in report.panels for d in control_differences(p.report)),
+        *((ROLE_TITLES[role], p.name, d) for role in CONTROLS for p in report.panels
+          for d in control_differences(p.report, role)),
         *(("other choice", p.name, d) for p in report.panels for d in p.alternatives),
         *(("question, over all runs", name, d)
           for name, d in zip(names, report.across, strict=False)),
     ]  # fmt: skip
-    rows = [
-        {
-            "run": run,
-            "compared_with": kind,
-            "arm": d.arm,
-            "versus": d.versus,
-            "difference": d.interval.mean,
-            "low": d.interval.low,
-            "high": d.interval.high,
-            "p_holm": d.p_holm,
-            "smallest_detectable": d.minimum_detectable,
-        }
-        for kind, run, d in found
-    ]
-    return pd.DataFrame(rows)
+    frame = differences_frame([difference for *_, difference in found])
+    frame.insert(0, "run", [run for _, run, _ in found])
+    frame.insert(1, "compared_with", [kind for kind, *_ in found])
+    return frame
 
 
 def budget_frame(report: api.StudyReport) -> pd.DataFrame:

@@ -9,6 +9,7 @@ from nuggets import amounts, api
 from nuggets.ui.benchmarks import evaluate as evaluate_part
 from nuggets.ui.benchmarks.arms import paired_shown, with_intervals
 from nuggets.ui.charts import base as charts
+from nuggets.ui.charts import benchmarks as benchmarks_charts
 from nuggets.ui.frame import safe, share, shell
 
 MOST_RUNS = 6
@@ -36,7 +37,7 @@ def section(run: api.Run | None, choice: shell.Choice) -> None:
 
 
 def frame_of(table: api.BenchmarkTable) -> pd.DataFrame:
-    """One line per model or arm and metric; differences are to the table's base."""
+    """One line per model or arm and metric; a positive difference is better than the base."""
     lines = []
     for row in table.rows:
         for metric, found in row.metrics.items():
@@ -62,22 +63,6 @@ def frame_of(table: api.BenchmarkTable) -> pd.DataFrame:
     return frame.drop(columns=[c for c in frame if alone and c.startswith("difference")])
 
 
-def comparisons_frame(table: api.BenchmarkTable) -> pd.DataFrame:
-    """One line per paired comparison of the first metric."""
-    return pd.DataFrame(
-        {
-            "arm": each.arm,
-            "versus": each.versus,
-            "difference": each.interval.mean,
-            "low": each.interval.low,
-            "high": each.interval.high,
-            "p_holm": each.p_holm,
-            "smallest_detectable": each.minimum_detectable,
-        }
-        for each in table.comparisons
-    )
-
-
 def shown_of(frame: pd.DataFrame) -> pd.DataFrame:
     """`frame_of` for people: intervals beside their means, times in words."""
     shown = frame[["model"]].assign(metric=frame["metric"].map(charts.plain_name))
@@ -100,26 +85,26 @@ _PRINTED = """for table in api.benchmark_tables(run):
 
 
 def _tables(run: api.Run, tables: list[api.BenchmarkTable]) -> None:
-    job = api.job_of(run)
-    command, python = api.as_command(job) or None, api.as_python(job, _PRINTED)
+    origin = share.Origin.of(api.job_of(run), _PRINTED)
     for table in tables:
-        beside = f", differences to {table.base}" if len(table.rows) > 1 else ""
+        beside = (
+            f", positive differences are better than {table.base}" if len(table.rows) > 1 else ""
+        )
         caption = (
             f"{table.benchmark}: 95 % intervals over {table.n_items} items{beside} · run {run.id}"
         )
         name = f"benchmark-{run.id}-{table.benchmark}"
         frame = frame_of(table)
-        share.table(frame, name, caption, command, python, shown=shown_of(frame))
+        share.table(frame, name, caption, origin, shown=shown_of(frame))
         if table.verdict is not None:
             st.text(f"{table.benchmark}: {table.verdict.sentence}")
         if table.comparisons:
-            compared = comparisons_frame(table)
+            compared = benchmarks_charts.differences_frame(table.comparisons)
             share.table(
                 compared,
                 f"compared-{run.id}-{table.benchmark}",
                 f"{table.benchmark}, {table.metric}: paired differences with 95 % intervals and "
                 f"p-values adjusted by Holm · run {run.id}",
-                command,
-                python,
+                origin,
                 shown=paired_shown(compared),
             )

@@ -107,7 +107,7 @@ def _add_map(fig: go.Figure, label: str, pairs: Pairs, index: int, count: int) -
 
 
 def _add_targets(fig: go.Figure, matrix: ndarray, name: str, maps: Maps) -> None:
-    """Adds what can be clicked and hovered; heatmaps themselves report no clicks to Streamlit."""
+    """Adds what can be clicked and hovered."""
     here: dict[tuple[int, int], list[str]] = {}
     for label, pairs in maps.items():
         for student, teacher in pairs:
@@ -118,22 +118,9 @@ def _add_targets(fig: go.Figure, matrix: ndarray, name: str, maps: Maps) -> None
         + (f"<br>chosen by {' and '.join(here[s, t])}" if (s, t) in here else "")
         for s, t in cells
     ]
-    unseen = {"marker": {"opacity": 0}}
-    draw = go.Scatter if len(cells) <= _SVG_UP_TO else go.Scattergl
-    fig.add_trace(
-        draw(
-            x=[s for s, _ in cells],
-            y=[t for _, t in cells],
-            mode="markers",
-            marker={"symbol": "square", "size": 10, "opacity": 0},
-            selected=unseen,
-            unselected=unseen,
-            customdata=[list(cell) for cell in cells],
-            hovertext=hover,
-            hovertemplate="%{hovertext}<extra></extra>",
-            showlegend=False,
-        )
-    )
+    x, y = [s for s, _ in cells], [t for _, t in cells]
+    gl = len(cells) > _SVG_UP_TO
+    ink.add_targets(fig, x, y, 10, gl=gl, customdata=[*map(list, cells)], hovertext=hover)
 
 
 def maps_frame(maps: Maps, matrix: Float[ndarray, "n_teacher n_student"]) -> pd.DataFrame:
@@ -160,12 +147,7 @@ def explained_frame(r2: Float[ndarray, "n_teacher n_student"]) -> pd.DataFrame:
 
 
 def explained_figure(frame: pd.DataFrame, look: Look = LIGHT) -> go.Figure:
-    """How much of each student layer a linear map from the best teacher layer explains.
-
-    Args:
-        frame: from `explained_frame`.
-        look: light or dark.
-    """
+    """How much of each student layer a linear map from the best teacher layer explains."""
     colour = look.blue
     fig = go.Figure(
         go.Bar(

@@ -12,10 +12,12 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import plotly.graph_objects as go
 from jaxtyping import Float
 from numpy import ndarray
 
+from nuggets.amounts import plain_name
 from nuggets.documents.colours import CATEGORIES, Look
 from nuggets.documents.page import FONT
 from nuggets.ui.charts import room
@@ -99,19 +101,54 @@ def fade(colour: str, alpha: float) -> str:
     return f"rgba({red},{green},{blue},{alpha})"
 
 
-def errors(
-    mean: ndarray, low: ndarray, high: ndarray, look: Look, width: int = 5
-) -> dict[str, Any]:
-    """Plotly's asymmetric error bars from interval bounds; unknown bounds are not drawn."""
+def errors(frame: pd.DataFrame, mean: str, look: Look, width: int = 5) -> dict[str, Any]:
+    """Plotly's error bars from a frame's `low` and `high`; unknown ones are not drawn."""
     return {
         "type": "data",
         "symmetric": False,
-        "array": np.nan_to_num(high - mean).tolist(),
-        "arrayminus": np.nan_to_num(mean - low).tolist(),
+        "array": (frame["high"] - frame[mean]).fillna(0).tolist(),
+        "arrayminus": (frame[mean] - frame["low"]).fillna(0).tolist(),
         "color": look.ink,
         "thickness": 1.8,
         "width": width,
     }
+
+
+def add_line(
+    fig: go.Figure, frame: pd.DataFrame, mean: str, name: str, colour: str, **drawn: Any
+) -> None:
+    """Adds a line of a column over `step`, with a band from `low` to `high` behind it."""
+    if np.any(frame["low"] < frame["high"]):
+        fig.add_scatter(
+            x=[*frame["step"], *frame["step"][::-1]],
+            y=[*frame["high"], *frame["low"][::-1]],
+            mode="lines",
+            fill="toself",
+            fillcolor=fade(colour, 0.15),
+            line={"width": 0},
+            hoverinfo="skip",
+            legendgroup=name,
+            showlegend=False,
+        )
+    line = {"color": colour, "width": 2.5, "dash": drawn.pop("dash", "solid")}
+    fig.add_scatter(x=frame["step"], y=frame[mean], name=name, legendgroup=name, line=line, **drawn)
+
+
+def pivot(
+    frame: pd.DataFrame, down: str, across: str, *values: str, order: Sequence[str] | None = None
+) -> list[pd.DataFrame]:
+    """Each of some columns as a matrix, NaN where there is no row for a cell."""
+    places = {
+        "index": frame[down].unique(),
+        "columns": frame[across].unique() if order is None else order,
+    }
+    return [frame.pivot(index=down, columns=across, values=v).reindex(**places) for v in values]
+
+
+def with_bounds(frame: pd.DataFrame, mean: str) -> list[str]:
+    """A mean above its interval, row by row, for cells."""
+    rows = zip(frame[mean], frame["low"], frame["high"], strict=True)
+    return [f"{value:.2f}<br>[{low:.2f}, {high:.2f}]" for value, low, high in rows]
 
 
 def colour_axis(
@@ -160,9 +197,11 @@ def logarithm(values: Float[ndarray, "*n"]) -> Float[ndarray, "*n"]:
         return np.where(values > 0, np.log10(values), np.nan)
 
 
-def plain_name(name: str) -> str:
-    """An arm's or selector's name as people read it."""
-    return name.replace("_", " ")
+def short_module(module: str) -> str:
+    """`L3.up` for `model.layers.3.mlp.up_proj`; the last part of what is in no layer."""
+    parts = module.split(".")
+    layer = next((f"L{part}." for part in parts if part.isdigit()), "")
+    return shorten(layer + parts[-1].removesuffix("_proj"))
 
 
 def shorten(text: str, most: int = 28) -> str:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -11,7 +10,7 @@ import plotly.graph_objects as go
 
 from nuggets.documents import colours
 from nuggets.documents.colours import LIGHT, Look
-from nuggets.statistics.report import BenchmarkReport, CurvePoint
+from nuggets.statistics.report import BenchmarkReport
 from nuggets.statistics.verdict import Difference
 from nuggets.ui.charts import base as charts
 from nuggets.ui.charts import ink
@@ -19,10 +18,12 @@ from nuggets.ui.charts import ink
 ROLE_TITLES = {
     "treatment": "transfer",
     "baseline": "plain LoRA",
-    "control": "control",
+    "content_control": "content control",
+    "location_control": "location control",
     "comparator": "comparator",
     "reference": "no training",
 }
+UNSEEN = "no detectable difference"
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 SYMBOLS = ("circle", "square", "diamond", "cross", "triangle-up", "x", "star")
 
@@ -59,23 +60,19 @@ def arms_frame(report: BenchmarkReport) -> pd.DataFrame:
 
 def arms_figure(report: BenchmarkReport, look: Look = LIGHT) -> go.Figure:
     """Every arm as a bar with its interval, and every seed as a dot."""
-    fig = go.Figure()
-    arms = list(report.arms.values())
-    names = list(charts.labels(report.arms).values())
+    fig, frame, names = go.Figure(), arms_frame(report), list(charts.labels(report.arms).values())
     for role, colour in colours.ROLE_COLOURS.items():
-        own = [(arm, name) for arm, name in zip(arms, names, strict=True) if arm.role == role]
-        if not own:
+        own = frame.assign(name=names).query("role == @role")
+        if own.empty:
             continue
-        mean = np.array([arm.value for arm, _ in own])
-        low, high = np.array([arm.interval for arm, _ in own]).T
         fig.add_bar(
-            x=mean,
-            y=[name for _, name in own],
+            x=own["value"],
+            y=own["name"],
             orientation="h",
             name=ROLE_TITLES[role],
             marker_color=charts.fade(colour, 0.75),
-            error_x=charts.errors(mean, low, high, look, width=7),
-            customdata=np.column_stack([low, high]),
+            error_x=charts.errors(own, "value", look, width=7),
+            customdata=own[["low", "high"]],
             hovertemplate="%{y}: %{x:.3f} [%{customdata[0]:.3f}, %{customdata[1]:.3f}]"
             "<extra></extra>",
         )
@@ -107,8 +104,12 @@ def _add_seed_dots(
 
 def metric_title(report: BenchmarkReport) -> str:
     """The metric in words, and which way is better."""
-    better = "" if report.higher_is_better else " (lower is better)"
-    return f"{charts.plain_name(report.metric)} on {charts.shorten(report.task)}{better}"
+    where = f"on {charts.shorten(report.task)}{_direction(report)}"
+    return f"{charts.plain_name(report.metric)} {where}"
+
+
+def _direction(report: BenchmarkReport) -> str:
+    return "" if report.higher_is_better else " (lower is better)"
 
 
 def curves_frame(report: BenchmarkReport) -> pd.DataFrame:
@@ -127,41 +128,26 @@ def curves_figure(
     """Learning curves with bands over seeds, in the colours of the arms' roles."""
     labels, styles = charts.labels(report.arms), arm_styles(report)
     fig = go.Figure()
-    for name, arm in report.arms.items():
-        if arm.curve and (not arms or name in arms):
-            _add_curve(fig, arm.curve, labels[name], *styles[name])
+    for name, own in curves_frame(report).groupby("arm", sort=False):
+        if arms and name not in arms:
+            continue
+        colour, dash, symbol = styles[str(name)]
+        charts.add_line(
+            fig,
+            own,
+            "mean",
+            labels[str(name)],
+            colour,
+            dash=dash,
+            mode="lines+markers",
+            marker={"symbol": symbol, "size": 9},
+            customdata=own[["low", "high"]],
+            hovertemplate=f"{labels[str(name)]}, step %{{x}}: %{{y:.3f}} "
+            "[%{customdata[0]:.3f}, %{customdata[1]:.3f}]<extra></extra>",
+        )
     fig.update_xaxes(title="training step", showgrid=False)
-    fig.update_yaxes(title=charts.plain_name(report.metric))
+    fig.update_yaxes(title=charts.plain_name(report.metric) + _direction(report))
     return charts.finish(fig, look, 420, hovermode="closest")
-
-
-def _add_curve(
-    fig: go.Figure, curve: Sequence[CurvePoint], label: str, colour: str, dash: str, symbol: str
-) -> None:
-    steps, means, lows, highs = (list(column) for column in zip(*curve, strict=True))
-    fig.add_scatter(
-        x=[*steps, *steps[::-1]],
-        y=[*highs, *lows[::-1]],
-        mode="lines",
-        fill="toself",
-        fillcolor=charts.fade(colour, 0.16),
-        line={"width": 0},
-        hoverinfo="skip",
-        legendgroup=label,
-        showlegend=False,
-    )
-    fig.add_scatter(
-        x=steps,
-        y=means,
-        mode="lines+markers",
-        name=label,
-        legendgroup=label,
-        line={"color": colour, "width": 2.5, "dash": dash},
-        marker={"symbol": symbol, "size": 9},
-        customdata=list(zip(lows, highs, strict=True)),
-        hovertemplate=f"{label}, step %{{x}}: %{{y:.3f}} "
-        "[%{customdata[0]:.3f}, %{customdata[1]:.3f}]<extra></extra>",
-    )
 
 
 def differences_frame(differences: Sequence[Difference]) -> pd.DataFrame:
@@ -192,30 +178,24 @@ def forest_figure(differences: Sequence[Difference], look: Look = LIGHT) -> go.F
     """
     fig = go.Figure()
     names = list(charts.labels([f"{d.arm} − {d.versus}" for d in differences], 40).values())
-    for seen, title, colour, symbol in (
-        ("better", "better", look.blue, "circle"),
-        ("worse", "worse", colours.VERMILION, "square"),
-        ("neither", "no detectable difference", colours.GREY, "circle-open"),
+    frame = differences_frame(differences).assign(name=names, seen=[_seen(d) for d in differences])
+    for title, colour, symbol in (
+        ("better", look.blue, "circle"),
+        ("worse", colours.VERMILION, "square"),
+        (UNSEEN, colours.GREY, "circle-open"),
     ):
-        own = [d for d in differences if _seen(d) == seen]
-        if not own:
+        own = frame.query("seen == @title")
+        if own.empty:
             continue
-        mean, low, high = np.array(
-            [(d.interval.mean, d.interval.low, d.interval.high) for d in own]
-        ).T
+        line = {"width": 2, "color": colour}
         fig.add_scatter(
-            x=mean,
-            y=[names[differences.index(d)] for d in own],
+            x=own["difference"],
+            y=own["name"],
             mode="markers",
             name=title,
-            marker={
-                "size": 13,
-                "color": colour,
-                "symbol": symbol,
-                "line": {"width": 2, "color": colour},
-            },
-            error_x=charts.errors(mean, low, high, look, width=7) | {"color": colour},
-            customdata=[(d.interval.low, d.interval.high, d.p_holm) for d in own],
+            marker={"size": 13, "color": colour, "symbol": symbol, "line": line},
+            error_x=charts.errors(own, "difference", look, width=7) | {"color": colour},
+            customdata=own[["low", "high", "p_holm"]],
             hovertemplate="%{y}: %{x:+.3f} [%{customdata[0]:+.3f}, %{customdata[1]:+.3f}]"
             "<br>p (Holm) %{customdata[2]:.2g}<extra></extra>",
         )
@@ -226,7 +206,7 @@ def forest_figure(differences: Sequence[Difference], look: Look = LIGHT) -> go.F
 
 
 def _seen(difference: Difference) -> str:
-    return "better" if difference.better else "worse" if difference.worse else "neither"
+    return "better" if difference.better else "worse" if difference.worse else UNSEEN
 
 
 def retention_frame(report: BenchmarkReport) -> pd.DataFrame:
@@ -249,25 +229,13 @@ def retention_frame(report: BenchmarkReport) -> pd.DataFrame:
 def retention_figure(report: BenchmarkReport, look: Look = LIGHT) -> go.Figure:
     """Old skills after training, arm by arm; the interval is written below each value."""
     frame = retention_frame(report)
-    arms, skills = list(report.arms), list(dict.fromkeys(frame["skill"]))
-    table = {(row["arm"], row["skill"]): row for row in frame.to_dict("records")}
-    z = [[_value(table.get((arm, skill))) for skill in skills] for arm in arms]
-    text = [[_with_interval(table.get((arm, skill))) for skill in skills] for arm in arms]
+    frame = frame.assign(text=charts.with_bounds(frame, "value"))
+    z, text = charts.pivot(frame, "arm", "skill", "value", "text")
     axis = charts.colour_axis(np.array([0.0, 1.0]), False, "exact match")
-    x, y = (list(charts.labels(names).values()) for names in (skills, arms))
+    x, y = (list(charts.labels(names).values()) for names in (z, z.index))
     fig = go.Figure()
     hover = "%{y}, %{x}: %{text}<extra></extra>"
-    ink.add_cells(fig, np.array(z), text, axis, hover, x=x, y=y)
+    ink.add_cells(fig, z.to_numpy(), text.to_numpy(), axis, hover, x=x, y=y)
     fig.update_yaxes(autorange="reversed", showgrid=False)
     fig.update_xaxes(side="top", showgrid=False)
-    return charts.finish(fig, look, 120 + 44 * max(3, len(arms)))
-
-
-def _value(row: Mapping[Any, Any] | None) -> float:
-    return float("nan") if row is None else row["value"]
-
-
-def _with_interval(row: Mapping[Any, Any] | None) -> str:
-    if row is None:
-        return ""
-    return f"{row['value']:.2f}<br>[{row['low']:.2f}, {row['high']:.2f}]"
+    return charts.finish(fig, look, 120 + 44 * max(3, len(z)))

@@ -13,26 +13,15 @@ from nuggets.ui.charts import ink
 
 
 def cross_figure(frame: pd.DataFrame, metric: str, look: Look = LIGHT) -> go.Figure:
-    """Target tasks down, starts across; a frame marks the task's own seed samples.
-
-    Args:
-        frame: from `study_parts.results_frame`.
-        metric: of the values.
-        look: light or dark.
-    """
+    """Target tasks down, starts across; a frame marks the task's own seed samples."""
     frame = frame.query("role != 'reference'")
-    targets = list(dict.fromkeys(frame["run"]))
-    starts = list(dict.fromkeys(frame["arm"]))
-    z = np.full((len(targets), len(starts)), np.nan)
-    text = np.full(z.shape, "", dtype=object)
-    for row in frame.to_dict("records"):
-        place = targets.index(row["run"]), starts.index(row["arm"])
-        z[place] = row[metric]
-        text[place] = f"{row[metric]:.2f}<br>[{row['low']:.2f}, {row['high']:.2f}]"
-    axis = charts.colour_axis(z, False, charts.plain_name(metric))
+    frame = frame.assign(text=charts.with_bounds(frame, metric))
+    z, text = charts.pivot(frame, "run", "arm", metric, "text")
+    targets, starts = list(z.index), list(z)
+    axis = charts.colour_axis(z.to_numpy(), False, charts.plain_name(metric))
     grid = {"x": np.arange(len(starts)), "y": np.arange(len(targets)), "xgap": 3, "ygap": 3}
     fig = go.Figure()
-    ink.add_cells(fig, z, text, axis, "%{text}<extra></extra>", **grid)
+    ink.add_cells(fig, z.to_numpy(), text.to_numpy(), axis, "%{text}<extra></extra>", **grid)
     for row, target in enumerate(targets):
         if target in starts:
             x = starts.index(target)

@@ -126,19 +126,37 @@ def map_figure(
         percent=shown.unit == "share",
         least=LEAST_RATIO if shown.unit == "ratio" else 0.0,
     )
-    n_layers = 1 + max(int(cell["layer"]) for cell in cells if cell["role"] in LAYER_ROLES)
-    columns = _columns(cell["role"] for cell in cells)
+    layers = [int(cell["layer"]) for cell in cells if cell["role"] in LAYER_ROLES]
+    grid = _Grid(cells, _columns(cell["role"] for cell in cells), 1 + max(layers), shown)
     fig = go.Figure()
     for group in (ATTENTION, FFN):
-        across = {role: x for role, x in columns.items() if role in group}
-        if across:
-            _add_block(fig, cells, across, n_layers, shown, axis)
-    _add_bars(fig, cells, columns, n_layers, shown, axis)
-    _add_targets(fig, cells, columns, n_layers, shown)
+        if across := {role: x for role, x in grid.columns.items() if role in group}:
+            _add_block(fig, grid, across, axis)
+    _add_bars(fig, grid, axis)
+    _add_targets(fig, grid)
     fig.update_layout(coloraxis=axis, hovermode="closest", hoverdistance=40)
     fig.update_layout(clickmode="event+select")
-    _label_axes(fig, columns, n_layers, any(cell["role"] == "head" for cell in cells), look)
-    return charts.finish(fig, look, map_height(n_layers))
+    _label_axes(fig, grid, look)
+    return charts.finish(fig, look, map_height(grid.n_layers))
+
+
+class _Grid(NamedTuple):
+    """What is drawn, and where."""
+
+    cells: Sequence[Cell]
+    columns: Mapping[str, float]
+    n_layers: int
+    shown: Shown
+
+    @property
+    def ends(self) -> dict[str, float]:
+        """Where embedding and head are drawn; a tied head is not there."""
+        return {"embed": -1 - _APART, "head": self.n_layers + _APART}
+
+    @property
+    def edges(self) -> list[float]:
+        """Left and right."""
+        return [-0.5, max(self.columns.values()) + 0.5]
 
 
 def _columns(roles: Iterable[str]) -> dict[str, float]:
@@ -159,80 +177,46 @@ def _cell(n_layers: int) -> float:
 
 
 def _add_block(
-    fig: go.Figure,
-    cells: Sequence[Cell],
-    across: Mapping[str, float],
-    n_layers: int,
-    shown: Shown,
-    axis: Mapping[str, Any],
+    fig: go.Figure, grid: _Grid, across: Mapping[str, float], axis: Mapping[str, Any]
 ) -> None:
     """Adds one heatmap of layers × roles."""
-    z = np.full((n_layers, len(across)), np.nan)
+    z = np.full((grid.n_layers, len(across)), np.nan)
     text = np.full(z.shape, "", dtype=object)
     roles = list(across)
-    for cell in (cell for cell in cells if cell["role"] in across):
+    for cell in (cell for cell in grid.cells if cell["role"] in across):
         place = int(cell["layer"]), roles.index(cell["role"])
         z[place] = cell["z"]
-        text[place] = shown.write(cell["value"])
-    words = text if n_layers <= _LABELS_UP_TO else None
-    ink.add_cells(fig, z, words, axis, x=list(across.values()), y=np.arange(n_layers))
+        text[place] = grid.shown.write(cell["value"])
+    words = text if grid.n_layers <= _LABELS_UP_TO else None
+    ink.add_cells(fig, z, words, axis, x=list(across.values()), y=np.arange(grid.n_layers))
 
 
-def _ends(n_layers: int) -> dict[str, float]:
-    """Where embedding and head are drawn; a tied head is not there."""
-    return {"embed": -1 - _APART, "head": n_layers + _APART}
-
-
-def _edges(columns: Mapping[str, float]) -> list[float]:
-    return [-0.5, max(columns.values()) + 0.5]
-
-
-def _add_bars(
-    fig: go.Figure,
-    cells: Sequence[Cell],
-    columns: Mapping[str, float],
-    n_layers: int,
-    shown: Shown,
-    axis: Mapping[str, Any],
-) -> None:
+def _add_bars(fig: go.Figure, grid: _Grid, axis: Mapping[str, Any]) -> None:
     """Adds embedding and head as bars as wide as the layers."""
-    ends = _ends(n_layers)
-    for cell in (cell for cell in cells if cell["role"] in ends):
-        y = ends[cell["role"]]
+    for cell in (cell for cell in grid.cells if cell["role"] in grid.ends):
+        y = grid.ends[cell["role"]]
         z = np.array([[cell["z"]]], dtype=np.float64)
-        text = [[f"{cell['name']}  {shown.write(cell['value'])}"]]
-        place = {"x": _edges(columns), "y": [y - 0.5, y + 0.5], "xgap": 0}
-        ink.add_cells(fig, z, text, axis, **place)
+        text = [[f"{cell['name']}  {grid.shown.write(cell['value'])}"]]
+        ink.add_cells(fig, z, text, axis, x=grid.edges, y=[y - 0.5, y + 0.5], xgap=0)
 
 
-def _add_targets(
-    fig: go.Figure,
-    cells: Sequence[Cell],
-    columns: Mapping[str, float],
-    n_layers: int,
-    shown: Shown,
-) -> None:
-    """Adds what can be clicked: an unseen square per cell, which shows once it is chosen.
-
-    Heatmaps themselves report no clicks to Streamlit.
-    """
-    ends = _ends(n_layers)
+def _add_targets(fig: go.Figure, grid: _Grid) -> None:
+    """Adds what can be clicked: a square per cell, which shows once it is chosen."""
+    ends = grid.ends
     targets = [
         (x, ends.get(cell["role"], cell["layer"]), cell)
-        for cell in cells
-        for x in (columns.values() if cell["role"] in ends else [columns[cell["role"]]])
+        for cell in grid.cells
+        for x in (grid.columns.values() if cell["role"] in ends else [grid.columns[cell["role"]]])
     ]
-    fig.add_scatter(
-        x=[x for x, _, _ in targets],
-        y=[y for _, y, _ in targets],
-        mode="markers",
-        marker={"symbol": "square", "size": _cell(n_layers) - 4, "opacity": 0, "color": "#ffffff"},
-        selected={"marker": {"opacity": 0.45}},
-        unselected={"marker": {"opacity": 0}},
-        customdata=[cell["module"] for _, _, cell in targets],
-        hovertext=[_hover(cell, shown) for _, _, cell in targets],
-        hovertemplate="%{hovertext}<extra></extra>",
-        showlegend=False,
+    x, y, cells = zip(*targets, strict=True)
+    ink.add_targets(
+        fig,
+        x,
+        y,
+        _cell(grid.n_layers) - 4,
+        chosen=0.45,
+        customdata=[cell["module"] for cell in cells],
+        hovertext=[_hover(cell, grid.shown) for cell in cells],
     )
 
 
@@ -246,20 +230,20 @@ def _hover(cell: Cell, shown: Shown) -> str:
     )
 
 
-def _label_axes(
-    fig: go.Figure, columns: Mapping[str, float], n_layers: int, has_head: bool, look: Look
-) -> None:
+def _label_axes(fig: go.Figure, grid: _Grid, look: Look) -> None:
+    columns, n_layers = grid.columns, grid.n_layers
+    has_head = any(cell["role"] == "head" for cell in grid.cells)
     fig.update_xaxes(
         tickvals=list(columns.values()),
         ticktext=list(columns),
-        range=_edges(columns),
+        range=grid.edges,
         side="top",
         showgrid=False,
         fixedrange=True,
     )
     step = 1 if n_layers <= 40 else 5
     layers = list(range(0, n_layers, step))
-    top, bottom = _ends(n_layers).values()
+    top, bottom = grid.ends.values()
     fig.update_yaxes(
         tickvals=[top, *layers, *([bottom] if has_head else [])],
         ticktext=["in", *(f"L{layer}" for layer in layers), *(["out"] if has_head else [])],

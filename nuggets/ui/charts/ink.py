@@ -70,9 +70,34 @@ def add_cells(
         if text is not None and (own & np.isfinite(z)).any():
             fig.add_heatmap(
                 z=np.where(own, z, np.nan),
-                text=np.where(own, words, ""),  # written even where z is not there
+                text=np.where(own & np.isfinite(z), words, ""),  # else written on nothing
                 texttemplate="%{text}",
                 textfont={"size": 13, "color": ink},
                 hoverinfo="skip",
                 **cells,
             )
+
+
+def add_targets(
+    fig: go.Figure,
+    x: Sequence[float],
+    y: Sequence[float],
+    size: float,
+    chosen: float = 0.0,
+    gl: bool = False,
+    **told: Any,
+) -> None:
+    """Adds unseen squares to click, since heatmaps themselves report no clicks to Streamlit."""
+    fig.add_trace(
+        (go.Scattergl if gl else go.Scatter)(
+            x=x,
+            y=y,
+            mode="markers",
+            marker={"symbol": "square", "size": size, "opacity": 0, "color": "#ffffff"},
+            selected={"marker": {"opacity": chosen}},
+            unselected={"marker": {"opacity": 0}},
+            hovertemplate="%{hovertext}<extra></extra>" if "hovertext" in told else None,
+            showlegend=False,
+            **told,
+        )
+    )

@@ -23,11 +23,10 @@ CLAIMS = {
 """Fields of a calibration's design → what was said of identical arms."""
 
 
-def energy_frame(found: Sequence[api.Factors], shuffled: bool) -> pd.DataFrame:
+def energy_frame(found: Sequence[api.Factors]) -> pd.DataFrame:
     """Mean over the windows of what each rank keeps; windows of less rank keep everything."""
-    names = {"window": "energy", "shuffled entries": "shuffled"}
     frames = []
-    for name, field in list(names.items())[: 2 if shuffled else 1]:
+    for name, field in (("window", "energy"), ("shuffled entries", "shuffled")):
         curves = [getattr(factors, field) for factors in found]
         most = max(len(curve) for curve in curves)
         filled = [np.pad(curve, (0, most - len(curve)), constant_values=1.0) for curve in curves]
@@ -67,7 +66,7 @@ def injected_frame(found: Sequence[api.Factors]) -> pd.DataFrame:
     """Per student matrix: how large what is injected is, and what is left of it at step 0."""
     return pd.DataFrame(
         {
-            "matrix": [_short(factors.module) for factors in found],
+            "matrix": [charts.short_module(factors.module) for factors in found],
             "injected": [factors.injection.size for factors in found],
             "left_at_step_0": [factors.injection.left for factors in found],
         }
@@ -103,12 +102,11 @@ def claims_frame(found: api.Calibration) -> pd.DataFrame:
 
 def claims_figure(frame: pd.DataFrame, look: Look = LIGHT) -> go.Figure:
     """How often something was claimed of identical arms, with intervals; 5 % was promised."""
-    rate, low, high = (frame[name].to_numpy(float) for name in ("rate", "low", "high"))
     names = [f"{said}, {n} seeds" for said, n in zip(frame["said"], frame["seeds"], strict=True)]
     five = frame["seeds"] == frame["seeds"].max()
     fig = go.Figure(
         go.Scatter(
-            x=rate,
+            x=frame["rate"],
             y=names,
             mode="markers",
             marker={
@@ -116,16 +114,16 @@ def claims_figure(frame: pd.DataFrame, look: Look = LIGHT) -> go.Figure:
                 "color": [look.blue if more else colours.ORANGE for more in five],
                 "symbol": ["square" if more else "circle" for more in five],
             },
-            error_x=charts.errors(rate, low, high, look),
+            error_x=charts.errors(frame, "rate", look),
             hovertemplate="%{y}: %{x:.2%}<extra></extra>",
             showlegend=False,
         )
     )
     fig.add_scatter(
-        x=high,
+        x=frame["high"],
         y=names,
         mode="text",
-        text=[f"  {100 * value:.2g} %" for value in rate],
+        text=[f"  {100 * value:.2g} %" for value in frame["rate"]],
         textposition="middle right",
         hoverinfo="skip",
         showlegend=False,
@@ -152,16 +150,15 @@ def power_figure(frame: pd.DataFrame, look: Look = LIGHT) -> go.Figure:
     """The rate of “helps” against the true difference, with intervals."""
     fig = go.Figure()
     for place, (seeds, own) in enumerate(frame.groupby("seeds")):
-        rate, low, high = (own[name].to_numpy(float) for name in ("rate", "low", "high"))
         colour = (colours.ORANGE, look.blue)[place % 2]
         fig.add_scatter(
             x=own["difference"] + 0.004 * (2 * place - 1),
-            y=rate,
+            y=own["rate"],
             name=f"{seeds} seeds",
             mode="lines+markers",
             line={"color": colour, "width": 3},
             marker={"size": 10, "symbol": ("circle", "square")[place % 2]},
-            error_y=charts.errors(rate, low, high, look) | {"color": colour},
+            error_y=charts.errors(own, "rate", look) | {"color": colour},
             hovertemplate="%{y:.0%} found<extra></extra>",
         )
     fig.update_xaxes(title="true difference", tickvals=sorted(set(frame["difference"])))
@@ -206,29 +203,20 @@ def cuts_frame(found: api.lessons.GraftLesson) -> pd.DataFrame:
 
 def cuts_figure(frame: pd.DataFrame, look: Look = LIGHT) -> go.Figure:
     """Bars per way of cutting with intervals."""
-    mean, low, high = (frame[name].to_numpy(float) for name in ("value", "low", "high"))
     fig = go.Figure(
         go.Bar(
-            x=mean,
+            x=frame["value"],
             y=frame["origin"],
             orientation="h",
-            marker_color=[look.blue, colours.SKY, colours.GREY][: len(frame)],
-            error_x=charts.errors(mean, low, high, look, width=7),
+            marker_color=[colours.ROLE_COLOURS[role] for role in frame["role"]],
+            error_x=charts.errors(frame, "value", look, width=7),
             hovertemplate="%{y}: %{x:.3f}<extra></extra>",
         )
     )
     fig.update_xaxes(title="exact match", rangemode="tozero")
     fig.update_yaxes(autorange="reversed", showgrid=False)
-    return charts.finish(fig, look, 240)
+    return charts.finish(fig, look, 110 + 44 * max(3, len(frame)))
 
 
 def _rate(rate: object) -> dict[str, float]:
     return {"rate": rate.value, "low": rate.low, "high": rate.high}  # type: ignore[attr-defined]
-
-
-def _short(module: str) -> str:
-    """`L2.q` from `model.layers.2.self_attn.q_proj`."""
-    parts = module.split(".")
-    if "layers" not in parts:
-        return parts[-1]
-    return f"L{parts[parts.index('layers') + 1]}.{parts[-1].removesuffix('_proj')}"

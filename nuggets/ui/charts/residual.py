@@ -42,11 +42,6 @@ def residual_figure(found: Found, look: Look = LIGHT, columns: int = 4) -> go.Fi
 
     A consistent choice is a bar code of unbroken lines; independent windows jump from matrix to
     matrix. Many dimensions are drawn in blocks, the stronger the more of a block is chosen.
-
-    Args:
-        found: what every selector chose.
-        look: light or dark.
-        columns: most panels side by side.
     """
     rows = math.ceil(len(found) / columns)
     columns = math.ceil(len(found) / rows)

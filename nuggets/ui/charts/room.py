@@ -20,12 +20,7 @@ LEGEND = 49
 
 
 def margins(layout: Mapping[str, Any], traces: Iterable[Any]) -> dict[str, int]:
-    """Pixels to the left, right, top and bottom that labels, colour scale and legend need.
-
-    Args:
-        layout: of the figure, as plain values.
-        traces: of the figure.
-    """
+    """Pixels to the left, right, top and bottom that labels, colour scale and legend need."""
     traces = list(traces)
     room = {"l": 8, "r": 8, "t": 32, "b": 8}
     for name, axis in layout.items():

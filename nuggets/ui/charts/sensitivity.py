@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
-from jaxtyping import Float
 from numpy import ndarray
 from plotly.subplots import make_subplots
 
@@ -85,28 +84,14 @@ def matrix_figure(
     seen = np.maximum(z, np.nanquantile(z, FAINT)) if log else z
     title = f"{which} per block" + (", A − B as shares of the matrix" if signed else "")
     fig.update_layout(coloraxis=charts.colour_axis([seen], signed, title, log=log))
-    _add_target(fig, binned)
+    # A plot that has nothing to select reports no boxes.
+    middle = [binned.cols[[0, -1]].mean()], [binned.rows[[0, -1]].mean()]
+    ink.add_targets(fig, *middle, 22, hoverinfo="none", xaxis="x3", yaxis="y3")
     down, across = binned.rows[[-1, 0]].tolist(), binned.cols[[0, -1]].tolist()
     fig.update_yaxes(title=axes[0], range=down, row=2, col=1)
     fig.update_yaxes(range=down, row=2, col=2)
     fig.update_xaxes(title=axes[1], range=across, row=2, col=1)
     return charts.finish(fig, look, 540, dragmode="select", legend_traceorder="reversed")
-
-
-def _add_target(fig: go.Figure, binned: Binned) -> None:
-    """Adds an unseen marker: a plot that has nothing to select reports no boxes."""
-    fig.add_scatter(
-        x=[binned.cols[[0, -1]].mean()],
-        y=[binned.rows[[0, -1]].mean()],
-        mode="markers",
-        marker={"symbol": "square", "size": 22, "opacity": 0},
-        selected={"marker": {"opacity": 0}},
-        unselected={"marker": {"opacity": 0}},
-        hoverinfo="none",
-        showlegend=False,
-        row=2,
-        col=1,
-    )
 
 
 def _add_profiles(
@@ -157,13 +142,12 @@ def layers_figure(frame: pd.DataFrame, look: Look = LIGHT) -> go.Figure:
     fig = make_subplots(1, 2, shared_yaxes=True, horizontal_spacing=0.1)
     y = [f"L{layer}" for layer in frame["layer"]]
     fills = [colours.ORANGE if chosen else colours.GREY for chosen in frame["chosen"]]
-    mean, low, high = (frame[name].to_numpy(float) for name in ("share", "low", "high"))
     fig.add_bar(
-        x=mean,
+        x=frame["share"],
         y=y,
         orientation="h",
         marker_color=fills,
-        error_x=charts.errors(mean, low, high, look),
+        error_x=charts.errors(frame, "share", look),
         hovertemplate="%{y}: %{x:.1%}<extra></extra>",
         row=1,
         col=1,
@@ -195,13 +179,7 @@ def layers_figure(frame: pd.DataFrame, look: Look = LIGHT) -> go.Figure:
 def units_frame(
     top: Sequence[tuple[int, int, float]], unit: str, others: set[tuple[int, int]] | None = None
 ) -> pd.DataFrame:
-    """One row per neuron or head, most sensitive first.
-
-    Args:
-        top: layer, index and share.
-        unit: what one is called.
-        others: layer and index of those that another task has among its first; None for no other.
-    """
+    """One row per neuron or head, most sensitive first; `in_both` where another task has it too."""
     frame = pd.DataFrame(
         {
             "unit": [f"L{layer} {unit} {index}" for layer, index, _ in top],
@@ -241,10 +219,10 @@ def overlap_frame(found: Sequence[Sequence[Overlap]], tasks: Sequence[str]) -> p
     return frame
 
 
-def overlap_figure(
-    shares: Float[ndarray, "n n"], tasks: Sequence[str], look: Look = LIGHT
-) -> go.Figure:
+def overlap_figure(frame: pd.DataFrame, look: Look = LIGHT) -> go.Figure:
     """How much of the top units every two tasks have in common; the diagonal is left empty."""
+    tasks = list(frame["task"])
+    shares = frame.drop(columns="task").to_numpy(float)
     shares = np.where(np.eye(len(tasks), dtype=bool), np.nan, shares)
     names = list(charts.labels(tasks, 14).values())
     axis = charts.colour_axis([shares, np.array([0.0])], False, "in common", percent=True)

@@ -11,6 +11,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from nuggets import api
+from nuggets.amounts import extent
 from nuggets.documents import colours
 from nuggets.documents.colours import LIGHT, Look
 from nuggets.extraction.plan import ExtractionPlan
@@ -27,38 +28,18 @@ POINTS = 120
 
 def plan_frame(plan: ExtractionPlan) -> pd.DataFrame:
     """One row per student matrix: where it comes from and what it keeps."""
-    rows = [
-        {
-            "student_module": item.student_module,
-            "teacher_module": item.teacher_module,
-            "role": item.role,
-            "student_layer": item.student_layer,
-            "teacher_layer": item.teacher_layer,
-            "kept_mass": item.kept_mass,
-            "area": item.area,
-            "times_its_share": item.kept_mass / item.area,
-            "rank": item.rank,
-        }
-        for item in plan.items
-    ]
-    return pd.DataFrame(rows)
+    left_out = {"shape", "rows", "cols", "runner_up"}
+    frame = pd.DataFrame([item.model_dump(exclude=left_out) for item in plan.items])
+    return frame.assign(times_its_share=frame["kept_mass"] / frame["area"])
 
 
 def plan_figure(frame: pd.DataFrame, look: Look = LIGHT) -> go.Figure:
     """Layer pairs on y, roles on x: how much more sensitivity is kept than by chance."""
-    roles, names, place = _grid(frame)
-    times = np.full((len(names), len(roles)), np.nan)
-    kept = np.full(times.shape, np.nan)
-    for (row, column), value, mass in zip(
-        place, frame["times_its_share"], frame["kept_mass"], strict=True
-    ):
-        times[row, column], kept[row, column] = value, mass
-    text = [["" if np.isnan(v) else f"{v:.2f}×" for v in line] for line in times]
+    times, kept = _by_role(frame, "times_its_share", "kept_mass")
+    text = times.map("{:.2f}×".format)
     axis = {"cmin": -2.0, "cmax": 2.0, "colorscale": charts.SIGNED, "showscale": False}
     hover = "%{y} · %{x}<br>keeps %{customdata:.1%}, %{text} its share<extra></extra>"
-    fig = go.Figure()
-    ink.add_cells(fig, np.log2(times), text, axis, hover, x=roles, y=names, customdata=kept)
-    return _as_grid(fig, look, 30, len(names))
+    return _grid_figure(times.map(np.log2), text, axis, hover, look, 30, customdata=kept)
 
 
 def _row(student: float | None, teacher: float | None) -> str:
@@ -71,10 +52,10 @@ def windows_frame(plan: ExtractionPlan) -> pd.DataFrame:
     """One row per student matrix, for reading: rows and columns as ranges, shares beside them."""
     rows = [
         {
-            "matrix": _short(item.student_module),
+            "matrix": charts.short_module(item.student_module),
             "from": "–" if item.teacher_layer is None else f"L{item.teacher_layer}",
-            "rows": _extent(item.rows),
-            "columns": _extent(item.cols),
+            "rows": extent(item.rows),
+            "columns": extent(item.cols),
             "keeps": item.kept_mass,
             "of its entries": item.area,
             "runner-up": None if item.runner_up is None else item.runner_up[2],
@@ -82,16 +63,6 @@ def windows_frame(plan: ExtractionPlan) -> pd.DataFrame:
         for item in plan.items
     ]
     return pd.DataFrame(rows)
-
-
-def _extent(chosen: Sequence[int] | None) -> str:
-    """Chosen indices in few words: a contiguous range, or how many between which."""
-    if chosen is None:
-        return "single entries"
-    first, last = chosen[0], chosen[-1]
-    if last - first + 1 == len(chosen):
-        return f"{first}–{last}"
-    return f"{len(chosen)} of {first}–{last}"
 
 
 def neighbours_frame(found: Residual) -> pd.DataFrame:
@@ -113,7 +84,7 @@ def neighbours_figure(frame: pd.DataFrame, chance: float, look: Look = LIGHT) ->
         go.Bar(
             x=np.arange(len(frame)),
             y=frame["shared"],
-            customdata=np.stack([frame["matrix"].map(_short), frame["next"].map(_short)], axis=1),
+            customdata=frame[["matrix", "next"]].map(charts.short_module),
             marker={"color": np.where(whole, colours.GREEN, colours.BLUE)},
             hovertemplate="%{customdata[0]} → %{customdata[1]}<br>share %{y:.0%}<extra></extra>",
         )
@@ -134,72 +105,52 @@ def neighbours_figure(frame: pd.DataFrame, chance: float, look: Look = LIGHT) ->
     return charts.finish(fig, look, 240, margin={"t": 16}, bargap=0.15)
 
 
-def _short(module: str) -> str:
-    """`model.layers.3.mlp.up_proj` as `L3 up_proj`."""
-    parts = module.split(".")
-    layer = next((part for part in parts if part.isdigit()), None)
-    return charts.shorten(parts[-1] if layer is None else f"L{layer} {parts[-1]}")
-
-
 def kept_frame(plan: ExtractionPlan, kept: Sequence[api.KeptBySvd]) -> pd.DataFrame:
     """One row per student matrix: the rank that is used and the energy it keeps."""
-    rows = [
-        {
-            "student_module": item.student_module,
-            "role": item.role,
-            "student_layer": item.student_layer,
-            "teacher_layer": item.teacher_layer,
-            "rank": found.rank,
-            "energy": found.energy,
-            "trained_weights": found.parameters,
-        }
-        for item, found in zip(plan.items, kept, strict=True)
-    ]
-    return pd.DataFrame(rows)
+    used = {
+        "rank": [each.rank for each in kept],
+        "energy": [each.energy for each in kept],
+        "trained_weights": [each.parameters for each in kept],
+    }
+    columns = ["student_module", "role", "student_layer", "teacher_layer"]
+    return plan_frame(plan)[columns].assign(**used)
 
 
 def kept_figure(frame: pd.DataFrame, look: Look = LIGHT) -> go.Figure:
     """Layer pairs on y, roles on x: energy as colour and in percent, the rank below it."""
-    roles, names, place = _grid(frame)
-    energy, rank = np.full((2, len(names), len(roles)), np.nan)
-    for (row, column), kept, used in zip(place, frame["energy"], frame["rank"], strict=True):
-        energy[row, column], rank[row, column] = kept, used
-    text = [
-        ["" if np.isnan(e) else f"{e:.0%}<br>r {r:.0f}" for e, r in zip(*line, strict=True)]
-        for line in zip(energy, rank, strict=True)
-    ]
+    energy, rank = _by_role(frame, "energy", "rank")
+    text = energy.map("{:.0%}".format) + rank.map("<br>r {:.0f}".format)
     bar = {"tickformat": ".0%", "thickness": 12}
     axis = {"cmin": 0.0, "cmax": 1.0, "colorscale": charts.MAGNITUDE, "colorbar": bar}
-    fig = go.Figure()
-    hover = "%{y} · %{x}<br>%{text}<extra></extra>"
-    ink.add_cells(fig, energy, text, axis, hover, x=roles, y=names)
-    return _as_grid(fig, look, 46, len(names))
+    return _grid_figure(energy, text, axis, "%{y} · %{x}<br>%{text}<extra></extra>", look, 46)
 
 
-def _grid(frame: pd.DataFrame) -> tuple[list[str], list[str], list[tuple[int, int]]]:
-    """Columns, rows, and each matrix's place among them."""
-    roles = [role for role in ROLES if role in set(frame["role"])]
+def _by_role(frame: pd.DataFrame, *values: str) -> list[pd.DataFrame]:
+    """Values of all matrices, layer pairs down and roles across."""
     rows = [_row(s, t) for s, t in zip(frame["student_layer"], frame["teacher_layer"], strict=True)]
-    names = list(dict.fromkeys(rows))
-    place = [
-        (names.index(row), roles.index(role)) for row, role in zip(rows, frame["role"], strict=True)
-    ]
-    return roles, names, place
+    roles = [role for role in ROLES if role in set(frame["role"])]
+    return charts.pivot(frame.assign(row=rows), "row", "role", *values, order=roles)
 
 
-def _as_grid(fig: go.Figure, look: Look, row_height: int, n_rows: int) -> go.Figure:
+def _grid_figure(
+    z: pd.DataFrame, text: pd.DataFrame, axis: Any, hover: str, look: Look, height: int, **more: Any
+) -> go.Figure:
+    """Layer pairs on y, roles on x; `height` of a row in pixels."""
+    fig = go.Figure()
+    cells = {"x": list(z), "y": list(z.index), **more}
+    ink.add_cells(fig, z.to_numpy(), text.to_numpy(), axis, hover, **cells)
     fig.update_yaxes(autorange="reversed", showgrid=False, title="teacher → student")
     fig.update_xaxes(side="top", showgrid=False)
-    return charts.finish(fig, look, 56 + row_height * n_rows, margin={"t": 36, "b": 4})
+    return charts.finish(fig, look, 56 + height * len(z), margin={"t": 36, "b": 4})
 
 
 def losses_frame(rows: Sequence[Mapping[str, float | str]]) -> pd.DataFrame:
     """Training loss per arm and step over the seeds that got there, thinned for the eye.
 
     Each seed's losses within a few neighbouring steps become their mean; then `loss` is the mean
-    over seeds, `lowest` and `highest` the seeds at the edges, `seeds` how many there are.
+    over seeds, `low` and `high` the seeds at the edges, `seeds` how many there are.
     """
-    columns = ["arm", "step", "loss", "lowest", "highest", "seeds"]
+    columns = ["arm", "step", "loss", "low", "high", "seeds"]
     if not rows:
         return pd.DataFrame(columns=columns)
     every = max(1, int(max(float(row["step"]) for row in rows)) // POINTS)
@@ -210,8 +161,8 @@ def losses_frame(rows: Sequence[Mapping[str, float | str]]) -> pd.DataFrame:
     )
     found = by_seed.groupby(["arm", "step"], sort=False, as_index=False).agg(
         loss=("loss", "mean"),
-        lowest=("loss", "min"),
-        highest=("loss", "max"),
+        low=("loss", "min"),
+        high=("loss", "max"),
         seeds=("loss", "count"),
     )
     return pd.DataFrame(found, columns=columns)
@@ -220,12 +171,7 @@ def losses_frame(rows: Sequence[Mapping[str, float | str]]) -> pd.DataFrame:
 def identity_frame(
     found: Mapping[str, Mapping[int, float | None]], arms: Mapping[str, Any]
 ) -> pd.DataFrame:
-    """One row per arm: the largest difference at step 0 over its seeds, and what is promised.
-
-    Args:
-        found: arm → seed → difference; None where an arm starts from another model.
-        arms: the recipe's arms by name.
-    """
+    """One row per arm: the largest difference at step 0 over its seeds, and what is promised."""
     rows = []
     for name, by_seed in found.items():
         known = [value for value in by_seed.values() if value is not None]
@@ -254,32 +200,14 @@ def losses_figure(frame: pd.DataFrame, look: Look = LIGHT) -> go.Figure:
     fig = go.Figure()
     names = charts.labels(dict.fromkeys(frame["arm"]))
     for index, (arm, own) in enumerate(frame.groupby("arm", sort=False)):
-        own, name = own.sort_values("step"), names[str(arm)]
-        colour = colours.CATEGORIES[index % len(colours.CATEGORIES)]
-        if max(own["seeds"]) > 1:
-            fig.add_scatter(
-                x=[*own["step"], *own["step"][::-1]],
-                y=[*own["highest"], *own["lowest"][::-1]],
-                name=name,
-                legendgroup=name,
-                showlegend=False,
-                mode="lines",
-                line={"width": 0},
-                fill="toself",
-                fillcolor=charts.fade(colour, 0.14),
-                hoverinfo="skip",
-            )
-        fig.add_scatter(
-            x=own["step"],
-            y=own["loss"],
-            name=name,
-            legendgroup=name,
+        charts.add_line(
+            fig,
+            own.sort_values("step"),
+            "loss",
+            names[str(arm)],
+            colours.CATEGORIES[index % len(colours.CATEGORIES)],
             mode="lines+markers" if len(own) < 3 else "lines",
-            line={
-                "color": colour,
-                "dash": "solid" if index < len(colours.CATEGORIES) else "dash",
-                "width": 2.5,
-            },
+            dash="solid" if index < len(colours.CATEGORIES) else "dash",
         )
     fig.update_xaxes(title="step", rangemode="tozero")
     fig.update_yaxes(title="training loss", rangemode="tozero")

@@ -6,7 +6,8 @@ buttons press the figure's own camera after setting its format.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from functools import lru_cache
+from typing import Any
 
 _HTML = """
 <div class="row">
@@ -54,16 +55,6 @@ export default function ({ data, parentElement }) {
 """
 
 
-class _Registered(NamedTuple):
-    """The component of one Streamlit runtime."""
-
-    runtime: Any
-    mount: Any
-
-
-_registered: _Registered | None = None
-
-
 def buttons(name: str, key: str, figure: str | None) -> None:
     """Draws the buttons.
 
@@ -72,18 +63,15 @@ def buttons(name: str, key: str, figure: str | None) -> None:
         key: unique on the page.
         figure: key of the container around the figure; None where there is only a link to copy.
     """
-    _component()(data={"name": name, "figure": figure}, key=key)
-
-
-def _component() -> Any:
-    """The component, registered once per runtime: again for each would warn, never would fail."""
-    global _registered
     from streamlit.runtime import Runtime
 
     runtime = Runtime.instance() if Runtime.exists() else None
-    if _registered is None or _registered.runtime is not runtime:
-        from streamlit.components import v2
+    _component(runtime)(data={"name": name, "figure": figure}, key=key)
 
-        mount = v2.component("nuggets_take_away", html=_HTML, css=_CSS, js=_JS)
-        _registered = _Registered(runtime, mount)
-    return _registered.mount
+
+@lru_cache(maxsize=1)
+def _component(runtime: Any) -> Any:
+    """The component, registered once per runtime: again for each would warn, never would fail."""
+    from streamlit.components import v2
+
+    return v2.component("nuggets_take_away", html=_HTML, css=_CSS, js=_JS)

@@ -31,13 +31,7 @@ STAGE_WEIGHTS = {"train": 40, "tune": 20, "sensitivity": 2}
 
 
 def panel(run: api.Run, key: str = "live", losses: bool = True) -> None:
-    """Draws the panel of a run.
-
-    Args:
-        run: any run, in any state.
-        key: unique on the page.
-        losses: whether to draw training losses; they belong to transfers.
-    """
+    """Draws the panel of a run in any state; training losses belong to transfers."""
     is_live = run.status() in api.LIVE
     st.fragment(_panel, run_every=TICK_S if is_live else None)(run, key, losses, is_live)
 
@@ -108,6 +102,33 @@ def overall(record: RunRecord) -> float:
     return min(1.0, done / sum(weights))
 
 
+def lines(ids: tuple[str, ...]) -> None:
+    """A line per run that computes or waits; the page is drawn again when one of them ends."""
+    if ids:
+        st.fragment(_lines, run_every=1.5)(ids)
+
+
+def _lines(ids: tuple[str, ...]) -> None:
+    left = [run for run in api.runs() if run.id in ids and run.status() in api.LIVE]
+    if len(left) < len(ids):
+        st.rerun()
+    for run in left:
+        record = run.record()
+        words = safe.label(f"{record.name}: {record.stage or run.status()}")
+        st.progress(overall(record), text=words)
+
+
+def row(run: api.Run) -> dict[str, str]:
+    """One run in a table of runs."""
+    row = {"run": run.id, "status": str(run.status()), "kind": "", "started": "", "took": ""}
+    if row["status"] != "damaged":
+        record = run.record()
+        row["kind"] = record.kind
+        row["started"] = f"{record.created.astimezone():%d %b %H:%M}"
+        row["took"] = duration(elapsed(record))
+    return row
+
+
 def elapsed(record: RunRecord, at: datetime | None = None) -> float | None:
     """Seconds of the newest attempt, to its end or to now."""
     if record.started is None:
@@ -116,12 +137,7 @@ def elapsed(record: RunRecord, at: datetime | None = None) -> float | None:
 
 
 def remaining(ticks: Sequence[tuple[datetime, float]], at: datetime | None = None) -> float | None:
-    """Seconds left in a stage, at the speed of its last ticks; None while too early to say.
-
-    Args:
-        ticks: times at which fractions of the stage were done.
-        at: the time now.
-    """
+    """Seconds left in a stage, at the speed of its last ticks; None while too early to say."""
     recent = ticks[-WINDOW:]
     if len(recent) < 2 or recent[-1][1] <= recent[0][1]:
         return None
@@ -154,20 +170,17 @@ def _losses(run: api.Run, key: str) -> None:
     frame = transfer_charts.losses_frame(told(run).losses)
     if frame.empty:
         return
-    look = share.look()
-    job = api.job_of(run)
     few, most = min(frame["seeds"]), max(frame["seeds"])
     seeds = "1 seed" if most == 1 else f"{most} seeds" if few == most else f"{few} to {most} seeds"
     band = "" if most == 1 else "; bands from the lowest to the highest seed"
-    share.figure(
-        transfer_charts.losses_figure(frame, look),
+    share.Picture(
+        transfer_charts.losses_figure(frame, share.look()),
         frame,
-        key=f"{key}-losses",
-        caption=f"Training loss, mean over {seeds}{band} · {run.id}",
-        command=api.as_command(job),
-        python=api.as_python(job),
-        alt="Training loss of each arm by step",
-    )
+        f"{key}-losses",
+        f"Training loss, mean over {seeds}{band} · {run.id}",
+        share.Origin.of(api.job_of(run)),
+        "Training loss of each arm by step",
+    ).draw()
 
 
 def _identity(run: api.Run, key: str) -> None:
@@ -191,10 +204,9 @@ def _identity(run: api.Run, key: str) -> None:
         )
         share.table(
             frame,
-            key=f"{key}-step0",
-            caption=f"Step-0 identity · {run.id}",
-            command=api.as_command(job),
-            python=api.as_python(job),
+            f"{key}-step0",
+            f"Step-0 identity · {run.id}",
+            share.Origin.of(job),
             height="content",
             column_config={"max |Δ logit|": st.column_config.NumberColumn(format="%.1e")},
         )

@@ -72,19 +72,7 @@ def progress(jobs: Sequence[Measurement], key: str) -> None:
     shown = [run for _, run in runs_of(jobs) if run.status() not in ("done", "created")]
     for run in shown[:1]:
         live.panel(run, key=f"{key}-{run.id}", losses=False)
-    if len(shown) > 1:
-        waiting = [run.id for run in shown[1:] if run.status() in api.LIVE]
-        st.fragment(_waiting, run_every=2.0 if waiting else None)(tuple(waiting))
-
-
-def _waiting(ids: tuple[str, ...]) -> None:
-    """One line per further run; the page is drawn again when one of them ends."""
-    left = [run for run in api.runs() if run.id in ids and run.status() in api.LIVE]
-    if len(left) < len(ids):
-        st.rerun()
-    for run in left:
-        record = run.record()
-        st.progress(live.overall(record), text=safe.label(f"{record.name}: {run.status()}"))
+    live.lines(tuple(run.id for run in shown[1:] if run.status() in api.LIVE))
 
 
 @safe.refused_later()

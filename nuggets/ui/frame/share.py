@@ -6,24 +6,19 @@ import html
 import re
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
 
+from nuggets import api
 from nuggets.documents.colours import DARK, LIGHT, Look
 from nuggets.documents.page import html_page
 from nuggets.ui.frame import export
 
 MODE_BAR_LESS = [
-    "zoom2d",
-    "pan2d",
-    "lasso2d",
-    "zoomIn2d",
-    "zoomOut2d",
-    "autoScale2d",
-    "resetScale2d",
+    f"{each}2d" for each in ("zoom", "pan", "lasso", "zoomIn", "zoomOut", "autoScale", "resetScale")
 ]
 """Buttons that would move the axes behind the page's back; it has controls of its own."""
 OnSelect = Callable[..., None] | Literal["rerun"]
@@ -34,48 +29,67 @@ def look() -> Look:
     return DARK if st.context.theme.type == "dark" else LIGHT
 
 
-def figure(
-    fig: go.Figure,
-    data: pd.DataFrame,
-    key: str,
-    caption: str,
-    command: str | None,
-    python: str | None,
-    alt: str,
-    on_select: OnSelect | None = None,
-    selection_mode: tuple[str, ...] = ("points", "box"),
-) -> Any:
-    """Draws a figure with its caption and its exports.
+class Origin(NamedTuple):
+    """What gives the same numbers again: a command line and Python; None where there is none."""
 
-    Args:
-        fig: the figure, with its own template and colours (see `charts.finish`).
+    command: str | None = None
+    python: str | None = None
+
+    @classmethod
+    def of(cls, job: Any, then: str = "", verb: str = "run") -> Origin:
+        """The origin of what a job gives; `then` is Python that ends in what is shown."""
+        return cls(api.as_command(job, verb) or None, api.as_python(job, then))
+
+    @classmethod
+    def of_plan(cls, recipe: Any, then: str = "print(plan)") -> Origin:
+        """The origin of what a recipe would extract; `then` goes on with `plan`."""
+        return cls.of(recipe, f"plan = api.measured_plan(job)\n{then}", "plan")
+
+
+class Picture(NamedTuple):
+    """A figure with all that stands around it.
+
+    Attributes:
+        figure: with its own template and colours (see `charts.finish`).
         data: exactly what is plotted, for the CSV.
         key: unique on the page; also the name of exported files.
         caption: one line below the figure: what, which run, how many samples.
-        command: the command line that gives the same numbers; None if there is none.
-        python: the same in Python.
+        origin: what gives the same numbers again.
         alt: what the figure shows, for those who do not see it.
-        on_select: `rerun` or a callback, where clicks on the figure matter.
-        selection_mode: what can be selected then.
-
-    Returns:
-        The selection if `on_select` is given, else nothing of use.
     """
-    if on_select:
-        _select_at_once(fig)
-    with st.container(gap="xxsmall", key=_frame(key)):
-        drawn = st.plotly_chart(
-            fig,
-            width="stretch",
-            theme=None,  # the figure brings its look, so that exports are what is seen
-            key=key,
-            alt=alt,
-            config=image_config(key),
-            on_select=on_select or "ignore",  # type: ignore[arg-type]
-            selection_mode=selection_mode,  # type: ignore[arg-type]
-        )
-        _foot(fig, data, key, caption, command, python)
-    return drawn
+
+    figure: go.Figure
+    data: pd.DataFrame
+    key: str
+    caption: str
+    origin: Origin
+    alt: str
+
+    def draw(
+        self,
+        on_select: OnSelect | None = None,
+        selection_mode: tuple[str, ...] = ("points", "box"),
+    ) -> None:
+        """Draws the figure with its caption and its exports."""
+        if on_select:
+            _select_at_once(self.figure)
+        with st.container(gap="xxsmall", key=_frame(self.key)):
+            st.plotly_chart(
+                self.figure,
+                width="stretch",
+                theme=None,  # the figure brings its look, so that exports are what is seen
+                key=self.key,
+                alt=self.alt,
+                config={
+                    "displaylogo": False,
+                    "toImageButtonOptions": {"format": "svg", "filename": _slug(self.key)},
+                    "scrollZoom": False,
+                    "modeBarButtonsToRemove": MODE_BAR_LESS,
+                },
+                on_select=on_select or "ignore",  # type: ignore[arg-type]
+                selection_mode=selection_mode,  # type: ignore[arg-type]
+            )
+            _foot(self.data, self.key, self.caption, self.origin, self)
 
 
 def _select_at_once(fig: go.Figure) -> None:
@@ -92,70 +106,53 @@ def table(
     data: pd.DataFrame,
     key: str,
     caption: str,
-    command: str | None = None,
-    python: str | None = None,
+    origin: Origin,
     shown: pd.DataFrame | None = None,
     **options: Any,
-) -> Any:
+) -> None:
     """Draws a table with the same foot as a figure; `options` go to `st.dataframe`.
 
     `shown` is the same table written for people; the CSV keeps the numbers of `data`.
     """
     with st.container(gap="xxsmall"):
-        drawn = st.dataframe(
+        st.dataframe(
             data if shown is None else shown, key=key, hide_index=True, width="stretch", **options
         )
-        _foot(None, data, key, caption, command, python)
-    return drawn
+        _foot(data, key, caption, origin)
 
 
-def image_config(key: str) -> dict[str, Any]:
-    """Plotly's mode bar; its camera saves an SVG, as do the buttons of the foot."""
-    image = {"format": "svg", "filename": _slug(key)}
-    return {
-        "displaylogo": False,
-        "toImageButtonOptions": image,
-        "scrollZoom": False,
-        "modeBarButtonsToRemove": MODE_BAR_LESS,
-    }
-
-
-def self_contained_html(
-    fig: go.Figure, caption: str, command: str | None = None, python: str | None = None
-) -> str:
+def self_contained_html(picture: Picture) -> str:
     """One HTML file that shows the figure without a network, with its caption and origin."""
-    blocks = "".join(f"<pre>{html.escape(text)}</pre>" for text in (command, python) if text)
+    fig, caption = picture.figure, html.escape(picture.caption)
+    blocks = "".join(f"<pre>{html.escape(text)}</pre>" for text in picture.origin if text)
     drawn = fig.to_html(full_html=False, include_plotlyjs=True, config={"displaylogo": False})
     layout: Any = fig.layout
     look = DARK if layout.paper_bgcolor == DARK.paper else LIGHT
-    return html_page(caption, f"{drawn}<p>{html.escape(caption)}</p>{blocks}", look)
+    return html_page(picture.caption, f"{drawn}<p>{caption}</p>{blocks}", look)
 
 
 def _foot(
-    fig: go.Figure | None,
-    data: pd.DataFrame,
-    key: str,
-    caption: str,
-    command: str | None,
-    python: str | None,
+    data: pd.DataFrame, key: str, caption: str, origin: Origin, picture: Picture | None = None
 ) -> None:
     name = _slug(key)
     files: list[tuple[str, str, Callable[[], str]]] = [("Data (CSV)", "csv", partial(_csv, data))]
-    if fig is not None:
-        page = partial(self_contained_html, fig, caption, command, python)
-        files.append(("Page (HTML)", "html", page))
+    if picture is not None:
+        files.append(("Page (HTML)", "html", partial(self_contained_html, picture)))
     row = st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="right")
     with row:
         with st.container(width="stretch"):
             st.text(caption)  # never Markdown: captions name runs, models and tasks
         with st.popover("Export", help="Data, image, page, command, Python", key=f"{key}-share"):
-            export.buttons(name, f"{key}-buttons", None if fig is None else _frame(key))
+            export.buttons(name, f"{key}-buttons", None if picture is None else _frame(key))
             with st.container(horizontal=True):
                 for label, kind, make in files:
                     st.download_button(label, make, f"{name}.{kind}", f"text/{kind}",
                                        key=f"{key}-{kind}", on_click="ignore")  # fmt: skip
-            _code("As command", command, "bash")
-            _code("As Python", python, "python")
+            titles = (("As command", "bash"), ("As Python", "python"))
+            for (title, language), text in zip(titles, origin, strict=True):
+                if text:
+                    st.caption(title)
+                    st.code(text, language=language, wrap_lines=True)
 
 
 def _frame(key: str) -> str:
@@ -172,12 +169,6 @@ def _harmless(value: Any) -> Any:
     if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")):
         return f"'{value}"
     return value
-
-
-def _code(title: str, text: str | None, language: str) -> None:
-    if text:
-        st.caption(title)
-        st.code(text, language=language, wrap_lines=True)
 
 
 def _slug(text: str) -> str:

@@ -9,6 +9,7 @@ import streamlit as st
 
 from nuggets import amounts, api
 from nuggets.errors import NuggetsError
+from nuggets.models.references import short_name
 from nuggets.recipe import SensitivityConfig
 from nuggets.ui.frame import live, safe
 
@@ -46,6 +47,11 @@ class Choice:
         """What the samples are called: the skill, or the user's own name for theirs."""
         return self.own or self.task
 
+    @property
+    def pair(self) -> str:
+        """Both models, for captions."""
+        return f"{short_name(self.teacher)} → {short_name(self.student)}"
+
     def data(self) -> api.DataConfig:
         """The samples chosen, with the usual sizes."""
         return api.own_data()[self.own] if self.own else api.DataConfig(task=self.task)
@@ -78,11 +84,7 @@ def choose(**values: str | None) -> None:
 
 
 def sidebar(pair: bool = True) -> Any:
-    """Draws the sidebar; returns the place for `describe_machine`.
-
-    Args:
-        pair: whether pair and number format are chosen here, and not on the page itself.
-    """
+    """Draws the sidebar; returns the place for `describe_machine`."""
     with st.sidebar:
         if pair:
             pair_input("teacher")
@@ -156,22 +158,10 @@ def run_input() -> None:
 
 
 def queue() -> None:
-    """Runs that compute or wait, redrawn each second while there are any."""
-    live_ids = tuple(run.id for run in api.runs() if run.status() in api.LIVE)
-    if live_ids:
-        st.fragment(_queue, run_every=1.5)(live_ids)
-
-
-def _queue(ids: tuple[str, ...]) -> None:
-    runs = [run for run in api.runs() if run.id in ids and run.status() in api.LIVE]
-    if tuple(run.id for run in runs) != ids:
-        st.rerun()
-    with st.container(gap="xsmall"):
+    """Runs that compute or wait, redrawn every other second while there are any."""
+    if ids := tuple(run.id for run in api.runs() if run.status() in api.LIVE):
         st.caption("Running and waiting")
-        for run in runs:
-            record = run.record()
-            st.text(f"{record.name}: {record.stage or run.status()}")
-            st.progress(live.overall(record))
+        live.lines(ids)
 
 
 def knows_machine() -> bool:

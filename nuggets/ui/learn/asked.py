@@ -5,28 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import pandas as pd
-import plotly.graph_objects as go
-
 from nuggets import api
 from nuggets.documents import colours
 from nuggets.recipe import SensitivityJob, TransferRecipe
 from nuggets.ui.frame import measure
+from nuggets.ui.frame.share import Picture
+from nuggets.ui.sensitivity.sources import Source
 
 TEACHER, STUDENT, SIBLING = "teacher", "independent", "sibling"
 RANK = 16
-
-
-class Picture(NamedTuple):
-    """A figure with what `share.figure` needs beside it."""
-
-    figure: go.Figure
-    data: pd.DataFrame
-    key: str
-    caption: str
-    command: str | None
-    python: str | None
-    alt: str
 
 
 class Scene(NamedTuple):
@@ -63,13 +50,7 @@ class Asked(NamedTuple):
     look: colours.Look
 
     @property
-    def job(self) -> SensitivityJob:
-        """The measurement of the teacher."""
-        data = api.DataConfig(task=self.task)
-        return SensitivityJob(model=TEACHER, data=data, device=self.device)
-
-    @property
-    def origin(self) -> str:
+    def about(self) -> str:
         """Where the numbers come from, for captions."""
         return f"{self.task}, {TEACHER} → {STUDENT}"
 
@@ -86,16 +67,18 @@ class Asked(NamedTuple):
             }
         )
 
-    def map(self) -> api.SensitivityMap:
+    def source(self) -> Source:
         """The teacher's map.
 
         Raises:
             NotMeasured: if there is none.
         """
-        found = measure.measured_map(self.job)
+        data = api.DataConfig(task=self.task)
+        job = SensitivityJob(model=TEACHER, data=data, device=self.device)
+        found = measure.measured_map(job)
         if found is None:
-            raise NotMeasured([self.job])
-        return found
+            raise NotMeasured([job])
+        return Source(self.task, job, found)
 
 
 def percent(share: float) -> str:

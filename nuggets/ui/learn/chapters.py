@@ -109,16 +109,20 @@ CHAPTERS: tuple[Chapter, ...] = (
         "controls",
         "Controls",
         "**Any student improves with training, which proves nothing about what was extracted.** "
-        "A control gets the same data, the same number of steps and an initialisation of the "
-        "same size, but without the knowledge: the same matrices shuffled or permuted, noise of "
-        "the same norm, random layers or windows. Only an improvement over all of them counts.",
-        r"\begin{gathered}\text{helps}\iff \Delta_{\text{plain}}>0\\ "
-        r"\text{and }\Delta_{c}>0\text{ for every control }c\end{gathered}",
-        "helps ⇔ the intervals of the paired differences to plain LoRA and to every control lie "
-        "above 0",
-        "Here the paper's initialisation took the student from almost none to a fifth of all "
-        "items. How does its mean compare with those of its five controls?",
-        ("above all of them", "above some, below others", "below all of them"),
+        "A **content control** keeps size and norm and destroys the meaning: the same matrices "
+        "shuffled or permuted, or noise. A **location control** takes real teacher parameters from "
+        "elsewhere: random layers, a random window, another task. All get the same data and steps. "
+        "The first kind answers whether the teacher's parameters helped, the second whether it "
+        "mattered where they were taken from.",
+        r"\begin{gathered}\text{helps}\iff \Delta_{\text{plain}}>0\text{ and }\Delta_{c}>0"
+        r"\text{ for every content control }c\\ \text{located}\iff\text{helps and }"
+        r"\Delta_{l}>0\text{ for every location control }l\end{gathered}",
+        "helps ⇔ better than plain LoRA and than every content control; located ⇔ helps, and "
+        "better than every location control",
+        "A student pruned from the teacher by sensitivity does far better than plain LoRA. One "
+        "control permutes what was kept (content), the other keeps random dimensions of the "
+        "teacher (location). Which one comes close to it?",
+        ("the permuted cut: content", "the random cut: location", "neither of them"),
         "benchmarks",
     ),
     Chapter(
@@ -143,9 +147,9 @@ CHAPTERS: tuple[Chapter, ...] = (
         "how much of a student layer a linear map from the teacher explains.",
         r"R^2=1-\frac{\sum\lVert h_s-M h_t\rVert^2}{\sum\lVert h_s-\bar h_s\rVert^2}",
         "R² = 1 − Σ‖h_s − M·h_t‖² / Σ‖h_s − mean‖²",
-        "Some students are pruned by sensitivity, others at random, each with the same "
-        "dimensions in every layer. Which learned the new skill better afterwards?",
-        ("pruned by sensitivity", "no detectable difference", "pruned at random"),
+        "Some students keep the most sensitive dimensions of the teacher, others simply its first "
+        "ones, the same in every layer. Which learned the new skill better afterwards?",
+        ("the most sensitive", "no detectable difference", "the first"),
         "alignment",
     ),
 )
@@ -157,7 +161,8 @@ GLOSSARY: tuple[tuple[str, str], ...] = (
     ("CKA", "similarity of two layers' activations on the same tokens; 1 means the same geometry"),
     ("consistent choice", "the same residual dimensions, whole heads and the same neurons in "
      "every matrix"),
-    ("control", "an arm whose initialisation has the treatment's size but none of its knowledge"),
+    ("content control", "as the treatment, but what was taken from the teacher has lost its "
+     "meaning"),
     ("detectable difference", "the smallest true difference that is detected 80 % of the time"),
     ("exact match", "share of test items whose answer is entirely correct"),
     ("FFN neuron", "one row of gate and up, with its column of down"),
@@ -165,6 +170,7 @@ GLOSSARY: tuple[tuple[str, str], ...] = (
     ("Holm's correction", "keeps false claims rare when many arms are compared at once"),
     ("interval", "the range that contains the true value in 95 % of such experiments"),
     ("layer map", "which teacher layer each student layer receives"),
+    ("location control", "as the treatment, but taken from elsewhere in the teacher"),
     ("LoRA", "a trained change of a weight by B·A of rank r, while the weight itself is frozen"),
     ("plain LoRA", "the baseline: A random, B zero, nothing extracted"),
     ("rank r", "how many directions B·A can change; lora_alpha / r scales it"),
@@ -173,8 +179,8 @@ GLOSSARY: tuple[tuple[str, str], ...] = (
     ("sensitivity", "first-order estimate of how much the loss would change if a weight were 0"),
     ("step-0 identity", "before training, the student computes the same with its adapter as "
                         "without"),
-    ("verdict", "one sentence from fixed rules, such as helps, hurts, or no detectable "
-                "difference"),
+    ("verdict", "two answers from fixed rules: did the teacher's parameters help, and did it "
+                "matter where they were taken from"),
     ("window", "the part of a teacher matrix that has the student matrix's shape"),
 )  # fmt: skip
 

@@ -3,40 +3,30 @@
 from __future__ import annotations
 
 import numpy as np
-import pandas as pd
 import streamlit as st
 
 from nuggets import api
-from nuggets.ui.charts import heatmap
 from nuggets.ui.charts import learn as learn_charts
 from nuggets.ui.charts import residual as residual_charts
 from nuggets.ui.charts import sensitivity as sensitivity_charts
-from nuggets.ui.learn.asked import RANK, STUDENT, TEACHER, Asked, Picture, Scene, percent
+from nuggets.ui.frame.share import Origin, Picture
+from nuggets.ui.learn.asked import RANK, STUDENT, TEACHER, Asked, Scene, percent
+from nuggets.ui.sensitivity import map as maps
 
 TOP = 0.01
 """Share of the weights of which the first chapter asks how much they hold."""
+_FACTORS = f'''for factors in api.window_factors(plan, "{TEACHER}", "{STUDENT}"):
+    print(factors)'''
 
 
 def sensitivity(asked: Asked) -> Scene:
     """How much the few most sensitive weights hold."""
-    found = asked.map()
-    values = api.views.module_values(found, "share")
-    totals = api.views.module_values(found, "absolute").mean
-    frame = heatmap.map_frame(found.spec, values, totals)
-    shown = heatmap.Shown.of("share")
-    picture = Picture(
-        heatmap.map_figure(frame, shown, (), asked.look),
-        frame,
-        "learn-sensitivity",
-        f"Share of the total sensitivity per matrix, {found.n_samples} seed samples · "
-        f"{asked.task}, {TEACHER}",
-        api.as_command(asked.job),
-        api.as_python(asked.job, "print(api.views.module_values(map, 'share'))"),
-        "Heatmap of layers by modules: share of the total sensitivity",
-    )
-    held = api.views.held_by_top(found, TOP)
+    source = asked.source()
+    view, values = maps.View(asked.task, None, "A"), maps.Values("share", False)
+    picture = maps.map_picture({asked.task: source}, view, values, asked.look)
+    held = api.views.held_by_top(source.map, TOP)
     return Scene(
-        picture,
+        picture._replace(key="learn-sensitivity"),
         int(np.searchsorted([0.05, 0.25], held)),
         f"The top 1 % of the weights hold {percent(held)} of the sensitivity to {asked.task}. "
         "That is why it can pay to choose; whether the chosen weights can be moved is a "
@@ -46,46 +36,20 @@ def sensitivity(asked: Asked) -> Scene:
 
 def layers(asked: Asked) -> Scene:
     """Which layers, and how many samples it takes."""
-    found, k = asked.map(), api.spec(STUDENT).n_layers
-    samples, n = found.layer_samples, found.n_samples
-    stability = api.views.layer_stability(samples, k)
-    frame = sensitivity_charts.layers_frame(api.views.layer_values(found), stability)
-    picture = Picture(
-        sensitivity_charts.layers_figure(frame, asked.look),
-        frame,
-        "learn-layers",
-        f"The {k} most sensitive of {found.spec.n_layers} layers are orange; 95 % intervals over "
-        f"{n} samples · {asked.origin}",
-        api.as_command(asked.job),
-        api.as_python(asked.job, "print(api.views.layer_values(map))"),
-        "Bars: share of each layer with its interval, and how often it is chosen when samples "
-        "are resampled",
-    )
-    sizes = [size for size in (1, 2, 4, 8, 16, 32) if size < n] + [n]
-    same = api.views.stability_by_samples(samples, k, sizes)
-    points = pd.DataFrame({"samples": sizes, "same_layers": same})
-    revealed = Picture(
-        sensitivity_charts.samples_figure(points, asked.look),
-        points,
-        "learn-samples",
-        f"How many of the {k} layers are also chosen from fewer samples · {asked.origin}",
-        api.as_command(asked.job),
-        api.as_python(
-            asked.job, f"print(api.views.stability_by_samples(map.layer_samples, {k}, {sizes}))"
-        ),
-        "Share of the chosen layers against the number of seed samples",
-    )
-    chance = k / found.spec.n_layers
+    source, k = asked.source(), api.spec(STUDENT).n_layers
+    revealed = maps.samples(source, k, asked.look)._replace(key="learn-samples")
+    same = float(revealed.data["same_layers"].to_numpy()[0])
     because = (
-        f"On average a single sample chooses {percent(same[0])} of the same layers; a random "
-        f"choice would give {percent(chance)}."
+        f"On average a single sample chooses {percent(same)} of the same layers; a random "
+        f"choice would give {percent(k / source.map.spec.n_layers)}."
     )
-    return Scene(picture, int(np.searchsorted([0.5, 0.9], same[0])), because, revealed)
+    picture = maps.layers(source, k, asked.look)._replace(key="learn-layers")
+    return Scene(picture, int(np.searchsorted([0.5, 0.9], same)), because, revealed)
 
 
 def windows(asked: Asked) -> Scene:
     """The chosen window, and what its neighbours were cut to."""
-    found = asked.map()
+    found = asked.source().map
     plans = {kind: api.plan(asked.recipe(kind)) for kind in ("window", "consistent")}
     residual = {
         kind: api.views.residual_dimensions(plan, found.spec) for kind, plan in plans.items()
@@ -96,9 +60,8 @@ def windows(asked: Asked) -> Scene:
         residual_charts.residual_figure(residual, asked.look),
         residual_charts.residual_frame(residual),
         "learn-residual",
-        f"Dimensions of the residual stream that each window keeps · {asked.origin}",
-        api.as_command(asked.recipe(), "plan"),
-        api.as_python(asked.recipe()),
+        f"Dimensions of the residual stream that each window keeps · {asked.about}",
+        Origin.of_plan(asked.recipe()),
         "Matrices down, residual dimensions across, dark where chosen: independent windows jump "
         "from matrix to matrix, the consistent choice does not",
     )
@@ -136,15 +99,14 @@ def _window_picture(asked: Asked, found: api.SensitivityMap, plan: api.Extractio
         sensitivity_charts.matrix_frame(binned, "mean"),
         "learn-window",
         f"{module}: the window is {percent(item.area)} of the matrix and holds "
-        f"{percent(item.kept_mass)} of its sensitivity · {asked.origin}",
-        api.as_command(asked.recipe(), "plan"),
-        api.as_python(asked.recipe()),
+        f"{percent(item.kept_mass)} of its sensitivity · {asked.about}",
+        Origin.of_plan(asked.recipe()),
         "Heatmap of one matrix with the chosen window and the runner-up",
     )
 
 
 def _factors(asked: Asked) -> list[api.Factors]:
-    asked.map()  # says what is missing before the plan refuses
+    asked.source()  # says what is missing before the plan refuses
     plan = api.plan(asked.recipe())
     return _kept_factors(plan.digest, plan)
 
@@ -154,38 +116,26 @@ def _kept_factors(digest: str, _plan: api.ExtractionPlan) -> list[api.Factors]:
     return api.window_factors(_plan, TEACHER, STUDENT)
 
 
-def _factors_python(asked: Asked) -> str:
-    code = f'for factors in api.window_factors(plan, "{TEACHER}", "{STUDENT}"):\n    print(factors)'
-    return f"{api.as_python(asked.recipe())}\n{code}"
-
-
 def svd(asked: Asked) -> Scene:
     """What each rank keeps of the windows."""
     found = _factors(asked)
-    kept = {}
-    pictures = []
-    for with_shuffled in (False, True):
-        frame = learn_charts.energy_frame(found, with_shuffled)
-        kept = dict(
-            zip(
-                frame["what"][frame["rank"] == RANK],
-                frame["kept"][frame["rank"] == RANK],
-                strict=True,
-            )
+    both = learn_charts.energy_frame(found)
+    pictures = [
+        Picture(
+            learn_charts.energy_figure(frame, RANK, asked.look),
+            frame,
+            key,
+            f"Share of the squared entries kept, by rank, mean over {len(found)} windows · "
+            f"{asked.about}",
+            Origin.of_plan(asked.recipe(), _FACTORS),
+            "Line: share of the squared entries kept, against the rank",
         )
-        pictures.append(
-            Picture(
-                learn_charts.energy_figure(frame, RANK, asked.look),
-                frame,
-                "learn-svd-shuffled" if with_shuffled else "learn-svd",
-                f"Share of the squared entries kept, by rank, mean over {len(found)} windows · "
-                f"{asked.origin}",
-                api.as_command(asked.recipe(), "plan"),
-                _factors_python(asked),
-                "Line: share of the squared entries kept, against the rank",
-            )
+        for frame, key in (
+            (both.query("what == 'window'"), "learn-svd"),
+            (both, "learn-svd-shuffled"),
         )
-    own, other = kept["window"], kept["shuffled entries"]
+    ]
+    own, other = both[both["rank"] == RANK]["kept"]
     answer = 1 if abs(own - other) < 0.02 else 0 if other > own else 2
     because = (
         f"Rank {RANK} keeps {percent(own)} of the windows and {percent(other)} of the same "
@@ -204,9 +154,8 @@ def subtraction(asked: Asked) -> Scene:
         learn_charts.injected_figure(frame, asked.look),
         frame,
         "learn-subtraction",
-        f"Norm of the injected product, relative to the student's own weight · {asked.origin}",
-        api.as_command(asked.recipe(), "plan"),
-        _factors_python(asked),
+        f"Norm of the injected product, relative to the student's own weight · {asked.about}",
+        Origin.of_plan(asked.recipe(), _FACTORS),
         "Bars: relative norm of the injected product per student matrix",
     )
     step0 = shipped.step0_difference["paper"]

@@ -7,7 +7,8 @@ import re
 
 from nuggets.documents.page import html_page
 from nuggets.errors import NuggetsError
-from nuggets.ui.learn.asked import Asked, NotMeasured, Picture
+from nuggets.ui.frame.share import Picture
+from nuggets.ui.learn.asked import Asked, NotMeasured
 from nuggets.ui.learn.chapters import CHAPTERS, GLOSSARY, Chapter
 from nuggets.ui.learn.scenes import scene
 
@@ -39,7 +40,7 @@ def document(asked: Asked) -> str:
         answers.append(f"<li>{answer}</li>")
     words = "".join(f"<dt>{html.escape(w)}</dt><dd>{html.escape(m)}</dd>" for w, m in GLOSSARY)
     body = _BODY.format(
-        origin=html.escape(asked.origin),
+        origin=html.escape(asked.about),
         chapters="".join(chapters),
         answers="".join(answers),
         glossary=words,

@@ -2,74 +2,67 @@
 
 from __future__ import annotations
 
+import pandas as pd
+
 from nuggets import api
+from nuggets.documents.figures import interval_text
 from nuggets.recipe import AlignJob
-from nuggets.ui.charts import benchmarks as benchmarks_charts
 from nuggets.ui.charts import learn as learn_charts
-from nuggets.ui.learn.asked import (
-    SIBLING,
-    STUDENT,
-    TEACHER,
-    Asked,
-    NotMeasured,
-    Picture,
-    Scene,
-    percent,
-)
+from nuggets.ui.frame.share import Origin, Picture
+from nuggets.ui.learn.asked import SIBLING, STUDENT, TEACHER, Asked, NotMeasured, Scene, percent
+
+FIRST = "first dimensions"
+"""The cut of which the last chapter asks."""
 
 
 def controls(asked: Asked) -> Scene:
-    """The paper's start alone, then beside its controls."""
-    shipped = api.lessons.controls()
-    report = shipped.report
-    few = {name: report.arms[name] for name in ("vanilla", "paper")}
+    """Pruned students beside plain LoRA, then beside both kinds of control."""
+    shipped = api.lessons.graft()
+    frame = learn_charts.cuts_frame(shipped)
+    few = frame.query("role in ('baseline', 'treatment')")
+    both = frame.query("origin != @FIRST")
     pictures = [
-        Picture(
-            benchmarks_charts.arms_figure(part, asked.look),
-            benchmarks_charts.arms_frame(part),
-            key,
-            f"{shipped.setting} · {shipped.command}, run {shipped.run}",
-            shipped.command,
-            'run = api.run(api.load_recipe("controls"))\nprint(api.report(run).arms)',
-            "Bars: exact match of each arm with its interval, and a dot for each seed",
-        )
-        for part, key in (
-            (report.model_copy(update={"arms": few}), "learn-controls"),
-            (report, "learn-controls-all"),
-        )
+        _cuts(shipped, few, asked, "learn-controls"),
+        _cuts(shipped, both, asked, "learn-controls-all"),
     ]
-    controls = [arm for arm in report.arms.values() if arm.role == "control"]
-    paper = report.arms["paper"].value
-    below = sum(arm.value < paper for arm in controls)
-    answer = 0 if below == len(controls) else 2 if below == 0 else 1
-    apart = [
-        d.versus
-        for d in report.differences
-        if d.arm == "paper" and d.versus in {arm.name for arm in controls} and (d.better or d.worse)
-    ]
+    by = {difference.versus: difference for difference in shipped.differences}
+    permuted, random = by["permuted"], by["random"]
+    answer = 0 if permuted.low <= 0 else 1 if random.low <= 0 else 2
     because = (
-        f"The paper's initialisation reached {paper:.3f}, its {len(controls)} controls "
-        f"{min(arm.value for arm in controls):.3f} to {max(arm.value for arm in controls):.3f}. "
-        f"After Holm's correction it differs from {len(apart) or 'none'} of them. Verdict: "
-        f"{report.verdict.sentence}"
+        f"Over the permuted cut: {_signed(permuted)}. Over the random cut: {_signed(random)}. "
+        f"Verdict: {shipped.verdict} The paper's initialisation did not get so far: "
+        f"{api.lessons.controls().report.verdict.sentence}"
     )
     return Scene(pictures[0], answer, because, pictures[1], instead=True)
+
+
+def _cuts(shipped: api.lessons.GraftLesson, frame: pd.DataFrame, asked: Asked, key: str) -> Picture:
+    return Picture(
+        learn_charts.cuts_figure(frame, asked.look), frame, key,
+        f"{shipped.setting} · {shipped.command}",
+        Origin(shipped.command,
+               'report = api.run_study("graft")\nprint(report.panels[1].report.arms)'),
+        "Bars: exact match by the way the student was pruned",
+    )  # fmt: skip
 
 
 def intervals(asked: Asked) -> Scene:
     """False claims, and true differences that are found."""
     found = api.lessons.calibration()
-    command, where = "nuggets calibrate", "docs/calibration.md"
-    about = f"{found.n_pool} training runs of {found.arm} on {found.task}, {found.n_items} items"
+    about = (
+        f"{found.n_pool} training runs of {found.arm} on {found.task}, {found.n_items} items"
+        f"{', by the rules of 0.1' if found.edition == 1 else ''} · docs/calibration.md"
+    )
+    origin = Origin("nuggets calibrate")
     claims, power = learn_charts.claims_frame(found), learn_charts.power_frame(found)
     picture = Picture(
         learn_charts.claims_figure(claims, asked.look), claims, "learn-intervals",
-        f"False claims about identical arms: {about} · {where}", command, None,
+        f"False claims about identical arms: {about}", origin,
         "Bars: how often a difference between identical arms was claimed",
     )  # fmt: skip
     revealed = Picture(
         learn_charts.power_figure(power, asked.look), power, "learn-power",
-        f"How often a planted difference is detected: {about} · {where}", command, None,
+        f"How often a planted difference is detected: {about}", origin,
         "Lines: how often the verdict is “helps”, against the true difference",
     )  # fmt: skip
     own = power[power["difference"] == 0.2].set_index("seeds")
@@ -98,30 +91,20 @@ def transfer(asked: Asked) -> Scene:
     picture = Picture(
         learn_charts.explained_figure(frame, asked.look), frame, "learn-transfer",
         "R² from the best teacher layer, on held-out answer tokens · both built-in pairs",
-        api.as_command(jobs[SIBLING]), api.as_python(jobs[SIBLING]),
+        Origin.of(jobs[SIBLING]),
         "Bars: R² of the best linear map for each student layer, independent and sibling side "
         "by side",
     )  # fmt: skip
     shipped = api.lessons.graft()
-    cuts = learn_charts.cuts_frame(shipped)
-    revealed = Picture(
-        learn_charts.cuts_figure(cuts, asked.look), cuts, "learn-cuts",
-        f"{shipped.setting} · {shipped.command}", shipped.command,
-        'report = api.run_study("graft")\nprint(report.panels[1].report.arms)',
-        "Bars: exact match by the way the student was pruned",
-    )  # fmt: skip
-    by = {difference.versus: difference for difference in shipped.differences}
-    random, permuted = by["random"], by["permuted"]
-    answer = 0 if random.low > 0 else 2 if random.high < 0 else 1
+    revealed = _cuts(shipped, learn_charts.cuts_frame(shipped), asked, "learn-cuts")
+    first = next(each for each in shipped.differences if each.versus == "first")
+    answer = 0 if first.low > 0 else 2 if first.high < 0 else 1
     because = (
-        f"By sensitivity minus at random: {_signed(random)}. By sensitivity minus permuted: "
-        f"{_signed(permuted)}. Here the shared basis made the difference; a benefit of choosing "
-        "it by sensitivity was not shown."
+        f"By sensitivity minus the first dimensions: {_signed(first)}. What helped was to keep the "
+        "same dimensions in every layer. A benefit of choosing them by sensitivity was not shown."
     )
     return Scene(picture, answer, because, revealed)
 
 
 def _signed(difference: api.lessons.CutDifference) -> str:
-    """A difference with its interval, with real minus signs."""
-    low, high = difference.low, difference.high
-    return f"{difference.value:+z.3f} [{low:+z.3f}, {high:+z.3f}]".replace("-", "−")
+    return interval_text(difference.value, difference.low, difference.high, signed=True)

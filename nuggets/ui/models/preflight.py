@@ -11,7 +11,7 @@ import streamlit as st
 from nuggets import amounts, api
 from nuggets.recipe import TransferRecipe
 from nuggets.ui.frame import safe, share, shell
-from nuggets.ui.transfer import form
+from nuggets.ui.transfer import form, preview
 
 LOOKED_UP_FOR = 600
 """Seconds that an answer of the hub is kept."""
@@ -106,7 +106,7 @@ def too_large(found: api.Preflight) -> list[str]:
     return [stage for stage, fit in fits.items() if not fit and stage not in instead]
 
 
-def dimensions(found: api.Preflight, command: str) -> None:
+def dimensions(found: api.Preflight, origin: share.Origin) -> None:
     """The two models side by side."""
     rows = [
         {
@@ -127,11 +127,11 @@ def dimensions(found: api.Preflight, command: str) -> None:
         row | {who: write(row[who]) for who in ("teacher", "student")}
         for row, write in zip(rows, written, strict=True)
     ]
-    _table(rows, "dimensions", "From configurations and headers alone", command,
-           {}, "Dimensions of teacher and student side by side", shown)  # fmt: skip
+    _table(rows, "dimensions", "From configurations and headers alone", origin,
+           "Dimensions of teacher and student side by side", shown)  # fmt: skip
 
 
-def matrices(found: api.Preflight, command: str) -> None:
+def matrices(found: api.Preflight, origin: share.Origin) -> None:
     """Every kind of matrix: its shapes, whether it can be extracted, and why not."""
     rows = [
         {
@@ -147,70 +147,44 @@ def matrices(found: api.Preflight, command: str) -> None:
         rows,
         "matrices",
         "Shapes [out × in] of one layer's matrices",
-        command,
-        {},
+        origin,
         "Matrices of teacher and student with their shapes, and whether they can be extracted",
     )
 
 
-def needs(found: api.Preflight, command: str) -> None:
+def needs(found: api.Preflight, origin: share.Origin) -> None:
     """Memory, disk and time of every stage against what this machine has."""
     machine, amount = found.machine, found.work
     if machine is None or amount is None or not found.stages:
         return
-    on_gpu = machine.device != "cpu"
-    rows = [_need(stage, machine, on_gpu) for stage in found.stages]
-    bar = st.column_config.ProgressColumn(min_value=0, max_value=1, format="percent", width=110,
-                                          help="Share of the free memory.")  # fmt: skip
     disk = f"{amounts.size(machine.disk_free)} of disk"
     memory = f"{amounts.size(machine.memory_free)} of memory on {machine.device}"
-    ram = f", {amounts.size(machine.ram_free)} of RAM" if on_gpu else ""
-    _table(
-        rows,
-        "needs",
+    ram = f", {amounts.size(machine.ram_free)} of RAM" if machine.device != "cpu" else ""
+    caption = (
         f"Estimated for {amount.n_seed_samples} seed samples of up to {amount.max_tokens} tokens "
         f"and {amount.trainings} trainings of {amount.steps} steps × {amount.batch_size}, "
-        f"{amount.dtype}. Free: {memory}{ram}, {disk}",
-        command,
-        {"of free memory": bar},
-        "Memory, disk space and time that each stage needs, and whether they are available",
+        f"{amount.dtype}. Free: {memory}{ram}, {disk}"
     )
-
-
-def _need(stage: Any, machine: Any, on_gpu: bool) -> dict[str, Any]:
-    row = {"stage": stage.stage, "memory": _amount(stage.bytes_needed)}
-    if on_gpu:
-        row["RAM"] = _amount(stage.ram_needed)
-    return row | {
-        "of free memory": stage.bytes_needed / max(machine.memory_free, 1),
-        "disk": _amount(stage.disk_needed),
-        "time": amounts.duration(stage.seconds),
-        "fits": "yes" if stage.fits else "no",
-    }
+    preview.needs(found.stages, machine, "needs", caption, origin)
 
 
 def _table(
     rows: list[dict[str, Any]],
     key: str,
     caption: str,
-    command: str,
-    columns: dict[str, Any],
+    origin: share.Origin,
     alt: str,
     shown: list[dict[str, Any]] | None = None,
 ) -> None:
     if rows:
-        share.table(pd.DataFrame(rows), key, caption, command, height="content", row_height=30,
-                    shown=pd.DataFrame(shown or rows), column_config=columns, alt=alt)  # fmt: skip
-
-
-def _amount(n_bytes: int) -> str:
-    return amounts.size(n_bytes) if n_bytes else "–"
+        share.table(pd.DataFrame(rows), key, caption, origin, height="content", row_height=30,
+                    shown=pd.DataFrame(shown or rows), alt=alt)  # fmt: skip
 
 
 def _shape(shape: tuple[int, int] | None) -> str:
     return "–" if shape is None else f"{shape[0]:,} × {shape[1]:,}"
 
 
-def command_of(choice: shell.Choice) -> str:
+def origin_of(choice: shell.Choice) -> share.Origin:
     """The command line that says the same."""
-    return shlex.join(["nuggets", "preflight", choice.teacher, choice.student])
+    return share.Origin(shlex.join(["nuggets", "preflight", choice.teacher, choice.student]))

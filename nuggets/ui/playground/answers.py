@@ -68,15 +68,14 @@ def _answer(found: api.playground.Reply, answer: api.playground.Answer, key: str
 def _tokens(found: api.playground.Reply, answer: api.playground.Answer, key: str) -> None:
     ended = "" if answer.finished or not answer.text else ", stopped at the token limit"
     frame = answers_charts.tokens_frame(answer)
-    share.figure(
+    share.Picture(
         answers_charts.tokens_figure(answer, share.look()),
         frame,
-        key=f"{key}-tokens",
-        caption=f"{len(answer.tokens)} tokens, {duration(answer.seconds)}{ended}",
-        command=api.as_command(found.question),
-        python=api.as_python(found.question),
-        alt="Probability of each token; the table below shows the alternatives",
-    )
+        f"{key}-tokens",
+        f"{len(answer.tokens)} tokens, {duration(answer.seconds)}{ended}",
+        share.Origin.of(found.question),
+        "Probability of each token; the table below shows the alternatives",
+    ).draw()
     with st.expander("Exact prompt", key=f"{key}-read"):
         st.code(answer.read, language=None, wrap_lines=True)
     with st.expander("Top alternative tokens", key=f"{key}-others"):

@@ -56,12 +56,12 @@ def compare(run: api.Run) -> None:
     if len(ids) < 2:
         return
     found = api.compare([api.open_run(run_id) for run_id in ids])
-    command = f"nuggets compare {' '.join(ids)}"
+    origin = share.Origin(f"nuggets compare {' '.join(ids)}")
     left, right = st.columns(2)
     with left:
-        _differences(found["recipe"], "recipe", "The recipes are the same.", ids, command)
+        _differences(found["recipe"], "recipe", "The recipes are the same.", ids, origin)
     with right:
-        _differences(found["results"], "results", "No results yet.", ids, command)
+        _differences(found["results"], "results", "No results yet.", ids, origin)
     for run_id, sentence in zip(ids, found["verdicts"], strict=True):
         st.text(f"{run_id}: {sentence or 'no verdict'}")
 
@@ -74,21 +74,15 @@ def _alike(one: api.Run, other: api.Run) -> bool:
 
 
 def _differences(
-    rows: dict[str, list[object]], what: str, empty: str, ids: list[str], command: str
+    rows: dict[str, list[object]], what: str, empty: str, ids: list[str], origin: share.Origin
 ) -> None:
     if not rows:
         st.text(empty)
         return
-    lines = [
-        {what: name} | dict(zip(ids, map(_shown, values), strict=True))
-        for name, values in rows.items()
-    ]
+    lines = [(name, *("–" if v is None else str(v) for v in row)) for name, row in rows.items()]
     title = "recipes" if what == "recipe" else what
-    share.table(pd.DataFrame(lines), f"diff-{what}", f"What differs in the {title}", command)
-
-
-def _shown(value: object) -> str:
-    return "–" if value is None else str(value)
+    frame = pd.DataFrame(lines, columns=[what, *ids])
+    share.table(frame, f"diff-{what}", f"What differs in the {title}", origin)
 
 
 def export(run: api.Run, job: TransferRecipe) -> None:

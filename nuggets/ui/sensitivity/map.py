@@ -10,10 +10,12 @@ import streamlit as st
 from numpy import ndarray
 
 from nuggets import api
+from nuggets.documents.colours import Look
 from nuggets.ui.charts import base as charts
 from nuggets.ui.charts import heatmap
 from nuggets.ui.charts import sensitivity as sensitivity_charts
 from nuggets.ui.frame import safe, share, shell
+from nuggets.ui.frame.share import Picture
 from nuggets.ui.sensitivity import matrix as matrix_part
 from nuggets.ui.sensitivity.sources import Source, Sources
 
@@ -51,7 +53,8 @@ def overview(found: Sources, view: View, choice: shell.Choice) -> None:
     with left:
         glance(found, view)
     with right:
-        layers(view.own(found), choice)
+        source = view.own(found)
+        layers(source, n_chosen(source, choice), share.look()).draw()
 
 
 @st.fragment
@@ -60,11 +63,11 @@ def glance(found: Sources, view: View) -> None:
     """The map with its controls, which draw nothing else again; a click does."""
     if st.session_state.pop(PICKED, False):
         st.rerun()
-    values = _controls(len(found) > 1)
-    frame, shown, compare = shown_values(found, view, values)
-    own = view.own(found)
-    what = f"{view.a} − {view.b}" if view.show == "A − B" else own.label
-    draw_map(frame, shown, compare, what, own, values.mode)
+    picture = map_picture(found, view, _controls(len(found) > 1), share.look())
+    # The key changes when the matrix is chosen by keyboard, which unselects the map.
+    key = f"{picture.key}-{st.session_state.get('nuggets-map-round', 0)}"
+    picture._replace(key=key).draw(lambda: _choose(key, picture.data))
+    st.caption("Click a cell to open its matrix, or choose the matrix by name below.")
 
 
 def _controls(others: bool) -> Values:
@@ -100,11 +103,6 @@ def shown_values(
     return heatmap.map_frame(spec, cells, totals), heatmap.Shown.of(mode, log), compare
 
 
-def _map_key() -> str:
-    """The map's key; it changes when the matrix is chosen by keyboard, which unselects the map."""
-    return f"sensitivity-map-{st.session_state.get('nuggets-map-round', 0)}"
-
-
 def _choose(key: str, frame: pd.DataFrame) -> None:
     """Takes a click on the map over into the choice of the matrix."""
     points = st.session_state[key]["selection"]["points"]
@@ -116,29 +114,21 @@ def _choose(key: str, frame: pd.DataFrame) -> None:
         matrix_part.whole()
 
 
-def draw_map(
-    frame: pd.DataFrame,
-    shown: heatmap.Shown,
-    compare: Any,
-    what: str,
-    source: Source,
-    mode: Any,
-) -> None:
-    """The heatmap; a click chooses the matrix below."""
-    key = _map_key()
+def map_picture(found: Sources, view: View, values: Values, look: Look) -> Picture:
+    """The model at a glance."""
+    frame, shown, compare = shown_values(found, view, values)
+    source, mode = view.own(found), values.mode
+    what = f"{view.a} − {view.b}" if view.show == "A − B" else source.label
     note = "" if mode != "distinctive" else "  # distinctive: pass the maps of all tasks"
     mode = mode if mode != "distinctive" else "share"
-    share.figure(
-        heatmap.map_figure(frame, shown, compare, share.look()),
+    return Picture(
+        heatmap.map_figure(frame, shown, compare, look),
         frame,
-        key=key,
-        caption=f"{shown.title}; hover for 95 % intervals over samples · {what}, {source.origin}",
-        command=api.as_command(source.job),
-        python=api.as_python(source.job, f"print(api.views.module_values(map, {mode!r})){note}"),
-        alt=f"Heatmap of layers by modules: {shown.title} for {what}. The table has the values.",
-        on_select=lambda: _choose(key, frame),
+        "sensitivity-map",
+        f"{shown.title}; hover for 95 % intervals over samples · {what}, {source.about}",
+        source.origin(f"print(api.views.module_values(map, {mode!r})){note}"),
+        f"Heatmap of layers by modules: {shown.title} for {what}. The table has the values.",
     )
-    st.caption("Click a cell to open its matrix, or choose the matrix by name below.")
 
 
 def n_chosen(source: Source, choice: shell.Choice) -> int:
@@ -146,24 +136,22 @@ def n_chosen(source: Source, choice: shell.Choice) -> int:
     return min(api.spec(choice.student).n_layers, source.map.spec.n_layers)
 
 
-def layers(source: Source, choice: shell.Choice) -> None:
-    """Layer shares with intervals, and which layers other samples would choose."""
-    k, found = n_chosen(source, choice), source.map
+def layers(source: Source, k: int, look: Look) -> Picture:
+    """Layer shares with intervals, and which `k` layers other samples would choose."""
+    found = source.map
     stability = api.views.layer_stability(found.layer_samples, k)
     frame = sensitivity_charts.layers_frame(api.views.layer_values(found), stability)
-    share.figure(
-        sensitivity_charts.layers_figure(frame, share.look()),
+    return Picture(
+        sensitivity_charts.layers_figure(frame, look),
         frame,
-        key="layers",
-        caption=f"The {k} most sensitive layers are orange; 95 % intervals over samples · "
-        f"{source.label}, {source.origin}",
-        command=api.as_command(source.job),
-        python=api.as_python(
-            source.job,
+        "layers",
+        f"The {k} most sensitive layers are orange; 95 % intervals over samples · "
+        f"{source.label}, {source.about}",
+        source.origin(
             "print(api.views.layer_values(map))\n"
             f"print(api.views.layer_stability(map.layer_samples, {k}))",
         ),
-        alt="Bars: share of each layer with its interval, and how often it is chosen when "
+        "Bars: share of each layer with its interval, and how often it is chosen when "
         "samples are resampled",
     )
 
@@ -175,7 +163,7 @@ def trust(source: Source, choice: shell.Choice) -> None:
     with left, safe.shown_problems("stability"):
         _agreement(source.map)
     with right, safe.shown_problems("samples"):
-        _samples(source, choice)
+        samples(source, n_chosen(source, choice), share.look()).draw()
 
 
 def _agreement(found: api.SensitivityMap) -> None:
@@ -190,22 +178,19 @@ def _agreement(found: api.SensitivityMap) -> None:
     st.caption(f"95 % of random halves: {halves.low:.3f} to {halves.high:.3f}")
 
 
-def _samples(source: Source, choice: shell.Choice) -> None:
-    k, found = n_chosen(source, choice), source.map
+def samples(source: Source, k: int, look: Look) -> Picture:
+    """How many of the `k` layers fewer samples choose too; its data start with the fewest."""
+    found = source.map
     sizes = [n for n in (1, 2, 4, 8, 16, 32, 64, 128, 256) if n < found.n_samples]
     sizes.append(found.n_samples)
     same = api.views.stability_by_samples(found.layer_samples, k, sizes)
     frame = pd.DataFrame({"samples": sizes, "same_layers": same})
-    share.figure(
-        sensitivity_charts.samples_figure(frame, share.look()),
+    return Picture(
+        sensitivity_charts.samples_figure(frame, look),
         frame,
-        key="samples",
-        caption=f"How many of the {k} layers are also chosen from fewer samples · "
-        f"{source.label}, {source.origin}",
-        command=api.as_command(source.job),
-        python=api.as_python(
-            source.job,
-            f"print(api.views.stability_by_samples(map.layer_samples, {k}, {sizes}))",
-        ),
-        alt="Share of the chosen layers against the number of seed samples",
+        "samples",
+        f"How many of the {k} layers are also chosen from fewer samples · "
+        f"{source.label}, {source.about}",
+        source.origin(f"print(api.views.stability_by_samples(map.layer_samples, {k}, {sizes}))"),
+        "Share of the chosen layers against the number of seed samples",
     )

@@ -83,24 +83,20 @@ def _matrix(
     axes = api.views.axis_name(spec, role)
     size = f"rows {rows[0]}–{rows[1] - 1} of {large[0]}, columns {cols[0]}–{cols[1] - 1} of "
     size += f"{large[1]}, window {small[0]} × {small[1]}"
-    look = share.look()
-    share.figure(
+    share.Picture(
         sensitivity_charts.matrix_figure(
-            binned, which, windows, profiles, axes, signed=minus is not None, look=look
+            binned, which, windows, profiles, axes, signed=minus is not None, look=share.look()
         ),
         sensitivity_charts.matrix_frame(binned, which),
-        key=key,
-        caption=f"{module} · {size} · {name}, {shown.origin}",
-        command=api.as_command(shown.job),
-        python=api.as_python(
-            shown.job,
+        key,
+        f"{module} · {size} · {name}, {shown.about}",
+        shown.origin(
             f"matrix = map.matrix({module!r})\n"
             f"print(api.views.bin_matrix(matrix, rows={rows}, cols={cols}).{which})\n"
             f"print(api.views.chosen_windows(matrix, *{small}))",
         ),
-        alt=f"Heatmap of {module} in blocks, with the most sensitive window of the student's shape",
-        on_select=lambda: _zoom(key, large),
-    )
+        f"Heatmap of {module} in blocks, with the most sensitive window of the student's shape",
+    ).draw(lambda: _zoom(key, large))
     st.caption("Drag a box to zoom in, or move the sliders.")
     if note:
         st.text(note)

@@ -11,7 +11,7 @@ from nuggets import api
 from nuggets.errors import NuggetsError
 from nuggets.models.references import short_name
 from nuggets.recipe import SensitivityJob, TransferRecipe
-from nuggets.ui.frame import measure, shell
+from nuggets.ui.frame import measure, share, shell
 
 LOOK_BACK = 60
 """Newest runs whose maps are offered."""
@@ -33,8 +33,12 @@ class Source:
     map: api.SensitivityMap
     run: str | None = None
 
+    def origin(self, then: str) -> share.Origin:
+        """What gives the map again; `then` is Python that ends in what is shown of it."""
+        return share.Origin.of(self.job, then)
+
     @property
-    def origin(self) -> str:
+    def about(self) -> str:
         """Model, samples and identity, for captions."""
         digest = str(self.map.meta.get("digest", ""))[:8] or "unnamed"
         model = short_name(self.map.meta.get("model", self.job.model))

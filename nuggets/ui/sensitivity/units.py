@@ -10,6 +10,7 @@ import streamlit as st
 from nuggets import api
 from nuggets.ui.charts import sensitivity as sensitivity_charts
 from nuggets.ui.frame import safe, share
+from nuggets.ui.frame.share import Picture
 from nuggets.ui.sensitivity.sources import Source, Sources
 from nuggets.views.matrices import Units
 
@@ -43,17 +44,14 @@ def _ranking(found: Sources, a: str, b: str | None, units: Units) -> None:
     top = api.views.top_units(scores, TOP)
     frame = sensitivity_charts.units_frame(top, units[:-1], others if b else None)
     also = f"; orange: also among the first {TOP} of {b}" if b else ""
-    share.figure(
+    Picture(
         sensitivity_charts.units_figure(frame, share.look()),
         frame,
-        key=f"top-{units}",
-        caption=f"Most sensitive {units} of {scores.size}{also} · {a}, {source.origin}",
-        command=api.as_command(source.job),
-        python=api.as_python(
-            source.job, f"print(api.views.top_units(api.views.unit_scores(map, {units!r}), {TOP}))"
-        ),
-        alt=f"Bars of the most sensitive {units}",
-    )
+        f"top-{units}",
+        f"Most sensitive {units} of {scores.size}{also} · {a}, {source.about}",
+        source.origin(f"print(api.views.top_units(api.views.unit_scores(map, {units!r}), {TOP}))"),
+        f"Bars of the most sensitive {units}",
+    ).draw()
 
 
 def _scores(source: Source, units: Units) -> np.ndarray:
@@ -65,18 +63,14 @@ def _overlap(scores: Mapping[str, np.ndarray], units: Units, source: Source) -> 
     found = api.views.overlap(every, min(100, max(1, every[0].size // 20)))
     frame = sensitivity_charts.overlap_frame(found, list(scores))
     first = found[0][0]
-    share.figure(
-        sensitivity_charts.overlap_figure(
-            frame[list(scores)].to_numpy(), list(scores), share.look()
-        ),
+    Picture(
+        sensitivity_charts.overlap_figure(frame, share.look()),
         frame,
-        key=f"overlap-{units}",
-        caption=f"Share of the top {first.k} {units} that two tasks have in common; "
-        f"{100 * first.chance:.0f} % by chance · {source.origin}",
-        command=api.as_command(source.job),
-        python=api.as_python(
-            source.job,
-            f"print(api.views.unit_scores(map, {units!r}))  # one per task, then overlap",
+        f"overlap-{units}",
+        f"Share of the top {first.k} {units} that two tasks have in common; "
+        f"{100 * first.chance:.0f} % by chance · {source.about}",
+        source.origin(
+            f"print(api.views.unit_scores(map, {units!r}))  # one per task, then overlap"
         ),
-        alt=f"Heatmap, tasks by tasks: share of the top {units} in common",
-    )
+        f"Heatmap, tasks by tasks: share of the top {units} in common",
+    ).draw()

@@ -36,10 +36,6 @@ def choose_layers(layers: Sequence[int]) -> None:
 def recipe(base: TransferRecipe, choice: shell.Choice) -> TransferRecipe:
     """Draws all controls with a recipe's values and returns the recipe they describe.
 
-    Args:
-        base: what the controls begin with, and what they do not cover.
-        choice: pair, task and device of the sidebar.
-
     Raises:
         BadInput: naming the control whose value does not fit.
     """

@@ -14,40 +14,47 @@ from nuggets.frozen import members
 from nuggets.recipe import TransferRecipe
 from nuggets.train.arms.family import Arm
 from nuggets.ui.frame import fields
+from nuggets.ui.transfer.form_strategy import Control, shown_of
 
 Tree = dict[str, Any]
 GROUPS = {
     "starts": ("Initialisers", "What LoRA starts from. plain: A random, B zero. paper: "
                "matrices extracted from the teacher. The others are PEFT's own "
                "and need no teacher."),
-    "controls": ("Controls", "Like the paper's initialisation, but with the teacher's "
-                 "knowledge destroyed. If the treatment does no better than these, "
-                 "knowledge is not what helped."),
+    "content": ("Content controls", "Like the paper's initialisation, but without the meaning of "
+                "the teacher's parameters. The verdict is “helps” only if all of these are "
+                "beaten, and at least one is there."),
+    "location": ("Location controls", "The teacher's parameters, but taken from elsewhere. They "
+                 "show whether it matters where parameters are taken from."),
     "others": ("Other arms", "vanilla: the untouched student. Distillation, samples labelled "
                "by the teacher, full fine-tuning and grafts are the alternatives "
                "to a transfer."),
 }  # fmt: skip
 MOST_SEEDS = 10
-METRICS = ("exact_match", "choice", "loss")
+ITEMS = Control("items", "data.n_test", "Test items",
+                "Items that the report evaluates, the same for every arm and seed.",
+                high=100_000, step=20)  # fmt: skip
+METRIC = Control("metric", "data.metric", "Verdict on", "The metric that the verdict uses.")
+OLD = Control("old_items", "data.n_old", "Items per old skill",
+              "Items of each skill that the student already has, to measure what it forgets.",
+              high=10_000, step=10)  # fmt: skip
+PROMPTS = Control("prompts", "data.format", "Prompts",
+                  "In the format of the paper's data, or by the tokenizer's chat "
+                  "template.")  # fmt: skip
 
 
 def values(base: TransferRecipe) -> Tree:
     """What each control shows for a recipe, by key."""
     own = {key: [arm.name for arm in base.arms if _group(arm) == key] for key in GROUPS}
-    return own | {
-        "seeds": len(base.seeds),
-        "items": base.data.n_test,
-        "old_items": base.data.n_old,
-        "metric": base.data.metric,
-        "prompts": base.data.format,
-    }
+    return own | shown_of(base, ITEMS, METRIC, OLD, PROMPTS) | {"seeds": len(base.seeds)}
 
 
 def draw(base: TransferRecipe, tree: Tree) -> None:
     """Draws the controls and writes what they say into a recipe's tree."""
     shown = values(base)
     offered = {arm.name: arm for arm in base.arms}
-    offered |= {kind: arm() for kind, arm in members(Arm).items() if kind not in offered}
+    for arm in (each for kind in members(Arm).values() for each in kind.offered()):
+        offered.setdefault(arm.name, arm)
     chosen: set[str] = set()
     for key, (label, help_) in GROUPS.items():
         names = [name for name, arm in offered.items() if _group(arm) == key]
@@ -65,35 +72,25 @@ def draw(base: TransferRecipe, tree: Tree) -> None:
         )  # fmt: skip
     tree["seeds"] = list(base.seeds) if count == len(base.seeds) else list(range(count))
     with right:
-        tree["data"]["n_test"] = fields.number(
-            "Test items", 1, 100_000, shown["items"], "items",
-            "Items that the report evaluates, the same for every arm and seed.", 20,
-        )  # fmt: skip
+        ITEMS.draw(shown, tree)
     with st.expander("Advanced"):
-        _advanced(tree["data"], shown)
-
-
-def _advanced(data: Tree, shown: Tree) -> None:
-    left, right = st.columns(2)
-    with left:
-        data["metric"] = fields.select(
-            "Verdict on", METRICS, shown["metric"], "metric", "The metric that the verdict uses."
-        )
-    with right:
-        data["n_old"] = fields.number(
-            "Items per old skill", 1, 10_000, shown["old_items"], "old_items",
-            "Items of each skill that the student already has, to measure what it forgets.", 10,
-        )  # fmt: skip
-    data["format"] = fields.select(
-        "Prompts", ["paper", "chat"], shown["prompts"], "prompts",
-        "In the format of the paper's data, or by the tokenizer's chat template.",
-    )  # fmt: skip
+        left, right = st.columns(2)
+        with left:
+            METRIC.draw(shown, tree)
+        with right:
+            OLD.draw(shown, tree)
+        PROMPTS.draw(shown, tree)
 
 
 def _explained(offered: dict[str, Any]) -> None:
     with st.popover("What each arm is", width="stretch"):
         rows = [
-            {"arm": name, "what": arm.title, "role": arm.role, "in short": _short(arm)}
+            {
+                "arm": name,
+                "what": arm.title,
+                "role": arm.role.replace("_", " "),
+                "in short": _short(arm),
+            }
             for name, arm in offered.items()
         ]
         st.dataframe(pd.DataFrame(rows), hide_index=True, height=320)
@@ -105,6 +102,6 @@ def _short(arm: Any) -> str:
 
 def _group(arm: Any) -> str:
     """The key of its group: controls by their role, the others by their family."""
-    if arm.role == "control":
-        return "controls"
+    if arm.role in ("content_control", "location_control"):
+        return arm.role.removesuffix("_control")
     return "starts" if arm.family == "start" else "others"

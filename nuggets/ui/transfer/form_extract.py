@@ -13,11 +13,20 @@ from nuggets.recipe import TransferRecipe
 from nuggets.sensitivity.scores import Score
 from nuggets.ui.frame import fields
 from nuggets.ui.transfer import form_strategy
+from nuggets.ui.transfer.form_strategy import Control, shown_of
 
 Tree = dict[str, Any]
 RANKS = ("global", "per module", "by energy")
 SELECTORS: Tree = {"layers": LayerSelector, "matrices": MatrixSelector}
 SCORES: Tree = {"score": Score}
+SEED_SAMPLES = Control("seed_samples", "data.n_seed_samples", "Seed samples",
+                       "Samples on which sensitivity is measured (the paper: 32).",
+                       high=4096)  # fmt: skip
+SVD = Control("svd", "lora.svd", "SVD",
+              "randomized: fast, with a fixed seed and a measured error. exact: the full "
+              "decomposition.")  # fmt: skip
+DROPOUT = Control("dropout", "lora.dropout", "Dropout", "PEFT's lora_dropout.",
+                  high=0.99, step=0.01)  # fmt: skip
 RANK_HELP = """global: rank r everywhere. per module: a rank for each kind of matrix. by energy: the
 smallest rank that keeps this share of the squared singular values, r at most."""
 
@@ -36,10 +45,8 @@ def values(base: TransferRecipe) -> Tree:
         "energy": lora.energy or 0.9,
         **{f"r_{role}": lora.ranks.get(role, lora.r) for role in api.ROLES},
         "alpha": float(lora.alpha or 0),
-        "svd": lora.svd,
-        "dropout": lora.dropout,
         **form_strategy.values("score", Score, base.sensitivity.score),
-        "seed_samples": base.data.n_seed_samples,
+        **shown_of(base, SEED_SAMPLES, SVD, DROPOUT),
     }
 
 
@@ -108,22 +115,13 @@ def _rank_of_each(base: TransferRecipe, roles: list[str], shown: Tree) -> dict[s
 def _advanced(tree: Tree, shown: Tree) -> None:
     left, right = st.columns(2)
     with left:
-        tree["data"]["n_seed_samples"] = fields.number(
-            "Seed samples", 1, 4096, shown["seed_samples"], "seed_samples",
-            "Samples on which sensitivity is measured (the paper: 32).",
-        )  # fmt: skip
-        tree["lora"]["svd"] = fields.select(
-            "SVD", ["randomized", "exact"], shown["svd"], "svd",
-            "randomized: fast, with a fixed seed and a measured error. exact: the full "
-            "decomposition.",
-        )  # fmt: skip
+        SEED_SAMPLES.draw(shown, tree)
+        SVD.draw(shown, tree)
     with right:
         intro = "What is summed over the seed samples."
         form_strategy.kind("score", Score, "Score", intro, shown, tree["sensitivity"])
         form_strategy.parameters(SCORES, shown, tree["sensitivity"])
-        tree["lora"]["dropout"] = fields.number(
-            "Dropout", 0.0, 0.99, shown["dropout"], "dropout", "PEFT's lora_dropout.", 0.01
-        )
+        DROPOUT.draw(shown, tree)
 
 
 def _rank_kind(base: TransferRecipe) -> str:

@@ -1,17 +1,19 @@
-"""Strategies as controls: the kinds of a family, and the fields of the class that is chosen.
+"""Fields of a recipe as controls: single ones with their words, and whole strategies.
 
-Everything follows from the classes: a new one appears with its docstring and its fields.
+What a control takes follows from the field's type and bounds; of a strategy everything follows from
+its class: a new one appears with its docstring and its fields.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, NamedTuple, get_args, get_origin
 
 import streamlit as st
 from pydantic.fields import FieldInfo
 
 from nuggets.frozen import Frozen, members
+from nuggets.recipe import TransferRecipe
 from nuggets.ui.frame import fields
 
 Tree = dict[str, Any]
@@ -23,6 +25,42 @@ _KEYS = {
     ("matrices", "order"): "order",
 }
 """Names in the address that differ from `FAMILY_FIELD`."""
+
+
+class Control(NamedTuple):
+    """One field of a recipe.
+
+    Attributes:
+        key: in the address.
+        path: of the field, such as `train.lr`.
+        label: its name for people.
+        help: what it means.
+        low: least number, where that of the recipe is not meant.
+        high: largest number, likewise.
+        step: of the buttons beside a number.
+        format: of a number, as Streamlit takes it.
+    """
+
+    key: str
+    path: str
+    label: str
+    help: str = ""
+    low: float | None = None
+    high: float | None = None
+    step: float | None = None
+    format: str | None = None
+
+    def draw(self, shown: Tree, tree: Tree) -> None:
+        """Draws it and writes what it says into a recipe's tree."""
+        part, name = self.path.split(".")
+        cls: Any = TransferRecipe.model_fields[part].annotation
+        tree[part][name] = _drawn(cls.model_fields[name], self, shown[self.key])
+
+
+def shown_of(base: TransferRecipe, *controls: Control) -> Tree:
+    """What controls show for a recipe, by key."""
+    parts = {control.key: control.path.split(".") for control in controls}
+    return {key: getattr(getattr(base, part), name) for key, (part, name) in parts.items()}
 
 
 def values(name: str, family: Any, chosen: Frozen) -> Tree:
@@ -54,7 +92,9 @@ def parameters(families: Mapping[str, Any], shown: Tree, tree: Tree) -> None:
             if other and tree[name].get(other) != value:
                 continue
             if key not in drawn:
-                drawn[key] = _field(field, info, key, shown[key])
+                label = info.title or field.replace("_", " ").capitalize()
+                control = Control(key, "", label, info.description or "")
+                drawn[key] = _drawn(info, control, shown[key])
             tree[name][field] = drawn[key]
 
 
@@ -72,18 +112,20 @@ def _shown(value: Any) -> Any:
     return "" if value is None else value
 
 
-def _field(name: str, info: FieldInfo, key: str, value: Any) -> Any:
+def _drawn(info: FieldInfo, control: Control, value: Any) -> Any:
     """The control that fits a field's type; what it cannot check is for the recipe to refuse."""
-    label, help_ = info.title or name.replace("_", " ").capitalize(), info.description or ""
+    key, _, label, help_, *_ = control
     if get_origin(info.annotation) is Literal:
         return fields.select(label, get_args(info.annotation), value, key, help_)
     if info.annotation is bool:
         return st.toggle(label, value, key=key, bind="query-params", help=help_ or None)
-    if info.annotation in (int, float):
-        low = next((m.ge for m in info.metadata if hasattr(m, "ge")), 0)
-        high = next((m.le for m in info.metadata if hasattr(m, "le")), MOST)
-        low, high, value = map(info.annotation, (low, high, value))
-        return fields.number(label, low, high, value, key, help_)
+    if (kind := info.annotation) in (int, float):
+        least = next((m.ge for m in info.metadata if hasattr(m, "ge")), 0)
+        most = next((m.le for m in info.metadata if hasattr(m, "le")), MOST)
+        low = kind(least if control.low is None else control.low)
+        high = kind(most if control.high is None else control.high)
+        step = None if control.step is None else kind(control.step)
+        return fields.number(label, low, high, kind(value), key, help_, step, control.format)
     text = fields.text(label, value, key, help_)
     return _numbers(text) if get_origin(info.annotation) is tuple else text or None
 

@@ -8,32 +8,46 @@ import streamlit as st
 
 from nuggets.recipe import TransferRecipe
 from nuggets.ui.frame import fields
+from nuggets.ui.transfer.form_strategy import Control, shown_of
 
 Tree = dict[str, Any]
-SCHEDULES = ("linear", "cosine", "constant")
-CONCURRENT = ("auto", "always", "never")
+SAMPLES = Control("samples", "data.n_train", "Training samples",
+                  "Each seed draws its own samples, shared by all arms.", step=16)  # fmt: skip
+BATCH = Control("batch", "train.batch_size", "Batch size", high=4096)
+STEPS = Control("steps", "train.steps", "Steps", step=10)
+LR = Control("lr", "train.lr", "Learning rate", low=1e-7, high=1, step=1e-4, format="%.1e")
+ADVANCED = (
+    (
+        Control("schedule", "train.schedule", "Schedule", "Learning rate after warm-up."),
+        Control("decay", "train.weight_decay", "Weight decay", high=1, step=0.01),
+        Control("curve", "train.evaluate_every", "Evaluate every",
+                "Steps between points of the learning curve; 0 = only at the end.", step=10),
+        Control("max_length", "train.max_length", "Max length (tokens)",
+                "Longer samples are truncated.", step=64),
+    ),
+    (
+        Control("warmup", "train.warmup", "Warm-up", "As a share of all steps.",
+                high=0.99, step=0.01),
+        Control("clip", "train.max_grad_norm", "Clip gradients", "Maximum norm of the gradient.",
+                step=0.1),
+        Control("checkpoint", "train.checkpoint_every", "Checkpoint every",
+                "In steps. An interrupted run loses at most this many.", step=10),
+        Control("concurrent", "train.concurrent", "Train arms together",
+                "Trains several arms and seeds at once: faster, with the same results up to "
+                "rounding."),
+        Control("processes", "train.processes", "Processes",
+                "Number of GPUs that share every batch; arms are then trained one after another."),
+    ),
+)  # fmt: skip
 
 
 def values(base: TransferRecipe) -> Tree:
     """What each control shows for a recipe, by key."""
     train = base.train
-    return {
-        "samples": base.data.n_train,
+    return shown_of(base, SAMPLES, BATCH, STEPS, LR, *ADVANCED[0], *ADVANCED[1]) | {
         "length": "steps" if train.epochs is None else "epochs",
-        "steps": train.steps,
         "epochs": float(train.epochs or 3),
-        "lr": train.lr,
-        "batch": train.batch_size,
         "grid": ", ".join(f"{rate:g}" for rate in train.lr_grid),
-        "schedule": train.schedule,
-        "warmup": train.warmup,
-        "decay": train.weight_decay,
-        "clip": train.max_grad_norm,
-        "curve": train.evaluate_every,
-        "checkpoint": train.checkpoint_every,
-        "max_length": train.max_length,
-        "concurrent": train.concurrent,
-        "processes": train.processes,
     }
 
 
@@ -42,74 +56,33 @@ def draw(base: TransferRecipe, tree: Tree) -> None:
     shown, train = values(base), tree["train"]
     left, right = st.columns(2)
     with left:
-        tree["data"]["n_train"] = fields.number(
-            "Training samples", 1, 1_000_000, shown["samples"], "samples",
-            "Each seed draws its own samples, shared by all arms.", 16,
-        )  # fmt: skip
+        SAMPLES.draw(shown, tree)
         kind = fields.switch(
             "Length in", ("steps", "epochs"), shown["length"], "length",
             "Optimiser steps, or passes over the samples (the paper: 3 epochs).",
         )  # fmt: skip
     with right:
-        train["batch_size"] = fields.number("Batch size", 1, 4096, shown["batch"], "batch")
+        BATCH.draw(shown, tree)
         if kind == "steps":
-            train["steps"] = fields.number("Steps", 0, 1_000_000, shown["steps"], "steps", step=10)
+            STEPS.draw(shown, tree)
             train["epochs"] = None
         else:
             train["epochs"] = fields.number("Epochs", 0.1, 100.0, shown["epochs"], "epochs")
     grid = st.session_state.get("grid", shown["grid"])
-    train["lr"] = fields.number(
-        "Learning rate", 1e-7, 1.0, shown["lr"], "lr",
-        f"Not used: each arm chooses its own from {grid}." if grid else "The same for all arms.",
-        1e-4, "%.1e",
-    )  # fmt: skip
+    unused = f"Not used: each arm chooses its own from {grid}."
+    LR._replace(help=unused if grid else "The same for all arms.").draw(shown, tree)
     with st.expander("Advanced"):
-        _advanced(train, shown)
-
-
-def _advanced(train: Tree, shown: Tree) -> None:
-    text = fields.text(
-        "Learning rates to tune on", shown["grid"], "grid",
-        "Each arm uses its best rate of these, chosen on another seed and other items. Leave "
-        "empty for no tuning.",
-        "for example 1e-3, 3e-3, 1e-2",
-    )  # fmt: skip
-    train["lr_grid"] = [_rate(part) for part in text.split(",") if part.strip()]
-    left, right = st.columns(2)
-    with left:
-        train["schedule"] = fields.select(
-            "Schedule", SCHEDULES, shown["schedule"], "schedule", "Learning rate after warm-up."
-        )
-        train["weight_decay"] = fields.number(
-            "Weight decay", 0.0, 1.0, shown["decay"], "decay", step=0.01
-        )
-        train["evaluate_every"] = fields.number(
-            "Evaluate every", 0, 1_000_000, shown["curve"], "curve",
-            "Steps between points of the learning curve; 0 = only at the end.", 10,
+        text = fields.text(
+            "Learning rates to tune on", shown["grid"], "grid",
+            "Each arm uses its best rate of these, chosen on another seed and other items. Leave "
+            "empty for no tuning.",
+            "for example 1e-3, 3e-3, 1e-2",
         )  # fmt: skip
-        train["max_length"] = fields.number(
-            "Max length (tokens)", 8, 1_000_000, shown["max_length"], "max_length",
-            "Longer samples are truncated.", 64,
-        )  # fmt: skip
-    with right:
-        train["warmup"] = fields.number(
-            "Warm-up", 0.0, 0.99, shown["warmup"], "warmup", "As a share of all steps.", 0.01
-        )
-        train["max_grad_norm"] = fields.number(
-            "Clip gradients", 0.0, 1e6, shown["clip"], "clip", "Maximum norm of the gradient.", 0.1
-        )
-        train["checkpoint_every"] = fields.number(
-            "Checkpoint every", 1, 1_000_000, shown["checkpoint"], "checkpoint",
-            "In steps. An interrupted run loses at most this many.", 10,
-        )  # fmt: skip
-        train["concurrent"] = fields.select(
-            "Train arms together", CONCURRENT, shown["concurrent"], "concurrent",
-            "Trains several arms and seeds at once: faster, with the same results up to rounding.",
-        )  # fmt: skip
-        train["processes"] = fields.number(
-            "Processes", 1, 64, shown["processes"], "processes",
-            "Number of GPUs that share every batch; arms are then trained one after another.",
-        )  # fmt: skip
+        train["lr_grid"] = [_rate(part) for part in text.split(",") if part.strip()]
+        for column, controls in zip(st.columns(2), ADVANCED, strict=True):
+            with column:
+                for control in controls:
+                    control.draw(shown, tree)
 
 
 def _rate(text: str) -> float | str:

@@ -9,9 +9,11 @@ import streamlit as st
 
 from nuggets import api
 from nuggets.amounts import duration, size
+from nuggets.preflight.resources import Machine, StageNeed
 from nuggets.recipe import TransferRecipe
 from nuggets.ui.charts import transfer as transfer_charts
 from nuggets.ui.frame import measure, safe, share
+from nuggets.ui.frame.share import Origin, Picture
 
 TABS = ("Windows", "Adjacent matrices", "Rank and energy", "Time and memory")
 
@@ -74,57 +76,44 @@ def _offer(recipe: TransferRecipe, missing: str) -> None:
 
 
 def _numbers(ahead: api.Outlook) -> None:
-    plan, unknown = ahead.plan, "–"
-    left, right = st.columns(2)
-    left.metric(
-        "Teacher layers",
-        ranges([teacher for _, teacher in plan.alignment.pairs]) if plan else unknown,
-        border=True,
-        help="In the order of the student's layers, counted from 0.",
-    )
+    plan, machine = ahead.plan, ahead.preflight.machine
     kept = [item.kept_mass for item in plan.items] if plan else []
-    right.metric(
-        "Sensitivity kept",
-        f"{min(kept):.0%} to {max(kept):.0%}" if kept else unknown,
-        border=True,
-        help="Share of a teacher matrix's sensitivity that the chosen entries hold, from the "
-        "lowest to the highest over all matrices.",
-    )
     at_most = "at most " if plan and plan.lora.energy is not None and ahead.kept is None else ""
-    left.metric(
-        "Trainable parameters per arm",
-        unknown if ahead.parameters is None else f"{at_most}{ahead.parameters:,}",
-        border=True,
-        help="All entries of A and B, at the ranks that are used.",
-    )
-    machine = ahead.preflight.machine
-    right.metric(
-        f"Time on {machine.device if machine else 'this machine'}",
-        unknown if ahead.seconds is None else f"about {duration(ahead.seconds)}",
-        border=True,
-        help="All stages, one arm and seed after another, at the measured speed of this device. "
-        "Training arms together takes less.",
-    )
+    numbers = (
+        ("Teacher layers", plan and ranges([teacher for _, teacher in plan.alignment.pairs]),
+         "In the order of the student's layers, counted from 0."),
+        ("Sensitivity kept", f"{min(kept):.0%} to {max(kept):.0%}" if kept else None,
+         "Share of a teacher matrix's sensitivity that the chosen entries hold, from the lowest to "
+         "the highest over all matrices."),
+        ("Trainable parameters per arm",
+         None if ahead.parameters is None else f"{at_most}{ahead.parameters:,}",
+         "All entries of A and B, at the ranks that are used."),
+        (f"Time on {machine.device if machine else 'this machine'}",
+         None if ahead.seconds is None else f"about {duration(ahead.seconds)}",
+         "All stages, one arm and seed after another, at the measured speed of this device. "
+         "Training arms together takes less."),
+    )  # fmt: skip
+    columns = st.columns(2)
+    for place, (label, value, meaning) in enumerate(numbers):
+        columns[place % 2].metric(label, value or "–", border=True, help=meaning)
 
 
 def _windows(recipe: TransferRecipe, plan: api.ExtractionPlan) -> None:
     frame = transfer_charts.plan_frame(plan)
-    command, python = _origin(recipe)
-    share.figure(
+    origin = Origin.of_plan(recipe)
+    Picture(
         transfer_charts.plan_figure(frame, share.look()),
         frame,
-        key="plan",
-        caption="Sensitivity kept, relative to a random choice (1×)",
-        command=command,
-        python=python,
-        alt="Share of sensitivity kept for each layer pair and matrix",
-    )
+        "plan",
+        "Sensitivity kept, relative to a random choice (1×)",
+        origin,
+        "Share of sensitivity kept for each layer pair and matrix",
+    ).draw()
     share.table(
         transfer_charts.windows_frame(plan),
-        key="plan-windows",
-        caption=f"What each of the {len(plan.items)} matrices takes from the teacher",
-        command=command,
-        python=python,
+        "plan-windows",
+        f"What each of the {len(plan.items)} matrices takes from the teacher",
+        origin,
         height=220,
         column_config={
             name: st.column_config.NumberColumn(format="percent")
@@ -149,16 +138,14 @@ def _neighbours(recipe: TransferRecipe, ahead: api.Outlook) -> None:
         "before it wrote."
     )
     frame = transfer_charts.neighbours_frame(found)
-    command, python = _origin(recipe)
-    share.figure(
+    Picture(
         transfer_charts.neighbours_figure(frame, found.chance, share.look()),
         frame,
-        key="plan-neighbours",
-        caption="Residual dimensions that each matrix shares with the next",
-        command=command,
-        python=python,
-        alt="Overlap of residual dimensions for each pair of adjacent matrices",
-    )
+        "plan-neighbours",
+        "Residual dimensions that each matrix shares with the next",
+        Origin.of_plan(recipe),
+        "Overlap of residual dimensions for each pair of adjacent matrices",
+    ).draw()
 
 
 def _kept(recipe: TransferRecipe, ahead: api.Outlook) -> None:
@@ -173,39 +160,23 @@ def _kept(recipe: TransferRecipe, ahead: api.Outlook) -> None:
         "training begins."
     )
     frame = transfer_charts.kept_frame(plan, kept)
-    command, python = _origin(recipe)
-    share.figure(
+    Picture(
         transfer_charts.kept_figure(frame, share.look()),
         frame,
-        key="plan-energy",
-        caption="Energy kept by the SVD, and the rank used",
-        command=command,
-        python=python,
-        alt="Rank and energy kept for each layer pair and matrix",
-    )
+        "plan-energy",
+        "Energy kept by the SVD, and the rank used",
+        Origin.of_plan(recipe),
+        "Rank and energy kept for each layer pair and matrix",
+    ).draw()
 
 
 def _costs(recipe: TransferRecipe, ahead: api.Outlook) -> None:
-    rows = [
-        {
-            "stage": need.stage,
-            "memory": size(need.bytes_needed),
-            "disk": size(need.disk_needed) if need.disk_needed else "–",
-            "time": duration(need.seconds),
-            "fits": "yes" if need.fits else "no",
-        }
-        for need in ahead.stages
-    ]
     found = ahead.preflight
     work, peak = found.work, max((need.bytes_needed for need in ahead.stages), default=0)
-    if rows and work is not None:
-        share.table(
-            pd.DataFrame(rows),
-            key="plan-costs",
-            caption="Estimated from the dimensions and the measured speed of this machine",
-            command=f"nuggets preflight {recipe.teacher} {recipe.student}",
-            height="content",
-        )
+    if ahead.stages and work is not None and found.machine is not None:
+        caption = "Estimated from the dimensions and the measured speed of this machine"
+        origin = Origin(f"nuggets preflight {recipe.teacher} {recipe.student}")
+        needs(ahead.stages, found.machine, "plan-costs", caption, origin)
         st.text(
             f"{work.trainings} trainings of {work.steps} steps, {work.batch_size} samples of "
             f"about {work.tokens} tokens each. Needs {size(peak)} of memory at most. "
@@ -215,6 +186,34 @@ def _costs(recipe: TransferRecipe, ahead: api.Outlook) -> None:
     if ahead.uncounted:
         st.text(f"Not included: {', '.join(ahead.uncounted)}.")
     safe.notes(found.notes)
+
+
+def needs(
+    stages: Sequence[StageNeed], machine: Machine, key: str, caption: str, origin: Origin
+) -> None:
+    """A table of memory, disk and time of every stage against what this machine has."""
+
+    def amount(n_bytes: int) -> str:
+        return size(n_bytes) if n_bytes else "–"
+
+    on_gpu = machine.device != "cpu"
+    rows = [
+        {
+            "stage": stage.stage,
+            "memory": amount(stage.bytes_needed),
+            **({"RAM": amount(stage.ram_needed)} if on_gpu else {}),
+            "of free memory": stage.bytes_needed / max(machine.memory_free, 1),
+            "disk": amount(stage.disk_needed),
+            "time": duration(stage.seconds),
+            "fits": "yes" if stage.fits else "no",
+        }
+        for stage in stages
+    ]
+    bar = st.column_config.ProgressColumn(min_value=0, max_value=1, format="percent", width=110,
+                                          help="Share of the free memory.")  # fmt: skip
+    alt = "Memory, disk space and time that each stage needs, and whether they are available"
+    share.table(pd.DataFrame(rows), key, caption, origin, height="content", row_height=30,
+                column_config={"of free memory": bar}, alt=alt)  # fmt: skip
 
 
 def _ranks_asked(plan: api.ExtractionPlan | None) -> str:
@@ -237,9 +236,3 @@ def ranges(numbers: Sequence[int]) -> str:
         else:
             runs.append([number])
     return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}–{run[-1]}" for run in runs)
-
-
-def _origin(recipe: TransferRecipe) -> tuple[str, str]:
-    """The command line and the Python of the plan that is shown."""
-    then = "plan = api.measured_plan(job)\nprint(plan)"
-    return api.as_command(recipe, "plan"), api.as_python(recipe, then)

@@ -81,9 +81,9 @@ def compare(recipe: TransferRecipe, choice: shell.Choice) -> None:
             names_ = (one, other if other != one else f"{other} (right)")
             share.table(
                 pd.DataFrame(lines, columns=["field", *names_]),
-                key="recipe-difference",
-                caption=f"{len(rows)} fields differ",
-                command=None if one == SHOWN else f"nuggets recipes {one} {other}",
+                "recipe-difference",
+                f"{len(rows)} fields differ",
+                share.Origin(None if one == SHOWN else f"nuggets recipes {one} {other}"),
                 height="content",
             )
 

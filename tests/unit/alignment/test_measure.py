@@ -7,7 +7,7 @@ from transformers import AutoModelForCausalLM
 
 from nuggets.alignment import measure
 from nuggets.alignment.measure import align_models
-from nuggets.alignment.similarity import linear_cka, weight_subspace_similarity
+from nuggets.alignment.similarity import cka_matrix, subspace_matrix
 from nuggets.alignment.states import collect_reads, collect_states, make_batches, record_states
 from nuggets.alignment.stitching import exact_match, stitched_logits, stitching_accuracy
 from nuggets.builtin.pairs import model_folder
@@ -132,7 +132,8 @@ def test_reads_span_what_the_matrix_computes_along_its_strongest_directions(teac
     u = np.linalg.svd(module.weight.detach().double().numpy())[0]
     strongest = outputs @ u[:, :k]
     assert reads.shape == (4, len(LAYER_ROLES), len(strongest), k)
-    similarity = weight_subspace_similarity(reads[1, LAYER_ROLES.index("gate")], strongest)
+    gate = reads[1, LAYER_ROLES.index("gate")]
+    similarity = subspace_matrix(gate[None, None], strongest[None, None]).item()
     assert similarity == pytest.approx(1, abs=1e-5)  # the randomised SVD is not quite exact
 
 
@@ -251,8 +252,8 @@ def test_alignment_compares_what_leaves_the_blocks(teacher, student):
     x = collect_states(*teacher, fit["a"])
     y = collect_states(*student, fit["a"])
     assert report.matrices["cka"].shape == (4, 2)
-    assert report.matrices["cka"][2, 1] == pytest.approx(linear_cka(x[3], y[2]))
-    assert report.matrices["cka.a"][0, 0] == pytest.approx(linear_cka(x[1], y[1]))
+    assert report.matrices["cka"][2, 1] == pytest.approx(cka_matrix(x[3:4], y[2:3]).item())
+    assert report.matrices["cka.a"][0, 0] == pytest.approx(cka_matrix(x[1:2], y[1:2]).item())
 
 
 def test_deep_models_are_stitched_at_evenly_spread_layers(teacher, student, monkeypatch):

@@ -14,10 +14,8 @@ from nuggets.builtin.pairs import (
     PAIRS,
     ModelCard,
     assets_root,
-    builtin_models,
     model_card,
     model_folder,
-    pair_folders,
 )
 from nuggets.errors import BadInput, Damaged
 
@@ -49,14 +47,14 @@ def root(tmp_path, monkeypatch):
 
 def test_environment_variable_moves_the_assets(root):
     assert assets_root() == root
-    assert builtin_models() == {name: root / name for name in MODELS}
+    assert {name: model_folder(name) for name in MODELS} == {name: root / name for name in MODELS}
 
 
-def test_every_pair_names_existing_models(root):
-    assert {name: pair_folders(name) for name in PAIRS} == {
-        "independent": (root / "teacher", root / "independent"),
-        "sibling": (root / "teacher", root / "sibling"),
-    }
+def test_every_pair_is_named_after_its_student_and_names_existing_models():
+    assert [(name, pair.teacher, pair.student) for name, pair in PAIRS.items()] == [
+        ("independent", "teacher", "independent"),
+        ("sibling", "teacher", "sibling"),
+    ]
 
 
 def test_card_is_read(root):
@@ -100,9 +98,9 @@ def test_installed_package_is_searched_after_the_checkout(tmp_path, monkeypatch)
     assert assets_root() == checkout
 
 
-@pytest.mark.parametrize("call", [model_folder, model_card, pair_folders])
+@pytest.mark.parametrize("call", [model_folder, model_card])
 def test_unknown_names_are_refused_with_the_valid_ones(call, root):
-    valid = "independent, sibling" if call is pair_folders else "teacher, independent, sibling"
+    valid = "teacher, independent, sibling"
     with pytest.raises(BadInput, match=f"no built-in .* 'big'; choose one of {valid}"):
         call("big")
 

@@ -10,7 +10,6 @@ from nuggets.builtin.pairs import MODELS
 from nuggets.builtin.resolve import resolve
 from nuggets.builtin.skills import skill_samples
 from nuggets.errors import BadInput, Cancelled, NonFinite
-from nuggets.evaluation.answer_store import KeptInMemory
 from nuggets.evaluation.benchmarks import Dialogue, Gsm8k, Mmlu, SkillTask, SuperNi
 from nuggets.evaluation.judges import TeacherJudge
 from nuggets.evaluation.lm_eval_adapter import (
@@ -125,11 +124,10 @@ def test_prompts_that_are_too_long_lose_their_beginning_and_are_counted(lm_of):
         lm.generate_until([Request(long, {"until": [], "max_gen_toks": 6})])
 
 
-def test_answers_that_were_kept_are_not_asked_again(lm_of):
-    kept = KeptInMemory()
+def test_answers_that_were_kept_are_not_asked_again(lm_of, tmp_path):
     requests = [Request(*pair) for pair in PAIRS]
-    first = lm_of(kept=kept).loglikelihood(requests)
-    again = lm_of(kept=kept)
+    first = lm_of(kept=tmp_path).loglikelihood(requests)
+    again = lm_of(kept=tmp_path)
     again._score = None  # a call would fail
     assert again.loglikelihood(requests) == first
 

@@ -13,14 +13,14 @@ ROLES = {
     "vanilla": "reference",
     "plain": "baseline",
     "paper": "treatment",
-    "gaussian": "control",
-    "shuffled": "control",
+    "gaussian": "content_control",
+    "shuffled": "content_control",
 }
 
 
-def outcome(arm, seed, values, role=None):
+def outcome(arm, seed, values, role=None, benchmark="mmlu-0shot"):
     return BenchmarkOutcome(
-        benchmark="mmlu-0shot",
+        benchmark=benchmark,
         model=f"{arm}, seed {seed}",
         metric="acc",
         items=[str(i) for i in range(len(values))],
@@ -37,10 +37,10 @@ def outcome(arm, seed, values, role=None):
     )
 
 
-def drawn(prefix="", rates=RATES):
+def drawn(prefix="", rates=RATES, benchmark="mmlu-0shot"):
     generator = np.random.default_rng(0)
     return [
-        outcome(prefix + arm, seed, generator.random(100) < rate, ROLES[arm])
+        outcome(prefix + arm, seed, generator.random(100) < rate, ROLES[arm], benchmark)
         for arm, rate in rates.items()
         for seed in range(3)
     ]
@@ -75,6 +75,27 @@ def test_a_control_as_good_as_the_treatment_stops_the_claim():
     assert table.verdict.kind == "same_as_controls"
 
 
+def test_several_benchmarks_of_one_run_are_one_family():
+    both = [*drawn(), *drawn(rates=RATES | {"paper": 0.35}, benchmark="gsm8k-0shot")]
+    tables = build_tables(both, base="plain")
+    first = [each for table in tables for each in table.comparisons if each.arm == "paper"]
+    assert len(first) == 6
+    assert [each.p_holm for each in first] == pytest.approx(holm([each.p for each in first]))
+    assert [table.benchmark for table in tables] == ["mmlu-0shot", "gsm8k-0shot"]
+    assert [table.verdict.kind for table in tables] == ["helps", "no_difference"]
+
+
+def test_the_table_of_another_version_opens_and_says_by_which_rules_it_was_judged():
+    (table,) = build_tables(drawn())
+    old = table.model_dump(mode="json")
+    del old["verdict"]["edition"], old["verdict"]["location"]
+    verdict = BenchmarkTable.model_validate(old).verdict
+    assert verdict is not None
+    assert verdict.sentence.startswith("Judged by the rules of 0.1: ")
+    stored = drawn()[-1].model_dump(mode="json") | {"role": "control"}
+    assert BenchmarkOutcome.model_validate(stored).role == "content_control"
+
+
 def test_models_and_arms_of_several_transfers_are_compared_with_the_base_alone():
     both = [*drawn("a: ", {"plain": 0.3, "paper": 0.9}), *drawn("b: ", {"plain": 0.3})]
     (table,) = build_tables(both)
@@ -88,3 +109,48 @@ def test_models_and_arms_of_several_transfers_are_compared_with_the_base_alone()
 def test_one_model_alone_is_compared_with_nothing():
     (table,) = build_tables([outcome("teacher", 0, [1.0, 0.0])])
     assert (table.comparisons, table.verdict) == ((), None)
+
+
+def with_losses(arm, role, mean):
+    generator = np.random.default_rng([*arm.encode()])
+    return [
+        outcome(arm, seed, [0.0] * 50, role).model_copy(
+            update={
+                "metric": "loss",
+                "outcomes": {"loss": [*(mean + generator.normal(0, 0.1, 50))]},
+            }
+        )
+        for seed in range(3)
+    ]
+
+
+def test_a_smaller_loss_is_better_in_every_difference_and_for_the_verdict():
+    arms = {"plain": 1.0, "paper": 0.2, "gaussian": 1.5}
+    outcomes = [o for arm, mean in arms.items() for o in with_losses(arm, ROLES[arm], mean)]
+    (table,) = build_tables(outcomes, base="plain")
+    gains = {row.name: row.differences["loss"].interval for row in table.rows if row.differences}
+    assert gains["paper"].low > 0 > gains["gaussian"].high
+    by_pair = {(each.arm, each.versus): each for each in table.comparisons}
+    assert by_pair["paper", "plain"].better
+    assert by_pair["paper", "gaussian"].better
+    assert by_pair["gaussian", "plain"].worse
+    assert table.verdict is not None
+    assert table.verdict.kind == "helps"
+
+
+def test_tables_written_before_losses_were_turned_are_turned_when_read():
+    both = [
+        o.model_copy(
+            update={"outcomes": {"acc": [1.0 - x for x in o.outcomes["loss"]]} | o.outcomes}
+        )
+        for arm, mean in (("plain", 1.0), ("paper", 0.2))
+        for o in with_losses(arm, ROLES[arm], mean)
+    ]
+    (table,) = build_tables(both, base="plain")
+    old = table.model_dump(mode="json")
+    del old["version"]
+    (row,) = [row for row in old["rows"] if row["name"] == "paper"]
+    assert row["differences"]["loss"]["interval"]["mean"] > 0
+    i = row["differences"]["loss"]["interval"]
+    i["mean"], i["low"], i["high"] = -i["mean"], -i["high"], -i["low"]
+    assert BenchmarkTable.model_validate(old) == table

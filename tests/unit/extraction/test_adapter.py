@@ -18,6 +18,7 @@ from nuggets.extraction.adapter import (
     read_factors,
     save_adapter,
     stack_factors,
+    untie_adapter,
 )
 from nuggets.extraction.plan import LoraConfig
 from nuggets.models.architecture import ROLES, ArchSpec
@@ -118,6 +119,62 @@ def test_merged_model_reloads_and_equals_the_trained_model(tied, tmp_path):
     peft.merge_and_unload().save_pretrained(tmp_path)
     again = AutoModelForCausalLM.from_pretrained(tmp_path)
     torch.testing.assert_close(again(prompt()).logits, expected, atol=5e-5, rtol=0)
+
+
+PEFT_ON_TIED = "ignore:.*(tied layer|tie_word_embeddings|no longer tied)"
+
+
+def exported(roles, folder, tied=True):
+    """An adapter of some roles, trained, and written as `nuggets export` does it."""
+    lora = LORAS[2]
+    model, spec = student(tied)
+    untouched = copy.deepcopy(model)
+    factors = make_factors(spec, lora, roles)
+    peft = inject(model, factors, lora)
+    disturb(peft)
+    scales = {name: lora.scale(factor.rank) for name, factor in factors.items()}
+    save_adapter(folder, stack_factors(read_factors(peft), factors), scales, spec, "base", "card")
+    written = {file.name: file.read_bytes() for file in folder.iterdir()}
+    untie_adapter(folder, spec, lambda: untouched.get_input_embeddings().weight.detach())
+    return untouched, peft(prompt()).logits, written
+
+
+@pytest.mark.filterwarnings(PEFT_ON_TIED)
+@pytest.mark.parametrize("roles", [("embed", "q", "head"), ("embed",), ("v", "head"), ROLES])
+def test_peft_alone_loads_merges_and_saves_what_was_trained_on_a_tied_student(roles, tmp_path):
+    untouched, expected, _ = exported(roles, tmp_path)
+    peft = PeftModel.from_pretrained(untouched, str(tmp_path)).eval()
+    torch.testing.assert_close(peft(prompt()).logits, expected, atol=5e-5, rtol=0)
+    merged = peft.merge_and_unload()
+    torch.testing.assert_close(merged(prompt()).logits, expected, atol=5e-5, rtol=0)
+    merged.save_pretrained(tmp_path / "merged")
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
+    torch.testing.assert_close(again(prompt()).logits, expected, atol=5e-5, rtol=0)
+    card = (tmp_path / "README.md").read_text()
+    assert "loads and merges it as it was trained" in card
+    assert "would add both changes" not in card
+
+
+@pytest.mark.filterwarnings(PEFT_ON_TIED)
+def test_an_adapter_of_a_tied_student_that_was_not_exported_warns_of_merging(tmp_path):
+    untouched, expected, written = exported(("embed", "head"), tmp_path)
+    for name, content in written.items():
+        (tmp_path / name).write_bytes(content)
+    assert b"`merge_and_unload` would add both changes to both" in written["README.md"]
+    peft = PeftModel.from_pretrained(untouched, str(tmp_path)).eval()
+    assert (peft.merge_and_unload()(prompt()).logits - expected).abs().max() > 0.05
+
+
+@pytest.mark.parametrize(("roles", "tied"), [(("q", "down"), True), (ROLES, False)])
+def test_adapters_that_peft_merges_anyway_are_exported_as_they_are(roles, tied, tmp_path):
+    _, _, written = exported(roles, tmp_path, tied)
+    assert written == {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    assert written["README.md"] == b"card"
+
+
+def test_a_tied_head_alone_is_refused_with_the_way_that_works(tmp_path):
+    with pytest.raises(BadInput, match="Export the whole model with --merged"):
+        exported(("head",), tmp_path)
 
 
 def test_adapter_folder_speaks_pefts_names(tmp_path):

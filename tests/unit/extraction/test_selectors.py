@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from nuggets.errors import BadInput
 from nuggets.extraction.consistent import check_consistent, choose_consistent
 from nuggets.extraction.factors import cut_matrix
-from nuggets.extraction.layers import CkaPath, LayersByHand, LayerSelector, TopLayers
+from nuggets.extraction.layers import CkaPath, LayersByHand, LayerSelector, TopLayers, UniformLayers
 from nuggets.extraction.plan import ExtractionConfig, LoraConfig, make_plan, picks_of
 from nuggets.extraction.selectors import MatrixSelector
 from nuggets.frozen import members
@@ -257,3 +257,49 @@ def test_neurons_keep_the_most_sensitive_rows_and_their_best_columns_by_hand():
     assert list(item.rows) == rows
     assert list(item.cols) == list(range(first, first + 8))
     assert item.kept_mass == pytest.approx(max(sums) / matrix.sum())
+
+
+@pytest.mark.parametrize(
+    ("n", "total", "wanted"),
+    [(3, 7, [0, 3, 6]), (4, 6, [0, 2, 3, 5]), (3, 8, [0, 4, 7]), (5, 8, [0, 2, 4, 5, 7])],
+)
+def test_uniform_layers_are_the_nearest_to_equal_distances(n, total, wanted):
+    places = [i * (total - 1) / (n - 1) for i in range(n)]
+    assert all(abs(layer - place) <= 0.5 for layer, place in zip(wanted, places, strict=True))
+    assert UniformLayers().select(np.zeros(total), n) == wanted
+
+
+@pytest.mark.parametrize("suffix", ["k_proj", "v_proj"])
+@pytest.mark.parametrize("favourite", [0, 1])
+def test_consistent_choice_counts_what_keys_and_values_show_of_a_head(suffix, favourite):
+    map = make_map()
+    own = slice(favourite * TEACHER.head_dim, (favourite + 1) * TEACHER.head_dim)
+    for layer in range(TEACHER.n_layers):
+        map.rows[f"model.layers.{layer}.self_attn.{suffix}"][own] += 100
+    choice = choose_consistent(map, STUDENT, [0, 2])
+    assert [kept.tolist() for kept in choice.kv_heads] == [[favourite]] * 2
+    assert all((heads // TEACHER.group == favourite).all() for heads in choice.heads)
+
+
+def test_a_windows_and_its_runner_ups_share_are_of_the_whole_matrix():
+    map = make_map()
+    for item in make_plan(map, STUDENT, ExtractionConfig(), LoraConfig(r=2)).items:
+        matrix = map.full[item.teacher_module].astype(np.float64)
+        for (row, col), share in (
+            ((item.rows[0], item.cols[0]), item.kept_mass),
+            (item.runner_up[:2], item.runner_up[2]),
+        ):
+            inside = matrix[row : row + item.shape[0], col : col + item.shape[1]].sum()
+            assert share == pytest.approx(inside / matrix.sum())
+        assert item.runner_up[2] <= item.kept_mass < 1
+
+
+def test_a_matrix_without_any_sensitivity_is_planned_with_a_share_of_zero():
+    map = make_map()
+    name = "model.layers.1.mlp.up_proj"
+    for kept in (map.full, map.rows, map.cols):
+        kept[name][:] = 0
+    config = ExtractionConfig(layers={"kind": "by_hand", "layers": (0, 1)})
+    items = make_plan(map, STUDENT, config, LoraConfig(r=2)).items
+    (item,) = [each for each in items if each.teacher_module == name]
+    assert item.kept_mass == item.runner_up[2] == 0

@@ -17,7 +17,7 @@ import nuggets
 from nuggets.errors import BadInput, NuggetsError
 from nuggets.models import references
 from nuggets.models.loading import checked_folder, load_model, load_tokenizer
-from nuggets.models.pair import read_spec
+from nuggets.models.pair import Model, ModelPair, read_spec
 from nuggets.models.references import SIDE_FILES, model_files, parse_ref
 from nuggets.models.stored_weights import StoredWeights
 from nuggets.models.vocabulary import vocabulary
@@ -57,7 +57,7 @@ def put_other_tokenizer(folder: Path) -> None:
 def ways(folder: Path) -> dict[str, str | None]:
     """What each way to a model says: a sentence, or None where it goes on."""
     ref = parse_ref(str(folder))
-    problems = preflight(ref, ref).problems
+    problems = preflight(ModelPair(Model(ref), Model(ref))).problems
     said: dict[str, str | None] = {"preflight": problems[0] if problems else None}
     looks = {
         "load": lambda: load_model(ref),
@@ -128,7 +128,7 @@ def test_a_config_that_names_another_config_is_refused(tiny_copy):
     ref = parse_ref(str(folder))
     with pytest.raises(BadInput, match="sets configuration_files") as refused:
         load_model(ref)
-    assert preflight(ref, ref).problems[0] == str(refused.value)
+    assert preflight(ModelPair(Model(ref), Model(ref))).problems[0] == str(refused.value)
 
 
 @pytest.mark.parametrize("name", SIDE_FILES)
@@ -161,7 +161,7 @@ def test_a_snapshot_of_the_hubs_cache_loads_as_the_folder_does(tiny, tmp_path, s
     expected = logits(load_model(parse_ref(str(plain))))
     torch.testing.assert_close(logits(load_model(ref)), expected, rtol=0, atol=0)
     assert load_tokenizer(ref).get_vocab() == vocabulary(ref)
-    assert preflight(ref, ref).ok
+    assert preflight(ModelPair(Model(ref), Model(ref))).ok
     assert references.model_digest(ref) == references.model_digest(parse_ref(str(plain)))
 
 

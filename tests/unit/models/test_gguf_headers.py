@@ -17,10 +17,9 @@ from safetensors.numpy import load_file
 from nuggets.errors import BadInput, Damaged, NuggetsError, Unsupported
 from nuggets.models.gguf_headers import read_gguf
 from nuggets.models.loading import load_model, load_tokenizer
-from nuggets.models.pair import read_spec
+from nuggets.models.pair import Model, ModelPair, read_spec
 from nuggets.models.references import parse_ref
 from nuggets.models.safetensors_headers import check_keys
-from nuggets.models.vocabulary import tokenizer_digest
 from nuggets.preflight.headers import preflight
 
 TOKENS = ["<unk>", "<s>", "</s>", *"abcdefghijklmnopqrstuvwxyz0123456789", "ab"]
@@ -116,7 +115,7 @@ def test_spec_and_keys_of_a_gguf_are_those_of_the_folder(tiny, make_gguf):
 
 def test_preflight_reads_a_gguf_from_its_header(make_gguf):
     ref = parse_ref(str(make_gguf(quantise=True)))
-    found = preflight(ref, ref)
+    found = preflight(ModelPair(Model(ref), Model(ref)))
     assert (found.problems, found.vocabularies) == ((), "agree")
     assert found.teacher is not None
     assert (found.teacher.format, found.teacher.stored[0]) == ("gguf", "Q8_0")
@@ -152,14 +151,14 @@ def test_tokenizer_comes_from_the_file(make_gguf):
     tokenizer = load_tokenizer(ref)
     assert (tokenizer.eos_token, tokenizer.pad_token) == ("</s>", "</s>")
     assert tokenizer.get_vocab() == {token: i for i, token in enumerate(TOKENS)}
-    assert tokenizer_digest(ref) is not None
+    assert Model(ref).vocabulary is not None
     ids = tokenizer("ab<|endoftext|>c").input_ids  # transformers would give it an id of its own
     assert max(ids) < len(TOKENS)
 
 
 def test_gguf_without_tokenizer_is_refused_only_where_one_is_needed(make_gguf):
     ref = parse_ref(str(make_gguf(tokens=False)))
-    assert tokenizer_digest(ref) is None
+    assert Model(ref).vocabulary is None
     assert load_model(ref)
     with pytest.raises(BadInput, match=r"[Tt]he tokenizer of .*tiny\.gguf|has no tokenizer"):
         load_tokenizer(ref)

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from nuggets.errors import BadInput, Damaged, Unsupported
 from nuggets.models.loading import check_finite, check_trainable, load_model, load_tokenizer
+from nuggets.models.pair import Model, ModelPair
 from nuggets.models.references import parse_ref
 from nuggets.preflight.headers import preflight
 
@@ -119,7 +120,7 @@ def test_stored_copy_of_a_tied_head_is_one_tensor(tiny_copy):
     folder = edit_weights(tiny_copy(tie_word_embeddings=True), store_head)
     model = load_model(ref(folder))
     assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
-    found = preflight(ref(folder), ref(folder)).teacher
+    found = preflight(ModelPair(*2 * [Model(ref(folder))])).teacher
     assert found is not None
     assert found.parameters == model.num_parameters()
 

@@ -9,9 +9,15 @@ import pytest
 
 from nuggets.errors import BadInput, Damaged, Unsupported
 from nuggets.models.architecture import ArchSpec
-from nuggets.models.pair import check_pair, check_vocabularies, read_config, read_pair, read_spec
+from nuggets.models.pair import (
+    Model,
+    ModelPair,
+    check_pair,
+    check_vocabularies,
+    read_config,
+    read_spec,
+)
 from nuggets.models.references import parse_ref
-from nuggets.models.vocabulary import tokenizer_digest, vocabularies_agree
 
 # Configs
 
@@ -136,6 +142,10 @@ def test_vocabulary_sizes_matter_only_when_embeddings_are_extracted(size):
         check_pair(SPEC, other, embed=True)
 
 
+def pair_of(*folders: Path) -> ModelPair:
+    return ModelPair(*(Model(parse_ref(str(folder))) for folder in folders))
+
+
 def swap_words(folder: Path) -> Path:
     """Gives two words each other's ids: the vocabulary keeps its size."""
     file = folder / "tokenizer.json"
@@ -147,9 +157,8 @@ def swap_words(folder: Path) -> Path:
 
 
 def test_vocabularies_of_equal_size_with_other_words_differ(tiny, tiny_copy):
-    teacher, student = parse_ref(str(tiny())), parse_ref(str(swap_words(tiny_copy())))
-    assert tokenizer_digest(teacher) != tokenizer_digest(student)
-    pair = read_pair(teacher, student)
+    pair = pair_of(tiny(), swap_words(tiny_copy()))
+    assert pair.teacher.vocabulary != pair.student.vocabulary
     assert pair.vocabularies == "differ"
     with pytest.raises(
         BadInput, match=r"map tokens to different ids \(vocabularies of 40 and 40\)"
@@ -162,13 +171,13 @@ def test_order_of_words_in_the_file_does_not_matter(tiny, tiny_copy):
     content = json.loads((folder / "tokenizer.json").read_text())
     content["model"]["vocab"] = dict(reversed(content["model"]["vocab"].items()))
     (folder / "tokenizer.json").write_text(json.dumps(content))
-    assert vocabularies_agree(parse_ref(str(tiny())), parse_ref(str(folder))) is True
+    assert pair_of(tiny(), folder).vocabularies == "agree"
 
 
 def test_missing_tokenizer_makes_the_agreement_unknown(tiny, tiny_copy):
     folder = tiny_copy()
     (folder / "tokenizer.json").unlink()
-    pair = read_pair(parse_ref(str(tiny())), parse_ref(str(folder)))
+    pair = pair_of(tiny(), folder)
     assert pair.vocabularies == "unknown"
     check_vocabularies(pair)
 
@@ -178,14 +187,14 @@ def test_tokenizer_file_without_words_is_damaged(tiny_copy, text):
     folder = tiny_copy()
     (folder / "tokenizer.json").write_text(text)
     with pytest.raises(Damaged, match="is not a tokenizer: it has no vocabulary"):
-        tokenizer_digest(parse_ref(str(folder)))
+        _ = Model(parse_ref(str(folder))).vocabulary
 
 
 def test_unigram_words_are_numbered_in_their_order(tiny_copy):
     folder = tiny_copy()
     words = [["<unk>", 0.0], ["a", -1.0]]
     (folder / "tokenizer.json").write_text(json.dumps({"model": {"vocab": words}}))
-    first = tokenizer_digest(parse_ref(str(folder)))
+    first = Model(parse_ref(str(folder))).vocabulary
     listed = {"model": {"vocab": {"a": 1}}, "added_tokens": [{"content": "<unk>", "id": 0}]}
     (folder / "tokenizer.json").write_text(json.dumps(listed))
-    assert tokenizer_digest(parse_ref(str(folder))) == first
+    assert Model(parse_ref(str(folder))).vocabulary == first

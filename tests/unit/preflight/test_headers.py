@@ -11,7 +11,7 @@ import torch
 from nuggets.amounts import size
 from nuggets.compute.speed import Speed
 from nuggets.models.loading import load_model
-from nuggets.models.pair import read_spec
+from nuggets.models.pair import Model, ModelPair, read_spec
 from nuggets.models.references import parse_ref
 from nuggets.preflight import resources
 from nuggets.preflight.headers import Preflight, preflight
@@ -33,7 +33,8 @@ def machine(memory=10**9, **changes) -> Machine:
 
 
 def check(teacher, student, **options) -> Preflight:
-    return preflight(teacher, student, **({"machine": machine()} | options))
+    pair = ModelPair(Model(teacher), Model(student))
+    return preflight(pair, **({"machine": machine()} | options))
 
 
 def test_fitting_pair_has_no_problem(pair):
@@ -138,10 +139,10 @@ def test_memory_shortage_names_needed_and_free(pair):
     assert needed["load"] < needed["sensitivity (sums)"] < needed["sensitivity (full map)"]
     sums = needed["sensitivity (sums)"]
     little = Work(batch_size=1, runs_teacher=True)
-    found = preflight(*pair, work=little, machine=machine(sums))
+    found = check(*pair, work=little, machine=machine(sums))
     assert found.ok
     assert any("keep row and column sums only" in note for note in found.notes)
-    found = preflight(*pair, work=little, machine=machine(sums - 1))
+    found = check(*pair, work=little, machine=machine(sums - 1))
     assert not found.ok
     assert (
         f"Stage sensitivity (sums) needs about {size(sums, digits=3)} of memory"

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from nuggets import api
+from nuggets.builtin.resolve import model_named
 from nuggets.models.references import parse_ref
 from nuggets.models.vocabulary import count_tokens
-from nuggets.planning.checks import USUAL_LENGTH, work_of
+from nuggets.planning import checks
+from nuggets.planning.checks import USUAL_LENGTH
 
 
 def recipe_for(tiny, file, **changes):
@@ -14,10 +16,14 @@ def recipe_for(tiny, file, **changes):
     return api.load_recipe("quick", [*pair, f"data={{seeds: {file}}}", *sets])
 
 
+def work_of(recipe, device="cpu"):
+    return checks.work_of(recipe, model_named(recipe.teacher), device)
+
+
 def test_tokens_are_those_of_the_samples(tiny, jsonl, tmp_path):
     """Words, one token each, and four for the roles and the end."""
     seeds = jsonl(tmp_path / "seeds.jsonl", {"1 2": "3", "1 2 3 4": "5 6 7"})
-    work = work_of(recipe_for(tiny, seeds), "cpu")
+    work = work_of(recipe_for(tiny, seeds))
     assert (work.max_tokens, work.mean_tokens) == (4 + 3 + 4, (3 + 7) // 2 + 4)
 
 
@@ -25,11 +31,11 @@ def test_epochs_arms_and_seeds_are_multiplied_out(tiny, jsonl, tmp_path):
     seeds = jsonl(tmp_path / "seeds.jsonl", {"1": "2"})
     sizes = {"train.epochs": 3, "train.batch_size": 16, "data.n_train": 33, "seeds": "[0, 1]"}
     recipe = recipe_for(tiny, seeds, **sizes)
-    work = work_of(recipe, "cpu")
+    work = work_of(recipe)
     assert [arm.name for arm in recipe.arms] == ["vanilla", "plain", "paper", "permuted"]
     assert (work.steps, work.trainings) == (9, 2 * 3)  # the untouched student is not trained
     tuned = recipe_for(tiny, seeds, **sizes, **{"train.lr_grid": "[1e-3, 3e-3, 1e-2]"})
-    assert work_of(tuned, "cpu").trainings == (2 + 3) * 3
+    assert work_of(tuned).trainings == (2 + 3) * 3
     assert work.dtype == "float32"
     assert work_of(recipe, "cuda:0").dtype == "bfloat16"
 
@@ -41,11 +47,11 @@ def test_without_a_readable_tokenizer_samples_have_a_usual_length(tiny_copy, jso
     (folder / "tokenizer.json").unlink()
     seeds = jsonl(tmp_path / "seeds.jsonl", {"1": "2"})
     recipe = api.load_recipe("quick", [f"teacher={folder}", f"data={{seeds: {seeds}}}"])
-    assert work_of(recipe, "cpu").max_tokens == USUAL_LENGTH
+    assert work_of(recipe).max_tokens == USUAL_LENGTH
 
 
 def test_arms_that_run_the_teacher_need_it_whole(tiny, jsonl, tmp_path):
     seeds = jsonl(tmp_path / "seeds.jsonl", {"1": "2"})
     for arm, whole in (("plain", False), ("distill", True), ("graft", True)):
         recipe = recipe_for(tiny, seeds, arms=f"[{{kind: plain, label: a}}, {{kind: {arm}}}]")
-        assert work_of(recipe, "cpu").runs_teacher is whole
+        assert work_of(recipe).runs_teacher is whole

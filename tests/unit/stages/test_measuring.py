@@ -7,8 +7,10 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
+from nuggets.builtin.resolve import pair_named
 from nuggets.compute.threads import SMALL, each_on_a_thread, threads_for
 from nuggets.errors import BadInput
+from nuggets.planning.cache import MapRequest
 from nuggets.planning.checks import check_extraction
 from nuggets.planning.jobs import plan_from_cache
 from nuggets.progress import InMemoryProgress
@@ -43,20 +45,24 @@ def never_loaded(monkeypatch):
     monkeypatch.setattr(measuring, "load_model", refuse)
 
 
+def measured(job, progress=None):
+    return measure_map(MapRequest.of(job), progress)
+
+
 def at_home(monkeypatch, folder):
     monkeypatch.setenv("NUGGETS_HOME", str(folder))
 
 
 def test_both_methods_give_one_map_and_share_the_cache(job, monkeypatch, tmp_path):
     at_home(monkeypatch, tmp_path / "a")
-    hooks = measure_map(job(method="hooks"))
+    hooks = measured(job(method="hooks"))
     at_home(monkeypatch, tmp_path / "b")
-    streamed = measure_map(job(method="streaming"))
+    streamed = measured(job(method="streaming"))
     assert streamed.meta["digest"] == hooks.meta["digest"]
     for module in hooks.full:
         np.testing.assert_array_equal(streamed.full[module], hooks.full[module])
     monkeypatch.setattr(measuring, "_measure", None)  # nothing is measured twice
-    assert measure_map(job(method="hooks")).meta["digest"] == hooks.meta["digest"]
+    assert measured(job(method="hooks")).meta["digest"] == hooks.meta["digest"]
 
 
 def test_samples_of_a_small_model_share_a_pass_unless_a_method_is_named(job, monkeypatch, tmp_path):
@@ -70,7 +76,7 @@ def test_samples_of_a_small_model_share_a_pass_unless_a_method_is_named(job, mon
     maps = []
     for method in ("auto", "hooks"):
         at_home(monkeypatch, tmp_path / method)
-        maps.append(measure_map(job(method=method)))
+        maps.append(measured(job(method=method)))
     assert taken == [maps[0].n_samples, 1]
     for module, values in maps[1].full.items():
         np.testing.assert_allclose(maps[0].full[module], values, rtol=1e-4, atol=1e-7)
@@ -84,7 +90,7 @@ def test_freed_memory_is_given_back_where_there_is_little(
     monkeypatch.setattr(measuring, "free_memory", lambda device: free)
     monkeypatch.setattr(measuring, "return_freed_memory", lambda: calls.append(1))
     at_home(monkeypatch, tmp_path / "home")
-    measure_map(job(method="hooks"))
+    measured(job(method="hooks"))
     assert len(calls) == given_back
 
 
@@ -95,7 +101,7 @@ def test_a_model_that_does_not_fit_is_streamed_and_never_loaded(
     at_home(monkeypatch, tmp_path / "home")
     monkeypatch.setattr(measuring, "free_memory", lambda device: 10_000)
     progress = InMemoryProgress()
-    found = measure_map(job(keep=keep), progress)
+    found = measured(job(keep=keep), progress)
     assert any("one block at a time" in message for message in progress.messages)
     assert bool(found.full) == (keep == "full")
     assert progress.fraction == 1.0
@@ -179,7 +185,7 @@ def test_windows_alone_extract_what_the_full_map_does_and_no_map_is_written(
 def test_what_looks_at_every_entry_is_refused_before_anything_is_measured(keep, change, sentence):
     tree = {"job": "transfer", "sensitivity": {"keep": keep}, **change}
     with pytest.raises(BadInput, match=sentence):
-        check_extraction(parse_job(tree))
+        check_extraction(parse_job(tree), pair_named("teacher", "independent"))
 
 
 def test_windows_are_measured_for_a_student_and_nothing_else_is():

@@ -220,3 +220,24 @@ def test_with_three_seeds_the_percentile_interval_is_the_narrower_one():
     half = stats.t.isf(0.025, spread.df) * spread.error
     low, high = bootstrap_interval(delta)
     assert high - low < 0.7 * 2 * half
+
+
+def test_two_seeds_are_judged_by_the_spread_over_seeds_not_by_counting_flips():
+    # Every flip is upwards, so that a sign test over all of them would be sure of it.
+    a, b = np.zeros((2, 40)), np.zeros((2, 40))
+    a[0, :30], a[1, :2] = 1, 1
+    found = paired_difference(a, b)
+    spread = spread_of(a - b)
+    assert found.p == pytest.approx(2 * stats.t.sf(spread.mean / spread.error, spread.df))
+    assert found.p > 0.1
+    assert stats.binomtest(32, 32).pvalue < 1e-8
+
+
+@settings(max_examples=200)
+@given(binary)
+def test_seeds_on_the_same_items_never_count_as_more_answers_than_there_are(pair):
+    outcomes = pair[0]
+    interval = mean_interval(outcomes)
+    answers = stats.binomtest(int(outcomes.sum()), outcomes.size).proportion_ci()
+    assert interval.low <= answers.low + 1e-9
+    assert interval.high >= answers.high - 1e-9

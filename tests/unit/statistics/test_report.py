@@ -12,14 +12,16 @@ from nuggets.statistics.comparisons import families
 from nuggets.statistics.intervals import holm, mean_interval, paired_difference
 from nuggets.statistics.power import minimum_detectable_effect
 from nuggets.statistics.report import BenchmarkReport, CellOutcome, build_report
+from nuggets.statistics.verdict import Part
 
 N_ITEMS = 60
 ITEMS = [f"item-{i}" for i in range(N_ITEMS)]
 ROLES = {
     "lora": "baseline",
     "paper": "treatment",
-    "permuted": "control",
-    "gaussian": "control",
+    "permuted": "content_control",
+    "gaussian": "content_control",
+    "random_window": "location_control",
     "labels": "comparator",
     "vanilla": "reference",
 }
@@ -93,9 +95,10 @@ def test_differences_are_paired_and_adjusted_within_the_treatments_family():
         paired_difference(matrix(cells, "paper"), matrix(cells, versus))
         for versus in ("lora", "permuted", "gaussian")
     ]
-    assert [d.versus for d in family] == ["lora", "permuted", "gaussian"]
-    assert [d.interval for d in family] == [e.interval for e in expected]
-    assert [d.p_holm for d in family] == holm([e.p for e in expected])
+    assert [d.versus for d in family] == ["lora", "permuted", "gaussian", "random_window"]
+    assert [d.interval for d in family[:3]] == [e.interval for e in expected]
+    assert [d.p_holm for d in family[:3]] == holm([e.p for e in expected])
+    assert family[3].p_holm == family[3].p
     delta = matrix(cells, "paper") - matrix(cells, "lora")
     alone = minimum_detectable_effect(delta, level=1 - 0.05 / 3)
     assert family[0].minimum_detectable == pytest.approx(alone)
@@ -103,10 +106,11 @@ def test_differences_are_paired_and_adjusted_within_the_treatments_family():
 
 
 def test_each_family_compares_what_the_rules_say():
-    assert families(ROLES) == [
+    assert families({name: Part(role) for name, role in ROLES.items()}) == [
         [("paper", "lora"), ("paper", "permuted"), ("paper", "gaussian")],
+        [("paper", "random_window")],
         [("labels", "paper")],
-        [("permuted", "lora"), ("gaussian", "lora"), ("labels", "lora"), ("vanilla", "lora")],
+        [(name, "lora") for name in ROLES if name not in ("lora", "paper")],
     ]
 
 
@@ -145,6 +149,12 @@ def test_a_single_seed_is_reported_over_items_and_proves_nothing():
     assert "a single seed" in report.verdict.sentence
 
 
+def test_what_was_planned_counts_the_comparisons_of_the_first_question():
+    planned = report_of(all_cells()).planned
+    assert planned is not None
+    assert planned.n_comparisons == 3
+
+
 def test_two_cells_that_disagree_give_a_curve_band_by_hand():
     cells = [
         cell("lora", 0, curve=[(0, 0.1), (5, 0.2), (10, 0.4)]),
@@ -159,11 +169,15 @@ def test_two_cells_that_disagree_give_a_curve_band_by_hand():
 
 def test_each_treatment_has_its_verdict_and_the_named_one_leads():
     cells = all_cells()
-    second = [cell("permuted", seed, arm="graft", role="treatment") for seed in range(5)]
+    own = {"role": "treatment", "treatment": "graft"}
+    second = [cell("permuted", seed, arm="graft", **own) for seed in range(5)]
     report = report_of([*cells, *second], treatment="graft")
     assert report.verdict == report.verdicts["graft"]
-    assert report.verdicts["paper"].kind == "helps"
+    assert report.verdicts["paper"].words == "helps, located"
     assert report.verdict.kind == "no_difference"
+    assert {d.versus for d in report.differences if d.arm == "graft"} == {"lora"}
+    assert report.planned is not None
+    assert report.planned.n_comparisons == 1
 
 
 def test_arms_with_identical_losses_show_no_detectable_difference():
@@ -182,7 +196,8 @@ def test_arms_with_identical_losses_show_no_detectable_difference():
         ({"outcomes": {"loss": [1.0] * N_ITEMS}}, "no metric 'exact_match' in arm 'lora', seed 1"),
         ({"outcomes": {"exact_match": [1.0]}}, "has 1 values for 60 items"),
         ({"steps": 11}, "differ in steps: 10 and 11"),
-        ({"role": "control"}, "differ in role"),
+        ({"role": "content_control"}, "differ in role"),
+        ({"treatment": "graft"}, "differ in treatment"),
         ({"old_skills": {}}, "measured different old_skills"),
     ],
 )

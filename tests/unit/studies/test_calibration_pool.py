@@ -42,12 +42,22 @@ def test_identical_arms_are_rarely_told_apart_and_a_large_effect_is_found():
     assert design.found["0.4"].value >= 0.8
     assert design.found["0.1"].value < design.found["0.4"].value
     assert design.percentile.value >= design.student.value
+    assert design.located is not None
+    assert design.located.value <= 0.1
+    assert design.located.n == 60
+
+
+def test_located_is_said_only_of_an_effect_over_the_location_control():
+    pool = pool_of(6, 60, np.random.default_rng(3))
+    nothing = np.zeros((3, 60))
+    assert judge([nothing, pool[:3], nothing, pool[:3]])[0].location == "not_located"
+    assert judge([nothing, pool[:3] + 1 - pool[:3], nothing, nothing])[0].location == "located"
 
 
 def test_an_arm_against_itself_is_never_said_to_help():
     same = pool_of(3, 30, np.random.default_rng(2))
-    kind, differences = judge([same, same, same])
-    assert kind == "no_difference"
+    verdict, differences = judge([same, same, same])
+    assert verdict.kind == "no_difference"
     assert {d.interval.mean for d in differences} == {0.0}
 
 

@@ -12,7 +12,7 @@ from nuggets.builtin.resolve import resolve
 from nuggets.errors import BadInput
 from nuggets.runs.store import Run
 from nuggets.statistics.report import CellOutcome, build_report
-from nuggets.statistics.verdict import Difference
+from nuggets.statistics.verdict import Difference, controls_of
 from nuggets.studies.documents import save_study, study_html, study_markdown
 from nuggets.studies.findings import compare_sentence
 from nuggets.studies.markdown import markdown_table
@@ -29,7 +29,7 @@ def home(tmp_path, monkeypatch):
     monkeypatch.setenv("NUGGETS_HOME", str(tmp_path))
 
 
-def finish(run: Run, rates=RATES, n_items=60, metric="exact_match") -> Run:
+def finish(run: Run, rates=RATES, n_items=60, metric="exact_match", slower="") -> Run:
     """Writes the cells of a run that never trained, at the rates given (others: .4)."""
     recipe = api.job_of(run)
     found = []
@@ -38,6 +38,7 @@ def finish(run: Run, rates=RATES, n_items=60, metric="exact_match") -> Run:
             rng = np.random.default_rng([seed, *arm.name.encode()])
             right = (rng.random(n_items) < rates.get(arm.name, 0.4)).astype(float).tolist()
             kept = (rng.random(10) < 0.8).astype(float).tolist()
+            lr = 1e-3 if arm.name == slower else 5e-3
             cell = CellOutcome(
                 arm=arm.name,
                 role=arm.role,
@@ -45,7 +46,7 @@ def finish(run: Run, rates=RATES, n_items=60, metric="exact_match") -> Run:
                 items=[f"i{n}" for n in range(n_items)],
                 outcomes={metric: right},
                 old_skills={"add": kept, "copy": kept[::-1]},
-                learning_rate=5e-3,
+                learning_rate=lr,
                 samples=256,
                 steps=120,
             )
@@ -73,8 +74,10 @@ def test_every_experiment_is_a_set_of_recipes_with_baseline_and_control(name):
     assert list(recipes) == [run.name for run in study.runs]
     for run, recipe in recipes.items():
         roles = {arm.role for arm in recipe.arms}
-        assert {"baseline", "treatment", "control"} <= roles
-        assert focus_of(study, run) in {arm.name for arm in recipe.arms}
+        assert {"baseline", "treatment", "content_control"} <= roles
+        focus = focus_of(study, run)
+        assert recipe.parts[focus].role == "treatment"
+        assert controls_of(recipe.parts, focus, "content_control")
         assert recipe.train.lr_grid or name == "graft", "every arm is tuned on the same grid"
         assert len(recipe.seeds) >= 5
     named = {arm.name for recipe in recipes.values() for arm in recipe.arms}
@@ -160,6 +163,19 @@ def test_retention_counts_the_items_of_all_old_skills():
     arm = report.panels[0].report.arms["plain"]
     assert arm.n == 20
     assert arm.value == pytest.approx(np.mean([arm.per_seed]))
+
+
+def test_retention_at_different_learning_rates_has_no_verdict():
+    for recipe in study_recipes(open_study("retention")).values():
+        finish(api.create(recipe), slower="paper")
+    report = api.study_report("retention")
+    assert report is not None
+    assert {panel.report.verdict.kind for panel in report.panels} == {"not_proven"}
+    assert report.findings[0] == (
+        "reverse: Not proven: the arms have different learning rates (paper 0.001, plain 0.005, "
+        "permuted 0.005, gaussian 0.005), and smaller rates forget less."
+    )
+    assert report.summary == "paper: not proven (reverse, sub, king)."
 
 
 def test_the_html_page_needs_no_other_file_and_shows_markup_as_text():

@@ -99,3 +99,28 @@ def test_controls_follow_from_their_seed(lab):
     for first, again, other in zip(draw(1), draw(1), draw(2), strict=True):
         assert torch.equal(first, again)
         assert not torch.equal(first, other)
+
+
+def test_permuting_moves_rows_and_columns_each_by_itself(lab):
+    factors = lab.factors()
+    for name, permuted in permute_factors(factors, seed=3).items():
+        for mine, theirs, axis in (
+            (permuted.b, factors[name].b, 0),
+            (permuted.a, factors[name].a, 1),
+        ):
+            assert not torch.equal(mine, theirs), name
+            places = [{tuple(v.tolist()) for v in x.unbind(axis)} for x in (mine, theirs)]
+            assert places[0] == places[1], "the same rows (columns), in other places"
+
+
+def test_no_two_matrices_are_permuted_shuffled_or_drawn_alike(lab):
+    name, factor = next((n, f) for n, f in lab.factors().items() if "q_proj" in n)
+    matrix = dict(lab.matrices())[name]
+    twice = {"one": factor, "two": factor}
+    for made in (
+        permute_factors(twice, 3),
+        shuffle_factors([(each, matrix) for each in twice], twice, 3),
+        gaussian_factors(twice, 3),
+    ):
+        one, two = (made[each].product() for each in twice)
+        assert not torch.allclose(one, two, atol=1e-3)

@@ -20,10 +20,11 @@ from nuggets.progress import InMemoryProgress
 from nuggets.train.checkpoints import PREFIX, load_weights, trainable
 from nuggets.train.config import TrainConfig
 from nuggets.train.finetune import finetune
+from nuggets.train.lanes.training import learning_rates
 from nuggets.train.losses import DistillationLoss, answer_loss
 from nuggets.train.randomness import seeded
 from nuggets.train.schedule import count_steps, sample_order
-from tests.unit.train.tiny_lab import STORAGE, letters, load
+from tests.unit.train.tiny_lab import letters, load
 
 CONFIG = TrainConfig(
     steps=10, batch_size=4, lr=5e-3, warmup=0.2, checkpoint_every=3, evaluate_every=4
@@ -94,9 +95,9 @@ def test_steps_of_the_papers_three_epochs():
 
 
 @pytest.mark.parametrize("build", [with_lora, whole])
-def test_training_equals_a_plain_loop(loaded, encoded, tmp_path, build):
+def test_training_equals_a_plain_loop(loaded, encoded, build):
     model = build(loaded)
-    log = finetune(model, encoded, CONFIG, 0, tmp_path / "none")
+    log = finetune(model, encoded, CONFIG, 0)
 
     other = build(loaded).train()
     own = list(trainable(other).values())
@@ -135,7 +136,6 @@ def test_a_stopped_and_resumed_run_equals_the_uninterrupted_bit_for_bit(
             CONFIG,
             7,
             folder,
-            storage=STORAGE,
             progress=progress,
             on_evaluate=point,
         )
@@ -157,21 +157,21 @@ def test_a_stopped_and_resumed_run_equals_the_uninterrupted_bit_for_bit(
 
 def test_a_damaged_checkpoint_costs_only_the_steps_since_the_one_before(loaded, encoded, tmp_path):
     expected = with_lora(loaded)
-    finetune(expected, encoded, CONFIG, 0, tmp_path, storage=STORAGE)
+    finetune(expected, encoded, CONFIG, 0, tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint-10", "checkpoint-9"]
     broken = tmp_path / "checkpoint-10" / "weights.safetensors"
     broken.write_bytes(broken.read_bytes()[:-8])
     model = with_lora(loaded)
     assert newest_valid(tmp_path, PREFIX) == tmp_path / "checkpoint-9"
     shutil.rmtree(tmp_path / "checkpoint-10")
-    finetune(model, encoded, CONFIG, 0, tmp_path, storage=STORAGE)
+    finetune(model, encoded, CONFIG, 0, tmp_path)
     assert same(weights(expected), weights(model))
 
 
 def test_a_checkpoint_of_another_model_is_refused(loaded, encoded, tmp_path):
-    finetune(with_lora(loaded), encoded, CONFIG, 0, tmp_path, storage=STORAGE)
+    finetune(with_lora(loaded), encoded, CONFIG, 0, tmp_path)
     with pytest.raises(Damaged, match="belongs to another model"):
-        finetune(whole(loaded), encoded, CONFIG, 0, tmp_path, storage=STORAGE)
+        finetune(whole(loaded), encoded, CONFIG, 0, tmp_path)
 
 
 def bad_loss(model, ids, labels):
@@ -199,7 +199,7 @@ def test_training_stops_at_the_step_of_a_bad_value_and_keeps_a_finite_checkpoint
     loss.calls = 0
     model = with_lora(loaded)
     with pytest.raises(NonFinite, match=message):
-        finetune(model, encoded, CONFIG, 0, tmp_path, storage=STORAGE, loss=loss)
+        finetune(model, encoded, CONFIG, 0, tmp_path, loss=loss)
     newest = newest_valid(tmp_path, PREFIX)
     assert newest == tmp_path / "checkpoint-3"
     load_weights(model, newest)
@@ -209,20 +209,20 @@ def test_training_stops_at_the_step_of_a_bad_value_and_keeps_a_finite_checkpoint
 def test_training_stops_at_the_step_that_overflows_the_weights(loaded, encoded, tmp_path):
     config = TrainConfig(steps=10, batch_size=4, lr=1e39, warmup=0, checkpoint_every=1)
     with pytest.raises(NonFinite, match="weights became NaN or infinite at step 1 "):
-        finetune(whole(loaded), encoded, config, 0, tmp_path, storage=STORAGE)
+        finetune(whole(loaded), encoded, config, 0, tmp_path)
     assert newest_valid(tmp_path, PREFIX) is None
 
 
-def test_cancelling_stops_before_the_next_step(loaded, encoded, tmp_path):
+def test_cancelling_stops_before_the_next_step(loaded, encoded):
     progress = StopAt(5)
     with pytest.raises(Cancelled):
-        finetune(with_lora(loaded), encoded, CONFIG, 0, tmp_path / "none", progress=progress)
+        finetune(with_lora(loaded), encoded, CONFIG, 0, progress=progress)
     assert [m["step"] for m in progress.metrics] == [1, 2, 3, 4, 5]
 
 
-def test_events_carry_step_loss_and_the_rate_of_that_schedule(loaded, encoded, tmp_path):
+def test_events_carry_step_loss_and_the_rate_of_that_schedule(loaded, encoded):
     progress = InMemoryProgress()
-    log = finetune(with_lora(loaded), encoded, CONFIG, 0, tmp_path / "none", progress=progress)
+    log = finetune(with_lora(loaded), encoded, CONFIG, 0, progress=progress)
     assert [m["loss"] for m in progress.metrics] == log.losses
     assert progress.fraction == 1.0
     assert progress.metrics[1]["lr"] == pytest.approx(CONFIG.lr)  # after warm-up
@@ -232,7 +232,7 @@ def test_training_leaves_nothing_behind_but_weights(loaded, encoded, tmp_path, m
     monkeypatch.chdir(tmp_path)
     model = with_lora(loaded)
     before = (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist())
-    finetune(model, encoded, CONFIG, 0, tmp_path / "run")
+    finetune(model, encoded, CONFIG, 0)
     after = (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist())
     assert before == after
     assert model.config.use_cache
@@ -240,11 +240,11 @@ def test_training_leaves_nothing_behind_but_weights(loaded, encoded, tmp_path, m
     assert capfd.readouterr() == ("", "")
 
 
-def test_zero_steps_train_nothing(loaded, encoded, tmp_path):
+def test_zero_steps_train_nothing(loaded, encoded):
     model = with_lora(loaded)
     before = weights(model)
     config = TrainConfig(steps=0)
-    log = finetune(model, encoded, config, 0, tmp_path / "none", on_evaluate=lambda step: 0.5)
+    log = finetune(model, encoded, config, 0, on_evaluate=lambda step: 0.5)
     assert same(before, weights(model))
     assert (log.losses, log.curve) == ([], [(0, 0.5)])
 
@@ -287,26 +287,52 @@ def test_grouped_batches_hold_every_sample_once_and_less_padding():
 
 
 @pytest.mark.parametrize("make", [with_lora, whole])
-def test_activation_checkpointing_trains_the_same_weights(make, loaded, encoded, tmp_path):
+def test_activation_checkpointing_trains_the_same_weights(make, loaded, encoded):
     plain, frugal = make(loaded), make(loaded)
-    first = finetune(plain, encoded, CONFIG, 0, tmp_path / "a")
+    first = finetune(plain, encoded, CONFIG, 0)
     config = CONFIG.model_copy(update={"activation_checkpointing": True})
-    second = finetune(frugal, encoded, config, 0, tmp_path / "b")
+    second = finetune(frugal, encoded, config, 0)
     assert first.losses == second.losses
     for name, weight in weights(plain).items():
         assert torch.equal(weights(frugal)[name], weight)
     assert all("forward" not in vars(module) for module in frugal.modules())
 
 
-def test_activation_checkpointing_keeps_less_for_the_backward_pass(loaded, encoded, tmp_path):
+def test_activation_checkpointing_keeps_less_for_the_backward_pass(loaded, encoded):
     def kept(config):
         sizes = []
         hooks = torch.autograd.graph.saved_tensors_hooks(
             lambda tensor: sizes.append(tensor.numel()) or tensor, lambda tensor: tensor
         )
         with hooks:
-            finetune(with_lora(loaded), encoded, config, 0, tmp_path / "none")
+            finetune(with_lora(loaded), encoded, config, 0)
         return sum(sizes)
 
     frugal = CONFIG.model_copy(update={"activation_checkpointing": True, "steps": 1})
     assert kept(frugal) < 0.6 * kept(CONFIG.model_copy(update={"steps": 1}))
+
+
+@pytest.mark.parametrize(
+    ("epochs", "n_samples", "steps"),
+    [(1, 10, 3), (2.1, 10, 7), (2.5, 10, 8), (0.1, 10, 1), (3, 12, 9), (1.1, 40, 11)],
+)
+def test_an_epoch_that_is_begun_ends_with_a_whole_step(epochs, n_samples, steps):
+    # 10 samples in batches of 4 are 3 steps; 1.1 · 10 is 11.000000000000002
+    assert count_steps(TrainConfig(epochs=epochs, batch_size=4), n_samples) == steps
+
+
+@pytest.mark.parametrize(
+    ("warmup", "steps", "wanted"),
+    [(0, 10, 0), (0.03, 10, 1), (0.2, 10, 2), (0.21, 10, 3), (0.07, 100, 7)],
+)
+def test_warm_up_reaches_the_rate_after_whole_steps(
+    loaded, encoded, tmp_path, warmup, steps, wanted
+):
+    config = TrainConfig(steps=steps, batch_size=1, warmup=warmup, schedule="constant")
+    shares = [step / wanted if step < wanted else 1.0 for step in range(steps + 1)]
+    np.testing.assert_allclose(learning_rates(config), shares)
+    if steps <= 10:
+        progress = InMemoryProgress()
+        finetune(with_lora(loaded), encoded, config, 0, tmp_path / "none", progress=progress)
+        rates = [m["lr"] / config.lr for m in progress.metrics]  # those of the steps to come
+        np.testing.assert_allclose(rates, shares[1:], atol=1e-9)

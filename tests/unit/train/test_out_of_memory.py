@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from pathlib import Path
 
 import pytest
 import torch
@@ -59,7 +58,7 @@ def failing(error, after: int, limit: int, loss=answer_loss):
 
 def trained(loaded, encoded, loss=None, progress=None):
     model = copy.deepcopy(loaded.model)
-    log = finetune(model, encoded, CONFIG, 0, Path("nothing"), loss=loss, progress=progress)
+    log = finetune(model, encoded, CONFIG, 0, loss=loss, progress=progress)
     return {name: p.detach() for name, p in trainable(model).items()}, log
 
 

@@ -14,11 +14,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
 from nuggets.data.samples import Sample, encode
-from nuggets.disk.commit import commit_folder, newest_valid, remove_folder
 from nuggets.extraction.plan import ExtractionConfig, LoraConfig
 from nuggets.models.architecture import ArchSpec
 from nuggets.sensitivity.hooks import compute_sensitivity
-from nuggets.train.checkpoints import Storage
 from nuggets.train.config import TrainConfig
 from nuggets.train.finetune import finetune
 from nuggets.train.lab import Lab
@@ -26,7 +24,6 @@ from nuggets.train.lab import Lab
 # Two threads wait for each other longer than such small models compute.
 torch.set_num_threads(1)
 
-STORAGE = Storage(commit_folder, newest_valid, remove_folder)
 LETTERS = "abcdefgh"
 TEACHER: dict[str, Any] = {"num_hidden_layers": 3}
 STUDENT: dict[str, Any] = {
@@ -70,7 +67,7 @@ def taught(folder: Path) -> Loaded:
     loaded = load(folder)
     encoded = [encode(sample, loaded.tokenizer) for sample in letters(32, 5000)]
     config = TrainConfig(steps=30, batch_size=16, lr=1e-2)
-    finetune(loaded.model, encoded, config, 0, Path("nothing-is-written"))
+    finetune(loaded.model, encoded, config, 0)
     return loaded
 
 

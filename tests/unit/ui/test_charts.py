@@ -71,7 +71,7 @@ def some_report(**changes: object) -> BenchmarkReport:
             ("vanilla", "reference", 0.05),
             ("plain", "baseline", 0.4),
             ("paper", "treatment", 0.9),
-            ("permuted_rows", "control", 0.5),
+            ("permuted_rows", "content_control", 0.5),
         )
         for seed in (0, 1, 2)
     ]
@@ -205,7 +205,8 @@ def test_units_and_overlap_figures_hold_their_data() -> None:
     bar = sensitivity_charts.units_figure(frame).data[0]
     assert list(bar.y) == ["L2 neuron 7", "L0 neuron 1"]
     assert list(bar.x) == [0.4, 0.1]
-    z = sensitivity_charts.overlap_figure(np.array([[1, 0.2], [0.2, 1]]), ["a", "b"]).data[0].z
+    shares = pd.DataFrame({"task": ["a", "b"], "a": [1, 0.2], "b": [0.2, 1]})
+    z = sensitivity_charts.overlap_figure(shares).data[0].z
     assert np.isnan(np.diag(z)).all()
     assert z[0, 1] == z[1, 0] == 0.2
 

@@ -1,0 +1,125 @@
+"""The committed reports: their documents are theirs, and README and summary say what they found."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from nuggets import api
+from nuggets.statistics.verdict import EDITION, RULES, decide
+from nuggets.studies.documents import published_report, save_study, study_markdown
+from nuggets.studies.figure import study_svg
+from nuggets.studies.index import INDEX
+from nuggets.studies.shipped import studies
+
+ROOT = Path(__file__).parents[3]
+PAPER = ROOT / "docs" / "paper"
+WORDS = ["none", "one", "two", "three", "four", "five", "six", "seven", "eight"]
+
+published = cache(published_report)
+
+
+@pytest.mark.parametrize("name", list(studies()))
+def test_the_documents_of_a_report_are_those_of_its_numbers(name):
+    report = published(name)
+    assert study_markdown(report) == (PAPER / f"{name}.md").read_text()
+    assert study_svg(report) == (PAPER / f"{name}.svg").read_text()
+
+
+def test_the_index_is_that_of_the_reports(tmp_path):
+    for name in studies():
+        save_study(published(name), tmp_path)
+    rows = (tmp_path / INDEX).read_text()
+    assert (PAPER / INDEX).read_text().startswith(rows)
+
+
+@pytest.mark.parametrize("name", list(studies()))
+def test_a_report_is_judged_by_todays_rules_with_the_recipes_controls(name):
+    report = published(name)
+    recipes = api.study_recipes(api.open_study(name))
+    for panel in report.panels:
+        found = panel.report
+        assert found.rules == RULES
+        assert found.verdict.edition == EDITION
+        assert found.parts == recipes[panel.name].parts
+        values = {arm.name: arm.value for arm in found.arms.values()}
+        judged = decide(found.parts, values, found.differences, found.verdict.treatment)
+        assert found.verdict == judged or name == "retention"
+
+
+def test_no_published_retention_is_judged_at_different_learning_rates():
+    for panel in published("retention").panels:
+        rates = {arm.learning_rate for arm in panel.report.arms.values() if arm.learning_rate}
+        assert len(rates) == 1 or panel.report.verdict.kind == "not_proven"
+
+
+def grafts():
+    return {panel.name: panel.report for panel in published("graft").panels}
+
+
+def beaten(report, versus):
+    return next(d for d in report.differences if (d.arm, d.versus) == ("by_target", versus))
+
+
+def test_the_graft_report_says_what_its_numbers_say():
+    verdict = grafts()["reverse 64"].verdict
+    assert verdict.words == "helps, not located"
+    assert verdict.sentence.startswith(
+        "The teacher's parameters help: by target is +0.548 [+0.460, +0.636] over plain and +0.489 "
+        "[+0.394, +0.584] over its content control, permuted (8 seeds, 80 items)."
+    )
+    assert "random: +0.013 [−0.158, +0.183]" in verdict.sentence
+    assert "others did better (first: −0.158" in verdict.sentence
+
+
+@pytest.mark.parametrize("document", ["README.md", "docs/paper/summary.md"])
+def test_what_is_said_of_pruned_students_is_what_the_report_found(document):
+    text = " ".join((ROOT / document).read_text().replace("*", "").split())
+    reports = grafts()
+    kinds = [report.verdict.kind for report in reports.values()]
+    assert f"{WORDS[kinds.count('helps')]} of {WORDS[len(kinds)]} settings" in text
+    assert not any(report.verdict.location == "located" for report in reports.values())
+    assert "is not shown to matter" in text.replace("are not", "is not")
+    reverse = [report for name, report in reports.items() if name.startswith("reverse")]
+    better = sum(beaten(report, "first").worse for report in reverse)
+    said = {
+        "README.md": f"first dimensions did better in {WORDS[better]} of {WORDS[len(reverse)]}",
+        "docs/paper/summary.md": "detectably better than the choice by sensitivity (as with 16",
+    }
+    assert said[document] in text
+    assert {name for name, report in reports.items() if beaten(report, "first").worse} == {
+        "reverse 16",
+        "reverse 64",
+    }
+
+
+def test_what_is_said_of_the_independent_student_is_what_its_runs_found():
+    text = " ".join((ROOT / "README.md").read_text().split())
+    report = api.lessons.controls().report
+    for name in ("paper", "plain"):
+        arm = report.arms[name]
+        shown = f"{arm.value:.3f} [{arm.interval[0]:.3f}, {arm.interval[1]:.3f}]"
+        assert shown.replace("0.", ".") in text
+    assert report.verdict.kind == "hurts"
+    assert report.verdict.edition == EDITION
+
+
+def test_the_four_pre_registered_attempts_have_no_success():
+    kinds = [panel.report.verdict.kind for panel in published("unseen").panels]
+    assert len(kinds) == 4
+    assert "helps" not in kinds
+    assert "Four pre-registered attempts" in (ROOT / "README.md").read_text()
+
+
+def test_the_shipped_lesson_of_cuts_is_that_of_the_graft_report():
+    report, lesson = grafts()["reverse 64"], api.lessons.graft()
+    assert lesson.verdict == report.verdict.sentence
+    arms = [arm.value for arm in report.arms.values()]
+    assert sorted(cut.value for cut in lesson.arms) == pytest.approx(sorted(arms), abs=5e-4)
+    for each in lesson.differences:
+        interval = beaten(report, each.versus).interval
+        assert (each.value, each.low, each.high) == pytest.approx(
+            (interval.mean, interval.low, interval.high), abs=5e-4
+        )
