@@ -181,7 +181,7 @@ def test_engineer_brings_samples_and_leaves_with_an_adapter(
     page.goto(transfer(20, ("plain", "paper"), task="doubled"))
     idle(page)
     page.get_by_text("The exact prompt, and the part that enters the loss").click()
-    page.get_by_role("button", name="Show", exact=True).click()
+    page.get_by_role("button", name="Show the prompt").click()
     page.get_by_text(re.compile(r"^In the loss: \d+ tokens")).wait_for(timeout=WORK_MS)
     page.get_by_text("<|user|>").first.wait_for()
     run = start(page)

@@ -16,7 +16,9 @@ def expander(model: str, data: api.DataConfig) -> None:
         safe.shown_problems("prompt"),
     ):
         if st.button(
-            "Show", key="show-prompt", help="Loads the tokenizer, which takes a few seconds."
+            "Show the prompt",
+            key="show-prompt",
+            help="Loads the tokenizer, which takes a few seconds.",
         ):
             st.session_state["nuggets-prompt"] = wanted
         if st.session_state.get("nuggets-prompt") != wanted:
