@@ -57,7 +57,8 @@ class InMemoryLM(TemplateLM):
         super().__init__()
         self.model, self.tokenizer = model, tokenizer
         self._device = torch.device(device)
-        self.batch_size, self.format = batch_size, format
+        self.batch_size = batch_size
+        self.format: Format = format
         self.max_length = min(max_length, _positions(model))
         self._ends = answer_ends(tokenizer, format)
         self._kept, self._progress, self._label = kept, progress, label
