@@ -75,13 +75,9 @@ def stitching_accuracy(
     rows = range(teacher_spec.n_layers) if teacher_layers is None else teacher_layers
     columns = range(student_spec.n_layers) if student_layers is None else student_layers
     # [1:]: the first states enter block 0, and no block put them out.
-    maps = fit_maps(
-        collect_states(teacher, teacher_spec, fit, positions, progress=progress)[1:],
-        collect_states(student, student_spec, fit, positions, progress=progress)[1:],
-        rows,
-        columns,
-        penalty,
-    )
+    targets = collect_states(teacher, teacher_spec, fit, positions, progress=progress)[1:]
+    sources = collect_states(student, student_spec, fit, positions, progress=progress)[1:]
+    maps = fit_maps(targets, sources, rows, columns, penalty)
     device = next(student.parameters()).device
     maps = {cell: (w.to(device), b.to(device)) for cell, (w, b) in maps.items()}
     check_samples(test, teacher_spec)

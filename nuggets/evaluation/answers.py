@@ -112,9 +112,7 @@ def decode_greedily(
         )
         top = output.logits[:, -1].max(-1)
         if not torch.isfinite(top.values).all():
-            raise NonFinite(
-                "The model's scores are NaN or infinite; its answers cannot be evaluated."
-            )
+            raise NonFinite("The model's scores are NaN or infinite; they give no answer.")
         best = top.indices
         written.append(best)
         ended |= torch.isin(best, final)

@@ -396,7 +396,9 @@ def test_a_resume_with_changed_input_is_refused_and_names_it(change, material, t
     nursery.start(run)
     assert os.waitstatus_to_exitcode(nursery.wait()) == 2
     assert run.status() == "failed"
-    assert re.search(rf"its input changed: {name} was [\w:]+, is [\w:]+", run.record().error.message)
+    assert re.search(
+        rf"its input changed: {name} was [\w:]+, is [\w:]+", run.record().error.message
+    )
     assert committed_cells(run) == cells
 
 

@@ -55,15 +55,9 @@ def matrix_figure(
     """
     log = log and not signed
     fig = make_subplots(
-        2,
-        2,
-        shared_xaxes=True,
-        shared_yaxes=True,
-        column_widths=[0.86, 0.14],
-        row_heights=[0.16, 0.84],
-        horizontal_spacing=0.012,
-        vertical_spacing=0.018,
-    )
+        2, 2, shared_xaxes=True, shared_yaxes=True, column_widths=[0.86, 0.14],
+        row_heights=[0.16, 0.84], horizontal_spacing=0.012, vertical_spacing=0.018,
+    )  # fmt: skip
     values = binned.max if which == "max" else binned.mean
     z = charts.logarithm(values) if log else values
     hover = f"{axes[0]} %{{y}}<br>{axes[1]} %{{x}}<br>{which} %{{customdata:.3g}}<extra></extra>"
