@@ -32,8 +32,14 @@ def test_epochs_arms_and_seeds_are_multiplied_out(tiny, jsonl, tmp_path):
     sizes = {"train.epochs": 3, "train.batch_size": 16, "data.n_train": 33, "seeds": "[0, 1]"}
     recipe = recipe_for(tiny, seeds, **sizes)
     work = work_of(recipe)
-    assert [arm.name for arm in recipe.arms] == ["vanilla", "plain", "paper", "permuted"]
-    assert (work.steps, work.trainings) == (9, 2 * 3)  # the untouched student is not trained
+    assert [arm.name for arm in recipe.arms] == [
+        "vanilla",
+        "plain",
+        "paper",
+        "permuted",
+        "random_window",
+    ]
+    assert (work.steps, work.trainings) == (9, 2 * 4)  # the untouched student is not trained
     tuned = recipe_for(tiny, seeds, **sizes, **{"train.lr_grid": "[1e-3, 3e-3, 1e-2]"})
     assert work_of(tuned).trainings == (2 + 3) * 3
     assert work.dtype == "float32"

@@ -104,7 +104,7 @@ def test_comparison_shows_the_fields_that_differ_and_no_others():
     assert api.compare_recipes({"a": one, "b": other}) == {
         "lora.r": ["16", "4"],
         "arms": [
-            "[vanilla, plain, paper, permuted]",
+            "[vanilla, plain, paper, permuted, random_window]",
             "[plain, {kind: teacher_labels, n: 9}]",
         ],
     }
