@@ -25,7 +25,8 @@ ROOT = Path(__file__).parents[1]
 TESTS = {
     "sensitivity": "unit/sensitivity contract/test_scores.py contract/test_streaming.py",
     "extraction": "unit/extraction",
-    "train": "unit/train integration/test_training.py integration/test_concurrent.py",
+    "train": "unit/train integration/test_training.py integration/test_concurrent.py "
+    "integration/test_team.py",
     "statistics": "unit/statistics",
 }
 """Package → its tests, below `tests/`."""
