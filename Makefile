@@ -28,8 +28,9 @@ demo: $(STAMP)  ## a whole transfer with controls, headless, under a minute
 	$(BIN)/nuggets run quick
 
 test: $(STAMP)  ## everything: unit, contract, integration, faults, app and browser tests
-	# One thread per test process: tiny models wait for threads longer than they compute.
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -m 'not slow'
+	# One thread per test process: tiny models wait for threads longer than they compute. Workers that
+	# are done take tests from others, since those in a browser take long.
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal -m 'not slow'
 
 check: $(STAMP)  ## lint, types, imports, dependencies
 	$(BIN)/ruff format --check .
