@@ -102,12 +102,14 @@ def verdict(report: api.BenchmarkReport) -> None:
 
 
 def could_show(report: api.BenchmarkReport) -> str:
-    """The smallest difference to plain LoRA that this design finds; empty where it is unknown."""
+    """What this design can detect, where the verdict does not say it, and what was planned."""
     judged = report.verdict.treatment
+    planned = report.planned.value if report.planned else None
+    if report.verdict.kind == "no_difference":  # whose sentence says what was detectable
+        return f"Before the run, {planned:.3f} was expected to be detectable." if planned else ""
     baselines = {arm.name for arm in report.arms.values() if arm.role == "baseline"}
     for d in report.differences:
         if d.arm == judged and d.versus in baselines and d.minimum_detectable is not None:
-            planned = report.planned.value if report.planned else None
             before = f"; {planned:.3f} was planned before the run" if planned else ""
             return (
                 f"With {d.interval.n_seeds} seeds × {d.interval.n_items} items a difference of "

@@ -33,7 +33,7 @@ def main() -> None:
             preview.draw(recipe, ahead)
         prompt.expander(recipe.student, recipe.data)
         recipes.compare(recipe, choice)
-        recipes.take_away(recipe)
+        recipes.export(recipe)
     except NuggetsError as error:
         safe.problem(error)
 

@@ -5,10 +5,8 @@ Torch is imported only when a function is called.
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Literal
 
-from nuggets.errors import BadInput
 from nuggets.frozen import Frozen
 
 if TYPE_CHECKING:
@@ -21,7 +19,7 @@ class DeviceInfo(Frozen):
     """One device that can compute.
 
     Attributes:
-        name: what `resolve_device` takes, such as `cuda:0`.
+        name: what a job's `device` takes, such as `cuda:0`.
         label: what the maker calls it.
         memory_total: bytes of memory; the machine's own for `cpu` and `mps`.
         memory_free: bytes of memory that nobody uses now.
@@ -31,30 +29,6 @@ class DeviceInfo(Frozen):
     label: str
     memory_total: int
     memory_free: int
-
-
-def resolve_device(name: str = "auto") -> torch.device:
-    """The device behind a name: `auto`, `cpu`, `mps`, `cuda` or `cuda:N`.
-
-    `auto` takes the CUDA device with the most free memory, else MPS, else the CPU.
-
-    Raises:
-        BadInput: if the device is unknown or not there; the sentence names those that are.
-    """
-    import torch
-
-    if name != "auto" and not re.fullmatch(r"cpu|mps|cuda(:\d{1,3})?", name):
-        raise BadInput(f"Device {name!r} is unknown; write auto, cpu, mps, cuda or cuda:0.")
-    there = describe_devices()
-    wanted = name.partition(":")[0]
-    found = [d for d in there if name in ("auto", d.name) or (wanted == name == d.name[:4])]
-    if not found:
-        names = ", ".join(device.name for device in there)
-        raise BadInput(f"This machine has no device {name!r}; it has: {names}.")
-    # Devices are listed from fast to slow; among several GPUs the emptiest is taken.
-    kind = found[0].name.partition(":")[0]
-    same = [device for device in found if device.name.startswith(kind)]
-    return torch.device(max(same, key=lambda device: device.memory_free).name)
 
 
 def default_dtype(device: torch.device | str) -> DType:

@@ -89,7 +89,7 @@ def forest(at: AppTest) -> list[str]:
     return [name for t in figures(at)[1]["data"] for name in t["y"]]
 
 
-def test_the_verdict_says_what_could_have_been_seen(
+def test_what_could_have_been_detected_is_said_once_beside_what_was_planned(
     open_page: Open, recipe: TransferRecipe
 ) -> None:
     run = write_benchmark(recipe)
@@ -99,8 +99,12 @@ def test_the_verdict_says_what_could_have_been_seen(
     at = open_page("benchmarks", run=run.id)
     assert versus.minimum_detectable is not None
     smallest = versus.minimum_detectable
-    sentence = f"With 3 seeds × 40 items a difference of {smallest:.3f} to plain is detected"
-    assert sentence in shown(at)
+    assert report.verdict.kind == "no_difference"
+    assert report.planned is not None
+    assert f"a difference of {smallest:.3f} would be detected" in report.verdict.sentence
+    assert f"{smallest:.3f} to plain" not in shown(at)
+    planned = f"Before the run, {report.planned.value:.3f} was expected to be detectable."
+    assert planned in shown(at)
 
 
 def test_curves_begin_with_the_arms_that_decide(open_page: Open, recipe: TransferRecipe) -> None:

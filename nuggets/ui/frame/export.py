@@ -74,4 +74,4 @@ def _component(runtime: Any) -> Any:
     """The component, registered once per runtime: again for each would warn, never would fail."""
     from streamlit.components import v2
 
-    return v2.component("nuggets_take_away", html=_HTML, css=_CSS, js=_JS)
+    return v2.component("nuggets_export", html=_HTML, css=_CSS, js=_JS)

@@ -88,7 +88,7 @@ def compare(recipe: TransferRecipe, choice: shell.Choice) -> None:
             )
 
 
-def take_away(recipe: TransferRecipe) -> None:
+def export(recipe: TransferRecipe) -> None:
     """The recipe as YAML, as a command, and as Python."""
     with st.expander("Export this recipe: YAML, command, Python"):
         text = api.dump_job(recipe)
