@@ -56,7 +56,7 @@ def add_rows(student: nn.Module, rows: Tensor, taught: Tensor, ids: Tensor, scal
 
 def batches(parts: Sequence[tuple[Rows, int]], steps: int, seed: int) -> Iterator[Rows]:
     """`steps` batches with so many samples of each part, every part in new orders of its own."""
-    draw = random.Random(seed)  # noqa: S311 - reproducible, not secret
+    draw = random.Random(seed)
     queues: list[list[int]] = [[] for _ in parts]
     for _ in range(steps):
         batch: Rows = []

@@ -32,9 +32,7 @@ def words_of(model: nn.Module, spec: ArchSpec) -> WordVectors:
     return vectors
 
 
-def stored_words(
-    ref: ModelRef, spec: ArchSpec, device: torch.device | str = "cpu"
-) -> WordVectors:
+def stored_words(ref: ModelRef, spec: ArchSpec, device: torch.device | str = "cpu") -> WordVectors:
     """The word vectors of a model on disk, of which one block at a time is read."""
 
     def vectors(ids: Sequence[int], blocks: int) -> Float[Tensor, "words hidden"]:

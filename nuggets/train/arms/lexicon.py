@@ -47,9 +47,9 @@ class Lexicon(ArmBase):
         heal_lr: their learning rate.
         trained: all weights but the word vectors, all weights, or a LoRA on the recipe's matrices,
             which must include embedding and head; its export is then an adapter.
-        control: `no_rows`, `permuted` and `noise` are content controls: the same training without
-            the teacher, with its rows permuted among the words, and with noise of their covariance.
-            `late_blocks` is a location control: each word alone through all of the teacher's blocks.
+        control: `no_rows`, `permuted` and `noise` are content controls: the same training with
+            nothing added, with the teacher's rows permuted among the words, and with noise of their
+            covariance. `late_blocks` is a location control: each word through all of its blocks.
     """
 
     title: ClassVar[str] = "Teacher's word vectors"

@@ -133,7 +133,9 @@ def mapped_rows(
     rows = (own - mean) / std
     if arm.map == "ridge":
         # Where all words get rows, they are all that there is to fit on.
-        fitted, ids = (vectors[n:], [i for i, _ in words.others]) if others else (own, words.student)
+        fitted, ids = (
+            (vectors[n:], [i for i, _ in words.others]) if others else (own, words.student)
+        )
         table = lab.student.get_submodule(lab.student_spec.module("embed")).weight
         targets = table.detach()[ids].float().cpu().numpy()
         weight, _ = ridge_map(((fitted - mean) / std).numpy(), targets)
@@ -241,4 +243,6 @@ def _note(arm: Lexicon, words: Words, drawn: int) -> str:
     lacking = f" The teacher lacks {words.left_out} more." if words.left_out else ""
     healing = f", {arm.heal_steps} steps of healing before" if arm.heal_steps else ""
     share = f"{arm.general:.0%} general samples in the batches ({drawn} different ones)"
-    return f"{what}{'' if arm.control == 'no_rows' else how}.{lacking} Trained with {share}{healing}."
+    return (
+        f"{what}{'' if arm.control == 'no_rows' else how}.{lacking} Trained with {share}{healing}."
+    )
