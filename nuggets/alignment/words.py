@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from nuggets.alignment.states import collect_states
-from nuggets.data.samples import IGNORED
+from nuggets.data.samples import IGNORED, Encoded
 from nuggets.models.architecture import ArchSpec
 from nuggets.models.references import ModelRef
 from nuggets.models.stored_weights import StoredWeights
@@ -45,3 +45,13 @@ def stored_words(ref: ModelRef, spec: ArchSpec, device: torch.device | str = "cp
 
 def _rows(table: Tensor, ids: Sequence[int]) -> Float[Tensor, "words hidden"]:
     return table.detach()[torch.tensor(ids, device=table.device)].float().cpu()
+
+
+def prompt_of(sample: Encoded) -> set[int]:
+    """The tokens of a question: what a sample does not learn from."""
+    return {token for token, label in zip(*sample, strict=True) if label == IGNORED}
+
+
+def differing(prompts: Sequence[set[int]]) -> set[int]:
+    """The tokens in which questions differ: those of any of them, but not of all."""
+    return set().union(*prompts) - set.intersection(*prompts) if prompts else set()

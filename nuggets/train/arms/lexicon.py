@@ -53,7 +53,7 @@ class Lexicon(ArmBase):
     """
 
     title: ClassVar[str] = "Teacher's word vectors"
-    uncounted = "general samples beside the task's"
+    uncounted = "the longer general samples of lexicon arms"
     kind: Literal["lexicon"] = "lexicon"
     source: Source = "first_block"
     map: Literal["random", "ridge", "supervised"] = "random"

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nuggets.alignment.linear_maps import ridge_map
+from nuggets.alignment.words import differing, prompt_of
 from nuggets.compute.svd import LowRankFactors
 from nuggets.data.samples import IGNORED, Encoded
 from nuggets.errors import BadInput
@@ -58,7 +59,7 @@ def with_lexicon(lab: Lab, seed: int, arm: Lexicon) -> Trainee:
     if arm.control != "no_rows":
         rows = mapped_rows(lab, seed, arm, words)
         size = table.detach()[words.student].norm(dim=1).mean()
-        added[words.student] = (arm.scale * size * _unit(rows)).to(added)
+        added[words.student] = arm.scale * size * _unit(rows).to(added)
     with torch.no_grad():
         table.add_(added)
     initial = {}
@@ -108,14 +109,9 @@ def words_of(lab: Lab, seed: int, arm: Lexicon) -> Words:
 
 
 def _task_words(lab: Lab, seed: int) -> set[int]:
-    """The tokens in which the task's questions differ: those of any of them, but not of all."""
+    """The words in which the task's questions differ, those of validation and test included."""
     asked = lab.encode(list(lab.questions))
-    prompts = [_prompt(sample) for sample in [*lab.training(seed), *asked]]
-    return set().union(*prompts) - set.intersection(*prompts)
-
-
-def _prompt(sample: Encoded) -> set[int]:
-    return {token for token, label in zip(*sample, strict=True) if label == IGNORED}
+    return differing([prompt_of(sample) for sample in [*lab.training(seed), *asked]])
 
 
 def mapped_rows(
@@ -168,7 +164,7 @@ def _towards_answers(
     place = {token: index for index, token in enumerate(words.student)}
     questions, answers = [], []
     for sample in lab.training(seed):
-        if named := sorted(place[token] for token in _prompt(sample) if token in place):
+        if named := sorted(place[token] for token in prompt_of(sample) if token in place):
             questions.append(rows[named].mean(0))
             answers.append([label for label in sample[1] if label != IGNORED])
     said = sorted({token for answer in answers for token in answer})
