@@ -26,6 +26,7 @@ UNTAUGHT = ("king", "river", "sub", "reverse")
 ROWS = ("teacher", "permuted", "none")
 OLD_SKILLS = ("capital", "food", "add", "sort")
 N_TEST = 50
+EMBED = "model.embed_tokens.weight"
 
 Rows = list[tuple[list[int], list[int]]]
 
@@ -34,7 +35,7 @@ def vectors(model: nn.Module, source: str, ids: Tensor) -> Tensor:
     """A model's vectors of single words: embedding rows, or each word alone through one block."""
     with torch.no_grad():
         if source == "embedding":
-            return model.get_input_embeddings().weight[ids].clone()
+            return model.get_parameter(EMBED)[ids].clone()
         states = model(input_ids=ids[:, None], output_hidden_states=True).hidden_states
         return states[1][:, 0].clone()
 
@@ -45,7 +46,7 @@ def add_rows(student: nn.Module, rows: Tensor, taught: Tensor, ids: Tensor, scal
     Rows are standardised by those of the taught countries, mapped by a fixed matrix of N(0, 1), and
     each is scaled to `scale` times the mean norm of the student's own country vectors.
     """
-    table = student.get_input_embeddings().weight
+    table = student.get_parameter(EMBED)
     mean, std = rows[taught].mean(0), rows[taught].std(0)
     fixed = torch.randn(rows.shape[1], table.shape[1], generator=torch.Generator().manual_seed(0))
     mapped = ((rows - mean) / std) @ fixed
@@ -77,7 +78,7 @@ def pad(batch: Rows) -> tuple[Tensor, Tensor]:
 
 def train(model: nn.Module, parts: Sequence[tuple[Rows, int]], steps: int, seed: int) -> None:
     """All weights but the word vectors: AdamW, rate 2e-3, 10 steps of warm-up, linear decay."""
-    model.get_input_embeddings().weight.requires_grad_(False)
+    model.get_parameter(EMBED).requires_grad_(False)
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=2e-3, weight_decay=0.01)
     shape = lambda step: min((step + 1) / 10, (steps - step) / steps)  # noqa: E731
@@ -137,7 +138,7 @@ def trial(kind: str, args: argparse.Namespace, seed: int) -> dict[str, float]:
 
 def main() -> None:
     """Prints one line per kind of rows and seed."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--source", choices=("embedding", "first_block"), default="first_block")
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=ROWS)
     parser.add_argument("--scale", type=float, default=12.0)

@@ -25,7 +25,7 @@ def words_of(model: nn.Module, spec: ArchSpec) -> WordVectors:
 
     def vectors(ids: Sequence[int], blocks: int) -> Float[Tensor, "words hidden"]:
         if not blocks:
-            return _rows(model.get_submodule(spec.module("embed")).weight, ids)
+            return _rows(model.get_parameter(f"{spec.module('embed')}.weight"), ids)
         alone = [([token], [IGNORED]) for token in ids]
         return torch.from_numpy(collect_states(model, spec, alone, "all")[blocks])
 
