@@ -278,8 +278,8 @@ class TransferRecipe(Frozen):
             raise ValueError(f"two arms have the name {twice[0]!r}; give one of them a label")
         if not self.arms or not self.seeds:
             raise ValueError("give at least one arm and one seed")
-        if len(set(self.seeds)) != len(self.seeds) or self.train.tuning_seed in self.seeds:
-            raise ValueError("seeds must differ from each other and from train.tuning_seed")
+        if len(set(self.seeds)) != len(self.seeds):
+            raise ValueError("seeds must differ from each other")
         _check_distinct(self.benchmarks)
         return self
 

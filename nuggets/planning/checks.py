@@ -29,7 +29,7 @@ from nuggets.planning.cache import MapRequest
 from nuggets.planning.datasets import (
     Datasets,
     align_samples,
-    check_tuning,
+    check_validation,
     load_datasets,
     seed_samples,
 )
@@ -212,7 +212,7 @@ def _check_samples(recipe: TransferRecipe) -> Datasets:
     data = transfer_samples(recipe)
     _check_arms(recipe, data)
     if recipe.train.lr_grid:
-        check_tuning(data)
+        check_validation(data)
     if recipe.benchmarks:
         learned = [sample for seed in recipe.seeds for sample in data.train(seed)]
         check_benchmarks(recipe.benchmarks, [*data.seed_samples, *learned])
@@ -296,7 +296,7 @@ def work_of(recipe: TransferRecipe, teacher: Model, device: str) -> Work:
         rank=recipe.lora.r,
         batch_size=train.batch_size,
         steps=steps,
-        trainings=trained * (len(recipe.seeds) + len(train.lr_grid)),
+        trainings=trained * len(recipe.seeds) * len(train.rates),
         n_test=data.n_test,
         dtype=_dtype(recipe.sensitivity.dtype, device),
         runs_teacher=any(arm.runs_teacher for arm in recipe.arms),

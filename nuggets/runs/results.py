@@ -11,10 +11,12 @@ from typing import Any
 from nuggets.errors import BadInput
 from nuggets.evaluation.tables import BenchmarkTable
 from nuggets.extraction.plan import ExtractionPlan
+from nuggets.planning.datasets import ground_of
 from nuggets.recipe import load_job
 from nuggets.runs.store import Run
 from nuggets.sensitivity.maps import SensitivityMap
-from nuggets.statistics.report import BenchmarkReport, CellOutcome, build_report
+from nuggets.statistics.cells import CellOutcome
+from nuggets.statistics.report import BenchmarkReport, build_report
 from nuggets.statistics.verdict import EDITION
 
 REPORT = "report/report.json"
@@ -51,7 +53,11 @@ def _judged_again(folder: Path, written: int) -> BenchmarkReport | None:
     if {(arm.name, seed) for arm in old.arms.values() for seed in arm.seeds} - kept:
         return None
     return build_report(
-        found, task=old.task, metric=old.metric, higher_is_better=old.higher_is_better
+        found,
+        task=old.task,
+        metric=old.metric,
+        higher_is_better=old.higher_is_better,
+        ground=ground_of(load_job(run.recipe_text())),
     )
 
 

@@ -29,7 +29,6 @@ def pool_recipe(n_pool: int = POOL) -> TransferRecipe:
             "arms=[{kind: plain}]",
             "data.old_skills=[]",
             "train.evaluate_every=0",
-            f"train.tuning_seed={n_pool + 1000}",
             f"seeds=[{seeds}]",
         ),
     )

@@ -21,7 +21,8 @@ from nuggets.planning import cache
 from nuggets.recipe import AlignJob, SensitivityJob, TransferRecipe
 from nuggets.runs.store import Run
 from nuggets.sensitivity.maps import SensitivityMap
-from nuggets.statistics.report import CellOutcome, build_report
+from nuggets.statistics.cells import CellOutcome
+from nuggets.statistics.report import build_report
 
 Size = tuple[int, int, int, int]
 """Layers, width, FFN width and attention heads."""

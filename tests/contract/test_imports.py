@@ -22,8 +22,8 @@ COMPUTING = {
     "nuggets.stages": "cutting evaluating measuring pipeline transfer",
     "nuggets.train.builders": "aligned controls graft initialisers lora",
     "nuggets.train": "cells checkpoints export finetune flops lab losses randomness schedule "
-    "team trainer tuning",
-    "nuggets.train.lanes": "healing layers model packing side_by_side threads training",
+    "team trainer",
+    "nuggets.train.lanes": "healing layers model packing program side_by_side threads training",
 }
 """Modules that load torch when they are imported; all others do so, if at all, when called."""
 VIEWS = ("nuggets/views/*.py",)

@@ -1,4 +1,4 @@
-"""A run that tunes learning rates does so on items that its report does not count."""
+"""A run with several learning rates chooses on items that its report does not count."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from nuggets.planning.datasets import load_datasets
 from nuggets.stages import transfer
 
 
-def test_rates_are_tuned_on_validation_items_and_the_report_says_how_many(
+def test_every_seed_chooses_its_rate_on_validation_items_and_the_report_says_how_many(
     tiny, jsonl, tmp_path, monkeypatch
 ):
     monkeypatch.setenv("NUGGETS_HOME", str(tmp_path / "home"))
@@ -32,18 +32,27 @@ def test_rates_are_tuned_on_validation_items_and_the_report_says_how_many(
         "train": {"steps": 2, "batch_size": 4, "lr_grid": [1e-3, 1e-2]},
     }
     recipe, measured = api.parse_job({"job": "transfer", **tree}), []
-    real = transfer.tune_batch
+    real = transfer.run_batch
 
-    def spied(*args, items, **options):
-        measured.append(items)
-        return real(*args, items=items, **options)
+    def spied(*args, validation, **options):
+        measured.append(validation)
+        return real(*args, validation=validation, **options)
 
-    monkeypatch.setattr(transfer, "tune_batch", spied)
+    monkeypatch.setattr(transfer, "run_batch", spied)
     run = api.run(recipe)
     data, report = load_datasets(recipe.data, (), ()), api.report(run)
-    assert measured == [data.tuning]
+    assert measured == [data.validation]
     counted = {item for cell in api.cells(run) for item in cell.items}
     assert counted == {sample.id for sample in data.test}
-    assert counted.isdisjoint(sample.id for sample in data.tuning)
+    assert counted.isdisjoint(sample.id for sample in data.validation)
     assert (report.n_validation, report.n_validation_in_test) == (38, 0)
-    assert report.tuned_on == ("learning rates tuned on 38 validation items, 0 of them test items")
+    assert report.rates_chosen.startswith(
+        "every seed of every arm was trained at 2 learning rates (0.001, 0.01) and kept the best "
+        "on 38 validation items, 0 of them test items, 2.0 times the training time of one rate"
+    )
+    for cell in api.cells(run):
+        rates = {trial.lr: trial.loss for trial in cell.trials}
+        assert set(rates) == {1e-3, 1e-2}, "every seed is trained at every rate"
+        assert cell.learning_rate in rates
+        assert cell.learned.n == 8
+    assert report.arms["plain"].rates == [cell.learning_rate for cell in api.cells(run)]

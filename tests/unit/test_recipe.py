@@ -214,7 +214,6 @@ def test_other_jobs_repeat_by_command_and_by_script(job, monkeypatch, tmp_path):
         ("arms=[{kind: plain}, {kind: plain}]", "two arms have the name 'plain'"),
         ("arms=[]", "at least one arm"),
         ("seeds=[0, 0]", "seeds must differ"),
-        ("seeds=[1000]", "train.tuning_seed"),
         ("extraction.matrices.kind=magic", "extraction.matrices: .*'magic'.*'window'"),
         ("extraction.roles=[]", "at least one role"),
         ("data={task: king, file: x.jsonl}", "either a task, or one file"),

@@ -10,7 +10,8 @@ import pytest
 
 from nuggets.documents import colours
 from nuggets.models.architecture import ArchSpec
-from nuggets.statistics.report import BenchmarkReport, CellOutcome, build_report
+from nuggets.statistics.cells import CellOutcome
+from nuggets.statistics.report import BenchmarkReport, build_report
 from nuggets.studies.report import Panel, StudyReport
 from nuggets.studies.shipped import open_study
 from nuggets.ui.benchmarks import arms as arm_tables
