@@ -37,6 +37,7 @@ from nuggets.stages.measuring import (
     measure_map,
     write_extraction,
 )
+from nuggets.stages.reuse import KnownCells
 from nuggets.statistics.cells import CellOutcome
 from nuggets.statistics.comparisons import higher_is_better
 from nuggets.statistics.report import build_report
@@ -65,7 +66,7 @@ def run_transfer(recipe: TransferRecipe, ctx: RunContext) -> None:
         ctx.stage("plan")
         _keep_plan(recipe, lab, ctx)
         ctx.stage("train")
-        _cells(recipe, lab, data, ctx)
+        _cells(recipe, lab, data, KnownCells(recipe, pair), ctx)
         _benchmarks(recipe, lab, ctx)
     ctx.stage("report")
     _report(recipe, data, ctx)
@@ -150,22 +151,27 @@ def _keep_plan(recipe: TransferRecipe, lab: Lab, ctx: RunContext) -> None:
         write_extraction(folder, plan, factors, recipe, lab.student_spec)
 
 
-def _cells(recipe: TransferRecipe, lab: Lab, data: Datasets, ctx: RunContext) -> None:
+def _cells(
+    recipe: TransferRecipe, lab: Lab, data: Datasets, known: KnownCells, ctx: RunContext
+) -> None:
     """Every arm with every seed, seeds outermost: a cancelled run still compares all arms."""
     cells = {
         (arm.name, seed): Cell(arm, seed, _Labelled(ctx, arm.name, seed))
         for seed in recipe.seeds
         for arm in recipe.arms
     }
-    done = 0
-    pairs = [(cell.arm, cell.seed) for cell in cells.values()]
+    missing = [each for each in cells.values() if not ctx.done(f"{results.CELLS}/{each.name}")]
+    missing = [each for each in missing if not known.take(each.arm, each.seed, ctx)]
+    done = len(cells) - len(missing)
+    pairs = [(cell.arm, cell.seed) for cell in missing]
     for index, batch in enumerate(_batches(lab, pairs, ctx)):
         ctx.check_cancelled()
         own = [cells[key] for key in batch.cells]
-        together = _Together(ctx, done, len(own), len(cells))
+        new = [cell for cell in own if cell in missing]
+        together = _Together(ctx, done, len(new), len(cells))
         together.progress(0, 1, "training")
-        _batch(recipe, lab, data, own, batch.form, index, together)
-        done += len(own)
+        _batch(recipe, lab, data, known, own, batch.form, index, together)
+        done += len(new)
     ctx.progress(len(cells), len(cells), "all arms")
 
 
@@ -182,6 +188,7 @@ def _batch(
     recipe: TransferRecipe,
     lab: Lab,
     data: Datasets,
+    known: KnownCells,
     cells: list[Cell],
     form: Form,
     index: int,
@@ -210,6 +217,7 @@ def _batch(
         )
         for cell, result in found:
             _keep(recipe, data, cell, result, ctx)
+            known.remember(cell.arm, cell.seed, ctx.run)
     if checkpoints.exists():
         remove_folder(checkpoints)
 
