@@ -82,6 +82,7 @@ from nuggets.runs.results import benchmark_tables as benchmark_tables
 from nuggets.runs.results import cells as cells
 from nuggets.runs.results import compare as compare
 from nuggets.runs.results import map_of as map_of
+from nuggets.runs.results import measured_spread as measured_spread
 from nuggets.runs.results import plan_of as plan_of
 from nuggets.runs.results import report as report
 from nuggets.runs.schema import LIVE as LIVE
