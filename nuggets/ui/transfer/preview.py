@@ -29,9 +29,7 @@ def draw(recipe: TransferRecipe, ahead: api.Outlook) -> None:
     _numbers(ahead)
     if ahead.detectable is not None:
         found = ahead.detectable
-        st.text(
-            f"{found.sentence} {found.basis} Smaller differences will probably go undetected."
-        )
+        st.text(f"{found.sentence} {found.basis} Smaller differences will probably go undetected.")
     elif not ahead.refusals:
         st.text(
             "The detectable difference cannot be computed in advance for losses or for a "
