@@ -13,6 +13,7 @@ from nuggets.statistics.comparisons import SeedOutcomes, compare_family, familie
 from nuggets.statistics.curves import CurvePoint, area_interval, compare_areas, curve_band
 from nuggets.statistics.intervals import LEVEL, Interval, mean_interval
 from nuggets.statistics.power import DetectableEffect, detectable_effect
+from nuggets.statistics.spread import is_binary
 from nuggets.statistics.verdict import RULES, Difference, Part, StoredRole, Verdict, decide
 
 
@@ -244,6 +245,8 @@ def _arm_report(by_seed: Mapping[int, CellOutcome], metric: str) -> ArmReport:
     first = cells[0]
     metrics = {m: mean_interval([c.outcomes[m] for c in cells]) for m in first.outcomes}
     main = metrics[metric]
+    curves = [cell.curve for cell in cells]
+    outcomes = np.asarray([cell.outcomes[metric] for cell in cells], dtype=np.float64)
     return ArmReport(
         name=first.arm,
         role=first.role,
@@ -255,12 +258,12 @@ def _arm_report(by_seed: Mapping[int, CellOutcome], metric: str) -> ArmReport:
         per_seed=[float(np.mean(c.outcomes[metric])) for c in cells],
         metrics=metrics,
         old_skills={s: mean_interval([c.old_skills[s] for c in cells]) for s in first.old_skills},
-        curve=curve_band([cell.curve for cell in cells]),
+        curve=curve_band(curves, outcomes),
         seconds=float(np.mean([c.seconds for c in cells])),
         trainable_parameters=max(c.trainable_parameters for c in cells),
         learning_rate=first.learning_rate,
         samples=first.samples,
         steps=first.steps,
         flops=float(np.mean([c.flops for c in cells])),
-        area=area_interval([cell.curve for cell in cells], main.n_items),
+        area=area_interval(curves, main.n_items, is_binary(outcomes)),
     )

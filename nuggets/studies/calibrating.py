@@ -30,8 +30,6 @@ GRID = (2.5e-3, 5.0e-3, 1.0e-2)
 """Learning rates, of which every seed keeps the one that is best on its validation items."""
 SECONDS = 1.25
 """Of one training with its evaluation on one core, as 1,200 of them took."""
-SIMULATED = 1000
-"""Comparisons of simulated seeds, per pool and number of seeds."""
 
 
 class Pool(NamedTuple):
@@ -103,16 +101,13 @@ def calibration_plan(n_pool: int = POOL) -> str:
     )
 
 
-def calibrate_run(
-    run: Run, arm: str = "plain", comparisons: int = COMPARISONS, simulated: int = SIMULATED
-) -> Calibration:
+def calibrate_run(run: Run, arm: str = "plain", comparisons: int = COMPARISONS) -> Calibration:
     """Compares one arm of a run with itself, over all seeds that are finished.
 
     Args:
         run: a transfer with many seeds of that arm; it need not be at its end.
         arm: which arm.
-        comparisons: at least so many A/A comparisons per number of seeds.
-        simulated: as many comparisons of simulated seeds.
+        comparisons: at least so many A/A comparisons per number of seeds, measured and simulated.
 
     Raises:
         BadInput: if the arm has too few finished seeds.
@@ -130,15 +125,12 @@ def calibrate_run(
         arm=arm,
         learning_rates=[cell.learning_rate for cell in pool],
         comparisons=comparisons,
-        simulated=simulated,
+        simulated=comparisons,
     )
 
 
 def calibration(
-    runs: Sequence[Run],
-    arm: str = "plain",
-    comparisons: int = COMPARISONS,
-    simulated: int = SIMULATED,
+    runs: Sequence[Run], arm: str = "plain", comparisons: int = COMPARISONS
 ) -> tuple[Calibration, str]:
     """How often the verdict is wrong on the runs' own arm, and the report as Markdown.
 
@@ -146,12 +138,11 @@ def calibration(
         runs: one, or the four pools, whose comparisons are added up.
         arm: which arm.
         comparisons: at least so many A/A comparisons per run and number of seeds.
-        simulated: as many comparisons of simulated seeds.
 
     Raises:
         BadInput: if a run has too few finished seeds of the arm.
     """
-    pools = [calibrate_run(run, arm, comparisons, simulated) for run in runs]
+    pools = [calibrate_run(run, arm, comparisons) for run in runs]
     found = pools[0] if len(pools) == 1 else together(pools)
     words = ["nuggets", "calibrate"]
     if [load_job(run.recipe_text()) for run in runs] == _recipes(pools[0].n_pool):

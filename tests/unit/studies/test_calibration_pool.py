@@ -234,10 +234,23 @@ def test_what_the_pools_can_show_is_said_before_they_are_trained():
     assert upper_bound(0, 104) <= 0.05
 
 
+@pytest.fixture(scope="module")
+def home_with_runs(tmp_path_factory):
+    """The finished runs of four small pools, their answers drawn, and the home they lie in."""
+    home = tmp_path_factory.mktemp("pools")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NUGGETS_HOME", str(home))
+        return home, _made()
+
+
 @pytest.fixture
-def runs(tmp_path, monkeypatch):
-    """The finished runs of four small pools, their answers drawn."""
-    monkeypatch.setenv("NUGGETS_HOME", str(tmp_path))
+def runs(home_with_runs, monkeypatch):
+    home, made = home_with_runs
+    monkeypatch.setenv("NUGGETS_HOME", str(home))
+    return made
+
+
+def _made():
     rng = np.random.default_rng(6)
     made = []
     for recipe in pool_recipes(15):
@@ -256,7 +269,7 @@ def runs(tmp_path, monkeypatch):
 
 
 def test_the_report_of_four_pools_says_how_many_seeds_may_make_a_claim(runs, tmp_path):
-    found, text = api.calibration(runs, comparisons=4, simulated=4)
+    found, text = api.calibration(runs, comparisons=4)
     assert [(p.task, p.student) for p in found.pools] == [(p.task, p.student) for p in POOLS]
     assert [(r.learning_rate, r.n_kept) for r in found.pools[0].rates] == [
         (GRID[0], 8),
@@ -286,12 +299,32 @@ def test_a_simulated_rate_outside_the_measured_interval_is_said(runs):
 
 
 def test_a_run_of_ones_own_is_calibrated_alone(runs):
-    found, text = api.calibration(runs[:1], comparisons=4, simulated=4)
+    found, text = api.calibration(runs[:1], comparisons=4)
     assert (found.task, found.student, found.pools) == ("reverse", "independent", [])
     assert f"nuggets calibrate {runs[0].id} --arm plain --comparisons 4" in text
     assert "Written before it ran" not in text
     with pytest.raises(BadInput, match="no finished seed of the arm 'paper'"):
         api.calibration(runs[:1], "paper")
+
+
+def test_the_command_calibrates_a_run_of_ones_own_and_writes_its_report(runs, nuggets, tmp_path):
+    found = nuggets("calibrate", runs[1].id, "--comparisons", 4, "--out", tmp_path / "c", "--json")
+    assert found.code == 0
+    written = json.loads((tmp_path / "c" / "calibration.json").read_text())
+    assert found.json == written
+    assert (written["task"], written["student"]) == ("reverse", "sibling")
+    assert [design["n_seeds"] for design in written["designs"]] == [3, 5]
+
+
+def test_the_command_says_what_it_will_do_before_it_trains(nuggets, monkeypatch):
+    def stop(*_):
+        raise BadInput("Stopped before training.")
+
+    monkeypatch.setattr(api, "calibration_runs", stop)
+    found = nuggets("calibrate", "--pool", 20)
+    assert found.code == 2
+    assert "Stopped before training." in found.err
+    assert " ".join(calibration_plan(20).split()) in " ".join(found.err.split())
 
 
 def test_a_calibration_of_0_1_can_still_be_read():
