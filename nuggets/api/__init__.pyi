@@ -82,6 +82,7 @@ from nuggets.runs.results import benchmark_tables as benchmark_tables
 from nuggets.runs.results import cells as cells
 from nuggets.runs.results import compare as compare
 from nuggets.runs.results import map_of as map_of
+from nuggets.runs.results import measured_spread as measured_spread
 from nuggets.runs.results import plan_of as plan_of
 from nuggets.runs.results import report as report
 from nuggets.runs.schema import LIVE as LIVE
@@ -92,7 +93,7 @@ from nuggets.runs.store import Run as Run
 from nuggets.sensitivity.maps import SensitivityMap as SensitivityMap
 from nuggets.stages.creating import create as create
 from nuggets.stages.exporting import save_benchmarks as save_benchmarks
-from nuggets.statistics.calibration import Calibration as Calibration
+from nuggets.statistics.error_rates import Calibration as Calibration
 from nuggets.statistics.power import DetectableEffect as DetectableEffect
 from nuggets.statistics.power import detectable_effect as detectable_effect
 from nuggets.statistics.report import ArmReport as ArmReport
@@ -101,6 +102,7 @@ from nuggets.statistics.report import CellOutcome as CellOutcome
 from nuggets.statistics.verdict import RULES as RULES
 from nuggets.studies import lessons as lessons
 from nuggets.studies.calibrating import calibration as calibration
+from nuggets.studies.calibrating import calibration_plan as calibration_plan
 from nuggets.studies.calibrating import save_calibration as save_calibration
 from nuggets.studies.documents import published_report as published_report
 from nuggets.studies.documents import save_study as save_study
@@ -108,7 +110,7 @@ from nuggets.studies.documents import study_html as study_html
 from nuggets.studies.documents import study_markdown as study_markdown
 from nuggets.studies.documents import study_report as study_report
 from nuggets.studies.figure import study_svg as study_svg
-from nuggets.studies.making import calibration_run as calibration_run
+from nuggets.studies.making import calibration_runs as calibration_runs
 from nuggets.studies.making import run_study as run_study
 from nuggets.studies.making import start_study as start_study
 from nuggets.studies.report import StudyReport as StudyReport

@@ -16,6 +16,7 @@ from nuggets.recipe import load_job
 from nuggets.runs.store import Run
 from nuggets.sensitivity.maps import SensitivityMap
 from nuggets.statistics.cells import CellOutcome
+from nuggets.statistics.power import spread_at_half
 from nuggets.statistics.report import BenchmarkReport, build_report
 from nuggets.statistics.verdict import EDITION
 
@@ -59,6 +60,23 @@ def _judged_again(folder: Path, written: int) -> BenchmarkReport | None:
         higher_is_better=old.higher_is_better,
         ground=ground_of(load_job(run.recipe_text())),
     )
+
+
+def measured_spread(run: Run) -> tuple[float, float, str]:
+    """Mean of a run's plain LoRA, its spread over seeds where half is right, and whose they are.
+
+    Raises:
+        BadInput: if the run has no report of 0/1 outcomes with plain LoRA on two seeds or more.
+    """
+    found = report(run)
+    arms = {} if found is None or not found.higher_is_better else found.arms
+    plain = next((arm for arm in arms.values() if arm.role == "baseline"), None)
+    if plain is None:
+        raise BadInput(
+            f"Run {run.id} has no report in which plain LoRA got a share of its items right; name "
+            "a finished transfer with that arm, judged by another metric than loss."
+        )
+    return plain.value, spread_at_half(plain.per_seed), f"measured by plain LoRA in {run.id}"
 
 
 def plan_of(run: Run) -> ExtractionPlan | None:

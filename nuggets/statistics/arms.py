@@ -13,6 +13,7 @@ from nuggets.frozen import Frozen
 from nuggets.statistics.cells import CellOutcome, Learned
 from nuggets.statistics.curves import CurvePoint, area_interval, curve_band
 from nuggets.statistics.intervals import Interval, mean_interval
+from nuggets.statistics.spread import is_binary
 from nuggets.statistics.verdict import StoredRole
 
 
@@ -74,6 +75,8 @@ def arm_report(by_seed: Mapping[int, CellOutcome], metric: str) -> ArmReport:
     first = cells[0]
     metrics = {m: mean_interval([c.outcomes[m] for c in cells]) for m in first.outcomes}
     main = metrics[metric]
+    curves = [cell.curve for cell in cells]
+    outcomes = np.asarray([cell.outcomes[metric] for cell in cells], dtype=np.float64)
     return ArmReport(
         name=first.arm,
         role=first.role,
@@ -85,7 +88,7 @@ def arm_report(by_seed: Mapping[int, CellOutcome], metric: str) -> ArmReport:
         per_seed=[float(np.mean(c.outcomes[metric])) for c in cells],
         metrics=metrics,
         old_skills={s: mean_interval([c.old_skills[s] for c in cells]) for s in first.old_skills},
-        curve=curve_band([cell.curve for cell in cells]),
+        curve=curve_band(curves, outcomes),
         seconds=float(np.mean([c.seconds for c in cells])),
         all_seconds=float(np.mean([_all_seconds(c) for c in cells])),
         trainable_parameters=max(c.trainable_parameters for c in cells),
@@ -95,7 +98,7 @@ def arm_report(by_seed: Mapping[int, CellOutcome], metric: str) -> ArmReport:
         samples=first.samples,
         steps=first.steps,
         flops=float(np.mean([c.flops for c in cells])),
-        area=area_interval([cell.curve for cell in cells], main.n_items),
+        area=area_interval(curves, main.n_items, is_binary(outcomes)),
     )
 
 

@@ -156,16 +156,14 @@ def test_what_was_planned_counts_the_comparisons_of_the_first_question():
     assert planned.n_comparisons == 3
 
 
-def test_two_cells_that_disagree_give_a_curve_band_by_hand():
-    cells = [
-        cell("lora", 0, curve=[(0, 0.1), (5, 0.2), (10, 0.4)]),
-        cell("lora", 1, curve=[(0, 0.1), (10, 0.6)]),
-    ]
-    curve = report_of(cells).arms["lora"].curve
-    assert [point[0] for point in curve] == [0, 10]
-    half = 12.7062047 * 0.2 / 2  # t of one degree of freedom times range / 2
-    assert curve[1] == pytest.approx((10, 0.5, 0.5 - half, 0.5 + half))
-    assert report_of(cells[:1]).arms["lora"].curve[1] == (5, 0.2, 0.2, 0.2)
+def test_a_band_ends_where_the_bar_is_for_every_metric_and_number_of_seeds():
+    for metric in ("exact_match", "loss"):
+        for seeds in ((0,), (0, 1, 2)):
+            cells = [cell("lora", seed) for seed in seeds]
+            ends = {c.seed: float(np.mean(c.outcomes[metric])) for c in cells}
+            grown = [c.model_copy(update={"curve": [(0, 0.1), (10, ends[c.seed])]}) for c in cells]
+            arm = report_of(grown, metric).arms["lora"]
+            assert arm.curve[-1] == pytest.approx((10, arm.value, *arm.interval))
 
 
 def test_each_treatment_has_its_verdict_and_the_named_one_leads():
