@@ -25,6 +25,9 @@ from nuggets.train.arms.family import Arm
 
 HOW = {"concurrent", "processes", "checkpoint_every"}
 """Settings of training that change its results by rounding alone, or not at all."""
+TEACHERS = {"teacher", "sensitivity", "extraction", "data.seed_samples"}
+LOCATING = {"seed_samples", "n_seed_samples"}
+"""What arms that need no teacher do not depend on."""
 
 
 class KnownCells:
@@ -39,6 +42,8 @@ class KnownCells:
             **recipe.model_dump(mode="json", include={"data", "sensitivity", "extraction", "lora"}),
             "train": recipe.train.model_dump(mode="json", exclude=HOW),
         }
+        # Ranks that follow from the energy of the teacher's matrices are shared by all arms.
+        self._apart = recipe.lora.energy is None
 
     def take(self, arm: Arm, seed: int, ctx: RunContext) -> bool:
         """Copies a finished cell into this run; False if no other run has it."""
@@ -71,4 +76,9 @@ class KnownCells:
 
     def _entry(self, arm: Arm, seed: int) -> Path:
         own = arm.model_dump(mode="json", exclude={"label"})
-        return cache_dir() / "cells" / digest_of(**self._shared, arm=own, seed=seed)
+        shared = self._shared
+        if self._apart and not arm.needs_teacher:
+            shared = {name: value for name, value in shared.items() if name not in TEACHERS}
+            shared["data"] = {k: v for k, v in shared["data"].items() if k not in LOCATING}
+            shared["roles"] = self._shared["extraction"]["roles"]
+        return cache_dir() / "cells" / digest_of(**shared, arm=own, seed=seed)

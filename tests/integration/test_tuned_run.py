@@ -102,3 +102,15 @@ def test_a_cell_of_other_settings_or_a_damaged_one_is_trained(tree, change):
         other = {"lora": {"r": 3}, "train": {"steps": 3}, "data": {"n_train": 7}}[change]
         tree = tree | {change: {**tree[change], **other}}
     assert trained_cells(api.run(api.parse_job(tree))) == 2
+
+
+def test_an_arm_that_needs_no_teacher_is_the_same_beside_another_extraction(tree):
+    arms = {"arms": [{"kind": "plain"}, {"kind": "paper"}]}
+    api.run(api.parse_job(tree | arms))
+    other = {**tree["extraction"], "layers": {"kind": "last"}}
+    again = api.run(api.parse_job(tree | arms | {"extraction": other}))
+    assert trained_cells(again) == 2, "plain was there, and paper has other layers"
+    ranks = {"lora": {**tree["lora"], "energy": 0.5}}
+    first = api.run(api.parse_job(tree | arms | ranks))
+    assert trained_cells(first) == 4
+    assert trained_cells(api.run(api.parse_job(tree | arms | ranks | {"extraction": other}))) == 4

@@ -34,6 +34,8 @@ class ArmBase(Frozen):
     stacks: ClassVar[Literal["adapter", "own_base", "whole"] | None] = None
     """What it trains, if it can share a program with other arms of the same: an adapter of the
     untouched student, an adapter of another base, or a whole model."""
+    needs_teacher: ClassVar[bool] = True
+    """Whether it depends on the teacher at all, beyond the ranks that all arms share."""
     runs_teacher: ClassVar[bool] = False
     """Whether it runs the teacher or copies it whole; other arms read single matrices."""
     keeps_function: ClassVar[bool] = True

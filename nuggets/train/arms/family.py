@@ -34,6 +34,7 @@ class Vanilla(ArmBase):
     """The student as it is, without training."""
 
     role: ClassVar[ArmRole] = "reference"
+    needs_teacher: ClassVar[bool] = False
     title: ClassVar[str] = "Untouched student"
     trains = False
     kind: Literal["vanilla"] = "vanilla"
@@ -49,6 +50,7 @@ class Plain(ArmBase):
     """LoRA with its usual initialisation (A random, B zero); nothing comes from the teacher."""
 
     role: ClassVar[ArmRole] = "baseline"
+    needs_teacher: ClassVar[bool] = False
     title: ClassVar[str] = "Plain LoRA"
     stacks = "adapter"
     family = "start"
@@ -279,6 +281,7 @@ class Full(ArmBase):
     """Fine-tuning of all weights of the student."""
 
     role: ClassVar[ArmRole] = "comparator"
+    needs_teacher: ClassVar[bool] = False
     title: ClassVar[str] = "Full fine-tuning"
     stacks = "whole"
     kind: Literal["full"] = "full"
