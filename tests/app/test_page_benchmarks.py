@@ -101,10 +101,11 @@ def test_what_could_have_been_detected_is_said_once_beside_what_was_planned(
     smallest = versus.minimum_detectable
     assert report.verdict.kind == "no_difference"
     assert report.planned is not None
-    assert f"a difference of {smallest:.3f} would be detected" in report.verdict.sentence
+    said = f"a difference of {smallest:.3f} would be detected 80 % of the time, as one of 2"
+    assert said in report.verdict.sentence
     assert f"{smallest:.3f} to plain" not in shown(at)
     planned = f"Before the run, {report.planned.value:.3f} was expected to be detectable."
-    assert planned in shown(at)
+    assert f"{planned} {report.planned.basis}" in shown(at)
 
 
 def test_curves_begin_with_the_arms_that_decide(open_page: Open, recipe: TransferRecipe) -> None:
