@@ -13,6 +13,7 @@ from nuggets.cli import options as o
 from nuggets.cli.output import bars, print_json, say, table
 from nuggets.extraction.window_request import SearchedSelector
 from nuggets.sensitivity.scores import Score
+from nuggets.statistics.power import MEASURED, SEED_SD
 
 Out = Annotated[Path, typer.Option(help="A new folder; nothing is ever overwritten.")]
 
@@ -239,9 +240,11 @@ def power(
     if recipe is not None:
         asked = api.detectable(o.RecipeOptions(recipe, overrides=overrides).load())
         seeds, items, comparisons = asked.n_seeds, asked.n_items, asked.n_comparisons
-    expected, *spread = (0.5,) if like is None else api.measured_spread(api.open_run(like))
+    mean, seed_sd, source = (
+        (0.5, SEED_SD, MEASURED) if like is None else api.measured_spread(api.open_run(like))
+    )
     found = api.detectable_effect(
-        seeds, items, comparisons, expected if rate is None else rate, *spread
+        seeds, items, comparisons, mean if rate is None else rate, seed_sd, source
     )
     if json:
         return print_json({**found.model_dump(), "sentence": found.sentence, "basis": found.basis})

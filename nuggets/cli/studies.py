@@ -107,7 +107,7 @@ def calibrate(
     run_id: Annotated[
         str | None, typer.Argument(help="A run with many seeds of one arm, instead of the pools.")
     ] = None,
-    pool: Annotated[int, typer.Option(min=15, help="Seeds of each pool, without a run.")] = 400,
+    pool: Annotated[int, typer.Option(min=15, help="Seeds of each pool, without a run.")] = 600,
     arm: Annotated[str, typer.Option(help="The arm that is compared with itself.")] = "plain",
     comparisons: Annotated[int, typer.Option(help="A/A comparisons per number of seeds.")] = 400,
     out_folder: Documents = Path("calibration"),

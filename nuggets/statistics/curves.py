@@ -117,6 +117,7 @@ def compare_areas(
             p=test.p,
             p_holm=p_holm,
             minimum_detectable=_detectable(found[arm, versus], bonferroni),
+            n_comparisons=len(tests),
         )
         for ((arm, versus), test), p_holm in zip(tests.items(), adjusted, strict=True)
     ]

@@ -101,7 +101,7 @@ class Difference(Frozen):
     `p_holm` is adjusted within its family (see `comparisons.families`). `minimum_detectable`
     allows for the whole family by Bonferroni, so Holm needs no more; `None` when not even the
     largest possible difference of 0/1 outcomes would be found with that power, or when losses
-    show no spread at all.
+    show no spread at all. `n_comparisons` is the size of the family; `None` in older files.
     """
 
     arm: str
@@ -111,6 +111,13 @@ class Difference(Frozen):
     p_holm: float
     minimum_detectable: float | None
     bootstrap: tuple[float, float] | None = None
+    n_comparisons: int | None = None
+
+    @property
+    def family(self) -> str:
+        """For how many comparisons its detectable difference allows; empty in older files."""
+        n = self.n_comparisons
+        return "" if n is None else "alone" if n == 1 else f"one of {n} comparisons"
 
     @property
     def better(self) -> bool:
@@ -335,8 +342,9 @@ def _same_as_controls(base: Difference, control: Difference, values: Mapping[str
 def _no_difference(base: Difference) -> str:
     seen, i = base.minimum_detectable, base.interval
     seeds = "1 seed" if i.n_seeds == 1 else f"{i.n_seeds} seeds"
+    family = f", as {base.family}" if (base.n_comparisons or 1) > 1 else ""
     could = (
-        f"a difference of {seen:.3f} would be detected 80 % of the time"
+        f"a difference of {seen:.3f} would be detected 80 % of the time{family}"
         if seen
         else "no difference can be detected"
     )

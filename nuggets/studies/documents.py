@@ -151,7 +151,8 @@ def _signed(difference: Difference) -> str:
 
 def _detectable(difference: Difference) -> str:
     value = difference.minimum_detectable
-    return "none" if value is None else f"{value:.2f}"
+    family = f" ({difference.family})" if difference.family else ""
+    return "none" if value is None else f"{value:.2f}{family}"
 
 
 def _paper_note(report: StudyReport) -> str:

@@ -67,9 +67,10 @@ def compare_sentence(alternatives: Sequence[Difference]) -> str:
     unclear = [d for d in alternatives if not d.better and not d.worse]
     if unclear:
         known = [d.minimum_detectable for d in unclear]
+        family = f", as {unclear[0].family}" if (unclear[0].n_comparisons or 1) > 1 else ""
         could = (
             f"; a difference of {max(v for v in known if v is not None):.2f} would be detected 80 "
-            "% of the time"
+            f"% of the time{family}"
             if None not in known
             else "; with these data no difference can be detected"
         )

@@ -77,14 +77,16 @@ def paired_shown(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def judged_shown(frame: pd.DataFrame) -> pd.DataFrame:
-    """Holm's p and the smallest difference to be seen; a dash where there is none."""
+    """Holm's p and the smallest difference to be seen, with its family; a dash for none."""
     titles = {"p_holm": "p (Holm)", "smallest_detectable": "detectable difference"}
-    return pd.DataFrame(
+    shown = pd.DataFrame(
         {
             title: ["–" if pd.isna(value) else f"{value:.2g}" for value in frame[name]]
             for name, title in titles.items()
         }
     )
+    families = [f" ({family})" if family else "" for family in frame["family"]]
+    return shown.assign(**{"detectable difference": shown["detectable difference"] + families})
 
 
 def _or_dash(write: Any) -> Any:

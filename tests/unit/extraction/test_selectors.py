@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from nuggets.errors import BadInput
 from nuggets.extraction.consistent import check_consistent, choose_consistent
@@ -197,6 +198,15 @@ def test_fewer_query_heads_per_group_stay_inside_their_group():
 def test_pairs_without_whole_heads_are_refused(student, sentence):
     with pytest.raises(BadInput, match=sentence):
         check_consistent(TEACHER, student)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"r": 0}, {"alpha": 0}, {"energy": 0}, {"energy": 1.1}, {"dropout": 1}]
+)
+def test_a_shape_that_cannot_be_is_refused(wrong):
+    with pytest.raises(ValidationError):
+        LoraConfig(**wrong)
+    LoraConfig(r=1, energy=1.0, dropout=0.0)
 
 
 def test_too_large_a_rank_is_refused():

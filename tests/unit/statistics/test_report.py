@@ -104,6 +104,9 @@ def test_differences_are_paired_and_adjusted_within_the_treatments_family():
     alone = minimum_detectable_effect(delta, level=1 - 0.05 / 3)
     assert family[0].minimum_detectable == pytest.approx(alone)
     assert alone > minimum_detectable_effect(delta)
+    assert [d.n_comparisons for d in family] == [3, 3, 3, 1]
+    assert [d.family for d in family[2:]] == ["one of 3 comparisons", "alone"]
+    assert {d.n_comparisons for d in report.area_differences if d.arm == "paper"} == {3, 1}
 
 
 def test_each_family_compares_what_the_rules_say():

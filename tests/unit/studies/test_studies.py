@@ -223,6 +223,8 @@ def test_findings_name_better_worse_and_undecided_alternatives():
         "statistically indistinguishable from d (+0.00 [−0.10, +0.10]); a difference of 0.20 would "
         "be detected 80 % of the time."
     )
+    family = [against("d", 0, 0.1).model_copy(update={"n_comparisons": 2})]
+    assert compare_sentence(family).endswith("80 % of the time, as one of 2 comparisons.")
     doubtful = compare_sentence([against("b", 0.3, 0.1, p=0.08)])
     assert (
         "statistically indistinguishable from b (+0.30 [+0.20, +0.40], p 0.08 after Holm's "
