@@ -9,6 +9,7 @@ from nuggets.api._measuring import find_map as find_map
 from nuggets.api._measuring import measure as measure
 from nuggets.api._measuring import measure_builtin as measure_builtin
 from nuggets.api._measuring import measured_plan as measured_plan
+from nuggets.api._measuring import probe as probe
 from nuggets.api._measuring import save_alignment as save_alignment
 from nuggets.api._measuring import save_map as save_map
 from nuggets.api._models import asks_hub as asks_hub

@@ -212,6 +212,43 @@ def align(
     return None
 
 
+def probe(
+    teacher: str,
+    student: str,
+    task: o.Task = None,
+    data: o.Data = None,
+    n_fit: Annotated[int, typer.Option(help="Questions that the probe is fitted on.")] = 80,
+    n_test: Annotated[int, typer.Option(help="Questions that it is asked.")] = 80,
+    format: o.Format = "paper",
+    device: o.Device = "auto",
+    json: o.AsJson = False,
+) -> None:
+    """Measure which answers can be read off single words, before training."""
+    source = o.source_of(task, None, data) | {"n_train": n_fit, "n_test": n_test}
+    with bars() as progress:
+        found = api.probe(
+            o.absolute(teacher), o.absolute(student), source | {"format": format}, device, progress
+        )
+    if json:
+        return print_json(found)
+    depth = max(len(layers) for layers in found.models.values())
+    rows = [
+        (
+            "embedding" if layer == 0 else f"after block {layer - 1}",
+            *(_accuracy(layers, layer) for layers in found.models.values()),
+        )
+        for layer in range(depth)
+    ]
+    title = f"{found.n_test} questions, fitted on {found.n_fit} others; chance {found.chance:.2f}"
+    return table(("word vector", *found.models), rows, title)
+
+
+def _accuracy(layers: tuple[Any, ...], layer: int) -> str:
+    if layer >= len(layers):
+        return ""
+    return f"{layers[layer].mean:.2f} [{layers[layer].low:.2f}, {layers[layer].high:.2f}]"
+
+
 def plan(asked: o.RecipeOptions, json: o.AsJson = False) -> None:
     """Show what a recipe would extract: layers, windows, mass kept."""
     recipe = asked.load()

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from nuggets.alignment.measure import align_models
 from nuggets.alignment.report import AlignmentReport
+from nuggets.alignment.words import WordVectors, stored_words, words_of
 from nuggets.compute.device import free_memory
 from nuggets.compute.memory import memory_reported, return_freed_memory
 from nuggets.compute.threads import threads_for
@@ -86,6 +87,13 @@ class Loaded:
         if self.in_memory or self.ref.format == "gguf":
             return weights_of(self.model)
         return StoredWeights(self.ref, self.spec).weight
+
+    @cached_property
+    def words(self) -> WordVectors:
+        """Vectors of single words: of the model if it is loaded, else from the files."""
+        if self.in_memory or self.ref.format == "gguf":
+            return words_of(self.model, self.spec)
+        return stored_words(self.ref, self.spec, self.device)
 
     def threads(self) -> AbstractContextManager[None]:
         """As many threads as this model is worth."""

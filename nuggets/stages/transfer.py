@@ -114,6 +114,7 @@ def _lab(
     return Lab(
         teacher=teacher.model if runs_teacher else None,
         teacher_weight=teacher.weight,
+        teacher_words=teacher.words,
         teacher_spec=teacher.spec,
         student=student.model,
         student_spec=student.spec,
@@ -129,6 +130,7 @@ def _lab(
         train_samples=data.train,
         extra_prompts=data.extra,
         general_samples=data.general,
+        questions=[*data.test, *data.tuning],
         device=torch.device(recipe.device),
         bf16=recipe.device.startswith("cuda"),
         kept=cache_dir() / "healed",
@@ -235,7 +237,7 @@ def _keep(
         if done.trainee.trains:
             kind = "adapter" if done.trainee.is_adapter else "model"
             (folder / kind).mkdir()
-            card = _card(recipe, cell.arm, cell.seed, ctx)
+            card = _card(recipe, cell.arm, cell.seed, kind, record.note, ctx)
             done.save_weights(folder / kind, recipe.student, card)
     value = sum(record.outcome.outcomes[recipe.data.metric]) / len(record.outcome.items)
     ctx.metric(arm=cell.arm.name, seed=cell.seed, value=value)
@@ -315,14 +317,20 @@ def _answer_rows(test: Sequence[Sample], record: CellRecord) -> list[dict[str, A
     ]
 
 
-def _card(recipe: TransferRecipe, arm: Arm, seed: int, ctx: RunContext) -> str:
-    return (
-        f"# {arm.name}, seed {seed}\n\n"
+def _card(
+    recipe: TransferRecipe, arm: Arm, seed: int, kind: str, note: str, ctx: RunContext
+) -> str:
+    adapter = kind == "adapter"
+    option = "" if adapter else " --merged"
+    paragraphs = (
+        f"# {arm.name}, seed {seed}",
         f"Trained by Nuggets on `{recipe.data.task or recipe.data.file or recipe.data.train}` "
         f"for the student `{recipe.student}`, teacher `{recipe.teacher}`, run {ctx.run.id}. "
-        "Load it on the untouched student.\n\n"
-        f"    nuggets export {ctx.run.id} --arm {arm.name} --seed {seed} --out FOLDER\n"
+        + ("Load it on the untouched student." if adapter else "It is a whole model."),
+        note,
+        f"    nuggets export {ctx.run.id} --arm {arm.name} --seed {seed}{option} --out FOLDER\n",
     )
+    return "\n\n".join(filter(None, paragraphs))
 
 
 def _report(recipe: TransferRecipe, data: Datasets, ctx: RunContext) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 COMPUTING = {
-    "nuggets.alignment": "measure states stitching",
+    "nuggets.alignment": "measure states stitching words",
     "nuggets.builtin": "tokenizer train_pairs training",
     "nuggets.compute": "products svd",
     "nuggets.evaluation": "answers halving lm_eval_adapter lm_eval_model outcomes",
@@ -20,7 +20,7 @@ COMPUTING = {
     "nuggets.playground": "loaded_models questions",
     "nuggets.sensitivity": "accumulate hooks map_writer several_devices several_samples streaming",
     "nuggets.stages": "cutting evaluating measuring pipeline transfer",
-    "nuggets.train.builders": "aligned controls graft initialisers lora",
+    "nuggets.train.builders": "aligned controls graft initialisers lexicon lora",
     "nuggets.train": "cells checkpoints export finetune flops lab losses randomness schedule "
     "team trainer",
     "nuggets.train.lanes": "healing layers model packing program side_by_side threads training",

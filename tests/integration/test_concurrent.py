@@ -69,7 +69,7 @@ def assert_equal_to_alone(lab, arms, form):
             assert ours.answers == wanted.answers
             assert ours.note == wanted.note
             assert (ours.step0_difference is None) == (wanted.step0_difference is None)
-            assert (ours.step0_difference or 0) < 1e-4
+            assert ours.step0_difference == pytest.approx(wanted.step0_difference, abs=1e-4)
 
 
 @pytest.mark.parametrize("arms", groups(TRAINED), ids=lambda arms: str(arms[0].stacks))

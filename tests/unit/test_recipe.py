@@ -324,7 +324,9 @@ def test_a_file_that_is_not_text_is_refused(tmp_path):
     file.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(BadInput, match="cannot be read"):
         load_recipe(file)
-    with pytest.raises(BadInput, match="neither a file nor one of controls, graft, paper, quick"):
+    with pytest.raises(
+        BadInput, match="neither a file nor one of controls, graft, lexicon, paper, quick"
+    ):
         load_recipe(tmp_path)
 
 

@@ -31,9 +31,10 @@ class ArmBase(Frozen):
     """`start` if it differs from plain LoRA in nothing but what the LoRA starts from. Forms group
     arms by role and family."""
     trains: ClassVar[bool] = True
-    stacks: ClassVar[Literal["adapter", "own_base", "whole"] | None] = None
+    stacks: ClassVar[Literal["adapter", "own_base", "whole", "whole_but_words"] | None] = None
     """What it trains, if it can share a program with other arms of the same: an adapter of the
-    untouched student, an adapter of another base, or a whole model."""
+    untouched student, an adapter of another base, a whole model, or all of one but the embedding.
+    """
     needs_teacher: ClassVar[bool] = True
     """Whether it depends on the teacher at all, beyond the ranks that all arms share."""
     runs_teacher: ClassVar[bool] = False

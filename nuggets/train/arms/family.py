@@ -22,6 +22,7 @@ from nuggets.statistics.verdict import ArmRole, Part
 from nuggets.train.arms.aligned import Hints, Memories, Regressed, States
 from nuggets.train.arms.base import ArmBase
 from nuggets.train.arms.initialisers import Corda, Eva, LoraGa, Olora, Pissa
+from nuggets.train.arms.lexicon import Lexicon
 
 if TYPE_CHECKING:
     from nuggets.compute.svd import LowRankFactors
@@ -381,7 +382,8 @@ Arm = Annotated[
     | Memories
     | States
     | Hints
-    | Regressed,
+    | Regressed
+    | Lexicon,
     Field(discriminator="kind"),
 ]
 """The arms, chosen by `kind`."""
