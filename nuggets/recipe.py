@@ -23,6 +23,7 @@ from nuggets.recipe_tree import (
     read_recipe,
     with_new_names,
 )
+from nuggets.sensitivity.config import SensitivityConfig
 from nuggets.sensitivity.scores import Score, ThetaGrad
 from nuggets.statistics.verdict import Part
 from nuggets.train.arms.family import Arm, Paper, Plain, Vanilla
@@ -81,42 +82,6 @@ class DataConfig(Frozen):
         sources = [self.task, self.file, self.seed_samples or self.train or self.test]
         if sum(source is not None for source in sources) > 1:
             raise ValueError("give either a task, or one file, or seed_samples, train and test")
-        return self
-
-
-class SensitivityConfig(Frozen):
-    """How sensitivity is measured.
-
-    Attributes:
-        score: what is summed over samples.
-        keep: `full` keeps every entry; `windows` the sums of rows and columns and the windows for
-            one student, searched when a matrix is complete, so that no map of the model is ever
-            held; `sums` rows and columns only.
-        dtype: of weights and gradients; accumulators are float32 in any case. `auto` is
-            bfloat16 on a GPU and float32 elsewhere.
-        max_length: tokens after which a sample is cut (the paper: 2,048).
-        method: `hooks` loads the whole model; `streaming` one block at a time from its files,
-            with the same result; `auto` streams when the model does not fit into memory, and takes
-            several samples of a small one in one pass, with the same result up to rounding.
-        processes: samples are split among so many, each with a copy of the model: one GPU each,
-            or on the CPU a share of the threads.
-        checkpoint: compute activations twice instead of keeping them; the same result.
-    """
-
-    score: Score = Field(default_factory=ThetaGrad)
-    keep: Literal["full", "windows", "sums"] = "full"
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    max_length: int = Field(default=2048, ge=8)
-    method: Literal["auto", "hooks", "streaming"] = "auto"
-    processes: int = Field(default=1, ge=1, le=64)
-    checkpoint: bool = False
-
-    @model_validator(mode="after")
-    def _one_way(self) -> SensitivityConfig:
-        if self.processes > 1 and self.method == "streaming":
-            raise ValueError(
-                "several processes need the method hooks; set method to hooks or processes to 1"
-            )
         return self
 
 
@@ -220,6 +185,7 @@ class CutJob(Frozen):
         order: how dimensions are chosen; `permuted` is the choice by sensitivity with every
             matrix's rows and columns permuted, a control.
         data: samples that sensitivity is measured on.
+        score: what sensitivity is.
         heal: JSONL to heal on; built-in skills when not given.
         heal_steps: 0 leaves the cut as it is.
     """
@@ -230,6 +196,7 @@ class CutJob(Frozen):
     sizes: dict[str, PositiveInt] = Field(default_factory=dict)
     order: Literal["sensitivity", "first", "random", "permuted"] = "sensitivity"
     data: DataConfig = Field(default_factory=DataConfig)
+    score: Score = Field(default_factory=ThetaGrad)
     heal: str | None = None
     heal_steps: int = Field(default=0, ge=0)
     heal_lr: float = Field(default=1e-3, gt=0)

@@ -76,6 +76,8 @@ from nuggets.recipe import parse_job as parse_job
 from nuggets.recipe import parse_recipe as parse_recipe
 from nuggets.recipe_tree import absolute_model as absolute_model
 from nuggets.recipe_tree import absolute_source as absolute_source
+from nuggets.recipe_tree import named_source as named_source
+from nuggets.recipe_tree import parse_yaml as parse_yaml
 from nuggets.recipe_tree import shipped_recipes as shipped_recipes
 from nuggets.runs.results import answers as answers
 from nuggets.runs.results import benchmark_tables as benchmark_tables

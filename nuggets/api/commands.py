@@ -10,6 +10,7 @@ from nuggets.frozen import Frozen
 from nuggets.playground.mailbox import Question
 from nuggets.recipe import AlignJob, EvaluateJob, SensitivityJob, TransferRecipe, load_recipe
 from nuggets.recipe_tree import one_line, shipped_recipes
+from nuggets.sensitivity.scores import Score
 from nuggets.workspace.recipes import fields_of, non_defaults
 
 
@@ -84,6 +85,12 @@ def _question(asked: Question) -> list[str]:
     return ["nuggets", "ask", asked.prompt, *options]
 
 
+def _score(score: Score) -> str:
+    """As `--score` takes it: the kind, or with the parameters that are not as usual."""
+    changed = {k: v for k, v in non_defaults(score).items() if k != "against"}
+    return one_line({"kind": score.kind, **changed}) if set(changed) - {"kind"} else score.kind
+
+
 def _sensitivity(job: SensitivityJob) -> list[str]:
     data, config = job.data, job.sensitivity
     given, selectors = non_defaults(job), [selector.kind for selector in job.selectors]
@@ -92,7 +99,8 @@ def _sensitivity(job: SensitivityJob) -> list[str]:
         seed_samples=data.seed_samples,
         data=data.file,
         n=data.n_seed_samples,
-        score=config.score.kind,
+        score=_score(config.score),
+        against=",".join(getattr(config.score, "against", ())) or None,
         keep=config.keep,
         student=job.student,
         selectors=None if selectors == ["window"] else ",".join(selectors),

@@ -31,6 +31,7 @@ from nuggets.planning.datasets import (
     align_samples,
     check_tuning,
     load_datasets,
+    reference_data,
     seed_samples,
 )
 from nuggets.planning.jobs import extractions
@@ -142,7 +143,8 @@ def check_extraction(recipe: TransferRecipe, pair: ModelPair) -> None:
         if student.has(role):
             recipe.lora.rank(role, student.shape(role))
     _check_selectors(recipe, teacher, student)
-    seed_samples(recipe.data)
+    for data in (recipe.data, *reference_data(recipe.sensitivity.score, recipe.data).values()):
+        seed_samples(data)
 
 
 def _check_selectors(recipe: TransferRecipe, teacher: ArchSpec, student: ArchSpec) -> None:

@@ -18,7 +18,8 @@ COMPUTING = {
     "nuggets.extraction": "adapter factors windows_while_measuring",
     "nuggets.models": "forward fused loading stored_weights",
     "nuggets.playground": "loaded_models questions",
-    "nuggets.sensitivity": "accumulate hooks map_writer several_devices several_samples streaming",
+    "nuggets.sensitivity": "accumulate comparing hooks map_writer several_devices several_samples "
+    "streaming",
     "nuggets.stages": "cutting evaluating measuring pipeline transfer",
     "nuggets.train.builders": "aligned controls graft initialisers lora",
     "nuggets.train": "cells checkpoints export finetune flops lab losses randomness schedule "
