@@ -10,6 +10,7 @@ import yaml
 from pydantic import Field, PositiveInt, TypeAdapter, ValidationError, model_validator
 
 from nuggets.data.samples import Format
+from nuggets.erasure.orders import PartKind
 from nuggets.errors import BadInput
 from nuggets.evaluation.benchmarks import Benchmark
 from nuggets.extraction.plan import ExtractionConfig, LoraConfig
@@ -24,7 +25,7 @@ from nuggets.recipe_tree import (
     with_new_names,
 )
 from nuggets.sensitivity.config import SensitivityConfig
-from nuggets.sensitivity.scores import Score, ThetaGrad
+from nuggets.sensitivity.scores import Contrast, Score, Specific, ThetaGrad, score_name
 from nuggets.statistics.verdict import Part
 from nuggets.train.arms.family import Arm, Paper, Plain, Vanilla
 from nuggets.train.config import TrainConfig
@@ -145,6 +146,47 @@ class AlignJob(Frozen):
     device: Device = "auto"
 
 
+class EraseJob(Frozen):
+    """Ask whether a map is true: set weights to 0, and measure the skill and others.
+
+    Attributes:
+        model: what is measured, in memory; its files are never touched.
+        data: the skill; its test items are not among its seed samples.
+        against: other skills: tasks, JSONL files or data sets; if empty, a task of each kind.
+        scores: by which weights are erased, beside magnitude, random, least and another's map.
+        fractions: of the weights of all layers' matrices, ascending.
+        n_items: items per skill.
+        n_maps: that of the seed samples, and of as many drawn from them with replacement.
+        parts: what is taken out part by part.
+        dtype: as in `SensitivityConfig`; `max_length` too.
+    """
+
+    job: Literal["erase"] = "erase"
+    name: str = "erase"
+    model: str
+    data: DataConfig
+    against: tuple[str, ...] = ()
+    scores: tuple[Score, ...] = Field((ThetaGrad(), Specific(), Contrast()), min_length=1)
+    fractions: tuple[float, ...] = Field((1e-6, 1e-5, 1e-4, 1e-3, 1e-2), min_length=1)
+    n_items: int = Field(default=32, ge=2)
+    n_maps: int = Field(default=3, ge=1, le=20)
+    parts: tuple[PartKind, ...] = ("layers", "matrices")
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    max_length: int = Field(default=2048, ge=8)
+    seed: int = 0
+    device: Device = "auto"
+
+    @model_validator(mode="after")
+    def _in_order(self) -> EraseJob:
+        ascending = sorted(set(self.fractions)) == list(self.fractions)
+        if not ascending or not 0 < self.fractions[0] <= self.fractions[-1] <= 0.5:
+            raise ValueError("fractions must ascend and lie between 0 and 0.5")
+        names = ["magnitude", "random", *map(score_name, self.scores)]  # those two always are
+        if len(set(names)) < len(names):
+            raise ValueError(f"an order is measured once; got {', '.join(names)}")
+        return self
+
+
 class EvaluateJob(Frozen):
     """Measure models, or all arms and seeds of finished transfers, on benchmarks.
 
@@ -262,7 +304,7 @@ def _check_distinct(benchmarks: tuple[Benchmark, ...]) -> None:
         raise ValueError(f"the benchmark {twice[0]} is listed twice")
 
 
-AnyJob = TransferRecipe | SensitivityJob | AlignJob | EvaluateJob
+AnyJob = TransferRecipe | SensitivityJob | AlignJob | EraseJob | EvaluateJob
 """Everything a worker can do, chosen by `job`."""
 
 _JOBS: TypeAdapter[Any] = TypeAdapter(Annotated[AnyJob, Field(discriminator="job")])

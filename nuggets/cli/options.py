@@ -14,7 +14,6 @@ import typer
 
 from nuggets import api
 from nuggets.errors import BadInput
-from nuggets.sensitivity.scores import Score
 
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 Teacher = Annotated[
@@ -44,27 +43,12 @@ def one_of(family: Any) -> str:
     return f"One of: {', '.join(members(family))}."
 
 
-Against = Annotated[
-    str,
-    typer.Option(help="Reference set: tasks, JSONL or data sets, with commas; all other tasks."),
-]
-
-
-def score_of(text: str, against: str) -> dict[str, Any]:
-    """A score by its kind, or with its parameters as YAML: `{kind: specific, q: 0.02}`."""
-    score = api.parse_yaml(text, "--score") if text.startswith("{") else {"kind": text}
-    return score | ({"against": names(against)} if against else {})
-
-
 def names(text: str) -> list[str]:
     """Tasks and sources of samples, separated by commas."""
     parts = (part.strip() for part in text.split(","))
     return [api.named_source(part, Path.cwd()) for part in parts if part]
 
 
-ScoreKind = Annotated[
-    str, typer.Option(help=f"{one_of(Score)} With parameters as '{{kind: specific, q: 0.02}}'.")
-]
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", help="Any field of `nuggets recipes --schema`: lora.r=8; repeatable."),

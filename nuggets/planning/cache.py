@@ -118,7 +118,7 @@ class MapRequest:
         """The cached map; one that keeps everything also answers for one that keeps less."""
         for keep in dict.fromkeys((self.config.keep, "full")):
             folder = self._folder(self.config.model_copy(update={"keep": keep}))
-            if (found := _load(SensitivityMap.load, folder)) is not None:
+            if (found := load_kept(SensitivityMap.load, folder)) is not None:
                 return found
         return None
 
@@ -153,7 +153,7 @@ def _deciding(config: SensitivityConfig) -> dict[str, Any]:
     )
 
 
-def _load(load: Callable[[Path], T], folder: Path) -> T | None:
+def load_kept(load: Callable[[Path], T], folder: Path) -> T | None:
     """Reads a cache entry; a damaged one is deleted, since it is worth no more than none."""
     if not folder.is_dir():
         return None
@@ -186,4 +186,4 @@ def alignment_folder(job: AlignJob, pair: ModelPair) -> Path:
 
 def find_alignment(folder: Path) -> AlignmentReport | None:
     """The cached alignment, if it was measured."""
-    return _load(AlignmentReport.load, folder)
+    return load_kept(AlignmentReport.load, folder)

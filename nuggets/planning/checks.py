@@ -34,11 +34,19 @@ from nuggets.planning.datasets import (
     reference_data,
     seed_samples,
 )
+from nuggets.planning.erasing import EraseRequest
 from nuggets.planning.jobs import extractions
 from nuggets.planning.machine import machine_of
 from nuggets.preflight.headers import Preflight, preflight
 from nuggets.preflight.resources import Work
-from nuggets.recipe import AlignJob, EvaluateJob, SensitivityJob, TransferRecipe, load_job
+from nuggets.recipe import (
+    AlignJob,
+    EraseJob,
+    EvaluateJob,
+    SensitivityJob,
+    TransferRecipe,
+    load_job,
+)
 from nuggets.runs.store import RunStore
 from nuggets.statistics.comparisons import first_family
 from nuggets.statistics.power import DetectableEffect, detectable_effect
@@ -67,6 +75,8 @@ def check_job(job: Any) -> None:
         _ = pair.teacher.headers, pair.student.headers
         check_vocabularies(pair)
         align_samples(job)
+    elif isinstance(job, EraseJob):
+        _ = EraseRequest.of(job).model.headers
     elif isinstance(job, EvaluateJob):
         for model in job.models:
             _check_evaluated(model)

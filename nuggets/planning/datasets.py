@@ -67,6 +67,29 @@ def seed_samples(data: DataConfig) -> list[Sample]:
     )
 
 
+def test_samples(data: DataConfig, n: int) -> list[Sample]:
+    """Items of a skill that are none of its seed samples: its test items, or what comes after them.
+
+    Raises:
+        BadInput: if there are fewer than 2.
+    """
+    if data.task is not None:
+        return skill_samples(data.task, "test", n)
+    if data.file is not None:
+        found, name = _split_file(data)[2], data.file
+    elif data.test is not None:
+        found, name = _source(data.test), data.test
+    else:
+        name = str(data.seed_samples)
+        found = _source(name)[data.n_seed_samples :]
+    if len(found) < 2:
+        raise BadInput(
+            f"{name} has {len(found)} samples beside its {data.n_seed_samples} seed samples, but "
+            "at least 2 are needed to measure on. Lower the number of seed samples."
+        )
+    return found[:n]
+
+
 def reference_data(score: Score, data: DataConfig) -> dict[str, DataConfig]:
     """The reference set of a score by the names given, as many samples of each as of the skill.
 

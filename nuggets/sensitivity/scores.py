@@ -135,3 +135,9 @@ Score = Annotated[
     ThetaGrad | Fisher | Magnitude | RandomScore | Specific | Contrast, Field(discriminator="kind")
 ]
 """The sensitivity scores, chosen by `kind`."""
+
+
+def score_name(score: Frozen) -> str:
+    """Its kind with the parameters that are not as usual; a reference set is no part of it."""
+    given = score.model_dump(exclude={"against", "kind"}, exclude_defaults=True)
+    return " ".join([score.kind, *map(str, given.values())])  # type: ignore[attr-defined]

@@ -127,7 +127,7 @@ def measure_map(
     meta = {**_meta(request), "digest": folder.name}
     if request.compared:
         maps = [measure_map(each, progress, loaded) for each in request.compared]
-        _keep(lambda temp: _compare(config, maps, request.windows, meta, temp), folder)
+        keep_result(lambda temp: _compare(config, maps, request.windows, meta, temp), folder)
         return SensitivityMap.load(folder)
     with loaded.threads():
         encoded = loaded.encode(request.samples, config.max_length, request.job.data.format)
@@ -171,13 +171,15 @@ def _measure(
     if config.processes > 1:
         devices = devices_for(loaded.device, config.processes, "sensitivity")
         options = (config.score, keep, config.dtype, progress, meta, chosen)
-        return _keep(lambda temp: measure_on(devices, loaded.ref, encoded, temp, *options), folder)
+        return keep_result(
+            lambda temp: measure_on(devices, loaded.ref, encoded, temp, *options), folder
+        )
     if not streamed:
         fit = samples_per_pass(loaded.spec, loaded.parameters, tokens)
         per_pass = fit if config.method == "auto" and not config.checkpoint else 1
         options = (config.score, keep, progress, meta, config.checkpoint, chosen, per_pass)
         map = compute_sensitivity(loaded.model, loaded.spec, encoded, *options)
-        return _keep(map.save, folder)
+        return keep_result(map.save, folder)
     if progress is not None:
         progress.log(f"{loaded.name} is measured one block at a time, from its files.")
 
@@ -190,7 +192,7 @@ def _measure(
         if config.keep != "full":
             map.save(temp)
 
-    return _keep(write, folder)
+    return keep_result(write, folder)
 
 
 def devices_for(device: str, processes: int, stage: str) -> list[str]:
@@ -226,7 +228,7 @@ def _needed(loaded: Loaded, config: SensitivityConfig, tokens: Sequence[int]) ->
     return hooks_bytes(loaded.spec, loaded.parameters, max(tokens), width, full=full)
 
 
-def _keep(write: Callable[[Path], None], folder: Path) -> None:
+def keep_result(write: Callable[[Path], None], folder: Path) -> None:
     """Puts a result into the cache, where another process may have been faster with the same."""
     make_folder(folder.parent)
     try:
@@ -284,7 +286,7 @@ def measure_alignment(
             progress=progress,
             stitch=job.stitch,
         )
-    _keep(report.save, folder)
+    keep_result(report.save, folder)
     return AlignmentReport.load(folder)
 
 

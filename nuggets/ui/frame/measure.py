@@ -12,10 +12,10 @@ import streamlit as st
 
 from nuggets import api
 from nuggets.errors import NuggetsError
-from nuggets.recipe import AlignJob, SensitivityJob
+from nuggets.recipe import AlignJob, EraseJob, SensitivityJob
 from nuggets.ui.frame import live, safe
 
-Measurement = SensitivityJob | AlignJob
+Measurement = SensitivityJob | AlignJob | EraseJob
 LOOK_BACK = 40
 """Newest runs among which a measurement is looked for."""
 
