@@ -14,10 +14,12 @@ from jaxtyping import Float
 from numpy import ndarray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
+from scipy.special import stdtrit  # scipy.stats has it too, and takes .5 s to import
 
 from nuggets.erasure.orders import Part, PartKind
 from nuggets.errors import Damaged
-from nuggets.statistics.intervals import Interval, mean_interval
+from nuggets.statistics.intervals import LEVEL, Interval
+from nuggets.statistics.spread import checked_outcomes, spread_of
 from nuggets.views.stability import rank_correlation
 
 TENSORS = "erasure.safetensors"
@@ -217,8 +219,8 @@ def combined_interval(groups: Groups, weights: Sequence[float]) -> Interval:
     """Interval of a weighted sum of group means: groups share maps, and have items of their own.
 
     Every value is its group's, scaled so that the mean of all of them is the weighted sum and
-    their spread over items is that of the groups' means; then it is the interval of any mean
-    over seeds (here maps) and items.
+    their spread over items is that of the groups' means; then it is Student's interval of any
+    mean over seeds (here maps) and items. Damages of exactly 0 and 1 are no answers counted.
 
     Args:
         groups: `[n_maps, n_items]` each.
@@ -230,4 +232,8 @@ def combined_interval(groups: Groups, weights: Sequence[float]) -> Interval:
         mean = group.mean(axis=1, keepdims=True)
         means = means + weight * mean
         within.append(weight * n_items / group.shape[1] * (group - mean))
-    return mean_interval(np.concatenate(within, axis=1) + means)
+    values = checked_outcomes(np.concatenate(within, axis=1) + means, LEVEL)
+    mean, error, df = spread_of(values)
+    half = float(-stdtrit(df, (1 - LEVEL) / 2)) * error
+    shape = {"n_seeds": len(values), "n_items": n_items}
+    return Interval(mean=mean, low=mean - half, high=mean + half, level=LEVEL, **shape)

@@ -8,7 +8,7 @@ import numpy as np
 
 from nuggets.amounts import plain_name
 from nuggets.erasure.orders import PartKind
-from nuggets.erasure.report import OTHERS, ErasureReport
+from nuggets.erasure.report import OTHERS, ErasureReport, Point
 from nuggets.frozen import Frozen
 from nuggets.statistics.intervals import Interval
 
@@ -16,6 +16,8 @@ NOTABLE = 0.05
 """Damage below which a part is said to do next to nothing."""
 NEGLIGIBLE = 0.002
 """Specificity that is none: skills differ in how much a random weight matters to them, by 1e-5."""
+SPARED = 0.1
+"""Mean damage to the others below which they are said to be spared."""
 SEEN = 0.005
 """Nats below which a change of the loss is 0.00 on paper."""
 MUCH = 0.1
@@ -33,8 +35,11 @@ def verdict(report: ErasureReport, order: str) -> str:
     """Whether a score finds what is specific to the skill, and what shows it best."""
     found = report.specificity(order)
     skill, name = report.skill, order_name(order)
-    if found.low > NEGLIGIBLE:
+    others = _telling(report, order)[1]
+    if found.low > NEGLIGIBLE and others.damage.mean < SPARED:
         said = f"{name} finds weights that are specific to {skill}"
+    elif found.low > NEGLIGIBLE:
+        said = f"{name} finds weights that {skill} needs more than other skills, but these need too"
     elif found.high < -NEGLIGIBLE:
         said = f"{name} finds weights that other skills need more than {skill}"
     else:
@@ -44,12 +49,9 @@ def verdict(report: ErasureReport, order: str) -> str:
 
 def effect(report: ErasureReport, order: str) -> str:
     """What erasing does where the skill and the others differ most."""
-    points = report.points(order)
-    own, others = ([p for p in points if p.skill == s] for s in (report.skill, OTHERS))
-    gaps = [a.damage.mean - b.damage.mean for a, b in zip(own, others, strict=True)]
-    most = int(np.argmax(gaps if report.specificity(order).mean >= 0 else np.negative(gaps)))
-    count, fraction = own[most].weights, own[most].fraction
-    at = [point for point in points if point.weights == count and point.skill != OTHERS]
+    telling = _telling(report, order)[0]
+    count, fraction = telling.weights, telling.fraction
+    at = [p for p in report.points(order) if p.fraction == fraction and p.skill != OTHERS]
     moved = {point.skill: np.sign(point.rise.mean) * _moved(point.rise) for point in at}
     said = []
     for sign, verb in ((1, "raises"), (-1, "lowers")):
@@ -60,6 +62,15 @@ def effect(report: ErasureReport, order: str) -> str:
     said += [f"leaves {_listed(same)} unchanged"] if same else []
     weights = "its first weight" if count == 1 else f"its first {count:,} weights"
     return f"Erasing {weights} ({percent(fraction)}) {', and '.join(said)}."
+
+
+def _telling(report: ErasureReport, order: str) -> tuple[Point, Point]:
+    """Where the skill and the mean of the others differ most, in the direction of the whole."""
+    points = report.points(order)
+    own, others = ([p for p in points if p.skill == s] for s in (report.skill, OTHERS))
+    gaps = [a.damage.mean - b.damage.mean for a, b in zip(own, others, strict=True)]
+    most = int(np.argmax(gaps if report.specificity(order).mean >= 0 else np.negative(gaps)))
+    return own[most], others[most]
 
 
 def _moved(rise: Interval) -> bool:

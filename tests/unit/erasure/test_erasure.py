@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 import math
 
@@ -253,12 +254,26 @@ def test_one_fraction_is_an_area_too():
 
 
 def test_a_verdict_names_weights_skills_and_intervals():
-    said = words.verdict(report((0, 0.5, 0.9), (0, 0, 0.8)), "specific")
+    said = words.verdict(report((0, 0.5, 0.9), (0, 0.05, 0.8)), "specific")
     assert said.startswith("specific finds weights that are specific to gsm: specificity 0.2")
     assert "Erasing its first 1,000 weights (0.1 %) raises the loss on gsm by 2.0" in said
-    assert "and leaves mmlu (" in said
-    assert said.endswith("unchanged.")
-    assert "−0.00" not in said
+    assert " and on mmlu by 0.2" in said
+    spared = words.verdict(report((0, 0.5, 0.9), (0, 0, 0.8)), "specific")
+    assert "and leaves mmlu (" in spared
+    assert spared.endswith("unchanged.")
+    assert "−0.00" not in said + spared
+
+
+def test_a_verdict_tells_specific_weights_from_those_that_others_need_too():
+    said = words.verdict(report((0, 0.2, 0.9), (0, 0.1, 0.3)), "specific")
+    assert "finds weights that gsm needs more than other skills, but these need too" in said
+
+
+def test_damages_of_exactly_0_have_no_width():
+    made = report((0, 0, 0), (0, 0, 0))
+    still = {"specific": np.ones_like(made.curves["specific"])}
+    (point, *_) = dataclasses.replace(made, curves=still).points("specific")
+    assert (point.damage.low, point.damage.high) == (0, 0)
 
 
 def test_a_verdict_says_so_where_there_is_nothing_or_the_reverse():
