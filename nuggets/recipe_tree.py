@@ -21,6 +21,8 @@ RENAMED = {"seeds": "seed_samples", "n_seeds": "n_seed_samples"}
 """Fields of `data` by their names in 0.1.0, where `seeds` were samples here and runs elsewhere."""
 _MODEL_PATHS = ("teacher", "student", "model", "models", "benchmarks.judge.teacher")
 _SOURCE_PATHS = (*(f"data.{name}" for name in SOURCES), "benchmarks.data", "benchmarks.shots_data")
+_AGAINST = ("against", "score.against", "scores.against", "sensitivity.score.against")
+"""Each of them a built-in task, or a source of samples."""
 _APART = ("seed_samples", "train", "test")
 _RIVALS = {
     "task": ("file", *_APART),
@@ -150,6 +152,8 @@ def _seen_from(base: Path, value: Any, path: str = "") -> Any:
         return [_seen_from(base, each, path) for each in value]
     if not isinstance(value, str) or not value:
         return value
+    if path in _AGAINST:
+        return named_source(value, base)
     if path in _SOURCE_PATHS:
         return absolute_source(value, base)
     return absolute_model(value, base) if path in _MODEL_PATHS else value
@@ -164,6 +168,13 @@ def absolute_source(source: str, base: Path) -> str:
     if not path.exists() and colon and absolute(folder, base).is_dir():
         return f"{absolute(folder, base)}:{part}"
     return str(path) if path.exists() or parse_dataset(source) is None else source
+
+
+def named_source(name: str, base: Path) -> str:
+    """As `absolute_source`; the name of a built-in task unchanged, whatever lies below `base`."""
+    from nuggets.builtin.skills import SKILLS
+
+    return name if name in SKILLS else absolute_source(name, base)
 
 
 def absolute_model(name: str, base: Path) -> str:

@@ -31,13 +31,22 @@ from nuggets.planning.datasets import (
     align_samples,
     check_validation,
     load_datasets,
+    reference_data,
     seed_samples,
 )
+from nuggets.planning.erasing import EraseRequest
 from nuggets.planning.jobs import extractions
 from nuggets.planning.machine import machine_of
 from nuggets.preflight.headers import Preflight, preflight
 from nuggets.preflight.resources import Work
-from nuggets.recipe import AlignJob, EvaluateJob, SensitivityJob, TransferRecipe, load_job
+from nuggets.recipe import (
+    AlignJob,
+    EraseJob,
+    EvaluateJob,
+    SensitivityJob,
+    TransferRecipe,
+    load_job,
+)
 from nuggets.runs.store import RunStore
 from nuggets.statistics.comparisons import first_family
 from nuggets.statistics.power import DetectableEffect, detectable_effect
@@ -66,6 +75,8 @@ def check_job(job: Any) -> None:
         _ = pair.teacher.headers, pair.student.headers
         check_vocabularies(pair)
         align_samples(job)
+    elif isinstance(job, EraseJob):
+        _ = EraseRequest.of(job).model.headers
     elif isinstance(job, EvaluateJob):
         for model in job.models:
             _check_evaluated(model)
@@ -142,7 +153,8 @@ def check_extraction(recipe: TransferRecipe, pair: ModelPair) -> None:
         if student.has(role):
             recipe.lora.rank(role, student.shape(role))
     _check_selectors(recipe, teacher, student)
-    seed_samples(recipe.data)
+    for data in (recipe.data, *reference_data(recipe.sensitivity.score, recipe.data).values()):
+        seed_samples(data)
 
 
 def _check_selectors(recipe: TransferRecipe, teacher: ArchSpec, student: ArchSpec) -> None:

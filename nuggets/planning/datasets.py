@@ -21,6 +21,7 @@ from nuggets.data.samples import Sample
 from nuggets.data.sources import load_source, parse_dataset
 from nuggets.errors import BadInput
 from nuggets.recipe import AlignJob, DataConfig, TransferRecipe
+from nuggets.sensitivity.scores import Compared, Score
 from nuggets.statistics.conditions import Ground
 
 TEST_SHARE = 5
@@ -80,6 +81,67 @@ def seed_samples(data: DataConfig) -> list[Sample]:
     raise BadInput(
         "No seed samples: name a built-in task (--task) or a JSONL file (--seed-samples)."
     )
+
+
+def test_samples(data: DataConfig, n: int) -> list[Sample]:
+    """Items of a skill that are none of its seed samples: its test items, or what comes after them.
+
+    Raises:
+        BadInput: if there are fewer than 2.
+    """
+    if data.task is not None:
+        return skill_samples(data.task, "test", n)
+    if data.file is not None:
+        found, name = _split_file(data)[2], data.file
+    elif data.test is not None:
+        found, name = _source(data.test), data.test
+    else:
+        name = str(data.seed_samples)
+        found = _source(name)[data.n_seed_samples :]
+    if len(found) < 2:
+        raise BadInput(
+            f"{name} has {len(found)} samples beside its {data.n_seed_samples} seed samples, but "
+            "at least 2 are needed to measure on. Lower the number of seed samples."
+        )
+    return found[:n]
+
+
+def reference_data(score: Score, data: DataConfig) -> dict[str, DataConfig]:
+    """The reference set of a score by the names given, as many samples of each as of the skill.
+
+    Without names it is every other built-in task. It follows from the job alone, so that no map
+    changes because something else was measured. Empty for scores that compare nothing.
+
+    Raises:
+        BadInput: if the skill is not a built-in task and nothing is named, or the skill itself is.
+    """
+    if not isinstance(score, Compared):
+        return {}
+    names = score.against or tuple(n for n in skill_names() if n != data.task and data.task)
+    return named_data(names, data, f"The score {score.kind}")
+
+
+def named_data(names: Sequence[str], data: DataConfig, who: str) -> dict[str, DataConfig]:
+    """Other skills by name, each a built-in task or a source of samples, in the skill's format.
+
+    Raises:
+        BadInput: if there are none, or the skill itself is among them.
+    """
+    own = data.task or data.file or data.seed_samples
+    if not names:
+        raise BadInput(
+            f"{who} sets {source_label(str(own))} against other skills: name them, such as "
+            f"{', '.join(skill_names()[:2])} or a JSONL file (--against)."
+        )
+    if own in names:
+        raise BadInput(f"{who} sets {own} against itself; take it out of its own reference set.")
+    rest = {"file": None, "seed_samples": None, "train": None, "test": None, "task": None}
+    return {
+        name: data.model_copy(
+            update=rest | {"task" if name in skill_names() else "seed_samples": name}
+        )
+        for name in dict.fromkeys(names)
+    }
 
 
 def load_datasets(data: DataConfig, taught: Sequence[str], lacking: Sequence[str]) -> Datasets:

@@ -8,6 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from nuggets.erasure.report import ErasureReport
 from nuggets.errors import BadInput
 from nuggets.evaluation.tables import BenchmarkTable
 from nuggets.extraction.plan import ExtractionPlan
@@ -23,6 +24,7 @@ from nuggets.statistics.verdict import EDITION
 REPORT = "report/report.json"
 PLAN = "plan/plan.json"
 MAP = "map"
+ERASURE = "erasure"
 CELLS = "cells"
 CELL = "cell.json"
 RECORD = "record.json"
@@ -89,6 +91,12 @@ def map_of(run: Run) -> SensitivityMap | None:
     """The row and column sums of the map that a run measured or used."""
     folder = run.folder / "artifacts" / MAP
     return SensitivityMap.load(folder) if folder.is_dir() else None
+
+
+def erasure_of(run: Run) -> ErasureReport | None:
+    """What erasing showed in a finished run."""
+    folder = run.folder / "artifacts" / ERASURE
+    return ErasureReport.load(folder) if folder.is_dir() else None
 
 
 def cell_folder(run: Run, arm: str, seed: int) -> Path:

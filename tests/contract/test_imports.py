@@ -14,12 +14,14 @@ COMPUTING = {
     "nuggets.alignment": "measure states stitching words",
     "nuggets.builtin": "tokenizer train_pairs training",
     "nuggets.compute": "products svd",
+    "nuggets.erasure": "measure",
     "nuggets.evaluation": "answers halving lm_eval_adapter lm_eval_model outcomes",
     "nuggets.extraction": "adapter factors windows_while_measuring",
     "nuggets.models": "forward fused loading stored_weights",
     "nuggets.playground": "loaded_models questions",
-    "nuggets.sensitivity": "accumulate hooks map_writer several_devices several_samples streaming",
-    "nuggets.stages": "cutting evaluating measuring pipeline transfer",
+    "nuggets.sensitivity": "accumulate comparing hooks map_writer several_devices several_samples "
+    "streaming",
+    "nuggets.stages": "cutting erasing evaluating measuring pipeline transfer",
     "nuggets.train.builders": "aligned controls graft initialisers lexicon lora",
     "nuggets.train": "cells checkpoints export finetune flops lab losses randomness schedule "
     "team trainer",
