@@ -10,10 +10,12 @@ from typing import Any, Literal
 from nuggets.disk.untrusted import read_json
 from nuggets.errors import BadInput, Unsupported
 from nuggets.models.architecture import ArchSpec
+from nuggets.models.gguf_function import check_fields
 from nuggets.models.gguf_headers import read_gguf
 from nuggets.models.references import CONFIG, TOKENIZER_CONFIG, ModelRef, model_file
 from nuggets.models.safetensors_headers import TensorHeader, check_keys
 from nuggets.models.vocabulary import (
+    TOKENIZERS,
     check_ids,
     tokenizer_settings,
     vocabulary,
@@ -46,6 +48,13 @@ class Model:
         return check_keys(self.ref, self.spec)
 
     @cached_property
+    def has_tokenizer(self) -> bool:
+        """Whether there is anything that a tokenizer could be loaded from."""
+        if self.ref.format == "gguf":
+            return vocabulary(self.ref) is not None
+        return any(model_file(self.ref, name) is not None for name in TOKENIZERS)
+
+    @cached_property
     def vocabulary(self) -> str | None:
         """Hash of every token and its id; None if it cannot be read without loading.
 
@@ -54,10 +63,12 @@ class Model:
         """
         if (settings := model_file(self.ref, TOKENIZER_CONFIG)) is not None:
             tokenizer_settings(settings)
-        words = vocabulary(self.ref)
-        if words:
-            check_ids(self.ref, words, self.spec.vocab_size)
-        return None if words is None else vocabulary_digest(words)
+        found = vocabulary(self.ref)
+        if found is None:
+            return None
+        words = {word: i for word, i in found.words.items() if word not in found.added}
+        check_ids(self.ref, words, self.spec.vocab_size)
+        return vocabulary_digest(found)
 
 
 @dataclass(frozen=True)
@@ -91,7 +102,10 @@ def read_config(ref: ModelRef) -> dict[str, Any]:
     """
     if ref.format == "gguf":
         assert ref.path is not None, "GGUF files are local"
-        return read_gguf(ref.path).config()
+        header = read_gguf(ref.path)
+        config = header.config()
+        check_fields(header)
+        return config
     file = model_file(ref, CONFIG)
     if file is None:
         raise BadInput(f"{ref.source} has no {CONFIG}.")

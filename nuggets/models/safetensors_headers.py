@@ -178,7 +178,7 @@ def check_keys(ref: ModelRef, spec: ArchSpec) -> dict[str, TensorHeader]:
                 f"{name} of {ref.source} has shape {list(tensor.shape)}, but the config says "
                 f"{list(allowed[name])}. Config and weights do not belong together."
             )
-        if ref.format != "gguf" and tensor.dtype not in FLOATS:
+        if ref.format != "gguf" and name in allowed and tensor.dtype not in FLOATS:
             raise Unsupported(
                 f"{name} of {ref.source} is stored as {tensor.dtype}; sensitivities need "
                 f"{', '.join(FLOATS)}. Use the original weights."

@@ -157,6 +157,11 @@ def preflight(
     _told(problems, lambda: check_pair(large.spec, small.spec, embed=embed))
     _told(problems, lambda: check_vocabularies(pair))
     notes = list(_notes(large.spec, small.spec))
+    problems += [
+        f"{model.ref.source} has no tokenizer; put tokenizer.json into the folder of its weights."
+        for model in (pair.teacher, pair.student)
+        if not model.has_tokenizer
+    ]
     if pair.vocabularies == "unknown":
         notes.append("The vocabularies cannot be compared: one model has no tokenizer.json.")
     longest = [facts.max_tokens for facts in (large, small) if facts.max_tokens]

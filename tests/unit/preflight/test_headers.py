@@ -108,12 +108,18 @@ def test_damaged_tokenizer_is_a_problem(pair, tiny_copy):
     assert "has no vocabulary" in check(pair[0], parse_ref(str(folder))).problems[0]
 
 
-def test_missing_tokenizer_is_a_note(pair, tiny_copy):
-    folder = tiny_copy(**STUDENT)
+def test_missing_tokenizer_is_a_problem_and_one_in_another_file_a_note(pair, tiny_copy):
+    folder = tiny_copy()
     (folder / "tokenizer.json").unlink()
     found = check(pair[0], parse_ref(str(folder)))
+    assert found.problems == (
+        f"{folder} has no tokenizer; put tokenizer.json into the folder of its weights.",
+    )
+    (folder / "tokenizer.model").write_bytes(b"words")
+    found = check(pair[0], parse_ref(str(folder)))
     assert found.ok
-    assert any("vocabularies cannot be compared" in note for note in found.notes)
+    assert found.vocabularies == "unknown"
+    assert any("cannot be compared" in note for note in found.notes)
 
 
 @pytest.mark.parametrize(
