@@ -155,41 +155,12 @@ def read_spec(ref: ModelRef) -> ArchSpec:
     return spec
 
 
-def check_pair(teacher: ArchSpec, student: ArchSpec, *, embed: bool) -> None:
-    """Refuses a student that is larger than its teacher in any dimension.
+def check_vocabularies(pair: ModelPair, what: str) -> None:
+    """Refuses a pair whose tokenizers give words different ids; an unknown one is let through.
 
     Args:
-        teacher: the larger model.
-        student: the smaller model.
-        embed: whether embedding or head are extracted too; their rows are words, which cannot be
-            cut, so the vocabularies must be of one size.
-
-    Raises:
-        BadInput: naming the dimension, both values and what to do.
-    """
-    rows = (
-        ("deeper", teacher.n_layers, student.n_layers),
-        ("wider", teacher.hidden_size, student.hidden_size),
-        ("wider in the FFN", teacher.intermediate_size, student.intermediate_size),
-        ("wider in the queries", teacher.size("q_heads"), student.size("q_heads")),
-        ("wider in the keys and values", teacher.size("kv_heads"), student.size("kv_heads")),
-    )
-    for how, large, small in rows:
-        if small > large:
-            raise BadInput(
-                f"The student is {how} than the teacher: {small} > {large}. Extraction only makes "
-                "matrices smaller; swap the two models."
-            )
-    if embed and teacher.vocab_size != student.vocab_size:
-        raise BadInput(
-            "Embedding and head cannot be extracted: the teacher's vocabulary has "
-            f"{teacher.vocab_size} tokens and the student's {student.vocab_size}. Remove the "
-            "roles embed and head."
-        )
-
-
-def check_vocabularies(pair: ModelPair) -> None:
-    """Refuses a pair whose tokenizers give words different ids; an unknown one is let through.
+        pair: the two models.
+        what: who needs the same ids, for the sentence.
 
     Raises:
         BadInput: with both vocabulary sizes and what to do.
@@ -198,5 +169,6 @@ def check_vocabularies(pair: ModelPair) -> None:
         raise BadInput(
             f"The tokenizers of {pair.teacher.ref.source} and {pair.student.ref.source} map tokens "
             f"to different ids (vocabularies of {pair.teacher.spec.vocab_size} and "
-            f"{pair.student.spec.vocab_size}). Choose two models with the same tokenizer."
+            f"{pair.student.spec.vocab_size}), but {what} compares the two models token by token. "
+            f"Choose two models with the same tokenizer, or leave out {what}."
         )

@@ -34,6 +34,7 @@ def injected(lab: Lab, seed: int, factors: Mapping[str, LowRankFactors], note: s
     encoded = lab.training(seed)
     with seeded(seed, lab.device):
         model = inject(lab.fresh_student(), factors, lab.lora, lab.ranks())
+    note = note or lab.plan().plain_sentence
     return Trainee(model, encoded, initial=factors, n_samples=len(encoded), note=note)
 
 
