@@ -24,8 +24,8 @@ from nuggets.disk.home import cache_dir
 from nuggets.errors import BadInput, Damaged, NuggetsError, Unsupported
 from nuggets.models.architecture import ArchSpec
 from nuggets.models.fused import split_fused
-from nuggets.models.gguf_function import restore_function
-from nuggets.models.gguf_headers import read_gguf
+from nuggets.models.gguf.function import restore_function
+from nuggets.models.gguf.headers import read_gguf
 from nuggets.models.layout import is_table
 from nuggets.models.pair import read_spec
 from nuggets.models.references import TOKENIZER_CONFIG, ModelRef, model_files, model_path

@@ -10,8 +10,8 @@ from typing import Any, Literal
 from nuggets.disk.untrusted import read_json
 from nuggets.errors import BadInput, Unsupported
 from nuggets.models.architecture import ArchSpec
-from nuggets.models.gguf_function import check_fields
-from nuggets.models.gguf_headers import read_gguf
+from nuggets.models.gguf.function import check_fields
+from nuggets.models.gguf.headers import read_gguf
 from nuggets.models.references import CONFIG, TOKENIZER_CONFIG, ModelRef, model_file
 from nuggets.models.safetensors_headers import TensorHeader, check_keys
 from nuggets.models.vocabulary import (

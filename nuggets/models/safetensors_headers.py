@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from nuggets.disk.untrusted import check_not_lfs, damaged, parse_json, read_json
 from nuggets.errors import Damaged, Unsupported
 from nuggets.models.architecture import ArchSpec
-from nuggets.models.gguf_headers import read_gguf
+from nuggets.models.gguf.headers import read_gguf
 from nuggets.models.hub import cached_folder, hub_shapes
 from nuggets.models.layout import canonical_name, expected_tensors, is_table, optional_tensors
 from nuggets.models.references import INDEX, ModelRef, model_files, refuse_adapter, weight_files

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from nuggets.disk.untrusted import MAX_TOKENIZER_BYTES, read_json
 from nuggets.errors import BadInput, Damaged
-from nuggets.models.gguf_headers import read_gguf
+from nuggets.models.gguf.headers import read_gguf
 from nuggets.models.references import ModelRef, model_file
 
 TOKENIZER = "tokenizer.json"

@@ -159,24 +159,9 @@ def preflight(
     )
     if large is None or small is None:
         return found.model_copy(update={"problems": tuple(problems)})
-    if {"embed", "head"} & set(roles):
-        _told(problems, lambda: check_vocabularies(pair, "the roles embed and head"))
-    notes = list(_notes(large.spec, small.spec))
-    wanted = roles or LAYER_ROLES
-    cut = _told(problems, lambda: _plain(large.spec, small.spec, wanted, whole_heads))
-    notes = [*filter(None, [cut]), *notes]
-    if pair.vocabularies == "differ":
-        notes.append(
-            "The tokenizers differ: each model reads its own tokens, and what compares them token "
-            "by token (embedding and head, alignment, distillation, grafts) is refused."
-        )
-    problems += [
-        f"{model.ref.source} has no tokenizer; put tokenizer.json into the folder of its weights."
-        for model in (pair.teacher, pair.student)
-        if not model.has_tokenizer
-    ]
-    if pair.vocabularies == "unknown":
-        notes.append("The vocabularies cannot be compared: one model has no tokenizer.json.")
+    cut = _told(problems, lambda: _plain(large.spec, small.spec, roles or LAYER_ROLES, whole_heads))
+    words = _words(pair, roles, problems)
+    notes = [*filter(None, [cut]), *_notes(large.spec, small.spec), *words]
     longest = [facts.max_tokens for facts in (large, small) if facts.max_tokens]
     work = work.model_copy(update={"max_tokens": min([work.max_tokens, *longest])})
     stages = estimate_stages(_size(large), _size(small), work, machine)
@@ -196,6 +181,24 @@ def preflight(
         "disk_needed": disk_needed,
     }
     return found.model_copy(update=known)
+
+
+def _words(pair: ModelPair, roles: Sequence[str], problems: list[str]) -> Iterator[str]:
+    """What to know of the two tokenizers; what is missing, or needs equal ones, is a problem."""
+    if {"embed", "head"} & set(roles):
+        _told(problems, lambda: check_vocabularies(pair, "the roles embed and head"))
+    problems += [
+        f"{model.ref.source} has no tokenizer; put tokenizer.json into the folder of its weights."
+        for model in (pair.teacher, pair.student)
+        if not model.has_tokenizer
+    ]
+    if pair.vocabularies == "differ":
+        yield (
+            "The tokenizers differ: each model reads its own tokens, and what compares them token "
+            "by token (embedding and head, alignment, distillation, grafts) is refused."
+        )
+    if pair.vocabularies == "unknown":
+        yield "The vocabularies cannot be compared: one model has no tokenizer.json."
 
 
 def _judge(

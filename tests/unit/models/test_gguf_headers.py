@@ -18,7 +18,7 @@ from safetensors.numpy import load_file
 
 from nuggets.errors import BadInput, Damaged, NuggetsError, Unsupported
 from nuggets.models import loading
-from nuggets.models.gguf_headers import read_gguf
+from nuggets.models.gguf.headers import read_gguf
 from nuggets.models.loading import load_model, load_tokenizer
 from nuggets.models.pair import Model, ModelPair, read_spec
 from nuggets.models.references import parse_ref

@@ -160,7 +160,7 @@ class GgufHeader:
         inside = _INSIDE | (_TWO_SIDED if two_sided else _ONE_SIDED)
         named = {}
         for name, tensor in self.tensors.items():
-            if name == ROPE:  # `nuggets.models.gguf_function` makes it again from the config
+            if name == ROPE:  # `nuggets.models.gguf.function` makes it again from the config
                 continue
             module, _, leaf = name.rpartition(".")
             block = module.split(".")

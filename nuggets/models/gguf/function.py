@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from nuggets.errors import Unsupported
-from nuggets.models.gguf_headers import GgufHeader
+from nuggets.models.gguf.headers import GgufHeader
 
 _KNOWN = (
     "block_count", "context_length", "embedding_length", "feed_forward_length", "vocab_size",
