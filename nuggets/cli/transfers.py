@@ -156,6 +156,8 @@ def describe(run: api.Run, json: bool) -> None:
     say(f"{run.id}: {run.status()}")
     if report is not None:
         show_report(report)
+    if (plan := api.plan_of(run)) is not None and plan.plain:
+        say(plan.plain_sentence)
     return show_tables(run)
 
 

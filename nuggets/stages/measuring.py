@@ -276,7 +276,7 @@ def measure_alignment(
     folder = alignment_folder(job, pair)
     if (found := find_alignment(folder)) is not None:
         return found
-    check_vocabularies(pair)
+    check_vocabularies(pair, "an alignment")
     device = resolve_device_name(job.device)
     teacher = Loaded(pair.teacher, device, progress=progress)
     student = Loaded(pair.student, device, progress=progress)
@@ -361,6 +361,7 @@ def write_extraction(
         "them on a base from which their product was subtracted. Loaded without that, they add "
         "the product to the student.\n"
     )
+    card += f"\n{plan.plain_sentence}\n" if plan.plain else ""
     save_adapter(
         folder,
         {name: (factor.a, factor.b) for name, factor in factors.items()},

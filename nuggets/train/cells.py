@@ -85,6 +85,7 @@ class CellResult:
             return
         weights = stack_factors(trainee.factors(), trainee.initial)
         scales = {name: lab.lora.scale(rank) for name, rank in lab.ranks().items()}
+        card += f"\n{lab.plan().plain_sentence}\n" if lab.plan().plain else ""
         save_adapter(folder, weights, scales, lab.student_spec, base, card)
 
 

@@ -43,6 +43,8 @@ class ArmBase(Frozen):
     """Whether the student's function is unchanged at step 0."""
     needs_other_task: ClassVar[bool] = False
     """Whether it needs the teacher's sensitivity to another task, `lab.wrong_map`."""
+    compares_tokens: ClassVar[bool] = False
+    """Whether both models read the same token ids, so that their tokenizers have to agree."""
     needs_extra_prompts: ClassVar[bool] = False
     """Whether it needs prompts beside the training samples."""
     uncounted: ClassVar[str] = ""

@@ -48,6 +48,13 @@ def report_of(run: api.Run) -> api.BenchmarkReport | None:
         ) from None
 
 
+def started_plain(run: api.Run) -> None:
+    """Which matrices nothing was cut for, if any."""
+    with safe.shown_problems("plain"):
+        if (plan := api.plan_of(run)) is not None and plan.plain:
+            st.text(plan.plain_sentence)
+
+
 def arms(report: api.BenchmarkReport, run: Sources) -> None:
     """Bars with seeds, and paired differences."""
     look = share.look()
