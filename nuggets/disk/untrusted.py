@@ -5,14 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import IO, Any, NoReturn
 
 from nuggets.errors import BadInput, Damaged
 
 LFS_MAGIC = b"version https://git-lfs"
 MAX_CONFIG_BYTES = 10_000_000
-MAX_TOKENIZER_BYTES = 200_000_000
+MAX_TOKENIZER_BYTES = 60_000_000
 PICKLE_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"})
 UNSAFE_PICKLE = (
     "unsafe pickle, which can run code when it is opened; convert to safetensors "
@@ -25,6 +28,59 @@ def damaged(path: Path, reason: str) -> Damaged:
     return Damaged(f"File damaged or incomplete: {path.name} ({reason}). Download {path} again.")
 
 
+@contextmanager
+def open_file(path: Path, max_bytes: int | None = None) -> Iterator[IO[bytes]]:
+    """Opens a regular file for reading: never a pipe or a device, on which a reader would wait.
+
+    Args:
+        path: the file; links are followed.
+        max_bytes: what it may hold at most.
+
+    Raises:
+        BadInput: if it is something else, larger, or cannot be read.
+    """
+    try:
+        # Without O_NONBLOCK, opening a pipe waits for a writer before anybody can look at it.
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise BadInput(f"{path} is not a file but a {_kind(status.st_mode)}.")
+            if max_bytes is not None and status.st_size > max_bytes:
+                raise BadInput(
+                    f"{path} has {status.st_size:,} bytes; at most {max_bytes:,} are read."
+                )
+            yield file
+    except OSError as problem:
+        raise BadInput(f"Cannot read {path}: {problem.strerror or problem}.") from None
+
+
+def _kind(mode: int) -> str:
+    kinds = {stat.S_IFDIR: "folder", stat.S_IFIFO: "pipe", stat.S_IFSOCK: "socket"}
+    return kinds.get(stat.S_IFMT(mode), "device")
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is a regular file; False for names that no file can have."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def read_text(path: Path, max_bytes: int) -> str:
+    """The text of a regular file.
+
+    Raises:
+        BadInput: as `open_file` does, or if it is not UTF-8.
+    """
+    with open_file(path, max_bytes) as file:
+        content = file.read(max_bytes)
+    try:
+        return content.decode()
+    except UnicodeDecodeError as problem:
+        raise BadInput(f"{path} is not UTF-8 text: {problem.reason}.") from None
+
+
 def check_not_lfs(path: Path) -> None:
     """Refuses a Git LFS pointer, which git leaves in place of a file it did not fetch.
 
@@ -32,11 +88,8 @@ def check_not_lfs(path: Path) -> None:
         Damaged: naming the file and the command that fetches the real one.
         BadInput: if the file cannot be read.
     """
-    try:
-        with path.open("rb") as file:
-            start = file.read(len(LFS_MAGIC))
-    except OSError as problem:
-        raise BadInput(f"Cannot read {path}: {problem.strerror}.") from None
+    with open_file(path) as file:
+        start = file.read(len(LFS_MAGIC))
     if start == LFS_MAGIC:
         raise Damaged(
             f"{path.name} is a Git LFS pointer, not the file itself: {path}. "
@@ -52,11 +105,10 @@ def read_json(path: Path, max_bytes: int = MAX_CONFIG_BYTES) -> dict[str, Any]:
         BadInput: if it cannot be read or is larger than `max_bytes`.
     """
     check_not_lfs(path)
-    size = path.stat().st_size
-    if size > max_bytes:
-        raise BadInput(f"{path} has {size:,} bytes; at most {max_bytes:,} are read.")
+    with open_file(path, max_bytes) as file:
+        content = file.read(max_bytes)
     try:
-        value = parse_json(path.read_bytes())
+        value = parse_json(content)
     except ValueError as problem:
         raise damaged(path, str(problem)) from None
     if not isinstance(value, dict):

@@ -10,12 +10,13 @@ from nuggets.builtin.resolve import pair_named
 from nuggets.errors import BadInput
 from nuggets.evaluation.permits import check_permits
 from nuggets.planning import cache
-from nuggets.recipe import AlignJob, SensitivityJob, load_job
+from nuggets.recipe import AlignJob, SensitivityJob
 from nuggets.runs.context import RunContext
 from nuggets.runs.store import Run
 from nuggets.stages.evaluating import run_evaluate
 from nuggets.stages.measuring import keep_map, measure_alignment, measure_map
 from nuggets.stages.transfer import run_transfer
+from nuggets.workspace import strangers
 
 
 def execute(run: Run, ctx: RunContext) -> None:
@@ -24,7 +25,7 @@ def execute(run: Run, ctx: RunContext) -> None:
     Raises:
         NuggetsError: as the job does.
     """
-    job = load_job(run.recipe_text())
+    job = strangers.job_of(run)
     steps: dict[str, Callable[[Any, RunContext], None]] = {
         "transfer": run_transfer,
         "sensitivity": _sensitivity,
