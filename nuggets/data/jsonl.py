@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from nuggets.data.samples import Message, Sample
-from nuggets.disk.untrusted import LFS_MAGIC, parse_json
+from nuggets.disk.untrusted import LFS_MAGIC, open_file, parse_json
 from nuggets.errors import BadInput
 
 MAX_LINE_BYTES = 1_000_000
@@ -107,25 +107,19 @@ def _collect(
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
     """Numbered lines that are not blank; refuses what is no text file."""
-    if not path.is_file():
-        what = "is a folder, not a JSONL file" if path.is_dir() else "does not exist"
-        raise BadInput(f"{path} {what}.")
-    try:
-        with path.open("rb") as file:
-            _check_text(path, file.read(64))
-            file.seek(0)
-            number = 0
-            while line := file.readline(MAX_LINE_BYTES + 1):
-                number += 1
-                if len(line) > MAX_LINE_BYTES:
-                    raise BadInput(
-                        f"{path.name} line {number}: longer than {MAX_LINE_BYTES:,} bytes. Shorten "
-                        "the sample, or check that the file has one JSON object per line."
-                    )
-                if line.strip(b" \t\r\n\xef\xbb\xbf"):
-                    yield number, line.removeprefix(b"\xef\xbb\xbf")
-    except OSError as problem:
-        raise BadInput(f"Cannot read {path}: {problem.strerror}.") from None
+    with open_file(path) as file:
+        _check_text(path, file.read(64))
+        file.seek(0)
+        number = 0
+        while line := file.readline(MAX_LINE_BYTES + 1):
+            number += 1
+            if len(line) > MAX_LINE_BYTES:
+                raise BadInput(
+                    f"{path.name} line {number}: longer than {MAX_LINE_BYTES:,} bytes. Shorten "
+                    "the sample, or check that the file has one JSON object per line."
+                )
+            if line.strip(b" \t\r\n\xef\xbb\xbf"):
+                yield number, line.removeprefix(b"\xef\xbb\xbf")
 
 
 def _check_text(path: Path, start: bytes) -> None:

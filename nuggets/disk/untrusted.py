@@ -137,7 +137,7 @@ def parse_json(data: bytes | str) -> Any:
 
 
 def check_inside(folder: Path, file: Path) -> None:
-    """Refuses a file that a link leads out of its folder.
+    """Refuses what is no regular file, and a file that a link leads out of its folder.
 
     A hub cache keeps its files as links from `models--<id>/snapshots/<revision>` to `blobs` of the
     same model; those are followed.
@@ -145,6 +145,8 @@ def check_inside(folder: Path, file: Path) -> None:
     Raises:
         BadInput: naming the link and where it leads.
     """
+    if file.exists() and not file.is_file():
+        raise BadInput(f"{file} is not a file but a {_kind(file.stat().st_mode)}.")
     home, target = folder.resolve(), file.resolve()
     model = home.parent.parent
     cached = home.parent.name == "snapshots" and model.name.startswith("models--")
@@ -156,13 +158,16 @@ def check_inside(folder: Path, file: Path) -> None:
 
 
 def sha256_file(path: Path, cache: Path | None = None) -> str:
-    """The sha256 of a file, remembered under `cache` by path, size and modification time."""
-    stat = path.stat()
-    key = f"{path.resolve()}\n{stat.st_size}\n{stat.st_mtime_ns}"
+    """The sha256 of a file, remembered under `cache` by path, inode, size and times."""
+    with open_file(path) as file:
+        found = os.fstat(file.fileno())
+    # The time of the last change cannot be set: a file rewritten under its old date is read again.
+    times = f"{found.st_mtime_ns}\n{found.st_ctime_ns}"
+    key = f"{path.resolve()}\n{found.st_ino}\n{found.st_size}\n{times}"
     memo = None if cache is None else cache / "digests" / hashlib.sha256(key.encode()).hexdigest()
     if memo is not None and memo.is_file() and len(known := memo.read_text()) == 64:
         return known
-    with path.open("rb") as file:
+    with open_file(path) as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if memo is not None:
         memo.parent.mkdir(parents=True, exist_ok=True)

@@ -24,7 +24,7 @@ from nuggets.extraction.selectors import MatrixSelector
 from nuggets.frozen import members
 from nuggets.models.architecture import ArchSpec
 from nuggets.models.pair import Model, ModelPair, check_pair, check_vocabularies
-from nuggets.models.vocabulary import count_tokens
+from nuggets.models.tried import count_tokens
 from nuggets.planning.cache import MapRequest
 from nuggets.planning.datasets import (
     Datasets,

@@ -23,6 +23,7 @@ from nuggets.errors import BadInput, Damaged, RunBusy, Unsupported
 from nuggets.runs.events import read_events
 from nuggets.runs.schema import LIVE, Provenance, RunEvent, RunRecord, RunStatus, now, parse_record
 
+_DEVICE = re.compile(r"[a-z][a-z0-9_]{0,15}(:\d{1,3})?")
 _OWN = ".own"
 """A folder of empty files, named by the sha256 of every recipe that was made or allowed here."""
 
@@ -75,7 +76,10 @@ class Run:
 
     def device(self) -> str:
         """The device this run computes on; runs of one device wait for each other."""
-        return self._read("device").strip()
+        device = self._read("device").strip()
+        if not _DEVICE.fullmatch(device):
+            raise Damaged(f"{self.folder / 'device'} names no device: {device[:60]!r}.")
+        return device
 
     def recipe_text(self) -> str:
         """The recipe as YAML, written once."""

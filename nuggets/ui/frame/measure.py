@@ -6,6 +6,7 @@ the same measurements.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 
 import streamlit as st
@@ -13,7 +14,7 @@ import streamlit as st
 from nuggets import api
 from nuggets.errors import NuggetsError
 from nuggets.recipe import AlignJob, SensitivityJob
-from nuggets.ui.frame import live, safe
+from nuggets.ui.frame import live, safe, waiting
 
 Measurement = SensitivityJob | AlignJob
 LOOK_BACK = 40
@@ -22,10 +23,17 @@ LOOK_BACK = 40
 
 def measured_map(job: SensitivityJob) -> api.SensitivityMap | None:
     """The map of a job, if there is one; found again at once within half a minute."""
-    try:
-        return _kept_map(api.dump_job(job), job)
-    except LookupError:
-        return None
+    key = api.dump_job(job)
+
+    def find() -> api.SensitivityMap | None:
+        try:
+            return _kept_map(key, job)
+        except LookupError:
+            return None
+
+    place = hashlib.sha256(key.encode()).hexdigest()[:12]
+    saying = f"Recognising {job.model}: all of its files are read once."
+    return waiting.read(f"map-{place}", key, find, saying)
 
 
 @st.cache_resource(ttl=30, max_entries=64, show_spinner=False)
