@@ -9,6 +9,7 @@ One JSON object per line in one of three shapes; other keys are ignored:
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -107,6 +108,9 @@ def _collect(
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
     """Numbered lines that are not blank; refuses what is no text file."""
+    with contextlib.suppress(OSError):  # a name that no file can have
+        if path.is_dir():
+            raise BadInput(f"{path} is a folder, not a JSONL file.")
     with open_file(path) as file:
         _check_text(path, file.read(64))
         file.seek(0)

@@ -50,6 +50,8 @@ def open_file(path: Path, max_bytes: int | None = None) -> Iterator[IO[bytes]]:
                     f"{path} has {status.st_size:,} bytes; at most {max_bytes:,} are read."
                 )
             yield file
+    except FileNotFoundError:
+        raise BadInput(f"{path} does not exist.") from None
     except OSError as problem:
         raise BadInput(f"Cannot read {path}: {problem.strerror or problem}.") from None
 
@@ -127,7 +129,8 @@ def parse_json(data: bytes | str) -> Any:
         return value if abs(value) != float("inf") else refuse(text)
 
     try:
-        return json.loads(data, parse_constant=refuse, parse_float=number)
+        text = data.decode() if isinstance(data, bytes) else data  # json takes UTF-16 too
+        return json.loads(text, parse_constant=refuse, parse_float=number)
     except RecursionError:
         raise ValueError("nested too deeply") from None
     except UnicodeDecodeError:
@@ -157,13 +160,20 @@ def check_inside(folder: Path, file: Path) -> None:
         )
 
 
-def sha256_file(path: Path, cache: Path | None = None) -> str:
-    """The sha256 of a file, remembered under `cache` by path, inode, size and times."""
+def stamp(path: Path) -> str:
+    """What changes whenever a file does: inode, size, and two times of which one cannot be set.
+
+    Raises:
+        BadInput: as `open_file` does.
+    """
     with open_file(path) as file:
         found = os.fstat(file.fileno())
-    # The time of the last change cannot be set: a file rewritten under its old date is read again.
-    times = f"{found.st_mtime_ns}\n{found.st_ctime_ns}"
-    key = f"{path.resolve()}\n{found.st_ino}\n{found.st_size}\n{times}"
+    return f"{found.st_ino} {found.st_size} {found.st_mtime_ns} {found.st_ctime_ns}"
+
+
+def sha256_file(path: Path, cache: Path | None = None) -> str:
+    """The sha256 of a file, remembered under `cache` by path, inode, size and times."""
+    key = f"{path.resolve()}\n{stamp(path)}"
     memo = None if cache is None else cache / "digests" / hashlib.sha256(key.encode()).hexdigest()
     if memo is not None and memo.is_file() and len(known := memo.read_text()) == 64:
         return known

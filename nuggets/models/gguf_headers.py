@@ -14,7 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any
 
-from nuggets.disk.untrusted import check_not_lfs, damaged, open_file
+from nuggets.disk.untrusted import check_not_lfs, damaged, open_file, stamp
 from nuggets.errors import Unsupported
 
 MAX_HEADER_BYTES = 60_000_000
@@ -115,7 +115,7 @@ class GgufHeader:
             Unsupported: if it is none of those that Nuggets knows.
         """
         kind = self.fields.get("general.architecture")
-        if kind not in _MODEL_TYPES:
+        if not isinstance(kind, str) or kind not in _MODEL_TYPES:
             raise Unsupported(
                 f"GGUF architecture {kind!r} is not supported. "
                 f"Supported: {', '.join(_MODEL_TYPES)}."
@@ -172,12 +172,11 @@ def read_gguf(path: Path) -> GgufHeader:
         Unsupported: for version 1, big-endian files and unknown weight types.
     """
     check_not_lfs(path)
-    stat = path.stat()
-    return _read(path, stat.st_size, stat.st_mtime_ns)
+    return _read(path, stamp(path))
 
 
 @lru_cache(maxsize=4)
-def _read(path: Path, _size: int, _mtime_ns: int) -> GgufHeader:
+def _read(path: Path, _stamp: str) -> GgufHeader:
     # Remembered: walking over a vocabulary takes half a second, and a preflight asks four times.
     with open_file(path) as file:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,6 +31,8 @@ from nuggets.models.safetensors_headers import check_keys, some
 from nuggets.models.tried import try_tokenizer
 from nuggets.models.vocabulary import check_ids, tokenizer_settings
 
+_PRIVATE = re.compile(r"[^\s'\"]*nuggets-model-[^/\s'\"]*")
+"""The folder that a loader is given and names in its messages; nobody else knows it."""
 DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -295,7 +298,8 @@ def _reported(what: str) -> Iterator[None]:
     except BaseException as problem:
         if not isinstance(problem, Exception) and type(problem).__name__ != "PanicException":
             raise
-        reason = " ".join(str(problem).split())[:300] or type(problem).__name__
+        told = _PRIVATE.sub("its folder", " ".join(str(problem).split()))
+        reason = told[:300] or type(problem).__name__
         raise Damaged(f"{what}: {reason.rstrip('.')}.") from problem
     finally:
         transformers_logging.set_verbosity(verbosity)

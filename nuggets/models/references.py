@@ -189,6 +189,8 @@ def _shards(folder: Path) -> Iterator[Path]:
     names = read_json(folder / INDEX).get("weight_map")
     if not isinstance(names, dict) or not all(isinstance(n, str) for n in names.values()):
         raise Damaged(f"{INDEX} in {folder} has no weight_map; download it again.")
+    if not names:
+        raise Damaged(f"{INDEX} in {folder} lists no weights; download it again.")
     for name in sorted(set(names.values())):
         if name != Path(name).name or "\\" in name or not name.endswith(".safetensors"):
             raise BadInput(

@@ -29,6 +29,8 @@ TEMPLATE = "chat_template.jinja"
 MAX_TEMPLATE = 200_000
 _PROBE = ("Two words, 12 + 30 = 42.", "a" * 500, " " * 500, "𝔘ñí\t\n" * 100)
 """What makes a greedy expression run for ever: long repetitions beside ordinary text."""
+_passed: set[str] = set()
+"""Digests of what this process tried and may read."""
 _TURNS = (
     {"role": "user", "content": "Two words?"},
     {"role": "assistant", "content": "Here, now."},
@@ -47,15 +49,13 @@ def try_tokenizer(ref: ModelRef) -> None:
     file = model_file(ref, TOKENIZER)
     if file is not None and file.stat().st_size > MAX_TOKENIZER_BYTES:
         raise BadInput(f"{file} has more than {MAX_TOKENIZER_BYTES:,} bytes; no tokenizer does.")
-    known = None if file is None else (str(file), sha256_file(file))
-    _try(ref.source, known, tuple(_templates(ref)))
-
-
-@lru_cache(maxsize=64)
-def _try(source: str, file: tuple[str, str] | None, templates: tuple[str, ...]) -> None:
-    about = f"The tokenizer of {source} with its chat template"
-    given = None if file is None else file[0]
-    limited(f"{__name__}:probe", given, list(templates), seconds=SECONDS, about=about)
+    templates = _templates(ref)
+    known = json.dumps([None if file is None else sha256_file(file), templates])
+    if known not in _passed and (file is not None or templates):
+        about = f"The tokenizer of {ref.source} with its chat template"
+        given = None if file is None else str(file)
+        limited(f"{__name__}:probe", given, templates, seconds=SECONDS, about=about)
+        _passed.add(known)
 
 
 def _templates(ref: ModelRef) -> list[str]:

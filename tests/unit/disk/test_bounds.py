@@ -59,7 +59,7 @@ def test_what_is_no_file_is_refused_in_a_model(name, kind, tiny_copy):
         path.mkdir()
     else:
         path.symlink_to("/dev/zero")
-    with pytest.raises(BadInput, match="is not a file but a|is a link to /dev/zero|no model"):
+    with pytest.raises(BadInput, match=r"is not a file but a|is a link to /dev/zero|no model"):
         look(folder)
 
 
@@ -123,7 +123,7 @@ def gguf(kind: int, count: int) -> bytes:
 def test_a_small_gguf_cannot_claim_gigabytes(head, tmp_path):
     file = sparse(tmp_path / "m.gguf", head, 5 * 2**30)
     tracemalloc.start()
-    with pytest.raises(Damaged, match="claims|absurd|cut short"):
+    with pytest.raises(Damaged, match=r"claims|absurd|cut short"):
         read_gguf(file)
     assert tracemalloc.get_traced_memory()[1] < 100e6
     tracemalloc.stop()
