@@ -19,6 +19,7 @@ from nuggets.extraction.window_request import SearchedSelector
 from nuggets.frozen import Frozen
 from nuggets.recipe_tree import (
     absolute_paths,
+    check_values,
     override,
     parse_yaml,
     read_recipe,
@@ -30,7 +31,7 @@ from nuggets.statistics.verdict import Part
 from nuggets.train.arms.family import Arm, Paper, Plain, Vanilla
 from nuggets.train.config import TrainConfig
 
-Device = str
+Device = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,15}(:\d{1,3})?$")]
 """`auto`, `cpu`, `mps`, `cuda` or `cuda:1`."""
 
 
@@ -347,9 +348,12 @@ def parse_job(tree: Mapping[str, Any]) -> Any:
         BadInput: with the first few faults in one sentence.
     """
     try:
+        check_values(tree)
         return _JOBS.validate_python(dict(tree))
     except ValidationError as problem:
         raise _refusal("The recipe is not valid", problem, 1) from None
+    except ValueError as problem:
+        raise BadInput(f"The recipe is not valid: {problem}.") from None
 
 
 def parse_cut(tree: Mapping[str, Any]) -> CutJob:
@@ -359,9 +363,12 @@ def parse_cut(tree: Mapping[str, Any]) -> CutJob:
         BadInput: with the first few faults in one sentence.
     """
     try:
+        check_values(tree)
         return CutJob.model_validate(dict(tree))
     except ValidationError as problem:
         raise _refusal("The cut is not valid", problem, 0) from None
+    except ValueError as problem:
+        raise BadInput(f"The cut is not valid: {problem}.") from None
 
 
 def _refusal(what: str, problem: ValidationError, depth: int) -> BadInput:

@@ -128,12 +128,14 @@ from nuggets.studies.shipped import open_study as open_study
 from nuggets.studies.shipped import studies as studies
 from nuggets.studies.shipped import study_recipes as study_recipes
 from nuggets.views import sensitivity as views
+from nuggets.workspace import strangers as strangers
 from nuggets.workspace import tour as tour
 from nuggets.workspace.recipes import compare_recipes as compare_recipes
 from nuggets.workspace.recipes import delete_recipe as delete_recipe
 from nuggets.workspace.recipes import load_recipe as load_recipe
 from nuggets.workspace.recipes import own_recipes as own_recipes
 from nuggets.workspace.recipes import save_recipe as save_recipe
+from nuggets.workspace.recipes import show_recipe as show_recipe
 from nuggets.workspace.samples import name_of as name_of
 from nuggets.workspace.samples import own_data as own_data
 from nuggets.workspace.samples import remember as remember

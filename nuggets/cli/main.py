@@ -29,7 +29,7 @@ _COMMANDS = {
         ("erase", "erase"),
         ("measure", "align probe plan power extract cut convert"),
         ("evaluate", "evaluate prompt"),
-        ("recipes", "recipes"),
+        ("recipes", "recipes allow"),
         ("transfers", "run start follow cancel resume show list export compare"),
         ("studies", "paper calibrate"),
         ("transfers", "bundle import"),

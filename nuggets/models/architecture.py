@@ -59,7 +59,7 @@ class ArchSpec(Frozen):
             BadInput: if a dimension is missing or absurd.
         """
         kind = config.get("model_type")
-        if kind not in ARCHITECTURES:
+        if not isinstance(kind, str) or kind not in ARCHITECTURES:
             raise Unsupported(
                 f"Architecture {kind!r} is not supported: {why_unsupported(config)}. Supported: "
                 f"{', '.join(ARCHITECTURES)}."

@@ -24,7 +24,7 @@ from nuggets.extraction.sites import split_sites
 from nuggets.frozen import members
 from nuggets.models.architecture import ArchSpec
 from nuggets.models.pair import Model, ModelPair, check_vocabularies
-from nuggets.models.vocabulary import count_tokens
+from nuggets.models.tried import count_tokens
 from nuggets.planning.cache import MapRequest
 from nuggets.planning.datasets import (
     Datasets,
@@ -39,17 +39,11 @@ from nuggets.planning.jobs import extractions
 from nuggets.planning.machine import machine_of
 from nuggets.preflight.headers import Preflight, preflight
 from nuggets.preflight.resources import Work
-from nuggets.recipe import (
-    AlignJob,
-    EraseJob,
-    EvaluateJob,
-    SensitivityJob,
-    TransferRecipe,
-    load_job,
-)
+from nuggets.recipe import AlignJob, EraseJob, EvaluateJob, SensitivityJob, TransferRecipe
 from nuggets.runs.store import RunStore
 from nuggets.statistics.comparisons import first_family
 from nuggets.statistics.power import DetectableEffect, detectable_effect
+from nuggets.workspace import strangers
 
 RUN_PREFIX = "run:"
 """Before a run's id where a model could stand too; `run:ID/ARM` is one arm of it."""
@@ -104,7 +98,7 @@ def _check_evaluated(model: str) -> None:
             f"Run {run.id} is a {run.record().kind} and {run.status()}; only arms of a finished "
             "transfer can be evaluated."
         )
-    recipe = load_job(run.recipe_text())
+    recipe = strangers.job_of(run)
     names = [each.name for each in recipe.arms]
     if arm is not None and arm not in names:
         raise BadInput(f"Run {run.id} has no arm {arm!r}; it has {', '.join(names)}.")

@@ -19,6 +19,7 @@ from nuggets.builtin.skills import (
 from nuggets.data.jsonl import check_leakage, shared_samples
 from nuggets.data.samples import Sample
 from nuggets.data.sources import load_source, parse_dataset
+from nuggets.disk.untrusted import stamp
 from nuggets.errors import BadInput
 from nuggets.recipe import AlignJob, DataConfig, TransferRecipe
 from nuggets.sensitivity.scores import Compared, Score
@@ -250,12 +251,11 @@ def _source(source: str) -> list[Sample]:
     path = Path(source).expanduser()
     if not path.is_file():
         return load_source(source)
-    stat = path.stat()
-    return list(_parsed(source, stat.st_mtime_ns, stat.st_size))
+    return list(_parsed(source, stamp(path)))
 
 
 @lru_cache(maxsize=4)  # a preview asks for the same files at every move of a slider
-def _parsed(source: str, changed: int, size: int) -> tuple[Sample, ...]:
+def _parsed(source: str, _stamp: str) -> tuple[Sample, ...]:
     return tuple(load_source(source))
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from nuggets.extraction.plan import ExtractionConfig
-from nuggets.frozen import Frozen
+from nuggets.frozen import Frozen, check_name
 from nuggets.models.architecture import ArchSpec
 from nuggets.statistics.verdict import ArmRole, Part
 
@@ -50,7 +50,9 @@ class ArmBase(Frozen):
     uncounted: ClassVar[str] = ""
     """What it does beside training that no estimate covers, in a few words."""
     kind: Any  # a literal in every arm
-    label: str | None = Field(default=None, min_length=1, max_length=40)
+    label: Annotated[str, AfterValidator(check_name)] | None = Field(
+        default=None, min_length=1, max_length=40
+    )
 
     @property
     def name(self) -> str:
