@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, PositiveInt, TypeAdapter, ValidationError, model_validator
 
+from nuggets.builtin.skills import SKILLS
 from nuggets.data.samples import Format
 from nuggets.erasure.orders import PartKind
 from nuggets.errors import BadInput
@@ -27,6 +28,7 @@ from nuggets.recipe_tree import (
 )
 from nuggets.sensitivity.config import SensitivityConfig
 from nuggets.sensitivity.scores import Contrast, Score, Specific, ThetaGrad, score_name
+from nuggets.statistics.conditions import Ground
 from nuggets.statistics.verdict import Part
 from nuggets.train.arms.family import Arm, Paper, Plain, Vanilla
 from nuggets.train.config import TrainConfig
@@ -297,6 +299,15 @@ class TransferRecipe(Frozen):
     def parts(self) -> dict[str, Part]:
         """Arm → its role in the comparison, and the treatment that it is or controls."""
         return {arm.name: arm.part(self.extraction, self.data.task) for arm in self.arms}
+
+    @property
+    def ground(self) -> Ground:
+        """What the task demands before arms can be compared on it."""
+        skill = SKILLS.get(self.data.task or "")
+        informed = next((arm.name for arm in self.arms if arm.kind == "teacher_labels"), "")
+        if skill is None:
+            return Ground(informed=informed)
+        return Ground(facts=skill.kind == "facts", chance=skill.chance, informed=informed)
 
 
 def _check_distinct(benchmarks: tuple[Benchmark, ...]) -> None:

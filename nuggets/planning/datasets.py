@@ -21,9 +21,8 @@ from nuggets.data.samples import Sample
 from nuggets.data.sources import load_source, parse_dataset
 from nuggets.disk.untrusted import stamp
 from nuggets.errors import BadInput
-from nuggets.recipe import AlignJob, DataConfig, TransferRecipe
+from nuggets.recipe import AlignJob, DataConfig
 from nuggets.sensitivity.scores import Compared, Score
-from nuggets.statistics.conditions import Ground
 
 TEST_SHARE = 5
 """One in this many samples of a single file is kept for the test."""
@@ -56,15 +55,6 @@ class Datasets:
     old: dict[str, list[Sample]]
     extra: Callable[[int, int], list[Sample]]
     general: Callable[[int, int], list[Sample]]
-
-
-def ground_of(recipe: TransferRecipe) -> Ground:
-    """What a recipe's task demands before arms can be compared on it."""
-    skill = SKILLS.get(recipe.data.task or "")
-    informed = next((arm.name for arm in recipe.arms if arm.kind == "teacher_labels"), "")
-    if skill is None:
-        return Ground(informed=informed)
-    return Ground(facts=skill.kind == "facts", chance=skill.chance, informed=informed)
 
 
 def seed_samples(data: DataConfig) -> list[Sample]:

@@ -12,7 +12,6 @@ from nuggets.erasure.report import ErasureReport
 from nuggets.errors import BadInput
 from nuggets.evaluation.tables import BenchmarkTable
 from nuggets.extraction.plan import ExtractionPlan
-from nuggets.planning.datasets import ground_of
 from nuggets.recipe import load_job
 from nuggets.runs.store import Run
 from nuggets.sensitivity.maps import SensitivityMap
@@ -60,7 +59,7 @@ def _judged_again(folder: Path, written: int) -> BenchmarkReport | None:
         task=old.task,
         metric=old.metric,
         higher_is_better=old.higher_is_better,
-        ground=ground_of(load_job(run.recipe_text())),
+        ground=load_job(run.recipe_text()).ground,
     )
 
 

@@ -22,7 +22,7 @@ from nuggets.models.pair import ModelPair
 from nuggets.planning import cache
 from nuggets.planning.cache import MapRequest
 from nuggets.planning.checks import check_transfer
-from nuggets.planning.datasets import Datasets, ground_of
+from nuggets.planning.datasets import Datasets
 from nuggets.planning.jobs import alignment_job, extractions, map_job, map_request
 from nuggets.recipe import DataConfig, TransferRecipe
 from nuggets.runs import results
@@ -344,7 +344,7 @@ def _report(recipe: TransferRecipe, data: Datasets, ctx: RunContext) -> None:
         task=data.label,
         metric=recipe.data.metric,
         higher_is_better=higher_is_better(recipe.data.metric),
-        ground=ground_of(recipe),
+        ground=recipe.ground,
     )
     if recipe.train.lr_grid:
         shared = len(shared_samples(data.test, data.validation))

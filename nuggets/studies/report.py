@@ -11,7 +11,6 @@ from pydantic import Field
 from nuggets.errors import BadInput
 from nuggets.frozen import Frozen
 from nuggets.models.references import short_name
-from nuggets.planning.datasets import ground_of
 from nuggets.recipe import load_job
 from nuggets.runs.results import cells
 from nuggets.runs.store import Run
@@ -168,7 +167,7 @@ def _panel(study: Study, name: str, run: Run) -> Panel:
         metric=metric,
         higher_is_better=higher_is_better(metric),
         treatment=focus if focus in treatments else None,
-        ground=ground_of(recipe),
+        ground=recipe.ground,
     )
     if study.layout == "retention":
         report = at_equal_rates(report)

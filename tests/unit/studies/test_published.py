@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from nuggets import api
-from nuggets.planning.datasets import ground_of
 from nuggets.statistics.conditions import on_conditions
 from nuggets.statistics.verdict import EDITION, RULES, decide
 from nuggets.studies.documents import published_report, save_study, study_markdown
@@ -55,7 +54,7 @@ def test_a_report_is_judged_by_todays_rules_with_the_recipes_controls(name):
         assert found.parts == recipes[panel.name].parts
         values = {arm.name: arm.value for arm in found.arms.values()}
         said = decide(found.parts, values, found.differences, found.verdict.treatment)
-        ground = ground_of(recipes[panel.name])
+        ground = recipes[panel.name].ground
         judged = on_conditions(said, found.arms, found.parts, ground)
         assert found.verdict == judged or name == "retention"
 
