@@ -130,7 +130,7 @@ def _lab(
         train_samples=data.train,
         extra_prompts=data.extra,
         general_samples=data.general,
-        questions=[*data.test, *data.tuning],
+        questions=[*data.test, *data.validation],
         device=torch.device(recipe.device),
         bf16=recipe.device.startswith("cuda"),
         kept=cache_dir() / "healed",
