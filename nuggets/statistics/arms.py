@@ -66,7 +66,7 @@ class ArmReport(Frozen):
         kept = sorted(Counter(self.rates).items())
         if len(kept) == 1:
             return f"{kept[0][0]:g}"
-        return ", ".join(f"{rate:g} ({n} seeds)" for rate, n in kept)
+        return ", ".join(f"{rate:g} ({n} {'seed' if n == 1 else 'seeds'})" for rate, n in kept)
 
 
 def arm_report(by_seed: Mapping[int, CellOutcome], metric: str) -> ArmReport:
