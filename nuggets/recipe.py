@@ -24,6 +24,7 @@ from nuggets.recipe_tree import (
     override,
     parse_yaml,
     read_recipe,
+    refusal,
     with_new_names,
 )
 from nuggets.sensitivity.config import SensitivityConfig
@@ -303,11 +304,10 @@ class TransferRecipe(Frozen):
     @property
     def ground(self) -> Ground:
         """What the task demands before arms can be compared on it."""
-        skill = SKILLS.get(self.data.task or "")
         informed = next((arm.name for arm in self.arms if arm.kind == "teacher_labels"), "")
-        if skill is None:
-            return Ground(informed=informed)
-        return Ground(facts=skill.kind == "facts", chance=skill.chance, informed=informed)
+        skill = SKILLS.get(self.data.task or "")
+        facts, chance = (skill.kind == "facts", skill.chance) if skill else (False, 0.0)
+        return Ground(facts, chance, informed)
 
 
 def _check_distinct(benchmarks: tuple[Benchmark, ...]) -> None:
@@ -362,7 +362,7 @@ def parse_job(tree: Mapping[str, Any]) -> Any:
         check_values(tree)
         return _JOBS.validate_python(dict(tree))
     except ValidationError as problem:
-        raise _refusal("The recipe is not valid", problem, 1) from None
+        raise refusal("The recipe is not valid", problem, 1) from None
     except ValueError as problem:
         raise BadInput(f"The recipe is not valid: {problem}.") from None
 
@@ -377,27 +377,9 @@ def parse_cut(tree: Mapping[str, Any]) -> CutJob:
         check_values(tree)
         return CutJob.model_validate(dict(tree))
     except ValidationError as problem:
-        raise _refusal("The cut is not valid", problem, 0) from None
+        raise refusal("The cut is not valid", problem, 0) from None
     except ValueError as problem:
         raise BadInput(f"The cut is not valid: {problem}.") from None
-
-
-def _refusal(what: str, problem: ValidationError, depth: int) -> BadInput:
-    faults = "; ".join(_fault(error, depth) for error in problem.errors()[:5])
-    return BadInput(f"{what}: {faults}.")
-
-
-def _fault(error: Any, depth: int) -> str:
-    """One fault: which field (its name starts at `depth`), what is wrong, what was given."""
-    where = ".".join(str(part) for part in error["loc"][depth:])
-    if error["type"] == "extra_forbidden":
-        return f"there is no field {where}"
-    wrong = error["msg"].removeprefix("Value error, ")
-    if not where:  # a rule between fields names them itself
-        return wrong
-    text = repr(error["input"])
-    given = text if len(text) <= 60 else text[:57] + "..."
-    return f"{where}: {wrong} (got {given})"
 
 
 def anchored(job: Frozen) -> Any:
