@@ -35,6 +35,7 @@ def main() -> None:
             return
         origin = parts.Sources(run)
         verdict(report)
+        parts.started_plain(run)
         parts.arms(report, origin)
         parts.curves(report, origin)
         parts.answers(report, run, origin)

@@ -10,9 +10,9 @@ import typer
 from nuggets import api
 from nuggets.amounts import duration, extent, size
 from nuggets.cli import options as o
+from nuggets.cli import scores
 from nuggets.cli.output import bars, print_json, say, table
 from nuggets.extraction.window_request import SearchedSelector
-from nuggets.sensitivity.scores import Score
 from nuggets.statistics.power import MEASURED, SEED_SD
 
 Out = Annotated[Path, typer.Option(help="A new folder; nothing is ever overwritten.")]
@@ -121,7 +121,8 @@ def sensitivity(
     seed_samples: o.SeedSamples = None,
     data: o.Data = None,
     n: Annotated[int, typer.Option(help="Seed samples used.")] = 32,
-    score: Annotated[str, typer.Option(help=o.one_of(Score))] = "theta_grad",
+    score: scores.Kind = "theta_grad",
+    against: scores.Against = "",
     keep: Annotated[
         str, typer.Option(help="full, windows for a --student, or sums of rows and columns.")
     ] = "full",
@@ -141,7 +142,7 @@ def sensitivity(
         "job": "sensitivity",
         "model": o.absolute(model),
         "data": {**o.source_of(task, seed_samples, data), "n_seed_samples": n, "format": format},
-        "sensitivity": {"score": {"kind": score}, "keep": keep, "dtype": dtype},
+        "sensitivity": {"score": scores.score_of(score, against), "keep": keep, "dtype": dtype},
         "student": None if student is None else o.absolute(student),
         "selectors": [{"kind": kind.strip()} for kind in selectors.split(",")],
         "device": device,
@@ -210,6 +211,43 @@ def align(
         rows = [(i, *(f"{x:.2f}" for x in row)) for i, row in enumerate(matrix)]
         table(headers, rows, name)
     return None
+
+
+def probe(
+    teacher: str,
+    student: str,
+    task: o.Task = None,
+    data: o.Data = None,
+    n_fit: Annotated[int, typer.Option(help="Questions that the probe is fitted on.")] = 80,
+    n_test: Annotated[int, typer.Option(help="Questions that it is asked.")] = 80,
+    format: o.Format = "paper",
+    device: o.Device = "auto",
+    json: o.AsJson = False,
+) -> None:
+    """Measure which answers can be read off single words, before training."""
+    source = o.source_of(task, None, data) | {"n_train": n_fit, "n_test": n_test}
+    with bars() as progress:
+        found = api.probe(
+            o.absolute(teacher), o.absolute(student), source | {"format": format}, device, progress
+        )
+    if json:
+        return print_json(found)
+    depth = max(len(layers) for layers in found.models.values())
+    rows = [
+        (
+            "embedding" if layer == 0 else f"after block {layer - 1}",
+            *(_accuracy(layers, layer) for layers in found.models.values()),
+        )
+        for layer in range(depth)
+    ]
+    title = f"{found.n_test} questions, fitted on {found.n_fit} others; chance {found.chance:.2f}"
+    return table(("word vector", *found.models), rows, title)
+
+
+def _accuracy(layers: tuple[Any, ...], layer: int) -> str:
+    if layer >= len(layers):
+        return ""
+    return f"{layers[layer].mean:.2f} [{layers[layer].low:.2f}, {layers[layer].high:.2f}]"
 
 
 def plan(asked: o.RecipeOptions, json: o.AsJson = False) -> None:
@@ -314,6 +352,8 @@ def cut(
     order: Annotated[str, typer.Option(help="sensitivity, first, random or permuted.")] = (
         "sensitivity"
     ),
+    score: scores.Kind = "theta_grad",
+    against: scores.Against = "",
     task: o.Task = None,
     seed_samples: o.SeedSamples = None,
     data: o.Data = None,
@@ -339,6 +379,7 @@ def cut(
             "like": None if like is None else o.absolute(like),
             "sizes": {name: size for name, size in sizes.items() if size is not None},
             "order": order,
+            "score": scores.score_of(score, against),
             "data": o.source_of(task, seed_samples, data),
             "heal": o.source(heal),
             "heal_steps": heal_steps,

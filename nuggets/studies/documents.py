@@ -214,15 +214,27 @@ def _budget(report: StudyReport) -> str:
             plain_name(arm.name),
             str(arm.samples),
             str(arm.steps),
-            "" if arm.learning_rate is None else f"{arm.learning_rate:g}",
+            arm.rate_words,
+            "" if arm.learned is None else f"{arm.learned.exact_match:.2f}",
             f"{arm.trainable_parameters:,}",
             f"{arm.flops:.2g}",
             f"{arm.seconds:.1f}",
+            f"{arm.all_seconds or arm.seconds:.1f}",
         )
         for panel in report.panels
         for arm in panel.report.arms.values()
     ]
-    headers = ("arm", "samples", "steps", "lr", "trainable parameters", "FLOP", "seconds")
+    headers = (
+        "arm",
+        "samples",
+        "steps",
+        "lr",
+        "training items right",
+        "trainable parameters",
+        "FLOP",
+        "seconds",
+        "at all rates",
+    )
     return _by_run(report, headers, rows)
 
 

@@ -12,11 +12,13 @@ from numpy import ndarray
 from nuggets import api
 from nuggets.documents.colours import Look
 from nuggets.ui.charts import base as charts
+from nuggets.ui.charts import erasure as erasure_charts
 from nuggets.ui.charts import heatmap
 from nuggets.ui.charts import sensitivity as sensitivity_charts
 from nuggets.ui.frame import safe, share, shell
 from nuggets.ui.frame.share import Picture
 from nuggets.ui.sensitivity import matrix as matrix_part
+from nuggets.ui.sensitivity import truth
 from nuggets.ui.sensitivity.sources import Source, Sources
 
 PICKED = "nuggets-map-picked"
@@ -118,14 +120,18 @@ def map_picture(found: Sources, view: View, values: Values, look: Look) -> Pictu
     """The model at a glance."""
     frame, shown, compare = shown_values(found, view, values)
     source, mode = view.own(found), values.mode
-    what = f"{view.a} − {view.b}" if view.show == "A − B" else source.label
+    apart = view.show == "A − B"
+    what = f"{view.a} − {view.b}" if apart else source.label
+    erased = None if apart else truth.found_for(source)
+    damage = None if erased is None else erasure_charts.layer_damage(erased)
     note = "" if mode != "distinctive" else "  # distinctive: pass the maps of all tasks"
     mode = mode if mode != "distinctive" else "share"
     return Picture(
-        heatmap.map_figure(frame, shown, compare, look),
+        heatmap.map_figure(frame, shown, compare, look, damage),
         frame,
         "sensitivity-map",
-        f"{shown.title}; hover for 95 % intervals over samples · {what}, {source.about}",
+        f"{shown.title}; hover for 95 % intervals over samples · {what}, {source.about}"
+        + ("" if damage is None else f" · damage to {what} without a layer: 1 is guessing"),
         source.origin(f"print(api.views.module_values(map, {mode!r})){note}"),
         f"Heatmap of layers by modules: {shown.title} for {what}. The table has the values.",
     )

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from nuggets.errors import BadInput
+from nuggets.statistics.cells import CellOutcome
 from nuggets.statistics.comparisons import families
 from nuggets.statistics.intervals import holm, mean_interval, paired_difference
 from nuggets.statistics.power import minimum_detectable_effect
-from nuggets.statistics.report import BenchmarkReport, CellOutcome, build_report
+from nuggets.statistics.report import BenchmarkReport, build_report
 from nuggets.statistics.verdict import Part
 
 N_ITEMS = 60

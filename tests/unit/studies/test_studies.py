@@ -11,7 +11,8 @@ from nuggets import api
 from nuggets.builtin.resolve import resolve
 from nuggets.errors import BadInput
 from nuggets.runs.store import Run
-from nuggets.statistics.report import CellOutcome, build_report
+from nuggets.statistics.cells import CellOutcome
+from nuggets.statistics.report import build_report
 from nuggets.statistics.verdict import Difference, controls_of
 from nuggets.studies.documents import save_study, study_html, study_markdown
 from nuggets.studies.findings import compare_sentence
@@ -172,8 +173,9 @@ def test_retention_at_different_learning_rates_has_no_verdict():
     assert report is not None
     assert {panel.report.verdict.kind for panel in report.panels} == {"not_proven"}
     assert report.findings[0] == (
-        "reverse: Not proven: the arms have different learning rates (paper 0.001, plain 0.005, "
-        "permuted 0.005, gaussian 0.005), and smaller rates forget less."
+        "reverse: Not proven: the arms were trained at different learning rates (paper 0.001, "
+        "plain 0.005, permuted 0.005, gaussian 0.005), which can make such a difference by "
+        "themselves. Smaller rates forget less."
     )
     assert report.summary == "paper: not proven (reverse, sub, king)."
 
