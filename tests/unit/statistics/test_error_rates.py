@@ -18,6 +18,7 @@ from nuggets.statistics.calibration import (
     n_disjoint,
     plant,
 )
+from nuggets.statistics.cells import Trial
 from nuggets.statistics.error_rates import (
     BOUNDED,
     FALSE,
@@ -35,7 +36,7 @@ def pool_of(n_pool, n_items, rng, seed_sd=0.05):
 
 @cache
 def calibrated(n_pool=60, seed=1, **changes):
-    pool = pool_of(n_pool, 60, np.random.default_rng(seed))
+    pool = pool_of(n_pool, 50, np.random.default_rng(seed))
     options = {"n_seeds": (3,), "comparisons": 60} | changes
     return calibrate(pool.tolist(), task="t", arm="plain", student="s", **options)
 
@@ -200,15 +201,28 @@ def test_simulated_comparisons_stand_beside_the_measured_ones():
     assert together([found, found]).simulated[0].student.disjoint >= 120
 
 
-def test_what_seeds_did_is_kept_by_the_rate_that_they_kept():
-    pool = pool_of(30, 60, np.random.default_rng(8))
-    rates = [0.01, 0.002] * 14 + [0.03, None]  # one seed alone has no spread, and one no rate
-    found = calibrate(
-        pool, task="t", arm="plain", n_seeds=(3,), comparisons=3, learning_rates=rates
-    )
-    assert [(kept.learning_rate, kept.n_kept) for kept in found.rates] == [(0.002, 14), (0.01, 14)]
-    assert found.rates[0].truth == pytest.approx(truth_of(pool[1:28:2]))
-    assert found.rates[1].truth == pytest.approx(truth_of(pool[0:28:2]))
+def test_every_rate_has_what_all_seeds_did_with_it_and_how_many_kept_it():
+    def tried(*values):
+        return [
+            Trial(lr=lr, value=v, loss=1.0) for lr, v in zip((0.01, 0.002), values, strict=True)
+        ]
+
+    pool = pool_of(15, 50, np.random.default_rng(8))
+    options = {"task": "t", "arm": "plain", "n_seeds": (3,), "comparisons": 3}
+    trials = [tried(0.2, 0.1)] * 7 + [tried(0.3, 0.4)] * 7 + [tried(None, 0.4)]
+    found = calibrate(pool, kept=[0.01] * 7 + [0.002] * 8, trials=trials, **options)
+    small, large = found.rates
+    assert (small.learning_rate, small.n_kept, large.learning_rate, large.n_kept) == (
+        0.002, 8, 0.01, 7,
+    )  # fmt: skip
+    assert small.mean == pytest.approx((7 * 0.1 + 8 * 0.4) / 15)
+    assert small.seed_sd == pytest.approx(np.std([0.1] * 7 + [0.4] * 8, ddof=1))
+    assert large.mean == pytest.approx(0.25)
+    assert found.item_sd == truth_of(pool).item_sd > 0
+    (fixed,) = calibrate(pool, kept=[0.01] * 15, **options | {"trials": [[]] * 15}).rates
+    assert (fixed.n_kept, fixed.mean) == (15, pytest.approx(pool.mean()))
+    assert fixed.seed_sd == pytest.approx(pool.mean(axis=1).std(ddof=1))
+    assert calibrate(pool, **options).rates == []
 
 
 def test_true_spreads_leave_out_the_chance_in_single_answers_by_hand():

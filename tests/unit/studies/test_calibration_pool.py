@@ -10,8 +10,8 @@ import pytest
 from nuggets import api
 from nuggets.errors import BadInput
 from nuggets.recipe import anchored, load_recipe
+from nuggets.statistics.cells import CellOutcome, Trial
 from nuggets.statistics.error_rates import Calibration, rate_of, upper_bound
-from nuggets.statistics.report import CellOutcome
 from nuggets.studies.calibrating import (
     GRID,
     POOLS,
@@ -75,6 +75,7 @@ def _made():
             cell = CellOutcome(
                 arm="plain", role="baseline", seed=seed, items=items,
                 outcomes={"exact_match": answers.tolist()}, learning_rate=GRID[seed % 2],
+                trials=[Trial(lr=lr, value=0.1 * n, loss=1.0) for n, lr in enumerate(GRID, 1)],
             )  # fmt: skip
             folder = run.folder / "artifacts" / "cells" / f"plain-{seed}"
             folder.mkdir(parents=True)
@@ -86,15 +87,13 @@ def _made():
 def test_the_report_of_four_pools_says_how_many_seeds_may_make_a_claim(runs, tmp_path):
     found, text = api.calibration(runs, comparisons=4)
     assert [(p.task, p.student) for p in found.pools] == [(p.task, p.student) for p in POOLS]
-    assert [(r.learning_rate, r.n_kept) for r in found.pools[0].rates] == [
-        (GRID[0], 8),
-        (GRID[1], 7),
-    ]
+    rates = [(rate.learning_rate, rate.n_kept) for rate in found.pools[0].rates]
+    assert rates == [(GRID[0], 8), (GRID[1], 7), (GRID[2], 0)]
     assert not found.passed  # so few seeds show nothing
     assert "So a claim needs more seeds than were measured here." in text
     assert "NOT all false claims are shown" in text
     assert "reverse, sibling | 15 | 20 |" in text
-    assert "0.0025: 8, 0.005: 7" in text
+    assert "0.0025: 0.100 ± 0.000, 8; 0.005: 0.200 ± 0.000, 7; 0.01: 0.300" in text
     assert "3 seeds, simulated" in text
     assert calibration_plan(15) in text
     api.save_calibration(found, text, tmp_path)
