@@ -10,6 +10,7 @@ import pytest
 from scipy import stats
 
 from nuggets.errors import BadInput
+from nuggets.statistics import calibration
 from nuggets.statistics.calibration import (
     CLAIMS,
     calibrate,
@@ -146,6 +147,7 @@ def test_disjoint_comparisons_of_several_pools_are_added_up():
         said = sum(rate.value * rate.disjoint for rate in rates)
         assert found.value == pytest.approx(said / found.disjoint)
         assert found.high < max(rate.high for rate in rates)
+    assert sum_.planned == pytest.approx((first.planned + second.planned) / 2)
     assert sum_.found["0.2"].disjoint == 6 + 10
     assert sum_.not_located["0.2"].disjoint == 10 + 15
 
@@ -191,8 +193,17 @@ def test_simulated_seeds_have_the_pools_mean_and_spreads():
     assert simulate(Truth(1.0, 0.0, 0.0), 2, np.zeros(3), rng).tolist() == [[1.0] * 3] * 2
 
 
-def test_simulated_comparisons_stand_beside_the_measured_ones():
+def test_simulated_comparisons_stand_beside_the_measured_ones(monkeypatch):
+    asked = []
+
+    def spied(truth, n_seeds, items, generator):
+        asked.append((truth, n_seeds, len(items)))
+        return simulate(truth, n_seeds, items, generator)
+
+    monkeypatch.setattr(calibration, "simulate", spied)
     found = calibrated(simulated=60)
+    pool = pool_of(60, 50, np.random.default_rng(1))
+    assert asked == [(truth_of(pool), 60 * 3 * 3, 50)]  # 60 comparisons of 3 arms share no seed
     (design,), (simulated,) = found.designs, found.simulated
     assert simulated.n_seeds == design.n_seeds
     assert simulated.student.disjoint >= 60
