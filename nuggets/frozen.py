@@ -13,6 +13,17 @@ class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+def check_name(text: str) -> str:
+    """A name that can also be that of a folder.
+
+    Raises:
+        ValueError: if it leads elsewhere, is hidden, or cannot be seen or printed.
+    """
+    if not text.isprintable() or set(text) & set("/\\") or text.strip(" .") != text:
+        raise ValueError("not a name: no slashes, no dots or spaces at its ends, on one line")
+    return text
+
+
 def members(family: Any) -> dict[str, Any]:
     """Kind → class of a family of strategies, in the order of its union."""
     return {cls.model_fields["kind"].default: cls for cls in get_args(get_args(family)[0])}

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, PositiveInt, TypeAdapter, ValidationError, model_validator
 
+from nuggets.builtin.skills import SKILLS
 from nuggets.data.samples import Format
 from nuggets.erasure.orders import PartKind
 from nuggets.errors import BadInput
@@ -19,6 +20,7 @@ from nuggets.extraction.window_request import SearchedSelector
 from nuggets.frozen import Frozen
 from nuggets.recipe_tree import (
     absolute_paths,
+    check_values,
     override,
     parse_yaml,
     read_recipe,
@@ -26,11 +28,12 @@ from nuggets.recipe_tree import (
 )
 from nuggets.sensitivity.config import SensitivityConfig
 from nuggets.sensitivity.scores import Contrast, Score, Specific, ThetaGrad, score_name
+from nuggets.statistics.conditions import Ground
 from nuggets.statistics.verdict import Part
 from nuggets.train.arms.family import Arm, Paper, Plain, Vanilla
 from nuggets.train.config import TrainConfig
 
-Device = str
+Device = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,15}(:\d{1,3})?$")]
 """`auto`, `cpu`, `mps`, `cuda` or `cuda:1`."""
 
 
@@ -287,8 +290,8 @@ class TransferRecipe(Frozen):
             raise ValueError(f"two arms have the name {twice[0]!r}; give one of them a label")
         if not self.arms or not self.seeds:
             raise ValueError("give at least one arm and one seed")
-        if len(set(self.seeds)) != len(self.seeds) or self.train.tuning_seed in self.seeds:
-            raise ValueError("seeds must differ from each other and from train.tuning_seed")
+        if len(set(self.seeds)) != len(self.seeds):
+            raise ValueError("seeds must differ from each other")
         _check_distinct(self.benchmarks)
         return self
 
@@ -296,6 +299,15 @@ class TransferRecipe(Frozen):
     def parts(self) -> dict[str, Part]:
         """Arm → its role in the comparison, and the treatment that it is or controls."""
         return {arm.name: arm.part(self.extraction, self.data.task) for arm in self.arms}
+
+    @property
+    def ground(self) -> Ground:
+        """What the task demands before arms can be compared on it."""
+        skill = SKILLS.get(self.data.task or "")
+        informed = next((arm.name for arm in self.arms if arm.kind == "teacher_labels"), "")
+        if skill is None:
+            return Ground(informed=informed)
+        return Ground(facts=skill.kind == "facts", chance=skill.chance, informed=informed)
 
 
 def _check_distinct(benchmarks: tuple[Benchmark, ...]) -> None:
@@ -347,9 +359,12 @@ def parse_job(tree: Mapping[str, Any]) -> Any:
         BadInput: with the first few faults in one sentence.
     """
     try:
+        check_values(tree)
         return _JOBS.validate_python(dict(tree))
     except ValidationError as problem:
         raise _refusal("The recipe is not valid", problem, 1) from None
+    except ValueError as problem:
+        raise BadInput(f"The recipe is not valid: {problem}.") from None
 
 
 def parse_cut(tree: Mapping[str, Any]) -> CutJob:
@@ -359,9 +374,12 @@ def parse_cut(tree: Mapping[str, Any]) -> CutJob:
         BadInput: with the first few faults in one sentence.
     """
     try:
+        check_values(tree)
         return CutJob.model_validate(dict(tree))
     except ValidationError as problem:
         raise _refusal("The cut is not valid", problem, 0) from None
+    except ValueError as problem:
+        raise BadInput(f"The cut is not valid: {problem}.") from None
 
 
 def _refusal(what: str, problem: ValidationError, depth: int) -> BadInput:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nuggets.alignment.report import AlignmentReport
 from nuggets.builtin.pairs import MODELS, PAIRS
@@ -18,6 +19,9 @@ from nuggets.planning.jobs import pair_to_plan
 from nuggets.progress import Progress
 from nuggets.recipe import AlignJob, CutJob, DataConfig, EraseJob, SensitivityJob, TransferRecipe
 from nuggets.sensitivity.maps import SensitivityMap
+
+if TYPE_CHECKING:
+    from nuggets.alignment.readability import Readability
 
 
 def find_map(job: SensitivityJob) -> SensitivityMap | None:
@@ -43,6 +47,31 @@ def align(job: AlignJob, progress: Progress | None = None) -> AlignmentReport:
     from nuggets.stages.measuring import measure_alignment
 
     return measure_alignment(job, pair_named(job.teacher, job.student), progress)
+
+
+def probe(
+    teacher: str,
+    student: str,
+    data: Mapping[str, Any],
+    device: str = "auto",
+    progress: Progress | None = None,
+) -> Readability:
+    """What can be read off single words of two models, here and now. Imports torch.
+
+    Args:
+        teacher: the model whose words may carry answers.
+        student: the one that may get them.
+        data: fields of `DataConfig`.
+        device: where both are.
+        progress: told of downloads.
+
+    Raises:
+        BadInput: if no answer of the training samples comes again in the test.
+    """
+    from nuggets.stages.probing import probe_words
+
+    wanted = DataConfig.model_validate(dict(data))
+    return probe_words(pair_named(teacher, student), wanted, device, progress)
 
 
 def find_erasure(job: EraseJob) -> ErasureReport | None:

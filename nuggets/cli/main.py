@@ -27,9 +27,9 @@ _COMMANDS = {
     for module, names in (
         ("measure", "doctor pairs preflight sensitivity"),
         ("erase", "erase"),
-        ("measure", "align plan power extract cut convert"),
+        ("measure", "align probe plan power extract cut convert"),
         ("evaluate", "evaluate prompt"),
-        ("recipes", "recipes"),
+        ("recipes", "recipes allow"),
         ("transfers", "run start follow cancel resume show list export compare"),
         ("studies", "paper calibrate"),
         ("transfers", "bundle import"),

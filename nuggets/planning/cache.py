@@ -52,13 +52,20 @@ def digest_pair(pair: ModelPair) -> dict[str, str]:
 
 
 def digest_files(data: DataConfig) -> dict[str, str]:
-    """Names the content of the user's files of samples; keys are fields, such as `data.train`."""
-    files = {name: Path(path) for name in SOURCES if (path := getattr(data, name)) is not None}
-    return {
-        f"data.{name}": sha256_file(path, cache_dir())
-        for name, path in files.items()
-        if path.is_file()
-    }
+    """Names the content of the user's samples; keys are fields, such as `data.train`.
+
+    Of a data set on this machine every file counts; one on the hub is known by its name alone.
+    """
+    sources = {name: path for name in SOURCES if (path := getattr(data, name)) is not None}
+    found = {}
+    for name, source in sources.items():
+        if Path(source).is_file():
+            found[f"data.{name}"] = sha256_file(Path(source), cache_dir())
+        elif (folder := Path(source.rpartition(":")[0] or "/dev/null")).is_dir():
+            files = sorted(file for file in folder.rglob("*") if file.is_file())
+            parts = [[str(f.relative_to(folder)), sha256_file(f, cache_dir())] for f in files]
+            found[f"data.{name}"] = digest_of(files=parts)
+    return found
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from nuggets.sensitivity.accumulate import (
 )
 from nuggets.sensitivity.maps import SensitivityMap
 from nuggets.sensitivity.scores import Score, ThetaGrad
-from nuggets.sensitivity.several_samples import gradients
+from nuggets.sensitivity.several_samples import gradients, reads_lengths
 
 
 @torch.enable_grad()
@@ -74,6 +74,7 @@ def compute_sensitivity(
     check_asked(encoded, score)
     score = score or ThetaGrad()
     named = dict(model.named_parameters())  # a tied weight once: its gradient is of both uses
+    per_pass = 1 if reads_lengths(model) else per_pass
     passes = _passes(share_of(len(encoded)), per_pass, progress)
     with without_dropout(model):  # a map must not depend on which units a sample dropped
         if per_pass == 1:

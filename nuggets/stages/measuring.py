@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from nuggets.alignment.measure import align_models
 from nuggets.alignment.report import AlignmentReport
+from nuggets.alignment.words import WordVectors, stored_words, words_of
 from nuggets.compute.device import free_memory
 from nuggets.compute.memory import memory_reported, return_freed_memory
 from nuggets.compute.threads import threads_for
@@ -88,6 +89,13 @@ class Loaded:
         if self.in_memory or self.ref.format == "gguf":
             return weights_of(self.model)
         return StoredWeights(self.ref, self.spec).weight
+
+    @cached_property
+    def words(self) -> WordVectors:
+        """Vectors of single words: of the model if it is loaded, else from the files."""
+        if self.in_memory or self.ref.format == "gguf":
+            return words_of(self.model, self.spec)
+        return stored_words(self.ref, self.spec, self.device)
 
     def threads(self) -> AbstractContextManager[None]:
         """As many threads as this model is worth."""
@@ -268,7 +276,7 @@ def measure_alignment(
     folder = alignment_folder(job, pair)
     if (found := find_alignment(folder)) is not None:
         return found
-    check_vocabularies(pair)
+    check_vocabularies(pair, "an alignment")
     device = resolve_device_name(job.device)
     teacher = Loaded(pair.teacher, device, progress=progress)
     student = Loaded(pair.student, device, progress=progress)
@@ -353,6 +361,7 @@ def write_extraction(
         "them on a base from which their product was subtracted. Loaded without that, they add "
         "the product to the student.\n"
     )
+    card += f"\n{plan.plain_sentence}\n" if plan.plain else ""
     save_adapter(
         folder,
         {name: (factor.a, factor.b) for name, factor in factors.items()},

@@ -11,7 +11,7 @@ from nuggets.errors import BadInput
 from nuggets.evaluation.permits import check_permits
 from nuggets.planning import cache
 from nuggets.planning.erasing import EraseRequest
-from nuggets.recipe import AlignJob, EraseJob, SensitivityJob, load_job
+from nuggets.recipe import AlignJob, EraseJob, SensitivityJob
 from nuggets.runs.context import RunContext
 from nuggets.runs.results import ERASURE
 from nuggets.runs.store import Run
@@ -19,6 +19,7 @@ from nuggets.stages.erasing import measure_erasure
 from nuggets.stages.evaluating import run_evaluate
 from nuggets.stages.measuring import keep_map, measure_alignment, measure_map
 from nuggets.stages.transfer import run_transfer
+from nuggets.workspace import strangers
 
 
 def execute(run: Run, ctx: RunContext) -> None:
@@ -27,7 +28,7 @@ def execute(run: Run, ctx: RunContext) -> None:
     Raises:
         NuggetsError: as the job does.
     """
-    job = load_job(run.recipe_text())
+    job = strangers.job_of(run)
     steps: dict[str, Callable[[Any, RunContext], None]] = {
         "transfer": run_transfer,
         "sensitivity": _sensitivity,

@@ -16,6 +16,7 @@ from nuggets.compute.speed import Speed
 from nuggets.compute.versions import installed_versions
 from nuggets.planning.machine import Doctor
 from nuggets.runs import launch
+from nuggets.ui.frame import waiting
 
 ROOT = Path(__file__).parents[2]
 ROUTER = ROOT / "nuggets" / "ui" / "router.py"
@@ -34,6 +35,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("NUGGETS_PIPELINE", "app_pipeline:execute")
     monkeypatch.setenv("NUGGETS_SPEAKERS", "fake_speakers:Speakers")
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
+    monkeypatch.setattr(waiting, "PATIENCE_S", 60.0)  # nobody ticks the page while it waits
     cpu = DeviceInfo(name="cpu", label="A processor", memory_total=8 * 2**30, memory_free=2**32)
     speed = Speed(device="cpu", flops={"float32": 1e11}, bandwidth=1e10, call=1e-6)
     known = Doctor(

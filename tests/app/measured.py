@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors.numpy import save_file
@@ -24,7 +25,8 @@ from nuggets.planning.erasing import EraseRequest
 from nuggets.recipe import AlignJob, EraseJob, SensitivityJob, TransferRecipe
 from nuggets.runs.store import Run
 from nuggets.sensitivity.maps import SensitivityMap
-from nuggets.statistics.report import CellOutcome, build_report
+from nuggets.statistics.cells import CellOutcome
+from nuggets.statistics.report import build_report
 
 Size = tuple[int, int, int, int]
 """Layers, width, FFN width and attention heads."""
@@ -138,8 +140,8 @@ def write_erasure(job: EraseJob, seed: int = 0) -> ErasureReport:
     return found
 
 
-def write_alignment(job: AlignJob, seed: int = 0) -> AlignmentReport:
-    """Puts an alignment where the page looks for the result of a job."""
+def write_alignment(job: AlignJob, seed: int = 0, **facts: Any) -> AlignmentReport:
+    """Puts an alignment where the page looks for the result of a job; `facts` are of its meta."""
     rng = np.random.default_rng(seed)
     shape = (api.spec(job.teacher).n_layers, api.spec(job.student).n_layers)
     skills = job.tasks or tuple(api.skills())
@@ -151,6 +153,7 @@ def write_alignment(job: AlignJob, seed: int = 0) -> AlignmentReport:
     meta = {
         "baselines": {"cka": 0.11, "subspace": 0.05},
         "scores": {skill: [1.0, 0.5] for skill in skills},
+        **facts,
     }
     found = AlignmentReport(matrices, 320, skills, meta)
     pair = pair_named(job.teacher, job.student)

@@ -125,3 +125,23 @@ def test_a_strangers_judge_is_asked_only_after_a_yes_that_names_it(
     box.check().run()
     assert not at.button("start").disabled
     assert "sk-1" not in rendered(at)
+
+
+def test_uploaded_recipe_is_used_only_after_a_tick_for_each_thing_that_it_names(
+    open_page, jsonl, tmp_path
+):
+    jsonl(tmp_path / "bank.jsonl2", {"5 5": "6"})
+    private = jsonl(tmp_path / "bank.jsonl", {f"{i} + 1": f"{i} = 2" for i in range(40)})
+    tree = ["device=cpu", f"data.file='{private}'", f"data.general='{private}2'"]
+    text = api.dump_job(api.load_recipe("quick", tree))
+    at = open_page("transfer")
+    at.file_uploader("recipe-file").set_value(("r.yaml", text.encode(), "text/yaml")).run()
+    assert f"read {private}" not in rendered(at)
+    assert "read" in at.checkbox("upload-want-1").label
+    at.checkbox("upload-want-0").check().run()
+    at.button("use-upload").click().run()
+    assert recipe_shown(at).data.file is None
+    assert f"wants to read {private}" in shown(at)
+    at.checkbox("upload-want-1").check().run()
+    at.button("use-upload").click().run()
+    assert recipe_shown(at).data.file == str(private)

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 COMPUTING = {
-    "nuggets.alignment": "measure states stitching",
+    "nuggets.alignment": "measure states stitching words",
     "nuggets.builtin": "tokenizer train_pairs training",
     "nuggets.compute": "products svd",
     "nuggets.erasure": "measure",
@@ -22,10 +22,10 @@ COMPUTING = {
     "nuggets.sensitivity": "accumulate comparing hooks map_writer several_devices several_samples "
     "streaming",
     "nuggets.stages": "cutting erasing evaluating measuring pipeline transfer",
-    "nuggets.train.builders": "aligned controls graft initialisers lora",
+    "nuggets.train.builders": "aligned controls graft initialisers lexicon lora",
     "nuggets.train": "cells checkpoints export finetune flops lab losses randomness schedule "
-    "team trainer tuning",
-    "nuggets.train.lanes": "healing layers model packing side_by_side threads training",
+    "team trainer",
+    "nuggets.train.lanes": "healing layers model packing program side_by_side threads training",
 }
 """Modules that load torch when they are imported; all others do so, if at all, when called."""
 VIEWS = ("nuggets/views/*.py",)

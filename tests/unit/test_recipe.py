@@ -214,7 +214,6 @@ def test_other_jobs_repeat_by_command_and_by_script(job, monkeypatch, tmp_path):
         ("arms=[{kind: plain}, {kind: plain}]", "two arms have the name 'plain'"),
         ("arms=[]", "at least one arm"),
         ("seeds=[0, 0]", "seeds must differ"),
-        ("seeds=[1000]", "train.tuning_seed"),
         ("extraction.matrices.kind=magic", "extraction.matrices: .*'magic'.*'window'"),
         ("extraction.roles=[]", "at least one role"),
         ("data={task: king, file: x.jsonl}", "either a task, or one file"),
@@ -325,7 +324,9 @@ def test_a_file_that_is_not_text_is_refused(tmp_path):
     file.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(BadInput, match="cannot be read"):
         load_recipe(file)
-    with pytest.raises(BadInput, match="neither a file nor one of controls, graft, paper, quick"):
+    with pytest.raises(
+        BadInput, match="neither a file nor one of controls, graft, lexicon, paper, quick"
+    ):
         load_recipe(tmp_path)
 
 

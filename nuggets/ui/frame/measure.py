@@ -6,6 +6,7 @@ the same measurements.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ import streamlit as st
 from nuggets import api
 from nuggets.errors import NuggetsError
 from nuggets.recipe import AlignJob, EraseJob, SensitivityJob
-from nuggets.ui.frame import live, safe
+from nuggets.ui.frame import live, safe, waiting
 
 Measurement = SensitivityJob | AlignJob | EraseJob
 LOOK_BACK = 40
@@ -23,19 +24,26 @@ LOOK_BACK = 40
 
 def measured_map(job: SensitivityJob) -> api.SensitivityMap | None:
     """The map of a job, if there is one; found again at once within half a minute."""
-    return _measured(job, api.find_map)
+    return _measured(job, job.model, api.find_map)
 
 
 def measured_erasure(job: EraseJob) -> api.ErasureReport | None:
     """As `measured_map`, of what erasing showed."""
-    return _measured(job, api.find_erasure)
+    return _measured(job, job.model, api.find_erasure)
 
 
-def _measured(job: Measurement, find: Callable[[Any], Any]) -> Any:
-    try:
-        return _kept(api.dump_job(job), job, find)
-    except LookupError:
-        return None
+def _measured(job: Measurement, model: str, find: Callable[[Any], Any]) -> Any:
+    key = api.dump_job(job)
+
+    def found() -> Any:
+        try:
+            return _kept(key, job, find)
+        except LookupError:
+            return None
+
+    place = hashlib.sha256(key.encode()).hexdigest()[:12]
+    saying = f"Recognising {model}: all of its files are read once."
+    return waiting.read(f"measured-{place}", key, found, saying)
 
 
 @st.cache_resource(ttl=30, max_entries=64, show_spinner=False)

@@ -12,7 +12,8 @@ from nuggets.documents import colours
 from nuggets.erasure.orders import Part
 from nuggets.erasure.report import ErasureReport
 from nuggets.models.architecture import ArchSpec
-from nuggets.statistics.report import BenchmarkReport, CellOutcome, build_report
+from nuggets.statistics.cells import CellOutcome
+from nuggets.statistics.report import BenchmarkReport, build_report
 from nuggets.studies.report import Panel, StudyReport
 from nuggets.studies.shipped import open_study
 from nuggets.ui.benchmarks import arms as arm_tables
@@ -361,6 +362,17 @@ def test_forest_tells_better_worse_and_neither_apart() -> None:
         )
         assert drawn[name][0].startswith(seen)
         assert drawn[name][1] == difference.interval.mean
+
+
+def test_a_table_names_the_family_of_every_detectable_difference() -> None:
+    report = some_report()
+    older = [d.model_copy(update={"n_comparisons": None}) for d in report.differences]
+    for differences in (report.differences, older):
+        frame = benchmarks_charts.differences_frame(differences)
+        shown = arm_tables.paired_shown(frame)["detectable difference"]
+        for text, d in zip(shown, differences, strict=True):
+            assert text.endswith(f" ({d.family})") == (d.n_comparisons is not None)
+    assert {d.family for d in report.differences} >= {"one of 2 comparisons"}
 
 
 def test_retention_shows_every_interval() -> None:
