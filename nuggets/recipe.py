@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,7 +17,7 @@ from nuggets.evaluation.benchmarks import Benchmark
 from nuggets.extraction.plan import ExtractionConfig, LoraConfig
 from nuggets.extraction.selectors import WindowSelector
 from nuggets.extraction.window_request import SearchedSelector
-from nuggets.frozen import Frozen
+from nuggets.frozen import Frozen, first_faults
 from nuggets.recipe_tree import (
     absolute_paths,
     check_values,
@@ -358,13 +358,7 @@ def parse_job(tree: Mapping[str, Any]) -> Any:
     Raises:
         BadInput: with the first few faults in one sentence.
     """
-    try:
-        check_values(tree)
-        return _JOBS.validate_python(dict(tree))
-    except ValidationError as problem:
-        raise _refusal("The recipe is not valid", problem, 1) from None
-    except ValueError as problem:
-        raise BadInput(f"The recipe is not valid: {problem}.") from None
+    return _validated("recipe", _JOBS.validate_python, tree, 1)
 
 
 def parse_cut(tree: Mapping[str, Any]) -> CutJob:
@@ -373,31 +367,17 @@ def parse_cut(tree: Mapping[str, Any]) -> CutJob:
     Raises:
         BadInput: with the first few faults in one sentence.
     """
+    return _validated("cut", CutJob.model_validate, tree, 0)
+
+
+def _validated(what: str, validate: Callable[[Any], Any], tree: Mapping[str, Any], n: int) -> Any:
     try:
         check_values(tree)
-        return CutJob.model_validate(dict(tree))
+        return validate(dict(tree))
     except ValidationError as problem:
-        raise _refusal("The cut is not valid", problem, 0) from None
+        raise BadInput(f"The {what} is not valid: {first_faults(problem, n)}.") from None
     except ValueError as problem:
-        raise BadInput(f"The cut is not valid: {problem}.") from None
-
-
-def _refusal(what: str, problem: ValidationError, depth: int) -> BadInput:
-    faults = "; ".join(_fault(error, depth) for error in problem.errors()[:5])
-    return BadInput(f"{what}: {faults}.")
-
-
-def _fault(error: Any, depth: int) -> str:
-    """One fault: which field (its name starts at `depth`), what is wrong, what was given."""
-    where = ".".join(str(part) for part in error["loc"][depth:])
-    if error["type"] == "extra_forbidden":
-        return f"there is no field {where}"
-    wrong = error["msg"].removeprefix("Value error, ")
-    if not where:  # a rule between fields names them itself
-        return wrong
-    text = repr(error["input"])
-    given = text if len(text) <= 60 else text[:57] + "..."
-    return f"{where}: {wrong} (got {given})"
+        raise BadInput(f"The {what} is not valid: {problem}.") from None
 
 
 def anchored(job: Frozen) -> Any:

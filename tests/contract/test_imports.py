@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 COMPUTING = {
-    "nuggets.alignment": "measure states stitching words",
+    "nuggets.alignment": "measure readability states stitching words",
     "nuggets.builtin": "tokenizer train_pairs training",
     "nuggets.compute": "products svd",
     "nuggets.erasure": "measure",
@@ -21,7 +21,7 @@ COMPUTING = {
     "nuggets.playground": "loaded_models questions",
     "nuggets.sensitivity": "accumulate comparing hooks map_writer several_devices several_samples "
     "streaming",
-    "nuggets.stages": "cutting erasing evaluating measuring pipeline transfer",
+    "nuggets.stages": "cutting erasing evaluating measuring pipeline probing transfer",
     "nuggets.train.builders": "aligned controls graft initialisers lexicon lora",
     "nuggets.train": "cells checkpoints export finetune flops lab losses randomness schedule "
     "team trainer",
