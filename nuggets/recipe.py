@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,14 +17,13 @@ from nuggets.evaluation.benchmarks import Benchmark
 from nuggets.extraction.plan import ExtractionConfig, LoraConfig
 from nuggets.extraction.selectors import WindowSelector
 from nuggets.extraction.window_request import SearchedSelector
-from nuggets.frozen import Frozen
+from nuggets.frozen import Frozen, first_faults
 from nuggets.recipe_tree import (
     absolute_paths,
     check_values,
     override,
     parse_yaml,
     read_recipe,
-    refusal,
     with_new_names,
 )
 from nuggets.sensitivity.config import SensitivityConfig
@@ -358,13 +357,7 @@ def parse_job(tree: Mapping[str, Any]) -> Any:
     Raises:
         BadInput: with the first few faults in one sentence.
     """
-    try:
-        check_values(tree)
-        return _JOBS.validate_python(dict(tree))
-    except ValidationError as problem:
-        raise refusal("The recipe is not valid", problem, 1) from None
-    except ValueError as problem:
-        raise BadInput(f"The recipe is not valid: {problem}.") from None
+    return _validated("recipe", _JOBS.validate_python, tree, 1)
 
 
 def parse_cut(tree: Mapping[str, Any]) -> CutJob:
@@ -373,13 +366,17 @@ def parse_cut(tree: Mapping[str, Any]) -> CutJob:
     Raises:
         BadInput: with the first few faults in one sentence.
     """
+    return _validated("cut", CutJob.model_validate, tree, 0)
+
+
+def _validated(what: str, validate: Callable[[Any], Any], tree: Mapping[str, Any], n: int) -> Any:
     try:
         check_values(tree)
-        return CutJob.model_validate(dict(tree))
+        return validate(dict(tree))
     except ValidationError as problem:
-        raise refusal("The cut is not valid", problem, 0) from None
+        raise BadInput(f"The {what} is not valid: {first_faults(problem, n)}.") from None
     except ValueError as problem:
-        raise BadInput(f"The cut is not valid: {problem}.") from None
+        raise BadInput(f"The {what} is not valid: {problem}.") from None
 
 
 def anchored(job: Frozen) -> Any:

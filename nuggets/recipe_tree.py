@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import ValidationError
 
 from nuggets.disk.untrusted import is_file, read_text
 from nuggets.errors import BadInput
@@ -292,22 +291,3 @@ def _reason(problem: Exception) -> str:
     mark = getattr(problem, "problem_mark", None)
     what = getattr(problem, "problem", None) or str(problem) or type(problem).__name__
     return f"{what}, line {mark.line + 1}" if mark is not None else " ".join(what.split())
-
-
-def refusal(what: str, problem: ValidationError, depth: int) -> BadInput:
-    """The first few faults of a job as one sentence; their names start at `depth`."""
-    faults = "; ".join(_fault(error, depth) for error in problem.errors()[:5])
-    return BadInput(f"{what}: {faults}.")
-
-
-def _fault(error: Any, depth: int) -> str:
-    """One fault: which field (its name starts at `depth`), what is wrong, what was given."""
-    where = ".".join(str(part) for part in error["loc"][depth:])
-    if error["type"] == "extra_forbidden":
-        return f"there is no field {where}"
-    wrong = error["msg"].removeprefix("Value error, ")
-    if not where:  # a rule between fields names them itself
-        return wrong
-    text = repr(error["input"])
-    given = text if len(text) <= 60 else text[:57] + "..."
-    return f"{where}: {wrong} (got {given})"
