@@ -250,7 +250,7 @@ def _weights() -> dict[str, Spoil]:
         "index lists too little": sharded({norm: "a.safetensors"}, ("a.safetensors",)),
         "index lists too much": sharded(
             {norm: "a.safetensors", "x": "a.safetensors"}, ("a.safetensors",)
-        ),  # fmt: skip
+        ),
         "index beside whole weights": put(INDEX, json.dumps({"weight_map": outside})),
         "an adapter beside": put("adapter_config.json", b'{"peft_type": "LORA"}'),
         "code beside": put("modeling_evil.py", b"raise SystemExit"),
@@ -288,11 +288,11 @@ def _tokenizers() -> dict[str, Spoil]:
         "a processor unknown": words(lambda h: h.update(post_processor={"type": "Nosuch"})),
         "a normaliser that lowers": words(lambda h: h.update(normalizer={"type": "Lowercase"})),
         "no end of sequence": edit(SETTINGS, eos_token=None),
-        "an end that is no word": edit(SETTINGS, eos_token="<nosuch>"),  # noqa: S106
+        "an end that is no word": edit(SETTINGS, eos_token="<nosuch>"),
         "an end that is a number": edit(SETTINGS, eos_token=7),
         "an end that is a list": edit(SETTINGS, eos_token=["<eos>"]),
         "no padding": edit(SETTINGS, pad_token=None),
-        "padding that is no word": edit(SETTINGS, pad_token="<nosuch>"),  # noqa: S106
+        "padding that is no word": edit(SETTINGS, pad_token="<nosuch>"),
         "a class unknown": edit(SETTINGS, tokenizer_class="NosuchTokenizer"),
         "a class that is a list": edit(SETTINGS, tokenizer_class=["x"]),
         "a class of code": edit(SETTINGS, auto_map={"AutoTokenizer": ["evil.T", None]}),
