@@ -11,11 +11,13 @@ from nuggets.builtin.pairs import MODELS, PAIRS
 from nuggets.builtin.resolve import pair_named
 from nuggets.builtin.skills import SKILLS
 from nuggets.disk.outputs import output_folder
+from nuggets.erasure.report import ErasureReport
 from nuggets.extraction.plan import ExtractionPlan
 from nuggets.planning import cache
+from nuggets.planning.erasing import EraseRequest
 from nuggets.planning.jobs import pair_to_plan
 from nuggets.progress import Progress
-from nuggets.recipe import AlignJob, CutJob, DataConfig, SensitivityJob, TransferRecipe
+from nuggets.recipe import AlignJob, CutJob, DataConfig, EraseJob, SensitivityJob, TransferRecipe
 from nuggets.sensitivity.maps import SensitivityMap
 
 if TYPE_CHECKING:
@@ -70,6 +72,38 @@ def probe(
 
     wanted = DataConfig.model_validate(dict(data))
     return probe_words(pair_named(teacher, student), wanted, device, progress)
+
+
+def find_erasure(job: EraseJob) -> ErasureReport | None:
+    """What erasing showed, if it was measured before."""
+    return EraseRequest.of(job).find()
+
+
+def erase(
+    job: EraseJob, out: Path | None = None, save: bool = False, progress: Progress | None = None
+) -> ErasureReport:
+    """Sets weights to 0 in memory and measures what is left, or returns the cached report.
+
+    Imports torch. The user's model is never written to.
+
+    Args:
+        job: what is asked for.
+        out: a new folder for the report.
+        save: write the erased model there too: by the first score, at the largest fraction.
+        progress: ticks per curve and part; can cancel.
+
+    Raises:
+        BadInput: if the model, a skill or a device is not there, the model does not know a skill,
+            or `out` exists.
+    """
+    from nuggets.stages.erasing import erase_to, measure_erasure
+
+    request = EraseRequest.of(job)
+    return (
+        measure_erasure(request, progress)
+        if out is None
+        else erase_to(request, out, save, progress)
+    )
 
 
 def measure_builtin(progress: Progress | None = None) -> None:

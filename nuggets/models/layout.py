@@ -80,6 +80,8 @@ def expected_tensors(spec: ArchSpec) -> Iterator[tuple[str, tuple[int, ...]]]:
         yield f"{row.positions}.weight", (spec.size("positions"), spec.hidden_size)
     if not spec.tied:
         yield f"{row.head}.weight", spec.shape("head")
+    if row.head_bias:
+        yield f"{row.head}.bias", (spec.vocab_size,)
     for prefix, matrix, out in _stored_matrices(spec):
         shape = (out, spec.size(matrix.into))
         yield f"{prefix}.weight", shape[::-1] if matrix.transposed else shape

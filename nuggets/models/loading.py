@@ -2,27 +2,46 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import tokenizers
 import torch
 import transformers  # its parts are imported when they are first used
 from tokenizers import Tokenizer
+from transformers import modeling_gguf_pytorch_utils as gguf_loading
 from transformers.utils import logging as transformers_logging
 
+from nuggets.data.samples import EMBEDDING_ROWS
+from nuggets.disk.commit import commit_folder
+from nuggets.disk.home import cache_dir
 from nuggets.errors import BadInput, Damaged, NuggetsError, Unsupported
 from nuggets.models.architecture import ArchSpec
 from nuggets.models.fused import split_fused
+from nuggets.models.gguf.function import restore_function
+from nuggets.models.gguf.headers import read_gguf
 from nuggets.models.layout import is_table
 from nuggets.models.pair import read_spec
-from nuggets.models.references import TOKENIZER_CONFIG, ModelRef, model_files, model_path
+from nuggets.models.references import (
+    TOKENIZER_CONFIG,
+    ModelRef,
+    model_files,
+    model_path,
+    parse_ref,
+)
 from nuggets.models.safetensors_headers import check_keys, some
+from nuggets.models.tried import try_tokenizer
 from nuggets.models.vocabulary import check_ids, tokenizer_settings
 
+_PRIVATE = re.compile(r"[^\s'\"]*nuggets-model-[^/\s'\"]*")
+"""The folder that a loader is given and names in its messages; nobody else knows it."""
 DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -49,26 +68,72 @@ def load_model(
     """
     if dtype not in DTYPES:
         raise BadInput(f"dtype {dtype!r} is unknown; write {', '.join(DTYPES)}.")
-    spec = read_spec(ref)
-    check_keys(ref, spec)
-    kwargs = {"use_safetensors": True} if ref.format != "gguf" else _gguf_kwargs(model_path(ref))
-    with _reported(f"The model {ref.source} cannot be loaded"), checked_folder(ref) as folder:
-        loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype=getattr(torch, dtype),
-            trust_remote_code=False,
-            local_files_only=True,
-            output_loading_info=True,
-            **kwargs,
-        )
-    model, info = loaded
+    spec = check_model_loads(ref)
+    model = _read(ref, spec, getattr(torch, dtype))
+    if ref.format == "gguf":
+        restore_function(model, read_gguf(model_path(ref)))
     model.name_or_path = model.config.name_or_path = str(_home(ref))
-    _check_loading_info(ref, info, spec)
     _check_tied(ref, model, spec.tied)
     check_trainable(model, ref.source)
     check_finite(model, ref.source)
     model.loss_type = "ForCausalLM"  # GPT-2's class name does not say so, and warns at every loss
     return split_fused(model.to(device), spec).eval()
+
+
+def check_loading(ref: ModelRef) -> None:
+    """Refuses whatever loading the model or its tokenizer would, but for values: reads no weight.
+
+    Raises:
+        BadInput: as `load_model` and `load_tokenizer` do, with the same sentence.
+    """
+    check_model_loads(ref)
+    load_tokenizer(ref)
+
+
+def check_source(source: str) -> None:
+    """As `check_loading`, for a child process that knows a name alone."""
+    check_loading(parse_ref(source))
+
+
+def check_model_loads(ref: ModelRef) -> ArchSpec:
+    """Builds a model as loading does and runs it once, both without numbers.
+
+    Raises:
+        BadInput: as `load_model` does, but for values that are not finite.
+    """
+    spec = read_spec(ref)
+    check_keys(ref, spec)
+    if ref.format == "gguf":  # its numbers are unpacked while it is built
+        return spec
+    model = _read(ref, spec, torch.float32, device_map="meta")
+    tokens = torch.zeros(1, 2, dtype=torch.long, device="meta")
+    with _reported(f"The model {ref.source} cannot be run"), torch.no_grad():
+        try:
+            logits = model(tokens, use_cache=False).logits
+        except (RuntimeError, NotImplementedError) as problem:
+            if "meta" not in str(problem):  # it looks at values, as GPT-2 does; it has none here
+                raise
+            return spec
+        if logits.shape != (1, 2, spec.vocab_size):
+            raise Damaged(f"The model {ref.source} gives {list(logits.shape)} logits.")
+    return spec
+
+
+def _read(ref: ModelRef, spec: ArchSpec, dtype: torch.dtype, **options: Any) -> Any:
+    """What transformers makes of the checked files, nothing filled or dropped."""
+    options |= {"use_safetensors": True} if ref.format != "gguf" else _gguf_kwargs(model_path(ref))
+    with _reported(f"The model {ref.source} cannot be loaded"), checked_folder(ref) as folder:
+        loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=dtype,
+            trust_remote_code=False,
+            local_files_only=True,
+            output_loading_info=True,
+            **options,
+        )
+    model, info = loaded
+    _check_loading_info(ref, info, spec)
+    return model
 
 
 @contextmanager
@@ -178,21 +243,14 @@ def load_tokenizer(ref: ModelRef) -> Any:
         BadInput: if there is none, it cannot be read, has no end-of-sequence token, or has ids
             beyond the model's embedding.
     """
-    path = model_path(ref)
-    kwargs = {"gguf_file": path.name} if ref.format == "gguf" else {}
-    with (
-        _reported(f"The tokenizer of {ref.source} cannot be loaded"),
-        checked_folder(ref) as folder,
-    ):
-        tokenizer = transformers.AutoTokenizer.from_pretrained(
-            folder,
-            trust_remote_code=False,
-            local_files_only=True,
-            **kwargs,
-        )
-        rows = read_spec(ref).vocab_size
+    try_tokenizer(ref)
+    rows = read_spec(ref).vocab_size
+    with _reported(f"The tokenizer of {ref.source} cannot be loaded"):
         if ref.format == "gguf":
-            _forget_invented(tokenizer, rows)
+            tokenizer = _gguf_tokenizer(ref, rows)
+        else:
+            with checked_folder(ref) as folder:
+                tokenizer = _tokenizer(folder)
         words = tokenizer.get_vocab()
     tokenizer.name_or_path = str(_home(ref))
     if file := getattr(tokenizer, "vocab_file", None):  # copied where the tokenizer is saved
@@ -208,8 +266,38 @@ def load_tokenizer(ref: ModelRef) -> Any:
         )
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    check_ids(ref, words, rows)
+    ends = {tokenizer.eos_token, tokenizer.pad_token}
+    beside = set(tokenizer.get_added_vocab()) - ends
+    check_ids(ref, {word: i for word, i in words.items() if word not in beside}, rows)
+    setattr(tokenizer, EMBEDDING_ROWS, rows)
     return tokenizer
+
+
+def _tokenizer(folder: Path, **kwargs: Any) -> Any:
+    return transformers.AutoTokenizer.from_pretrained(
+        folder, trust_remote_code=False, local_files_only=True, **kwargs
+    )
+
+
+def _gguf_tokenizer(ref: ModelRef, rows: int) -> Any:
+    """The tokenizer of a GGUF file, which is built once: a large vocabulary takes minutes."""
+    path = model_path(ref)
+    fields = {k: v for k, v in read_gguf(path).fields.items() if k.startswith("tokenizer.")}
+    versions = [transformers.__version__, tokenizers.__version__, rows]
+    key = hashlib.sha256(json.dumps([versions, fields], sort_keys=True).encode()).hexdigest()
+    kept = cache_dir() / "tokenizers" / key[:32]
+    if not kept.is_dir():
+        with checked_folder(ref) as folder:
+            tokenizer = _tokenizer(folder, gguf_file=path.name)
+        _forget_invented(tokenizer, rows)
+        if not tokenizer.get_vocab():
+            return tokenizer
+        try:
+            with commit_folder(kept) as folder:
+                tokenizer.save_pretrained(folder)
+        except NuggetsError:  # a full disk, or another process was faster
+            return tokenizer
+    return _tokenizer(kept)
 
 
 def _forget_invented(tokenizer: Any, rows: int) -> None:
@@ -236,6 +324,8 @@ def _reported(what: str) -> Iterator[None]:
     bars = transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
+    gguf_bar = gguf_loading.tqdm
+    gguf_loading.tqdm = partial(gguf_bar, disable=True)  # it asks no setting
     try:
         yield
     except (NuggetsError, KeyboardInterrupt, SystemExit, MemoryError, torch.OutOfMemoryError):
@@ -243,9 +333,11 @@ def _reported(what: str) -> Iterator[None]:
     except BaseException as problem:
         if not isinstance(problem, Exception) and type(problem).__name__ != "PanicException":
             raise
-        reason = " ".join(str(problem).split())[:300] or type(problem).__name__
+        told = _PRIVATE.sub("its folder", " ".join(str(problem).split()))
+        reason = told[:300] or type(problem).__name__
         raise Damaged(f"{what}: {reason.rstrip('.')}.") from problem
     finally:
+        gguf_loading.tqdm = gguf_bar
         transformers_logging.set_verbosity(verbosity)
         if bars:
             transformers_logging.enable_progress_bar()

@@ -31,8 +31,8 @@ from nuggets.sensitivity.accumulate import (
     Hooks,
     Keep,
     MapParts,
+    check_asked,
     check_loss,
-    refuse_empty,
 )
 from nuggets.sensitivity.maps import SensitivityMap
 from nuggets.sensitivity.scores import Score, ThetaGrad
@@ -77,7 +77,7 @@ def stream_sensitivity(
         NonFinite: if a sample's loss or a parameter's score is not finite, naming it.
         NuggetsError: if a parameter received no gradient (a hook did not fire).
     """
-    refuse_empty(encoded)
+    check_asked(encoded, score)
     parts = MapParts() if parts is None else parts
     stream = _Stream(ref, dtype, torch.device(device), encoded, score or ThetaGrad(), keep, parts)
     parts.begin(stream.spec, stream.names, len(encoded))

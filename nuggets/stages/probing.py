@@ -29,7 +29,7 @@ def probe_words(
     encode = models["teacher"].encode
     fit, test = (
         encode(found, 2048, data.format)
-        for found in (samples.train(0), [*samples.test, *samples.tuning])
+        for found in (samples.train(0), [*samples.test, *samples.validation])
     )
     with models["teacher"].threads():
         loaded = {name: (found.model, found.spec) for name, found in models.items()}

@@ -215,9 +215,10 @@ class Lab:
 
     def ranks(self) -> dict[str, int]:
         """Student module → rank, the same in every arm."""
+        asked = self.plan().ranks
         if self.lora.energy is None:
-            return {item.student_module: item.rank for item in self.plan().items}
-        return {name: factor.rank for name, factor in self.factors().items()}
+            return asked
+        return asked | {name: factor.rank for name, factor in self.factors().items()}
 
     def once(self, key: Any, make: Callable[[], Any]) -> Any:
         """What was made for this key before, or is made now; for what no arm changes."""

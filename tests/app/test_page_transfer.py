@@ -92,6 +92,14 @@ LINKS = [
         {"extraction.matrices.order": "random", "extraction.matrices.seed": 3,
          "sensitivity.score": {"kind": "random", "seed": 4}},
     ),
+    (
+        {"score": "specific", "score_q": "0.05", "score_against": "sub, king"},
+        {"sensitivity.score": {"kind": "specific", "q": 0.05, "against": ["sub", "king"]}},
+    ),
+    (
+        {"score": "contrast", "score_unit": "log_ratio"},
+        {"sensitivity.score": {"kind": "contrast", "unit": "log_ratio", "against": []}},
+    ),
 ]  # fmt: skip
 
 

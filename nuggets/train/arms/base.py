@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from nuggets.extraction.plan import ExtractionConfig
-from nuggets.frozen import Frozen
+from nuggets.frozen import Frozen, check_name
 from nuggets.models.architecture import ArchSpec
 from nuggets.statistics.verdict import ArmRole, Part
 
@@ -35,18 +35,24 @@ class ArmBase(Frozen):
     """What it trains, if it can share a program with other arms of the same: an adapter of the
     untouched student, an adapter of another base, a whole model, or all of one but the embedding.
     """
+    needs_teacher: ClassVar[bool] = True
+    """Whether it depends on the teacher at all, beyond the ranks that all arms share."""
     runs_teacher: ClassVar[bool] = False
     """Whether it runs the teacher or copies it whole; other arms read single matrices."""
     keeps_function: ClassVar[bool] = True
     """Whether the student's function is unchanged at step 0."""
     needs_other_task: ClassVar[bool] = False
     """Whether it needs the teacher's sensitivity to another task, `lab.wrong_map`."""
+    compares_tokens: ClassVar[bool] = False
+    """Whether both models read the same token ids, so that their tokenizers have to agree."""
     needs_extra_prompts: ClassVar[bool] = False
     """Whether it needs prompts beside the training samples."""
     uncounted: ClassVar[str] = ""
     """What it does beside training that no estimate covers, in a few words."""
     kind: Any  # a literal in every arm
-    label: str | None = Field(default=None, min_length=1, max_length=40)
+    label: Annotated[str, AfterValidator(check_name)] | None = Field(
+        default=None, min_length=1, max_length=40
+    )
 
     @property
     def name(self) -> str:

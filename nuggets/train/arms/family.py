@@ -13,7 +13,7 @@ from pydantic import Field
 
 from nuggets.builtin.skills import skill_samples
 from nuggets.errors import BadInput
-from nuggets.extraction.consistent import check_consistent
+from nuggets.extraction.consistent import check_cut
 from nuggets.extraction.layers import LayerSelector, RandomLayers
 from nuggets.extraction.plan import ExtractionConfig, Role
 from nuggets.extraction.selectors import MatrixSelector
@@ -35,6 +35,7 @@ class Vanilla(ArmBase):
     """The student as it is, without training."""
 
     role: ClassVar[ArmRole] = "reference"
+    needs_teacher: ClassVar[bool] = False
     title: ClassVar[str] = "Untouched student"
     trains = False
     kind: Literal["vanilla"] = "vanilla"
@@ -50,6 +51,7 @@ class Plain(ArmBase):
     """LoRA with its usual initialisation (A random, B zero); nothing comes from the teacher."""
 
     role: ClassVar[ArmRole] = "baseline"
+    needs_teacher: ClassVar[bool] = False
     title: ClassVar[str] = "Plain LoRA"
     stacks = "adapter"
     family = "start"
@@ -187,9 +189,11 @@ class RandomLayerChoice(ArmBase):
         from nuggets.train.builders import lora
 
         wanted = lab.extraction.model_copy(update={"layers": RandomLayers(seed=seed)})
-        same = lab.teacher_spec.n_layers == lab.student_spec.n_layers
+        all_chosen = lab.teacher_spec.n_layers <= lab.student_spec.n_layers
         note = (
-            "Both models have the same number of layers, so every layer is chosen." if same else ""
+            "The student has as many layers as the teacher, so every layer is chosen."
+            if all_chosen
+            else ""
         )
         return lora.injected(lab, seed, lab.factors(lab.plan(wanted)), note)
 
@@ -243,6 +247,7 @@ class Distill(ArmBase):
     title: ClassVar[str] = "Distillation"
     stacks = "adapter"
     runs_teacher: ClassVar[bool] = True
+    compares_tokens = True
     uncounted = "the teacher's forward passes in distillation"
     kind: Literal["distill"] = "distill"
 
@@ -280,6 +285,7 @@ class Full(ArmBase):
     """Fine-tuning of all weights of the student."""
 
     role: ClassVar[ArmRole] = "comparator"
+    needs_teacher: ClassVar[bool] = False
     title: ClassVar[str] = "Full fine-tuning"
     stacks = "whole"
     kind: Literal["full"] = "full"
@@ -311,6 +317,7 @@ class Graft(ArmBase):
     title: ClassVar[str] = "Graft and heal"
     stacks = "own_base"
     runs_teacher: ClassVar[bool] = True
+    compares_tokens = True  # it has the teacher's embedding, and reads the student's tokens
     uncounted = "fine-tuning the grafts to recover"
     kind: Literal["graft"] = "graft"
     origin: Origin = "sensitivity"
@@ -345,8 +352,8 @@ class Graft(ArmBase):
         return self.label or own
 
     def check(self, teacher: ArchSpec, student: ArchSpec, roles: Collection[str]) -> None:
-        """Refuses pairs whose heads cannot be kept whole, and tasks that are not built in."""
-        check_consistent(teacher, student)
+        """Refuses pairs of which no student can be cut, and tasks that are not built in."""
+        check_cut(teacher, student)
         if self.task is not None:
             skill_samples(self.task, "seed", 1)
 

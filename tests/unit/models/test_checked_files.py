@@ -18,7 +18,7 @@ from nuggets.errors import BadInput, NuggetsError
 from nuggets.models import references
 from nuggets.models.loading import checked_folder, load_model, load_tokenizer
 from nuggets.models.pair import Model, ModelPair, read_spec
-from nuggets.models.references import SIDE_FILES, model_files, parse_ref
+from nuggets.models.references import SIDE_FILES, model_digest, model_files, parse_ref
 from nuggets.models.stored_weights import StoredWeights
 from nuggets.models.vocabulary import vocabulary
 from nuggets.preflight.headers import preflight
@@ -102,7 +102,7 @@ def test_an_adapter_could_not_reach_the_loader_if_it_were_not_refused(tiny_copy,
 def test_the_tokenizer_that_is_loaded_is_the_one_that_was_compared(tiny_copy):
     folder = tiny_copy()
     put_other_tokenizer(folder)
-    compared = vocabulary(parse_ref(str(folder)))
+    compared = vocabulary(parse_ref(str(folder))).tokens
     assert AutoTokenizer.from_pretrained(folder).get_vocab() != compared, "this proves nothing"
     assert load_tokenizer(parse_ref(str(folder))).get_vocab() == compared
 
@@ -115,7 +115,7 @@ def test_words_and_files_named_in_the_tokenizers_config_are_not_looked_at(tiny_c
     config = folder / "tokenizer_config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | named))
     tokenizer = load_tokenizer(parse_ref(str(folder)))
-    assert tokenizer.get_vocab() == vocabulary(parse_ref(str(folder)))
+    assert tokenizer.get_vocab() == vocabulary(parse_ref(str(folder))).tokens
     assert not named.keys() & tokenizer.init_kwargs.keys() - {"tokenizer_file", "vocab_file"}
 
 
@@ -160,7 +160,7 @@ def test_a_snapshot_of_the_hubs_cache_loads_as_the_folder_does(tiny, tmp_path, s
     ref = parse_ref(str(hub_like(plain, tmp_path / "models--o--n")))
     expected = logits(load_model(parse_ref(str(plain))))
     torch.testing.assert_close(logits(load_model(ref)), expected, rtol=0, atol=0)
-    assert load_tokenizer(ref).get_vocab() == vocabulary(ref)
+    assert load_tokenizer(ref).get_vocab() == vocabulary(ref).tokens
     assert preflight(ModelPair(Model(ref), Model(ref))).ok
     assert references.model_digest(ref) == references.model_digest(parse_ref(str(plain)))
 
@@ -243,3 +243,30 @@ def test_no_other_module_hands_a_folder_to_a_loader():
         ("streaming.py", "transformers.AutoConfig"),
         ("adapter.py", "PeftModel"),
     }
+
+
+def test_a_file_rewritten_with_its_old_size_and_date_is_another_file(tiny_copy, tmp_path):
+    folder = tiny_copy()
+    path = folder / "model.safetensors"
+    before, times = model_digest(parse_ref(str(folder)), tmp_path), path.stat()
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert path.stat().st_size == times.st_size
+    assert path.stat().st_mtime_ns == times.st_mtime_ns
+    assert model_digest(parse_ref(str(folder)), tmp_path) != before
+
+
+def test_every_file_of_a_data_set_on_this_machine_is_part_of_its_digest(tmp_path):
+    from nuggets.planning.cache import digest_files
+    from nuggets.recipe import DataConfig
+
+    folder = tmp_path / "set"
+    folder.mkdir()
+    (folder / "train.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
+    data = DataConfig(file=f"{folder}:train")
+    before = digest_files(data)
+    (folder / "train.jsonl").write_text('{"prompt": "a", "completion": "c"}\n')
+    assert before
+    assert digest_files(data) != before

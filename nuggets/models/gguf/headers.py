@@ -12,14 +12,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any
 
-from nuggets.disk.untrusted import check_not_lfs, damaged
+from nuggets.disk.untrusted import check_not_lfs, damaged, open_file, stamp
 from nuggets.errors import Unsupported
 
-MAX_HEADER_BYTES = 100_000_000
+MAX_HEADER_BYTES = 60_000_000
+MAX_ENTRIES = 5_000_000
+"""Of all arrays together; the largest vocabularies have 260,000 words, with scores and types."""
 MAX_TENSORS = 20_000
 MAX_FIELDS = 10_000
+MAX_ROPE = 4096
+ROPE = "rope_freqs.weight"
 _STRING, _ARRAY = 8, 9
 _SCALARS = {
     0: "B",
@@ -100,10 +104,17 @@ class GgufHeader:
     Attributes:
         fields: metadata; arrays as lists.
         tensors: llama.cpp's name → `(type, shape)`, shapes in PyTorch's order.
+        rope_factors: by what the rotations of Llama 3 are slowed, one per pair of dimensions.
     """
 
     fields: Mapping[str, Any]
     tensors: Mapping[str, tuple[str, tuple[int, ...]]]
+    rope_factors: tuple[float, ...] = ()
+
+    @property
+    def kind(self) -> str:
+        """The architecture in llama.cpp's names, which is the prefix of its fields."""
+        return str(self.fields.get("general.architecture"))
 
     @property
     def model_type(self) -> str:
@@ -112,21 +123,19 @@ class GgufHeader:
         Raises:
             Unsupported: if it is none of those that Nuggets knows.
         """
-        kind = self.fields.get("general.architecture")
-        if kind not in _MODEL_TYPES:
+        if self.kind not in _MODEL_TYPES:
             raise Unsupported(
-                f"GGUF architecture {kind!r} is not supported. "
+                f"GGUF architecture {self.kind!r} is not supported. "
                 f"Supported: {', '.join(_MODEL_TYPES)}."
             )
-        return _MODEL_TYPES[kind]
+        return _MODEL_TYPES[self.kind]
 
     def config(self) -> dict[str, Any]:
         """The dimensions under the keys of a `config.json`."""
-        kind = self.fields.get("general.architecture")
         model_type = self.model_type
 
         def field(name: str) -> Any:
-            return self.fields.get(f"{kind}.{name}")
+            return self.fields.get(f"{self.kind}.{name}")
 
         tokens = self.fields.get("tokenizer.ggml.tokens", ())
         return {
@@ -137,6 +146,7 @@ class GgufHeader:
             "num_attention_heads": field("attention.head_count"),
             "num_key_value_heads": field("attention.head_count_kv"),
             "head_dim": field("attention.key_length"),
+            "max_position_embeddings": field("context_length"),
             "vocab_size": self._vocabulary_size() or field("vocab_size") or len(tokens),
             "tie_word_embeddings": "output.weight" not in self.tensors,
         }
@@ -152,7 +162,7 @@ class GgufHeader:
         inside = _INSIDE | (_TWO_SIDED if two_sided else _ONE_SIDED)
         named = {}
         for name, tensor in self.tensors.items():
-            if name == "rope_freqs.weight":  # a table that transformers computes from the config
+            if name == ROPE:  # `nuggets.models.gguf.function` makes it again from the config
                 continue
             module, _, leaf = name.rpartition(".")
             block = module.split(".")
@@ -170,14 +180,13 @@ def read_gguf(path: Path) -> GgufHeader:
         Unsupported: for version 1, big-endian files and unknown weight types.
     """
     check_not_lfs(path)
-    stat = path.stat()
-    return _read(path, stat.st_size, stat.st_mtime_ns)
+    return _read(path, stamp(path))
 
 
 @lru_cache(maxsize=4)
-def _read(path: Path, _size: int, _mtime_ns: int) -> GgufHeader:
+def _read(path: Path, _stamp: str) -> GgufHeader:
     # Remembered: walking over a vocabulary takes half a second, and a preflight asks four times.
-    with path.open("rb") as file:
+    with open_file(path) as file:
         try:
             return _Reader(path, file).header()
         except (struct.error, UnicodeDecodeError, OverflowError):
@@ -187,10 +196,11 @@ def _read(path: Path, _size: int, _mtime_ns: int) -> GgufHeader:
 class _Reader:
     """Walks through a header; a short read raises `struct.error`."""
 
-    def __init__(self, path: Path, file: BinaryIO):
+    def __init__(self, path: Path, file: IO[bytes]):
         self._path = path
         self._file = file
         self._size = path.stat().st_size
+        self._entries = 0
 
     def header(self) -> GgufHeader:
         magic, version = self._bytes(4), self._one("I")
@@ -210,10 +220,13 @@ class _Reader:
         for _ in range(n_fields):
             name = self._string()
             fields[name] = self._value(self._one("I"), name)
-        return GgufHeader(fields, self._tensors(n_tensors, fields.get("general.alignment", 32)))
+        return GgufHeader(fields, *self._tensors(n_tensors, fields.get("general.alignment", 32)))
 
-    def _tensors(self, count: int, alignment: Any) -> dict[str, tuple[str, tuple[int, ...]]]:
-        tensors, end = {}, 0
+    def _tensors(
+        self, count: int, alignment: Any
+    ) -> tuple[dict[str, tuple[str, tuple[int, ...]]], tuple[float, ...]]:
+        """The tensors, and the numbers of the one that holds rotations."""
+        tensors, end, rope = {}, 0, 0
         for _ in range(count):
             name, n_dims = self._string(), self._one("I")
             if n_dims > 4 or name in tensors:
@@ -225,6 +238,7 @@ class _Reader:
             label, block, width = _TYPES[kind]
             end = max(end, offset + math.prod(shape) * width // block)
             tensors[name] = (label, shape)
+            rope = offset if name == ROPE else rope
         if not isinstance(alignment, int) or alignment < 1:
             raise damaged(self._path, f"alignment {alignment!r}")
         start = -(-self._file.tell() // alignment) * alignment
@@ -232,7 +246,14 @@ class _Reader:
             raise damaged(
                 self._path, f"it needs {start + end:,} bytes and has {self._size:,}; cut short?"
             )
-        return tensors
+        if ROPE not in tensors:
+            return tensors, ()
+        label, shape = tensors[ROPE]
+        if label != "F32" or len(shape) != 1 or shape[0] > MAX_ROPE:
+            raise damaged(self._path, f"{ROPE} is {label} {list(shape)}")
+        self._file.seek(start + rope)
+        code = f"<{shape[0]}f"
+        return tensors, struct.unpack(code, self._file.read(struct.calcsize(code)))
 
     def _value(self, kind: int, name: str) -> Any:
         if kind == _STRING:
@@ -240,7 +261,8 @@ class _Reader:
         if kind != _ARRAY:
             return self._one(self._scalar(kind, name))
         inner, count = self._one("I"), self._one("Q")
-        if count > MAX_HEADER_BYTES:
+        self._entries += count
+        if self._entries > MAX_ENTRIES:
             raise damaged(self._path, f"field {name!r} claims {count:,} entries")
         if inner == _STRING:
             return [self._string() for _ in range(count)]
@@ -259,7 +281,7 @@ class _Reader:
         return self._bytes(self._one("Q")).decode()
 
     def _bytes(self, count: int) -> bytes:
-        if count > self._size or self._file.tell() > MAX_HEADER_BYTES:
+        if count > self._size or self._file.tell() + count > MAX_HEADER_BYTES:
             raise damaged(self._path, "a length in the GGUF header is absurd")
         data = self._file.read(count)
         if len(data) < count:
