@@ -20,7 +20,7 @@ def probe_words(
     Raises:
         BadInput: if no answer of the training samples comes again in the test.
     """
-    check_vocabularies(pair)
+    check_vocabularies(pair, "a probe of words")
     samples = load_datasets(data, (), ())
     models = {
         name: Loaded(model, resolve_device_name(device), progress=progress)
