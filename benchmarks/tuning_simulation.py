@@ -114,7 +114,7 @@ def main() -> None:
     if asked.like is None:
         return show("Made-up rates", RATES, SIZES, asked.experiments)
     for pool in Calibration.model_validate_json(asked.like.read_text()).every_pool:
-        rates = [rate.truth for rate in pool.rates]
+        rates = [Truth(rate.mean, rate.seed_sd, pool.item_sd) for rate in pool.rates]
         sizes = [Size(design.n_seeds, pool.n_items) for design in pool.designs]
         if rates:
             show(f"{pool.task}, {pool.student}", rates, sizes, asked.experiments)

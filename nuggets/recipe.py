@@ -303,11 +303,10 @@ class TransferRecipe(Frozen):
     @property
     def ground(self) -> Ground:
         """What the task demands before arms can be compared on it."""
-        skill = SKILLS.get(self.data.task or "")
         informed = next((arm.name for arm in self.arms if arm.kind == "teacher_labels"), "")
-        if skill is None:
-            return Ground(informed=informed)
-        return Ground(facts=skill.kind == "facts", chance=skill.chance, informed=informed)
+        skill = SKILLS.get(self.data.task or "")
+        facts, chance = (skill.kind == "facts", skill.chance) if skill else (False, 0.0)
+        return Ground(facts, chance, informed)
 
 
 def _check_distinct(benchmarks: tuple[Benchmark, ...]) -> None:

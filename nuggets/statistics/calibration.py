@@ -21,8 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nuggets.errors import BadInput
+from nuggets.statistics.cells import Trial
 from nuggets.statistics.comparisons import compare_family, families
-from nuggets.statistics.error_rates import Calibration, Design, KeptRate, Rate, rate_of
+from nuggets.statistics.error_rates import Calibration, Design, Rate, TriedRate, rate_of
 from nuggets.statistics.intervals import LEVEL
 from nuggets.statistics.power import detectable_effect, spread_at_half
 from nuggets.statistics.simulation import simulate, truth_of
@@ -86,7 +87,8 @@ def calibrate(
     arm: str,
     student: str = "",
     metric: str = "exact_match",
-    learning_rates: Sequence[float | None] = (),
+    kept: Sequence[float | None] = (),
+    trials: Sequence[Sequence[Trial]] = (),
     n_seeds: Sequence[int] = SEEDS,
     comparisons: int = COMPARISONS,
     simulated: int = 0,
@@ -100,7 +102,8 @@ def calibrate(
         arm: Which arm it is.
         student: Whose.
         metric: What the outcomes are.
-        learning_rates: Which each seed kept.
+        kept: The learning rate of each seed.
+        trials: What each seed did at every rate that it was trained at.
         n_seeds: Seeds per arm, one design each.
         comparisons: At least so many A/A comparisons per design.
         simulated: As many comparisons of simulated seeds; none for 0.
@@ -127,7 +130,10 @@ def calibrate(
         mean=float(outcomes.mean()),
         seed_sd=float(outcomes.mean(axis=1).std(ddof=1)),
         designs=[_design(outcomes, n, comparisons, seed, PLANTED) for n in n_seeds],
-        rates=_kept_rates(outcomes, learning_rates),
+        item_sd=truth_of(outcomes).item_sd,
+        rates=_tried_rates(
+            outcomes, kept or [None] * len(outcomes), trials or [()] * len(outcomes)
+        ),
         simulated=_simulated(outcomes, n_seeds, simulated, seed) if simulated else [],
         edition=EDITION,
     )
@@ -221,14 +227,25 @@ def _simulated(
     return found
 
 
-def _kept_rates(outcomes: Outcomes, rates: Sequence[float | None]) -> list[KeptRate]:
-    kept = []
-    for rate in sorted({rate for rate in rates if rate is not None}):
-        own = outcomes[[each == rate for each in rates]]
-        if len(own) > 1:
-            truth = truth_of(own)._asdict()
-            kept.append(KeptRate(learning_rate=rate, n_kept=len(own), **truth))
-    return kept
+def _tried_rates(
+    outcomes: Outcomes, kept: Sequence[float | None], trials: Sequence[Sequence[Trial]]
+) -> list[TriedRate]:
+    did: dict[float, list[float]] = {}
+    for rate, own, mean in zip(kept, trials, outcomes.mean(axis=1).tolist(), strict=True):
+        alone = [] if own or rate is None else [Trial(lr=rate, value=mean, loss=None)]
+        for trial in (*own, *alone):
+            if trial.value is not None:  # this training did not diverge
+                did.setdefault(trial.lr, []).append(trial.value)
+    return [
+        TriedRate(
+            learning_rate=rate,
+            n_kept=list(kept).count(rate),
+            mean=float(np.mean(values)),
+            seed_sd=float(np.std(values, ddof=1)),
+        )
+        for rate, values in sorted(did.items())
+        if len(values) > 1
+    ]
 
 
 def _excludes_zero(interval: tuple[float, float] | None) -> bool:

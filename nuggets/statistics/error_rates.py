@@ -10,7 +10,6 @@ from scipy import special  # the distributions of scipy.stats, without its .5 s 
 
 from nuggets.frozen import Frozen
 from nuggets.statistics.intervals import LEVEL
-from nuggets.statistics.simulation import Truth
 
 BOUNDED = ("hurts", "same_as_controls", "helps_without_controls", "located")
 """The claims whose rates must be shown to stay within 5 %. Wherever "helps" is said with a control,
@@ -72,19 +71,17 @@ class Design(Frozen):
         return self.bound <= 1 - LEVEL
 
 
-class KeptRate(Frozen):
-    """A learning rate that seeds kept, and what those did: mean, and true spreads (as sd)."""
+class TriedRate(Frozen):
+    """A learning rate, how many seeds kept it, and what all of them did with it.
+
+    `mean` and `seed_sd`, the standard deviation over seeds, are of means over validation items,
+    where several rates were tried, and over test items otherwise.
+    """
 
     learning_rate: float
     n_kept: int
     mean: float
     seed_sd: float
-    item_sd: float
-
-    @property
-    def truth(self) -> Truth:
-        """For simulations."""
-        return Truth(self.mean, self.seed_sd, self.item_sd)
 
 
 class Calibration(Frozen):
@@ -92,7 +89,8 @@ class Calibration(Frozen):
 
     With several `pools`, `designs` are theirs together and `mean` and `seed_sd` means of theirs.
     `simulated` are the same designs on simulated seeds with the pool's mean and spreads: there
-    the rules' assumptions hold. `rates` are those that at least two seeds kept.
+    the rules' assumptions hold. `item_sd` is how much the means of items truly vary, and `rates`
+    are those that at least two seeds were trained at.
     """
 
     task: str
@@ -104,7 +102,8 @@ class Calibration(Frozen):
     mean: float
     seed_sd: float
     designs: list[Design]
-    rates: list[KeptRate] = Field(default_factory=list)
+    item_sd: float = 0.0
+    rates: list[TriedRate] = Field(default_factory=list)
     simulated: list[Design] = Field(default_factory=list)
     pools: list[Calibration] = Field(default_factory=list)
     edition: int = 1
@@ -142,6 +141,7 @@ def together(pools: Sequence[Calibration]) -> Calibration:
         n_items=first.n_items,
         mean=float(np.mean([pool.mean for pool in pools])),
         seed_sd=float(np.mean([pool.seed_sd for pool in pools])),
+        item_sd=float(np.mean([pool.item_sd for pool in pools])),
         designs=[_sum(designs) for designs in zip(*(p.designs for p in pools), strict=True)],
         simulated=[_sum(designs) for designs in zip(*(p.simulated for p in pools), strict=True)],
         pools=list(pools),

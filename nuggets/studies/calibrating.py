@@ -122,7 +122,8 @@ def calibrate_run(run: Run, arm: str = "plain", comparisons: int = COMPARISONS) 
         task=job.data.task or job.name,
         student=job.student,
         arm=arm,
-        learning_rates=[cell.learning_rate for cell in pool],
+        kept=[cell.learning_rate for cell in pool],
+        trials=[cell.trials for cell in pool],
         comparisons=comparisons,
         simulated=comparisons,
     )
@@ -206,13 +207,24 @@ def _pools(found: Calibration) -> str:
             str(pool.n_items),
             f"{pool.mean:.3f}",
             f"{pool.seed_sd:.3f}",
-            ", ".join(f"{rate.learning_rate:g}: {rate.n_kept}" for rate in pool.rates),
+            "; ".join(
+                f"{rate.learning_rate:g}: {rate.mean:.3f} ± {rate.seed_sd:.3f}, {rate.n_kept}"
+                for rate in pool.rates
+            ),
             *(f"{design.bound:.3f}" for design in pool.designs),
         )
         for pool in found.every_pool
     ]
     bounds = (f"bound, {design.n_seeds} seeds" for design in found.designs)
-    headers = ("pool", "seeds", "items", "exact match", "sd over seeds", "rates kept", *bounds)
+    headers = (
+        "pool",
+        "seeds",
+        "items",
+        "exact match",
+        "sd over seeds",
+        "each rate, kept by",
+        *bounds,
+    )
     return markdown_table(headers, rows)
 
 
@@ -291,8 +303,9 @@ of the verdict is false. {answer}
 
 {pools}
 
-“Rates kept” says how many seeds kept which learning rate. “Bound” is the largest upper end of a
-pool's own false claims in bold below; a single pool holds too few comparisons to bring it to 5 %.
+For each learning rate: what all seeds did with it on validation items (mean and standard
+deviation), and how many kept it. “Bound” is the largest upper end of a pool's own false claims in
+bold below; a single pool holds too few comparisons to bring it to 5 %.
 
 {plan}## Identical arms (A/A)
 

@@ -145,3 +145,18 @@ def test_uploaded_recipe_is_used_only_after_a_tick_for_each_thing_that_it_names(
     at.checkbox("upload-want-1").check().run()
     at.button("use-upload").click().run()
     assert recipe_shown(at).data.file == str(private)
+
+
+def test_two_sessions_do_not_see_what_the_other_has_not_saved(open_page):
+    one = open_page("transfer")
+    text = api.dump_job(api.load_recipe("quick", ["lora.r=5", "description=secret"]))
+    one.file_uploader("recipe-file").set_value(("r.yaml", text.encode(), "text/yaml")).run()
+    one.button("use-upload").click().run()
+    one.text_input("save-name").set_value("unsaved").run()
+    assert recipe_shown(one).lora.r == 5
+    other = open_page("transfer")
+    assert "uploaded" not in other.selectbox("recipe").options
+    assert recipe_shown(other).lora.r != 5
+    assert "secret" not in rendered(other) + shown(other)
+    other = open_page("transfer", recipe="uploaded")  # the other's link names what is not here
+    assert recipe_shown(other).lora.r != 5

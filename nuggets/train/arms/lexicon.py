@@ -34,9 +34,9 @@ class Lexicon(ArmBase):
     Attributes:
         source: what is taken of each word: its row of the teacher's embedding, or the word alone
             through the teacher's first block. Both are weights alone: no sample is read.
-        map: from the teacher's width to the student's. `random`: a matrix of normal numbers from
+        map: from the teacher's width to the student's. `random`: an orthogonal matrix drawn from
             the run's seed. `ridge`: fitted on the other words that both models have. `supervised`:
-            the directions that tell the answers of the training samples apart.
+            first to the directions that tell the answers of the training samples apart.
         scale: norm of every added row, in mean norms of the student's own vectors of these words.
         words: which get rows: the words in which the task's questions differ (answers are not
             looked at), or all words that both models have. Words are matched by their text.

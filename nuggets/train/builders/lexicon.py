@@ -138,8 +138,14 @@ def mapped_rows(
         return rows @ torch.from_numpy(weight).float()
     if arm.map == "supervised":
         rows = _towards_answers(lab, seed, rows, words)
-    size = rows.shape[1], lab.student_spec.hidden_size
-    return rows @ torch.randn(size, generator=generator(seed, "lexicon map"))
+    return rows @ random_map(rows.shape[1], lab.student_spec.hidden_size, seed)
+
+
+def random_map(rows: int, columns: int, seed: int) -> Float[Tensor, "rows columns"]:
+    """A random matrix whose shorter side is orthonormal: it keeps distances as its width allows."""
+    draw = torch.randn(max(rows, columns), min(rows, columns), generator=generator(seed, "lexicon"))
+    q = torch.linalg.qr(draw)[0]
+    return q if rows >= columns else q.T
 
 
 def controlled(

@@ -25,7 +25,6 @@ from nuggets.train.builders import lexicon
 from nuggets.train.cells import run_cell
 from nuggets.train.config import TrainConfig
 from nuggets.train.lab import Lab
-from nuggets.train.randomness import generator
 from tests.unit.train.tiny_lab import LETTERS, letters, make_lab
 
 EMBED = "model.embed_tokens.weight"
@@ -60,12 +59,22 @@ def test_rows_are_standardised_mapped_by_the_seeds_matrix_and_scaled(lab):
     teacher = lab.teacher.state_dict()[EMBED][ids].double().numpy()
     own = lab.student.state_dict()[EMBED][ids].double().numpy()
     rows = (teacher - teacher.mean(0)) / teacher.std(0)
-    fixed = torch.randn(32, 16, generator=generator(3, "lexicon map")).double().numpy()
+    fixed = lexicon.random_map(32, 16, 3).double().numpy()
     wanted = 2.5 * np.linalg.norm(own, axis=1).mean() * unit(rows @ fixed)
     found = added(lab, Lexicon(source="embedding", scale=2.5), seed=3)
     np.testing.assert_allclose(found[ids], wanted, atol=1e-4)
     rest = [i for i in range(len(found)) if i not in ids]
     assert not found[rest].any()
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(32, 16), (5, 16)])
+def test_a_random_map_is_orthonormal_on_its_shorter_side_and_follows_from_the_seed(rows, columns):
+    drawn = lexicon.random_map(rows, columns, 0)
+    assert drawn.shape == (rows, columns)
+    gram = drawn.T @ drawn if rows > columns else drawn @ drawn.T
+    torch.testing.assert_close(gram, torch.eye(min(rows, columns)), rtol=0, atol=1e-5)
+    assert torch.equal(drawn, lexicon.random_map(rows, columns, 0))
+    assert not torch.allclose(drawn, lexicon.random_map(rows, columns, 1))
 
 
 def test_the_words_are_those_in_which_questions_differ_and_answers_are_not_looked_at(lab):
