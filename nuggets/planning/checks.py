@@ -35,7 +35,7 @@ from nuggets.planning.datasets import (
     seed_samples,
 )
 from nuggets.planning.erasing import EraseRequest
-from nuggets.planning.jobs import extractions
+from nuggets.planning.jobs import extractions, map_job, other_map_job
 from nuggets.planning.machine import machine_of
 from nuggets.preflight.headers import Preflight, preflight
 from nuggets.preflight.resources import Work
@@ -145,8 +145,11 @@ def check_extraction(recipe: TransferRecipe, pair: ModelPair) -> None:
         if student.has(role):
             recipe.lora.rank(role, student.shape(role))
     _check_selectors(recipe, teacher, student)
-    for data in (recipe.data, *reference_data(recipe.sensitivity.score, recipe.data).values()):
-        seed_samples(data)
+    scored = [arm for arm in recipe.arms if getattr(arm, "score", None) is not None]
+    others = (other_map_job(recipe, arm.task, arm.score) for arm in scored)  # type: ignore[union-attr]
+    for job in (map_job(recipe), *others):
+        for data in (job.data, *reference_data(job.sensitivity.score, job.data).values()):
+            seed_samples(data)
 
 
 def _check_words(recipe: TransferRecipe, pair: ModelPair) -> None:

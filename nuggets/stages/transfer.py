@@ -23,11 +23,12 @@ from nuggets.planning import cache
 from nuggets.planning.cache import MapRequest
 from nuggets.planning.checks import check_transfer
 from nuggets.planning.datasets import Datasets
-from nuggets.planning.jobs import alignment_job, extractions, map_job, map_request
-from nuggets.recipe import DataConfig, TransferRecipe
+from nuggets.planning.jobs import alignment_job, extractions, map_request, other_map_job
+from nuggets.recipe import TransferRecipe
 from nuggets.runs import results
 from nuggets.runs.context import RunContext
 from nuggets.sensitivity.maps import SensitivityMap
+from nuggets.sensitivity.scores import Score
 from nuggets.stages.evaluating import arm_subjects, measure_subjects, write_tables
 from nuggets.stages.measuring import (
     Loaded,
@@ -100,16 +101,15 @@ def _lab(
 ) -> Lab:
     cka, wrong = None, None
 
-    def task_map(task: str) -> SensitivityMap:
-        data = DataConfig(task=task, n_seed_samples=recipe.data.n_seed_samples)
-        job = map_job(recipe).model_copy(update={"data": data})
+    def other_map(task: str | None, score: Score | None = None) -> SensitivityMap:
+        job = other_map_job(recipe, task, score)
         return measure_map(MapRequest.of(job, pair.teacher, pair.student), ctx)
 
     if any(extraction.layers.needs_cka for extraction in extractions(recipe)):
         cka = measure_alignment(alignment_job(recipe), pair, ctx).matrices["cka"]
     if any(arm.needs_other_task for arm in recipe.arms):
         other = next(skill for skill in ("copy", "add") if skill != recipe.data.task)
-        wrong = task_map(other)
+        wrong = other_map(other)
     runs_teacher = any(arm.runs_teacher for arm in recipe.arms)
     return Lab(
         teacher=teacher.model if runs_teacher else None,
@@ -122,7 +122,7 @@ def _lab(
         teacher_tokenizer=teacher.tokenizer,
         map=map,
         wrong_map=wrong,
-        task_map=task_map,
+        other_map=other_map,
         cka=cka,
         extraction=recipe.extraction,
         lora=recipe.lora,

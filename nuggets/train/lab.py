@@ -16,6 +16,7 @@ from torch import Tensor
 from nuggets.alignment.words import WordVectors, words_of
 from nuggets.compute.svd import LowRankFactors
 from nuggets.data.samples import Encoded, Format, Sample, encode_all
+from nuggets.errors import BadInput
 from nuggets.extraction.adapter import is_wrapped, read_factors
 from nuggets.extraction.factors import cut_matrix, extract_factors
 from nuggets.extraction.plan import (
@@ -28,6 +29,7 @@ from nuggets.extraction.plan import (
 from nuggets.models.architecture import ArchSpec
 from nuggets.progress import Progress
 from nuggets.sensitivity.maps import SensitivityMap
+from nuggets.sensitivity.scores import Score
 from nuggets.train.config import TrainConfig
 
 
@@ -108,7 +110,8 @@ class Lab:
         teacher_words: the teacher's vectors of single words, from memory or from its files; the
             model's own when not given.
         wrong_map: the teacher's sensitivity on another task.
-        task_map: built-in task → the teacher's sensitivity on it, for arms that name one.
+        other_map: built-in task (None: the target) and score (None: the run's) → the teacher's
+            sensitivity, for arms that name one.
         teacher_tokenizer: the teacher's, where it is not the student's.
         cka: layer similarity, for the layer selector `cka`.
         device: where both models are.
@@ -136,7 +139,7 @@ class Lab:
     teacher_words: WordVectors | None = None
     teacher_weight: Callable[[str], Tensor] | None = None
     wrong_map: SensitivityMap | None = None
-    task_map: Callable[[str], SensitivityMap] | None = None
+    other_map: Callable[[str | None, Score | None], SensitivityMap] | None = None
     teacher_tokenizer: Any = None
     cka: Float[ndarray, "n_teacher n_student"] | None = None
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
@@ -161,6 +164,22 @@ class Lab:
         """The training samples of a seed, encoded; all arms get the same. Made once."""
         key = ("training", seed, self.train_samples, self.train.max_length)
         return self.once(key, lambda: self.encode(self.train_samples(seed)))
+
+    def located_by(self, task: str | None, score: Score | None) -> SensitivityMap:
+        """The map that locates an arm's parameters: the run's own, or that which the arm names.
+
+        Raises:
+            BadInput: if the arm names one and this lab can measure none.
+        """
+        if task is None and score is None:
+            return self.map
+        if self.other_map is None:
+            named = "the target by another score" if task is None else task
+            raise BadInput(
+                f"An arm needs the teacher's sensitivity on {named}, which this lab cannot "
+                "measure. Remove the arm's task and score."
+            )
+        return self.other_map(task, score)
 
     def plan(self, extraction: ExtractionConfig | None = None) -> ExtractionPlan:
         """What goes where; the shared extraction when not given. Made once."""

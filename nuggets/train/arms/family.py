@@ -18,6 +18,7 @@ from nuggets.extraction.layers import LayerSelector, RandomLayers
 from nuggets.extraction.plan import ExtractionConfig, Role
 from nuggets.extraction.selectors import MatrixSelector
 from nuggets.models.architecture import ArchSpec
+from nuggets.sensitivity.scores import Score
 from nuggets.statistics.verdict import ArmRole, Part
 from nuggets.train.arms.aligned import Hints, Memories, Regressed, States
 from nuggets.train.arms.base import ArmBase
@@ -76,6 +77,7 @@ class Paper(ArmBase):
         only: roles that start from the teacher; the others get a LoRA that starts as usual, so
             that all arms have the same capacity.
         task: built-in task whose seed samples locate the parameters, instead of the target's.
+        score: what is sensitive, instead of the recipe's score.
     """
 
     role: ClassVar[ArmRole] = "treatment"
@@ -87,10 +89,12 @@ class Paper(ArmBase):
     matrices: MatrixSelector | None = None
     only: tuple[Role, ...] | None = Field(default=None, min_length=1)
     task: str | None = None
+    score: Score | None = None
 
     def part(self, common: ExtractionConfig, task: str | None) -> Part:
         """With an extraction of its own it is a treatment of its own, which no control judges."""
-        same = self.extraction(common) == common and self.task in (None, task)
+        own = self.score is not None or self.task not in (None, task)
+        same = self.extraction(common) == common and not own
         return Part(self.role, self.kind if same else self._kind_with())
 
     def build(self, lab: Lab, seed: int) -> Trainee:
@@ -111,13 +115,8 @@ class Paper(ArmBase):
 
     def _factors(self, lab: Lab) -> Mapping[str, LowRankFactors]:
         extraction = self.extraction(lab.extraction)
-        if self.task is not None:
-            if lab.task_map is None:
-                raise BadInput(
-                    f"The arm {self.name} needs the teacher's sensitivity on {self.task}, which "
-                    "this lab cannot measure. Remove its task."
-                )
-            return lab.factors_of(lab.task_map(self.task), extraction)
+        if self.task is not None or self.score is not None:
+            return lab.factors_of(lab.located_by(self.task, self.score), extraction)
         own = extraction != lab.extraction
         return lab.factors(lab.plan(extraction)) if own else lab.factors()
 
@@ -308,6 +307,7 @@ class Graft(ArmBase):
             permutes rows and columns of every matrix: the content control, without a working
             circuit. `first` and `random` are location controls, as is another task's sensitivity.
         task: built-in task whose sensitivity chooses, instead of the target's.
+        score: what is sensitive, instead of the recipe's score; the layers stay the recipe's.
         heal_steps: steps of full fine-tuning on general data after the cut.
         heal_lr: their learning rate.
         heal_batch: samples per step.
@@ -322,6 +322,7 @@ class Graft(ArmBase):
     kind: Literal["graft"] = "graft"
     origin: Origin = "sensitivity"
     task: str | None = None
+    score: Score | None = None
     heal_steps: int = Field(default=1500, ge=0)
     heal_lr: float = Field(default=3e-3, gt=0)
     heal_batch: int = Field(default=64, ge=1)

@@ -9,6 +9,8 @@ from torch import nn
 from nuggets.errors import BadInput
 from nuggets.models.architecture import ArchSpec
 from nuggets.planning.cache import MapRequest
+from nuggets.planning.checks import check_extraction
+from nuggets.planning.jobs import map_job, other_map_job, pair_to_plan
 from nuggets.recipe import parse_job
 from nuggets.recipe_tree import absolute_paths
 from nuggets.sensitivity.accumulate import MapParts
@@ -18,7 +20,9 @@ from nuggets.sensitivity.maps import SensitivityMap
 from nuggets.sensitivity.scores import Contrast, Specific
 from nuggets.sensitivity.selected_entries import top_entries
 from nuggets.stages.measuring import measure_map
+from nuggets.workspace.strangers import wants
 
+SPECIFIC = {"kind": "specific"}
 SPEC = ArchSpec(
     model_type="llama", n_layers=2, hidden_size=4, intermediate_size=6, n_heads=2, n_kv_heads=1,
     head_dim=2, vocab_size=9, tied=False,
@@ -159,3 +163,60 @@ def test_names_of_tasks_stay_and_files_of_a_reference_set_become_absolute(tmp_pa
     tree = {"sensitivity": {"score": {"kind": "specific", "against": ["king", "b.jsonl"]}}}
     found = absolute_paths(tree, tmp_path)["sensitivity"]["score"]["against"]
     assert found == ["king", str(tmp_path / "b.jsonl")]
+
+
+@pytest.mark.parametrize(
+    ("fields", "job"),
+    [
+        (
+            {"sensitivity": {"score": {"kind": "contrast", "against": ["sub", "/etc/a"]}}},
+            "transfer",
+        ),
+        (
+            {"arms": [{"kind": "paper", "score": {"kind": "specific", "against": ["/etc/a"]}}]},
+            "transfer",
+        ),
+        ({"against": ["sub", "/etc/a"], "model": "teacher", "data": {"task": "add"}}, "erase"),
+        (
+            {
+                "scores": [{"kind": "specific", "against": ["/etc/a"]}],
+                "model": "teacher",
+                "data": {"task": "add"},
+            },
+            "erase",
+        ),
+    ],
+)
+def test_what_a_strangers_reference_set_would_read_needs_a_yes(fields, job):
+    (want,) = wants(parse_job({"job": job, **fields}))
+    assert (want.name, want.what) == ("/etc/a", "read")
+
+
+def test_an_arm_may_be_located_by_a_score_of_its_own():
+    arms = [
+        {"kind": "plain"},
+        {"kind": "paper", "score": {"kind": "specific", "against": ["king"]}},
+    ]
+    recipe = parse_job({"job": "transfer", "arms": arms})
+    found = other_map_job(recipe, None, recipe.arms[1].score)
+    assert found.sensitivity.score == Specific(against=("king",))
+    assert found.data == map_job(recipe).data
+    assert recipe.parts["paper"].treatment != "paper"  # no control of the recipe's own judges it
+
+
+def test_another_tasks_map_by_a_comparison_is_set_against_all_others():
+    score = {"kind": "specific", "against": ["copy", "king"]}
+    recipe = parse_job({"job": "transfer", "sensitivity": {"score": score}})
+    found = other_map_job(recipe, "copy")
+    assert found.data.task == "copy"
+    assert found.sensitivity.score == Specific()
+
+
+def test_an_arms_reference_set_is_looked_for_before_anything_is_loaded():
+    arms = [
+        {"kind": "plain"},
+        {"kind": "paper", "score": {"kind": "specific", "against": ["/no/x"]}},
+    ]
+    recipe = parse_job({"job": "transfer", "arms": arms})
+    with pytest.raises(BadInput, match="/no/x"):
+        check_extraction(recipe, pair_to_plan(recipe))
