@@ -16,10 +16,10 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from nuggets.models.architecture import ArchSpec
+from nuggets.models.kinds.wrappers import outer_name
 from nuggets.models.layout import expected_tensors
 from nuggets.models.pair import Model, ModelPair
 from nuggets.models.references import parse_ref
-from nuggets.models.wrappers import outer_name
 from nuggets.preflight.headers import Preflight, preflight
 from nuggets.preflight.resources import Machine, Work
 

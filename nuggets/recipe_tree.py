@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterator
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -11,16 +12,25 @@ from typing import Any
 
 import yaml
 
+from nuggets.disk.untrusted import is_file, read_text
 from nuggets.errors import BadInput
 
 Tree = dict[str, Any]
+
+MAX_BYTES = 200_000
+MAX_VALUES = 20_000
+MAX_DEPTH = 16
+MAX_TEXT = 4096
 
 SOURCES = ("file", "seed_samples", "train", "test", "general")
 """The fields of `data` that name a file or a data set."""
 RENAMED = {"seeds": "seed_samples", "n_seeds": "n_seed_samples"}
 """Fields of `data` by their names in 0.1.0, where `seeds` were samples here and runs elsewhere."""
-_MODEL_PATHS = ("teacher", "student", "model", "models", "benchmarks.judge.teacher")
-_SOURCE_PATHS = (*(f"data.{name}" for name in SOURCES), "benchmarks.data", "benchmarks.shots_data")
+MODEL_PATHS = ("teacher", "student", "model", "models", "benchmarks.judge.teacher")
+SOURCE_PATHS = (*(f"data.{name}" for name in SOURCES), "benchmarks.data", "benchmarks.shots_data")
+"""Dotted fields, list places left out, that name what lies outside a recipe."""
+_AGAINST = ("against", "score.against", "scores.against", "sensitivity.score.against")
+"""Each of them a built-in task, or a source of samples."""
 _APART = ("seed_samples", "train", "test")
 _RIVALS = {
     "task": ("file", *_APART),
@@ -46,15 +56,12 @@ def read_recipe(source: str | Path) -> Tree:
     if str(source) in shipped:
         return parse_yaml(shipped[str(source)], str(source))
     path = Path(source)
-    if not path.is_file():
+    if not is_file(path):
         raise BadInput(
-            f"There is no recipe {str(source)!r}: it is neither a file nor one of "
+            f"There is no recipe {str(source)[:200]!r}: it is neither a file nor one of "
             f"{', '.join(shipped)}."
         )
-    try:
-        text = path.read_text()
-    except (OSError, UnicodeDecodeError) as problem:
-        raise BadInput(f"The recipe {source} cannot be read: {problem}.") from None
+    text = read_text(path, MAX_BYTES)
     return absolute_paths(parse_yaml(text, str(source)), path.absolute().parent)
 
 
@@ -65,12 +72,38 @@ def parse_yaml(text: str, source: str) -> Tree:
         BadInput: in one sentence, with the line.
     """
     try:
-        tree = yaml.safe_load(text)
+        if len(text) > MAX_BYTES:
+            raise ValueError(f"{len(text):,} characters; at most {MAX_BYTES:,} are read")
+        tree = _load(text)
     except (yaml.YAMLError, RecursionError, ValueError) as problem:
         raise BadInput(f"{source} is not valid YAML: {_reason(problem)}.") from None
     if not isinstance(tree, dict) or not all(isinstance(name, str) for name in tree):
         raise BadInput(f"{source} is not a recipe: it should consist of `field: value` lines.")
     return tree
+
+
+def _load(text: str) -> Any:
+    """Values of YAML; aliases, which stand for whole parts, count as often as they are used."""
+    loader = yaml.SafeLoader(text)
+    try:
+        node = loader.get_single_node()
+        _check_size(node, {})
+        return None if node is None else loader.construct_document(node)
+    finally:
+        loader.dispose()
+
+
+def _check_size(node: Any, known: dict[int, int]) -> int:
+    """How many values a node stands for; a node below itself stands for endlessly many."""
+    size = known.get(id(node))
+    if size is None:
+        known[id(node)] = MAX_VALUES  # while inside it
+        parts = node.value if isinstance(node, yaml.CollectionNode) else ()
+        flat = [part for each in parts for part in (each if isinstance(each, tuple) else (each,))]
+        size = known[id(node)] = 1 + sum(_check_size(part, known) for part in flat)
+    if size > MAX_VALUES:
+        raise ValueError(f"more than {MAX_VALUES:,} values, aliases counted as often as used")
+    return size
 
 
 def override(tree: Tree, assignment: str) -> None:
@@ -93,7 +126,7 @@ def override(tree: Tree, assignment: str) -> None:
             whole = ".".join(parents[: depth + 1])
             raise BadInput(f"--set {assignment!r}: {whole} has no fields to set.")
     try:
-        value = yaml.safe_load(text)
+        value = _load(text)
     except (yaml.YAMLError, RecursionError, ValueError):
         raise BadInput(f"--set {assignment!r}: the value is not valid YAML.") from None
     if leaf == "kind":
@@ -150,9 +183,48 @@ def _seen_from(base: Path, value: Any, path: str = "") -> Any:
         return [_seen_from(base, each, path) for each in value]
     if not isinstance(value, str) or not value:
         return value
-    if path in _SOURCE_PATHS:
+    if path in _AGAINST:
+        return named_source(value, base)
+    if path in SOURCE_PATHS:
         return absolute_source(value, base)
-    return absolute_model(value, base) if path in _MODEL_PATHS else value
+    return absolute_model(value, base) if path in MODEL_PATHS else value
+
+
+def check_values(value: Any, where: str = "", depth: int = 0) -> int:
+    """Refuses what no recipe holds, whichever field it stands in; counts the values.
+
+    Raises:
+        ValueError: naming the field, for a number that is not finite or beyond 2⁵³, for text that
+            is long or cannot be printed, and for too many or too deeply nested values.
+    """
+    if depth > MAX_DEPTH:
+        raise ValueError(f"{where[:60]} is nested too deeply")
+    if isinstance(value, dict | list | tuple):
+        pairs = value.items() if isinstance(value, dict) else enumerate(value)
+        found = 1 + sum(
+            check_values(v, f"{where}.{k}".removeprefix("."), depth + 1) for k, v in pairs
+        )
+        if found > MAX_VALUES:
+            raise ValueError(f"{where[:60] or 'the recipe'} has more than {MAX_VALUES:,} values")
+        return found
+    if isinstance(value, int | float) and not abs(value) <= 2**53:
+        raise ValueError(f"{where}: the number is not finite, or too large")
+    if isinstance(value, str):
+        text = value.replace("\n", " ") if where == "description" else value
+        if len(text) > MAX_TEXT or not text.isprintable():
+            raise ValueError(f"{where}: the text is too long, or cannot be printed")
+    return 1
+
+
+def named_values(tree: Tree, path: str = "") -> Iterator[tuple[str, str]]:
+    """Dotted field and value of everything in a job that lies outside it: models, files, data."""
+    for name, value in tree.items():
+        place = f"{path}.{name}".removeprefix(".")
+        for each in value if isinstance(value, list | tuple) else (value,):
+            if isinstance(each, dict):
+                yield from named_values(each, place)
+            elif isinstance(each, str) and each and place in (*MODEL_PATHS, *SOURCE_PATHS):
+                yield place, each
 
 
 def absolute_source(source: str, base: Path) -> str:
@@ -164,6 +236,13 @@ def absolute_source(source: str, base: Path) -> str:
     if not path.exists() and colon and absolute(folder, base).is_dir():
         return f"{absolute(folder, base)}:{part}"
     return str(path) if path.exists() or parse_dataset(source) is None else source
+
+
+def named_source(name: str, base: Path) -> str:
+    """As `absolute_source`; the name of a built-in task unchanged, whatever lies below `base`."""
+    from nuggets.builtin.skills import SKILLS
+
+    return name if name in SKILLS else absolute_source(name, base)
 
 
 def absolute_model(name: str, base: Path) -> str:

@@ -25,6 +25,7 @@ from typing import Any
 
 from nuggets.compute.memory import memory_reported
 from nuggets.disk.home import runs_dir
+from nuggets.disk.last_frame import sentence
 from nuggets.errors import BadInput, Cancelled, NuggetsError, RunBusy, hide_tokens
 from nuggets.runs.context import RunContext
 from nuggets.runs.devices import device_turn
@@ -141,9 +142,8 @@ def _attempt(run: Run, ctx: RunContext) -> None:
 
 
 def _record_end(ctx: RunContext, error: BaseException) -> None:
-    failure = RunError(
-        type=type(error).__name__, message=hide_tokens(str(error)), exit_code=_exit_code(error)
-    )
+    message = sentence(error, ctx.run.log_path)
+    failure = RunError(type=type(error).__name__, message=message, exit_code=_exit_code(error))
     # With a full disk even this may fail. The lock is freed all the same, and the run is then
     # shown as interrupted.
     with contextlib.suppress(NuggetsError, OSError):

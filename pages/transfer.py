@@ -7,7 +7,7 @@ import streamlit as st
 from nuggets import api
 from nuggets.errors import NuggetsError
 from nuggets.recipe import TransferRecipe
-from nuggets.ui.frame import fields, live, safe, shell
+from nuggets.ui.frame import fields, live, safe, shell, waiting
 from nuggets.ui.transfer import form, preview, prompt, recipes
 
 
@@ -26,7 +26,12 @@ def main() -> None:
             with refused:
                 for place, sentence in enumerate(fields.refusals()):
                     safe.problem(sentence, f"address-{place}", "Part of this link was ignored")
-            ahead = api.look_ahead(recipe)
+            ahead = waiting.read(
+                "ahead",
+                api.dump_job(recipe),
+                lambda: api.look_ahead(recipe),
+                "Reading models and samples…",
+            )
             _start_button(recipe, ready=not ahead.refusals and _agreed(recipe))
             recipes.keep(recipe)
         with right:

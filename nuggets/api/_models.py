@@ -6,10 +6,12 @@ from collections.abc import Iterable
 
 from nuggets.builtin.resolve import model_named, pair_named
 from nuggets.builtin.skills import SKILLS, Skill
+from nuggets.disk.home import cache_dir
 from nuggets.errors import BadInput
 from nuggets.models.architecture import ArchSpec
-from nuggets.models.hub import offline
+from nuggets.models.hub import cached_folder, offline
 from nuggets.models.references import ModelRef
+from nuggets.models.tried import try_loading
 from nuggets.planning.checks import preflight_pair
 from nuggets.planning.machine import Doctor, diagnose
 from nuggets.preflight.headers import Preflight
@@ -55,7 +57,10 @@ def preflight(
     device: str = "auto",
     recipe: TransferRecipe | None = None,
 ) -> Preflight:
-    """What can be known of a pair from configurations and headers alone, and what it will need.
+    """What can be known of a pair before its weights are read, and what it will need.
+
+    Models on this machine that do not come with Nuggets are also built, without their weights, in a
+    child process that may not take more than its share: a few seconds the first time.
 
     Args:
         teacher: built-in name, folder, GGUF file or `org/name@revision`.
@@ -67,7 +72,18 @@ def preflight(
     Raises:
         BadInput: if one of the two is not a model at all.
     """
-    return preflight_pair(pair_named(teacher, student), tuple(roles), device, recipe)
+    pair = pair_named(teacher, student)
+    found = preflight_pair(pair, tuple(roles), device, recipe)
+    problems = dict.fromkeys(found.problems)
+    for model, facts in ((pair.teacher, found.teacher), (pair.student, found.student)):
+        ref = model.ref
+        here = ref.path or cached_folder(ref.hub_id or "", ref.revision)
+        if here is not None and facts is not None:
+            try:
+                try_loading(ref, cache_dir())
+            except BadInput as problem:
+                problems |= {str(problem): None}
+    return found.model_copy(update={"problems": tuple(problems)})
 
 
 def doctor(refresh: bool = False) -> Doctor:

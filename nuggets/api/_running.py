@@ -56,10 +56,13 @@ def resume(run_id: str) -> Run:
     """Continues an interrupted, failed or cancelled run in a worker process.
 
     Raises:
-        BadInput: if it cannot be continued, or would ask a judge that this machine does not allow.
+        BadInput: if it cannot be continued, was made elsewhere and wants what nobody allowed, or
+            would ask a judge that this machine does not allow.
     """
+    from nuggets.workspace import strangers
+
     found = open_run(run_id)
-    permits.check_permits(getattr(job_of(found), "benchmarks", ()))
+    permits.check_permits(getattr(strangers.job_of(found), "benchmarks", ()))
     launch.resume(found)
     return found
 

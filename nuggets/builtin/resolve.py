@@ -21,7 +21,7 @@ def resolve(name: str, weights: bool = True) -> ModelRef:
         BadInput: if it is none of these or does not exist; the sentence lists the built-in names.
     """
     if name in MODELS:
-        return ModelRef(source=name, path=model_folder(name).absolute())
+        return ModelRef(source=name, path=model_folder(name).absolute(), shipped=True)
     try:
         return parse_ref(name, weights)
     except BadInput as problem:

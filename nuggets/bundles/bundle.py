@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import shutil
 import stat
+import struct
 import tempfile
 import zipfile
 from collections.abc import Iterator
@@ -28,6 +30,7 @@ from nuggets.bundles.page import report_page
 from nuggets.disk.commit import atomic_write, disk_errors, make_folder, new_folder
 from nuggets.disk.home import nuggets_home, runs_dir
 from nuggets.disk.manifest import MANIFEST, verify_folder, write_manifest
+from nuggets.disk.untrusted import open_file
 from nuggets.errors import BadInput, Damaged
 from nuggets.frozen import Frozen, first_fault
 from nuggets.recipe import load_job
@@ -48,6 +51,9 @@ FREE_BYTES = 512 * 2**20
 """What a bundle may unpack to in any case."""
 MAX_GROWTH = 10
 """What a larger bundle may unpack to, in multiples of its size."""
+MAX_TEXT = 1_000_000
+MAX_BYTES = {".safetensors": 2**40, ".jsonl": 200_000_000, ".json": 50_000_000, ".html": 50_000_000}
+"""What a file may hold, by its ending; what is parsed whole is smaller. Others: `MAX_TEXT`."""
 _CHUNK = 1 << 20
 _ID = re.compile(r"\d{8}-\d{6}-[a-z0-9][a-z0-9-]{0,60}")
 
@@ -155,11 +161,10 @@ def read_bundle(path: Path) -> Run:
         Damaged: if a name, kind, size, hash or content is not what it should be.
     """
     try:
-        with zipfile.ZipFile(path) as bundle:
-            index = _read_index(bundle, path)
-            return _unpack(bundle, index, path)
-    except FileNotFoundError:
-        raise BadInput(f"There is no file {path}.") from None
+        with open_file(path) as file:
+            _check_directory(file, path)
+            with zipfile.ZipFile(file) as bundle:
+                return _unpack(bundle, _read_index(bundle, path), path)
     except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError, ValueError) as problem:
         raise Damaged(f"{path} is not a bundle of Nuggets, or is damaged: {problem}.") from None
 
@@ -180,6 +185,23 @@ def read_upload(content: bytes) -> Run:
             raise type(problem)(str(problem).replace(str(path), "The upload")) from None
 
 
+def _check_directory(file: IO[bytes], path: Path) -> None:
+    """Refuses a list of files so long that reading it takes all memory: `zipfile` reads it whole.
+
+    Its end says how many entries and bytes it has; whatever looks like such an end is believed.
+    """
+    file.seek(max(0, os.fstat(file.fileno()).st_size - 2 * 2**16))
+    tail = file.read()
+    for magic, form, offset in ((b"PK\5\6", "<HL", 10), (b"PK\6\6", "<QQ", 32)):
+        place = tail.find(magic)
+        while place >= 0 and place + offset + struct.calcsize(form) <= len(tail):
+            entries, length = struct.unpack_from(form, tail, place + offset)
+            unsaid = form == "<HL" and (entries == 0xFFFF or length == 0xFFFFFFFF)  # in the other
+            if not unsaid and (entries > MAX_FILES or length > MAX_INDEX_BYTES):
+                raise Damaged(f"{path} claims {entries:,} files; at most {MAX_FILES:,} are read.")
+            place = tail.find(magic, place + 1)
+
+
 def _read_index(bundle: zipfile.ZipFile, path: Path) -> Index:
     """The list of files, after everything that can be known before anything is unpacked."""
     infos = bundle.infolist()
@@ -190,6 +212,8 @@ def _read_index(bundle: zipfile.ZipFile, path: Path) -> Index:
         raise Damaged(f"{path} contains the same file twice; it was not written by Nuggets.")
     for info in infos:
         _check_entry(info, path)
+        if info.file_size > (most := MAX_BYTES.get(PurePosixPath(info.filename).suffix, MAX_TEXT)):
+            raise Damaged(f"{info.filename[:80]!r} in {path} is larger than {size(most)}; refused.")
     if INDEX not in names:
         raise Damaged(f"{path} is not a bundle of Nuggets: it has no {INDEX}.")
     if bundle.getinfo(INDEX).file_size > MAX_INDEX_BYTES:

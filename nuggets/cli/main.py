@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import sys
 from importlib import import_module
@@ -15,6 +16,7 @@ from typer.core import TyperGroup
 from nuggets import __version__
 from nuggets.cli.options import flat
 from nuggets.cli.output import print_json, quiet_bars, say
+from nuggets.disk.last_frame import is_fault, sentence
 from nuggets.errors import BadInput, NuggetsError
 
 UsageError: Any = typer.BadParameter.__base__
@@ -25,9 +27,11 @@ _INTERRUPTED = 130  # what newer typers return after Ctrl-C; older ones raise Ab
 _COMMANDS = {
     name: module
     for module, names in (
-        ("measure", "doctor pairs preflight sensitivity align plan power extract cut convert"),
+        ("measure", "doctor pairs preflight sensitivity"),
+        ("erase", "erase"),
+        ("measure", "align probe plan power extract cut convert"),
         ("evaluate", "evaluate prompt"),
-        ("recipes", "recipes"),
+        ("recipes", "recipes allow"),
         ("transfers", "run start follow cancel resume show list export compare"),
         ("studies", "paper calibrate"),
         ("transfers", "bundle import"),
@@ -114,10 +118,17 @@ def main() -> None:
         if not sys.argv[1:]:
             sys.exit(_refuse("BadInput", error.format_message(), 2))  # the list of commands
         wrong = error.format_message()
-        sentence = f"{wrong}{'' if wrong.endswith(('.', '?')) else '.'} See `nuggets --help`."
-        sys.exit(_refuse("BadInput", sentence, 2))
+        end = "" if wrong.endswith((".", "?")) else "."
+        sys.exit(_refuse("BadInput", f"{wrong}{end} See `nuggets --help`.", 2))
     except (typer.Abort, KeyboardInterrupt):
         code = _INTERRUPTED
+    except BrokenPipeError:  # whoever reads, such as `head`, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    except BaseException as error:
+        if not is_fault(error):
+            raise
+        sys.exit(_refuse(type(error).__name__, sentence(error), NuggetsError.exit_code))
     sys.exit(_refuse("Cancelled", "Stopped on request.", 1) if code == _INTERRUPTED else code or 0)
 
 
@@ -138,8 +149,8 @@ def with_new_names(words: list[str]) -> list[str]:
     return [re.sub("^--seeds(?==|$)", "--seed-samples", word) for word in words]
 
 
-def _refuse(kind: str, sentence: str, code: int) -> int:
+def _refuse(kind: str, words: str, code: int) -> int:
     if "--json" in sys.argv:
-        print_json({"error": {"type": kind, "message": sentence}})
-    say(sentence)
+        print_json({"error": {"type": kind, "message": words}})
+    say(words)
     return code

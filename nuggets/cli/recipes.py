@@ -1,4 +1,4 @@
-"""The command about recipes: which there are, what one holds, in what several differ."""
+"""Commands about recipes: which there are, what they hold and differ in, what they may use."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import typer
 
 from nuggets import api
 from nuggets.cli import options as o
-from nuggets.cli.output import out, print_json, table
+from nuggets.cli.output import out, print_json, say, table
 
 
 def recipes(
@@ -26,10 +26,14 @@ def recipes(
         return print_json(api.TransferRecipe.model_json_schema())
     if not names:
         return _list(json)
-    found = {name: api.load_recipe(name) for name in names}
+    found = {name: api.show_recipe(name) for name in names}
     if len(found) == 1:
         (only,) = found.values()
-        return print_json(only) if json else out.print(api.dump_job(only), markup=False, end="")
+        return (
+            print_json(only)
+            if json
+            else out.print(api.dump_job(only), markup=False, end="", soft_wrap=True)
+        )
     rows = api.compare_recipes(found)
     if json:
         return print_json(rows)
@@ -44,3 +48,22 @@ def _list(json: bool) -> None:
     if json:
         return print_json([{"name": name, "origin": origin} for name, origin in origins.items()])
     return table(("recipe", "origin"), list(origins.items()))
+
+
+def allow(
+    what: Annotated[str, typer.Argument(help="A recipe's file or a run that came from elsewhere.")],
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Every path and id that it may use, by name.")
+    ] = None,
+    json: o.AsJson = False,
+) -> None:
+    """Show what a recipe or run from elsewhere wants to use, or allow it by name."""
+    if names:
+        api.strangers.allow(what, names)
+        return print_json({"allowed": names}) if json else say(f"{what} may use these now.")
+    wanted = api.strangers.wanted_by(what)
+    if json:
+        return print_json(wanted)
+    if not wanted:
+        return say(f"{what} names nothing that needs to be allowed.")
+    return table(("name", "it wants to"), [(want.name, want.what) for want in wanted])

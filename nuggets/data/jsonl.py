@@ -5,6 +5,7 @@ The shapes that are read stand in `nuggets.data.shapes`; `id` is kept, other key
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -14,7 +15,7 @@ from typing import Any
 
 from nuggets.data.samples import Message, Sample
 from nuggets.data.shapes import SHAPES, encodable, read_conversation
-from nuggets.disk.untrusted import LFS_MAGIC, parse_json
+from nuggets.disk.untrusted import LFS_MAGIC, open_file, parse_json
 from nuggets.errors import BadInput
 
 MAX_LINE_BYTES = 1_000_000
@@ -102,25 +103,22 @@ def _collect(
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
     """Numbered lines that are not blank; refuses what is no text file."""
-    if not path.is_file():
-        what = "is a folder, not a JSONL file" if path.is_dir() else "does not exist"
-        raise BadInput(f"{path} {what}.")
-    try:
-        with path.open("rb") as file:
-            _check_text(path, file.read(64))
-            file.seek(0)
-            number = 0
-            while line := file.readline(MAX_LINE_BYTES + 1):
-                number += 1
-                if len(line) > MAX_LINE_BYTES:
-                    raise BadInput(
-                        f"{path.name} line {number}: longer than {MAX_LINE_BYTES:,} bytes. Shorten "
-                        "the sample, or check that the file has one JSON object per line."
-                    )
-                if line.strip(b" \t\r\n\xef\xbb\xbf"):
-                    yield number, line.removeprefix(b"\xef\xbb\xbf")
-    except OSError as problem:
-        raise BadInput(f"Cannot read {path}: {problem.strerror}.") from None
+    with contextlib.suppress(OSError):  # a name that no file can have
+        if path.is_dir():
+            raise BadInput(f"{path} is a folder, not a JSONL file.")
+    with open_file(path) as file:
+        _check_text(path, file.read(64))
+        file.seek(0)
+        number = 0
+        while line := file.readline(MAX_LINE_BYTES + 1):
+            number += 1
+            if len(line) > MAX_LINE_BYTES:
+                raise BadInput(
+                    f"{path.name} line {number}: longer than {MAX_LINE_BYTES:,} bytes. Shorten "
+                    "the sample, or check that the file has one JSON object per line."
+                )
+            if line.strip(b" \t\r\n\xef\xbb\xbf"):
+                yield number, line.removeprefix(b"\xef\xbb\xbf")
 
 
 def _check_text(path: Path, start: bytes) -> None:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import IO, Any, NoReturn
 
 from nuggets.errors import BadInput, Damaged
 
 LFS_MAGIC = b"version https://git-lfs"
 MAX_CONFIG_BYTES = 10_000_000
-MAX_TOKENIZER_BYTES = 200_000_000
+MAX_TOKENIZER_BYTES = 60_000_000
 PICKLE_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"})
 UNSAFE_PICKLE = (
     "unsafe pickle, which can run code when it is opened; convert to safetensors "
@@ -25,6 +28,61 @@ def damaged(path: Path, reason: str) -> Damaged:
     return Damaged(f"File damaged or incomplete: {path.name} ({reason}). Download {path} again.")
 
 
+@contextmanager
+def open_file(path: Path, max_bytes: int | None = None) -> Iterator[IO[bytes]]:
+    """Opens a regular file for reading: never a pipe or a device, on which a reader would wait.
+
+    Args:
+        path: the file; links are followed.
+        max_bytes: what it may hold at most.
+
+    Raises:
+        BadInput: if it is something else, larger, or cannot be read.
+    """
+    try:
+        # Without O_NONBLOCK, opening a pipe waits for a writer before anybody can look at it.
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise BadInput(f"{path} is not a file but a {_kind(status.st_mode)}.")
+            if max_bytes is not None and status.st_size > max_bytes:
+                raise BadInput(
+                    f"{path} has {status.st_size:,} bytes; at most {max_bytes:,} are read."
+                )
+            yield file
+    except FileNotFoundError:
+        raise BadInput(f"{path} does not exist.") from None
+    except OSError as problem:
+        raise BadInput(f"Cannot read {path}: {problem.strerror or problem}.") from None
+
+
+def _kind(mode: int) -> str:
+    kinds = {stat.S_IFDIR: "folder", stat.S_IFIFO: "pipe", stat.S_IFSOCK: "socket"}
+    return kinds.get(stat.S_IFMT(mode), "device")
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is a regular file; False for names that no file can have."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def read_text(path: Path, max_bytes: int) -> str:
+    """The text of a regular file.
+
+    Raises:
+        BadInput: as `open_file` does, or if it is not UTF-8.
+    """
+    with open_file(path, max_bytes) as file:
+        content = file.read(max_bytes)
+    try:
+        return content.decode()
+    except UnicodeDecodeError as problem:
+        raise BadInput(f"{path} is not UTF-8 text: {problem.reason}.") from None
+
+
 def check_not_lfs(path: Path) -> None:
     """Refuses a Git LFS pointer, which git leaves in place of a file it did not fetch.
 
@@ -32,11 +90,8 @@ def check_not_lfs(path: Path) -> None:
         Damaged: naming the file and the command that fetches the real one.
         BadInput: if the file cannot be read.
     """
-    try:
-        with path.open("rb") as file:
-            start = file.read(len(LFS_MAGIC))
-    except OSError as problem:
-        raise BadInput(f"Cannot read {path}: {problem.strerror}.") from None
+    with open_file(path) as file:
+        start = file.read(len(LFS_MAGIC))
     if start == LFS_MAGIC:
         raise Damaged(
             f"{path.name} is a Git LFS pointer, not the file itself: {path}. "
@@ -52,11 +107,10 @@ def read_json(path: Path, max_bytes: int = MAX_CONFIG_BYTES) -> dict[str, Any]:
         BadInput: if it cannot be read or is larger than `max_bytes`.
     """
     check_not_lfs(path)
-    size = path.stat().st_size
-    if size > max_bytes:
-        raise BadInput(f"{path} has {size:,} bytes; at most {max_bytes:,} are read.")
+    with open_file(path, max_bytes) as file:
+        content = file.read(max_bytes)
     try:
-        value = parse_json(path.read_bytes())
+        value = parse_json(content)
     except ValueError as problem:
         raise damaged(path, str(problem)) from None
     if not isinstance(value, dict):
@@ -75,7 +129,8 @@ def parse_json(data: bytes | str) -> Any:
         return value if abs(value) != float("inf") else refuse(text)
 
     try:
-        return json.loads(data, parse_constant=refuse, parse_float=number)
+        text = data.decode() if isinstance(data, bytes) else data  # json takes UTF-16 too
+        return json.loads(text, parse_constant=refuse, parse_float=number)
     except RecursionError:
         raise ValueError("nested too deeply") from None
     except UnicodeDecodeError:
@@ -85,7 +140,7 @@ def parse_json(data: bytes | str) -> Any:
 
 
 def check_inside(folder: Path, file: Path) -> None:
-    """Refuses a file that a link leads out of its folder.
+    """Refuses what is no regular file, and a file that a link leads out of its folder.
 
     A hub cache keeps its files as links from `models--<id>/snapshots/<revision>` to `blobs` of the
     same model; those are followed.
@@ -93,6 +148,8 @@ def check_inside(folder: Path, file: Path) -> None:
     Raises:
         BadInput: naming the link and where it leads.
     """
+    if file.exists() and not file.is_file():
+        raise BadInput(f"{file} is not a file but a {_kind(file.stat().st_mode)}.")
     home, target = folder.resolve(), file.resolve()
     model = home.parent.parent
     cached = home.parent.name == "snapshots" and model.name.startswith("models--")
@@ -103,14 +160,24 @@ def check_inside(folder: Path, file: Path) -> None:
         )
 
 
+def stamp(path: Path) -> str:
+    """What changes whenever a file does: inode, size, and two times of which one cannot be set.
+
+    Raises:
+        BadInput: as `open_file` does.
+    """
+    with open_file(path) as file:
+        found = os.fstat(file.fileno())
+    return f"{found.st_ino} {found.st_size} {found.st_mtime_ns} {found.st_ctime_ns}"
+
+
 def sha256_file(path: Path, cache: Path | None = None) -> str:
-    """The sha256 of a file, remembered under `cache` by path, size and modification time."""
-    stat = path.stat()
-    key = f"{path.resolve()}\n{stat.st_size}\n{stat.st_mtime_ns}"
+    """The sha256 of a file, remembered under `cache` by path, inode, size and times."""
+    key = f"{path.resolve()}\n{stamp(path)}"
     memo = None if cache is None else cache / "digests" / hashlib.sha256(key.encode()).hexdigest()
     if memo is not None and memo.is_file() and len(known := memo.read_text()) == 64:
         return known
-    with path.open("rb") as file:
+    with open_file(path) as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if memo is not None:
         memo.parent.mkdir(parents=True, exist_ok=True)

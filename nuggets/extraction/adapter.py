@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,11 +19,12 @@ from torch import Tensor, nn
 from nuggets.compute.svd import LowRankFactors
 from nuggets.disk.untrusted import PICKLE_SUFFIXES, UNSAFE_PICKLE
 from nuggets.errors import BadInput
+from nuggets.extraction.adapter_options import check_options
 from nuggets.extraction.plan import LoraConfig
 from nuggets.models.architecture import ArchSpec
 from nuggets.models.fused import join_fused, stored_factors
+from nuggets.models.kinds.wrappers import names_a_wrapper, outer_name
 from nuggets.models.safetensors_headers import read_header
-from nuggets.models.wrappers import names_a_wrapper, outer_name
 
 if TYPE_CHECKING:  # PEFT imports all its methods, half a second; measuring needs none
     from peft import LoraConfig as PeftLora
@@ -35,6 +37,7 @@ ADAPTER = "default"
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
 CARD = "README.md"
+_FIRST = re.compile(r"\.lora_(embedding_)?A(\.weight)?$")
 TIED = """
 Embedding and head of this student are one matrix, and this adapter changes them separately. PEFT
 loads it, but `merge_and_unload` would add both changes to both. `nuggets export RUN` writes an
@@ -335,5 +338,8 @@ def _adapter_tensors(folder: Path) -> dict[str, Tensor]:
         raise BadInput(f"{folder} contains no adapter: {WEIGHTS} is missing.")
     if not (folder / CONFIG).is_file():
         raise BadInput(f"The adapter in {folder} has no {CONFIG}.")
-    read_header(file)
+    stored = {name: tensor.shape for name, tensor in read_header(file).items()}
+    a = {name: shape for name, shape in stored.items() if _FIRST.search(name) and shape}
+    whole = {name.removeprefix("base_model.model.").rpartition(".")[0] for name in stored}
+    check_options(folder / CONFIG, {shape[0] for shape in a.values()}, whole)
     return load_file(file)

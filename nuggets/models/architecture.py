@@ -9,7 +9,7 @@ from pydantic import Field
 
 from nuggets.errors import BadInput, Unsupported
 from nuggets.frozen import Frozen
-from nuggets.models.architecture_table import (
+from nuggets.models.kinds.architectures import (
     ARCHITECTURES,
     ATTENTION,
     FFN,
@@ -21,7 +21,7 @@ from nuggets.models.architecture_table import (
     Matrix,
     why_unsupported,
 )
-from nuggets.models.wrappers import text_config
+from nuggets.models.kinds.wrappers import text_config
 
 __all__ = [
     "ARCHITECTURES",
@@ -64,7 +64,7 @@ class ArchSpec(Frozen):
         if (text := text_config(config)) is not None and text.get("model_type") in ARCHITECTURES:
             return cls.from_config(text).model_copy(update={"wrapped": True})
         kind = config.get("model_type")
-        if kind not in ARCHITECTURES:
+        if not isinstance(kind, str) or kind not in ARCHITECTURES:
             raise Unsupported(
                 f"Architecture {kind!r} is not supported: {why_unsupported(config)}. Supported: "
                 f"{', '.join(ARCHITECTURES)}."

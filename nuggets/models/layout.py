@@ -14,7 +14,7 @@ from jaxtyping import Int
 from numpy import ndarray
 
 from nuggets.models.architecture import ArchSpec, Matrix
-from nuggets.models.wrappers import inner_name, is_beside_text
+from nuggets.models.kinds.wrappers import inner_name, is_beside_text
 
 
 class Place(NamedTuple):

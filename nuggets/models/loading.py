@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -27,13 +28,23 @@ from nuggets.models.architecture import ArchSpec
 from nuggets.models.fused import split_fused
 from nuggets.models.gguf.function import restore_function
 from nuggets.models.gguf.headers import read_gguf
+from nuggets.models.kinds.wrappers import WRAPPER_KEYS, text_config
 from nuggets.models.layout import is_table
 from nuggets.models.pair import read_spec
-from nuggets.models.references import CONFIG, TOKENIZER_CONFIG, ModelRef, model_files, model_path
+from nuggets.models.references import (
+    CONFIG,
+    TOKENIZER_CONFIG,
+    ModelRef,
+    model_files,
+    model_path,
+    parse_ref,
+)
 from nuggets.models.safetensors_headers import check_keys, some
+from nuggets.models.tried import try_tokenizer
 from nuggets.models.vocabulary import check_ids, tokenizer_settings
-from nuggets.models.wrappers import WRAPPER_KEYS, text_config
 
+_PRIVATE = re.compile(r"[^\s'\"]*nuggets-model-[^/\s'\"]*")
+"""The folder that a loader is given and names in its messages; nobody else knows it."""
 DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -60,30 +71,74 @@ def load_model(
     """
     if dtype not in DTYPES:
         raise BadInput(f"dtype {dtype!r} is unknown; write {', '.join(DTYPES)}.")
-    spec = read_spec(ref)
-    check_keys(ref, spec)
-    kwargs = {"use_safetensors": True} if ref.format != "gguf" else _gguf_kwargs(model_path(ref))
-    if spec.wrapped:
-        kwargs["key_mapping"] = WRAPPER_KEYS
-    with _reported(f"The model {ref.source} cannot be loaded"), checked_folder(ref) as folder:
-        loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype=getattr(torch, dtype),
-            trust_remote_code=False,
-            local_files_only=True,
-            output_loading_info=True,
-            **kwargs,
-        )
-    model, info = loaded
+    spec = check_model_loads(ref)
+    model = _read(ref, spec, getattr(torch, dtype))
     if ref.format == "gguf":
         restore_function(model, read_gguf(model_path(ref)))
     model.name_or_path = model.config.name_or_path = str(_home(ref))
-    _check_loading_info(ref, info, spec)
     _check_tied(ref, model, spec.tied)
     check_trainable(model, ref.source)
     check_finite(model, ref.source)
     model.loss_type = "ForCausalLM"  # GPT-2's class name does not say so, and warns at every loss
     return split_fused(model.to(device), spec).eval()
+
+
+def check_loading(ref: ModelRef) -> None:
+    """Refuses whatever loading the model or its tokenizer would, but for values: reads no weight.
+
+    Raises:
+        BadInput: as `load_model` and `load_tokenizer` do, with the same sentence.
+    """
+    check_model_loads(ref)
+    load_tokenizer(ref)
+
+
+def check_source(source: str) -> None:
+    """As `check_loading`, for a child process that knows a name alone."""
+    check_loading(parse_ref(source))
+
+
+def check_model_loads(ref: ModelRef) -> ArchSpec:
+    """Builds a model as loading does and runs it once, both without numbers.
+
+    Raises:
+        BadInput: as `load_model` does, but for values that are not finite.
+    """
+    spec = read_spec(ref)
+    check_keys(ref, spec)
+    if ref.format == "gguf":  # its numbers are unpacked while it is built
+        return spec
+    model = _read(ref, spec, torch.float32, device_map="meta")
+    tokens = torch.zeros(1, 2, dtype=torch.long, device="meta")
+    with _reported(f"The model {ref.source} cannot be run"), torch.no_grad():
+        try:
+            logits = model(tokens, use_cache=False).logits
+        except (RuntimeError, NotImplementedError) as problem:
+            if "meta" not in str(problem):  # it looks at values, as GPT-2 does; it has none here
+                raise
+            return spec
+        if logits.shape != (1, 2, spec.vocab_size):
+            raise Damaged(f"The model {ref.source} gives {list(logits.shape)} logits.")
+    return spec
+
+
+def _read(ref: ModelRef, spec: ArchSpec, dtype: torch.dtype, **options: Any) -> Any:
+    """What transformers makes of the checked files, nothing filled or dropped."""
+    options |= {"use_safetensors": True} if ref.format != "gguf" else _gguf_kwargs(model_path(ref))
+    if spec.wrapped:
+        options["key_mapping"] = WRAPPER_KEYS
+    with _reported(f"The model {ref.source} cannot be loaded"), checked_folder(ref) as folder:
+        loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=dtype,
+            trust_remote_code=False,
+            local_files_only=True,
+            output_loading_info=True,
+            **options,
+        )
+    model, info = loaded
+    _check_loading_info(ref, info, spec)
+    return model
 
 
 @contextmanager
@@ -196,6 +251,7 @@ def load_tokenizer(ref: ModelRef) -> Any:
         BadInput: if there is none, it cannot be read, has no end-of-sequence token, or has ids
             beyond the model's embedding.
     """
+    try_tokenizer(ref)
     rows = read_spec(ref).vocab_size
     with _reported(f"The tokenizer of {ref.source} cannot be loaded"):
         if ref.format == "gguf":
@@ -285,7 +341,8 @@ def _reported(what: str) -> Iterator[None]:
     except BaseException as problem:
         if not isinstance(problem, Exception) and type(problem).__name__ != "PanicException":
             raise
-        reason = " ".join(str(problem).split())[:300] or type(problem).__name__
+        told = _PRIVATE.sub("its folder", " ".join(str(problem).split()))
+        reason = told[:300] or type(problem).__name__
         raise Damaged(f"{what}: {reason.rstrip('.')}.") from problem
     finally:
         gguf_loading.tqdm = gguf_bar

@@ -24,6 +24,7 @@ from nuggets.models.vocabulary import (
 
 # Keys of config.json that make transformers fetch other weights or other code.
 _STEERING = ("transformers_weights", "configuration_files", "fusion_config", "kernel_config")
+_EPSILONS = ("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon")
 _IMPLEMENTATIONS = ("attn_implementation", "experts_implementation")
 
 
@@ -117,6 +118,7 @@ def read_config(ref: ModelRef) -> dict[str, Any]:
             "numbers. Use the original weights."
         )
     _check_steering(ref, config)
+    _check_switches(ref, config)
     return config
 
 
@@ -132,6 +134,21 @@ def _check_steering(ref: ModelRef, config: Mapping[str, Any]) -> None:
             f"The {CONFIG} of {ref.source} sets {steering[0]}, which makes the loader use other "
             "files or code. Remove it."
         )
+
+
+def _check_switches(ref: ModelRef, config: Mapping[str, Any]) -> None:
+    """Refuses what builds a model that cannot be run, or gives no finite number."""
+    faults = [key for key in _EPSILONS if key in config and not _is_positive(config[key])]
+    faults += [key for key in ("return_dict",) if not config.get(key, True)]
+    if faults:
+        raise BadInput(
+            f"The {CONFIG} of {ref.source} sets {faults[0]} to {config[faults[0]]!r}, with which "
+            "no model can be run. Remove it."
+        )
+
+
+def _is_positive(value: Any) -> bool:
+    return type(value) in (int, float) and value > 0
 
 
 def read_spec(ref: ModelRef) -> ArchSpec:

@@ -53,6 +53,7 @@ class ModelRef(Frozen):
         hub_id: `org/name` on the hub; None for a local model.
         revision: branch, tag or commit of a hub model; None is the default branch.
         format: how the weights are stored.
+        shipped: it comes with Nuggets, so that its files need not be tried before they are used.
     """
 
     source: str
@@ -60,6 +61,7 @@ class ModelRef(Frozen):
     hub_id: str | None = None
     revision: str | None = None
     format: Literal["safetensors", "gguf"] = "safetensors"
+    shipped: bool = False
 
 
 def parse_ref(text: str, weights: bool = True) -> ModelRef:
@@ -78,8 +80,11 @@ def parse_ref(text: str, weights: bool = True) -> ModelRef:
             "The model's name holds an access token, which would be written into recipes and "
             "records. Remove it and set HF_TOKEN instead; if others saw the token, revoke it."
         )
-    if not text or "\0" in text:
-        raise BadInput("The model's name is empty. Give a folder, a .gguf file or org/name.")
+    if not text or not text.isprintable():
+        raise BadInput(
+            "The model's name is empty or cannot be printed. Give a folder, a .gguf file or "
+            "org/name."
+        )
     try:
         path = Path(text).expanduser()
         if path.is_dir():
@@ -184,6 +189,8 @@ def _shards(folder: Path) -> Iterator[Path]:
     names = read_json(folder / INDEX).get("weight_map")
     if not isinstance(names, dict) or not all(isinstance(n, str) for n in names.values()):
         raise Damaged(f"{INDEX} in {folder} has no weight_map; download it again.")
+    if not names:
+        raise Damaged(f"{INDEX} in {folder} lists no weights; download it again.")
     for name in sorted(set(names.values())):
         if name != Path(name).name or "\\" in name or not name.endswith(".safetensors"):
             raise BadInput(
@@ -236,7 +243,7 @@ def model_digest(ref: ModelRef, cache: Path | None = None) -> str:
 
     Args:
         ref: the model; a hub model is downloaded if need be.
-        cache: folder where hashes are remembered by path, size and modification time.
+        cache: folder where hashes are remembered by path, inode, size and times.
 
     Raises:
         BadInput: as `model_files` does.

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from nuggets.disk.untrusted import check_not_lfs, damaged, parse_json, read_json
+from nuggets.disk.untrusted import check_not_lfs, damaged, open_file, parse_json, read_json
 from nuggets.errors import Damaged, Unsupported
 from nuggets.models.architecture import ArchSpec
 from nuggets.models.gguf.headers import read_gguf
@@ -70,7 +70,7 @@ def read_header(file: Path) -> dict[str, TensorHeader]:
     """
     check_not_lfs(file)
     size = file.stat().st_size
-    with file.open("rb") as stream:
+    with open_file(file) as stream:
         start = stream.read(8)
         if len(start) < 8:
             raise damaged(file, f"only {size} bytes")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -95,20 +95,3 @@ def check_ids(ref: ModelRef, words: Mapping[str, int], rows: int) -> None:
             f"The tokenizer of {ref.source} gives {word!r} the id {largest}, but the embedding has "
             f"only {rows} rows. Tokenizer and model do not belong together."
         )
-
-
-def count_tokens(ref: ModelRef, texts: Sequence[str]) -> list[int] | None:
-    """How many tokens a model's tokenizer makes of texts; None if it cannot be told so lightly.
-
-    Only the `tokenizers` package is needed. Faults are told where the model is loaded.
-    """
-    file = model_file(ref, TOKENIZER)
-    if file is None:
-        return None
-    from tokenizers import Tokenizer
-
-    try:
-        tokenizer = Tokenizer.from_file(str(file))
-        return [len(found.ids) for found in tokenizer.encode_batch(list(texts))]
-    except Exception:  # the package raises nothing more precise
-        return None

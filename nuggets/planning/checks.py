@@ -24,23 +24,26 @@ from nuggets.extraction.sites import split_sites
 from nuggets.frozen import members
 from nuggets.models.architecture import ArchSpec
 from nuggets.models.pair import Model, ModelPair, check_vocabularies
-from nuggets.models.vocabulary import count_tokens
+from nuggets.models.tried import count_tokens
 from nuggets.planning.cache import MapRequest
 from nuggets.planning.datasets import (
     Datasets,
     align_samples,
-    check_tuning,
+    check_validation,
     load_datasets,
+    reference_data,
     seed_samples,
 )
+from nuggets.planning.erasing import EraseRequest
 from nuggets.planning.jobs import extractions
 from nuggets.planning.machine import machine_of
 from nuggets.preflight.headers import Preflight, preflight
 from nuggets.preflight.resources import Work
-from nuggets.recipe import AlignJob, EvaluateJob, SensitivityJob, TransferRecipe, load_job
+from nuggets.recipe import AlignJob, EraseJob, EvaluateJob, SensitivityJob, TransferRecipe
 from nuggets.runs.store import RunStore
 from nuggets.statistics.comparisons import first_family
 from nuggets.statistics.power import DetectableEffect, detectable_effect
+from nuggets.workspace import strangers
 
 RUN_PREFIX = "run:"
 """Before a run's id where a model could stand too; `run:ID/ARM` is one arm of it."""
@@ -66,6 +69,8 @@ def check_job(job: Any) -> None:
         _ = pair.teacher.headers, pair.student.headers
         check_vocabularies(pair, "an alignment")
         align_samples(job)
+    elif isinstance(job, EraseJob):
+        _ = EraseRequest.of(job).model.headers
     elif isinstance(job, EvaluateJob):
         for model in job.models:
             _check_evaluated(model)
@@ -93,7 +98,7 @@ def _check_evaluated(model: str) -> None:
             f"Run {run.id} is a {run.record().kind} and {run.status()}; only arms of a finished "
             "transfer can be evaluated."
         )
-    recipe = load_job(run.recipe_text())
+    recipe = strangers.job_of(run)
     names = [each.name for each in recipe.arms]
     if arm is not None and arm not in names:
         raise BadInput(f"Run {run.id} has no arm {arm!r}; it has {', '.join(names)}.")
@@ -140,7 +145,8 @@ def check_extraction(recipe: TransferRecipe, pair: ModelPair) -> None:
         if student.has(role):
             recipe.lora.rank(role, student.shape(role))
     _check_selectors(recipe, teacher, student)
-    seed_samples(recipe.data)
+    for data in (recipe.data, *reference_data(recipe.sensitivity.score, recipe.data).values()):
+        seed_samples(data)
 
 
 def _check_words(recipe: TransferRecipe, pair: ModelPair) -> None:
@@ -222,7 +228,7 @@ def _check_samples(recipe: TransferRecipe) -> Datasets:
     data = transfer_samples(recipe)
     _check_arms(recipe, data)
     if recipe.train.lr_grid:
-        check_tuning(data)
+        check_validation(data)
     if recipe.benchmarks:
         learned = [sample for seed in recipe.seeds for sample in data.train(seed)]
         check_benchmarks(recipe.benchmarks, [*data.seed_samples, *learned])
@@ -307,7 +313,7 @@ def work_of(recipe: TransferRecipe, teacher: Model, device: str) -> Work:
         rank=recipe.lora.r,
         batch_size=train.batch_size,
         steps=steps,
-        trainings=trained * (len(recipe.seeds) + len(train.lr_grid)),
+        trainings=trained * len(recipe.seeds) * len(train.rates),
         n_test=data.n_test,
         dtype=_dtype(recipe.sensitivity.dtype, device),
         runs_teacher=any(arm.runs_teacher for arm in recipe.arms),

@@ -30,11 +30,12 @@ from nuggets.errors import BadInput, NuggetsError
 from nuggets.frozen import Frozen, first_fault
 from nuggets.models.references import short_name
 from nuggets.planning.checks import check_model
-from nuggets.recipe import TransferRecipe, load_job
+from nuggets.recipe import TransferRecipe
 from nuggets.recipe_tree import absolute_model
 from nuggets.runs.launch import spawn
 from nuggets.runs.results import cell_folder
 from nuggets.runs.store import Run, RunStore
+from nuggets.workspace import strangers
 
 IDLE_S = 300.0
 """Seconds without a question after which the worker leaves and its memory is free."""
@@ -255,7 +256,7 @@ def free(wait: float = 5.0) -> State:
 
 def speakers_of(run: Run) -> list[Speaker]:
     """Every finished arm and seed of a transfer that can answer, in the recipe's order."""
-    job = load_job(run.recipe_text())
+    job = strangers.job_of(run)
     if not isinstance(job, TransferRecipe):
         return []
     return [

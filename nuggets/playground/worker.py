@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from nuggets.disk.commit import atomic_write, sweep_temps
+from nuggets.disk.last_frame import is_fault, sentence
 from nuggets.disk.locks import Lock
 from nuggets.errors import BadInput, Cancelled, NuggetsError
 from nuggets.playground import mailbox as playground
@@ -92,19 +93,15 @@ def _answer(path: Path, speakers: Any) -> None:
             state = speakers.state().model_dump_json()
             atomic_write(playground.folder() / "state.json", state)
         reply = reply.model_copy(update={"status": "done"})
-    except Exception as error:
+    except BaseException as error:
+        if not is_fault(error):
+            raise
         if not isinstance(error, NuggetsError):
             traceback.print_exc()
-        reply = reply.model_copy(update={"status": "failed", "problem": _sentence(error)})
+        problem = sentence(error, playground.folder() / "output.log")
+        reply = reply.model_copy(update={"status": "failed", "problem": problem})
     playground.write_reply(reply)
     working.unlink()
-
-
-def _sentence(error: Exception) -> str:
-    if isinstance(error, NuggetsError):
-        return str(error)
-    log = playground.folder() / "output.log"
-    return f"The playground failed: {type(error).__name__}: {error}. Its log is {log}."
 
 
 def _listener(reply: Reply, speaker: Speaker) -> Callable[[Token], None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import secrets
@@ -21,6 +22,10 @@ from nuggets.disk.locks import Lock, is_held
 from nuggets.errors import BadInput, Damaged, RunBusy, Unsupported
 from nuggets.runs.events import read_events
 from nuggets.runs.schema import LIVE, Provenance, RunEvent, RunRecord, RunStatus, now, parse_record
+
+_DEVICE = re.compile(r"[a-z][a-z0-9_]{0,15}(:\d{1,3})?")
+_OWN = ".own"
+"""A folder of empty files, named by the sha256 of every recipe that was made or allowed here."""
 
 
 class Run:
@@ -71,7 +76,10 @@ class Run:
 
     def device(self) -> str:
         """The device this run computes on; runs of one device wait for each other."""
-        return self._read("device").strip()
+        device = self._read("device").strip()
+        if not _DEVICE.fullmatch(device):
+            raise Damaged(f"{self.folder / 'device'} names no device: {device[:60]!r}.")
+        return device
 
     def recipe_text(self) -> str:
         """The recipe as YAML, written once."""
@@ -170,12 +178,26 @@ class RunStore:
         )
         make_folder(self.root)
         sweep_temps(self.root)
+        self.adopt(job_yaml)
         with new_folder(self.root / run_id) as folder:
             (folder / "recipe.yaml").write_text(job_yaml)
             (folder / "device").write_text(device + "\n")
             (folder / "record.json").write_text(record.model_dump_json(indent=1))
             (folder / "lock").touch()
         return Run(self.root / run_id)
+
+    def adopt(self, recipe: str) -> None:
+        """Remembers a recipe's text as made or allowed here; all others are a stranger's."""
+        make_folder(self.root / _OWN)
+        with disk_errors(self.root / _OWN):
+            self._own(recipe).touch()
+
+    def is_own(self, recipe: str) -> bool:
+        """Whether a recipe of exactly this text was made or allowed here."""
+        return self._own(recipe).is_file()
+
+    def _own(self, recipe: str) -> Path:
+        return self.root / _OWN / hashlib.sha256(recipe.encode()).hexdigest()
 
     def open(self, run_id: str) -> Run:
         """The run with this id, or the only one whose id begins with it.

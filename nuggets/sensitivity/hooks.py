@@ -21,8 +21,8 @@ from nuggets.sensitivity.accumulate import (
     Keep,
     MapParts,
     add_up,
+    check_asked,
     check_loss,
-    refuse_empty,
     share_of,
 )
 from nuggets.sensitivity.maps import SensitivityMap
@@ -71,7 +71,7 @@ def compute_sensitivity(
         NuggetsError: one sample per pass: if a parameter received no gradient (a hook did not
             fire).
     """
-    refuse_empty(encoded)
+    check_asked(encoded, score)
     score = score or ThetaGrad()
     named = dict(model.named_parameters())  # a tied weight once: its gradient is of both uses
     per_pass = 1 if reads_lengths(model) else per_pass

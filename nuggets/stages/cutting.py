@@ -79,7 +79,7 @@ def _map(job: CutJob, teacher: Loaded, progress: Progress | None) -> Sensitivity
                 "JSONL file, or choose the order first or random."
             )
         return None
-    config = SensitivityConfig(keep="sums", dtype="float32")
+    config = SensitivityConfig(score=job.score, keep="sums", dtype="float32")
     measuring = SensitivityJob(
         model=job.teacher, data=job.data, sensitivity=config, device=job.device
     )

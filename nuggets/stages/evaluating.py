@@ -25,13 +25,14 @@ from nuggets.evaluation.tables import BenchmarkOutcome, build_tables
 from nuggets.extraction.adapter import load_adapter, untie
 from nuggets.planning import cache
 from nuggets.planning.checks import RUN_PREFIX, split_run
-from nuggets.recipe import EvaluateJob, TransferRecipe, load_job
+from nuggets.recipe import EvaluateJob, TransferRecipe
 from nuggets.runs import results
 from nuggets.runs.context import RunContext
 from nuggets.runs.store import Run, RunStore
 from nuggets.stages.exporting import ADAPTER, MODEL
 from nuggets.stages.measuring import Loaded
 from nuggets.statistics.verdict import Part
+from nuggets.workspace import strangers
 
 Asked = tuple[Any, Any]
 """A model and its tokenizer."""
@@ -203,7 +204,7 @@ def _subjects(
         return [Subject(label=short if unique else name, folder=folder, opened=opened)]
     run_id, arm = split_run(name)
     run = RunStore(runs_dir()).open(run_id)
-    recipe = load_job(run.recipe_text())
+    recipe = strangers.job_of(run)
     source = model_named(recipe.student)
     ctx.provenance(**{f"student.{run.id}": cache.digest_model(source)})
 

@@ -9,9 +9,10 @@ from typing import Any
 from nuggets.disk.manifest import verify_folder
 from nuggets.disk.outputs import output_folder, refuse_existing
 from nuggets.errors import BadInput
-from nuggets.recipe import TransferRecipe, load_job
+from nuggets.recipe import TransferRecipe
 from nuggets.runs.results import BENCHMARKS, TABLES_FOLDER, cell_folder
 from nuggets.runs.store import Run
+from nuggets.workspace import strangers
 
 ADAPTER = "adapter"
 MODEL = "model"
@@ -19,7 +20,7 @@ MODEL = "model"
 
 def export_arm(run: Run, out: Path, arm: str, seed: int | None, merged: bool) -> dict[str, Any]:
     """Writes an arm's adapter for the untouched student, or its merged model."""
-    recipe = load_job(run.recipe_text())
+    recipe = strangers.job_of(run)
     if not isinstance(recipe, TransferRecipe):
         raise BadInput(f"Run {run.id} is not a transfer, so it has no adapter to export.")
     chosen = next((s for s in recipe.seeds if cell_folder(run, arm, s).is_dir()), None)

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from numpy import ndarray
 from torch import Tensor
 
+from nuggets.alignment.words import WordVectors, words_of
 from nuggets.compute.svd import LowRankFactors
 from nuggets.data.samples import Encoded, Format, Sample, encode_all
 from nuggets.extraction.adapter import is_wrapped, read_factors
@@ -103,6 +104,9 @@ class Lab:
         train_samples: seed → training samples.
         extra_prompts: (n, seed) → prompts beyond the training set, for the teacher to answer.
         general_samples: (n, seed) → general data for healing.
+        questions: validation and test items, whose questions alone an arm may look at.
+        teacher_words: the teacher's vectors of single words, from memory or from its files; the
+            model's own when not given.
         wrong_map: the teacher's sensitivity on another task.
         task_map: built-in task → the teacher's sensitivity on it, for arms that name one.
         teacher_tokenizer: the teacher's, where it is not the student's.
@@ -128,6 +132,8 @@ class Lab:
     train_samples: Callable[[int], list[Sample]]
     extra_prompts: Callable[[int, int], list[Sample]]
     general_samples: Callable[[int, int], list[Sample]]
+    questions: Sequence[Sample] = ()
+    teacher_words: WordVectors | None = None
     teacher_weight: Callable[[str], Tensor] | None = None
     wrong_map: SensitivityMap | None = None
     task_map: Callable[[str], SensitivityMap] | None = None
@@ -169,6 +175,11 @@ class Lab:
         if self.teacher_weight is not None:
             return self.teacher_weight(module)
         return self.teacher.get_submodule(module).weight.detach()
+
+    def words(self, ids: Sequence[int], blocks: int) -> Float[Tensor, "words hidden"]:
+        """The teacher's vectors of single words, after so many blocks. Made once."""
+        words = self.teacher_words or words_of(self.teacher, self.teacher_spec)
+        return self.once(("words", tuple(ids), blocks), lambda: words(ids, blocks))
 
     def factors(self, plan: ExtractionPlan | None = None) -> dict[str, LowRankFactors]:
         """Initial factors of a plan; those of the shared plan are made once.

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import streamlit as st
 
-from nuggets.ui.frame import shell
+from nuggets.ui.frame import safe, shell
 from nuggets.ui.models import chooser as model_chooser
 
 ROOT = Path(__file__).parents[2]
@@ -54,12 +54,14 @@ def main() -> None:
     st.session_state[shell.PAGES] = offered
     chosen = st.navigation(list(offered.values()), position="top")
     page = next(p for p in PAGES if offered[p.name].url_path == chosen.url_path)
-    machine = shell.sidebar(pair=not page.chooses_models)
-    if page.needs_devices and not shell.knows_machine():
-        shell.wait_for_machine()
-    elif not (page.reads_models and model_chooser.waits_for_hub(shell.current())):
-        chosen.run()
-    shell.describe_machine(machine)
+    with safe.shown_problems("frame"):
+        machine = shell.sidebar(pair=not page.chooses_models)
+        with safe.shown_problems("page"):
+            if page.needs_devices and not shell.knows_machine():
+                shell.wait_for_machine()
+            elif not (page.reads_models and model_chooser.waits_for_hub(shell.current())):
+                chosen.run()
+        shell.describe_machine(machine)
 
 
 def _page(page: Page) -> st.Page:

@@ -14,11 +14,19 @@ from importlib import import_module
 from pathlib import Path
 from threading import Thread
 from typing import Any
+from urllib.parse import urlsplit
 
 import streamlit as st
+from starlette.datastructures import Headers
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
+_HEADERS = (
+    (b"content-security-policy", b"frame-ancestors 'none'"),
+    (b"x-frame-options", b"DENY"),
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+)
 _FIRST = ("nuggets.ui.frame.shell", "pandas", "plotly.graph_objects")
 _SCRIPT = "nuggets.ui.router"
 """Importing the router would draw it."""
@@ -33,6 +41,7 @@ def middleware() -> list[Middleware]:
     hosts = list(st.get_option("server.allowedHosts")) or ["*"]
     return [
         Middleware(TrustedHostMiddleware, allowed_hosts=hosts, www_redirect=False),
+        Middleware(OwnPagesOnly),
         Middleware(PreloadCharts),
     ]
 
@@ -60,6 +69,49 @@ def _import_all() -> None:
     # Streamlit collects garbage after every drawing and before its end is told; modules never are
     # garbage, and looking through theirs took a tenth of a second each time.
     gc.freeze()
+
+
+class OwnPagesOnly:
+    """Middleware that answers this app's own pages alone, which nobody can frame.
+
+    Where another address asks, be it another port of this machine, nothing behind is reached: on a
+    foreign Origin Streamlit would look up this machine's external address on the internet.
+    """
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+        self._most = (st.get_option("server.maxUploadSize") + 1) * 2**20
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Refuses what comes from elsewhere or is too large; the rest gets `_HEADERS`."""
+
+        async def sent(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                message = {**message, "headers": [*message["headers"], *_HEADERS]}
+            await send(message)
+
+        if scope["type"] not in ("http", "websocket"):
+            await self._app(scope, receive, send)
+        elif (status := self._refusal(scope)) is None:
+            await self._app(scope, receive, sent if scope["type"] == "http" else send)
+        elif scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008})
+        else:
+            await sent({"type": "http.response.start", "status": status, "headers": []})
+            await send({"type": "http.response.body", "body": b""})
+
+    def _refusal(self, scope: Any) -> int | None:
+        """The status that says why not: 403 for a foreign page, 411 and 413 for an upload."""
+        headers = Headers(scope=scope)
+        origin = headers.get("origin")
+        if origin is not None and urlsplit(origin).netloc != headers.get("host"):
+            return 403
+        if scope["type"] == "http" and scope["method"] in ("POST", "PUT", "PATCH"):
+            length = headers.get("content-length", "")
+            if not length.isdecimal():
+                return 411
+            return 413 if int(length) > self._most else None
+        return None
 
 
 class PreloadCharts:

@@ -60,7 +60,7 @@ def split_half(samples: Float[ndarray, "n_samples n"], draws: int = DRAWS) -> Ha
     first, second = (
         samples[part].sum(axis=1) for part in (order[:, :half], order[:, half : 2 * half])
     )
-    agreement = _rank_correlation(first, second)
+    agreement = rank_correlation(first, second)
     agreement = agreement[np.isfinite(agreement)]
     if not agreement.size:
         return Halves(np.nan, np.nan, np.nan, half)
@@ -68,7 +68,7 @@ def split_half(samples: Float[ndarray, "n_samples n"], draws: int = DRAWS) -> Ha
     return Halves(float(agreement.mean()), float(low), float(high), half)
 
 
-def _rank_correlation(
+def rank_correlation(
     first: Float[ndarray, "draws n"], second: Float[ndarray, "draws n"]
 ) -> Float[ndarray, " draws"]:
     """Spearman's correlation row by row; NaN where all values of a row are equal."""

@@ -15,7 +15,7 @@ from nuggets.disk.commit import atomic_write, disk_errors, make_folder
 from nuggets.disk.home import nuggets_home
 from nuggets.errors import BadInput
 from nuggets.frozen import Frozen
-from nuggets.recipe_tree import leaves, one_line, shipped_recipes
+from nuggets.recipe_tree import leaves, one_line, read_recipe, shipped_recipes
 
 if (
     TYPE_CHECKING
@@ -36,6 +36,21 @@ def load_recipe(source: str | Path, overrides: Iterable[str] = ()) -> TransferRe
     """Reads a shipped or a saved recipe by name, or a YAML file, and applies `field=value`.
 
     A name wins over a file of the same name; write `./NAME` for the file.
+
+    Raises:
+        BadInput: for an unknown recipe, broken YAML, or a value that does not fit, naming it; and
+            for a file from elsewhere that names what nobody here allowed.
+    """
+    from nuggets.workspace.strangers import check_recipe
+
+    found = show_recipe(source, overrides)
+    if str(source) not in (*shipped_recipes(), *own_recipes()):
+        check_recipe(found, read_recipe(source), Path(source))
+    return found
+
+
+def show_recipe(source: str | Path, overrides: Iterable[str] = ()) -> TransferRecipe:
+    """As `load_recipe`, to be looked at alone: also what nobody here allowed.
 
     Raises:
         BadInput: for an unknown recipe, broken YAML, or a value that does not fit, naming it.

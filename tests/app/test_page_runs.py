@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from nuggets import api
-from tests.app.conftest import HOSTILE, rendered, shown
+from tests.app.conftest import HOSTILE, shown
 from tests.app.measured import write_benchmark
 
 
@@ -136,3 +136,20 @@ def test_file_that_is_no_bundle_is_refused_in_a_sentence(open_page, two, tmp_pat
     assert not at.exception
     assert str(wrong) in shown(at)
     assert set(table(at)["run"]) == {run.id for run in two}
+
+
+def test_a_run_from_elsewhere_is_resumed_only_after_a_tick_for_each_thing(open_page, tmp_path):
+    text = api.dump_job(api.load_recipe("quick", ["device=cpu"]))
+    run = api.create(api.load_recipe("quick", ["device=cpu"]))
+    (run.folder / "recipe.yaml").write_text(text.replace("student: independent", "student: org/x"))
+    record = run.record().changed(status="failed")
+    run.record_path.write_text(record.model_dump_json())
+    at = open_page("runs", run=run.id)
+    assert "model org/x" in at.checkbox("opened-want-0").label
+    at.button("opened-resume").click().run()
+    assert run.record().attempts == 0
+    assert api.strangers.wanted_by(run.id)
+    at.checkbox("opened-want-0").check().run()
+    at.button("opened-resume").click().run()
+    assert not api.strangers.wanted_by(run.id)
+    assert run.record().attempts == 1

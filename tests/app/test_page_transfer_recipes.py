@@ -125,3 +125,38 @@ def test_a_strangers_judge_is_asked_only_after_a_yes_that_names_it(
     box.check().run()
     assert not at.button("start").disabled
     assert "sk-1" not in rendered(at)
+
+
+def test_uploaded_recipe_is_used_only_after_a_tick_for_each_thing_that_it_names(
+    open_page, jsonl, tmp_path
+):
+    jsonl(tmp_path / "bank.jsonl2", {"5 5": "6"})
+    private = jsonl(tmp_path / "bank.jsonl", {f"{i} + 1": f"{i} = 2" for i in range(40)})
+    tree = ["device=cpu", f"data.file='{private}'", f"data.general='{private}2'"]
+    text = api.dump_job(api.load_recipe("quick", tree))
+    at = open_page("transfer")
+    at.file_uploader("recipe-file").set_value(("r.yaml", text.encode(), "text/yaml")).run()
+    assert f"read {private}" not in rendered(at)
+    assert "read" in at.checkbox("upload-want-1").label
+    at.checkbox("upload-want-0").check().run()
+    at.button("use-upload").click().run()
+    assert recipe_shown(at).data.file is None
+    assert f"wants to read {private}" in shown(at)
+    at.checkbox("upload-want-1").check().run()
+    at.button("use-upload").click().run()
+    assert recipe_shown(at).data.file == str(private)
+
+
+def test_two_sessions_do_not_see_what_the_other_has_not_saved(open_page):
+    one = open_page("transfer")
+    text = api.dump_job(api.load_recipe("quick", ["lora.r=5", "description=secret"]))
+    one.file_uploader("recipe-file").set_value(("r.yaml", text.encode(), "text/yaml")).run()
+    one.button("use-upload").click().run()
+    one.text_input("save-name").set_value("unsaved").run()
+    assert recipe_shown(one).lora.r == 5
+    other = open_page("transfer")
+    assert "uploaded" not in other.selectbox("recipe").options
+    assert recipe_shown(other).lora.r != 5
+    assert "secret" not in rendered(other) + shown(other)
+    other = open_page("transfer", recipe="uploaded")  # the other's link names what is not here
+    assert recipe_shown(other).lora.r != 5

@@ -42,6 +42,29 @@ def test_foreign_host_is_refused_whatever_it_asks_for(server):
     assert _answer(server, "/", {"Host": own}) == 200
 
 
+def test_another_port_of_this_machine_is_as_foreign_as_any_other_page(server):
+    own = f"127.0.0.1:{server.port}"
+    for origin in ("http://127.0.0.1:1", "http://localhost:8501", "http://evil.example", "null"):
+        upgrade = _upgrade(own) | {"Origin": origin}
+        assert _answer(server, "/_stcore/stream", upgrade) == 403, origin
+        assert _answer(server, "/", {"Host": own, "Origin": origin}) == 403, origin
+    tunnel = "localhost:9999"
+    assert _answer(server, "/_stcore/stream", _upgrade(tunnel)) == 101
+    assert "external" not in server.log.read_text().lower()
+
+
+def test_no_page_can_frame_the_app_or_guess_a_kind_of_content(server):
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+    for address in ("/", "/sensitivity", "/_stcore/health", "/static/nothing.js"):
+        connection.request("GET", address)
+        answer = connection.getresponse()
+        answer.read()
+        assert answer.getheader("content-security-policy") == "frame-ancestors 'none'", address
+        assert answer.getheader("x-frame-options") == "DENY"
+        assert answer.getheader("x-content-type-options") == "nosniff"
+    connection.close()
+
+
 def test_browser_is_told_of_the_charting_code_with_the_page(server):
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
     connection.request("GET", "/sensitivity")

@@ -21,6 +21,7 @@ from nuggets.statistics.verdict import ArmRole
 from nuggets.train.arms.aligned import Hints, Memories, Regressed, States
 from nuggets.train.arms.family import Arm, Distill, Graft, Paper, Pissa, TeacherLabels, WrongTask
 from nuggets.train.arms.initialisers import Initialiser
+from nuggets.train.arms.lexicon import Lexicon, LexiconControl
 from nuggets.train.cells import CellResult, run_cell
 from tests.unit.train.tiny_lab import letters, load, make_lab
 
@@ -30,11 +31,13 @@ SMALL = {
     "hints": {"n_general": 8, "steps": 3, "batch": 4},
     "teacher_labels": {"n": 6},
     "graft": {"heal_steps": 3, "heal_batch": 4, "heal_samples": 8},
+    "lexicon": {"general_samples": 8},
 }
 ARMS = [cls(**SMALL.get(kind, {})) for kind, cls in members(Arm).items()]
 ARMS += [cls(control=True, **SMALL[cls.model_fields["kind"].default]) for cls in ALIGNED]
 ARMS += [Graft(origin=origin, **SMALL["graft"]) for origin in ("first", "random", "permuted")]
-OWN_WEIGHTS = ("full", "graft", "hints")
+ARMS += [Lexicon(control=own, **SMALL["lexicon"]) for own in get_args(LexiconControl)]
+OWN_WEIGHTS = ("full", "graft", "hints", "lexicon")
 """Arms whose export is a whole model."""
 TEST = letters(5, 99)
 
@@ -154,7 +157,7 @@ def test_the_labs_models_are_untouched(lab, before, trained):
 @each_arm
 def test_every_arm_gets_the_same_samples_and_steps(trained, arm):
     outcome = trained[arm.name].record.outcome
-    extra = {"teacher_labels": 6, "states": 8, "hints": 8}.get(arm.kind, 0)
+    extra = {"teacher_labels": 6, "states": 8, "hints": 8, "lexicon": 8}.get(arm.kind, 0)
     assert outcome.samples == (10 + extra if arm.trains else 0)
     assert outcome.steps == (4 if arm.trains else 0)
     assert (outcome.flops > 0) == arm.trains

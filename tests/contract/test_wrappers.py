@@ -22,11 +22,11 @@ from nuggets.extraction.adapter import (
 )
 from nuggets.extraction.factors import extract_factors
 from nuggets.extraction.plan import ExtractionConfig, LoraConfig, make_plan
+from nuggets.models.kinds.wrappers import outer_name
 from nuggets.models.loading import load_model, load_tokenizer
 from nuggets.models.pair import Model, ModelPair, read_spec
 from nuggets.models.references import parse_ref
 from nuggets.models.stored_weights import StoredWeights
-from nuggets.models.wrappers import outer_name
 from nuggets.preflight.headers import preflight
 from nuggets.sensitivity.hooks import compute_sensitivity
 from nuggets.sensitivity.streaming import stream_sensitivity

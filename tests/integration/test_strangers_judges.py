@@ -67,14 +67,13 @@ def work(run) -> int:
     return subprocess.run(words, env=os.environ, timeout=300, check=False).returncode
 
 
-def test_a_strangers_recipe_is_refused_before_anything_runs(
-    home, server, benchmark, nuggets, tmp_path
-):
-    recipe = tmp_path / "theirs.yaml"
+def test_a_recipe_of_ones_own_is_refused_before_anything_runs(home, server, benchmark, nuggets):
+    recipe = home / "recipes" / "theirs.yaml"
+    recipe.parent.mkdir(parents=True)
     tree = yaml.safe_load(api.dump_job(api.load_recipe("quick")))
     recipe.write_text(yaml.safe_dump(tree | {"benchmarks": [benchmark]}))
     for command in ("run", "start"):
-        ended = nuggets(command, recipe)
+        ended = nuggets(command, "theirs")
         assert ended.code == 2
         host = server.url.split("/")[2]
         assert f"sends questions and answers to {host}, which this machine" in ended.err
@@ -123,9 +122,10 @@ def test_an_imported_bundle_sends_nothing_when_it_is_resumed(
     assert nuggets("bundle", run.id, "--out", bundle).code == 0
     shutil.rmtree(home)
     assert nuggets("import", bundle).code == 0
+    api.permits.allow(server.url)
     resumed = nuggets("resume", run.id)
     assert (resumed.code, server.paths) == (2, [])
-    assert "does not allow" in resumed.err
+    assert f"would send {benchmark['data']} to {server.url}" in resumed.err
 
 
 def test_what_was_allowed_is_asked_and_no_longer_after_it_was_forgotten(

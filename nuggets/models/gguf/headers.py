@@ -12,12 +12,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any
 
-from nuggets.disk.untrusted import check_not_lfs, damaged
+from nuggets.disk.untrusted import check_not_lfs, damaged, open_file, stamp
 from nuggets.errors import Unsupported
 
-MAX_HEADER_BYTES = 100_000_000
+MAX_HEADER_BYTES = 60_000_000
+MAX_ENTRIES = 5_000_000
+"""Of all arrays together; the largest vocabularies have 260,000 words, with scores and types."""
 MAX_TENSORS = 20_000
 MAX_FIELDS = 10_000
 MAX_ROPE = 4096
@@ -178,14 +180,13 @@ def read_gguf(path: Path) -> GgufHeader:
         Unsupported: for version 1, big-endian files and unknown weight types.
     """
     check_not_lfs(path)
-    stat = path.stat()
-    return _read(path, stat.st_size, stat.st_mtime_ns)
+    return _read(path, stamp(path))
 
 
 @lru_cache(maxsize=4)
-def _read(path: Path, _size: int, _mtime_ns: int) -> GgufHeader:
+def _read(path: Path, _stamp: str) -> GgufHeader:
     # Remembered: walking over a vocabulary takes half a second, and a preflight asks four times.
-    with path.open("rb") as file:
+    with open_file(path) as file:
         try:
             return _Reader(path, file).header()
         except (struct.error, UnicodeDecodeError, OverflowError):
@@ -195,10 +196,11 @@ def _read(path: Path, _size: int, _mtime_ns: int) -> GgufHeader:
 class _Reader:
     """Walks through a header; a short read raises `struct.error`."""
 
-    def __init__(self, path: Path, file: BinaryIO):
+    def __init__(self, path: Path, file: IO[bytes]):
         self._path = path
         self._file = file
         self._size = path.stat().st_size
+        self._entries = 0
 
     def header(self) -> GgufHeader:
         magic, version = self._bytes(4), self._one("I")
@@ -259,7 +261,8 @@ class _Reader:
         if kind != _ARRAY:
             return self._one(self._scalar(kind, name))
         inner, count = self._one("I"), self._one("Q")
-        if count > MAX_HEADER_BYTES:
+        self._entries += count
+        if self._entries > MAX_ENTRIES:
             raise damaged(self._path, f"field {name!r} claims {count:,} entries")
         if inner == _STRING:
             return [self._string() for _ in range(count)]
@@ -278,7 +281,7 @@ class _Reader:
         return self._bytes(self._one("Q")).decode()
 
     def _bytes(self, count: int) -> bytes:
-        if count > self._size or self._file.tell() > MAX_HEADER_BYTES:
+        if count > self._size or self._file.tell() + count > MAX_HEADER_BYTES:
             raise damaged(self._path, "a length in the GGUF header is absurd")
         data = self._file.read(count)
         if len(data) < count:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from nuggets.extraction.plan import ExtractionConfig
-from nuggets.frozen import Frozen
+from nuggets.frozen import Frozen, check_name
 from nuggets.models.architecture import ArchSpec
 from nuggets.statistics.verdict import ArmRole, Part
 
@@ -31,9 +31,12 @@ class ArmBase(Frozen):
     """`start` if it differs from plain LoRA in nothing but what the LoRA starts from. Forms group
     arms by role and family."""
     trains: ClassVar[bool] = True
-    stacks: ClassVar[Literal["adapter", "own_base", "whole"] | None] = None
+    stacks: ClassVar[Literal["adapter", "own_base", "whole", "whole_but_words"] | None] = None
     """What it trains, if it can share a program with other arms of the same: an adapter of the
-    untouched student, an adapter of another base, or a whole model."""
+    untouched student, an adapter of another base, a whole model, or all of one but the embedding.
+    """
+    needs_teacher: ClassVar[bool] = True
+    """Whether it depends on the teacher at all, beyond the ranks that all arms share."""
     runs_teacher: ClassVar[bool] = False
     """Whether it runs the teacher or copies it whole; other arms read single matrices."""
     keeps_function: ClassVar[bool] = True
@@ -47,7 +50,9 @@ class ArmBase(Frozen):
     uncounted: ClassVar[str] = ""
     """What it does beside training that no estimate covers, in a few words."""
     kind: Any  # a literal in every arm
-    label: str | None = Field(default=None, min_length=1, max_length=40)
+    label: Annotated[str, AfterValidator(check_name)] | None = Field(
+        default=None, min_length=1, max_length=40
+    )
 
     @property
     def name(self) -> str:

@@ -22,6 +22,7 @@ from nuggets.statistics.verdict import ArmRole, Part
 from nuggets.train.arms.aligned import Hints, Memories, Regressed, States
 from nuggets.train.arms.base import ArmBase
 from nuggets.train.arms.initialisers import Corda, Eva, LoraGa, Olora, Pissa
+from nuggets.train.arms.lexicon import Lexicon
 
 if TYPE_CHECKING:
     from nuggets.compute.svd import LowRankFactors
@@ -34,6 +35,7 @@ class Vanilla(ArmBase):
     """The student as it is, without training."""
 
     role: ClassVar[ArmRole] = "reference"
+    needs_teacher: ClassVar[bool] = False
     title: ClassVar[str] = "Untouched student"
     trains = False
     kind: Literal["vanilla"] = "vanilla"
@@ -49,6 +51,7 @@ class Plain(ArmBase):
     """LoRA with its usual initialisation (A random, B zero); nothing comes from the teacher."""
 
     role: ClassVar[ArmRole] = "baseline"
+    needs_teacher: ClassVar[bool] = False
     title: ClassVar[str] = "Plain LoRA"
     stacks = "adapter"
     family = "start"
@@ -282,6 +285,7 @@ class Full(ArmBase):
     """Fine-tuning of all weights of the student."""
 
     role: ClassVar[ArmRole] = "comparator"
+    needs_teacher: ClassVar[bool] = False
     title: ClassVar[str] = "Full fine-tuning"
     stacks = "whole"
     kind: Literal["full"] = "full"
@@ -382,7 +386,8 @@ Arm = Annotated[
     | Memories
     | States
     | Hints
-    | Regressed,
+    | Regressed
+    | Lexicon,
     Field(discriminator="kind"),
 ]
 """The arms, chosen by `kind`."""

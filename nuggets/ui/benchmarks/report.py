@@ -202,7 +202,7 @@ def budget(report: api.BenchmarkReport, run: Sources) -> None:
     """What each arm was given."""
     st.subheader("Budget", anchor=False)
     frame = arm_tables.budget_frame(report)
-    tuned = f"; {report.tuned_on}" if report.tuned_on else ""
+    tuned = f"; {report.rates_chosen}" if report.rates_chosen else ""
     code = EACH_ARM.format("arm.samples, arm.steps, arm.trainable_parameters, arm.flops")
     share.table(
         frame,

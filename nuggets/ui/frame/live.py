@@ -17,7 +17,7 @@ from nuggets import api
 from nuggets.amounts import duration
 from nuggets.recipe import TransferRecipe
 from nuggets.runs.schema import RunRecord, now
-from nuggets.ui.frame import safe
+from nuggets.ui.frame import consent, safe
 
 TICK_S = 1.0
 ACTED = "nuggets-acted"
@@ -26,7 +26,7 @@ WINDOW = 7
 """Ticks of progress from which the speed is taken."""
 QUIET = ("", "queued", "running", "done")
 """Messages that say no more than the status does."""
-STAGE_WEIGHTS = {"train": 40, "tune": 20, "sensitivity": 2}
+STAGE_WEIGHTS = {"train": 40, "sensitivity": 2}
 """How long stages take against each other, roughly; others take 1."""
 
 
@@ -73,21 +73,36 @@ def _head(run: api.Run, record: RunRecord, status: api.RunStatus, key: str) -> N
                 args=(api.cancel, run.id),
             )
         if status in api.RESUMABLE:
-            st.button(
-                "Resume",
-                key=f"{key}-resume",
-                type="primary",
-                on_click=act,
-                args=(api.resume, run.id),
-                help="Continues from the last checkpoint.",
-            )
+            _resume(run, key)
 
 
-def act(action: Any, run_id: str) -> None:
+def _resume(run: api.Run, key: str) -> None:
+    with safe.shown_problems(f"{key}-stranger"):
+        if wants := api.strangers.wanted_by(run.id):
+            with st.popover("Resume…", key=f"{key}-consent"):
+                names = consent.ticked(wants, key)
+                st.button(
+                    "Allow this and resume",
+                    key=f"{key}-resume",
+                    on_click=act,
+                    args=(consent.allow_and_resume, run.id, names),
+                )
+            return
+        st.button(
+            "Resume",
+            key=f"{key}-resume",
+            type="primary",
+            on_click=act,
+            args=(api.resume, run.id),
+            help="Continues from the last checkpoint.",
+        )
+
+
+def act(action: Any, *what: Any) -> None:
     """Does something to a run from a button; what is refused is shown in the next full run."""
     st.session_state[ACTED] = True
     with safe.refused_later():
-        action(run_id)
+        action(*what)
 
 
 def overall(record: RunRecord) -> float:

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 
 import streamlit as st
 
-from nuggets.errors import NuggetsError
+from nuggets.disk import last_frame
+from nuggets.disk.last_frame import is_fault
 from nuggets.runs.schema import RunStatus
 
 REFUSED = "This did not work"
@@ -40,23 +41,27 @@ def notes(sentences: Iterable[str]) -> None:
 
 @contextmanager
 def shown_problems(key: str = "problem") -> Iterator[None]:
-    """Shows a `NuggetsError` of the block as a sentence; the rest of the page is drawn."""
+    """Shows an error of the block as a sentence; the rest of the page is drawn."""
     try:
         yield
-    except NuggetsError as error:
-        problem(error, key)
+    except BaseException as error:
+        if not is_fault(error):  # Streamlit ends a drawing with exceptions of its own
+            raise
+        problem(last_frame.sentence(error), key)
 
 
 @contextmanager
 def refused_later(place: str = "refused") -> Iterator[None]:
-    """Keeps a `NuggetsError` of a button for the next full run, where `refused` shows it.
+    """Keeps an error of a button for the next full run, where `refused` shows it.
 
     Also a decorator, for callbacks.
     """
     try:
         yield
-    except NuggetsError as error:
-        st.session_state[f"nuggets-{place}"] = str(error)
+    except BaseException as error:
+        if not is_fault(error):
+            raise
+        st.session_state[f"nuggets-{place}"] = last_frame.sentence(error)
 
 
 def refused(place: str = "refused", title: str = REFUSED) -> None:

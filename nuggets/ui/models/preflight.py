@@ -10,7 +10,7 @@ import streamlit as st
 
 from nuggets import amounts, api
 from nuggets.recipe import TransferRecipe
-from nuggets.ui.frame import safe, share, shell
+from nuggets.ui.frame import safe, share, shell, waiting
 from nuggets.ui.transfer import form, preview
 
 LOOKED_UP_FOR = 600
@@ -56,7 +56,11 @@ def look(choice: shell.Choice, recipe: TransferRecipe) -> api.Preflight:
         BadInput: if one of the two is not a model at all, or the device is not there.
     """
     remote = any(api.asks_hub(model) for model in (choice.teacher, choice.student))
-    return _kept(api.dump_job(recipe), recipe) if remote else _fresh(recipe)
+    wanted = api.dump_job(recipe)
+    if remote:
+        return _kept(wanted, recipe)
+    saying = "Checking that these models load, which takes a few seconds the first time."
+    return waiting.read("preflight", wanted, lambda: _fresh(recipe), saying)
 
 
 @st.cache_data(ttl=LOOKED_UP_FOR, max_entries=16, show_spinner="Querying the Hub…")

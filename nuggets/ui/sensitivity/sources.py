@@ -103,8 +103,9 @@ def of_run(run_id: str) -> Source:
     run = api.open_run(run_id)
     job = _job_of(run)
     try:
+        api.strangers.job_of(run)
         map = measure.measured_map(job)
-    except NuggetsError:  # its samples are gone; what the run kept is still there
+    except NuggetsError:  # a stranger's, or its samples are gone; what the run kept is there
         map = None
     map = map or api.map_of(run)
     assert map is not None

@@ -8,7 +8,7 @@ import streamlit as st
 from nuggets import api
 from nuggets.errors import BadInput, NuggetsError
 from nuggets.recipe import TransferRecipe
-from nuggets.ui.frame import fields, safe, share, shell
+from nuggets.ui.frame import consent, fields, safe, share, shell
 from nuggets.ui.transfer import form, own_samples
 
 UPLOADED = "uploaded"
@@ -131,7 +131,7 @@ def _named(name: str | None, of_run: TransferRecipe | None) -> TransferRecipe:
 
 def _recipe_of(run_id: str | None) -> TransferRecipe | None:
     try:
-        job = api.job_of(api.open_run(run_id)) if run_id else None
+        job = api.strangers.job_of(api.open_run(run_id)) if run_id else None
     except NuggetsError:
         return None
     return job if isinstance(job, TransferRecipe) else None
@@ -178,10 +178,13 @@ def _upload() -> None:
             found = api.parse_recipe(file.getvalue().decode())
         except UnicodeDecodeError:
             raise BadInput("The file is not UTF-8 text.") from None
-        st.session_state.setdefault("nuggets-recipes", {})[UPLOADED] = found
-        st.button("Use this recipe", key="use-upload", on_click=_use_upload)
+        ticked = consent.ticked(api.strangers.wants(found), "upload")
+        st.button("Use this recipe", key="use-upload", on_click=_use_upload, args=(found, ticked))
 
 
-def _use_upload() -> None:
+@safe.refused_later(REFUSED)
+def _use_upload(recipe: TransferRecipe, allowed: set[str]) -> None:
+    api.strangers.check_upload(recipe, allowed)
+    st.session_state.setdefault("nuggets-recipes", {})[UPLOADED] = recipe
     st.session_state["recipe"] = UPLOADED
     _picked()

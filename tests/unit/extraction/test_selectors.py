@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from nuggets.errors import BadInput
 from nuggets.extraction.consistent import check_cut, choose_consistent
@@ -203,6 +204,15 @@ def test_heads_that_cannot_stay_whole_start_plain_and_the_ffn_is_cut(student, se
         assert sentence in plan.plain_sentence
         assert plan.residual_agreement == 1.0
         assert [item.role for item in plan.items] == ["gate", "up", "down"] * 2
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"r": 0}, {"alpha": 0}, {"energy": 0}, {"energy": 1.1}, {"dropout": 1}]
+)
+def test_a_shape_that_cannot_be_is_refused(wrong):
+    with pytest.raises(ValidationError):
+        LoraConfig(**wrong)
+    LoraConfig(r=1, energy=1.0, dropout=0.0)
 
 
 def test_too_large_a_rank_is_refused():

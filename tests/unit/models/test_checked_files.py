@@ -18,7 +18,7 @@ from nuggets.errors import BadInput, NuggetsError
 from nuggets.models import references
 from nuggets.models.loading import checked_folder, load_model, load_tokenizer
 from nuggets.models.pair import Model, ModelPair, read_spec
-from nuggets.models.references import SIDE_FILES, model_files, parse_ref
+from nuggets.models.references import SIDE_FILES, model_digest, model_files, parse_ref
 from nuggets.models.stored_weights import StoredWeights
 from nuggets.models.vocabulary import vocabulary
 from nuggets.preflight.headers import preflight
@@ -243,3 +243,30 @@ def test_no_other_module_hands_a_folder_to_a_loader():
         ("streaming.py", "transformers.AutoConfig"),
         ("adapter.py", "PeftModel"),
     }
+
+
+def test_a_file_rewritten_with_its_old_size_and_date_is_another_file(tiny_copy, tmp_path):
+    folder = tiny_copy()
+    path = folder / "model.safetensors"
+    before, times = model_digest(parse_ref(str(folder)), tmp_path), path.stat()
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert path.stat().st_size == times.st_size
+    assert path.stat().st_mtime_ns == times.st_mtime_ns
+    assert model_digest(parse_ref(str(folder)), tmp_path) != before
+
+
+def test_every_file_of_a_data_set_on_this_machine_is_part_of_its_digest(tmp_path):
+    from nuggets.planning.cache import digest_files
+    from nuggets.recipe import DataConfig
+
+    folder = tmp_path / "set"
+    folder.mkdir()
+    (folder / "train.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
+    data = DataConfig(file=f"{folder}:train")
+    before = digest_files(data)
+    (folder / "train.jsonl").write_text('{"prompt": "a", "completion": "c"}\n')
+    assert before
+    assert digest_files(data) != before

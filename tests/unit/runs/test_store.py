@@ -128,7 +128,7 @@ def test_a_deleted_run_is_gone_and_a_running_one_stays(store, run):
         store.delete(run.id)
     assert store.list()[0].id == run.id
     store.delete(run.id)
-    assert not list(store.root.iterdir())
+    assert [path.name for path in store.root.iterdir()] == [".own"]
 
 
 def test_a_deleted_run_cannot_be_owned_or_brought_back(store, run):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from nuggets import api
 from nuggets.builtin.resolve import model_named
 from nuggets.models.references import parse_ref
-from nuggets.models.vocabulary import count_tokens
+from nuggets.models.tried import count_tokens
 from nuggets.planning import checks
 from nuggets.planning.checks import USUAL_LENGTH
 

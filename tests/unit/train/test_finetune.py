@@ -25,7 +25,7 @@ from nuggets.train.config import TrainConfig
 from nuggets.train.finetune import finetune
 from nuggets.train.lanes.training import learning_rates
 from nuggets.train.losses import DistillationLoss, answer_loss
-from nuggets.train.randomness import seeded
+from nuggets.train.randomness import generator, seeded
 from nuggets.train.schedule import count_steps, sample_order
 from tests.unit.train.tiny_lab import letters, load, make_lab
 
@@ -361,3 +361,16 @@ def test_warm_up_reaches_the_rate_after_whole_steps(
         finetune(with_lora(loaded), encoded, config, 0, tmp_path / "none", progress=progress)
         rates = [m["lr"] / config.lr for m in progress.metrics]  # those of the steps to come
         np.testing.assert_allclose(rates, shares[1:], atol=1e-9)
+
+
+def test_generators_differ_by_seed_and_name_and_never_change():
+    def first(seed, name=""):
+        return generator(seed, name).initial_seed()
+
+    seeds = (0, 1, 2, 31, 32, 33, 64, 2**16, 2**31, 2**32 - 1)
+    assert len({first(seed, name) for seed in seeds for name in ("", "a", "ab")}) == 30
+    assert first(-1) == first(2**32 - 1)
+    assert first(2**32 + 7, "a") == first(7, "a")
+    # What every recorded run rests on: NumPy promises that seed sequences never change.
+    assert first(7, "a") == 3447617405717033089
+    assert first(0) == 6569863346532939966

@@ -1,0 +1,203 @@
+"""What a recipe or run from elsewhere may touch: nothing that a person here did not allow by name.
+
+A recipe is one's own if it comes with Nuggets, is kept in the home's folder `recipes`, or was made
+or allowed here with exactly its text, which is how runs are known too. All others can be read and
+shown. Before one acts, every model, file and data set that it names beyond its own folder needs a
+yes. Which judges may be asked, and with which key, is another list: `nuggets.evaluation.permits`.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from nuggets.builtin.pairs import MODELS
+from nuggets.disk.home import nuggets_home, runs_dir
+from nuggets.errors import BadInput
+from nuggets.evaluation.judges import EndpointJudge
+from nuggets.frozen import Frozen
+from nuggets.recipe import load_job, parse_job
+from nuggets.recipe_tree import (
+    MODEL_PATHS,
+    SOURCE_PATHS,
+    Tree,
+    absolute_paths,
+    named_values,
+    read_recipe,
+    shipped_recipes,
+)
+from nuggets.runs.store import Run, RunStore
+
+
+class Want(Frozen):
+    """One thing that a stranger's job wants.
+
+    Attributes:
+        name: the path or id, exactly as the job names it.
+        what: what would be done with it, for a sentence.
+    """
+
+    name: str
+    what: str
+
+
+def wants(job: Any, folder: Path | None = None) -> tuple[Want, ...]:
+    """What a job would read, load or ask the hub for, beyond what comes with Nuggets.
+
+    Args:
+        job: any job; nothing of what it names is opened.
+        folder: where its recipe lies; what lies there too came with it.
+    """
+    asked = (*_named(job.model_dump(mode="json")), *_hub_items(job))
+    return tuple(dict.fromkeys(want for want in asked if not _came_along(want.name, folder)))
+
+
+def _named(tree: Tree) -> Iterator[Want]:
+    for path, value in named_values(tree):
+        local = Path(value).is_absolute()
+        if path in MODEL_PATHS and value not in MODELS and not value.startswith("run:"):
+            yield Want(name=value, what="load the model" if local else "ask the hub for the model")
+        elif path in SOURCE_PATHS:
+            yield Want(name=value, what="read" if local else "ask the hub for the data set")
+
+
+def _hub_items(job: Any) -> Iterator[Want]:
+    for task in getattr(job, "benchmarks", ()):
+        items, examples = task.hub
+        for home, asked in ((items, not task.data), (examples, task.shots and not task.shots_data)):
+            if home and asked:
+                yield Want(name=home, what="ask the hub for the data set")
+
+
+def _came_along(name: str, folder: Path | None) -> bool:
+    """Whether a path leads, links followed, into the recipe's folder and nowhere hidden."""
+    if folder is None or not Path(name).is_absolute():
+        return False
+    home = folder.resolve()
+    places = [Path(part).resolve() for part in (name, name.rpartition(":")[0]) if part]
+    return all(
+        place.is_relative_to(home)
+        and not any(part.startswith(".") for part in place.relative_to(home).parts)
+        for place in places
+    )
+
+
+def job_of(run: Run) -> Any:
+    """The job of a run that is about to act: to go on, be evaluated, exported or asked.
+
+    Raises:
+        BadInput: if it was made elsewhere and names anything that nobody here allowed.
+    """
+    job = load_job(run.recipe_text())
+    if not RunStore(run.folder.parent).is_own(run.recipe_text()):
+        _refuse(job, None, f"Run {run.id}", run.id)
+    return job
+
+
+def check_recipe(job: Any, tree: Tree, path: Path) -> None:
+    """Refuses a recipe's file that names what nobody here allowed.
+
+    Args:
+        job: the recipe with the changes of the person who runs it.
+        tree: what the file says, paths made absolute.
+        path: the file.
+
+    Raises:
+        BadInput: naming everything that it wants, and how to allow it.
+    """
+    if RunStore(runs_dir()).is_own(_text(tree)):
+        return
+    told = {value for _, value in named_values(tree)} | {w.name for w in _hub_items(job)}
+    if "benchmarks" not in tree:
+        told -= {want.name for want in _hub_items(job)}
+    _refuse(job, path.absolute().parent, f"The recipe {path}", str(path), told)
+
+
+def check_upload(job: Any, allowed: Collection[str]) -> None:
+    """As `check_recipe` for a recipe that a browser sent, with the names that were ticked."""
+    _check_unsent(job, "The uploaded recipe")
+    if missing := [want for want in wants(job) if want.name not in allowed]:
+        raise BadInput(f"The uploaded recipe wants to {_list(missing)}. Tick what it may use.")
+
+
+def wanted_by(what: str) -> tuple[Want, ...]:
+    """What a run or a recipe's file wants and nobody allowed yet; nothing of it is opened.
+
+    Raises:
+        BadInput: if there is neither a run nor a recipe of that name, or it can never be allowed.
+    """
+    text, job, folder = _opened(what)
+    if RunStore(runs_dir()).is_own(text):
+        return ()
+    _check_unsent(job, what)
+    return wants(job, folder)
+
+
+def allow(what: str, names: Collection[str]) -> None:
+    """Lets a run or a recipe's file, as it reads now, use what it names.
+
+    Raises:
+        BadInput: if `names` are not exactly what it wants: a yes counts for what it names.
+    """
+    asked = wanted_by(what)
+    if missing := [want for want in asked if want.name not in names]:
+        raise BadInput(f"{what} also wants to {_list(missing)}. {_how(what, asked)}")
+    if strange := sorted(set(names) - {want.name for want in asked}):
+        raise BadInput(f"{what} does not ask for {strange[0][:200]!r}.")
+    RunStore(runs_dir()).adopt(_opened(what)[0])
+
+
+def _opened(what: str) -> tuple[str, Any, Path | None]:
+    """The text that is remembered, the job, and the folder of a recipe's file."""
+    path = Path(what)
+    if not path.is_file():
+        run = RunStore(runs_dir()).open(what)
+        return run.recipe_text(), load_job(run.recipe_text()), None
+    if what in shipped_recipes():
+        raise BadInput(f"{what} comes with Nuggets; write ./{what} for the file.")
+    tree = read_recipe(path)
+    return (
+        _text(tree),
+        parse_job({"job": "transfer", **absolute_paths(tree, path.parent)}),
+        (path.absolute().parent),
+    )
+
+
+def _text(tree: Tree) -> str:
+    return yaml.safe_dump(tree, sort_keys=True)
+
+
+def _refuse(
+    job: Any, folder: Path | None, who: str, what: str, told: Collection[str] | None = None
+) -> None:
+    _check_unsent(job, who)
+    asked = wants(job, folder)
+    if missing := [want for want in asked if told is None or want.name in told]:
+        raise BadInput(
+            f"{who} was not made here, and wants to {_list(missing)}. {_how(what, asked)} Recipes "
+            f"that you keep in {nuggets_home() / 'recipes'} count as your own."
+        )
+
+
+def _how(what: str, asked: Collection[Want]) -> str:
+    words = " ".join(shlex.quote(each) for each in (what, *(want.name for want in asked)))
+    return f"If you trust it with all of this: nuggets allow {words}"
+
+
+def _check_unsent(job: Any, who: str) -> None:
+    """Refuses for good what would send a file that a stranger chose."""
+    for task in getattr(job, "benchmarks", ()):
+        if isinstance(task.judged_by, EndpointJudge) and (task.data or task.shots_data):
+            raise BadInput(
+                f"{who} was not made here and would send {task.data or task.shots_data} to "
+                f"{task.judged_by.url}. What somebody else's recipe names is never sent anywhere; "
+                f"if it is yours, keep the recipe in {nuggets_home() / 'recipes'}."
+            )
+
+
+def _list(found: Collection[Want]) -> str:
+    return ", ".join(f"{want.what} {want.name}" for want in found)

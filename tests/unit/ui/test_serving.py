@@ -1,0 +1,68 @@
+"""Who is answered: this app's own pages, for uploads of a bounded size."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from nuggets.ui.serving import OwnPagesOnly
+
+OWN = "127.0.0.1:8501"
+
+
+def ask(kind: str = "http", method: str = "GET", **headers: str) -> list[Any]:
+    """What is sent back; `reached` is in it if the app behind was asked."""
+    sent: list[Any] = []
+
+    async def behind(scope: Any, receive: Any, send: Any) -> None:
+        sent.append("reached")
+        if kind == "http":
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    named = {"host": OWN} | {name.replace("_", "-"): value for name, value in headers.items()}
+    raw = [(name.encode(), value.encode()) for name, value in named.items()]
+    scope = {"type": kind, "method": method, "headers": raw}
+    asyncio.run(OwnPagesOnly(behind)(scope, None, send))
+    return sent
+
+
+FOREIGN = ["http://127.0.0.1:9000", "http://localhost:8501", "http://evil.example", "null", "",
+           f"http://{OWN}.evil.example", f"http://evil.example/{OWN}"]  # fmt: skip
+
+
+@pytest.mark.parametrize("origin", FOREIGN)
+def test_a_foreign_origin_reaches_nothing(origin):
+    assert ask("websocket", origin=origin) == [{"type": "websocket.close", "code": 1008}]
+    start = ask("http", origin=origin)[0]
+    assert start["status"] == 403
+
+
+@pytest.mark.parametrize("host", [OWN, "localhost:9999", "[::1]:8501"])
+def test_the_origin_that_equals_the_host_is_answered_through_a_tunnel_too(host):
+    assert "reached" in ask("websocket", host=host, origin=f"http://{host}")
+    assert "reached" in ask("http", host=host, origin=f"https://{host}")
+
+
+def test_who_sends_no_origin_is_no_page_of_a_browser():
+    assert "reached" in ask("websocket")
+    assert "reached" in ask("http")
+
+
+@pytest.mark.parametrize(
+    ("length", "status"), [("", 411), ("x", 411), ("-1", 411), ("30000000", 413), ("9" * 40, 413)]
+)
+def test_an_upload_says_its_size_and_keeps_to_the_limit(length, status):
+    assert ask(method="PUT", content_length=length)[0]["status"] == status
+    assert "reached" in ask(method="PUT", content_length="20000000")
+
+
+def test_every_answer_forbids_frames_and_guesses():
+    headers = dict(ask()[-1]["headers"])
+    assert headers[b"content-security-policy"] == b"frame-ancestors 'none'"
+    assert headers[b"x-frame-options"] == b"DENY"
+    assert headers[b"x-content-type-options"] == b"nosniff"
