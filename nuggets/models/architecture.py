@@ -9,7 +9,7 @@ from pydantic import Field
 
 from nuggets.errors import BadInput, Unsupported
 from nuggets.frozen import Frozen
-from nuggets.models.architecture_table import (
+from nuggets.models.kinds.architectures import (
     ARCHITECTURES,
     ATTENTION,
     FFN,
@@ -21,6 +21,7 @@ from nuggets.models.architecture_table import (
     Matrix,
     why_unsupported,
 )
+from nuggets.models.kinds.wrappers import text_config
 
 __all__ = [
     "ARCHITECTURES",
@@ -49,6 +50,8 @@ class ArchSpec(Frozen):
     vocab_size: int = Field(ge=1, le=10_000_000)
     tied: bool
     n_positions: int | None = Field(default=None, ge=1, le=10_000_000)
+    wrapped: bool = False
+    """Whether it is the text decoder inside a model of several kinds of input."""
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> ArchSpec:
@@ -58,6 +61,8 @@ class ArchSpec(Frozen):
             Unsupported: if the architecture is not in `ARCHITECTURES`.
             BadInput: if a dimension is missing or absurd.
         """
+        if (text := text_config(config)) is not None and text.get("model_type") in ARCHITECTURES:
+            return cls.from_config(text).model_copy(update={"wrapped": True})
         kind = config.get("model_type")
         if not isinstance(kind, str) or kind not in ARCHITECTURES:
             raise Unsupported(

@@ -22,14 +22,17 @@ from transformers.utils import logging as transformers_logging
 from nuggets.data.samples import EMBEDDING_ROWS
 from nuggets.disk.commit import commit_folder
 from nuggets.disk.home import cache_dir
+from nuggets.disk.untrusted import read_json
 from nuggets.errors import BadInput, Damaged, NuggetsError, Unsupported
 from nuggets.models.architecture import ArchSpec
 from nuggets.models.fused import split_fused
 from nuggets.models.gguf.function import restore_function
 from nuggets.models.gguf.headers import read_gguf
+from nuggets.models.kinds.wrappers import WRAPPER_KEYS, text_config
 from nuggets.models.layout import is_table
 from nuggets.models.pair import read_spec
 from nuggets.models.references import (
+    CONFIG,
     TOKENIZER_CONFIG,
     ModelRef,
     model_files,
@@ -122,6 +125,8 @@ def check_model_loads(ref: ModelRef) -> ArchSpec:
 def _read(ref: ModelRef, spec: ArchSpec, dtype: torch.dtype, **options: Any) -> Any:
     """What transformers makes of the checked files, nothing filled or dropped."""
     options |= {"use_safetensors": True} if ref.format != "gguf" else _gguf_kwargs(model_path(ref))
+    if spec.wrapped:
+        options["key_mapping"] = WRAPPER_KEYS
     with _reported(f"The model {ref.source} cannot be loaded"), checked_folder(ref) as folder:
         loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
             folder,
@@ -141,7 +146,8 @@ def checked_folder(ref: ModelRef) -> Iterator[Path]:
     """A private folder that holds exactly the files that were checked, as links, for a loader.
 
     transformers applies an adapter that lies beside the weights, and follows other files that a
-    config names; here there are none. Weights stay where they are and are mapped from there.
+    config names; here there are none. Of a wrapper it holds the text model's config. Weights
+    stay where they are and are mapped from there.
 
     Raises:
         BadInput: as `model_files` does.
@@ -149,7 +155,9 @@ def checked_folder(ref: ModelRef) -> Iterator[Path]:
     with TemporaryDirectory(prefix="nuggets-model-") as private:
         folder = Path(private)
         for name, file in model_files(ref).items():
-            if name == TOKENIZER_CONFIG:
+            if name == CONFIG and (text := text_config(read_json(file))) is not None:
+                (folder / name).write_text(json.dumps(text))
+            elif name == TOKENIZER_CONFIG:
                 (folder / name).write_text(json.dumps(tokenizer_settings(file)))
             else:
                 (folder / name).symlink_to(file.resolve())

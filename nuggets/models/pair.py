@@ -187,5 +187,5 @@ def check_vocabularies(pair: ModelPair, what: str) -> None:
             f"The tokenizers of {pair.teacher.ref.source} and {pair.student.ref.source} map tokens "
             f"to different ids (vocabularies of {pair.teacher.spec.vocab_size} and "
             f"{pair.student.spec.vocab_size}), but {what} compares the two models token by token. "
-            f"Choose two models with the same tokenizer, or leave out {what}."
+            f"Choose two models with the same tokenizer, or do without {what}."
         )

@@ -107,7 +107,7 @@ def test_differing_words_are_a_note_and_a_problem_for_the_embedding(pair, tiny_c
     assert reasons["embed"] == reasons["head"] == "the same row is a different token"
     found = check(pair[0], parse_ref(str(folder)), roles=("embed", "q"))
     assert "map tokens to different ids" in found.problems[0]
-    assert found.problems[0].endswith("or leave out the roles embed and head.")
+    assert found.problems[0].endswith("or do without the roles embed and head.")
 
 
 def test_damaged_tokenizer_is_a_problem(pair, tiny_copy):

@@ -192,6 +192,7 @@ _GLM4_NORMS: dict[str, Axis] = {
     "post_self_attn_layernorm": "resid",
     "post_mlp_layernorm": "resid",
 }
+_GEMMA3 = {"num_attention_heads": 8, "num_key_value_heads": 4, "vocab_size": 262_208}
 _GEMMA = {"tie_word_embeddings": True, "head_dim": 256}
 _TIED = {"tie_word_embeddings": True}
 
@@ -223,7 +224,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         _llama_like("qwen3", _NORMS | _HEAD_NORMS, defaults={"head_dim": 128}),
         _llama_like("gemma", defaults=_GEMMA),
         _llama_like("gemma2", _NORMS | _FFN_NORMS, defaults=_GEMMA),
-        _llama_like("gemma3_text", _NORMS | _FFN_NORMS | _HEAD_NORMS, defaults=_GEMMA),
+        _llama_like("gemma3_text", _NORMS | _FFN_NORMS | _HEAD_NORMS, defaults=_GEMMA | _GEMMA3),
         _llama_like("smollm3", defaults=_usual(4, **_TIED)),
         _llama_like("granite"),
         _llama_like("olmo2", _AFTER | _WHOLE_NORMS),
