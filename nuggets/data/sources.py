@@ -13,6 +13,7 @@ from typing import Any
 
 from nuggets.data.jsonl import load_samples, read_rows
 from nuggets.data.samples import Sample
+from nuggets.disk.untrusted import at_home, exists, is_folder
 from nuggets.errors import BadInput
 from nuggets.frozen import Frozen
 
@@ -46,10 +47,10 @@ class DatasetRef(Frozen):
 
 def parse_dataset(text: str) -> DatasetRef | None:
     """Understands a data set's name; None for what can only be a file."""
-    if "\0" in text or Path(text).expanduser().exists():
+    if "\0" in text or exists(at_home(text)):
         return None
     local = _LOCAL.fullmatch(text)
-    if local and Path(local["name"]).expanduser().is_dir():
+    if local and is_folder(at_home(local["name"])):
         return DatasetRef(source=text, **local.groupdict())
     found = _REF.fullmatch(text)
     return DatasetRef(source=text, **found.groupdict()) if found else None
@@ -93,7 +94,8 @@ def dataset_rows(ref: DatasetRef) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _load(datasets: Any, ref: DatasetRef) -> Any:
-    name = str(Path(ref.name).expanduser()) if Path(ref.name).expanduser().is_dir() else ref.name
+    folder = at_home(ref.name)
+    name = str(folder) if is_folder(folder) else ref.name
     shown = datasets.is_progress_bar_enabled()
     datasets.disable_progress_bars()
     try:
