@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from nuggets.disk.untrusted import is_file, read_text
+from nuggets.disk.untrusted import at_home, exists, is_file, is_folder, read_text
 from nuggets.errors import BadInput
 
 Tree = dict[str, Any]
@@ -212,8 +212,8 @@ def check_values(value: Any, where: str = "", depth: int = 0) -> int:
     if isinstance(value, int | float) and not abs(value) <= 2**53:
         raise ValueError(f"{where}: the number is not finite, or too large")
     if isinstance(value, str):
-        text = value.replace("\n", " ") if where == "description" else value
-        if len(text) > MAX_TEXT or not text.isprintable():
+        seen = where == "description" or value.isprintable()  # that one has lines
+        if len(value) > MAX_TEXT or not seen:
             raise ValueError(f"{where}: the text is too long, or cannot be printed")
     return 1
 
@@ -239,9 +239,9 @@ def absolute_source(source: str, base: Path) -> str:
 
     path = absolute(source, base)
     folder, colon, part = source.rpartition(":")
-    if not path.exists() and colon and absolute(folder, base).is_dir():
+    if not exists(path) and colon and is_folder(absolute(folder, base)):
         return f"{absolute(folder, base)}:{part}"
-    return str(path) if path.exists() or parse_dataset(source) is None else source
+    return str(path) if exists(path) or parse_dataset(source) is None else source
 
 
 def named_source(name: str, base: Path) -> str:
@@ -259,18 +259,15 @@ def absolute_model(name: str, base: Path) -> str:
         return name
     path = absolute(name, base)
     looks_like_a_path = name.startswith((".", "/", "~"))
-    return str(path) if looks_like_a_path or path.exists() else name
+    return str(path) if looks_like_a_path or exists(path) else name
 
 
 def absolute(path: str | Path, base: Path) -> Path:
     """A path as seen from `base`, with the user's home folder spelled out."""
-    try:
-        found = (base / Path(path).expanduser()).absolute()
-    except RuntimeError:  # there is no such user behind ~name
-        found = (base / path).absolute()
+    found = (base / at_home(str(path))).absolute()
     # `a/../b` is `b`, unless `a` is a link.
     short = Path(os.path.normpath(found))
-    same = found.exists() and short.exists() and short.samefile(found)
+    same = exists(found) and exists(short) and short.samefile(found)
     return short if same else found
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
-from nuggets import api
+from nuggets import amounts, api
 from nuggets.errors import NuggetsError
 from nuggets.recipe import TransferRecipe
 from nuggets.ui.frame import live, safe, share, shell
@@ -102,6 +102,8 @@ def _overview(run: api.Run, status: api.RunStatus) -> None:
     if report is not None:
         st.text(report.verdict.sentence)
     run_actions.notes(run)
+    st.text(f"Size on disk: {amounts.size(api.pruning.size_of(run.folder))}. `nuggets prune` lists "
+            "what can be deleted.")  # fmt: skip
     with st.container(horizontal=True):
         if report is not None and st.button("Open Benchmarks", key="to-benchmarks"):
             shell.go("benchmarks")

@@ -128,6 +128,7 @@ from nuggets.studies.shipped import open_study as open_study
 from nuggets.studies.shipped import studies as studies
 from nuggets.studies.shipped import study_recipes as study_recipes
 from nuggets.views import sensitivity as views
+from nuggets.workspace import pruning as pruning
 from nuggets.workspace import strangers as strangers
 from nuggets.workspace import tour as tour
 from nuggets.workspace.recipes import compare_recipes as compare_recipes

@@ -103,7 +103,7 @@ def _subject(name: str) -> str:
     """The run with this id, unless a model has that name."""
     if name.startswith("run:"):
         return name
-    if Path(name).exists() or name in api.MODELS or "/" in name:
+    if exists(name) or name in api.MODELS or "/" in name:
         return o.absolute(name)
     known = [run.id for run in api.runs() if run.id.startswith(name)]
     return f"run:{known[0]}" if len(known) == 1 else name

@@ -32,7 +32,7 @@ _COMMANDS = {
         ("measure", "align probe plan power extract cut convert"),
         ("evaluate", "evaluate prompt"),
         ("recipes", "recipes allow"),
-        ("transfers", "run start follow cancel resume show list export compare"),
+        ("transfers", "run start follow cancel resume show list prune export compare"),
         ("studies", "paper calibrate"),
         ("transfers", "bundle import"),
         ("ask", "ask"),

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from nuggets import api
+from nuggets.disk.untrusted import exists
 from nuggets.errors import BadInput
 
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
@@ -120,7 +121,7 @@ def source_of(
         raise BadInput(f"Give one of --task, --seed-samples and --data, not {' and '.join(named)}.")
     if data is not None:
         return {"file": source(str(data))}
-    named_file = seed_samples is not None and Path(seed_samples).exists()
+    named_file = seed_samples is not None and exists(seed_samples)
     if seed_samples is not None and (named_file or seed_samples not in api.skills()):
         return {"seed_samples": source(seed_samples)}
     chosen = task if seed_samples is None else seed_samples

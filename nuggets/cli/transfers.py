@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -75,6 +75,35 @@ def list_(json: o.AsJson = False) -> None:
     if json:
         return print_json([{"run": each.id, "status": each.status()} for each in found])
     return table(("run", "status"), [(each.id, each.status()) for each in found])
+
+
+def prune(
+    kinds: Annotated[
+        list[str] | None, typer.Argument(help="runs, caches or uploads; all when not given.")
+    ] = None,
+    older_than: Annotated[
+        float, typer.Option(help="Days since a run or an upload last changed.", min=0)
+    ] = 30.0,
+    yes: Annotated[bool, typer.Option("--yes", help="Delete what is listed.")] = False,
+    json: o.AsJson = False,
+) -> None:
+    """List old runs, caches and unused uploads with their sizes, and delete them with --yes."""
+    wanted: Any = kinds or api.pruning.KINDS
+    if unknown := [kind for kind in wanted if kind not in api.pruning.KINDS]:
+        raise BadInput(f"{unknown[0]!r} is none of {', '.join(api.pruning.KINDS)}.")
+    found = api.pruning.prunable(wanted, older_than)
+    if yes:
+        found = api.pruning.prune(found)
+    total = amounts.size(sum(piece.size for piece in found))
+    if json:
+        return print_json({"deleted": yes, "pieces": found})
+    if found:
+        table(
+            ("kind", "name", "size"),
+            [(piece.kind, piece.path.name, amounts.size(piece.size)) for piece in found],
+        )
+    more = "" if yes or not found else " Add --yes to delete them."
+    return say(f"{len(found)} pieces, {total}{', deleted' if yes else ''}.{more}")
 
 
 def export(

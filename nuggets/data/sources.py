@@ -14,7 +14,7 @@ from typing import Any
 
 from nuggets.data.jsonl import load_samples, read_rows
 from nuggets.data.samples import Sample
-from nuggets.disk.untrusted import parse_json
+from nuggets.disk.untrusted import at_home, exists, is_file, is_folder, parse_json
 from nuggets.errors import BadInput
 from nuggets.frozen import Frozen
 
@@ -48,10 +48,10 @@ class DatasetRef(Frozen):
 
 def parse_dataset(text: str) -> DatasetRef | None:
     """Understands a data set's name; None for what can only be a file."""
-    if "\0" in text or Path(text).expanduser().exists():
+    if "\0" in text or exists(at_home(text)):
         return None
     local = _LOCAL.fullmatch(text)
-    if local and Path(local["name"]).expanduser().is_dir():
+    if local and is_folder(at_home(local["name"])):
         return DatasetRef(source=text, **local.groupdict())
     found = _REF.fullmatch(text)
     return DatasetRef(source=text, **found.groupdict()) if found else None
@@ -102,8 +102,8 @@ def _file_of(ref: DatasetRef) -> Path | None:
 
     `datasets` guesses: a class None would be missing, a number 4 a whole one, a date a date.
     """
-    files = (Path(ref.name).expanduser() / f"{ref.split}{kind}" for kind in (".jsonl", ".csv"))
-    return next((file for file in files if ref.config is None and file.is_file()), None)
+    files = (at_home(ref.name) / f"{ref.split}{kind}" for kind in (".jsonl", ".csv"))
+    return next((file for file in files if ref.config is None and is_file(file)), None)
 
 
 def _rows(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -120,7 +120,8 @@ def _rows(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _load(datasets: Any, ref: DatasetRef) -> Any:
-    name = str(Path(ref.name).expanduser()) if Path(ref.name).expanduser().is_dir() else ref.name
+    folder = at_home(ref.name)
+    name = str(folder) if is_folder(folder) else ref.name
     shown = datasets.is_progress_bar_enabled()
     datasets.disable_progress_bars()
     try:

@@ -61,12 +61,24 @@ def _kind(mode: int) -> str:
     return kinds.get(stat.S_IFMT(mode), "device")
 
 
-def is_file(path: Path) -> bool:
-    """Whether there is a regular file; False for names that no file can have."""
-    try:
-        return path.is_file()
-    except (OSError, ValueError):
-        return False
+def is_file(path: str | Path) -> bool:
+    """Whether there is a regular file; False for names that no file can have, as those below."""
+    return os.path.isfile(path)  # noqa: PTH113 - pathlib's raises where a name is too long
+
+
+def is_folder(path: str | Path) -> bool:
+    """Whether there is a folder."""
+    return os.path.isdir(path)  # noqa: PTH112
+
+
+def exists(path: str | Path) -> bool:
+    """Whether there is anything of that name."""
+    return os.path.exists(path)  # noqa: PTH110
+
+
+def at_home(text: str) -> Path:
+    """A path with the user's home folder spelled out, where there is such a user."""
+    return Path(os.path.expanduser(text))  # noqa: PTH111
 
 
 def read_text(path: Path, max_bytes: int) -> str:
@@ -80,7 +92,7 @@ def read_text(path: Path, max_bytes: int) -> str:
     try:
         return content.decode()
     except UnicodeDecodeError as problem:
-        raise BadInput(f"{path} is not UTF-8 text: {problem.reason}.") from None
+        raise BadInput(f"{path} cannot be read as UTF-8 text: {problem.reason}.") from None
 
 
 def check_not_lfs(path: Path) -> None:

@@ -19,7 +19,7 @@ from nuggets.data.jsonl import samples_digest
 from nuggets.data.samples import Format, Sample
 from nuggets.disk.commit import remove_folder
 from nuggets.disk.home import cache_dir
-from nuggets.disk.untrusted import sha256_file
+from nuggets.disk.untrusted import is_file, is_folder, sha256_file
 from nuggets.errors import Damaged
 from nuggets.extraction.window_request import WindowRequest
 from nuggets.models.pair import Model, ModelPair
@@ -59,9 +59,9 @@ def digest_files(data: DataConfig) -> dict[str, str]:
     sources = {name: path for name in SOURCES if (path := getattr(data, name)) is not None}
     found = {}
     for name, source in sources.items():
-        if Path(source).is_file():
+        if is_file(source):
             found[f"data.{name}"] = sha256_file(Path(source), cache_dir())
-        elif (folder := Path(source.rpartition(":")[0] or "/dev/null")).is_dir():
+        elif is_folder(folder := Path(source.rpartition(":")[0] or "/dev/null")):
             files = sorted(file for file in folder.rglob("*") if file.is_file())
             parts = [[str(f.relative_to(folder)), sha256_file(f, cache_dir())] for f in files]
             found[f"data.{name}"] = digest_of(files=parts)

@@ -19,7 +19,7 @@ from nuggets.builtin.skills import (
 from nuggets.data.jsonl import check_leakage, shared_samples
 from nuggets.data.samples import Sample
 from nuggets.data.sources import load_source, parse_dataset
-from nuggets.disk.untrusted import stamp
+from nuggets.disk.untrusted import at_home, is_file, stamp
 from nuggets.errors import BadInput
 from nuggets.recipe import AlignJob, DataConfig
 from nuggets.sensitivity.scores import Compared, Score
@@ -238,8 +238,8 @@ def check_validation(data: Datasets) -> None:
 
 def _source(source: str) -> list[Sample]:
     """Samples of a file or a data set; a file that has not changed is parsed once."""
-    path = Path(source).expanduser()
-    if not path.is_file():
+    path = at_home(source)
+    if not is_file(path):
         return load_source(source)
     return list(_parsed(source, stamp(path)))
 

@@ -14,6 +14,7 @@ from nuggets.data.jsonl import load_samples
 from nuggets.data.sources import parse_dataset
 from nuggets.disk.commit import atomic_write, make_folder
 from nuggets.disk.home import nuggets_home
+from nuggets.disk.untrusted import is_file
 from nuggets.errors import BadInput
 from nuggets.recipe import DataConfig
 from nuggets.recipe_tree import RENAMED, SOURCES, with_new_names
@@ -88,7 +89,7 @@ def own_data() -> dict[str, DataConfig]:
 
 def _is_there(source: str) -> bool:
     """Whether a file exists; a data set of the hub is taken at its word."""
-    return Path(source).is_file() or parse_dataset(source) is not None
+    return is_file(source) or parse_dataset(source) is not None
 
 
 def name_of(data: DataConfig) -> str | None:

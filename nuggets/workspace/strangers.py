@@ -17,6 +17,7 @@ import yaml
 
 from nuggets.builtin.pairs import MODELS
 from nuggets.disk.home import nuggets_home, runs_dir
+from nuggets.disk.untrusted import is_file
 from nuggets.errors import BadInput
 from nuggets.evaluation.judges import EndpointJudge
 from nuggets.frozen import Frozen
@@ -153,7 +154,7 @@ def allow(what: str, names: Collection[str]) -> None:
 def _opened(what: str) -> tuple[str, Any, Path | None]:
     """The text that is remembered, the job, and the folder of a recipe's file."""
     path = Path(what)
-    if not path.is_file():
+    if not is_file(path):
         run = RunStore(runs_dir()).open(what)
         return run.recipe_text(), load_job(run.recipe_text()), None
     if what in shipped_recipes():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import re
 import struct
 import subprocess
@@ -14,13 +15,13 @@ import pytest
 import yaml
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from nuggets.models.gguf_headers import read_gguf
 
 from nuggets import api
 from nuggets.cli.main import _COMMANDS
 from nuggets.disk import last_frame
 from nuggets.disk.home import nuggets_home
 from nuggets.errors import BadInput
-from nuggets.models.gguf_headers import read_gguf
 from nuggets.models.pair import Model
 from nuggets.models.references import parse_ref
 from nuggets.models.safetensors_headers import read_header
@@ -116,6 +117,10 @@ def test_a_home_that_cannot_be_written_still_gives_the_sentence(monkeypatch):
 # Fuzzing: whatever is written, only refusals come back
 
 
+def one_line(refused: BadInput) -> None:
+    assert "\n" not in str(refused)
+
+
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20)
     | st.sampled_from(["../../x", "/dev/zero", "org/name", "x" * 300, "run:x", "\u202e", "nan"]),
@@ -149,7 +154,7 @@ def test_any_value_in_any_field_of_a_recipe_is_taken_or_refused(place, value):
         text = yaml.safe_dump(tree)
         dump_job(load_job(text))
     except BadInput as refused:
-        assert "\n" not in str(refused)
+        one_line(refused)
 
 
 @quiet
@@ -158,7 +163,7 @@ def test_any_override_is_taken_or_refused(path, text):
     try:
         api.load_recipe("quick", [f"{path}={text}"])
     except BadInput as refused:
-        assert "\n" not in str(refused)
+        one_line(refused)
 
 
 @quiet
@@ -177,7 +182,7 @@ def test_any_bytes_in_a_header_are_taken_or_refused(tmp_path_factory, data, plac
         try:
             read(file)
         except BadInput as refused:
-            assert "\n" not in str(refused)
+            one_line(refused)
 
 
 @quiet
@@ -189,7 +194,7 @@ def test_any_bytes_in_a_header_are_taken_or_refused(tmp_path_factory, data, plac
 def test_any_value_in_a_config_is_taken_or_refused(tiny, tmp_path_factory, key, value):
     folder = tmp_path_factory.mktemp("c")
     for file in tiny().iterdir():
-        (folder / file.name).symlink_to(file)
+        os.link(file, folder / file.name)
     held = json.loads((folder / "config.json").read_text())
     (folder / "config.json").unlink()
     (folder / "config.json").write_text(json.dumps(held | {key: value}))
@@ -197,10 +202,10 @@ def test_any_value_in_a_config_is_taken_or_refused(tiny, tmp_path_factory, key, 
         model = Model(parse_ref(str(folder)))
         _ = model.headers, model.vocabulary
     except BadInput as refused:
-        assert "link" in str(refused) or "\n" not in str(refused)
+        one_line(refused)
 
 
-SLOW = ("doctor", "pairs", "calibrate")
+SLOW = ("doctor", "pairs", "calibrate", "ask")
 """What computes without being asked for more."""
 WORDS = st.sampled_from(
     ["--json", "--out", "--set", "--arm", "--seed", "--task", "--data", "--teacher", "--device",

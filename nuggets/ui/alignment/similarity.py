@@ -28,7 +28,7 @@ MEASURES = {
 ALL = "all skills"
 
 
-@st.fragment
+@safe.fragment
 @safe.shown_problems("similarity")
 def similarity(
     report: api.AlignmentReport, choice: shell.Choice, job: AlignJob, by_hand: str

@@ -100,7 +100,7 @@ def _differences(report: api.BenchmarkReport, run: Sources, look: colours.Look) 
     ).draw()
 
 
-@st.fragment
+@safe.fragment
 @safe.shown_problems("curves")
 def curves(report: api.BenchmarkReport, run: Sources) -> None:
     """Learning curves with bands, at first of the arms that decide."""
@@ -136,7 +136,7 @@ def decisive(report: api.BenchmarkReport) -> list[str]:
                       for own in rivals if own)]  # fmt: skip
 
 
-@st.fragment
+@safe.fragment
 @safe.shown_problems("answers")
 def answers(report: api.BenchmarkReport, run: api.Run, origin: Sources) -> None:
     """Two arms item by item: what was asked, what they wrote, and what flipped."""

@@ -33,7 +33,7 @@ STAGE_WEIGHTS = {"train": 40, "sensitivity": 2}
 def panel(run: api.Run, key: str = "live", losses: bool = True) -> None:
     """Draws the panel of a run in any state; training losses belong to transfers."""
     is_live = run.status() in api.LIVE
-    st.fragment(_panel, run_every=TICK_S if is_live else None)(run, key, losses, is_live)
+    safe.fragment(_panel, run_every=TICK_S if is_live else None)(run, key, losses, is_live)
 
 
 def _panel(run: api.Run, key: str, losses: bool, was_live: bool) -> None:
@@ -120,7 +120,7 @@ def overall(record: RunRecord) -> float:
 def lines(ids: tuple[str, ...]) -> None:
     """A line per run that computes or waits; the page is drawn again when one of them ends."""
     if ids:
-        st.fragment(_lines, run_every=1.5)(ids)
+        safe.fragment(_lines, run_every=1.5)(ids)
 
 
 def _lines(ids: tuple[str, ...]) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import wraps
+from typing import Any
 
 import streamlit as st
 
@@ -48,6 +50,17 @@ def shown_problems(key: str = "problem") -> Iterator[None]:
         if not is_fault(error):  # Streamlit ends a drawing with exceptions of its own
             raise
         problem(last_frame.sentence(error), key)
+
+
+def fragment(body: Callable[..., None], run_every: float | None = None) -> Callable[..., None]:
+    """A part that is drawn again by itself; an error of it is shown in its place."""
+
+    @wraps(body)
+    def drawn(*given: Any, **named: Any) -> None:
+        with shown_problems(body.__name__.strip("_")):
+            body(*given, **named)
+
+    return st.fragment(drawn, run_every=run_every)
 
 
 @contextmanager

@@ -175,7 +175,7 @@ def knows_machine() -> bool:
 def wait_for_machine() -> None:
     """Stands in for a page while a child process asks torch for devices."""
     st.text("Detecting the devices of this machine, which takes a few seconds the first time.")
-    st.fragment(_wait, run_every=0.5)()
+    safe.fragment(_wait, run_every=0.5)()
 
 
 def _wait() -> None:
@@ -187,7 +187,7 @@ def describe_machine(place: Any) -> None:
     """Shows which device `auto` is and its memory, as soon as they are known."""
     with place.container():
         known = knows_machine()
-        st.fragment(_machine, run_every=None if known else 1.0)(known)
+        safe.fragment(_machine, run_every=None if known else 1.0)(known)
 
 
 def _machine(was_known: bool) -> None:

@@ -14,6 +14,8 @@ from typing import Any, TypeVar
 
 import streamlit as st
 
+from nuggets.ui.frame import safe
+
 PATIENCE_S = 1.5
 KEPT_S = 60.0
 """How long the answer to something slow is used again, so that the page can be worked with."""
@@ -44,7 +46,7 @@ def read(key: str, wanted: str, call: Callable[[], T], saying: str) -> T:
     wait([future], PATIENCE_S)
     if not future.done():
         st.text(saying)
-        st.fragment(_look, run_every=_POLL_S)(future)
+        safe.fragment(_look, run_every=_POLL_S)(future)
         st.stop()
     if not PATIENCE_S < time.monotonic() - began < KEPT_S:
         del jobs[key]  # what is quick is read again each time, so that a changed file shows

@@ -26,7 +26,7 @@ def panel(question: Question, key: str) -> bool:
     found = api.playground.latest(question)
     if found is None:
         return False
-    st.fragment(_panel, run_every=None if found.ended else TICK_S)(found.id, key, not found.ended)
+    safe.fragment(_panel, run_every=None if found.ended else TICK_S)(found.id, key, not found.ended)
     return True
 
 

@@ -59,7 +59,7 @@ def overview(found: Sources, view: View, choice: shell.Choice) -> None:
         layers(source, n_chosen(source, choice), share.look()).draw()
 
 
-@st.fragment
+@safe.fragment
 @safe.shown_problems("map")
 def glance(found: Sources, view: View) -> None:
     """The map with its controls, which draw nothing else again; a click does."""

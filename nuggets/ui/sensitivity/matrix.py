@@ -30,7 +30,7 @@ Span = tuple[int, int]
 Read = Callable[[], np.ndarray]
 
 
-@st.fragment
+@safe.fragment
 def matrix(found: Sources, a: str, b: str | None, show: str, choice: shell.Choice) -> None:
     """One matrix of what is shown; its own controls draw nothing else again."""
     spec = found[a].map.spec

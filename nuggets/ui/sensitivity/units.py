@@ -18,7 +18,7 @@ TOP = 12
 """Neurons or heads that are listed."""
 
 
-@st.fragment
+@safe.fragment
 @safe.shown_problems("units")
 def units(found: Sources, a: str, b: str | None) -> None:
     """The most sensitive units, and what share of them every two tasks have in common."""
