@@ -33,3 +33,21 @@ def first_fault(problem: ValidationError) -> str:
     """Where the first fault is, and what is wrong: `runs.0.name: Field required`."""
     fault = problem.errors()[0]
     return f"{'.'.join(str(part) for part in fault['loc'])}: {fault['msg']}"
+
+
+def first_faults(problem: ValidationError, depth: int) -> str:
+    """The first few faults in one sentence; fields' names start at `depth`."""
+    return "; ".join(_fault(error, depth) for error in problem.errors()[:5])
+
+
+def _fault(error: Any, depth: int) -> str:
+    """One fault: which field, what is wrong, what was given."""
+    where = ".".join(str(part) for part in error["loc"][depth:])
+    if error["type"] == "extra_forbidden":
+        return f"there is no field {where}"
+    wrong = error["msg"].removeprefix("Value error, ")
+    if not where:  # a rule between fields names them itself
+        return wrong
+    text = repr(error["input"])
+    given = text if len(text) <= 60 else text[:57] + "..."
+    return f"{where}: {wrong} (got {given})"

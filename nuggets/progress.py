@@ -59,3 +59,17 @@ class InMemoryProgress:
     def log(self, text: str) -> None:
         """Keeps the sentence in `messages`."""
         self.messages.append(text)
+
+
+def with_metrics(progress: Progress | None, wanted: bool) -> Progress | None:
+    """The same receiver; without metrics where they would mix with those of another training."""
+    return progress if wanted or progress is None else _WithoutMetrics(progress)
+
+
+class _WithoutMetrics:
+    def __init__(self, progress: Progress) -> None:
+        self.check_cancelled, self.progress = progress.check_cancelled, progress.progress
+        self.log = progress.log
+
+    def metric(self, **data: Any) -> None:
+        """Keeps them to itself."""

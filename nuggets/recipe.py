@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import Field, PositiveInt, TypeAdapter, ValidationError, model_validator
 
+from nuggets.builtin.skills import SKILLS
 from nuggets.data.samples import Format
+from nuggets.erasure.orders import PartKind
 from nuggets.errors import BadInput
 from nuggets.evaluation.benchmarks import Benchmark
 from nuggets.extraction.plan import ExtractionConfig, LoraConfig
 from nuggets.extraction.selectors import WindowSelector
 from nuggets.extraction.window_request import SearchedSelector
-from nuggets.frozen import Frozen
+from nuggets.frozen import Frozen, first_faults
 from nuggets.recipe_tree import (
     absolute_paths,
     check_values,
@@ -24,7 +26,9 @@ from nuggets.recipe_tree import (
     read_recipe,
     with_new_names,
 )
-from nuggets.sensitivity.scores import Score, ThetaGrad
+from nuggets.sensitivity.config import SensitivityConfig
+from nuggets.sensitivity.scores import Contrast, Score, Specific, ThetaGrad, score_name
+from nuggets.statistics.conditions import Ground
 from nuggets.statistics.verdict import Part
 from nuggets.train.arms.family import Arm, Paper, Plain, Vanilla
 from nuggets.train.config import TrainConfig
@@ -82,42 +86,6 @@ class DataConfig(Frozen):
         sources = [self.task, self.file, self.seed_samples or self.train or self.test]
         if sum(source is not None for source in sources) > 1:
             raise ValueError("give either a task, or one file, or seed_samples, train and test")
-        return self
-
-
-class SensitivityConfig(Frozen):
-    """How sensitivity is measured.
-
-    Attributes:
-        score: what is summed over samples.
-        keep: `full` keeps every entry; `windows` the sums of rows and columns and the windows for
-            one student, searched when a matrix is complete, so that no map of the model is ever
-            held; `sums` rows and columns only.
-        dtype: of weights and gradients; accumulators are float32 in any case. `auto` is
-            bfloat16 on a GPU and float32 elsewhere.
-        max_length: tokens after which a sample is cut (the paper: 2,048).
-        method: `hooks` loads the whole model; `streaming` one block at a time from its files,
-            with the same result; `auto` streams when the model does not fit into memory, and takes
-            several samples of a small one in one pass, with the same result up to rounding.
-        processes: samples are split among so many, each with a copy of the model: one GPU each,
-            or on the CPU a share of the threads.
-        checkpoint: compute activations twice instead of keeping them; the same result.
-    """
-
-    score: Score = Field(default_factory=ThetaGrad)
-    keep: Literal["full", "windows", "sums"] = "full"
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    max_length: int = Field(default=2048, ge=8)
-    method: Literal["auto", "hooks", "streaming"] = "auto"
-    processes: int = Field(default=1, ge=1, le=64)
-    checkpoint: bool = False
-
-    @model_validator(mode="after")
-    def _one_way(self) -> SensitivityConfig:
-        if self.processes > 1 and self.method == "streaming":
-            raise ValueError(
-                "several processes need the method hooks; set method to hooks or processes to 1"
-            )
         return self
 
 
@@ -181,6 +149,47 @@ class AlignJob(Frozen):
     device: Device = "auto"
 
 
+class EraseJob(Frozen):
+    """Ask whether a map is true: set weights to 0, and measure the skill and others.
+
+    Attributes:
+        model: what is measured, in memory; its files are never touched.
+        data: the skill; its test items are not among its seed samples.
+        against: other skills: tasks, JSONL files or data sets; if empty, a task of each kind.
+        scores: by which weights are erased, beside magnitude, random, least and another's map.
+        fractions: of the weights of all layers' matrices, ascending.
+        n_items: items per skill.
+        n_maps: that of the seed samples, and of as many drawn from them with replacement.
+        parts: what is taken out part by part.
+        dtype: as in `SensitivityConfig`; `max_length` too.
+    """
+
+    job: Literal["erase"] = "erase"
+    name: str = "erase"
+    model: str
+    data: DataConfig
+    against: tuple[str, ...] = ()
+    scores: tuple[Score, ...] = Field(default=(ThetaGrad(), Specific(), Contrast()), min_length=1)
+    fractions: tuple[float, ...] = Field(default=(1e-6, 1e-5, 1e-4, 1e-3, 1e-2), min_length=1)
+    n_items: int = Field(default=32, ge=2)
+    n_maps: int = Field(default=3, ge=1, le=20)
+    parts: tuple[PartKind, ...] = ("layers", "matrices")
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    max_length: int = Field(default=2048, ge=8)
+    seed: int = 0
+    device: Device = "auto"
+
+    @model_validator(mode="after")
+    def _in_order(self) -> EraseJob:
+        ascending = sorted(set(self.fractions)) == list(self.fractions)
+        if not ascending or not 0 < self.fractions[0] <= self.fractions[-1] <= 0.5:
+            raise ValueError("fractions must ascend and lie between 0 and 0.5")
+        names = ["magnitude", "random", *map(score_name, self.scores)]  # those two always are
+        if len(set(names)) < len(names):
+            raise ValueError(f"an order is measured once; got {', '.join(names)}")
+        return self
+
+
 class EvaluateJob(Frozen):
     """Measure models, or all arms and seeds of finished transfers, on benchmarks.
 
@@ -221,6 +230,7 @@ class CutJob(Frozen):
         order: how dimensions are chosen; `permuted` is the choice by sensitivity with every
             matrix's rows and columns permuted, a control.
         data: samples that sensitivity is measured on.
+        score: what sensitivity is.
         heal: JSONL to heal on; built-in skills when not given.
         heal_steps: 0 leaves the cut as it is.
     """
@@ -231,6 +241,7 @@ class CutJob(Frozen):
     sizes: dict[str, PositiveInt] = Field(default_factory=dict)
     order: Literal["sensitivity", "first", "random", "permuted"] = "sensitivity"
     data: DataConfig = Field(default_factory=DataConfig)
+    score: Score = Field(default_factory=ThetaGrad)
     heal: str | None = None
     heal_steps: int = Field(default=0, ge=0)
     heal_lr: float = Field(default=1e-3, gt=0)
@@ -279,8 +290,8 @@ class TransferRecipe(Frozen):
             raise ValueError(f"two arms have the name {twice[0]!r}; give one of them a label")
         if not self.arms or not self.seeds:
             raise ValueError("give at least one arm and one seed")
-        if len(set(self.seeds)) != len(self.seeds) or self.train.tuning_seed in self.seeds:
-            raise ValueError("seeds must differ from each other and from train.tuning_seed")
+        if len(set(self.seeds)) != len(self.seeds):
+            raise ValueError("seeds must differ from each other")
         _check_distinct(self.benchmarks)
         return self
 
@@ -289,6 +300,14 @@ class TransferRecipe(Frozen):
         """Arm → its role in the comparison, and the treatment that it is or controls."""
         return {arm.name: arm.part(self.extraction, self.data.task) for arm in self.arms}
 
+    @property
+    def ground(self) -> Ground:
+        """What the task demands before arms can be compared on it."""
+        informed = next((arm.name for arm in self.arms if arm.kind == "teacher_labels"), "")
+        skill = SKILLS.get(self.data.task or "")
+        facts, chance = (skill.kind == "facts", skill.chance) if skill else (False, 0.0)
+        return Ground(facts, chance, informed)
+
 
 def _check_distinct(benchmarks: tuple[Benchmark, ...]) -> None:
     names = [benchmark.name for benchmark in benchmarks]
@@ -296,7 +315,7 @@ def _check_distinct(benchmarks: tuple[Benchmark, ...]) -> None:
         raise ValueError(f"the benchmark {twice[0]} is listed twice")
 
 
-AnyJob = TransferRecipe | SensitivityJob | AlignJob | EvaluateJob
+AnyJob = TransferRecipe | SensitivityJob | AlignJob | EraseJob | EvaluateJob
 """Everything a worker can do, chosen by `job`."""
 
 _JOBS: TypeAdapter[Any] = TypeAdapter(Annotated[AnyJob, Field(discriminator="job")])
@@ -338,13 +357,7 @@ def parse_job(tree: Mapping[str, Any]) -> Any:
     Raises:
         BadInput: with the first few faults in one sentence.
     """
-    try:
-        check_values(tree)
-        return _JOBS.validate_python(dict(tree))
-    except ValidationError as problem:
-        raise _refusal("The recipe is not valid", problem, 1) from None
-    except ValueError as problem:
-        raise BadInput(f"The recipe is not valid: {problem}.") from None
+    return _validated("recipe", _JOBS.validate_python, tree, 1)
 
 
 def parse_cut(tree: Mapping[str, Any]) -> CutJob:
@@ -353,31 +366,17 @@ def parse_cut(tree: Mapping[str, Any]) -> CutJob:
     Raises:
         BadInput: with the first few faults in one sentence.
     """
+    return _validated("cut", CutJob.model_validate, tree, 0)
+
+
+def _validated(what: str, validate: Callable[[Any], Any], tree: Mapping[str, Any], n: int) -> Any:
     try:
         check_values(tree)
-        return CutJob.model_validate(dict(tree))
+        return validate(dict(tree))
     except ValidationError as problem:
-        raise _refusal("The cut is not valid", problem, 0) from None
+        raise BadInput(f"The {what} is not valid: {first_faults(problem, n)}.") from None
     except ValueError as problem:
-        raise BadInput(f"The cut is not valid: {problem}.") from None
-
-
-def _refusal(what: str, problem: ValidationError, depth: int) -> BadInput:
-    faults = "; ".join(_fault(error, depth) for error in problem.errors()[:5])
-    return BadInput(f"{what}: {faults}.")
-
-
-def _fault(error: Any, depth: int) -> str:
-    """One fault: which field (its name starts at `depth`), what is wrong, what was given."""
-    where = ".".join(str(part) for part in error["loc"][depth:])
-    if error["type"] == "extra_forbidden":
-        return f"there is no field {where}"
-    wrong = error["msg"].removeprefix("Value error, ")
-    if not where:  # a rule between fields names them itself
-        return wrong
-    text = repr(error["input"])
-    given = text if len(text) <= 60 else text[:57] + "..."
-    return f"{where}: {wrong} (got {given})"
+        raise BadInput(f"The {what} is not valid: {problem}.") from None
 
 
 def anchored(job: Frozen) -> Any:

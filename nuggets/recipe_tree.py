@@ -29,6 +29,10 @@ RENAMED = {"seeds": "seed_samples", "n_seeds": "n_seed_samples"}
 MODEL_PATHS = ("teacher", "student", "model", "models", "benchmarks.judge.teacher")
 SOURCE_PATHS = (*(f"data.{name}" for name in SOURCES), "benchmarks.data", "benchmarks.shots_data")
 """Dotted fields, list places left out, that name what lies outside a recipe."""
+REFERENCE_PATHS = (
+    "against", "score.against", "scores.against", "sensitivity.score.against", "arms.score.against",
+)  # fmt: skip
+"""Each value is a built-in task, or a source of samples."""
 _APART = ("seed_samples", "train", "test")
 _RIVALS = {
     "task": ("file", *_APART),
@@ -181,6 +185,8 @@ def _seen_from(base: Path, value: Any, path: str = "") -> Any:
         return [_seen_from(base, each, path) for each in value]
     if not isinstance(value, str) or not value:
         return value
+    if path in REFERENCE_PATHS:
+        return named_source(value, base)
     if path in SOURCE_PATHS:
         return absolute_source(value, base)
     return absolute_model(value, base) if path in MODEL_PATHS else value
@@ -214,13 +220,17 @@ def check_values(value: Any, where: str = "", depth: int = 0) -> int:
 
 def named_values(tree: Tree, path: str = "") -> Iterator[tuple[str, str]]:
     """Dotted field and value of everything in a job that lies outside it: models, files, data."""
+    from nuggets.builtin.skills import SKILLS
+
+    outside = {*MODEL_PATHS, *SOURCE_PATHS, *REFERENCE_PATHS}
     for name, value in tree.items():
         place = f"{path}.{name}".removeprefix(".")
         for each in value if isinstance(value, list | tuple) else (value,):
             if isinstance(each, dict):
                 yield from named_values(each, place)
-            elif isinstance(each, str) and each and place in (*MODEL_PATHS, *SOURCE_PATHS):
-                yield place, each
+            elif isinstance(each, str) and each and place in outside:
+                inside = place in REFERENCE_PATHS and each in SKILLS
+                yield from () if inside else [(place, each)]
 
 
 def absolute_source(source: str, base: Path) -> str:
@@ -232,6 +242,13 @@ def absolute_source(source: str, base: Path) -> str:
     if not exists(path) and colon and is_folder(absolute(folder, base)):
         return f"{absolute(folder, base)}:{part}"
     return str(path) if exists(path) or parse_dataset(source) is None else source
+
+
+def named_source(name: str, base: Path) -> str:
+    """As `absolute_source`; the name of a built-in task unchanged, whatever lies below `base`."""
+    from nuggets.builtin.skills import SKILLS
+
+    return name if name in SKILLS else absolute_source(name, base)
 
 
 def absolute_model(name: str, base: Path) -> str:

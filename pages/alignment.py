@@ -9,6 +9,7 @@ from nuggets.recipe import AlignJob
 from nuggets.ui.alignment import layer_map
 from nuggets.ui.alignment import residual as residual_part
 from nuggets.ui.alignment import similarity as parts
+from nuggets.ui.alignment import words as words_part
 from nuggets.ui.frame import measure, safe, shell
 
 
@@ -39,6 +40,7 @@ def main() -> None:
             )
             return
         parts.similarity(report, choice, job, layer_map.text())
+        words_part.section(report, choice, job)
         by_hand = layer_map.usable(report.matrices["cka"].shape)
         residual_part.section(choice, by_hand)
 

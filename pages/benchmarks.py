@@ -35,6 +35,7 @@ def main() -> None:
             return
         origin = parts.Sources(run)
         verdict(report)
+        parts.started_plain(run)
         parts.arms(report, origin)
         parts.curves(report, origin)
         parts.answers(report, run, origin)
@@ -104,16 +105,22 @@ def verdict(report: api.BenchmarkReport) -> None:
 def could_show(report: api.BenchmarkReport) -> str:
     """What this design can detect, where the verdict does not say it, and what was planned."""
     judged = report.verdict.treatment
-    planned = report.planned.value if report.planned else None
+    before = ""
+    if report.planned and report.planned.value:
+        before = (
+            f"Before the run, {report.planned.value:.3f} was expected to be detectable. "
+            f"{report.planned.basis}"
+        )
     if report.verdict.kind == "no_difference":  # whose sentence says what was detectable
-        return f"Before the run, {planned:.3f} was expected to be detectable." if planned else ""
+        return before
     baselines = {arm.name for arm in report.arms.values() if arm.role == "baseline"}
     for d in report.differences:
         if d.arm == judged and d.versus in baselines and d.minimum_detectable is not None:
-            before = f"; {planned:.3f} was planned before the run" if planned else ""
+            family = f" ({d.family})" if d.family else ""
             return (
                 f"With {d.interval.n_seeds} seeds × {d.interval.n_items} items a difference of "
-                f"{d.minimum_detectable:.3f} to {d.versus} is detected 80 % of the time{before}."
+                f"{d.minimum_detectable:.3f} to {d.versus}{family} is detected 80 % of the time. "
+                f"{before}"
             )
     return ""
 

@@ -12,7 +12,7 @@ from nuggets.ui.frame import live, safe, share, shell
 from nuggets.ui.runs import actions as run_actions
 
 ANY = "any"
-KINDS = (ANY, "transfer", "sensitivity", "align", "evaluate")
+KINDS = (ANY, "transfer", "sensitivity", "align", "erase", "evaluate")
 STATUSES = (ANY, *safe.STATUS_COLOURS)
 
 

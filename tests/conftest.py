@@ -39,6 +39,20 @@ PER_ARCHITECTURE: dict[str, dict[str, Any]] = {
     "gemma": {"tie_word_embeddings": True},
     "gemma2": {"tie_word_embeddings": True, "query_pre_attn_scalar": 8},
     "gemma3_text": {"tie_word_embeddings": True, "query_pre_attn_scalar": 8},
+    "cohere": {"tie_word_embeddings": True},
+    "cohere2": {"tie_word_embeddings": True},
+    "smollm3": {"tie_word_embeddings": True},
+    "starcoder2": {"tie_word_embeddings": True},
+    "ministral3": {
+        "rope_parameters": {
+            "rope_type": "yarn",
+            "rope_theta": 10_000.0,
+            "factor": 4.0,
+            "original_max_position_embeddings": 16,
+            "llama_4_scaling_beta": 0.1,
+        }
+    },
+    "stablelm": {"head_dim": None},
     "gpt_neox": {"num_key_value_heads": None, "head_dim": None},
     "gpt2": {"tie_word_embeddings": True, "num_key_value_heads": None, "head_dim": None},
 }

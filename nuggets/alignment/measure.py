@@ -12,6 +12,7 @@ from numpy import ndarray
 from torch import nn
 
 from nuggets.alignment.linear_maps import PENALTY, r2_matrix
+from nuggets.alignment.readability import readability
 from nuggets.alignment.report import AlignmentReport
 from nuggets.alignment.similarity import cka_matrix, profile_correlation, subspace_matrix
 from nuggets.alignment.states import collect_reads, collect_states
@@ -98,6 +99,9 @@ def align_models(
             _profiles([of_teacher for of_teacher, _ in maps.values()], roles),
             _profiles([of_student for _, of_student in maps.values()], roles),
         )
+    models = {"teacher": (teacher, teacher_spec), "student": (student, student_spec)}
+    words = {skill: readability(models, fit[skill], test[skill]) for skill in fit}
+    facts["words"] = {skill: w.model_dump(mode="json") for skill, w in words.items() if w}
     if stitch:
         facts |= _stitching(sides[0], sides[1], fit, test, matrices, told)
     told.progress(len(fit) + 1, len(fit) + 1, "aligned")

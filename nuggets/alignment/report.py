@@ -66,7 +66,8 @@ class AlignmentReport:
         n_tokens: answer tokens behind `cka` and `subspace`.
         skills: whose samples were used.
         meta: JSON facts, such as `baselines` (what unrelated layers would give), `scores`
-            (skill → exact match of teacher and student on the stitching samples) and settings.
+            (skill → exact match of teacher and student on the stitching samples), `words` (skill →
+            `Readability` of single words, where answers come again) and settings.
     """
 
     matrices: Mapping[str, Float[ndarray, "_ _"]]

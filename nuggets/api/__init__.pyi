@@ -3,12 +3,15 @@
 from nuggets.alignment.report import AlignmentReport as AlignmentReport
 from nuggets.api._measuring import align as align
 from nuggets.api._measuring import cut as cut
+from nuggets.api._measuring import erase as erase
 from nuggets.api._measuring import extract as extract
 from nuggets.api._measuring import find_alignment as find_alignment
+from nuggets.api._measuring import find_erasure as find_erasure
 from nuggets.api._measuring import find_map as find_map
 from nuggets.api._measuring import measure as measure
 from nuggets.api._measuring import measure_builtin as measure_builtin
 from nuggets.api._measuring import measured_plan as measured_plan
+from nuggets.api._measuring import probe as probe
 from nuggets.api._measuring import save_alignment as save_alignment
 from nuggets.api._measuring import save_map as save_map
 from nuggets.api._models import asks_hub as asks_hub
@@ -36,6 +39,8 @@ from nuggets.builtin.skills import Skill as Skill
 from nuggets.bundles import bundle as bundles
 from nuggets.disk.home import exports_dir as exports_dir
 from nuggets.disk.outputs import refuse_existing as refuse_existing
+from nuggets.erasure import words as erasure_words
+from nuggets.erasure.report import ErasureReport as ErasureReport
 from nuggets.evaluation import permits as permits
 from nuggets.evaluation.tables import BenchmarkTable as BenchmarkTable
 from nuggets.extraction.plan import ExtractionPlan as ExtractionPlan
@@ -66,6 +71,7 @@ from nuggets.recipe import AlignJob as AlignJob
 from nuggets.recipe import AnyJob as AnyJob
 from nuggets.recipe import CutJob as CutJob
 from nuggets.recipe import DataConfig as DataConfig
+from nuggets.recipe import EraseJob as EraseJob
 from nuggets.recipe import EvaluateJob as EvaluateJob
 from nuggets.recipe import SensitivityJob as SensitivityJob
 from nuggets.recipe import TransferRecipe as TransferRecipe
@@ -76,12 +82,16 @@ from nuggets.recipe import parse_job as parse_job
 from nuggets.recipe import parse_recipe as parse_recipe
 from nuggets.recipe_tree import absolute_model as absolute_model
 from nuggets.recipe_tree import absolute_source as absolute_source
+from nuggets.recipe_tree import named_source as named_source
+from nuggets.recipe_tree import parse_yaml as parse_yaml
 from nuggets.recipe_tree import shipped_recipes as shipped_recipes
 from nuggets.runs.results import answers as answers
 from nuggets.runs.results import benchmark_tables as benchmark_tables
 from nuggets.runs.results import cells as cells
 from nuggets.runs.results import compare as compare
+from nuggets.runs.results import erasure_of as erasure_of
 from nuggets.runs.results import map_of as map_of
+from nuggets.runs.results import measured_spread as measured_spread
 from nuggets.runs.results import plan_of as plan_of
 from nuggets.runs.results import report as report
 from nuggets.runs.schema import LIVE as LIVE
@@ -92,7 +102,7 @@ from nuggets.runs.store import Run as Run
 from nuggets.sensitivity.maps import SensitivityMap as SensitivityMap
 from nuggets.stages.creating import create as create
 from nuggets.stages.exporting import save_benchmarks as save_benchmarks
-from nuggets.statistics.calibration import Calibration as Calibration
+from nuggets.statistics.error_rates import Calibration as Calibration
 from nuggets.statistics.power import DetectableEffect as DetectableEffect
 from nuggets.statistics.power import detectable_effect as detectable_effect
 from nuggets.statistics.report import ArmReport as ArmReport
@@ -101,6 +111,7 @@ from nuggets.statistics.report import CellOutcome as CellOutcome
 from nuggets.statistics.verdict import RULES as RULES
 from nuggets.studies import lessons as lessons
 from nuggets.studies.calibrating import calibration as calibration
+from nuggets.studies.calibrating import calibration_plan as calibration_plan
 from nuggets.studies.calibrating import save_calibration as save_calibration
 from nuggets.studies.documents import published_report as published_report
 from nuggets.studies.documents import save_study as save_study
@@ -108,7 +119,7 @@ from nuggets.studies.documents import study_html as study_html
 from nuggets.studies.documents import study_markdown as study_markdown
 from nuggets.studies.documents import study_report as study_report
 from nuggets.studies.figure import study_svg as study_svg
-from nuggets.studies.making import calibration_run as calibration_run
+from nuggets.studies.making import calibration_runs as calibration_runs
 from nuggets.studies.making import run_study as run_study
 from nuggets.studies.making import start_study as start_study
 from nuggets.studies.report import StudyReport as StudyReport
@@ -132,4 +143,4 @@ from nuggets.workspace.samples import remember as remember
 from nuggets.workspace.samples import save_upload as save_upload
 
 # What has another name at home; all others are exported as themselves.
-__all__ = ["bundles", "plan", "playground", "views"]
+__all__ = ["bundles", "erasure_words", "plan", "playground", "views"]

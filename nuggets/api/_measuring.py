@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nuggets.alignment.report import AlignmentReport
 from nuggets.builtin.pairs import MODELS, PAIRS
 from nuggets.builtin.resolve import pair_named
 from nuggets.builtin.skills import SKILLS
 from nuggets.disk.outputs import output_folder
+from nuggets.erasure.report import ErasureReport
 from nuggets.extraction.plan import ExtractionPlan
 from nuggets.planning import cache
+from nuggets.planning.erasing import EraseRequest
 from nuggets.planning.jobs import pair_to_plan
 from nuggets.progress import Progress
-from nuggets.recipe import AlignJob, CutJob, DataConfig, SensitivityJob, TransferRecipe
+from nuggets.recipe import AlignJob, CutJob, DataConfig, EraseJob, SensitivityJob, TransferRecipe
 from nuggets.sensitivity.maps import SensitivityMap
+
+if TYPE_CHECKING:
+    from nuggets.alignment.readability import Readability
 
 
 def find_map(job: SensitivityJob) -> SensitivityMap | None:
@@ -41,6 +47,63 @@ def align(job: AlignJob, progress: Progress | None = None) -> AlignmentReport:
     from nuggets.stages.measuring import measure_alignment
 
     return measure_alignment(job, pair_named(job.teacher, job.student), progress)
+
+
+def probe(
+    teacher: str,
+    student: str,
+    data: Mapping[str, Any],
+    device: str = "auto",
+    progress: Progress | None = None,
+) -> Readability:
+    """What can be read off single words of two models, here and now. Imports torch.
+
+    Args:
+        teacher: the model whose words may carry answers.
+        student: the one that may get them.
+        data: fields of `DataConfig`.
+        device: where both are.
+        progress: told of downloads.
+
+    Raises:
+        BadInput: if no answer of the training samples comes again in the test.
+    """
+    from nuggets.stages.probing import probe_words
+
+    wanted = DataConfig.model_validate(dict(data))
+    return probe_words(pair_named(teacher, student), wanted, device, progress)
+
+
+def find_erasure(job: EraseJob) -> ErasureReport | None:
+    """What erasing showed, if it was measured before."""
+    return EraseRequest.of(job).find()
+
+
+def erase(
+    job: EraseJob, out: Path | None = None, save: bool = False, progress: Progress | None = None
+) -> ErasureReport:
+    """Sets weights to 0 in memory and measures what is left, or returns the cached report.
+
+    Imports torch. The user's model is never written to.
+
+    Args:
+        job: what is asked for.
+        out: a new folder for the report.
+        save: write the erased model there too: by the first score, at the largest fraction.
+        progress: ticks per curve and part; can cancel.
+
+    Raises:
+        BadInput: if the model, a skill or a device is not there, the model does not know a skill,
+            or `out` exists.
+    """
+    from nuggets.stages.erasing import erase_to, measure_erasure
+
+    request = EraseRequest.of(job)
+    return (
+        measure_erasure(request, progress)
+        if out is None
+        else erase_to(request, out, save, progress)
+    )
 
 
 def measure_builtin(progress: Progress | None = None) -> None:

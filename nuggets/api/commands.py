@@ -8,8 +8,16 @@ from typing import Any
 
 from nuggets.frozen import Frozen
 from nuggets.playground.mailbox import Question
-from nuggets.recipe import AlignJob, EvaluateJob, SensitivityJob, TransferRecipe, load_recipe
+from nuggets.recipe import (
+    AlignJob,
+    EraseJob,
+    EvaluateJob,
+    SensitivityJob,
+    TransferRecipe,
+    load_recipe,
+)
 from nuggets.recipe_tree import one_line, shipped_recipes
+from nuggets.sensitivity.scores import Score
 from nuggets.workspace.recipes import fields_of, non_defaults
 
 
@@ -28,6 +36,8 @@ def as_command(job: Frozen, verb: str = "run") -> str:
         return shlex.join([*words, *(["--out", "extracted"] if verb == "extract" else [])])
     if isinstance(job, SensitivityJob):
         return shlex.join(_sensitivity(job))
+    if isinstance(job, EraseJob):
+        return shlex.join(_erasure(job))
     if isinstance(job, AlignJob):
         options = _options(
             task=job.tasks[0] if len(job.tasks) == 1 else None,
@@ -84,6 +94,33 @@ def _question(asked: Question) -> list[str]:
     return ["nuggets", "ask", asked.prompt, *options]
 
 
+def _score(score: Score) -> str:
+    """As `--score` takes it: the kind, or with the parameters that are not as usual."""
+    changed = {k: v for k, v in non_defaults(score).items() if k != "against"}
+    return one_line({"kind": score.kind, **changed}) if set(changed) - {"kind"} else score.kind
+
+
+def _erasure(job: EraseJob) -> list[str]:
+    data, given = job.data, non_defaults(job)
+    options = _options(
+        task=data.task,
+        seed_samples=data.seed_samples,
+        data=data.file,
+        against=",".join(job.against) or None,
+        n=data.n_seed_samples,
+        score=[_score(score) for score in job.scores] if "scores" in given else None,
+        fractions=",".join(f"{each:g}" for each in given.get("fractions", ())) or None,
+        items=given.get("n_items"),
+        maps=given.get("n_maps"),
+        parts=",".join(given["parts"]) if "parts" in given else None,
+        seed=given.get("seed"),
+        dtype=given.get("dtype"),
+        format=given["data"].get("format"),
+        device=given.get("device"),
+    )
+    return ["nuggets", "erase", job.model, *options, "--out", "erasure"]
+
+
 def _sensitivity(job: SensitivityJob) -> list[str]:
     data, config = job.data, job.sensitivity
     given, selectors = non_defaults(job), [selector.kind for selector in job.selectors]
@@ -92,7 +129,8 @@ def _sensitivity(job: SensitivityJob) -> list[str]:
         seed_samples=data.seed_samples,
         data=data.file,
         n=data.n_seed_samples,
-        score=config.score.kind,
+        score=_score(config.score),
+        against=",".join(getattr(config.score, "against", ())) or None,
         keep=config.keep,
         student=job.student,
         selectors=None if selectors == ["window"] else ",".join(selectors),
@@ -115,7 +153,11 @@ def as_python(job: Frozen, then: str = "") -> str:
         fields = ", ".join(f"{name}={value!r}" for name, value in non_defaults(job).items())
         asked = f"api.playground.question({fields})"
         return f"from nuggets import api\n\nprint(api.playground.ask({asked}))"
-    kinds = {SensitivityJob: "map = api.measure(job)", AlignJob: "report = api.align(job)"}
+    kinds = {
+        SensitivityJob: "map = api.measure(job)",
+        AlignJob: "report = api.align(job)",
+        EraseJob: "report = api.erase(job)",
+    }
     made = kinds.get(type(job), "run = api.run(job)")
     results = {TransferRecipe: "api.report(run)", EvaluateJob: "api.benchmark_tables(run)"}
     shown = results.get(type(job), made.partition(" ")[0])

@@ -34,7 +34,7 @@ def report_page(record: RunRecord, report: BenchmarkReport, recipe: str) -> str:
         f"<p>Run {_text(record.id)}, {_text(record.status)}.</p>"
         f"<h2>Arms: {_text(metric)}, 95 % intervals, a dot per seed</h2>"
         f"{_figure(arms, metric)}"
-        f"<p>{_text(report.tuned_on)}</p>"
+        f"<p>{_text(report.rates_chosen)}</p>"
         f"<h2>Paired differences, 95 % intervals; positive is better</h2>"
         f"{_figure(pairs, 'paired difference')}"
         f"<h2>Rules of the verdict</h2><pre>{_text(report.rules)}</pre>"

@@ -160,4 +160,5 @@ def prompt(
         say(f"{each.id}: {each.n_prompt} tokens read, {each.n_answer} in the loss")
         out.print(each.prompt, style="dim", markup=False, end="")
         out.print(each.answer, style="bold", markup=False)
+        out.print(f"Labels: {each.labels}", markup=False)
     return None

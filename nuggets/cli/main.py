@@ -27,7 +27,9 @@ _INTERRUPTED = 130  # what newer typers return after Ctrl-C; older ones raise Ab
 _COMMANDS = {
     name: module
     for module, names in (
-        ("measure", "doctor pairs preflight sensitivity align plan power extract cut convert"),
+        ("measure", "doctor pairs preflight sensitivity"),
+        ("erase", "erase"),
+        ("measure", "align probe plan power extract cut convert"),
         ("evaluate", "evaluate prompt"),
         ("recipes", "recipes allow"),
         ("transfers", "run start follow cancel resume show list prune export compare"),

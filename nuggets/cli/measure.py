@@ -10,9 +10,10 @@ import typer
 from nuggets import api
 from nuggets.amounts import duration, extent, size
 from nuggets.cli import options as o
+from nuggets.cli import scores
 from nuggets.cli.output import bars, print_json, say, table
 from nuggets.extraction.window_request import SearchedSelector
-from nuggets.sensitivity.scores import Score
+from nuggets.statistics.power import MEASURED, SEED_SD
 
 Out = Annotated[Path, typer.Option(help="A new folder; nothing is ever overwritten.")]
 
@@ -120,7 +121,8 @@ def sensitivity(
     seed_samples: o.SeedSamples = None,
     data: o.Data = None,
     n: Annotated[int, typer.Option(help="Seed samples used.")] = 32,
-    score: Annotated[str, typer.Option(help=o.one_of(Score))] = "theta_grad",
+    score: scores.Kind = "theta_grad",
+    against: scores.Against = "",
     keep: Annotated[
         str, typer.Option(help="full, windows for a --student, or sums of rows and columns.")
     ] = "full",
@@ -140,7 +142,7 @@ def sensitivity(
         "job": "sensitivity",
         "model": o.absolute(model),
         "data": {**o.source_of(task, seed_samples, data), "n_seed_samples": n, "format": format},
-        "sensitivity": {"score": {"kind": score}, "keep": keep, "dtype": dtype},
+        "sensitivity": {"score": scores.score_of(score, against), "keep": keep, "dtype": dtype},
         "student": None if student is None else o.absolute(student),
         "selectors": [{"kind": kind.strip()} for kind in selectors.split(",")],
         "device": device,
@@ -211,6 +213,43 @@ def align(
     return None
 
 
+def probe(
+    teacher: str,
+    student: str,
+    task: o.Task = None,
+    data: o.Data = None,
+    n_fit: Annotated[int, typer.Option(help="Questions that the probe is fitted on.")] = 80,
+    n_test: Annotated[int, typer.Option(help="Questions that it is asked.")] = 80,
+    format: o.Format = "paper",
+    device: o.Device = "auto",
+    json: o.AsJson = False,
+) -> None:
+    """Measure which answers can be read off single words, before training."""
+    source = o.source_of(task, None, data) | {"n_train": n_fit, "n_test": n_test}
+    with bars() as progress:
+        found = api.probe(
+            o.absolute(teacher), o.absolute(student), source | {"format": format}, device, progress
+        )
+    if json:
+        return print_json(found)
+    depth = max(len(layers) for layers in found.models.values())
+    rows = [
+        (
+            "embedding" if layer == 0 else f"after block {layer - 1}",
+            *(_accuracy(layers, layer) for layers in found.models.values()),
+        )
+        for layer in range(depth)
+    ]
+    title = f"{found.n_test} questions, fitted on {found.n_fit} others; chance {found.chance:.2f}"
+    return table(("word vector", *found.models), rows, title)
+
+
+def _accuracy(layers: tuple[Any, ...], layer: int) -> str:
+    if layer >= len(layers):
+        return ""
+    return f"{layers[layer].mean:.2f} [{layers[layer].low:.2f}, {layers[layer].high:.2f}]"
+
+
 def plan(asked: o.RecipeOptions, json: o.AsJson = False) -> None:
     """Show what a recipe would extract: layers, windows, mass kept."""
     recipe = asked.load()
@@ -219,7 +258,8 @@ def plan(asked: o.RecipeOptions, json: o.AsJson = False) -> None:
     if json:
         return print_json(made)
     show_plan(made)
-    return say(api.detectable(recipe).sentence)
+    found = api.detectable(recipe)
+    return say(f"{found.sentence} {found.basis}")
 
 
 def power(
@@ -227,27 +267,38 @@ def power(
     seeds: Annotated[int, typer.Option(help="Seeds per arm, without a recipe.")] = 3,
     items: Annotated[int, typer.Option(help="Test items, without a recipe.")] = 100,
     comparisons: Annotated[int, typer.Option(help="The baseline and the content controls.")] = 1,
-    rate: Annotated[float, typer.Option(help="Expected exact match.")] = 0.5,
+    rate: Annotated[float | None, typer.Option(help="Expected exact match; 0.5.")] = None,
+    like: Annotated[
+        str | None, typer.Option(help="A run whose plain LoRA shows rate and spread of seeds.")
+    ] = None,
     overrides: o.Overrides = None,
     json: o.AsJson = False,
 ) -> None:
     """Show which differences a design can detect, before it is run."""
-    if recipe is None:
-        found = api.detectable_effect(seeds, items, comparisons, rate)
-    else:
-        found = api.detectable(o.RecipeOptions(recipe, overrides=overrides).load())
+    if recipe is not None:
+        asked = api.detectable(o.RecipeOptions(recipe, overrides=overrides).load())
+        seeds, items, comparisons = asked.n_seeds, asked.n_items, asked.n_comparisons
+    mean, seed_sd, source = (
+        (0.5, SEED_SD, MEASURED) if like is None else api.measured_spread(api.open_run(like))
+    )
+    found = api.detectable_effect(
+        seeds, items, comparisons, mean if rate is None else rate, seed_sd, source
+    )
     if json:
-        return print_json({**found.model_dump(), "sentence": found.sentence})
+        return print_json({**found.model_dump(), "sentence": found.sentence, "basis": found.basis})
     say(found.sentence)
+    say(found.basis)
     rows = [
-        (n, *(_smallest(n, m, found) for m in (50, 100, 200, 400))) for n in (1, 2, 3, 5, 8, 12)
+        (n, *(_smallest(n, m, found) for m in (50, 100, 200, 400))) for n in (3, 4, 5, 8, 12, 20)
     ]
     title = f"smallest difference detected in {found.power:.0%} of experiments"
     return table(("seeds", *(f"{m} items" for m in (50, 100, 200, 400))), rows, title)
 
 
 def _smallest(n_seeds: int, n_items: int, like: api.DetectableEffect) -> str:
-    value = api.detectable_effect(n_seeds, n_items, like.n_comparisons, like.base_rate).value
+    value = api.detectable_effect(
+        n_seeds, n_items, like.n_comparisons, like.base_rate, like.seed_sd
+    ).value
     return "none" if value is None else f"{value:.2f}"
 
 
@@ -301,6 +352,8 @@ def cut(
     order: Annotated[str, typer.Option(help="sensitivity, first, random or permuted.")] = (
         "sensitivity"
     ),
+    score: scores.Kind = "theta_grad",
+    against: scores.Against = "",
     task: o.Task = None,
     seed_samples: o.SeedSamples = None,
     data: o.Data = None,
@@ -326,6 +379,7 @@ def cut(
             "like": None if like is None else o.absolute(like),
             "sizes": {name: size for name, size in sizes.items() if size is not None},
             "order": order,
+            "score": scores.score_of(score, against),
             "data": o.source_of(task, seed_samples, data),
             "heal": o.source(heal),
             "heal_steps": heal_steps,

@@ -44,6 +44,12 @@ def one_of(family: Any) -> str:
     return f"One of: {', '.join(members(family))}."
 
 
+def names(text: str) -> list[str]:
+    """Tasks and sources of samples, separated by commas."""
+    parts = (part.strip() for part in text.split(","))
+    return [api.named_source(part, Path.cwd()) for part in parts if part]
+
+
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", help="Any field of `nuggets recipes --schema`: lora.r=8; repeatable."),

@@ -185,6 +185,8 @@ def describe(run: api.Run, json: bool) -> None:
     say(f"{run.id}: {run.status()}")
     if report is not None:
         show_report(report)
+    if (plan := api.plan_of(run)) is not None and plan.plain:
+        say(plan.plain_sentence)
     return show_tables(run)
 
 
@@ -209,14 +211,24 @@ def show_report(report: api.BenchmarkReport) -> None:
             arm.name,
             arm.samples,
             arm.steps,
-            "" if arm.learning_rate is None else f"{arm.learning_rate:g}",
+            arm.rate_words,
+            "" if arm.learned is None else f"{arm.learned.exact_match:.2f}",
             f"{arm.trainable_parameters:,}",
             amounts.operations(arm.flops),
-            amounts.duration(arm.seconds),
+            amounts.duration(arm.all_seconds or arm.seconds),
         )
         for arm in report.arms.values()
     ]
-    spent = ("budget per seed", "samples", "steps", "lr", "trainable parameters", "compute", "time")
+    spent = (
+        "budget per seed",
+        "samples",
+        "steps",
+        "lr",
+        "training items right",
+        "trainable parameters",
+        "compute",
+        "time",
+    )
     table(spent, budget)
     pairs = [
         (
@@ -228,5 +240,5 @@ def show_report(report: api.BenchmarkReport) -> None:
     ]
     table(("paired difference", "mean", "95 %"), pairs)
     out.print(report.verdict.sentence, markup=False)
-    if report.tuned_on:
-        out.print(report.tuned_on.capitalize() + ".", markup=False)
+    if report.rates_chosen:
+        out.print(report.rates_chosen.capitalize() + ".", markup=False)

@@ -1,10 +1,6 @@
-"""Samples from JSONL files, checked line by line.
+"""Samples from JSONL files, checked line by line: one JSON object per line.
 
-One JSON object per line in one of three shapes; other keys are ignored:
-
-    {"messages": [{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}]}
-    {"prompt": "…", "completion": "…"}
-    {"question": "…", "choices": ["…", "…"], "answer": 0}    index, letter or the choice itself
+The shapes that are read stand in `nuggets.data.shapes`; `id` is kept, other keys are ignored.
 """
 
 from __future__ import annotations
@@ -18,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from nuggets.data.samples import Message, Sample
+from nuggets.data.shapes import SHAPES, encodable, read_conversation
 from nuggets.disk.untrusted import LFS_MAGIC, open_file, parse_json
 from nuggets.errors import BadInput
 
 MAX_LINE_BYTES = 1_000_000
-_SHAPES = "messages, prompt + completion, or question + choices + answer"
 _ARCHIVES = (
     b"PK\x03\x04",
     b"\x1f\x8b",
@@ -52,8 +48,7 @@ def load_samples(path: str | Path, limit: int | None = None) -> list[Sample]:
     samples = _collect(path.name, "line", ((n, parse_json, x) for n, x in _lines(path)), limit)
     if not samples:
         raise BadInput(
-            f"{path} contains no samples. Give a JSONL file with one sample on each line: "
-            f"{_SHAPES}."
+            f"{path} contains no samples. Give a JSONL file with one sample on each line: {SHAPES}."
         )
     return samples
 
@@ -70,8 +65,8 @@ def read_rows(
         source: what the rows are called in messages.
         rows: number and columns.
         limit: how many samples to read at most.
-        convert: turns columns into one of the three shapes; a KeyError or ValueError of it says
-            that a row does not fit.
+        convert: turns columns into one of the shapes of a sample; a KeyError or ValueError of it
+            says that a row does not fit.
 
     Raises:
         BadInput: naming the source, the row and the reason.
@@ -139,16 +134,7 @@ def _sample(record: Any, seen: Mapping[str, int]) -> Sample:
     """One sample from one parsed line; a fault is a ValueError with the reason."""
     if not isinstance(record, dict):
         raise ValueError("not a JSON object")
-    if "messages" in record:
-        messages, choices = _conversation(record["messages"]), ()
-    elif "prompt" in record and "completion" in record:
-        messages, choices = _turns(_text(record, "prompt"), _text(record, "completion")), ()
-    elif "question" in record and "choices" in record and "answer" in record:
-        choices = _choices(record["choices"])
-        answer = choices[_answer_index(record["answer"], choices)]
-        messages = _turns(_text(record, "question"), answer)
-    else:
-        raise ValueError(f"no sample found; a sample needs {_SHAPES}")
+    messages, choices, right = read_conversation(record)
     name = record.get("id")
     if name is None:
         name = _content_id(messages, choices, seen)
@@ -156,72 +142,7 @@ def _sample(record: Any, seen: Mapping[str, int]) -> Sample:
         raise ValueError("its id is neither text nor a whole number")
     if str(name) in seen:
         raise ValueError(f"its id {str(name)[:80]!r} was already used in line {seen[str(name)]}")
-    return Sample(id=_encodable(str(name), "id"), messages=messages, choices=choices)
-
-
-def _conversation(turns: Any) -> tuple[Message, ...]:
-    """User and assistant in turn, an optional system message first, the assistant last."""
-    if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
-        raise ValueError("messages is not a list of objects with role and content")
-    roles = [turn.get("role") for turn in turns]
-    spoken = roles[1:] if roles[:1] == ["system"] else roles
-    expected = ["user", "assistant"] * (len(spoken) // 2)
-    if not spoken or spoken != expected:
-        heard = json.dumps(roles, ensure_ascii=False)[:200]
-        raise ValueError(
-            "roles must alternate between user and assistant, ending with assistant (a system "
-            f"message may come first), but are {heard}"
-        )
-    return tuple(Message(role=turn["role"], content=_text(turn, "content")) for turn in turns)
-
-
-def _turns(prompt: str, answer: str) -> tuple[Message, ...]:
-    return (Message(role="user", content=prompt), Message(role="assistant", content=answer))
-
-
-def _text(record: Mapping[str, Any], key: str) -> str:
-    value = record.get(key)
-    if not isinstance(value, str) or not value.strip():
-        raise ValueError(f"{key} is missing, empty or not text")
-    return _encodable(value, key)
-
-
-def _encodable(text: str, key: str) -> str:
-    # JSON can spell half a character (a lone surrogate), which no tokenizer can read.
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise ValueError(f"{key} contains half a character (a lone surrogate)") from None
-    return text
-
-
-def _choices(value: Any) -> tuple[str, ...]:
-    if not isinstance(value, list) or not 2 <= len(value) <= 26:
-        raise ValueError("choices is not a list of 2 to 26 strings")
-    choices = tuple(_text({"a choice": choice}, "a choice") for choice in value)
-    if len(set(choices)) < len(choices):
-        raise ValueError("choices contains the same text twice")
-    return choices
-
-
-def _answer_index(answer: Any, choices: Sequence[str]) -> int:
-    """Which choice is right: given by index from 0, by letter, or by its text."""
-    if isinstance(answer, int) and not isinstance(answer, bool):
-        if 0 <= answer < len(choices):
-            return answer
-        raise ValueError(
-            f"answer is {answer}, but the choices are numbered 0 to {len(choices) - 1}"
-        )
-    meant: set[int] = set()
-    if isinstance(answer, str):
-        letter = answer.strip().upper()
-        place = ord(letter) - ord("A") if len(letter) == 1 else -1
-        meant |= {place} if 0 <= place < len(choices) else set()
-        meant |= {i for i, choice in enumerate(choices) if choice == answer}
-    if len(meant) != 1:
-        fault = "matches two of the choices" if meant else "matches none of the choices"
-        raise ValueError(f"answer {str(answer)[:80]!r} {fault}; give its index, from 0")
-    return meant.pop()
+    return Sample(id=encodable(str(name), "id"), messages=messages, choices=choices, right=right)
 
 
 def _content_id(

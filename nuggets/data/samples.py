@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from datetime import date
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from nuggets.errors import BadInput
 from nuggets.frozen import Frozen
+
+EMBEDDING_ROWS = "embedding_rows"
+"""Attribute of a loaded tokenizer: how many ids its model has an embedding for."""
 
 Format = Literal["paper", "chat"]
 """How a conversation is written: as in the paper's data, or by the tokenizer's own template."""
 
 IGNORED = -100
 """Label of tokens that do not enter the loss (PyTorch's `ignore_index`)."""
+
+TODAY = date(2024, 7, 26)
+"""The day on which every chat template believes to be rendered, so that a prompt is the same
+tomorrow; it is the one that Llama 3's template falls back to."""
+_CLOCK = re.compile(r"""strftime_now\(\s*(['"])(.*?)\1\s*\)""")
 
 Encoded = tuple[list[int], list[int]]
 """Token ids and labels of one sample, of equal length; labels are `IGNORED` on the prompt."""
@@ -31,12 +41,18 @@ class Sample(Frozen):
     """One example: a conversation that ends with the assistant's answer.
 
     `choices`, when given, are the answers that compete in choice accuracy; the right one is
-    the last message's content.
+    the last message's content, and the one at `right` where several choices have that text.
     """
 
     id: str
     messages: tuple[Message, ...] = Field(min_length=2)
     choices: tuple[str, ...] = ()
+    right: int | None = None
+
+    @model_serializer(mode="wrap")
+    def _written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without `right` where it says nothing, as samples were written before they had it."""
+        return {name: x for name, x in write(self).items() if name != "right" or x is not None}
 
     @classmethod
     def of(cls, id: str, prompt: str, answer: str, choices: Sequence[str] = ()) -> Sample:
@@ -53,6 +69,11 @@ class Sample(Frozen):
     def answer(self) -> str:
         """What the assistant should say."""
         return self.messages[-1].content
+
+    @property
+    def place(self) -> int:
+        """The place of the right choice among `choices`."""
+        return self.choices.index(self.answer) if self.right is None else self.right
 
 
 def render(messages: Sequence[Message], eos: str) -> str:
@@ -94,11 +115,10 @@ def texts(sample: Sample, tokenizer: Any, format: Format = "paper") -> tuple[str
     from jinja2 import TemplateError
 
     turns = [{"role": m.role, "content": m.content.strip()} for m in sample.messages]
+    given = {"tokenize": False, "chat_template": _dated(tokenizer.get_chat_template())}
     try:
-        whole = tokenizer.apply_chat_template(turns, tokenize=False).rstrip()
-        prompt = tokenizer.apply_chat_template(
-            turns[:-1], tokenize=False, add_generation_prompt=True
-        )
+        whole = tokenizer.apply_chat_template(turns, **given).rstrip()
+        prompt = tokenizer.apply_chat_template(turns[:-1], add_generation_prompt=True, **given)
     except TemplateError as problem:
         raise BadInput(
             f"The chat template refuses sample {sample.id!r}: {problem}. Choose the format paper."
@@ -109,6 +129,17 @@ def texts(sample: Sample, tokenizer: Any, format: Format = "paper") -> tuple[str
             "alone, so the answer cannot be separated from the question. Choose the format paper."
         )
     return whole, prompt
+
+
+def _dated(template: str) -> str:
+    """A chat template that reads no clock: `TODAY` stands wherever it asks for the date."""
+    dated = _CLOCK.sub(lambda call: repr(TODAY.strftime(call[2])), template)
+    if "strftime_now(" in dated:
+        raise BadInput(
+            "The chat template writes the time of day in a way that cannot be pinned, so that a "
+            "prompt would be another one tomorrow. Choose the format paper."
+        )
+    return dated
 
 
 def answer_ends(tokenizer: Any, format: Format = "paper") -> tuple[int, ...]:
@@ -132,11 +163,25 @@ def tokenize(tokenizer: Any, texts: Sequence[str], format: Format = "paper") -> 
         tokenizer: a transformers tokenizer.
         texts: what is read.
         format: `paper` has the tokenizer's own special tokens in front, a chat template wrote them.
+
+    Raises:
+        BadInput: if a text contains a token that the model has no embedding for.
     """
     special = format == "paper"
     rows = tokenizer(list(texts), add_special_tokens=special, verbose=False)["input_ids"]
     appended = _appended(tokenizer) if special else 0
+    _refuse_beyond(tokenizer, rows)
     return [list(row[: len(row) - appended]) for row in rows]
+
+
+def _refuse_beyond(tokenizer: Any, rows: Sequence[Sequence[int]]) -> None:
+    """Refuses a text with a token that the model has no row for, such as Gemma 3's image."""
+    n = getattr(tokenizer, EMBEDDING_ROWS, None)
+    for token in (token for row in rows for token in row if n is not None and token >= n):
+        raise BadInput(
+            f"A text contains {tokenizer.convert_ids_to_tokens(token)!r}, token {token} of the "
+            f"tokenizer, but the embedding has only {n} rows. Remove it from the text."
+        )
 
 
 def _appended(tokenizer: Any) -> int:

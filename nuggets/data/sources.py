@@ -6,6 +6,7 @@ machine; revision and config may be left out. HF_HOME, HF_TOKEN and HF_HUB_OFFLI
 
 from __future__ import annotations
 
+import csv
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,12 +14,12 @@ from typing import Any
 
 from nuggets.data.jsonl import load_samples, read_rows
 from nuggets.data.samples import Sample
-from nuggets.disk.untrusted import at_home, exists, is_folder
+from nuggets.disk.untrusted import at_home, exists, is_file, is_folder, parse_json
 from nuggets.errors import BadInput
 from nuggets.frozen import Frozen
 
 Convert = Callable[[dict[str, Any]], dict[str, Any]]
-"""From a row of a data set to one of the three shapes of a sample."""
+"""From a row of a data set to one of the shapes of a sample."""
 
 _WORD = r"[\w][\w.-]*"
 _REF = re.compile(
@@ -82,6 +83,9 @@ def dataset_rows(ref: DatasetRef) -> Iterator[tuple[int, dict[str, Any]]]:
     Raises:
         BadInput: if `datasets` is not installed, or cannot load what is named.
     """
+    if (file := _file_of(ref)) is not None:
+        yield from _rows(file)
+        return
     try:
         import datasets
     except ImportError:
@@ -91,6 +95,28 @@ def dataset_rows(ref: DatasetRef) -> Iterator[tuple[int, dict[str, Any]]]:
         ) from None
     for number, row in enumerate(_load(datasets, ref), start=1):
         yield number, {name: value for name, value in row.items() if value is not None}
+
+
+def _file_of(ref: DatasetRef) -> Path | None:
+    """The one file of a folder that holds a split, which is read as it stands.
+
+    `datasets` guesses: a class None would be missing, a number 4 a whole one, a date a date.
+    """
+    files = (at_home(ref.name) / f"{ref.split}{kind}" for kind in (".jsonl", ".csv"))
+    return next((file for file in files if ref.config is None and is_file(file)), None)
+
+
+def _rows(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    number = 0
+    with file.open(encoding="utf-8-sig", newline="") as lines:
+        rows = csv.DictReader(lines, strict=True) if file.suffix == ".csv" else (
+            parse_json(line.encode()) for line in lines if line.strip()
+        )  # fmt: skip
+        try:
+            for number, row in enumerate(rows, start=1):
+                yield number, row
+        except (csv.Error, ValueError) as problem:
+            raise BadInput(f"{file} row {number + 1} cannot be read: {problem}.") from None
 
 
 def _load(datasets: Any, ref: DatasetRef) -> Any:

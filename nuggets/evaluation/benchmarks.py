@@ -19,6 +19,7 @@ from nuggets.errors import BadInput
 from nuggets.evaluation import items as make
 from nuggets.evaluation.items import Item
 from nuggets.evaluation.judges import Judge
+from nuggets.evaluation.numbers import NUMBER, same_number
 from nuggets.frozen import Frozen
 
 Tree = dict[str, Any]
@@ -145,13 +146,12 @@ class Gsm8k(Task):
 
     def settings(self) -> Tree:
         """Free text; the last number counts, and beside it the number after `answer is`."""
-        number = r"(-?\$?[0-9][0-9,]*(?:\.[0-9]+)?)"
-        exact = {"ignore_case": True, "regexes_to_ignore": [",", "\\$", r"\.0+$", r"\.$"]}
         return _free(self.max_new_tokens, "Question:") | {
-            "metric_list": [_mean("exact_match") | exact],
+            "process_results": same_number,
+            "metric_list": [_mean("exact_match")],
             "filter_list": [
-                _filter("last-number", number, -1),
-                _filter("answer-is", "answer is:? " + number, 0),
+                _filter("last-number", NUMBER, -1),
+                _filter("answer-is", "answer is:? " + NUMBER, 0),
             ],
         }
 
@@ -176,7 +176,7 @@ class Mmlu(Task):
         return _choice() | {"metric_list": [_mean("acc")]}
 
     def _item(self, sample: Sample, examples: Sequence[Sample]) -> Item:
-        return make.mmlu_item(make.lettered(sample), [make.lettered(e) for e in examples])
+        return make.mmlu_item(sample, examples)
 
     def _examples(self, sample: Sample, examples: Sequence[Sample]) -> Sequence[Sample]:
         """Examples of the item's own subject come first; others fill up."""
@@ -237,7 +237,7 @@ class SkillTask(Task):
 
     def _item(self, sample: Sample, examples: Sequence[Sample]) -> Item:
         choices = sample.choices or (sample.answer,)
-        right = choices.index(sample.answer)
+        right = sample.place if sample.choices else 0
         return Item(sample=sample, target=sample.answer, choices=choices, right=right)
 
 
@@ -312,7 +312,7 @@ def _skill_metrics(doc: Tree, results: Sequence[tuple[float, bool]]) -> dict[str
     }
     if len(results) > 1:
         best = max(range(len(results)), key=lambda place: likelihoods[place])  # ties: the first
-        values["choice"] = float(best == right)
+        values["choice"] = float(doc["choices"][best] == doc["choices"][right])
     return values
 
 

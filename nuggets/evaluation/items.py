@@ -8,13 +8,13 @@ from typing import Any
 
 from nuggets.data.samples import Message, Sample
 from nuggets.errors import BadInput
+from nuggets.evaluation.numbers import declared_number
 from nuggets.frozen import Frozen
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 GSM8K_HEADER = "Answer the following question."
 MMLU_HEADER = "The following are multiple choice questions (with answers)"
 
-_NUMBER = re.compile(r"-?\$?[0-9][0-9,]*(?:\.[0-9]+)?")
 _LETTER = re.compile(r"(?P<opening>.*?)\(?(?P<letter>[A-Z])\)?\.?\s*", re.DOTALL)
 _OPTION = re.compile(r"^([A-Z])\. ", re.MULTILINE)
 _CALCULATOR = re.compile(r"<<.*?>>")
@@ -59,19 +59,13 @@ def with_examples(sample: Sample, examples: Sequence[Sample], header: str, joint
     return sample.model_copy(update={"messages": messages})
 
 
-def last_number(text: str) -> str | None:
-    """The last number in a text, without commas and dollar signs."""
-    found = _NUMBER.findall(text)
-    return found[-1].replace(",", "").replace("$", "").removesuffix(".0") if found else None
-
-
 def gsm8k_item(sample: Sample, examples: Sequence[Sample]) -> Item:
-    """A word problem; the target is the last number of its answer.
+    """A word problem; the target is the number that its answer gives as its result.
 
     Raises:
         BadInput: if the answer holds no number.
     """
-    target = last_number(sample.answer)
+    target = declared_number(sample.answer)
     if target is None:
         raise BadInput(
             f"The answer of sample {sample.id!r} contains no number, so this is not a GSM8K item."
@@ -93,9 +87,10 @@ def lettered(sample: Sample) -> Sample:
     """A question with choices as MMLU writes it: options by letter, the letter as the answer."""
     if not sample.choices:
         return sample
+    head, question = split_header(sample.prompt.strip(), MMLU_HEADER)
     options = [f"{LETTERS[i]}. {choice}" for i, choice in enumerate(sample.choices)]
-    text = "\n".join([f"{MMLU_HEADER}.\n\n{sample.prompt.strip()}", *options, "Answer:"])
-    letter = LETTERS[sample.choices.index(sample.answer)]
+    text = "\n".join([f"{head or f'{MMLU_HEADER}.'}\n\n{question}", *options, "Answer:"])
+    letter = LETTERS[sample.place]
     asked = (Message(role="user", content=text), Message(role="assistant", content=letter))
     return Sample(id=sample.id, messages=(*sample.messages[:-2], *asked))
 
@@ -114,7 +109,8 @@ def mmlu_item(sample: Sample, examples: Sequence[Sample]) -> Item:
     Raises:
         BadInput: if the question has no lettered options, or the answer is none of them.
     """
-    letters = tuple(dict.fromkeys(_OPTION.findall(split_header(sample.prompt, MMLU_HEADER)[1])))
+    given, sample = len(sample.choices), lettered(sample)
+    letters = tuple(LETTERS[:given]) or _letters(split_header(sample.prompt, MMLU_HEADER)[1])
     found = _LETTER.fullmatch(sample.answer.strip())
     if len(letters) < 2 or found is None or found["letter"] not in letters:
         raise BadInput(
@@ -123,7 +119,7 @@ def mmlu_item(sample: Sample, examples: Sequence[Sample]) -> Item:
             f"{sample.answer[:60]!r}."
         )
     shown = [e.model_copy(update={"messages": (*e.messages[:-1], _only_letter(e))})
-             for e in examples]  # fmt: skip
+             for e in map(lettered, examples)]  # fmt: skip
     opening = found["opening"].rstrip()
     return Item(
         sample=with_examples(sample, shown, MMLU_HEADER, " "),
@@ -134,19 +130,31 @@ def mmlu_item(sample: Sample, examples: Sequence[Sample]) -> Item:
     )
 
 
+def _letters(text: str) -> tuple[str, ...]:
+    """The letters of the options that end a question: A, B, … in turn, whatever stands above them.
+
+    A statement `I. …` of the question is no option, nor is an `A. …` above the last one.
+    """
+    found = _OPTION.findall(text)
+    start = len(found) - 1 - found[::-1].index("A") if "A" in found else len(found)
+    letters = ""
+    for letter in found[start:]:
+        letters += letter if letter == LETTERS[len(letters)] else ""
+    return tuple(letters)
+
+
 def _only_letter(sample: Sample) -> Message:
     found = _LETTER.fullmatch(sample.answer.strip())
     return Message(role="assistant", content=found["letter"] if found else sample.answer)
 
 
 def mmlu_row(row: dict[str, Any]) -> dict[str, Any]:
-    """A row of `cais/mmlu` in the paper's format."""
+    """A row of `cais/mmlu`, its subject in the instruction as in the paper's format."""
     if "messages" in row or "subject" not in row:
         return row
-    options = [f"{LETTERS[i]}. {choice}" for i, choice in enumerate(row["choices"])]
     about = str(row["subject"]).replace("_", " ")
-    text = "\n".join([f"{MMLU_HEADER} about {about}.\n\n{row['question']}", *options, "Answer:"])
-    return turns(text, LETTERS[int(row["answer"])])
+    question = f"{MMLU_HEADER} about {about}.\n\n{row['question']}"
+    return {"question": question, "choices": row["choices"], "answer": int(row["answer"])}
 
 
 def super_ni_row(row: dict[str, Any]) -> dict[str, Any]:

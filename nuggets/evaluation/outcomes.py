@@ -209,7 +209,7 @@ def _value(metric: str, scores: list[Likelihood], own: list[int], sample: Sample
     right = own[sample.choices.index(sample.answer)] if len(own) > 1 else own[0]
     if metric == "choice":
         best = max(own, key=lambda place: scores[place].log_likelihood)  # ties: the first
-        return float(best == right)
+        return float(sample.choices[own.index(best)] == sample.answer)  # it may stand there twice
     if metric == "exact_match":
         return float(scores[right].greedy)
     return -scores[right].log_likelihood / scores[right].n_tokens

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import re
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,6 +23,7 @@ from nuggets.extraction.adapter_options import check_options
 from nuggets.extraction.plan import LoraConfig
 from nuggets.models.architecture import ArchSpec
 from nuggets.models.fused import join_fused, stored_factors
+from nuggets.models.kinds.wrappers import names_a_wrapper, outer_name
 from nuggets.models.safetensors_headers import read_header
 
 if TYPE_CHECKING:  # PEFT imports all its methods, half a second; measuring needs none
@@ -206,9 +209,12 @@ def save_adapter(
         card: text of the model card.
     """
     tensors = {}
+    apart = spec.tied and not {spec.module("embed"), spec.module("head")}.isdisjoint(weights)
     weights, scales = stored_factors(weights, scales, spec)
+    weights = {_named(spec, name): pair for name, pair in weights.items()}
+    scales = {_named(spec, name): scale for name, scale in scales.items()}
     for name, (a, b) in weights.items():
-        embedding = name == spec.module("embed")
+        embedding = name == _named(spec, spec.module("embed"))
         kind, tail = ("lora_embedding_", "") if embedding else ("lora_", ".weight")
         prefix = f"base_model.model.{name}.{kind}"
         tensors[f"{prefix}A{tail}"] = a.cpu().float().contiguous()
@@ -221,8 +227,12 @@ def save_adapter(
     config.inference_mode = True
     config.target_modules = sorted(ranks)  # PEFT keeps a set, whose order changes from day to day
     config.save_pretrained(str(folder))
-    apart = spec.tied and not {spec.module("embed"), spec.module("head")}.isdisjoint(weights)
     (folder / CARD).write_text(card + (TIED if apart else ""))
+
+
+def _named(spec: ArchSpec, module: str) -> str:
+    """A module as the untouched student names it."""
+    return outer_name(module) if spec.wrapped else module
 
 
 def untie_adapter(folder: Path, spec: ArchSpec, embedding: Callable[[], Tensor]) -> None:
@@ -243,7 +253,7 @@ def untie_adapter(folder: Path, spec: ArchSpec, embedding: Callable[[], Tensor])
     """
     config = json.loads((folder / CONFIG).read_text())
     targets, head = set(config["target_modules"]), spec.module("head")
-    if not spec.tied or targets.isdisjoint({spec.module("embed"), head}):
+    if not spec.tied or targets.isdisjoint({_named(spec, spec.module("embed")), head}):
         return
     if targets == {head}:
         raise BadInput(
@@ -283,7 +293,7 @@ def load_adapter(model: Any, folder: Path, name: str = ADAPTER) -> PeftModel:
     if bad := [key for key, tensor in stored.items() if not torch.isfinite(tensor).all()]:
         raise BadInput(f"The adapter in {folder} has NaN or infinite values in {bad[0]}.")
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _for_text(model, folder, stored) as (folder, stored):
             warnings.simplefilter("ignore")  # PEFT only warns where the check below refuses
             if is_wrapped(model):
                 model.load_adapter(str(folder), adapter_name=name)
@@ -299,6 +309,22 @@ def load_adapter(model: Any, folder: Path, name: str = ADAPTER) -> PeftModel:
         what = "is missing" if wrong[0] in expected else "does not exist in the model"
         raise BadInput(f"The adapter in {folder} does not fit this model: {wrong[0]} {what}.")
     return peft
+
+
+@contextmanager
+def _for_text(
+    model: Any, folder: Path, stored: dict[str, Tensor]
+) -> Iterator[tuple[Path, dict[str, Tensor]]]:
+    """The adapter under the names of a text model, where it was written for a wrapper of it."""
+    if not names_a_wrapper(stored) or names_a_wrapper(name for name, _ in model.named_modules()):
+        yield folder, stored
+        return
+    with TemporaryDirectory(prefix="nuggets-adapter-") as private:
+        text = (folder / CONFIG).read_text().replace('"model.language_model.', '"model.')
+        (Path(private) / CONFIG).write_text(text)
+        inner = {name.replace(".model.language_model.", ".model."): x for name, x in stored.items()}
+        save_file(inner, Path(private) / WEIGHTS, metadata={"format": "pt"})
+        yield Path(private), inner
 
 
 def _adapter_tensors(folder: Path) -> dict[str, Tensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,6 +16,7 @@ from nuggets.sensitivity.maps import SensitivityMap
 
 Order = Literal["sensitivity", "first", "random"]
 Index = Int[ndarray, " _"]
+_NONE: Index = np.arange(0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,23 +53,42 @@ class ConsistentChoice:
         return {"resid": self.resid, "ffn": self.ffn[place], **whole}[axis]
 
 
-def check_consistent(teacher: ArchSpec, student: ArchSpec) -> None:
-    """Refuses pairs for which whole heads cannot be kept.
+def why_not_consistent(role: str, teacher: ArchSpec, student: ArchSpec) -> str:
+    """Why a role's heads cannot be kept whole; empty if they can, or if it has none."""
+    axes = {"q_heads", "kv_heads"} & set(student.axes(role))
+    if not axes:
+        return ""
+    if teacher.head_dim != student.head_dim:
+        return f"heads of {teacher.head_dim} and {student.head_dim} dimensions"
+    if student.group > teacher.group:
+        return (
+            f"the student has {student.group} query heads per key/value head and the teacher only "
+            f"{teacher.group}"
+        )
+    if student.n_kv_heads > teacher.n_kv_heads:
+        return f"{student.n_kv_heads} head groups > {teacher.n_kv_heads}"
+    return ""
+
+
+def check_cut(teacher: ArchSpec, student: ArchSpec) -> None:
+    """Refuses a student that cannot be cut out of a teacher with whole heads.
 
     Raises:
-        BadInput: if head sizes differ, or the student has more query heads per key/value head.
+        BadInput: naming the dimension and both values.
     """
-    if teacher.head_dim != student.head_dim:
-        raise BadInput(
-            f"A consistent choice keeps whole heads, but the teacher's have {teacher.head_dim} "
-            f"dimensions and the student's {student.head_dim}. Use the selector window."
-        )
-    if student.group > teacher.group:
-        raise BadInput(
-            f"A consistent choice keeps whole head groups, but the student has {student.group} "
-            f"query heads per key/value head and the teacher only {teacher.group}. Use the "
-            "selector window."
-        )
+    rows = (
+        ("deeper", teacher.n_layers, student.n_layers),
+        ("wider", teacher.hidden_size, student.hidden_size),
+        ("wider in the FFN", teacher.intermediate_size, student.intermediate_size),
+    )
+    for how, large, small in rows:
+        if small > large:
+            raise BadInput(
+                f"The student is {how} than the teacher: {small} > {large}. A cut only makes a "
+                "model smaller."
+            )
+    if reason := why_not_consistent("q", teacher, student):
+        raise BadInput(f"A cut keeps whole head groups, but this pair has {reason}.")
 
 
 def check_heads_fill(spec: ArchSpec, n_heads: int, hidden_size: int) -> None:
@@ -94,12 +114,13 @@ def choose_consistent(
 ) -> ConsistentChoice:
     """Chooses residual dimensions, head groups and FFN neurons once for the whole network.
 
+    Where the student's heads or neurons cannot be cut out of the teacher's, none are chosen.
+
     `sensitivity` ranks a residual dimension by the sum of all rows and columns that index it,
     a head group by the rows of q, k, v and the columns of o that it owns, a neuron by its rows
     of gate and up and its column of down. `first` and `random` do not look (controls).
     """
     teacher = map.spec
-    check_consistent(teacher, student)
     generator = np.random.default_rng(seed)
 
     def keep(scores: Float[ndarray, " n"], k: int) -> Index:
@@ -114,18 +135,15 @@ def choose_consistent(
     # One choice for all layers: what a block writes into the residual stream the next one reads,
     # so that with a choice per matrix, as windows make, neighbours speak of other dimensions.
     resid = keep(_axis_scores(map, "resid", None), student.hidden_size)
+    heads_fit = not why_not_consistent("q", teacher, student)
+    ffn_fits = student.intermediate_size <= teacher.intermediate_size
     heads, kv_heads, ffn = [], [], []
     for layer in layers:
-        by_query = _per_head(_axis_scores(map, "q_heads", layer), teacher.head_dim)
-        by_kv = _per_head(_axis_scores(map, "kv_heads", layer), teacher.head_dim)
-        # Query heads of a group share one key/value head, and are of no use with another one.
-        grouped = by_query.reshape(teacher.n_kv_heads, teacher.group)
-        groups = keep(grouped.sum(axis=1) + by_kv, student.n_kv_heads)
-        # Inside a kept group the student may have fewer query heads than the teacher.
-        queries = [g * teacher.group + keep(grouped[g], student.group) for g in groups]
+        queries, groups = _heads(map, student, layer, keep) if heads_fit else (_NONE, _NONE)
+        heads.append(queries)
         kv_heads.append(groups)
-        heads.append(np.concatenate(queries))
-        ffn.append(keep(_axis_scores(map, "ffn", layer), student.intermediate_size))
+        scores = _axis_scores(map, "ffn", layer)
+        ffn.append(keep(scores, student.intermediate_size) if ffn_fits else _NONE)
     return ConsistentChoice(
         tuple(layers),
         resid,
@@ -135,6 +153,21 @@ def choose_consistent(
         teacher.head_dim,
         student.vocab_size,
     )
+
+
+def _heads(
+    map: SensitivityMap, student: ArchSpec, layer: int, keep: Callable[..., Index]
+) -> tuple[Index, Index]:
+    """The query heads and the key/value heads that one layer keeps."""
+    teacher = map.spec
+    by_query = _per_head(_axis_scores(map, "q_heads", layer), teacher.head_dim)
+    by_kv = _per_head(_axis_scores(map, "kv_heads", layer), teacher.head_dim)
+    # Query heads of a group share one key/value head, and are of no use with another one.
+    grouped = by_query.reshape(teacher.n_kv_heads, teacher.group)
+    groups = keep(grouped.sum(axis=1) + by_kv, student.n_kv_heads)
+    # Inside a kept group the student may have fewer query heads than the teacher.
+    queries = [g * teacher.group + keep(grouped[g], student.group) for g in groups]
+    return np.concatenate(queries), groups
 
 
 def _axis_scores(map: SensitivityMap, axis: Axis, layer: int | None) -> Float[ndarray, " _"]:

@@ -19,6 +19,9 @@ from nuggets.models.architecture import WHOLE_AXES, ArchSpec, Axis
 if TYPE_CHECKING:
     from torch import Tensor
 
+_PER_LAYER = ("layer_types", "no_rope_layers")
+"""What a config says layer by layer: sliding or full attention, rotated or not."""
+
 
 def cut_model(teacher: Any, choice: ConsistentChoice) -> Any:
     """Makes a new model from the chosen indices of a teacher; the teacher is not changed.
@@ -155,8 +158,9 @@ def _cut_config(config: Any, spec: ArchSpec, choice: ConsistentChoice) -> Any:
         sizes["head_dim"] = spec.head_dim  # otherwise derived from the new width, which is wrong
     for name, size in sizes.items():
         setattr(small, row.keys.get(name, name), size)
-    if getattr(config, "layer_types", None):  # sliding or full attention, layer by layer
-        small.layer_types = [config.layer_types[i] for i in choice.layers]
+    for name in _PER_LAYER:
+        if own := getattr(config, name, None):
+            setattr(small, name, [own[layer] for layer in choice.layers])
     return small
 
 
@@ -168,6 +172,7 @@ def _origin(
     outside: dict[str, tuple[Axis, ...]] = {
         f"{row.embed}.weight": ("vocab", "resid"),
         f"{row.head}.weight": ("vocab", "resid"),
+        f"{row.head}.bias": ("vocab",),
         f"{row.positions}.weight": ("positions", "resid"),
         f"{row.final_norm}.weight": ("resid",),
         f"{row.final_norm}.bias": ("resid",),

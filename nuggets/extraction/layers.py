@@ -37,6 +37,22 @@ class LayerChoice(Frozen):
         """
         raise NotImplementedError
 
+    def pairs(
+        self, scores: Scores, n: int, cka: Similarity | None = None
+    ) -> tuple[tuple[int, int], ...]:
+        """Which teacher layer each student layer receives: `(student, teacher)`, ascending.
+
+        A student deeper than its teacher receives every teacher layer once, at the same relative
+        depth; its other layers receive none.
+
+        Raises:
+            BadInput: as `select` does.
+        """
+        if n <= len(scores):
+            return tuple(enumerate(self.select(scores, n, cka)))
+        places = np.linspace(0, n - 1, len(scores)).round().astype(int)
+        return tuple((int(student), teacher) for teacher, student in enumerate(places))
+
 
 class TopLayers(LayerChoice):
     """The most sensitive layers, in their order (the paper)."""
@@ -109,6 +125,26 @@ class CkaPath(LayerChoice):
             )
         return monotone_path(cka)
 
+    def pairs(
+        self, scores: Scores, n: int, cka: Similarity | None = None
+    ) -> tuple[tuple[int, int], ...]:
+        """Where the student is deeper, the path runs over its layers."""
+        if n <= len(scores) or cka is None:
+            return tuple(enumerate(self.select(scores, n, cka)))
+        return tuple((student, teacher) for teacher, student in enumerate(monotone_path(cka.T)))
+
+
+class RelativeDepth(UniformLayers):
+    """The teacher layer at the same relative depth; shared where the student is deeper."""
+
+    kind: Literal["relative"] = "relative"  # type: ignore[assignment]
+
+    def pairs(
+        self, scores: Scores, n: int, cka: Similarity | None = None
+    ) -> tuple[tuple[int, int], ...]:
+        """Every student layer receives one."""
+        return tuple(enumerate(self.select(scores, n, cka)))
+
 
 class LayersByHand(LayerChoice):
     """The layers named, in any order the user wants: entry i goes to student layer i."""
@@ -133,9 +169,22 @@ class LayersByHand(LayerChoice):
             )
         return list(self.layers)
 
+    def pairs(
+        self, scores: Scores, n: int, cka: Similarity | None = None
+    ) -> tuple[tuple[int, int], ...]:
+        """Every student layer receives the one that was named for it."""
+        return tuple(enumerate(self.select(scores, n, cka)))
+
 
 LayerSelector = Annotated[
-    TopLayers | FirstLayers | LastLayers | UniformLayers | RandomLayers | CkaPath | LayersByHand,
+    TopLayers
+    | FirstLayers
+    | LastLayers
+    | UniformLayers
+    | RelativeDepth
+    | RandomLayers
+    | CkaPath
+    | LayersByHand,
     Field(discriminator="kind"),
 ]
 """The layer selectors, chosen by `kind`."""

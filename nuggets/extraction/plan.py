@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -16,13 +15,12 @@ from nuggets.extraction.layers import LayerSelector, TopLayers
 from nuggets.extraction.selectors import (
     MatrixSelector,
     Request,
-    Site,
     WindowSelector,
     residual_agreement,
 )
+from nuggets.extraction.sites import Site, Uncut, plain_sentence, split_sites
 from nuggets.frozen import Frozen
 from nuggets.models.architecture import LAYER_ROLES, ArchSpec
-from nuggets.models.pair import check_pair
 from nuggets.sensitivity.maps import SensitivityMap
 from nuggets.sensitivity.selected_entries import Pick, keep_share, top
 
@@ -126,12 +124,30 @@ class PlanItem(Frozen):
     rank: int
 
 
+class PlainItem(Frozen):
+    """A student matrix that starts as plain LoRA, since nothing can be cut for it.
+
+    Attributes:
+        shape: of the student's weight as stored, `[out, in]`.
+        rank: of its LoRA.
+        reason: why nothing can be cut, in a few words.
+    """
+
+    student_module: str
+    role: Role
+    student_layer: int | None
+    shape: tuple[int, int]
+    rank: int
+    reason: str
+
+
 class ExtractionPlan(Frozen):
     """Everything a person should see before spending hours: layers, windows, mass kept.
 
     Attributes:
         alignment: layer pairs.
-        items: one per student matrix, in network order.
+        items: one per student matrix that is cut out of the teacher, in network order.
+        plain: the others.
         residual_agreement: overlap of the residual dimensions of neighbouring matrices, 0 to
             1; None for the selector `weights`.
         trainable_parameters: entries of all A and B together.
@@ -147,12 +163,25 @@ class ExtractionPlan(Frozen):
     residual_agreement: float | None
     trainable_parameters: int
     notes: tuple[str, ...] = ()
+    plain: tuple[PlainItem, ...] = ()
     provenance: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def ranks(self) -> dict[str, int]:
+        """Student module → rank asked for, of all that get a LoRA."""
+        return {item.student_module: item.rank for item in (*self.items, *self.plain)}
+
+    @property
+    def plain_sentence(self) -> str:
+        """What starts as plain LoRA, and why; empty where everything is cut."""
+        return plain_sentence(len(self.items), self.plain)
 
     @property
     def digest(self) -> str:
         """Names this plan's content."""
-        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:16]
+        unsaid = set() if self.plain else {"plain"}  # plans without it have kept their names
+        text = self.model_dump_json(exclude=unsaid)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def make_plan(
@@ -174,12 +203,9 @@ def make_plan(
     Raises:
         BadInput: for pairs or options that cannot work, in one sentence.
     """
-    teacher = map.spec
-    check_pair(teacher, student, embed=not {"embed", "head"}.isdisjoint(extraction.roles))
-    roles = _shared_roles(teacher, student, extraction.roles)
-    chosen = extraction.layers.select(map.layer_scores, student.n_layers, cka)
-    pairs = tuple(enumerate(chosen))
-    sites = _sites(teacher, student, pairs, roles)
+    teacher, whole_heads = map.spec, extraction.matrices.whole_heads
+    pairs = extraction.layers.pairs(map.layer_scores, student.n_layers, cka)
+    sites, uncut = split_sites(teacher, student, pairs, extraction.roles, whole_heads)
     request = Request(map, teacher, student, sites, pairs)
     picks = extraction.matrices.pick(request)
     if extraction.ratio < 1:
@@ -189,45 +215,19 @@ def make_plan(
                 picks[site.student_module], scores, extraction.ratio
             )
     items = tuple(_item(site, picks[site.student_module], request, lora) for site in sites)
+    plain = tuple(_plain(each, student, lora) for each in uncut)
+    notes = _notes(teacher, student, extraction)
     return ExtractionPlan(
         alignment=LayerAlignment(selector=extraction.layers.kind, pairs=pairs),
         items=items,
         lora=lora,
         extraction=extraction,
         residual_agreement=residual_agreement(picks, sites, teacher),
-        trainable_parameters=sum(i.rank * sum(student.shape(i.role)) for i in items),
-        notes=_notes(teacher, student, extraction),
+        trainable_parameters=sum(i.rank * sum(i.shape) for i in (*items, *plain)),
+        notes=(*filter(None, [plain_sentence(len(sites), uncut)]), *notes),
+        plain=plain,
         provenance=dict(map.meta),
     )
-
-
-def _shared_roles(teacher: ArchSpec, student: ArchSpec, wanted: Sequence[str]) -> tuple[str, ...]:
-    """The wanted roles that both models have; GPT-2 and GPT-NeoX have no gate."""
-    roles = tuple(role for role in wanted if teacher.has(role) and student.has(role))
-    if not roles:
-        raise BadInput(
-            f"There is nothing to extract: a {teacher.model_type} teacher and a "
-            f"{student.model_type} student do not both have {', '.join(wanted)}."
-        )
-    return roles
-
-
-def _sites(
-    teacher: ArchSpec, student: ArchSpec, pairs: Sequence[tuple[int, int]], roles: Sequence[str]
-) -> list[Site]:
-    """Lists the matrices to fill in network order: embedding, layers, head."""
-    layered = [(role, s, t) for s, t in pairs for role in LAYER_ROLES]
-    ordered = [("embed", None, None), *layered, ("head", None, None)]
-    return [
-        Site(role, student.module(role, s), _teacher_module(teacher, role, t), s, t)
-        for role, s, t in ordered
-        if role in roles
-    ]
-
-
-def _teacher_module(teacher: ArchSpec, role: str, layer: int | None) -> str:
-    """A tied teacher keeps its head in the embedding."""
-    return teacher.module("embed" if role == "head" and teacher.tied else role, layer)
 
 
 def _item(site: Site, pick: Pick, request: Request, lora: LoraConfig) -> PlanItem:
@@ -250,13 +250,22 @@ def _item(site: Site, pick: Pick, request: Request, lora: LoraConfig) -> PlanIte
     )
 
 
+def _plain(uncut: Uncut, student: ArchSpec, lora: LoraConfig) -> PlainItem:
+    shape = student.shape(uncut.role)
+    return PlainItem(
+        student_module=uncut.student_module,
+        role=uncut.role,  # type: ignore[arg-type]
+        student_layer=uncut.student_layer,
+        shape=shape,
+        rank=lora.rank(uncut.role, shape),
+        reason=uncut.reason,
+    )
+
+
 def _notes(teacher: ArchSpec, student: ArchSpec, extraction: ExtractionConfig) -> tuple[str, ...]:
     notes = []
-    absent = [r for r in extraction.roles if not (teacher.has(r) and student.has(r))]
-    if absent:
-        notes.append(
-            f"Only one of the models has {', '.join(absent)}, so nothing is extracted there."
-        )
+    if absent := [role for role in extraction.roles if not student.has(role)]:
+        notes.append(f"The student has no {', '.join(absent)}, so nothing is extracted there.")
     if student.tied and {"embed", "head"} & set(extraction.roles):
         notes.append(
             "The student's embedding and head are tied, but are trained separately. The adapter "

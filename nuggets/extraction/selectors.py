@@ -17,22 +17,12 @@ from numpy import ndarray
 from pydantic import Field
 
 from nuggets.extraction.consistent import Order, choose_consistent
+from nuggets.extraction.sites import Site
 from nuggets.extraction.windows import find_window
 from nuggets.frozen import Frozen
 from nuggets.models.architecture import ArchSpec, Axis
 from nuggets.sensitivity.maps import SensitivityMap
 from nuggets.sensitivity.selected_entries import Index, Pick, top
-
-
-@dataclass(frozen=True, eq=False)
-class Site:
-    """One matrix to fill: where in the student, from where in the teacher."""
-
-    role: str
-    student_module: str
-    teacher_module: str
-    student_layer: int | None
-    teacher_layer: int | None
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,6 +14,7 @@ from jaxtyping import Int
 from numpy import ndarray
 
 from nuggets.models.architecture import ArchSpec, Matrix
+from nuggets.models.kinds.wrappers import inner_name, is_beside_text
 
 
 class Place(NamedTuple):
@@ -57,6 +58,7 @@ def stored_rows(spec: ArchSpec, matrix: Matrix) -> Int[ndarray, " out"]:
 
 def canonical_name(spec: ArchSpec, name: str) -> str:
     """A tensor's name in transformers' modules, whatever prefix its file uses."""
+    name = inner_name(name) if spec.wrapped else name
     for theirs, ours in spec.architecture.aliases.items():
         if name.startswith(theirs):
             return ours + name.removeprefix(theirs)
@@ -64,8 +66,11 @@ def canonical_name(spec: ArchSpec, name: str) -> str:
 
 
 def is_table(spec: ArchSpec, name: str) -> bool:
-    """Whether a stored tensor is a table that transformers computes by itself."""
-    return name.endswith(spec.architecture.tables)
+    """Whether a stored tensor is no weight of the text model.
+
+    That is a table that transformers computes by itself, or what a wrapper sees with.
+    """
+    return name.endswith(spec.architecture.tables) or (spec.wrapped and is_beside_text(name))
 
 
 def expected_tensors(spec: ArchSpec) -> Iterator[tuple[str, tuple[int, ...]]]:
@@ -80,6 +85,8 @@ def expected_tensors(spec: ArchSpec) -> Iterator[tuple[str, tuple[int, ...]]]:
         yield f"{row.positions}.weight", (spec.size("positions"), spec.hidden_size)
     if not spec.tied:
         yield f"{row.head}.weight", spec.shape("head")
+    if row.head_bias:
+        yield f"{row.head}.bias", (spec.vocab_size,)
     for prefix, matrix, out in _stored_matrices(spec):
         shape = (out, spec.size(matrix.into))
         yield f"{prefix}.weight", shape[::-1] if matrix.transposed else shape

@@ -2,25 +2,37 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import tokenizers
 import torch
 import transformers  # its parts are imported when they are first used
 from tokenizers import Tokenizer
+from transformers import modeling_gguf_pytorch_utils as gguf_loading
 from transformers.utils import logging as transformers_logging
 
+from nuggets.data.samples import EMBEDDING_ROWS
+from nuggets.disk.commit import commit_folder
+from nuggets.disk.home import cache_dir
+from nuggets.disk.untrusted import read_json
 from nuggets.errors import BadInput, Damaged, NuggetsError, Unsupported
 from nuggets.models.architecture import ArchSpec
 from nuggets.models.fused import split_fused
+from nuggets.models.gguf.function import restore_function
+from nuggets.models.gguf.headers import read_gguf
+from nuggets.models.kinds.wrappers import WRAPPER_KEYS, text_config
 from nuggets.models.layout import is_table
 from nuggets.models.pair import read_spec
 from nuggets.models.references import (
+    CONFIG,
     TOKENIZER_CONFIG,
     ModelRef,
     model_files,
@@ -61,6 +73,8 @@ def load_model(
         raise BadInput(f"dtype {dtype!r} is unknown; write {', '.join(DTYPES)}.")
     spec = check_model_loads(ref)
     model = _read(ref, spec, getattr(torch, dtype))
+    if ref.format == "gguf":
+        restore_function(model, read_gguf(model_path(ref)))
     model.name_or_path = model.config.name_or_path = str(_home(ref))
     _check_tied(ref, model, spec.tied)
     check_trainable(model, ref.source)
@@ -111,6 +125,8 @@ def check_model_loads(ref: ModelRef) -> ArchSpec:
 def _read(ref: ModelRef, spec: ArchSpec, dtype: torch.dtype, **options: Any) -> Any:
     """What transformers makes of the checked files, nothing filled or dropped."""
     options |= {"use_safetensors": True} if ref.format != "gguf" else _gguf_kwargs(model_path(ref))
+    if spec.wrapped:
+        options["key_mapping"] = WRAPPER_KEYS
     with _reported(f"The model {ref.source} cannot be loaded"), checked_folder(ref) as folder:
         loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
             folder,
@@ -130,7 +146,8 @@ def checked_folder(ref: ModelRef) -> Iterator[Path]:
     """A private folder that holds exactly the files that were checked, as links, for a loader.
 
     transformers applies an adapter that lies beside the weights, and follows other files that a
-    config names; here there are none. Weights stay where they are and are mapped from there.
+    config names; here there are none. Of a wrapper it holds the text model's config. Weights
+    stay where they are and are mapped from there.
 
     Raises:
         BadInput: as `model_files` does.
@@ -138,7 +155,9 @@ def checked_folder(ref: ModelRef) -> Iterator[Path]:
     with TemporaryDirectory(prefix="nuggets-model-") as private:
         folder = Path(private)
         for name, file in model_files(ref).items():
-            if name == TOKENIZER_CONFIG:
+            if name == CONFIG and (text := text_config(read_json(file))) is not None:
+                (folder / name).write_text(json.dumps(text))
+            elif name == TOKENIZER_CONFIG:
                 (folder / name).write_text(json.dumps(tokenizer_settings(file)))
             else:
                 (folder / name).symlink_to(file.resolve())
@@ -232,22 +251,14 @@ def load_tokenizer(ref: ModelRef) -> Any:
         BadInput: if there is none, it cannot be read, has no end-of-sequence token, or has ids
             beyond the model's embedding.
     """
-    path = model_path(ref)
     try_tokenizer(ref)
-    kwargs = {"gguf_file": path.name} if ref.format == "gguf" else {}
-    with (
-        _reported(f"The tokenizer of {ref.source} cannot be loaded"),
-        checked_folder(ref) as folder,
-    ):
-        tokenizer = transformers.AutoTokenizer.from_pretrained(
-            folder,
-            trust_remote_code=False,
-            local_files_only=True,
-            **kwargs,
-        )
-        rows = read_spec(ref).vocab_size
+    rows = read_spec(ref).vocab_size
+    with _reported(f"The tokenizer of {ref.source} cannot be loaded"):
         if ref.format == "gguf":
-            _forget_invented(tokenizer, rows)
+            tokenizer = _gguf_tokenizer(ref, rows)
+        else:
+            with checked_folder(ref) as folder:
+                tokenizer = _tokenizer(folder)
         words = tokenizer.get_vocab()
     tokenizer.name_or_path = str(_home(ref))
     if file := getattr(tokenizer, "vocab_file", None):  # copied where the tokenizer is saved
@@ -263,8 +274,38 @@ def load_tokenizer(ref: ModelRef) -> Any:
         )
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    check_ids(ref, words, rows)
+    ends = {tokenizer.eos_token, tokenizer.pad_token}
+    beside = set(tokenizer.get_added_vocab()) - ends
+    check_ids(ref, {word: i for word, i in words.items() if word not in beside}, rows)
+    setattr(tokenizer, EMBEDDING_ROWS, rows)
     return tokenizer
+
+
+def _tokenizer(folder: Path, **kwargs: Any) -> Any:
+    return transformers.AutoTokenizer.from_pretrained(
+        folder, trust_remote_code=False, local_files_only=True, **kwargs
+    )
+
+
+def _gguf_tokenizer(ref: ModelRef, rows: int) -> Any:
+    """The tokenizer of a GGUF file, which is built once: a large vocabulary takes minutes."""
+    path = model_path(ref)
+    fields = {k: v for k, v in read_gguf(path).fields.items() if k.startswith("tokenizer.")}
+    versions = [transformers.__version__, tokenizers.__version__, rows]
+    key = hashlib.sha256(json.dumps([versions, fields], sort_keys=True).encode()).hexdigest()
+    kept = cache_dir() / "tokenizers" / key[:32]
+    if not kept.is_dir():
+        with checked_folder(ref) as folder:
+            tokenizer = _tokenizer(folder, gguf_file=path.name)
+        _forget_invented(tokenizer, rows)
+        if not tokenizer.get_vocab():
+            return tokenizer
+        try:
+            with commit_folder(kept) as folder:
+                tokenizer.save_pretrained(folder)
+        except NuggetsError:  # a full disk, or another process was faster
+            return tokenizer
+    return _tokenizer(kept)
 
 
 def _forget_invented(tokenizer: Any, rows: int) -> None:
@@ -291,6 +332,8 @@ def _reported(what: str) -> Iterator[None]:
     bars = transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
+    gguf_bar = gguf_loading.tqdm
+    gguf_loading.tqdm = partial(gguf_bar, disable=True)  # it asks no setting
     try:
         yield
     except (NuggetsError, KeyboardInterrupt, SystemExit, MemoryError, torch.OutOfMemoryError):
@@ -302,6 +345,7 @@ def _reported(what: str) -> Iterator[None]:
         reason = told[:300] or type(problem).__name__
         raise Damaged(f"{what}: {reason.rstrip('.')}.") from problem
     finally:
+        gguf_loading.tqdm = gguf_bar
         transformers_logging.set_verbosity(verbosity)
         if bars:
             transformers_logging.enable_progress_bar()

@@ -10,10 +10,12 @@ from typing import Any, Literal
 from nuggets.disk.untrusted import read_json
 from nuggets.errors import BadInput, Unsupported
 from nuggets.models.architecture import ArchSpec
-from nuggets.models.gguf_headers import read_gguf
+from nuggets.models.gguf.function import check_fields
+from nuggets.models.gguf.headers import read_gguf
 from nuggets.models.references import CONFIG, TOKENIZER_CONFIG, ModelRef, model_file
 from nuggets.models.safetensors_headers import TensorHeader, check_keys
 from nuggets.models.vocabulary import (
+    TOKENIZERS,
     check_ids,
     tokenizer_settings,
     vocabulary,
@@ -47,6 +49,13 @@ class Model:
         return check_keys(self.ref, self.spec)
 
     @cached_property
+    def has_tokenizer(self) -> bool:
+        """Whether there is anything that a tokenizer could be loaded from."""
+        if self.ref.format == "gguf":
+            return vocabulary(self.ref) is not None
+        return any(model_file(self.ref, name) is not None for name in TOKENIZERS)
+
+    @cached_property
     def vocabulary(self) -> str | None:
         """Hash of every token and its id; None if it cannot be read without loading.
 
@@ -55,10 +64,12 @@ class Model:
         """
         if (settings := model_file(self.ref, TOKENIZER_CONFIG)) is not None:
             tokenizer_settings(settings)
-        words = vocabulary(self.ref)
-        if words:
-            check_ids(self.ref, words, self.spec.vocab_size)
-        return None if words is None else vocabulary_digest(words)
+        found = vocabulary(self.ref)
+        if found is None:
+            return None
+        words = {word: i for word, i in found.words.items() if word not in found.added}
+        check_ids(self.ref, words, self.spec.vocab_size)
+        return vocabulary_digest(found)
 
 
 @dataclass(frozen=True)
@@ -92,7 +103,10 @@ def read_config(ref: ModelRef) -> dict[str, Any]:
     """
     if ref.format == "gguf":
         assert ref.path is not None, "GGUF files are local"
-        return read_gguf(ref.path).config()
+        header = read_gguf(ref.path)
+        config = header.config()
+        check_fields(header)
+        return config
     file = model_file(ref, CONFIG)
     if file is None:
         raise BadInput(f"{ref.source} has no {CONFIG}.")
@@ -158,41 +172,12 @@ def read_spec(ref: ModelRef) -> ArchSpec:
     return spec
 
 
-def check_pair(teacher: ArchSpec, student: ArchSpec, *, embed: bool) -> None:
-    """Refuses a student that is larger than its teacher in any dimension.
+def check_vocabularies(pair: ModelPair, what: str) -> None:
+    """Refuses a pair whose tokenizers give words different ids; an unknown one is let through.
 
     Args:
-        teacher: the larger model.
-        student: the smaller model.
-        embed: whether embedding or head are extracted too; their rows are words, which cannot be
-            cut, so the vocabularies must be of one size.
-
-    Raises:
-        BadInput: naming the dimension, both values and what to do.
-    """
-    rows = (
-        ("deeper", teacher.n_layers, student.n_layers),
-        ("wider", teacher.hidden_size, student.hidden_size),
-        ("wider in the FFN", teacher.intermediate_size, student.intermediate_size),
-        ("wider in the queries", teacher.size("q_heads"), student.size("q_heads")),
-        ("wider in the keys and values", teacher.size("kv_heads"), student.size("kv_heads")),
-    )
-    for how, large, small in rows:
-        if small > large:
-            raise BadInput(
-                f"The student is {how} than the teacher: {small} > {large}. Extraction only makes "
-                "matrices smaller; swap the two models."
-            )
-    if embed and teacher.vocab_size != student.vocab_size:
-        raise BadInput(
-            "Embedding and head cannot be extracted: the teacher's vocabulary has "
-            f"{teacher.vocab_size} tokens and the student's {student.vocab_size}. Remove the "
-            "roles embed and head."
-        )
-
-
-def check_vocabularies(pair: ModelPair) -> None:
-    """Refuses a pair whose tokenizers give words different ids; an unknown one is let through.
+        pair: the two models.
+        what: who needs the same ids, for the sentence.
 
     Raises:
         BadInput: with both vocabulary sizes and what to do.
@@ -201,5 +186,6 @@ def check_vocabularies(pair: ModelPair) -> None:
         raise BadInput(
             f"The tokenizers of {pair.teacher.ref.source} and {pair.student.ref.source} map tokens "
             f"to different ids (vocabularies of {pair.teacher.spec.vocab_size} and "
-            f"{pair.student.spec.vocab_size}). Choose two models with the same tokenizer."
+            f"{pair.student.spec.vocab_size}), but {what} compares the two models token by token. "
+            f"Choose two models with the same tokenizer, or do without {what}."
         )

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from nuggets.disk.untrusted import check_not_lfs, damaged, open_file, parse_json, read_json
 from nuggets.errors import Damaged, Unsupported
 from nuggets.models.architecture import ArchSpec
-from nuggets.models.gguf_headers import read_gguf
+from nuggets.models.gguf.headers import read_gguf
 from nuggets.models.hub import cached_folder, hub_shapes
 from nuggets.models.layout import canonical_name, expected_tensors, is_table, optional_tensors
 from nuggets.models.references import INDEX, ModelRef, model_files, refuse_adapter, weight_files
@@ -178,7 +178,7 @@ def check_keys(ref: ModelRef, spec: ArchSpec) -> dict[str, TensorHeader]:
                 f"{name} of {ref.source} has shape {list(tensor.shape)}, but the config says "
                 f"{list(allowed[name])}. Config and weights do not belong together."
             )
-        if ref.format != "gguf" and tensor.dtype not in FLOATS:
+        if ref.format != "gguf" and name in allowed and tensor.dtype not in FLOATS:
             raise Unsupported(
                 f"{name} of {ref.source} is stored as {tensor.dtype}; sensitivities need "
                 f"{', '.join(FLOATS)}. Use the original weights."

@@ -20,7 +20,7 @@ from nuggets.disk.untrusted import (
     sha256_file,
 )
 from nuggets.errors import BadInput
-from nuggets.models.gguf_headers import read_gguf
+from nuggets.models.gguf.headers import read_gguf
 from nuggets.models.references import TOKENIZER_CONFIG, ModelRef, model_file, model_files
 from nuggets.models.vocabulary import TOKENIZER
 

@@ -6,19 +6,33 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from nuggets.disk.untrusted import MAX_TOKENIZER_BYTES, read_json
 from nuggets.errors import BadInput, Damaged
-from nuggets.models.gguf_headers import read_gguf
+from nuggets.models.gguf.headers import read_gguf
 from nuggets.models.references import ModelRef, model_file
 
 TOKENIZER = "tokenizer.json"
+TOKENIZERS = (TOKENIZER, "tokenizer.model", "vocab.json")
+"""Any of them is enough to load a tokenizer from."""
 _ELSEWHERE = ("vocab", "merges", "tokenizer_object", "init_inputs")
 
 
-def vocabulary(ref: ModelRef) -> dict[str, int] | None:
-    """Every token and its id, from `tokenizer.json` or the GGUF header; None without either.
+class Vocabulary(NamedTuple):
+    """Every token and its id; `added` are those beside the words that a text is cut into."""
+
+    words: dict[str, int]
+    added: dict[str, int]
+
+    @property
+    def tokens(self) -> dict[str, int]:
+        """All of them."""
+        return self.words | self.added
+
+
+def vocabulary(ref: ModelRef) -> Vocabulary | None:
+    """The tokens of `tokenizer.json` or of the GGUF header; None without either.
 
     Raises:
         Damaged: if the file is not a tokenizer.
@@ -26,7 +40,7 @@ def vocabulary(ref: ModelRef) -> dict[str, int] | None:
     if ref.format == "gguf":
         assert ref.path is not None, "GGUF files are local"
         tokens = read_gguf(ref.path).fields.get("tokenizer.ggml.tokens")
-        return None if not tokens else {str(token): i for i, token in enumerate(tokens)}
+        return Vocabulary({str(token): i for i, token in enumerate(tokens)}, {}) if tokens else None
     file = model_file(ref, TOKENIZER)
     if file is None:
         return None
@@ -35,8 +49,8 @@ def vocabulary(ref: ModelRef) -> dict[str, int] | None:
         words = content["model"]["vocab"]
         if isinstance(words, list):  # a unigram model lists [token, score] in the order of the ids
             words = {token: i for i, (token, _) in enumerate(words)}
-        added = {token["content"]: token["id"] for token in content.get("added_tokens") or ()}
-        return {str(token): int(i) for token, i in (words | added).items()}
+        added = {str(t["content"]): int(t["id"]) for t in content.get("added_tokens") or ()}
+        return Vocabulary({str(token): int(i) for token, i in words.items()}, added)
     except (KeyError, TypeError, ValueError, AttributeError):
         raise Damaged(f"{file} is not a tokenizer: it has no vocabulary.") from None
 
@@ -56,18 +70,26 @@ def tokenizer_settings(file: Path) -> dict[str, Any]:
     }
 
 
-def vocabulary_digest(words: Mapping[str, int]) -> str:
+def vocabulary_digest(found: Vocabulary) -> str:
     """A hash of every token and its id."""
-    return hashlib.sha256(json.dumps(sorted(words.items())).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(sorted(found.tokens.items())).encode()).hexdigest()
 
 
 def check_ids(ref: ModelRef, words: Mapping[str, int], rows: int) -> None:
-    """Refuses a tokenizer with ids that the embedding has no row for.
+    """Refuses a tokenizer that cuts texts into words that the embedding has no row for.
+
+    Added tokens may lie beyond it, as Gemma 3's image does: a text that contains one is refused
+    where it is read.
+
+    Args:
+        ref: the model.
+        words: those that every text is made of, and the end of sequence.
+        rows: of the embedding.
 
     Raises:
         BadInput: naming the word, its id and the embedding's rows.
     """
-    word, largest = max(words.items(), key=lambda item: item[1])
+    word, largest = max(words.items(), key=lambda item: item[1], default=("", -1))
     if largest >= rows:
         raise BadInput(
             f"The tokenizer of {ref.source} gives {word!r} the id {largest}, but the embedding has "

@@ -24,12 +24,13 @@ from nuggets.errors import Damaged
 from nuggets.extraction.window_request import WindowRequest
 from nuggets.models.pair import Model, ModelPair
 from nuggets.models.references import model_digest
-from nuggets.planning.datasets import align_samples, seed_samples
+from nuggets.planning.datasets import align_samples, reference_data, seed_samples
 from nuggets.planning.machine import resolve_device_name
 from nuggets.recipe import AlignJob, DataConfig, SensitivityConfig, SensitivityJob
 from nuggets.recipe_tree import SOURCES
 from nuggets.runs.schema import ALL_FILES
 from nuggets.sensitivity.maps import SensitivityMap
+from nuggets.sensitivity.scores import ThetaGrad
 
 T = TypeVar("T")
 
@@ -78,6 +79,7 @@ class MapRequest:
         config: the job's, with the number format `auto` spelled out.
         samples: the job's seed samples.
         windows: what is to be chosen while measuring; decides the map with `keep: windows` alone.
+        compared: |θ · g| of the skill and of each of the reference set, for scores that compare.
     """
 
     job: SensitivityJob
@@ -86,6 +88,7 @@ class MapRequest:
     config: SensitivityConfig
     samples: list[Sample]
     windows: WindowRequest | None
+    compared: tuple[MapRequest, ...] = ()
 
     @classmethod
     def of(
@@ -102,7 +105,16 @@ class MapRequest:
             windows = WindowRequest.of(student.spec, job.selectors)
         config = _with_dtype(job.sensitivity, device)
         model = model or model_named(job.model)
-        return cls(job, model, device, config, seed_samples(job.data), windows)
+        data = reference_data(config.score, job.data)
+        plain = config.model_copy(update={"score": ThetaGrad(), "keep": "full"})
+        compared = tuple(
+            cls(
+                SensitivityJob(model=job.model, data=each, sensitivity=plain, device=job.device),
+                model, device, plain, seed_samples(each), None,
+            )
+            for each in ([job.data, *data.values()] if data else ())
+        )  # fmt: skip
+        return cls(job, model, device, config, seed_samples(job.data), windows, compared)
 
     @property
     def folder(self) -> Path:
@@ -113,7 +125,7 @@ class MapRequest:
         """The cached map; one that keeps everything also answers for one that keeps less."""
         for keep in dict.fromkeys((self.config.keep, "full")):
             folder = self._folder(self.config.model_copy(update={"keep": keep}))
-            if (found := _load(SensitivityMap.load, folder)) is not None:
+            if (found := load_kept(SensitivityMap.load, folder)) is not None:
                 return found
         return None
 
@@ -123,10 +135,16 @@ class MapRequest:
             model=digest_model(self.model),
             samples=samples_digest(self.samples),
             config=_deciding(config),
+            **self._reference_key(),
             **_format_key(self.job.data.format),
             **({} if windows is None else {"windows": windows.model_dump()}),
         )
         return cache_dir() / "sensitivity" / key
+
+    def _reference_key(self) -> dict[str, list[str]]:
+        """A reference set is its samples, whatever they are called and in whichever order."""
+        others = sorted(samples_digest(each.samples) for each in self.compared[1:])
+        return {"against": others} if others else {}
 
 
 def _format_key(format: Format) -> dict[str, str]:
@@ -137,10 +155,12 @@ def _format_key(format: Format) -> dict[str, str]:
 def _deciding(config: SensitivityConfig) -> dict[str, Any]:
     """What decides a map's numbers: streaming and checkpointing change no bit of them."""
     same = {"method", "checkpoint"} | ({"processes"} if config.processes == 1 else set())
-    return config.model_dump(mode="json", exclude=same)
+    return config.model_dump(
+        mode="json", exclude={"score": {"against"}, **dict.fromkeys(same, True)}
+    )
 
 
-def _load(load: Callable[[Path], T], folder: Path) -> T | None:
+def load_kept(load: Callable[[Path], T], folder: Path) -> T | None:
     """Reads a cache entry; a damaged one is deleted, since it is worth no more than none."""
     if not folder.is_dir():
         return None
@@ -173,4 +193,4 @@ def alignment_folder(job: AlignJob, pair: ModelPair) -> Path:
 
 def find_alignment(folder: Path) -> AlignmentReport | None:
     """The cached alignment, if it was measured."""
-    return _load(AlignmentReport.load, folder)
+    return load_kept(AlignmentReport.load, folder)

@@ -19,25 +19,27 @@ from nuggets.errors import BadInput
 from nuggets.evaluation.benchmarks import Benchmark
 from nuggets.evaluation.judges import TeacherJudge
 from nuggets.evaluation.permits import check_permits
-from nuggets.extraction.consistent import check_consistent
 from nuggets.extraction.selectors import MatrixSelector
+from nuggets.extraction.sites import split_sites
 from nuggets.frozen import members
 from nuggets.models.architecture import ArchSpec
-from nuggets.models.pair import Model, ModelPair, check_pair, check_vocabularies
+from nuggets.models.pair import Model, ModelPair, check_vocabularies
 from nuggets.models.tried import count_tokens
 from nuggets.planning.cache import MapRequest
 from nuggets.planning.datasets import (
     Datasets,
     align_samples,
-    check_tuning,
+    check_validation,
     load_datasets,
+    reference_data,
     seed_samples,
 )
-from nuggets.planning.jobs import extractions
+from nuggets.planning.erasing import EraseRequest
+from nuggets.planning.jobs import extractions, map_job, other_map_job
 from nuggets.planning.machine import machine_of
 from nuggets.preflight.headers import Preflight, preflight
 from nuggets.preflight.resources import Work
-from nuggets.recipe import AlignJob, EvaluateJob, SensitivityJob, TransferRecipe
+from nuggets.recipe import AlignJob, EraseJob, EvaluateJob, SensitivityJob, TransferRecipe
 from nuggets.runs.store import RunStore
 from nuggets.statistics.comparisons import first_family
 from nuggets.statistics.power import DetectableEffect, detectable_effect
@@ -65,8 +67,10 @@ def check_job(job: Any) -> None:
     elif isinstance(job, AlignJob):
         pair = pair_named(job.teacher, job.student)
         _ = pair.teacher.headers, pair.student.headers
-        check_vocabularies(pair)
+        check_vocabularies(pair, "an alignment")
         align_samples(job)
+    elif isinstance(job, EraseJob):
+        _ = EraseRequest.of(job).model.headers
     elif isinstance(job, EvaluateJob):
         for model in job.models:
             _check_evaluated(model)
@@ -136,23 +140,37 @@ def check_extraction(recipe: TransferRecipe, pair: ModelPair) -> None:
     Of the student only its configuration is read.
     """
     teacher, student = pair.teacher.spec, pair.student.spec
-    embed = not {"embed", "head"}.isdisjoint(recipe.extraction.roles)
-    check_pair(teacher, student, embed=embed)
-    check_vocabularies(pair)
+    _check_words(recipe, pair)
     for role in recipe.extraction.roles:
         if student.has(role):
             recipe.lora.rank(role, student.shape(role))
     _check_selectors(recipe, teacher, student)
-    seed_samples(recipe.data)
+    scored = [arm for arm in recipe.arms if getattr(arm, "score", None) is not None]
+    others = (other_map_job(recipe, arm.task, arm.score) for arm in scored)  # type: ignore[union-attr]
+    for job in (map_job(recipe), *others):
+        for data in (job.data, *reference_data(job.sensitivity.score, job.data).values()):
+            seed_samples(data)
+
+
+def _check_words(recipe: TransferRecipe, pair: ModelPair) -> None:
+    """Refuses what compares two models token by token where their tokenizers differ."""
+    whole = [extraction.roles for extraction in extractions(recipe)]
+    for needs, what in (
+        (any({"embed", "head"} & set(roles) for roles in whole), "the roles embed and head"),
+        (any(each.layers.needs_cka for each in extractions(recipe)), "the layer selector cka"),
+        *((arm.compares_tokens, f"the arm {arm.name}") for arm in recipe.arms),
+    ):
+        if needs:
+            check_vocabularies(pair, what)
 
 
 def _check_selectors(recipe: TransferRecipe, teacher: ArchSpec, student: ArchSpec) -> None:
     """Asks the selectors what they would refuse, before they have anything to look at."""
     n = teacher.n_layers, student.n_layers
     for extraction in extractions(recipe):
-        extraction.layers.select(np.zeros(n[0]), n[1], np.zeros(n))
-        if extraction.matrices.whole_heads:
-            check_consistent(teacher, student)
+        pairs = extraction.layers.pairs(np.zeros(n[0]), n[1], np.zeros(n))
+        whole_heads = extraction.matrices.whole_heads
+        split_sites(teacher, student, pairs, extraction.roles, whole_heads)
     for arm in recipe.arms:
         arm.check(teacher, student, recipe.extraction.roles)
     _check_kept(recipe)
@@ -213,7 +231,7 @@ def _check_samples(recipe: TransferRecipe) -> Datasets:
     data = transfer_samples(recipe)
     _check_arms(recipe, data)
     if recipe.train.lr_grid:
-        check_tuning(data)
+        check_validation(data)
     if recipe.benchmarks:
         learned = [sample for seed in recipe.seeds for sample in data.train(seed)]
         check_benchmarks(recipe.benchmarks, [*data.seed_samples, *learned])
@@ -279,7 +297,8 @@ def preflight_pair(
     work = Work(dtype=_dtype("auto", machine.device))
     if recipe is not None:
         work = work_of(recipe, pair.teacher, machine.device)
-    return preflight(pair, roles=roles, work=work, machine=machine)
+    whole_heads = recipe is not None and recipe.extraction.matrices.whole_heads
+    return preflight(pair, roles=roles, whole_heads=whole_heads, work=work, machine=machine)
 
 
 def work_of(recipe: TransferRecipe, teacher: Model, device: str) -> Work:
@@ -297,7 +316,7 @@ def work_of(recipe: TransferRecipe, teacher: Model, device: str) -> Work:
         rank=recipe.lora.r,
         batch_size=train.batch_size,
         steps=steps,
-        trainings=trained * (len(recipe.seeds) + len(train.lr_grid)),
+        trainings=trained * len(recipe.seeds) * len(train.rates),
         n_test=data.n_test,
         dtype=_dtype(recipe.sensitivity.dtype, device),
         runs_teacher=any(arm.runs_teacher for arm in recipe.arms),

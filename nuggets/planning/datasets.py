@@ -9,32 +9,39 @@ from functools import lru_cache
 from hashlib import blake2b
 from pathlib import Path
 
-from nuggets.builtin.skills import extra_prompts, general_samples, skill_names, skill_samples
+from nuggets.builtin.skills import (
+    SKILLS,
+    extra_prompts,
+    general_samples,
+    skill_names,
+    skill_samples,
+)
 from nuggets.data.jsonl import check_leakage, shared_samples
 from nuggets.data.samples import Sample
 from nuggets.data.sources import load_source, parse_dataset
 from nuggets.disk.untrusted import at_home, is_file, stamp
 from nuggets.errors import BadInput
 from nuggets.recipe import AlignJob, DataConfig
+from nuggets.sensitivity.scores import Compared, Score
 
 TEST_SHARE = 5
 """One in this many samples of a single file is kept for the test."""
-N_TUNING = 60
-"""Items, never counted in the report, on which learning rates are tuned."""
-LEAST_TUNING = 30
+N_VALIDATION = 60
+"""Items, never counted in the report, on which learning rates are chosen."""
+LEAST_VALIDATION = 30
 """With fewer of them a rate would be chosen by chance."""
 
 
 @dataclass(frozen=True, eq=False)
 class Datasets:
-    """All samples of one job; none of `test` or `tuning` is also in the other, or learned from.
+    """All samples of one job; none of `test` or `validation` is also in the other, or learned from.
 
     Attributes:
         label: what a person calls the task.
         seed_samples: samples that sensitivity is measured on.
         train: seed → the training samples of that run seed.
         test: the items that the report counts.
-        tuning: the validation items, on which learning rates are tuned; as many as are left.
+        validation: items on which learning rates are chosen; as many as are left.
         old: skill → items that show what is forgotten.
         extra: (n, seed) → prompts beyond the training set, for the teacher to answer.
         general: (n, seed) → data for healing cut students.
@@ -44,7 +51,7 @@ class Datasets:
     seed_samples: list[Sample]
     train: Callable[[int], list[Sample]]
     test: list[Sample]
-    tuning: list[Sample]
+    validation: list[Sample]
     old: dict[str, list[Sample]]
     extra: Callable[[int, int], list[Sample]]
     general: Callable[[int, int], list[Sample]]
@@ -65,6 +72,67 @@ def seed_samples(data: DataConfig) -> list[Sample]:
     raise BadInput(
         "No seed samples: name a built-in task (--task) or a JSONL file (--seed-samples)."
     )
+
+
+def test_samples(data: DataConfig, n: int) -> list[Sample]:
+    """Items of a skill that are none of its seed samples: its test items, or what comes after them.
+
+    Raises:
+        BadInput: if there are fewer than 2.
+    """
+    if data.task is not None:
+        return skill_samples(data.task, "test", n)
+    if data.file is not None:
+        found, name = _split_file(data)[2], data.file
+    elif data.test is not None:
+        found, name = _source(data.test), data.test
+    else:
+        name = str(data.seed_samples)
+        found = _source(name)[data.n_seed_samples :]
+    if len(found) < 2:
+        raise BadInput(
+            f"{name} has {len(found)} samples beside its {data.n_seed_samples} seed samples, but "
+            "at least 2 are needed to measure on. Lower the number of seed samples."
+        )
+    return found[:n]
+
+
+def reference_data(score: Score, data: DataConfig) -> dict[str, DataConfig]:
+    """The reference set of a score by the names given, as many samples of each as of the skill.
+
+    Without names it is every other built-in task. It follows from the job alone, so that no map
+    changes because something else was measured. Empty for scores that compare nothing.
+
+    Raises:
+        BadInput: if the skill is not a built-in task and nothing is named, or the skill itself is.
+    """
+    if not isinstance(score, Compared):
+        return {}
+    names = score.against or tuple(n for n in skill_names() if n != data.task and data.task)
+    return named_data(names, data, f"The score {score.kind}")
+
+
+def named_data(names: Sequence[str], data: DataConfig, who: str) -> dict[str, DataConfig]:
+    """Other skills by name, each a built-in task or a source of samples, in the skill's format.
+
+    Raises:
+        BadInput: if there are none, or the skill itself is among them.
+    """
+    own = data.task or data.file or data.seed_samples
+    if not names:
+        raise BadInput(
+            f"{who} sets {source_label(str(own))} against other skills: name them, such as "
+            f"{', '.join(skill_names()[:2])} or a JSONL file (--against)."
+        )
+    if own in names:
+        raise BadInput(f"{who} sets {own} against itself; take it out of its own reference set.")
+    rest = {"file": None, "seed_samples": None, "train": None, "test": None, "task": None}
+    return {
+        name: data.model_copy(
+            update=rest | {"task" if name in skill_names() else "seed_samples": name}
+        )
+        for name in dict.fromkeys(names)
+    }
 
 
 def load_datasets(data: DataConfig, taught: Sequence[str], lacking: Sequence[str]) -> Datasets:
@@ -94,14 +162,16 @@ def _builtin(
     data: DataConfig, old: dict[str, list[Sample]], general: Callable[[int, int], list[Sample]]
 ) -> Datasets:
     task = str(data.task)
-    pool = skill_samples(task, "test", data.n_test + N_TUNING)
-    test, tuning = _split_test(pool, data.n_test)
+    pool = skill_samples(task, "test", data.n_test + N_VALIDATION)
+    # Held-out facts are few: the same ones are asked whether or not rates are chosen.
+    most = len(pool) - LEAST_VALIDATION if SKILLS[task].held_out else data.n_test
+    test, validation = _split_test(pool, min(data.n_test, most))
     return Datasets(
         label=task,
         seed_samples=skill_samples(task, "seed", data.n_seed_samples),
         train=lambda seed: skill_samples(task, "train", data.n_train, seed),
         test=test,
-        tuning=tuning,
+        validation=validation,
         old=old,
         extra=lambda n, seed: extra_prompts(task, n, seed),
         general=general,
@@ -122,7 +192,7 @@ def _from_files(
         seed_samples = _source(data.seed_samples)[: data.n_seed_samples]
         pool, test = _source(data.train), _source(data.test)
     check_leakage([*seed_samples, *pool], test)
-    counted, tuning = _split_test(test, data.n_test)
+    counted, validation = _split_test(test, data.n_test)
 
     def draw(seed: int) -> list[Sample]:
         return random.Random(seed).sample(pool, min(data.n_train, len(pool)))  # noqa: S311
@@ -138,30 +208,30 @@ def _from_files(
         return random.Random(seed).sample(rest, min(n, len(rest)))  # noqa: S311
 
     label = source_label(data.file or data.train or "samples")
-    return Datasets(label, seed_samples, draw, counted, tuning, old, extra, general)
+    return Datasets(label, seed_samples, draw, counted, validation, old, extra, general)
 
 
 def _split_test(samples: Sequence[Sample], n_test: int) -> tuple[list[Sample], list[Sample]]:
-    """The items that count, and of the rest those that ask something else, for tuning."""
+    """The items that count, and of the rest those that ask something else, for validation."""
     counted, rest = list(samples[:n_test]), samples[n_test:]
     repeated = {id(sample) for sample in shared_samples(counted, rest)}
-    return counted, [sample for sample in rest if id(sample) not in repeated][:N_TUNING]
+    return counted, [sample for sample in rest if id(sample) not in repeated][:N_VALIDATION]
 
 
-def check_tuning(data: Datasets) -> None:
-    """Refuses tuning where there are too few items for it beside those that count.
+def check_validation(data: Datasets) -> None:
+    """Refuses several rates where too few items are left to choose between them.
 
     Raises:
         BadInput: saying how many there are, and the two ways out.
     """
-    n_test, n_tuning = len(data.test), len(data.tuning)
-    if n_tuning >= LEAST_TUNING:
+    n_test, n_validation = len(data.test), len(data.validation)
+    if n_validation >= LEAST_VALIDATION:
         return
-    most = n_test + n_tuning - LEAST_TUNING
+    most = n_test + n_validation - LEAST_VALIDATION
     fewer = f"Lower data.n_test to {most}, or give" if most > 0 else "Give"
     raise BadInput(
-        f"Learning rates are tuned on at least {LEAST_TUNING} items that the report does not "
-        f"count, but beside its {n_test} test items {data.label} has only {n_tuning}. {fewer} "
+        f"Learning rates are chosen on at least {LEAST_VALIDATION} items that the report does not "
+        f"count, but beside its {n_test} test items {data.label} has only {n_validation}. {fewer} "
         "every arm the same rate: empty train.lr_grid."
     )
 

@@ -13,6 +13,7 @@ from nuggets.extraction.window_request import SearchedSelector
 from nuggets.models.pair import ModelPair
 from nuggets.planning.cache import MapRequest, alignment_folder, find_alignment
 from nuggets.recipe import AlignJob, DataConfig, SensitivityJob, TransferRecipe
+from nuggets.sensitivity.scores import Compared, Score
 
 _LOCATING = ("task", "file", "seed_samples", "n_seed_samples", "format")
 """The fields of the data that say on which samples sensitivity is measured."""
@@ -31,6 +32,25 @@ def map_job(recipe: TransferRecipe) -> SensitivityJob:
         selectors=_searching(recipe) if windows else (WindowSelector(),),
         device=recipe.device,
     )
+
+
+def other_map_job(
+    recipe: TransferRecipe, task: str | None, score: Score | None = None
+) -> SensitivityJob:
+    """As `map_job`, of another built-in task or by another score.
+
+    A reference set that was named for the target may hold the other task: this one is then set
+    against all other built-in tasks.
+    """
+    job = map_job(recipe)
+    score = score or recipe.sensitivity.score
+    if task is not None:
+        data = DataConfig(task=task, n_seed_samples=recipe.data.n_seed_samples)
+        job = job.model_copy(update={"data": data})
+        if isinstance(score, Compared):
+            score = score.model_copy(update={"against": ()})
+    config = recipe.sensitivity.model_copy(update={"score": score})
+    return job.model_copy(update={"sensitivity": config})
 
 
 def _searching(recipe: TransferRecipe) -> tuple[SearchedSelector, ...]:

@@ -8,7 +8,7 @@ import sys
 from typing import Any
 
 from nuggets.builtin.resolve import model_named
-from nuggets.data.samples import Format, Sample, encode, texts
+from nuggets.data.samples import IGNORED, Format, Sample, encode, texts
 from nuggets.errors import BadInput
 from nuggets.frozen import Frozen
 from nuggets.planning.datasets import seed_samples
@@ -32,6 +32,7 @@ class Rendered(Frozen):
         answer: what enters the loss, its end included; for a benchmark the reference.
         n_prompt: tokens of the prompt.
         n_answer: tokens of the answer.
+        learned: those tokens as text, one by one: the labels that are not masked.
     """
 
     id: str
@@ -39,6 +40,12 @@ class Rendered(Frozen):
     answer: str
     n_prompt: int
     n_answer: int
+    learned: tuple[str, ...] = ()
+
+    @property
+    def labels(self) -> str:
+        """The labels for people: every token in quotation marks, so that blanks are seen."""
+        return " ".join(map(repr, self.learned))
 
 
 def rendered(
@@ -102,14 +109,15 @@ def _opened(shown: Rendered, opening: str) -> Rendered:
     return shown.model_copy(update={"prompt": shown.prompt + opening, "answer": answer})
 
 
-def _rendered(sample: Sample, tokenizer: object, format: Format) -> Rendered:
+def _rendered(sample: Sample, tokenizer: Any, format: Format) -> Rendered:
     whole, prompt = texts(sample, tokenizer, format)
     _, labels = encode(sample, tokenizer, 1 << 20, format)
-    n_answer = sum(label >= 0 for label in labels)
+    learned = [label for label in labels if label != IGNORED]
     return Rendered(
         id=sample.id,
         prompt=prompt,
         answer=whole[len(prompt) :],
-        n_prompt=len(labels) - n_answer,
-        n_answer=n_answer,
+        n_prompt=len(labels) - len(learned),
+        n_answer=len(learned),
+        learned=tuple(tokenizer.decode([token]) for token in learned),
     )

@@ -8,16 +8,19 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal, TypeVar
 
+import numpy as np
 import psutil
 from pydantic import computed_field
 
 from nuggets import amounts
 from nuggets.errors import BadInput
-from nuggets.extraction.consistent import check_consistent
+from nuggets.extraction.consistent import why_not_consistent
+from nuggets.extraction.layers import TopLayers
+from nuggets.extraction.sites import plain_sentence, split_sites, why_not_cut
 from nuggets.frozen import Frozen
-from nuggets.models.architecture import ROLES, ArchSpec
+from nuggets.models.architecture import LAYER_ROLES, ROLES, ArchSpec
 from nuggets.models.hub import cached_folder
-from nuggets.models.pair import Model, ModelPair, check_pair, check_vocabularies, read_config
+from nuggets.models.pair import Model, ModelPair, check_vocabularies, read_config
 from nuggets.models.references import ModelRef
 from nuggets.models.safetensors_headers import count_parameters, weight_bytes
 from nuggets.preflight.resources import Machine, Size, StageNeed, Work, estimate_stages
@@ -128,6 +131,7 @@ def preflight(
     pair: ModelPair,
     *,
     roles: Sequence[str] = (),
+    whole_heads: bool = False,
     work: Work | None = None,
     machine: Machine | None = None,
 ) -> Preflight:
@@ -135,7 +139,9 @@ def preflight(
 
     Args:
         pair: the larger model and the smaller one.
-        roles: matrices to be extracted; `embed` and `head` need equal vocabularies.
+        roles: matrices to be extracted; `embed` and `head` need equal vocabularies. Those of a
+            layer when not given.
+        whole_heads: whether the matrix selector keeps heads whole, as `consistent` does.
         work: how much is to be done; a usual transfer when not given.
         machine: what is there; this machine's CPU and current folder when not given.
     """
@@ -153,12 +159,9 @@ def preflight(
     )
     if large is None or small is None:
         return found.model_copy(update={"problems": tuple(problems)})
-    embed = bool({"embed", "head"} & set(roles))
-    _told(problems, lambda: check_pair(large.spec, small.spec, embed=embed))
-    _told(problems, lambda: check_vocabularies(pair))
-    notes = list(_notes(large.spec, small.spec))
-    if pair.vocabularies == "unknown":
-        notes.append("The vocabularies cannot be compared: one model has no tokenizer.json.")
+    cut = _told(problems, lambda: _plain(large.spec, small.spec, roles or LAYER_ROLES, whole_heads))
+    words = _words(pair, roles, problems)
+    notes = [*filter(None, [cut]), *_notes(large.spec, small.spec), *words]
     longest = [facts.max_tokens for facts in (large, small) if facts.max_tokens]
     work = work.model_copy(update={"max_tokens": min([work.max_tokens, *longest])})
     stages = estimate_stages(_size(large), _size(small), work, machine)
@@ -178,6 +181,24 @@ def preflight(
         "disk_needed": disk_needed,
     }
     return found.model_copy(update=known)
+
+
+def _words(pair: ModelPair, roles: Sequence[str], problems: list[str]) -> Iterator[str]:
+    """What to know of the two tokenizers; what is missing, or needs equal ones, is a problem."""
+    if {"embed", "head"} & set(roles):
+        _told(problems, lambda: check_vocabularies(pair, "the roles embed and head"))
+    problems += [
+        f"{model.ref.source} has no tokenizer; put tokenizer.json into the folder of its weights."
+        for model in (pair.teacher, pair.student)
+        if not model.has_tokenizer
+    ]
+    if pair.vocabularies == "differ":
+        yield (
+            "The tokenizers differ: each model reads its own tokens, and what compares them token "
+            "by token (embedding and head, alignment, distillation, grafts) is refused."
+        )
+    if pair.vocabularies == "unknown":
+        yield "The vocabularies cannot be compared: one model has no tokenizer.json."
 
 
 def _judge(
@@ -222,7 +243,7 @@ def _roles(pair: ModelPair) -> Iterator[RoleFit]:
         shapes = [spec.shape(role) if spec.has(role) else None for spec in (teacher, student)]
         if shapes == [None, None]:
             continue
-        reason = _why_not(role, shapes, pair)
+        reason = _why_not(role, pair)
         tied = role == "head" and (teacher.tied or student.tied)
         modules = [
             spec.module(role, None if role in ("embed", "head") else 0) if spec.has(role) else None
@@ -239,18 +260,20 @@ def _roles(pair: ModelPair) -> Iterator[RoleFit]:
         )
 
 
-def _why_not(role: str, shapes: Sequence[tuple[int, int] | None], pair: ModelPair) -> str:
-    large, small = shapes
-    if large is None or small is None:
-        return f"the {'teacher' if large is None else 'student'} has none"
-    if role in ("embed", "head"):
-        if large[0] != small[0]:
-            return f"vocabularies of {large[0]} and {small[0]} tokens"
-        if pair.vocabularies == "differ":
-            return "the same row is a different token"
-    if small[0] > large[0] or small[1] > large[1]:
-        return f"the student's is larger: {small[0]} × {small[1]} > {large[0]} × {large[1]}"
-    return ""
+def _why_not(role: str, pair: ModelPair) -> str:
+    teacher, student = pair.teacher.spec, pair.student.spec
+    if not student.has(role):
+        return "the student has none"
+    if role in ("embed", "head") and pair.vocabularies == "differ":
+        return "the same row is a different token"
+    return why_not_cut(role, teacher, student)
+
+
+def _plain(teacher: ArchSpec, student: ArchSpec, roles: Sequence[str], whole_heads: bool) -> str:
+    """What starts as plain LoRA; which layers of a deeper student is known without a map."""
+    pairs = TopLayers().pairs(np.zeros(teacher.n_layers), student.n_layers)
+    sites, uncut = split_sites(teacher, student, pairs, roles, whole_heads)
+    return plain_sentence(len(sites), uncut)
 
 
 def _told(problems: list[str], look: Callable[[], T]) -> T | None:
@@ -319,10 +342,11 @@ def _notes(teacher: ArchSpec, student: ArchSpec) -> Iterator[str]:
                 f"Embedding and head of the {who} are one tensor (tied), so the head has no "
                 "separate weight to extract or adapt."
             )
-    try:
-        check_consistent(teacher, student)
-    except BadInput as problem:
-        yield str(problem)
+    if reason := why_not_consistent("q", teacher, student):
+        yield (
+            f"With the selector consistent, which keeps heads whole, attention starts as plain "
+            f"LoRA ({reason})."
+        )
 
 
 def _shortage(need: StageNeed, machine: Machine) -> str:

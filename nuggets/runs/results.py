@@ -8,18 +8,22 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from nuggets.erasure.report import ErasureReport
 from nuggets.errors import BadInput
 from nuggets.evaluation.tables import BenchmarkTable
 from nuggets.extraction.plan import ExtractionPlan
 from nuggets.recipe import load_job
 from nuggets.runs.store import Run
 from nuggets.sensitivity.maps import SensitivityMap
-from nuggets.statistics.report import BenchmarkReport, CellOutcome, build_report
+from nuggets.statistics.cells import CellOutcome
+from nuggets.statistics.power import spread_at_half
+from nuggets.statistics.report import BenchmarkReport, build_report
 from nuggets.statistics.verdict import EDITION
 
 REPORT = "report/report.json"
 PLAN = "plan/plan.json"
 MAP = "map"
+ERASURE = "erasure"
 CELLS = "cells"
 CELL = "cell.json"
 RECORD = "record.json"
@@ -51,8 +55,29 @@ def _judged_again(folder: Path, written: int) -> BenchmarkReport | None:
     if {(arm.name, seed) for arm in old.arms.values() for seed in arm.seeds} - kept:
         return None
     return build_report(
-        found, task=old.task, metric=old.metric, higher_is_better=old.higher_is_better
+        found,
+        task=old.task,
+        metric=old.metric,
+        higher_is_better=old.higher_is_better,
+        ground=load_job(run.recipe_text()).ground,
     )
+
+
+def measured_spread(run: Run) -> tuple[float, float, str]:
+    """Mean of a run's plain LoRA, its spread over seeds where half is right, and whose they are.
+
+    Raises:
+        BadInput: if the run has no report of 0/1 outcomes with plain LoRA on two seeds or more.
+    """
+    found = report(run)
+    arms = {} if found is None or not found.higher_is_better else found.arms
+    plain = next((arm for arm in arms.values() if arm.role == "baseline"), None)
+    if plain is None:
+        raise BadInput(
+            f"Run {run.id} has no report in which plain LoRA got a share of its items right; name "
+            "a finished transfer with that arm, judged by another metric than loss."
+        )
+    return plain.value, spread_at_half(plain.per_seed), f"measured by plain LoRA in {run.id}"
 
 
 def plan_of(run: Run) -> ExtractionPlan | None:
@@ -65,6 +90,12 @@ def map_of(run: Run) -> SensitivityMap | None:
     """The row and column sums of the map that a run measured or used."""
     folder = run.folder / "artifacts" / MAP
     return SensitivityMap.load(folder) if folder.is_dir() else None
+
+
+def erasure_of(run: Run) -> ErasureReport | None:
+    """What erasing showed in a finished run."""
+    folder = run.folder / "artifacts" / ERASURE
+    return ErasureReport.load(folder) if folder.is_dir() else None
 
 
 def cell_folder(run: Run, arm: str, seed: int) -> Path:

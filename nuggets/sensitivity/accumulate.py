@@ -17,7 +17,7 @@ from nuggets.data.samples import Encoded
 from nuggets.errors import BadInput, NonFinite, NuggetsError
 from nuggets.models.architecture import ArchSpec
 from nuggets.sensitivity.maps import SensitivityMap
-from nuggets.sensitivity.scores import Score
+from nuggets.sensitivity.scores import Compared, Score
 
 Keep = Literal["full", "sums"]
 
@@ -162,12 +162,16 @@ class MapParts:
             if done.full is not None:
                 # Taken out at once: where parts go to disk, one matrix is alive at a time.
                 matrix, done.full = done.full.cpu().numpy(), None
-                self.rows[done.module] = matrix.sum(axis=1, dtype=np.float64)
-                self.cols[done.module] = matrix.sum(axis=0, dtype=np.float64)
-                self.keep_full(done.module, matrix)
+                self.take_matrix(done.module, matrix)
             elif done.rows is not None and done.cols is not None:
                 self.rows[done.module] = done.rows.cpu().numpy()
                 self.cols[done.module] = done.cols.cpu().numpy()
+
+    def take_matrix(self, module: str, matrix: Float[ndarray, "_ _"]) -> None:
+        """Takes one finished full map and its sums."""
+        self.rows[module] = matrix.sum(axis=1, dtype=np.float64)
+        self.cols[module] = matrix.sum(axis=0, dtype=np.float64)
+        self.keep_full(module, matrix)
 
     def keep_full(self, module: str, matrix: Float[ndarray, "_ _"]) -> None:
         """Keeps one full map, in memory; `nuggets.sensitivity.map_writer` keeps it on disk."""
@@ -192,14 +196,19 @@ class MapParts:
         )
 
 
-def refuse_empty(encoded: Sequence[Encoded]) -> None:
-    """Refuses an empty list.
+def check_asked(encoded: Sequence[Encoded], score: Score | None) -> None:
+    """Refuses what cannot be summed over samples.
 
     Raises:
-        BadInput: if there is no sample.
+        BadInput: if there is no sample, or the score compares finished maps.
     """
     if not encoded:
         raise BadInput("No seed samples were given; at least one is needed.")
+    if isinstance(score, Compared):
+        raise BadInput(
+            f"The score {score.kind} compares finished maps and is no sum over samples. Measure a "
+            "map of each skill and compare them: nuggets.sensitivity.comparing.compare_maps."
+        )
 
 
 def check_loss(loss: Tensor, index: int) -> None:

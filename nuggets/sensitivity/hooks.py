@@ -21,13 +21,13 @@ from nuggets.sensitivity.accumulate import (
     Keep,
     MapParts,
     add_up,
+    check_asked,
     check_loss,
-    refuse_empty,
     share_of,
 )
 from nuggets.sensitivity.maps import SensitivityMap
 from nuggets.sensitivity.scores import Score, ThetaGrad
-from nuggets.sensitivity.several_samples import gradients
+from nuggets.sensitivity.several_samples import gradients, reads_lengths
 
 
 @torch.enable_grad()
@@ -71,9 +71,10 @@ def compute_sensitivity(
         NuggetsError: one sample per pass: if a parameter received no gradient (a hook did not
             fire).
     """
-    refuse_empty(encoded)
+    check_asked(encoded, score)
     score = score or ThetaGrad()
     named = dict(model.named_parameters())  # a tied weight once: its gradient is of both uses
+    per_pass = 1 if reads_lengths(model) else per_pass
     passes = _passes(share_of(len(encoded)), per_pass, progress)
     with without_dropout(model):  # a map must not depend on which units a sample dropped
         if per_pass == 1:

@@ -113,6 +113,16 @@ class SensitivityMap:
             )
         return self.full[module]
 
+    def blocks(self) -> Iterator[tuple[str, Float[ndarray, "_ _"]]]:
+        """Every matrix of the layers with its module, in the model's order, one at a time.
+
+        Raises:
+            BadInput: if they were not kept.
+        """
+        for module, _, layer in self.spec.modules():
+            if layer is not None:
+                yield module, self.matrix(module)
+
     def save(self, folder: Path) -> None:
         """Writes `map.safetensors` and `map.json` into an existing folder."""
         tensors = {"totals": self.totals}

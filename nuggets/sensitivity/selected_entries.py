@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -58,6 +58,33 @@ def top(scores: Float[ndarray, " n"], k: int) -> Index:
     above = np.flatnonzero(scores > least)
     ties = np.flatnonzero(scores == least)[: k - len(above)]
     return np.sort(np.concatenate([above, ties]))
+
+
+def top_entries(
+    matrices: Iterable[tuple[str, Float[ndarray, "_ _"]]], k: int
+) -> tuple[Float[ndarray, " k"], Index]:
+    """The `k` largest entries of several matrices, one of which is in memory at a time.
+
+    Returns:
+        Their values, largest first, and their places in all matrices laid end to end; ties go to
+        the lowest place. Fewer than `k` where there are no more.
+    """
+    values, places = np.zeros(0, np.float32), np.zeros(0, np.int64)
+    start = 0
+    for _, matrix in matrices:
+        entries = matrix.reshape(-1)
+        # Most entries of later matrices are below the least that is kept, and need no sorting.
+        able = (
+            np.flatnonzero(entries > values.min()) if len(values) == k else np.arange(len(entries))
+        )
+        able = able[top(entries[able], k)]
+        values = np.concatenate([values, entries[able]])
+        places = np.concatenate([places, start + able])
+        kept = top(values, k)
+        values, places = values[kept], places[kept]
+        start += len(entries)
+    order = np.argsort(-values, kind="stable")
+    return values[order], places[order]
 
 
 def keep_share(pick: Pick, scores: Float[ndarray, "_ _"], ratio: float) -> Pick:

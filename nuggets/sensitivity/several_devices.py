@@ -19,7 +19,7 @@ from nuggets.data.samples import Encoded
 from nuggets.errors import NuggetsError
 from nuggets.models.references import ModelRef
 from nuggets.progress import Progress
-from nuggets.sensitivity.accumulate import Keep, MapParts, refuse_empty
+from nuggets.sensitivity.accumulate import Keep, MapParts, check_asked
 from nuggets.sensitivity.scores import Score
 
 POLL_S = 0.5
@@ -59,7 +59,7 @@ def measure_on(
         BadInput: if there is no sample.
         NuggetsError: if a process failed, with what it said.
     """
-    refuse_empty(encoded)
+    check_asked(encoded, score)
     with tempfile.TemporaryDirectory() as meeting:
         told = dict(meta or {})
         samples = list(encoded)

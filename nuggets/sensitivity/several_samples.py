@@ -42,6 +42,17 @@ def samples_per_pass(spec: ArchSpec, n_parameters: int, tokens: Sequence[int]) -
     return min(fit, MOST, len(tokens)) if fit >= FEWEST else 1
 
 
+def reads_lengths(model: nn.Module) -> bool:
+    """Whether a model's rotations depend on how much it reads, as with long and dynamic RoPE.
+
+    Padded to the longest of a pass, a short sample would be rotated as a long one; and the tables
+    are changed in place, which `torch.func` refuses. Such samples go one by one.
+    """
+    found = [getattr(module, "rope_type", None) for module in model.modules()]
+    kinds = [k for each in found for k in (each.values() if isinstance(each, dict) else [each])]
+    return any(kind == "longrope" or "dynamic" in (kind or "") for kind in kinds)
+
+
 def gradients(
     model: nn.Module, parameters: Mapping[str, Tensor], encoded: Sequence[Encoded]
 ) -> tuple[Tensor, dict[str, Tensor]]:

@@ -31,11 +31,14 @@ from nuggets.sensitivity.accumulate import (
     Hooks,
     Keep,
     MapParts,
+    check_asked,
     check_loss,
-    refuse_empty,
 )
 from nuggets.sensitivity.maps import SensitivityMap
 from nuggets.sensitivity.scores import Score, ThetaGrad
+
+WORDS = 1024
+"""Words that go through a block at once."""
 
 
 @torch.enable_grad()
@@ -74,7 +77,7 @@ def stream_sensitivity(
         NonFinite: if a sample's loss or a parameter's score is not finite, naming it.
         NuggetsError: if a parameter received no gradient (a hook did not fire).
     """
-    refuse_empty(encoded)
+    check_asked(encoded, score)
     parts = MapParts() if parts is None else parts
     stream = _Stream(ref, dtype, torch.device(device), encoded, score or ThetaGrad(), keep, parts)
     parts.begin(stream.spec, stream.names, len(encoded))
@@ -85,6 +88,35 @@ def stream_sensitivity(
         step(*arguments)
         progress.progress(done + 1, len(steps), "blocks, forward and back")
     return parts.finish(stream.spec, stream.score.kind, stream.names, meta or {})
+
+
+@torch.no_grad()
+def stream_words(
+    ref: ModelRef, ids: Sequence[int], blocks: int, device: torch.device | str = "cpu"
+) -> Tensor:
+    """What leaves a block when the model reads one word and nothing else, for many words.
+
+    Args:
+        ref: a model in safetensors; one block of it is in memory at a time.
+        ids: token ids of the words.
+        blocks: how many blocks they go through.
+        device: where a block computes.
+
+    Returns:
+        float32 `[words, hidden]`.
+
+    Raises:
+        Unsupported: if the weights cannot be read one by one.
+        Damaged: if the weights are not those that the config describes, or not finite.
+    """
+    device = torch.device(device)
+    stream = _Stream(ref, torch.float32, device, (), ThetaGrad(), "sums", MapParts())
+    parts = torch.tensor(ids, device=device).split(WORDS)
+    stream.samples = [_SamplePass(part[:, None], part[:, None]) for part in parts]
+    stream.enter()
+    for layer in range(blocks):
+        stream.forward(layer)
+    return torch.cat([sample.states[-1][:, 0] for sample in stream.samples])
 
 
 class _Reached(Exception):

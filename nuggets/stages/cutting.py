@@ -13,11 +13,10 @@ from nuggets.compute.threads import threads_of
 from nuggets.data.sources import load_source
 from nuggets.disk.outputs import output_folder, refuse_existing
 from nuggets.errors import BadInput
-from nuggets.extraction.consistent import check_consistent, check_heads_fill, choose_consistent
+from nuggets.extraction.consistent import check_cut, check_heads_fill, choose_consistent
 from nuggets.extraction.cut import cut_model, permute_matrices
 from nuggets.extraction.layers import TopLayers, UniformLayers
 from nuggets.models.architecture import ArchSpec
-from nuggets.models.pair import check_pair
 from nuggets.planning.cache import MapRequest
 from nuggets.planning.machine import resolve_device_name
 from nuggets.progress import Progress
@@ -80,7 +79,7 @@ def _map(job: CutJob, teacher: Loaded, progress: Progress | None) -> Sensitivity
                 "JSONL file, or choose the order first or random."
             )
         return None
-    config = SensitivityConfig(keep="sums", dtype="float32")
+    config = SensitivityConfig(score=job.score, keep="sums", dtype="float32")
     measuring = SensitivityJob(
         model=job.teacher, data=job.data, sensitivity=config, device=job.device
     )
@@ -120,8 +119,7 @@ def student_spec(job: CutJob, teacher: ArchSpec) -> ArchSpec:
             f"A width of {changed.hidden_size} is not a multiple of the {changed.n_heads} heads. "
             "Choose a different width or different head groups."
         )
-    check_pair(teacher, changed, embed=False)
-    check_consistent(teacher, changed)
+    check_cut(teacher, changed)
     check_heads_fill(teacher, changed.n_heads, changed.hidden_size)
     return changed
 

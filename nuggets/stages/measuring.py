@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from nuggets.alignment.measure import align_models
 from nuggets.alignment.report import AlignmentReport
+from nuggets.alignment.words import WordVectors, stored_words, words_of
 from nuggets.compute.device import free_memory
 from nuggets.compute.memory import memory_reported, return_freed_memory
 from nuggets.compute.threads import threads_for
@@ -42,10 +43,12 @@ from nuggets.recipe import AlignJob, DataConfig, SensitivityConfig, SensitivityJ
 from nuggets.runs.context import RunContext
 from nuggets.runs.results import MAP
 from nuggets.sensitivity.accumulate import Keep
+from nuggets.sensitivity.comparing import compare_maps
 from nuggets.sensitivity.footprint import hooks_bytes
 from nuggets.sensitivity.hooks import compute_sensitivity
 from nuggets.sensitivity.map_writer import MapWriter
 from nuggets.sensitivity.maps import SensitivityMap
+from nuggets.sensitivity.scores import Compared
 from nuggets.sensitivity.several_devices import measure_on
 from nuggets.sensitivity.several_samples import samples_per_pass
 from nuggets.sensitivity.streaming import stream_sensitivity
@@ -87,6 +90,13 @@ class Loaded:
             return weights_of(self.model)
         return StoredWeights(self.ref, self.spec).weight
 
+    @cached_property
+    def words(self) -> WordVectors:
+        """Vectors of single words: of the model if it is loaded, else from the files."""
+        if self.in_memory or self.ref.format == "gguf":
+            return words_of(self.model, self.spec)
+        return stored_words(self.ref, self.spec, self.device)
+
     def threads(self) -> AbstractContextManager[None]:
         """As many threads as this model is worth."""
         return threads_for(self.parameters, self.device)
@@ -123,10 +133,30 @@ def measure_map(
         loaded = Loaded(request.model, request.device, config.dtype, progress)
     folder = request.folder
     meta = {**_meta(request), "digest": folder.name}
+    if request.compared:
+        maps = [measure_map(each, progress, loaded) for each in request.compared]
+        keep_result(lambda temp: _compare(config, maps, request.windows, meta, temp), folder)
+        return SensitivityMap.load(folder)
     with loaded.threads():
         encoded = loaded.encode(request.samples, config.max_length, request.job.data.format)
         _measure(loaded, encoded, config, folder, meta, request.windows, progress)
     return SensitivityMap.load(folder)
+
+
+def _compare(
+    config: SensitivityConfig,
+    maps: Sequence[SensitivityMap],
+    windows: WindowRequest | None,
+    meta: Mapping[str, Any],
+    folder: Path,
+) -> None:
+    """Writes what a score of comparison makes of finished maps, the skill's own first."""
+    assert isinstance(config.score, Compared)
+    chosen = windows or WindowRequest(shapes={}, selectors=())  # which keeps sums alone
+    parts = MapWriter(folder) if config.keep == "full" else ChosenParts(chosen)
+    map = compare_maps(config.score, maps[0], maps[1:], parts, meta)
+    if config.keep != "full":
+        map.save(folder)
 
 
 def _measure(
@@ -149,13 +179,15 @@ def _measure(
     if config.processes > 1:
         devices = devices_for(loaded.device, config.processes, "sensitivity")
         options = (config.score, keep, config.dtype, progress, meta, chosen)
-        return _keep(lambda temp: measure_on(devices, loaded.ref, encoded, temp, *options), folder)
+        return keep_result(
+            lambda temp: measure_on(devices, loaded.ref, encoded, temp, *options), folder
+        )
     if not streamed:
         fit = samples_per_pass(loaded.spec, loaded.parameters, tokens)
         per_pass = fit if config.method == "auto" and not config.checkpoint else 1
         options = (config.score, keep, progress, meta, config.checkpoint, chosen, per_pass)
         map = compute_sensitivity(loaded.model, loaded.spec, encoded, *options)
-        return _keep(map.save, folder)
+        return keep_result(map.save, folder)
     if progress is not None:
         progress.log(f"{loaded.name} is measured one block at a time, from its files.")
 
@@ -168,7 +200,7 @@ def _measure(
         if config.keep != "full":
             map.save(temp)
 
-    return _keep(write, folder)
+    return keep_result(write, folder)
 
 
 def devices_for(device: str, processes: int, stage: str) -> list[str]:
@@ -204,7 +236,7 @@ def _needed(loaded: Loaded, config: SensitivityConfig, tokens: Sequence[int]) ->
     return hooks_bytes(loaded.spec, loaded.parameters, max(tokens), width, full=full)
 
 
-def _keep(write: Callable[[Path], None], folder: Path) -> None:
+def keep_result(write: Callable[[Path], None], folder: Path) -> None:
     """Puts a result into the cache, where another process may have been faster with the same."""
     make_folder(folder.parent)
     try:
@@ -223,13 +255,18 @@ def keep_map(map: SensitivityMap, ctx: RunContext) -> None:
 
 
 def _meta(request: MapRequest) -> dict[str, Any]:
-    data = request.job.data
+    against = [_label(each.job.data) for each in request.compared[1:]]
     return {
         "model": request.job.model,
-        "label": data.task or source_label(str(data.file or data.seed_samples)),
+        "label": _label(request.job.data),
         "dtype": request.config.dtype,
         "device": request.device,
+        **({"against": against} if against else {}),
     }
+
+
+def _label(data: DataConfig) -> str:
+    return data.task or source_label(str(data.file or data.seed_samples))
 
 
 def measure_alignment(
@@ -239,7 +276,7 @@ def measure_alignment(
     folder = alignment_folder(job, pair)
     if (found := find_alignment(folder)) is not None:
         return found
-    check_vocabularies(pair)
+    check_vocabularies(pair, "an alignment")
     device = resolve_device_name(job.device)
     teacher = Loaded(pair.teacher, device, progress=progress)
     student = Loaded(pair.student, device, progress=progress)
@@ -257,7 +294,7 @@ def measure_alignment(
             progress=progress,
             stitch=job.stitch,
         )
-    _keep(report.save, folder)
+    keep_result(report.save, folder)
     return AlignmentReport.load(folder)
 
 
@@ -324,6 +361,7 @@ def write_extraction(
         "them on a base from which their product was subtracted. Loaded without that, they add "
         "the product to the student.\n"
     )
+    card += f"\n{plan.plain_sentence}\n" if plan.plain else ""
     save_adapter(
         folder,
         {name: (factor.a, factor.b) for name, factor in factors.items()},

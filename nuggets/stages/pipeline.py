@@ -10,9 +10,12 @@ from nuggets.builtin.resolve import pair_named
 from nuggets.errors import BadInput
 from nuggets.evaluation.permits import check_permits
 from nuggets.planning import cache
-from nuggets.recipe import AlignJob, SensitivityJob
+from nuggets.planning.erasing import EraseRequest
+from nuggets.recipe import AlignJob, EraseJob, SensitivityJob
 from nuggets.runs.context import RunContext
+from nuggets.runs.results import ERASURE
 from nuggets.runs.store import Run
+from nuggets.stages.erasing import measure_erasure
 from nuggets.stages.evaluating import run_evaluate
 from nuggets.stages.measuring import keep_map, measure_alignment, measure_map
 from nuggets.stages.transfer import run_transfer
@@ -30,6 +33,7 @@ def execute(run: Run, ctx: RunContext) -> None:
         "transfer": run_transfer,
         "sensitivity": _sensitivity,
         "align": _align,
+        "erase": _erase,
         "evaluate": run_evaluate,
     }
     if job.job not in steps:
@@ -47,6 +51,17 @@ def _sensitivity(job: SensitivityJob, ctx: RunContext) -> None:
         model=cache.digest_model(request.model), samples=cache.samples_digest(request.samples)
     )
     keep_map(measure_map(request, ctx), ctx)
+
+
+def _erase(job: EraseJob, ctx: RunContext) -> None:
+    ctx.plan(("erasure",))
+    ctx.stage("erasure")
+    request = EraseRequest.of(job)
+    ctx.provenance(model=cache.digest_model(request.model))
+    report = measure_erasure(request, ctx)
+    if not ctx.done(ERASURE):
+        with ctx.commit(ERASURE) as folder:
+            report.save(folder)
 
 
 def _align(job: AlignJob, ctx: RunContext) -> None:

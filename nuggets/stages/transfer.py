@@ -23,11 +23,12 @@ from nuggets.planning import cache
 from nuggets.planning.cache import MapRequest
 from nuggets.planning.checks import check_transfer
 from nuggets.planning.datasets import Datasets
-from nuggets.planning.jobs import alignment_job, extractions, map_job, map_request
-from nuggets.recipe import DataConfig, TransferRecipe
+from nuggets.planning.jobs import alignment_job, extractions, map_request, other_map_job
+from nuggets.recipe import TransferRecipe
 from nuggets.runs import results
 from nuggets.runs.context import RunContext
 from nuggets.sensitivity.maps import SensitivityMap
+from nuggets.sensitivity.scores import Score
 from nuggets.stages.evaluating import arm_subjects, measure_subjects, write_tables
 from nuggets.stages.measuring import (
     Loaded,
@@ -37,16 +38,17 @@ from nuggets.stages.measuring import (
     measure_map,
     write_extraction,
 )
+from nuggets.stages.reuse import KnownCells
+from nuggets.statistics.cells import CellOutcome
 from nuggets.statistics.comparisons import higher_is_better
-from nuggets.statistics.report import CellOutcome, build_report
+from nuggets.statistics.report import build_report
 from nuggets.train.arms.family import Arm
 from nuggets.train.cells import EVALUATION_BATCHES, CellRecord, CellResult
 from nuggets.train.lab import Lab
 from nuggets.train.lanes.packing import CellGroup, Form, plan_batches
 from nuggets.train.lanes.side_by_side import Cell, run_batch
-from nuggets.train.tuning import Tuning, tune_batch
 
-STAGES = ("load", "sensitivity", "plan", "tune", "train", "benchmark", "report")
+STAGES = ("load", "sensitivity", "plan", "train", "benchmark", "report")
 
 
 def run_transfer(recipe: TransferRecipe, ctx: RunContext) -> None:
@@ -54,11 +56,7 @@ def run_transfer(recipe: TransferRecipe, ctx: RunContext) -> None:
 
     Finished stages and cells are skipped, so a resumed run goes on where it was.
     """
-    unused = {
-        *(() if recipe.train.lr_grid else ("tune",)),
-        *(() if recipe.benchmarks else ("benchmark",)),
-    }
-    ctx.plan([stage for stage in STAGES if stage not in unused])
+    ctx.plan([stage for stage in STAGES if stage != "benchmark" or recipe.benchmarks])
     ctx.stage("load")
     helpers = devices_for(recipe.device, recipe.train.processes, "train")[1:]
     pair = pair_named(recipe.teacher, recipe.student)
@@ -68,9 +66,8 @@ def run_transfer(recipe: TransferRecipe, ctx: RunContext) -> None:
         lab = replace(lab, threads=threads, helpers=helpers)
         ctx.stage("plan")
         _keep_plan(recipe, lab, ctx)
-        rates = _tune(recipe, lab, data, ctx)
         ctx.stage("train")
-        _cells(recipe, lab, data, rates, ctx)
+        _cells(recipe, lab, data, KnownCells(recipe, pair), ctx)
         _benchmarks(recipe, lab, ctx)
     ctx.stage("report")
     _report(recipe, data, ctx)
@@ -83,7 +80,7 @@ def _prepare(recipe: TransferRecipe, pair: ModelPair, ctx: RunContext) -> tuple[
     ctx.provenance(samples=_digest(data, recipe))
     teacher = Loaded(pair.teacher, recipe.device, progress=ctx)
     student = Loaded(pair.student, recipe.device, progress=ctx)
-    judged = [*data.test, *data.tuning, *chain.from_iterable(data.old.values())]
+    judged = [*data.test, *data.validation, *chain.from_iterable(data.old.values())]
     check_items(judged, student.tokenizer, recipe.train.max_length, recipe.data.format)
     _ = student.model  # now, so that damaged weights end the run before anything is measured
     ctx.check_cancelled()
@@ -104,20 +101,20 @@ def _lab(
 ) -> Lab:
     cka, wrong = None, None
 
-    def task_map(task: str) -> SensitivityMap:
-        data = DataConfig(task=task, n_seed_samples=recipe.data.n_seed_samples)
-        job = map_job(recipe).model_copy(update={"data": data})
+    def other_map(task: str | None, score: Score | None = None) -> SensitivityMap:
+        job = other_map_job(recipe, task, score)
         return measure_map(MapRequest.of(job, pair.teacher, pair.student), ctx)
 
     if any(extraction.layers.needs_cka for extraction in extractions(recipe)):
         cka = measure_alignment(alignment_job(recipe), pair, ctx).matrices["cka"]
     if any(arm.needs_other_task for arm in recipe.arms):
         other = next(skill for skill in ("copy", "add") if skill != recipe.data.task)
-        wrong = task_map(other)
+        wrong = other_map(other)
     runs_teacher = any(arm.runs_teacher for arm in recipe.arms)
     return Lab(
         teacher=teacher.model if runs_teacher else None,
         teacher_weight=teacher.weight,
+        teacher_words=teacher.words,
         teacher_spec=teacher.spec,
         student=student.model,
         student_spec=student.spec,
@@ -125,7 +122,7 @@ def _lab(
         teacher_tokenizer=teacher.tokenizer,
         map=map,
         wrong_map=wrong,
-        task_map=task_map,
+        other_map=other_map,
         cka=cka,
         extraction=recipe.extraction,
         lora=recipe.lora,
@@ -133,6 +130,7 @@ def _lab(
         train_samples=data.train,
         extra_prompts=data.extra,
         general_samples=data.general,
+        questions=[*data.test, *data.validation],
         device=torch.device(recipe.device),
         bf16=recipe.device.startswith("cuda"),
         kept=cache_dir() / "healed",
@@ -144,7 +142,7 @@ def _digest(data: Datasets, recipe: TransferRecipe) -> str:
     """Names every sample that is learned from or counted."""
     trained = [sample for seed in recipe.seeds for sample in data.train(seed)]
     old = [sample for samples in data.old.values() for sample in samples]
-    return cache.samples_digest([*data.seed_samples, *trained, *data.test, *data.tuning, *old])
+    return cache.samples_digest([*data.seed_samples, *trained, *data.test, *data.validation, *old])
 
 
 def _keep_plan(recipe: TransferRecipe, lab: Lab, ctx: RunContext) -> None:
@@ -155,79 +153,35 @@ def _keep_plan(recipe: TransferRecipe, lab: Lab, ctx: RunContext) -> None:
         write_extraction(folder, plan, factors, recipe, lab.student_spec)
 
 
-def _tune(
-    recipe: TransferRecipe, lab: Lab, data: Datasets, ctx: RunContext
-) -> dict[str, float | None]:
-    """Learning rate per arm: the recipe's, or each arm's best of the grid on other seeds."""
-    if not recipe.train.lr_grid:
-        return {arm.name: None for arm in recipe.arms}
-    ctx.stage("tune")
-    grid, seed = recipe.train.lr_grid, recipe.train.tuning_seed
-    arms = {arm.name: arm for arm in recipe.arms}
-    cells = [(arm, seed) for arm in recipe.arms]
-    done = 0
-    for index, batch in enumerate(_batches(lab, cells, ctx, "tuning.json", len(grid))):
-        own = [arms[name] for name, _ in batch.cells]
-        together = _Together(ctx, done, len(own), len(arms), "tuning")
-        together.progress(0, 1, "training")
-        if not all(ctx.done(f"tuning/{arm.name}") for arm in own):
-            found = tune_batch(
-                lab,
-                own,
-                grid,
-                batch.form,
-                ctx.checkpoints / "tuning" / f"batch-{index}",
-                items=data.tuning,
-                metric=recipe.data.metric,
-                progress=together,
-                progress_of=lambda arm: _Labelled(ctx, f"tune {arm.name}", seed),
-            )
-            _keep_tunings(found, ctx)
-        done += len(own)
-    ctx.progress(len(arms), len(arms), "tuned all arms")
-    paths = {name: ctx.artifacts / "tuning" / name / "tuning.json" for name in arms}
-    return {n: Tuning.model_validate_json(p.read_text()).lr for n, p in paths.items()}
-
-
-def _keep_tunings(found: Sequence[Tuning], ctx: RunContext) -> None:
-    for tuning in found:
-        if not ctx.done(f"tuning/{tuning.arm}"):
-            with ctx.commit(f"tuning/{tuning.arm}") as folder:
-                (folder / "tuning.json").write_text(tuning.model_dump_json(indent=1))
-
-
 def _cells(
-    recipe: TransferRecipe,
-    lab: Lab,
-    data: Datasets,
-    rates: dict[str, float | None],
-    ctx: RunContext,
+    recipe: TransferRecipe, lab: Lab, data: Datasets, known: KnownCells, ctx: RunContext
 ) -> None:
     """Every arm with every seed, seeds outermost: a cancelled run still compares all arms."""
     cells = {
-        (arm.name, seed): Cell(arm, seed, rates[arm.name], _Labelled(ctx, arm.name, seed))
+        (arm.name, seed): Cell(arm, seed, _Labelled(ctx, arm.name, seed))
         for seed in recipe.seeds
         for arm in recipe.arms
     }
-    done = 0
-    pairs = [(cell.arm, cell.seed) for cell in cells.values()]
-    for index, batch in enumerate(_batches(lab, pairs, ctx, "batches.json")):
+    missing = [each for each in cells.values() if not ctx.done(f"{results.CELLS}/{each.name}")]
+    missing = [each for each in missing if not known.take(each.arm, each.seed, ctx)]
+    done = len(cells) - len(missing)
+    pairs = [(cell.arm, cell.seed) for cell in missing]
+    for index, batch in enumerate(_batches(lab, pairs, ctx)):
         ctx.check_cancelled()
         own = [cells[key] for key in batch.cells]
-        together = _Together(ctx, done, len(own), len(cells), "training")
+        new = [cell for cell in own if cell in missing]
+        together = _Together(ctx, done, len(new), len(cells))
         together.progress(0, 1, "training")
-        _batch(recipe, lab, data, own, batch.form, index, together)
-        done += len(own)
+        _batch(recipe, lab, data, known, own, batch.form, index, together)
+        done += len(new)
     ctx.progress(len(cells), len(cells), "all arms")
 
 
-def _batches(
-    lab: Lab, cells: Sequence[tuple[Arm, int]], ctx: RunContext, name: str, copies: int = 1
-) -> list[CellGroup]:
+def _batches(lab: Lab, cells: Sequence[tuple[Arm, int]], ctx: RunContext) -> list[CellGroup]:
     """Which cells share a program: chosen once, since a resume may find less memory free."""
-    path = ctx.checkpoints / name
+    path = ctx.checkpoints / "batches.json"
     if not path.is_file():
-        chosen = plan_batches(lab, cells, copies)
+        chosen = plan_batches(lab, cells)
         atomic_write(path, json.dumps([batch.model_dump() for batch in chosen]))
     return [CellGroup.model_validate(batch) for batch in json.loads(path.read_text())]
 
@@ -236,6 +190,7 @@ def _batch(
     recipe: TransferRecipe,
     lab: Lab,
     data: Datasets,
+    known: KnownCells,
     cells: list[Cell],
     form: Form,
     index: int,
@@ -255,6 +210,7 @@ def _batch(
             form,
             checkpoints,
             test=data.test,
+            validation=data.validation,
             old_skills=data.old,
             metrics=_metrics(recipe, data.test),
             answers=True,
@@ -263,6 +219,7 @@ def _batch(
         )
         for cell, result in found:
             _keep(recipe, data, cell, result, ctx)
+            known.remember(cell.arm, cell.seed, ctx.run)
     if checkpoints.exists():
         remove_folder(checkpoints)
 
@@ -280,7 +237,7 @@ def _keep(
         if done.trainee.trains:
             kind = "adapter" if done.trainee.is_adapter else "model"
             (folder / kind).mkdir()
-            card = _card(recipe, cell.arm, cell.seed, ctx)
+            card = _card(recipe, cell.arm, cell.seed, kind, record.note, ctx)
             done.save_weights(folder / kind, recipe.student, card)
     value = sum(record.outcome.outcomes[recipe.data.metric]) / len(record.outcome.items)
     ctx.metric(arm=cell.arm.name, seed=cell.seed, value=value)
@@ -289,9 +246,9 @@ def _keep(
 class _Together:
     """The run's progress while some cells are trained; the bar counts cells."""
 
-    def __init__(self, ctx: RunContext, before: int, n: int, total: int, doing: str) -> None:
+    def __init__(self, ctx: RunContext, before: int, n: int, total: int) -> None:
         self.ctx = ctx
-        self._before, self._n, self._total, self._doing = before, n, total, doing
+        self._before, self._n, self._total = before, n, total
 
     def check_cancelled(self) -> None:
         self.ctx.check_cancelled()
@@ -302,7 +259,7 @@ class _Together:
             cells = self._before + self._n * done / total
             last = self._before + self._n
             which = f"{self._before + 1}" if self._n == 1 else f"{self._before + 1} to {last}"
-            self.ctx.progress(cells, self._total, f"{self._doing} {which} of {self._total}")
+            self.ctx.progress(cells, self._total, f"training {which} of {self._total}")
 
     def metric(self, **data: Any) -> None:
         self.ctx.metric(**data)
@@ -360,14 +317,20 @@ def _answer_rows(test: Sequence[Sample], record: CellRecord) -> list[dict[str, A
     ]
 
 
-def _card(recipe: TransferRecipe, arm: Arm, seed: int, ctx: RunContext) -> str:
-    return (
-        f"# {arm.name}, seed {seed}\n\n"
+def _card(
+    recipe: TransferRecipe, arm: Arm, seed: int, kind: str, note: str, ctx: RunContext
+) -> str:
+    adapter = kind == "adapter"
+    option = "" if adapter else " --merged"
+    paragraphs = (
+        f"# {arm.name}, seed {seed}",
         f"Trained by Nuggets on `{recipe.data.task or recipe.data.file or recipe.data.train}` "
         f"for the student `{recipe.student}`, teacher `{recipe.teacher}`, run {ctx.run.id}. "
-        "Load it on the untouched student.\n\n"
-        f"    nuggets export {ctx.run.id} --arm {arm.name} --seed {seed} --out FOLDER\n"
+        + ("Load it on the untouched student." if adapter else "It is a whole model."),
+        note,
+        f"    nuggets export {ctx.run.id} --arm {arm.name} --seed {seed}{option} --out FOLDER\n",
     )
+    return "\n\n".join(filter(None, paragraphs))
 
 
 def _report(recipe: TransferRecipe, data: Datasets, ctx: RunContext) -> None:
@@ -381,10 +344,11 @@ def _report(recipe: TransferRecipe, data: Datasets, ctx: RunContext) -> None:
         task=data.label,
         metric=recipe.data.metric,
         higher_is_better=higher_is_better(recipe.data.metric),
+        ground=recipe.ground,
     )
     if recipe.train.lr_grid:
-        shared = len(shared_samples(data.test, data.tuning))
-        sizes = {"n_validation": len(data.tuning), "n_validation_in_test": shared}
+        shared = len(shared_samples(data.test, data.validation))
+        sizes = {"n_validation": len(data.validation), "n_validation_in_test": shared}
         report = report.model_copy(update=sizes)
     with ctx.commit("report") as folder:
         (folder / "report.json").write_text(report.model_dump_json(indent=1))

@@ -1,35 +1,39 @@
 """How often the verdict is wrong: identical arms compared, and planted effects found.
 
-A pool holds one arm trained with many seeds. A comparison draws three groups of seeds without
-overlap and calls them baseline, treatment and control, though all are the same arm (A/A): whatever
-the verdict then claims is false. For the second question the baseline and the content control are
-ruined, so that only an identical location control can prevent "located". A planted effect turns a
-known share of the treatment's answers from wrong to right, and counts how often "helps" finds it.
+A pool holds one arm trained with many seeds. A comparison draws groups of seeds without overlap and
+calls them baseline, treatment and control, though all are the same arm (A/A): whatever the verdict
+then claims is false. Arms that could prevent a claim are ruined, so that one alone decides: a
+ruined arm is the treatment's own, each outcome worse by 1. A planted effect turns a known share of
+the treatment's answers from wrong to right: how often is it found, and is its place?
 
 Comparisons of one round share no seed; rounds share the pool. The rate over all rounds is unbiased
 (a U-statistic), but its comparisons are not independent, so its interval counts only as many as
 the pool holds without reuse: the variance of a U-statistic is at most that of its disjoint
-comparisons (Hoeffding, Annals of Mathematical Statistics 19, 1948).
+comparisons (Hoeffding, Annals of Mathematical Statistics 19, 1948). Those of several pools add up.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import special  # the distributions of scipy.stats, without its .5 s of import
 
 from nuggets.errors import BadInput
-from nuggets.frozen import Frozen
+from nuggets.statistics.cells import Trial
 from nuggets.statistics.comparisons import compare_family, families
+from nuggets.statistics.error_rates import Calibration, Design, Rate, TriedRate, rate_of
 from nuggets.statistics.intervals import LEVEL
-from nuggets.statistics.power import detectable_effect
+from nuggets.statistics.power import detectable_effect, spread_at_half
+from nuggets.statistics.simulation import simulate, truth_of
 from nuggets.statistics.spread import Outcomes, checked_outcomes
 from nuggets.statistics.verdict import EDITION, Difference, Part, Verdict, decide
 
 COMPARISONS = 400
 """A/A comparisons drawn per design; at least this many."""
+SEEDS = (3, 5)
+"""Seeds per arm, one design each."""
 PLANTED = (0.1, 0.2, 0.3, 0.4)
 """Differences of exact match that are planted."""
 PARTS = {
@@ -38,71 +42,42 @@ PARTS = {
     "third": Part("content_control"),
     "fourth": Part("location_control"),
 }
-GROUPS = 3
-"""Groups of seeds per comparison: one question at a time."""
+Arms = tuple[Outcomes, ...]
 
 
-class Rate(Frozen):
-    """How often something was said.
+class Claim(NamedTuple):
+    """Something that a verdict may say: of how many groups of seeds, as which arms, and if it did.
 
-    `n` comparisons were made and `disjoint` of them shared no seed; the interval is
-    Clopper–Pearson's with `disjoint` comparisons.
+    `arms` are in the order of `PARTS`; of its groups the second is the treatment.
     """
 
-    value: float
-    low: float
-    high: float
-    n: int
-    disjoint: int
+    groups: int
+    arms: Callable[..., Arms]
+    said: Callable[[Verdict, Sequence[Difference]], bool]
 
 
-class Design(Frozen):
-    """Error rates with one number of seeds per arm.
-
-    `helps` and `hurts` are the full rules with one identical content control.
-    `helps_without_controls` is the worst case: the control is always beaten, so that only the
-    baseline can stop a false claim. `located` is said although the location control is identical;
-    `None` in a calibration of 0.1. `percentile` is how often the percentile interval of the
-    hierarchical bootstrap excludes 0 between identical arms on either side, and `student` the same
-    for the interval that decides. `found` gives, per planted difference, the rate of "helps";
-    `planned` is the difference that should be found in four of five experiments, said before any
-    was run.
-    """
-
-    n_seeds: int
-    helps: Rate
-    hurts: Rate
-    helps_without_controls: Rate
-    located: Rate | None = None
-    student: Rate
-    percentile: Rate
-    found: dict[str, Rate]
-    planned: float | None
+def _place(a: Outcomes, b: Outcomes) -> Arms:
+    """The location control is the same arm, and all else is ruined."""
+    return b - 1, b, b - 1, a
 
 
-class Calibration(Frozen):
-    """The verdict's error rates on one pool of real training runs, by one edition of the rules."""
-
-    task: str
-    arm: str
-    metric: str
-    n_pool: int
-    n_items: int
-    mean: float
-    seed_sd: float
-    designs: list[Design]
-    edition: int = 1
-
-    @property
-    def passed(self) -> bool:
-        """Whether "helps" and "located" are said of identical arms in at most 5 %."""
-        limit = 1 - LEVEL
-        return all(
-            rate.value <= limit
-            for design in self.designs
-            for rate in (design.helps, design.helps_without_controls, design.located)
-            if rate is not None
-        )
+CLAIMS = {
+    "helps": Claim(3, lambda a, b, c: (a, b, c), lambda v, _: v.kind == "helps"),
+    "hurts": Claim(2, lambda a, b: (a, b, b - 1), lambda v, _: v.kind == "hurts"),
+    "same_as_controls": Claim(
+        2, lambda a, b: (a, b, b), lambda v, _: v.kind == "same_as_controls"
+    ),
+    "helps_without_controls": Claim(
+        2, lambda a, b: (a, b, b - 1), lambda v, _: v.kind == "helps"
+    ),
+    "located": Claim(2, _place, lambda v, _: v.location == "located"),
+    "student": Claim(
+        2, lambda a, b: (a, b), lambda _, d: d[0].interval.low > 0 or d[0].interval.high < 0
+    ),
+    "percentile": Claim(2, lambda a, b: (a, b), lambda _, d: _excludes_zero(d[0].bootstrap)),
+}  # fmt: skip
+"""Field of a design → what is false of identical arms."""
+MISSED = Claim(2, _place, lambda v, _: v.location == "not_located")
 
 
 def calibrate(
@@ -110,9 +85,13 @@ def calibrate(
     *,
     task: str,
     arm: str,
+    student: str = "",
     metric: str = "exact_match",
-    n_seeds: Sequence[int] = (3, 5),
+    kept: Sequence[float | None] = (),
+    trials: Sequence[Sequence[Trial]] = (),
+    n_seeds: Sequence[int] = SEEDS,
     comparisons: int = COMPARISONS,
+    simulated: int = 0,
     seed: int = 0,
 ) -> Calibration:
     """Compare identical arms and planted effects on a pool of 0/1 outcomes.
@@ -121,9 +100,13 @@ def calibrate(
         pool: `[n_pool, n_items]`, one arm with many seeds on the same items.
         task: What the pool was trained on.
         arm: Which arm it is.
+        student: Whose.
         metric: What the outcomes are.
+        kept: The learning rate of each seed.
+        trials: What each seed did at every rate that it was trained at.
         n_seeds: Seeds per arm, one design each.
         comparisons: At least so many A/A comparisons per design.
+        simulated: As many comparisons of simulated seeds; none for 0.
         seed: Of the draws.
 
     Raises:
@@ -131,7 +114,7 @@ def calibrate(
         NonFinite: An outcome is NaN or infinite.
     """
     outcomes = checked_outcomes(pool, LEVEL)
-    smallest = GROUPS * max(n_seeds)
+    smallest = CLAIMS["helps"].groups * max(n_seeds)
     if len(outcomes) < smallest:
         raise BadInput(
             f"The pool has {len(outcomes)} trained seeds; comparing three arms of {max(n_seeds)} "
@@ -139,15 +122,26 @@ def calibrate(
         )
     return Calibration(
         task=task,
+        student=student,
         arm=arm,
         metric=metric,
         n_pool=len(outcomes),
         n_items=outcomes.shape[1],
         mean=float(outcomes.mean()),
         seed_sd=float(outcomes.mean(axis=1).std(ddof=1)),
-        designs=[_design(outcomes, n, comparisons, seed) for n in n_seeds],
+        designs=[_design(outcomes, n, comparisons, seed, PLANTED) for n in n_seeds],
+        item_sd=truth_of(outcomes).item_sd,
+        rates=_tried_rates(
+            outcomes, kept or [None] * len(outcomes), trials or [()] * len(outcomes)
+        ),
+        simulated=_simulated(outcomes, n_seeds, simulated, seed) if simulated else [],
         edition=EDITION,
     )
+
+
+def n_disjoint(n_pool: int, n_seeds: int, name: str) -> int:
+    """How many comparisons about a claim a pool holds that share no seed."""
+    return n_pool // (n_seeds * CLAIMS[name].groups)
 
 
 def draw_groups(
@@ -157,7 +151,7 @@ def draw_groups(
 
     Every round partitions a new permutation of the pool, until `at_least` draws were made.
     """
-    generator = np.random.default_rng([seed, size])
+    generator = np.random.default_rng([seed, size, n_groups])
     per_round = n_pool // (size * n_groups)
     for _ in range(-(-at_least // per_round)):
         order = generator.permutation(n_pool)[: per_round * size * n_groups]
@@ -172,40 +166,6 @@ def plant(outcomes: Outcomes, effect: float, generator: np.random.Generator) -> 
     wrong = 1 - outcomes
     share = min(effect / wrong.mean(), 1.0) if wrong.any() else 0.0
     return outcomes + wrong * (generator.random(outcomes.shape) < share)
-
-
-def _design(outcomes: Outcomes, size: int, comparisons: int, seed: int) -> Design:
-    draws = list(draw_groups(len(outcomes), size, GROUPS, comparisons, seed))
-    disjoint = len(outcomes) // (size * GROUPS)
-    generator = np.random.default_rng([seed, size, 1])
-    same = [judge([outcomes[group] for group in groups]) for groups in draws]
-    kinds = [verdict.kind for verdict, _ in same]
-    first = [differences[0] for _, differences in same]
-    nothing = np.zeros((size, outcomes.shape[1]))
-    ruined = [judge([outcomes[a], outcomes[b], nothing])[0].kind for a, b, _ in draws]
-    elsewhere = [judge([nothing, outcomes[b], nothing, outcomes[c]])[0] for _, b, c in draws]
-    found = {
-        f"{effect:g}": _rate(
-            [
-                judge([outcomes[a], plant(outcomes[b], effect, generator), outcomes[c]])[0].kind
-                == "helps"
-                for a, b, c in draws
-            ],
-            disjoint,
-        )
-        for effect in PLANTED
-    }
-    return Design(
-        n_seeds=size,
-        helps=_rate([kind == "helps" for kind in kinds], disjoint),
-        hurts=_rate([kind == "hurts" for kind in kinds], disjoint),
-        helps_without_controls=_rate([kind == "helps" for kind in ruined], disjoint),
-        located=_rate([verdict.location == "located" for verdict in elsewhere], disjoint),
-        student=_rate([d.interval.low > 0 or d.interval.high < 0 for d in first], disjoint),
-        percentile=_rate([_excludes_zero(d.bootstrap) for d in first], disjoint),
-        found=found,
-        planned=detectable_effect(size, outcomes.shape[1], 2).value,
-    )
 
 
 def judge(arms: Sequence[Outcomes]) -> tuple[Verdict, list[Difference]]:
@@ -224,14 +184,69 @@ def judge(arms: Sequence[Outcomes]) -> tuple[Verdict, list[Difference]]:
     return decide(parts, means, differences), differences
 
 
+def _design(
+    outcomes: Outcomes, size: int, comparisons: int, seed: int, planted: Sequence[float]
+) -> Design:
+    room = 1 - outcomes.mean()  # for a larger difference there are too few wrong answers
+    generator = np.random.default_rng([seed, size, 1])
+
+    def rate(claim: Claim, effect: float = 0.0) -> Rate:
+        said = []
+        for draw in draw_groups(len(outcomes), size, claim.groups, comparisons, seed):
+            groups = [outcomes[group] for group in draw]
+            if effect:
+                groups[1] = plant(groups[1], effect, generator)
+            said.append(claim.said(*judge(claim.arms(*groups))))
+        return rate_of(float(np.mean(said)), len(said), len(outcomes) // (size * claim.groups))
+
+    effects = [effect for effect in planted if effect <= room]
+    mean = float(outcomes.mean())
+    spread = spread_at_half(outcomes.mean(axis=1).tolist()) if 0 < mean < 1 else None
+    return Design(
+        n_seeds=size,
+        **{name: rate(claim) for name, claim in CLAIMS.items()},
+        found={f"{effect:g}": rate(CLAIMS["helps"], effect) for effect in effects},
+        not_located={f"{effect:g}": rate(MISSED, effect) for effect in effects},
+        planned=None
+        if spread is None
+        else detectable_effect(size, outcomes.shape[1], 2, mean, spread).value,
+    )
+
+
+def _simulated(
+    outcomes: Outcomes, n_seeds: Sequence[int], comparisons: int, seed: int
+) -> list[Design]:
+    """The designs on simulated seeds, so many that all of a design's comparisons are disjoint."""
+    generator = np.random.default_rng([seed, 2])
+    items = generator.normal(size=outcomes.shape[1])
+    found = []
+    for size in n_seeds:
+        n_pool = comparisons * size * CLAIMS["helps"].groups
+        seeds = simulate(truth_of(outcomes), n_pool, items, generator)
+        found.append(_design(seeds, size, comparisons, seed, ()))
+    return found
+
+
+def _tried_rates(
+    outcomes: Outcomes, kept: Sequence[float | None], trials: Sequence[Sequence[Trial]]
+) -> list[TriedRate]:
+    did: dict[float, list[float]] = {}
+    for rate, own, mean in zip(kept, trials, outcomes.mean(axis=1).tolist(), strict=True):
+        alone = [] if own or rate is None else [Trial(lr=rate, value=mean, loss=None)]
+        for trial in (*own, *alone):
+            if trial.value is not None:  # this training did not diverge
+                did.setdefault(trial.lr, []).append(trial.value)
+    return [
+        TriedRate(
+            learning_rate=rate,
+            n_kept=list(kept).count(rate),
+            mean=float(np.mean(values)),
+            seed_sd=float(np.std(values, ddof=1)),
+        )
+        for rate, values in sorted(did.items())
+        if len(values) > 1
+    ]
+
+
 def _excludes_zero(interval: tuple[float, float] | None) -> bool:
     return interval is not None and (interval[0] > 0 or interval[1] < 0)
-
-
-def _rate(said: Sequence[bool], disjoint: int) -> Rate:
-    """Clopper–Pearson at the number of disjoint comparisons (real-valued, so by beta quantiles)."""
-    value, tail = float(np.mean(said)), (1 - LEVEL) / 2
-    yes, no = value * disjoint, (1 - value) * disjoint
-    low = float(special.betaincinv(yes, no + 1, tail)) if yes > 0 else 0.0
-    high = float(special.betainccinv(yes + 1, no, tail)) if no > 0 else 1.0
-    return Rate(value=value, low=low, high=high, n=len(said), disjoint=disjoint)

@@ -107,6 +107,7 @@ def compare_together(
                 p_holm=p_holm,
                 minimum_detectable=_detectable(*arrays, level=bonferroni),
                 bootstrap=bootstrap_interval(np.subtract(*arrays)),
+                n_comparisons=len(tests),
             )
         )
     return found

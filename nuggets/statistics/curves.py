@@ -9,27 +9,54 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from nuggets.statistics.intervals import LEVEL, Interval, PairedDifference, holm
+from nuggets.statistics.intervals import LEVEL, Interval, PairedDifference, holm, mean_bounds
 from nuggets.statistics.power import detectable_difference
-from nuggets.statistics.spread import Spread
+from nuggets.statistics.spread import (
+    Spread,
+    checked_outcomes,
+    combine_parts,
+    is_binary,
+    variance_parts,
+)
 from nuggets.statistics.verdict import Difference
 
 Curve = Sequence[tuple[int, float]]
 """(step, mean of the metric over items), steps ascending."""
 
 CurvePoint = tuple[int, float, float, float]
-"""Step, mean over seeds, low, high; a single seed has no band: low = mean = high."""
+"""Step, mean over seeds, low, high; with one seed the band speaks of other items alone."""
 
 
-def curve_band(curves: Sequence[Curve]) -> list[CurvePoint]:
-    """Return mean and Student interval over seeds at every step that all seeds recorded."""
+def curve_band(curves: Sequence[Curve], outcomes: ArrayLike) -> list[CurvePoint]:
+    """Return mean and interval at every step that all seeds recorded, by the bars' method.
+
+    Along a curve only the seeds' means are kept. What single answers add to the error is that at
+    the end, in proportion to p(1 − p) where they are 0 or 1; so the last point has the bar's
+    interval. Where the end has no spread of answers, all seeds count as if they answered alike.
+
+    Args:
+        curves: One per seed.
+        outcomes: `[n_seeds, n_items]` at the end, of the curves' metric.
+    """
+    array = checked_outcomes(outcomes, LEVEL)
+    n_items, binary = array.shape[1], is_binary(array)
+    end, answers = float(array.mean()), variance_parts(array)[:2]
     by_step = [dict(curve) for curve in curves]
-    steps = sorted(set.intersection(*(set(curve) for curve in by_step)))
     points: list[CurvePoint] = []
-    for step in steps:
-        mean, low, high = _over_seeds([curve[step] for curve in by_step])
-        points.append((step, mean, low, high))
+    for step in sorted(set.intersection(*(set(curve) for curve in by_step))):
+        values = np.array([curve[step] for curve in by_step])
+        mean = float(values.mean())
+        parts = answers
+        if binary and 0 < end < 1:
+            ratio = mean * (1 - mean) / (end * (1 - end))
+            parts = [(variance * ratio, df) for variance, df in answers]
+        elif binary:
+            parts = [(mean * (1 - mean) / n_items, n_items - 1)]
+        if len(values) > 1:
+            parts = [*parts, (float(values.var(ddof=1)) / len(values), len(values) - 1)]
+        points.append((step, mean, *mean_bounds(combine_parts(mean, parts), n_items, binary)))
     return points
 
 
@@ -45,13 +72,17 @@ def curve_area(curve: Curve) -> float | None:
     return float(np.trapezoid(values, steps) / (steps[-1] - steps[0]))
 
 
-def area_interval(curves: Sequence[Curve], n_items: int) -> Interval | None:
-    """Return the mean area over seeds with Student's interval; `None` where a curve has none."""
+def area_interval(curves: Sequence[Curve], n_items: int, binary: bool) -> Interval | None:
+    """Return the mean area over seeds with Student's interval; `None` where a curve has none.
+
+    That of 0/1 outcomes, which `binary` says they are, ends within 0 and 1.
+    """
     areas = [curve_area(curve) for curve in curves]
     known = [area for area in areas if area is not None]
     if len(known) < len(areas) or not known:
         return None
     mean, low, high = _over_seeds(known)
+    low, high = (max(low, 0.0), min(high, 1.0)) if binary else (low, high)
     return Interval(mean=mean, low=low, high=high, level=LEVEL, n_seeds=len(known), n_items=n_items)
 
 
@@ -86,6 +117,7 @@ def compare_areas(
             p=test.p,
             p_holm=p_holm,
             minimum_detectable=_detectable(found[arm, versus], bonferroni),
+            n_comparisons=len(tests),
         )
         for ((arm, versus), test), p_holm in zip(tests.items(), adjusted, strict=True)
     ]

@@ -67,9 +67,16 @@ def mean_interval(outcomes: ArrayLike, level: float = LEVEL) -> Interval:
     """
     array = checked_outcomes(outcomes, level)
     spread = spread_of(array)
-    if is_binary(array):
-        return _interval(spread.mean, _proportion_bounds(spread, array, level), level, array)
-    return _interval(spread.mean, _student_bounds(spread, level), level, array)
+    bounds = mean_bounds(spread, array.shape[1], is_binary(array), level)
+    return _interval(spread.mean, bounds, level, array)
+
+
+def mean_bounds(
+    spread: Spread, n_items: int, binary: bool, level: float = LEVEL
+) -> tuple[float, float]:
+    """Return the ends of `mean_interval` for a mean whose spread is known."""
+    ends = _proportion_bounds(spread, n_items, level) if binary else _student_bounds(spread, level)
+    return min(ends[0], spread.mean), max(ends[1], spread.mean)  # rounding must not expel the mean
 
 
 def paired_difference(a: ArrayLike, b: ArrayLike, level: float = LEVEL) -> PairedDifference:
@@ -138,10 +145,10 @@ def _student_p(spread: Spread) -> float:
     return float(2 * scipy.special.stdtr(spread.df, -abs(spread.mean) / spread.error))
 
 
-def _proportion_bounds(spread: Spread, array: Outcomes, level: float) -> tuple[float, float]:
+def _proportion_bounds(spread: Spread, n_items: int, level: float) -> tuple[float, float]:
     """Clopper–Pearson bounds at the effective sample size (real-valued, so by beta quantiles)."""
     tail = (1 - level) / 2
-    answers = float(array.shape[1])
+    answers = float(n_items)
     if spread.error > 0:
         # n* = p(1 − p) / error²: so many independent answers would have this error. The quantiles'
         # ratio squared takes in that the error itself is estimated (Korn and Graubard 1998).

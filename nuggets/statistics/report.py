@@ -4,78 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
 from pydantic import Field
 
 from nuggets.errors import BadInput
 from nuggets.frozen import Frozen
+from nuggets.statistics.arms import ArmReport, arm_report
+from nuggets.statistics.cells import CellOutcome
 from nuggets.statistics.comparisons import SeedOutcomes, compare_family, families, first_family
-from nuggets.statistics.curves import CurvePoint, area_interval, compare_areas, curve_band
-from nuggets.statistics.intervals import LEVEL, Interval, mean_interval
+from nuggets.statistics.conditions import NO_GROUND, Ground, on_conditions
+from nuggets.statistics.curves import compare_areas
+from nuggets.statistics.intervals import LEVEL
 from nuggets.statistics.power import DetectableEffect, detectable_effect
-from nuggets.statistics.verdict import RULES, Difference, Part, StoredRole, Verdict, decide
-
-
-class CellOutcome(Frozen):
-    """What one arm did with one seed; a seed that failed has no cell.
-
-    `role` and `treatment` are its part in the comparison (see `verdict.Part`).
-    `items` are item ids, the same in the same order for all cells; `outcomes` holds per metric
-    one value per item, `old_skills` per skill one 0/1 value per item of that skill. `curve` is
-    (step, mean of the main metric). `seconds` and `flops` are what building and training took;
-    evaluation is not counted.
-    """
-
-    arm: str
-    role: StoredRole
-    treatment: str = ""
-    seed: int
-    items: list[str]
-    outcomes: dict[str, list[float]]
-    old_skills: dict[str, list[float]] = Field(default_factory=dict)
-    curve: list[tuple[int, float]] = Field(default_factory=list)
-    seconds: float = 0.0
-    trainable_parameters: int = 0
-    learning_rate: float | None = None
-    samples: int = 0
-    steps: int = 0
-    flops: float = 0.0
-
-
-class ArmReport(Frozen):
-    """One arm over its seeds; `per_seed` follows `seeds`.
-
-    `n` counts items; `seconds` and `flops` are means and `trainable_parameters` the most of all
-    seeds. `area` is the mean height of the learning curve (see `curves`), `None` where only the
-    end was measured.
-    """
-
-    name: str
-    role: StoredRole
-    treatment: str = ""
-    value: float
-    interval: tuple[float, float]
-    seeds: list[int]
-    n: int
-    per_seed: list[float]
-    metrics: dict[str, Interval]
-    old_skills: dict[str, Interval]
-    curve: list[CurvePoint]
-    seconds: float
-    trainable_parameters: int
-    learning_rate: float | None
-    samples: int
-    steps: int
-    flops: float = 0.0
-    area: Interval | None = None
+from nuggets.statistics.verdict import RULES, Difference, Part, Verdict, decide
 
 
 class BenchmarkReport(Frozen):
     """Every arm, every difference and the verdict of one benchmark.
 
     `verdicts` judges each treatment by itself; `verdict` is that of the treatment named before
-    the run. `n_validation` counts the items that learning rates were tuned on, of which
-    `n_validation_in_test` count in the report too; None where nothing was tuned or, in reports of
+    the run. `n_validation` counts the items that learning rates were chosen on, of which
+    `n_validation_in_test` count in the report too; None where rates were given or, in reports of
     earlier versions, not written down. `planned` is what seeds and items promised to show before
     any of it was run; `area_differences` compares learning curves, over seeds alone, and decides
     nothing.
@@ -97,14 +45,23 @@ class BenchmarkReport(Frozen):
     n_validation_in_test: int | None = None
 
     @property
-    def tuned_on(self) -> str:
-        """How many items learning rates were tuned on, in words; empty where nothing was tuned."""
-        if self.n_validation is None:
+    def rates_chosen(self) -> str:
+        """How learning rates were chosen, in words; empty where they were given."""
+        grid = max((arm.tried for arm in self.arms.values()), key=len, default=[])
+        if self.n_validation is None or not grid:
             return ""
+        one, all_rates = (sum(each) for each in zip(*self._seconds(), strict=True))
+        cost = f", {all_rates / one:.1f} times the training time of one rate" if one else ""
         return (
-            f"learning rates tuned on {self.n_validation} validation items, "
-            f"{self.n_validation_in_test} of them test items"
+            f"every seed of every arm was trained at {len(grid)} learning rates "
+            f"({', '.join(f'{rate:g}' for rate in grid)}) and kept the best on "
+            f"{self.n_validation} validation items, {self.n_validation_in_test} of them test "
+            f"items{cost}"
         )
+
+    def _seconds(self) -> list[tuple[float, float]]:
+        """Of every arm with several rates: training at one of them, and at all."""
+        return [(arm.seconds, arm.all_seconds) for arm in self.arms.values() if arm.tried]
 
     @property
     def parts(self) -> dict[str, Part]:
@@ -119,6 +76,7 @@ def build_report(
     metric: str,
     higher_is_better: bool = True,
     treatment: str | None = None,
+    ground: Ground = NO_GROUND,
 ) -> BenchmarkReport:
     """Summarise all cells and judge the treatments.
 
@@ -130,30 +88,26 @@ def build_report(
         metric: The metric, a key of every cell's `outcomes`, that is judged.
         higher_is_better: False for losses: differences are turned so that positive is better.
         treatment: The arm that `verdict` judges; the first treatment when not given.
+        ground: What the task demands before anything can be compared on it.
 
     Raises:
         BadInput: Cells disagree on items, roles or budgets, or one lacks the metric.
         NonFinite: An outcome is NaN or infinite.
     """
     arms = _grouped(cells, metric)
-    firsts = {name: next(iter(by_seed.values())) for name, by_seed in arms.items()}
-    parts = {name: Part(cell.role, cell.treatment) for name, cell in firsts.items()}
+    reports = {name: arm_report(by_seed, metric) for name, by_seed in arms.items()}
+    parts = {name: Part(arm.role, arm.treatment) for name, arm in reports.items()}
     treatments = [name for name, part in parts.items() if part.role == "treatment"]
     if treatment is not None and treatment not in treatments:
         raise BadInput(f"The treatment {treatment!r} is not among the arms {sorted(parts)}.")
-    outcomes: dict[str, SeedOutcomes] = {
-        name: {seed: cell.outcomes[metric] for seed, cell in by_seed.items()}
-        for name, by_seed in arms.items()
-    }
-    differences = [
-        difference
-        for family in families(parts)
-        for difference in compare_family(outcomes, family, higher_is_better)
-    ]
+    differences = _differences(arms, parts, metric, higher_is_better)
     curves = {name: {s: c.curve for s, c in by_seed.items()} for name, by_seed in arms.items()}
     n_items = len(cells[0].items)
-    reports = {name: _arm_report(by_seed, metric) for name, by_seed in arms.items()}
     values = {name: report.value for name, report in reports.items()}
+
+    def judged(arm: str | None) -> Verdict:
+        return on_conditions(decide(parts, values, differences, arm), reports, parts, ground)
+
     return BenchmarkReport(
         task=task,
         metric=metric,
@@ -162,8 +116,8 @@ def build_report(
         n_items=n_items,
         arms=reports,
         differences=differences,
-        verdict=decide(parts, values, differences, treatment),
-        verdicts={name: decide(parts, values, differences, name) for name in treatments},
+        verdict=judged(treatment),
+        verdicts={name: judged(name) for name in treatments},
         rules=RULES,
         planned=_planned(arms, parts, treatment or next(iter(treatments), ""), higher_is_better),
         area_differences=[
@@ -172,6 +126,23 @@ def build_report(
             for difference in compare_areas(curves, family, higher_is_better, n_items)
         ],
     )
+
+
+def _differences(
+    arms: Mapping[str, Mapping[int, CellOutcome]],
+    parts: Mapping[str, Part],
+    metric: str,
+    higher_is_better: bool,
+) -> list[Difference]:
+    outcomes: dict[str, SeedOutcomes] = {
+        name: {seed: cell.outcomes[metric] for seed, cell in by_seed.items()}
+        for name, by_seed in arms.items()
+    }
+    return [
+        difference
+        for family in families(parts)
+        for difference in compare_family(outcomes, family, higher_is_better)
+    ]
 
 
 def _planned(
@@ -220,7 +191,7 @@ def _check_cell(cell: CellOutcome, first: CellOutcome, metric: str) -> None:
 
 
 def _check_same_arm(cell: CellOutcome, first: CellOutcome) -> None:
-    for field in ("role", "treatment", "learning_rate", "samples", "steps"):
+    for field in ("role", "treatment", "samples", "steps"):
         mine, theirs = getattr(cell, field), getattr(first, field)
         if mine != theirs:
             raise BadInput(
@@ -237,30 +208,3 @@ def _check_same_arm(cell: CellOutcome, first: CellOutcome) -> None:
                 f"Seeds {first.seed} and {cell.seed} of arm {cell.arm!r} measured different "
                 f"{field}: {theirs} and {mine} (name and number of items)."
             )
-
-
-def _arm_report(by_seed: Mapping[int, CellOutcome], metric: str) -> ArmReport:
-    cells = list(by_seed.values())
-    first = cells[0]
-    metrics = {m: mean_interval([c.outcomes[m] for c in cells]) for m in first.outcomes}
-    main = metrics[metric]
-    return ArmReport(
-        name=first.arm,
-        role=first.role,
-        treatment=first.treatment,
-        value=main.mean,
-        interval=(main.low, main.high),
-        seeds=list(by_seed),
-        n=main.n_items,
-        per_seed=[float(np.mean(c.outcomes[metric])) for c in cells],
-        metrics=metrics,
-        old_skills={s: mean_interval([c.old_skills[s] for c in cells]) for s in first.old_skills},
-        curve=curve_band([cell.curve for cell in cells]),
-        seconds=float(np.mean([c.seconds for c in cells])),
-        trainable_parameters=max(c.trainable_parameters for c in cells),
-        learning_rate=first.learning_rate,
-        samples=first.samples,
-        steps=first.steps,
-        flops=float(np.mean([c.flops for c in cells])),
-        area=area_interval([cell.curve for cell in cells], main.n_items),
-    )

@@ -38,21 +38,28 @@ def spread_of(outcomes: Outcomes) -> Spread:
     Args:
         outcomes: `[n_seeds, n_items]`, as `checked_outcomes` returns them.
     """
-    n_seeds, n_items = outcomes.shape
     if np.ptp(outcomes) == 0:  # nothing varies; by the formulas below rounding would seem to
-        return Spread(float(outcomes[0, 0]), 0.0, float(n_items - 1))
-    mean = float(outcomes.mean())
+        return Spread(float(outcomes[0, 0]), 0.0, float(outcomes.shape[1] - 1))
+    return combine_parts(float(outcomes.mean()), variance_parts(outcomes))
+
+
+def variance_parts(outcomes: Outcomes) -> list[tuple[float, int]]:
+    """Return the parts of the squared error with their degrees of freedom: items, rest, seeds.
+
+    With one seed there are the items' alone.
+    """
+    n_seeds, n_items = outcomes.shape
     by_seed, by_item = outcomes.mean(axis=1), outcomes.mean(axis=0)  # [n_seeds], [n_items]
     # MS_items is n_seeds times the variance of the items' means, so that MS_items / (n_seeds ·
     # n_items) is that variance / n_items; likewise for seeds.
-    parts = [(by_item.var(ddof=1) / n_items, n_items - 1)]
+    parts = [(float(by_item.var(ddof=1)) / n_items, n_items - 1)]
     if n_seeds > 1:
         # What is neither the seed's nor the item's; with one seed it cannot be told from items.
-        residual = outcomes - by_seed[:, None] - by_item + mean
+        residual = outcomes - by_seed[:, None] - by_item + outcomes.mean()
         df = (n_seeds - 1) * (n_items - 1)
-        parts.append((by_seed.var(ddof=1) / n_seeds, n_seeds - 1))
-        parts.append((np.square(residual).sum() / df / outcomes.size, df))
-    return combine_parts(mean, parts)
+        parts.append((float(np.square(residual).sum()) / df / outcomes.size, df))
+        parts.append((float(by_seed.var(ddof=1)) / n_seeds, n_seeds - 1))
+    return parts
 
 
 def combine_parts(mean: float, parts: Sequence[tuple[float, int]]) -> Spread:

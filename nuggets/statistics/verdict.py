@@ -27,7 +27,9 @@ StoredRole = Annotated[
 ]
 """A role in a file. 0.1 wrote `control` for both kinds; a run's recipe says which each one is."""
 
-Kind = Literal["helps", "hurts", "same_as_controls", "no_difference", "not_proven"]
+Kind = Literal[
+    "helps", "hurts", "same_as_controls", "no_difference", "not_proven", "not_measurable"
+]
 Location = Literal["located", "not_located", "not_proven"]
 
 KIND_WORDS: dict[Kind, str] = {
@@ -36,6 +38,7 @@ KIND_WORDS: dict[Kind, str] = {
     "same_as_controls": "same as its controls",
     "no_difference": "no detectable difference",
     "not_proven": "not proven",
+    "not_measurable": "not measurable",
 }
 LOCATION_WORDS: dict[Location, str] = {
     "located": "located",
@@ -61,8 +64,13 @@ against each of its content controls.
 - hurts: worse than plain LoRA.
 - no detectable difference: neither better nor worse than plain LoRA. The sentence gives the
   difference that would be detected 80 % of the time.
-- not proven: nothing to compare with, no content control with the same parameters, or a
-  difference on fewer than 3 seeds, whose intervals are too narrow.
+- not proven: nothing to compare with, no content control with the same parameters, a
+  difference on fewer than 3 seeds, whose intervals are too narrow, or unequal learning rates. All
+  arms have one fixed rate, named in the verdict, or every seed of every arm is trained at the same
+  rates and keeps the best on validation items, which are never test items.
+- not measurable: plain LoRA did not learn its own training items (facts: exact match below .90;
+  other skills: a loss not below that of guessing by token frequency), or an arm that learns from
+  the teacher's answers stays at chance. At such a floor nothing can be compared.
 
 Question 2, only after "helps": did it matter where they were taken from? A family of its own: the
 treatment against each of its location controls.
@@ -93,7 +101,7 @@ class Difference(Frozen):
     `p_holm` is adjusted within its family (see `comparisons.families`). `minimum_detectable`
     allows for the whole family by Bonferroni, so Holm needs no more; `None` when not even the
     largest possible difference of 0/1 outcomes would be found with that power, or when losses
-    show no spread at all.
+    show no spread at all. `n_comparisons` is the size of the family; `None` in older files.
     """
 
     arm: str
@@ -103,6 +111,13 @@ class Difference(Frozen):
     p_holm: float
     minimum_detectable: float | None
     bootstrap: tuple[float, float] | None = None
+    n_comparisons: int | None = None
+
+    @property
+    def family(self) -> str:
+        """For how many comparisons its detectable difference allows; empty in older files."""
+        n = self.n_comparisons
+        return "" if n is None else "alone" if n == 1 else f"one of {n} comparisons"
 
     @property
     def better(self) -> bool:
@@ -182,7 +197,7 @@ def decide(
     own = {d.versus: d for d in differences if d.arm == arm}
     base = next((own[name] for name in own if parts[name].role == "baseline"), None)
     if base is None:
-        sentence = f"Not proven: {_plain(arm)} was not run on the same seeds as plain LoRA."
+        sentence = f"Not proven: {in_words(arm)} was not run on the same seeds as plain LoRA."
         return Verdict(kind="not_proven", sentence=sentence, treatment=arm, edition=EDITION)
     content, place = (
         [own.get(name) for name in controls_of(parts, arm, role)]
@@ -193,7 +208,7 @@ def decide(
     rivals = [d for d in differences if d.versus == arm and parts[d.arm].role == "comparator"]
     rival = max((d for d in rivals if d.better), key=lambda d: d.interval.mean, default=None)
     if rival is not None:
-        where += f" {_title(rival.arm)} did better: {_gap(rival)} over {_plain(arm)}."
+        where += f" {_title(rival.arm)} did better: {_gap(rival)} over {in_words(arm)}."
     return Verdict(
         kind=kind,
         sentence=text[0].upper() + text[1:] + where,
@@ -213,7 +228,7 @@ def _did_it_help(
     base: Difference, controls: Sequence[Difference | None], values: Mapping[str, float]
 ) -> tuple[Kind, str, Difference]:
     """Return kind, sentence and the deciding comparison. `None`: a control without common seeds."""
-    arm, plain = _plain(base.arm), _plain(base.versus)
+    arm, plain = in_words(base.arm), in_words(base.versus)
     if not base.better and not base.worse:
         return "no_difference", _no_difference(base), base
     if base.worse and not _few(base):
@@ -240,7 +255,7 @@ def _lacking(base: Difference, controls: Sequence[Difference | None]) -> str:
     if None in controls:
         return "a content control shares no seed with it"
     few = next((control for control in controls if control is not None and _few(control)), None)
-    return "" if few is None else _too_few(few, f" shared with {_plain(few.versus)}")
+    return "" if few is None else _too_few(few, f" shared with {in_words(few.versus)}")
 
 
 def _did_place_matter(controls: Sequence[Difference | None]) -> tuple[Location | None, str]:
@@ -254,7 +269,7 @@ def _did_place_matter(controls: Sequence[Difference | None]) -> tuple[Location |
     if unbeaten:
         return "not_located", _not_located(compared)
     if few is not None:
-        shared = f" shared with {_plain(few.versus)}"
+        shared = f" shared with {in_words(few.versus)}"
         return "not_proven", f"{asked} is not proven: {_too_few(few, shared)}."
     if len(compared) < len(controls):
         return "not_proven", f"{asked} is not proven: a location control shares no seed with it."
@@ -269,7 +284,7 @@ def _not_located(compared: Sequence[Difference]) -> str:
     """Say to which location controls there is no difference, and what the others did."""
 
     def those(found: Sequence[Difference]) -> str:
-        return "; ".join(f"{_plain(d.versus)}: {_gap(d)}" for d in found)
+        return "; ".join(f"{in_words(d.versus)}: {_gap(d)}" for d in found)
 
     beaten, worse = [d for d in compared if d.better], [d for d in compared if d.worse]
     alike = [d for d in compared if not d.better and not d.worse]
@@ -304,21 +319,21 @@ def _too_few(difference: Difference, shared: str = "") -> str:
 
 def _helps(base: Difference, closest: Difference, n_controls: int) -> str:
     return (
-        f"the teacher's parameters help: {_plain(base.arm)} is {_gap(base)} over "
-        f"{_plain(base.versus)} and {_gap(closest)} over "
+        f"the teacher's parameters help: {in_words(base.arm)} is {_gap(base)} over "
+        f"{in_words(base.versus)} and {_gap(closest)} over "
         f"{_closest(closest, n_controls, 'content')} ({_size(base)})."
     )
 
 
 def _closest(control: Difference, n_controls: int, which: str) -> str:
     one, several = f"its {which} control", f"the closest of its {n_controls} {which} controls"
-    return f"{one if n_controls == 1 else several}, {_plain(control.versus)}"
+    return f"{one if n_controls == 1 else several}, {in_words(control.versus)}"
 
 
 def _same_as_controls(base: Difference, control: Difference, values: Mapping[str, float]) -> str:
     return (
-        f"it is not shown that the teacher's parameters help: {_plain(base.arm)} is {_gap(base)} "
-        f"over {_plain(base.versus)}, but {_gap(control)} over {_plain(control.versus)}, a "
+        f"it is not shown that the teacher's parameters help: {in_words(base.arm)} is {_gap(base)} "
+        f"over {in_words(base.versus)}, but {_gap(control)} over {in_words(control.versus)}, a "
         f"content control ({values[base.arm]:.3f} and {values[control.versus]:.3f}; "
         f"{_size(base)})."
     )
@@ -327,15 +342,16 @@ def _same_as_controls(base: Difference, control: Difference, values: Mapping[str
 def _no_difference(base: Difference) -> str:
     seen, i = base.minimum_detectable, base.interval
     seeds = "1 seed" if i.n_seeds == 1 else f"{i.n_seeds} seeds"
+    family = f", as {base.family}" if (base.n_comparisons or 1) > 1 else ""
     could = (
-        f"a difference of {seen:.3f} would be detected 80 % of the time"
+        f"a difference of {seen:.3f} would be detected 80 % of the time{family}"
         if seen
         else "no difference can be detected"
     )
     alone = base.interval.low > 0 or base.interval.high < 0
     holm = f" (p {base.p_holm:.2f} after Holm's correction)" if alone else ""
     return (
-        f"no detectable difference between {_plain(base.arm)} and {_plain(base.versus)}: "
+        f"no detectable difference between {in_words(base.arm)} and {in_words(base.versus)}: "
         f"{_gap(base)}{holm}. With {seeds} × {i.n_items} items {could}."
     )
 
@@ -351,10 +367,11 @@ def _size(difference: Difference) -> str:
     return f"{seeds}, {i.n_items} items"
 
 
-def _plain(name: str) -> str:
+def in_words(name: str) -> str:
+    """An arm's name for a sentence."""
     return name.replace("_", " ")
 
 
 def _title(name: str) -> str:
-    text = _plain(name)
+    text = in_words(name)
     return text[:1].upper() + text[1:]

@@ -151,7 +151,8 @@ def _signed(difference: Difference) -> str:
 
 def _detectable(difference: Difference) -> str:
     value = difference.minimum_detectable
-    return "none" if value is None else f"{value:.2f}"
+    family = f" ({difference.family})" if difference.family else ""
+    return "none" if value is None else f"{value:.2f}{family}"
 
 
 def _paper_note(report: StudyReport) -> str:
@@ -213,15 +214,27 @@ def _budget(report: StudyReport) -> str:
             plain_name(arm.name),
             str(arm.samples),
             str(arm.steps),
-            "" if arm.learning_rate is None else f"{arm.learning_rate:g}",
+            arm.rate_words,
+            "" if arm.learned is None else f"{arm.learned.exact_match:.2f}",
             f"{arm.trainable_parameters:,}",
             f"{arm.flops:.2g}",
             f"{arm.seconds:.1f}",
+            f"{arm.all_seconds or arm.seconds:.1f}",
         )
         for panel in report.panels
         for arm in panel.report.arms.values()
     ]
-    headers = ("arm", "samples", "steps", "lr", "trainable parameters", "FLOP", "seconds")
+    headers = (
+        "arm",
+        "samples",
+        "steps",
+        "lr",
+        "training items right",
+        "trainable parameters",
+        "FLOP",
+        "seconds",
+        "at all rates",
+    )
     return _by_run(report, headers, rows)
 
 

@@ -67,9 +67,10 @@ def compare_sentence(alternatives: Sequence[Difference]) -> str:
     unclear = [d for d in alternatives if not d.better and not d.worse]
     if unclear:
         known = [d.minimum_detectable for d in unclear]
+        family = f", as {unclear[0].family}" if (unclear[0].n_comparisons or 1) > 1 else ""
         could = (
             f"; a difference of {max(v for v in known if v is not None):.2f} would be detected 80 "
-            "% of the time"
+            f"% of the time{family}"
             if None not in known
             else "; with these data no difference can be detected"
         )
@@ -100,15 +101,23 @@ def _claims(study: Study, panels: Sequence[Found]) -> list[str]:
     return [_claim(study, panels)] if study.paper.claim else []
 
 
-def _claim(study: Study, panels: Sequence[Found]) -> str:
-    verdicts = [report.verdict for _, report, _ in panels]
-    agreed = [
-        _agrees(v, alternatives) for v, (_, _, alternatives) in zip(verdicts, panels, strict=True)
+def reproduced(study: Study, panels: Sequence[Found]) -> tuple[int, int] | None:
+    """In how many settings, and of how many that could be judged, the paper's claim is seen."""
+    judged = [
+        _agrees(report.verdict, alternatives)
+        for _, report, alternatives in panels
+        if report.verdict.kind not in ("not_proven", "not_measurable")
     ]
-    n, total = sum(agreed), len(agreed)
-    where = "here" if total == 1 else f"in {n} of {total} runs"
+    return (sum(judged), len(judged)) if study.paper.claim else None
+
+
+def _claim(study: Study, panels: Sequence[Found]) -> str:
+    n, judged = reproduced(study, panels) or (0, 0)
+    where = "here" if judged == 1 else f"in {n} of {judged} runs"
     heading = f"The paper: {study.paper.claim}"
-    if n == total:
+    if not judged:
+        return f"{heading} This cannot be judged here."
+    if n == judged:
         return f"{heading} This is reproduced {where}."
     if n == 0:
         return f"{heading} This is not reproduced here."

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from nuggets.disk.commit import atomic_write
+from nuggets.statistics.verdict import Kind, Location
+from nuggets.studies.findings import reproduced
 from nuggets.studies.markdown import markdown_table
 from nuggets.studies.report import StudyReport
 from nuggets.studies.shipped import studies
@@ -18,6 +20,20 @@ ABOUT = (
     "the difference that would be detected 80 % of the time, and the paper's own scores beside "
     "ours."
 )
+SAID: dict[str, Kind] = {
+    "The teacher's parameters **helped**": "helps",
+    "They beat plain LoRA, but **not parameters without meaning**,": "same_as_controls",
+    "There was **no detectable difference** to plain LoRA": "no_difference",
+    "They **hurt**": "hurts",
+    "Nothing is proven, for want of a fair comparison,": "not_proven",
+    "**Nothing could be measured**, since nothing was learned,": "not_measurable",
+}
+"""Words → the verdict's first answer."""
+WHERE: dict[Location, str] = {
+    "located": "it **mattered where** they were taken from",
+    "not_located": "it is **not shown** that it matters where they were taken from",
+    "not_proven": "nothing is proven of where they were taken from",
+}
 MARK = "<!-- written by `nuggets paper`; changes are lost -->"
 
 
@@ -44,8 +60,45 @@ def index_markdown(reports: list[StudyReport]) -> str:
     rows = [(_link(report), report.study.question, report.summary, _n(report), report.date)
             for report in reports]  # fmt: skip
     headers = ("experiment", "question", "found", "seeds × items", "date")
-    parts = [MARK, TITLE, ABOUT, markdown_table(headers, rows, left=4)]
+    words = ["## In plain words", "\n".join(plain_words(reports))] if reports else []
+    parts = [MARK, TITLE, ABOUT, *words, "## All reports", markdown_table(headers, rows, left=4)]
     return "\n\n".join(parts) + "\n"
+
+
+def plain_words(reports: list[StudyReport]) -> list[str]:
+    """What holds and what does not, over all settings: one line per answer of the verdict."""
+    verdicts = [(r.study.name, panel.name, panel.report.verdict)
+                for r in reports for panel in r.panels]  # fmt: skip
+    lines = []
+    for said, kind in SAID.items():
+        where = [(study, run) for study, run, verdict in verdicts if verdict.kind == kind]
+        if where:
+            lines.append(f"- {said} in {len(where)} of {len(verdicts)} settings: {_places(where)}.")
+    for location, said in WHERE.items():
+        where = [(study, run) for study, run, verdict in verdicts if verdict.location == location]
+        if where:
+            lines.append(f"- Where they helped, {said}: {_places(where)}.")
+    counts = [reproduced(r.study, [(p.name, p.report, p.alternatives) for p in r.panels])
+              for r in reports]  # fmt: skip
+    claims = [count for count in counts if count is not None and count[1]]
+    if claims:
+        whole = sum(n == judged for n, judged in claims)
+        lines.append(
+            f"- Of {len(claims)} claims of the paper that could be judged here, {whole} "
+            f"{'is' if whole == 1 else 'are'} reproduced in every setting."
+        )
+    return lines
+
+
+def _places(where: list[tuple[str, str]]) -> str:
+    """Settings by experiment; that of an experiment with one setting needs no name."""
+    by_study: dict[str, list[str]] = {}
+    for study, run in where:
+        by_study.setdefault(study, []).append(run)
+    return "; ".join(
+        study if runs == ["all"] else f"{study} ({', '.join(runs)})"
+        for study, runs in by_study.items()
+    )
 
 
 def _reports(out: Path) -> list[StudyReport]:

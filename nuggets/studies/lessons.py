@@ -9,7 +9,7 @@ from pathlib import Path
 
 from nuggets.errors import BadInput
 from nuggets.frozen import Frozen
-from nuggets.statistics.calibration import Calibration
+from nuggets.statistics.error_rates import Calibration
 from nuggets.statistics.report import BenchmarkReport
 from nuggets.statistics.verdict import ArmRole
 

@@ -10,7 +10,7 @@ from nuggets.runs import launch
 from nuggets.runs.schema import LIVE, RESUMABLE, RunEvent
 from nuggets.runs.store import Run
 from nuggets.stages.creating import create
-from nuggets.studies.calibrating import POOL, pool_recipe
+from nuggets.studies.calibrating import POOL, pool_recipes
 from nuggets.studies.documents import study_report
 from nuggets.studies.report import StudyReport
 from nuggets.studies.running import find_run, model_path, study_models
@@ -84,9 +84,9 @@ def start_study(name: str, overrides: Iterable[str] = ()) -> list[Run]:
     return started
 
 
-def calibration_run(n_pool: int = POOL, on_event: OnEvent = lambda event: None) -> Run:
-    """The pool of identical arms: the finished run, or made here and now. Imports torch."""
-    return _finished(anchored(pool_recipe(n_pool)), on_event)
+def calibration_runs(n_pool: int = POOL, on_event: OnEvent = lambda event: None) -> list[Run]:
+    """The pools of identical arms: the finished runs, or made here and now. Imports torch."""
+    return [_finished(anchored(recipe), on_event) for recipe in pool_recipes(n_pool)]
 
 
 def _finished(recipe: TransferRecipe, on_event: OnEvent) -> Run:

@@ -14,8 +14,15 @@ from nuggets.models.references import short_name
 from nuggets.recipe import load_job
 from nuggets.runs.results import cells
 from nuggets.runs.store import Run
-from nuggets.statistics.comparisons import compare_family, compare_together, first_family
-from nuggets.statistics.report import BenchmarkReport, CellOutcome, build_report
+from nuggets.statistics.cells import CellOutcome
+from nuggets.statistics.comparisons import (
+    compare_family,
+    compare_together,
+    first_family,
+    higher_is_better,
+)
+from nuggets.statistics.conditions import unequal_rates
+from nuggets.statistics.report import BenchmarkReport, build_report
 from nuggets.statistics.verdict import ArmRole, Difference, controls_of
 from nuggets.studies.findings import find_sentences, summarise
 from nuggets.studies.schema import Study
@@ -131,20 +138,18 @@ def control_differences(report: BenchmarkReport, role: ArmRole) -> list[Differen
 
 
 def at_equal_rates(report: BenchmarkReport) -> BenchmarkReport:
-    """The report of retention, without a verdict where arms have different learning rates.
+    """The report of retention, without a verdict where a seed's arms have different rates.
 
-    Smaller rates forget less, whatever LoRA starts from.
+    Smaller rates forget less, whatever LoRA starts from; and a rate that is chosen for the target
+    is no fair choice for what is retained.
     """
     verdict = report.verdict
     judged = [verdict.treatment or "", *first_family(report.parts, verdict.treatment or "")]
-    rates = {name: report.arms[name].learning_rate for name in judged if name in report.arms}
-    if len(set(rates.values())) < 2:
+    trained = [report.arms[name] for name in judged if name in report.arms]
+    trained = [arm for arm in trained if arm.rates]
+    if len({tuple(arm.rates) for arm in trained}) < 2:
         return report
-    listed = ", ".join(f"{name} {rate:g}" for name, rate in rates.items() if rate is not None)
-    text = (
-        f"Not proven: the arms have different learning rates ({listed}), and smaller rates forget "
-        "less."
-    )
+    text = f"Not proven: {unequal_rates(trained)} Smaller rates forget less."
     without = verdict.model_copy(
         update={"kind": "not_proven", "location": None, "comparator": None, "sentence": text}
     )
@@ -160,8 +165,9 @@ def _panel(study: Study, name: str, run: Run) -> Panel:
         found,
         task=recipe.data.task or recipe.name,
         metric=metric,
-        higher_is_better=metric != "loss",
+        higher_is_better=higher_is_better(metric),
         treatment=focus if focus in treatments else None,
+        ground=recipe.ground,
     )
     if study.layout == "retention":
         report = at_equal_rates(report)
@@ -201,7 +207,7 @@ def _alternatives(
     others = [arm for arm in outcomes if arm in treatments and arm != focus]
     if focus not in treatments or not others:
         return []
-    return compare_family(outcomes, [(focus, other) for other in others], metric != "loss")
+    return compare_family(outcomes, [(focus, other) for other in others], higher_is_better(metric))
 
 
 def _across(study: Study, runs: Mapping[str, Run]) -> list[Difference]:
@@ -213,7 +219,7 @@ def _across(study: Study, runs: Mapping[str, Run]) -> list[Difference]:
     for name, run in runs.items():
         found, metric = _judged(study, run)
         groups.append((_outcomes(found, metric), [(focus_of(study, name), study.versus)]))
-    return [each for own in compare_together(groups, metric != "loss") for each in own]
+    return [each for own in compare_together(groups, higher_is_better(metric)) for each in own]
 
 
 def _outcomes(found: Sequence[CellOutcome], metric: str) -> dict[str, dict[int, list[float]]]:

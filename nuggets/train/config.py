@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -17,9 +17,9 @@ class TrainConfig(Frozen):
         epochs: passes over the samples instead of `steps` (the paper: 3).
         batch_size: samples per step.
         lr: peak learning rate of AdamW, used where `lr_grid` is empty.
-        lr_grid: tune each arm's learning rate on this grid, on `tuning_seed` and on items that
-            the report does not use; every arm gets the same grid and budget.
-        tuning_seed: must not be one of the run's seeds.
+        lr_grid: train every seed of every arm at each of these rates and keep the one that does
+            best on validation items, which the report does not count. So a seed's luck with its
+            rate is part of the spread over seeds.
         schedule: of the learning rate after warm-up.
         warmup: share of the steps (the paper: .03).
         weight_decay: of AdamW.
@@ -42,8 +42,7 @@ class TrainConfig(Frozen):
     epochs: float | None = Field(default=None, gt=0)
     batch_size: int = Field(default=16, ge=1)
     lr: float = Field(default=3e-3, gt=0)
-    lr_grid: tuple[float, ...] = ()
-    tuning_seed: int = 1000
+    lr_grid: tuple[Annotated[float, Field(gt=0)], ...] = ()
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     warmup: float = Field(default=0.03, ge=0, lt=1)
     weight_decay: float = Field(default=0.0, ge=0)
@@ -55,6 +54,19 @@ class TrainConfig(Frozen):
     activation_checkpointing: bool = False
     concurrent: Literal["auto", "always", "never"] = "auto"
     processes: int = Field(default=1, ge=1, le=64)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_tuning_seed(cls, fields: Any) -> Any:
+        """0.1 chose a rate once per arm, on a seed of its own, which no longer means anything."""
+        if not isinstance(fields, dict):
+            return fields
+        return {name: value for name, value in fields.items() if name != "tuning_seed"}
+
+    @property
+    def rates(self) -> tuple[float, ...]:
+        """The learning rates that every seed is trained at, ascending."""
+        return tuple(sorted(set(self.lr_grid))) or (self.lr,)
 
     @model_validator(mode="after")
     def _one_way(self) -> TrainConfig:

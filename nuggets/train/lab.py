@@ -13,8 +13,10 @@ from jaxtyping import Float
 from numpy import ndarray
 from torch import Tensor
 
+from nuggets.alignment.words import WordVectors, words_of
 from nuggets.compute.svd import LowRankFactors
 from nuggets.data.samples import Encoded, Format, Sample, encode_all
+from nuggets.errors import BadInput
 from nuggets.extraction.adapter import is_wrapped, read_factors
 from nuggets.extraction.factors import cut_matrix, extract_factors
 from nuggets.extraction.plan import (
@@ -27,6 +29,7 @@ from nuggets.extraction.plan import (
 from nuggets.models.architecture import ArchSpec
 from nuggets.progress import Progress
 from nuggets.sensitivity.maps import SensitivityMap
+from nuggets.sensitivity.scores import Score
 from nuggets.train.config import TrainConfig
 
 
@@ -103,8 +106,12 @@ class Lab:
         train_samples: seed → training samples.
         extra_prompts: (n, seed) → prompts beyond the training set, for the teacher to answer.
         general_samples: (n, seed) → general data for healing.
+        questions: validation and test items, whose questions alone an arm may look at.
+        teacher_words: the teacher's vectors of single words, from memory or from its files; the
+            model's own when not given.
         wrong_map: the teacher's sensitivity on another task.
-        task_map: built-in task → the teacher's sensitivity on it, for arms that name one.
+        other_map: built-in task (None: the target) and score (None: the run's) → the teacher's
+            sensitivity, for arms that name one.
         teacher_tokenizer: the teacher's, where it is not the student's.
         cka: layer similarity, for the layer selector `cka`.
         device: where both models are.
@@ -128,9 +135,11 @@ class Lab:
     train_samples: Callable[[int], list[Sample]]
     extra_prompts: Callable[[int, int], list[Sample]]
     general_samples: Callable[[int, int], list[Sample]]
+    questions: Sequence[Sample] = ()
+    teacher_words: WordVectors | None = None
     teacher_weight: Callable[[str], Tensor] | None = None
     wrong_map: SensitivityMap | None = None
-    task_map: Callable[[str], SensitivityMap] | None = None
+    other_map: Callable[[str | None, Score | None], SensitivityMap] | None = None
     teacher_tokenizer: Any = None
     cka: Float[ndarray, "n_teacher n_student"] | None = None
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
@@ -156,6 +165,22 @@ class Lab:
         key = ("training", seed, self.train_samples, self.train.max_length)
         return self.once(key, lambda: self.encode(self.train_samples(seed)))
 
+    def located_by(self, task: str | None, score: Score | None) -> SensitivityMap:
+        """The map that locates an arm's parameters: the run's own, or that which the arm names.
+
+        Raises:
+            BadInput: if the arm names one and this lab can measure none.
+        """
+        if task is None and score is None:
+            return self.map
+        if self.other_map is None:
+            named = "the target by another score" if task is None else task
+            raise BadInput(
+                f"An arm needs the teacher's sensitivity on {named}, which this lab cannot "
+                "measure. Remove the arm's task and score."
+            )
+        return self.other_map(task, score)
+
     def plan(self, extraction: ExtractionConfig | None = None) -> ExtractionPlan:
         """What goes where; the shared extraction when not given. Made once."""
         wanted = extraction or self.extraction
@@ -169,6 +194,11 @@ class Lab:
         if self.teacher_weight is not None:
             return self.teacher_weight(module)
         return self.teacher.get_submodule(module).weight.detach()
+
+    def words(self, ids: Sequence[int], blocks: int) -> Float[Tensor, "words hidden"]:
+        """The teacher's vectors of single words, after so many blocks. Made once."""
+        words = self.teacher_words or words_of(self.teacher, self.teacher_spec)
+        return self.once(("words", tuple(ids), blocks), lambda: words(ids, blocks))
 
     def factors(self, plan: ExtractionPlan | None = None) -> dict[str, LowRankFactors]:
         """Initial factors of a plan; those of the shared plan are made once.
@@ -204,9 +234,10 @@ class Lab:
 
     def ranks(self) -> dict[str, int]:
         """Student module → rank, the same in every arm."""
+        asked = self.plan().ranks
         if self.lora.energy is None:
-            return {item.student_module: item.rank for item in self.plan().items}
-        return {name: factor.rank for name, factor in self.factors().items()}
+            return asked
+        return asked | {name: factor.rank for name, factor in self.factors().items()}
 
     def once(self, key: Any, make: Callable[[], Any]) -> Any:
         """What was made for this key before, or is made now; for what no arm changes."""

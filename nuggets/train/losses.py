@@ -23,9 +23,15 @@ def answer_loss(model: Any, input_ids: Tensor, labels: Tensor) -> Tensor:
 class DistillationLoss:
     """KL(teacher ‖ student) per answer token, mean (Hinton et al. 2015, temperature 1)."""
 
-    def __init__(self, teacher: Any) -> None:
-        """Remembers the teacher: in evaluation mode, with the student's vocabulary."""
-        self.teacher = teacher
+    def __init__(self, teacher: Any, n_words: int | None = None) -> None:
+        """Remembers the teacher.
+
+        Args:
+            teacher: in evaluation mode, with the student's words.
+            n_words: how many ids are compared, where rows of padding follow them; all of them
+                when not given.
+        """
+        self.teacher, self.n_words = teacher, n_words
 
     def __call__(self, model: Any, input_ids: Tensor, labels: Tensor) -> Tensor:
         """The loss of a batch."""
@@ -35,9 +41,11 @@ class DistillationLoss:
     def wanted(self, input_ids: Tensor, labels: Tensor) -> Tensor:
         """The teacher's log-probabilities `[answer tokens, vocab]`."""
         with torch.no_grad():
-            return log_softmax(answer_logits(self.teacher, input_ids, labels)[0], dim=-1)
+            logits = answer_logits(self.teacher, input_ids, labels)[0][..., : self.n_words]
+            return log_softmax(logits, dim=-1)
 
     @staticmethod
     def distance(logits: Tensor, wanted: Tensor) -> Tensor:
-        """KL(teacher ‖ student) of a student's logits, mean over tokens."""
-        return kl_div(log_softmax(logits, dim=-1), wanted, log_target=True, reduction="batchmean")
+        """KL(teacher ‖ student) of a student's logits on the teacher's words, mean over tokens."""
+        own = log_softmax(logits[..., : wanted.shape[-1]], dim=-1)
+        return kl_div(own, wanted, log_target=True, reduction="batchmean")

@@ -80,9 +80,10 @@ __all__ = [
 ]
 
 Mode = Literal["distinctive", "share", "per_parameter", "absolute"]
-MODES: tuple[Mode, ...] = ("distinctive", "share", "per_parameter", "absolute")
-"""distinctive: log2 of the share over the mean share of all tasks. share: of the sum over all
-matrices. per_parameter: absolute / number of entries. absolute: the sum itself."""
+MODES: tuple[Mode, ...] = ("share", "distinctive", "per_parameter", "absolute")
+"""share: of the sum over all matrices, which needs no other task. distinctive: log2 of the share
+over the mean share of a fixed set of tasks. per_parameter: absolute / number of entries. absolute:
+the sum itself."""
 
 LEVEL = 0.95
 
@@ -128,7 +129,7 @@ def module_values(map: SensitivityMap, mode: Mode, tasks: Sequence[SensitivityMa
     Args:
         map: what was measured for one task.
         mode: the scale.
-        tasks: for `distinctive`, the maps of all tasks of this model, `map` included.
+        tasks: for `distinctive`, the maps of the tasks that it is set against, `map` included.
 
     Raises:
         BadInput: for `distinctive` with fewer than two tasks.

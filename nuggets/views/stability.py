@@ -60,7 +60,7 @@ def split_half(samples: Float[ndarray, "n_samples n"], draws: int = DRAWS) -> Ha
     first, second = (
         samples[part].sum(axis=1) for part in (order[:, :half], order[:, half : 2 * half])
     )
-    agreement = _rank_correlation(first, second)
+    agreement = rank_correlation(first, second)
     agreement = agreement[np.isfinite(agreement)]
     if not agreement.size:
         return Halves(np.nan, np.nan, np.nan, half)
@@ -68,7 +68,7 @@ def split_half(samples: Float[ndarray, "n_samples n"], draws: int = DRAWS) -> Ha
     return Halves(float(agreement.mean()), float(low), float(high), half)
 
 
-def _rank_correlation(
+def rank_correlation(
     first: Float[ndarray, "draws n"], second: Float[ndarray, "draws n"]
 ) -> Float[ndarray, " draws"]:
     """Spearman's correlation row by row; NaN where all values of a row are equal."""
@@ -130,25 +130,20 @@ def layer_maps(
 
     Args:
         n_teacher: layers of the teacher.
-        n_student: layers of the student, not more.
+        n_student: layers of the student.
         scores: the teacher's layer scores, for `sensitivity`.
         cka: similarity of layers, for `cka`.
         by_hand: a teacher layer per student layer, for `by hand`.
 
     Raises:
-        BadInput: if the student has more layers, or the map by hand does not fit.
+        BadInput: if the map by hand does not fit.
     """
-    if n_student > n_teacher:
-        raise BadInput(
-            f"The student has more layers than the teacher: {n_student} > {n_teacher}. There is "
-            "no layer map; swap the two models."
-        )
     blank = np.zeros(n_teacher)
-    chosen = {"uniform": UniformLayers().select(blank, n_student)}
+    chosen = {"uniform": UniformLayers().pairs(blank, n_student)}
     if scores is not None:
-        chosen = {"sensitivity": TopLayers().select(scores, n_student)} | chosen
+        chosen = {"sensitivity": TopLayers().pairs(scores, n_student)} | chosen
     if cka is not None:
-        chosen["cka"] = CkaPath().select(blank, n_student, cka)
+        chosen["cka"] = CkaPath().pairs(blank, n_student, cka)
     if by_hand is not None:
-        chosen["by hand"] = LayersByHand(layers=tuple(by_hand)).select(blank, n_student)
-    return {name: list(enumerate(layers)) for name, layers in chosen.items()}
+        chosen["by hand"] = LayersByHand(layers=tuple(by_hand)).pairs(blank, n_student)
+    return {name: list(pairs) for name, pairs in chosen.items()}

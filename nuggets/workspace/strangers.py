@@ -24,7 +24,6 @@ from nuggets.frozen import Frozen
 from nuggets.recipe import load_job, parse_job
 from nuggets.recipe_tree import (
     MODEL_PATHS,
-    SOURCE_PATHS,
     Tree,
     absolute_paths,
     named_values,
@@ -62,7 +61,7 @@ def _named(tree: Tree) -> Iterator[Want]:
         local = Path(value).is_absolute()
         if path in MODEL_PATHS and value not in MODELS and not value.startswith("run:"):
             yield Want(name=value, what="load the model" if local else "ask the hub for the model")
-        elif path in SOURCE_PATHS:
+        elif path not in MODEL_PATHS:
             yield Want(name=value, what="read" if local else "ask the hub for the data set")
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors.numpy import save_file
@@ -16,12 +17,16 @@ from nuggets import api
 from nuggets.alignment.report import AlignmentReport
 from nuggets.builtin.resolve import pair_named
 from nuggets.disk.manifest import write_manifest
+from nuggets.erasure.orders import parts_of
+from nuggets.erasure.report import ErasureReport
 from nuggets.models.architecture import ArchSpec
 from nuggets.planning import cache
-from nuggets.recipe import AlignJob, SensitivityJob, TransferRecipe
+from nuggets.planning.erasing import EraseRequest
+from nuggets.recipe import AlignJob, EraseJob, SensitivityJob, TransferRecipe
 from nuggets.runs.store import Run
 from nuggets.sensitivity.maps import SensitivityMap
-from nuggets.statistics.report import CellOutcome, build_report
+from nuggets.statistics.cells import CellOutcome
+from nuggets.statistics.report import build_report
 
 Size = tuple[int, int, int, int]
 """Layers, width, FFN width and attention heads."""
@@ -45,6 +50,16 @@ def write_models(root: Path, sizes: dict[str, Size] = SMALL) -> None:
         }
         (folder / "config.json").write_text(json.dumps(config))
         save_file(_weights(ArchSpec.from_config(config), name), folder / "model.safetensors")
+        (folder / "card.json").write_text(_card(name).model_dump_json())
+
+
+def _card(name: str) -> api.ModelCard:
+    """A model that knows every skill."""
+    return api.ModelCard(
+        name=name, description="Drawn by chance.", parameters=1, command="", training={},
+        scores=dict.fromkeys(api.skills(), 1.0), taught_half={}, items={}, taught={}, lacks=(),
+        cpu_seconds=0.0, versions={},
+    )  # fmt: skip
 
 
 def _weights(spec: ArchSpec, name: str) -> dict[str, np.ndarray]:
@@ -96,8 +111,37 @@ def write_map(job: SensitivityJob, seed: int, n_samples: int = 16) -> Sensitivit
     return found
 
 
-def write_alignment(job: AlignJob, seed: int = 0) -> AlignmentReport:
-    """Puts an alignment where the page looks for the result of a job."""
+def write_erasure(job: EraseJob, seed: int = 0) -> ErasureReport:
+    """Puts a report where the page looks for the result of a job: own damage, others spared."""
+    request = EraseRequest.of(job)
+    rng = np.random.default_rng(seed)
+    skills = {name: len(items) for name, items in request.items.items()}
+    n, own = sum(skills.values()), next(iter(skills.values()))
+    untouched = np.stack([rng.uniform(0.1, 0.3, n), np.ones(n)])
+    strength = np.where(np.arange(n) < own, 2.0, 0.1)
+    steps = np.linspace(0, 1, len(job.fractions))[:, None]
+    names = ("theta_grad", "specific", "contrast", "theta_grad of other", "random")
+    curves = {}
+    for place, name in enumerate(names):
+        rise = steps * strength * (len(names) - 1 - place) / 4 + rng.normal(0, 0.01, (3, 1, n))
+        losses = untouched[0] + rise
+        curves[name] = np.stack([losses, (losses < 1).astype(float)], axis=2)
+    map = make_map(api.spec(job.model), seed, 4, {})
+    parts = tuple(parts_of(map, job.parts))
+    without = np.repeat(untouched[None], len(parts), axis=0)
+    without[:, 0] += np.linspace(2, 0, len(parts))[:, None]
+    folder = request.folder
+    found = ErasureReport(
+        skills, job.fractions, tuple(range(1, 1 + len(job.fractions))), float(np.log(30)),
+        untouched, curves, parts, without, {"digest": folder.name},
+    )  # fmt: skip
+    folder.mkdir(parents=True)
+    found.save(folder)
+    return found
+
+
+def write_alignment(job: AlignJob, seed: int = 0, **facts: Any) -> AlignmentReport:
+    """Puts an alignment where the page looks for the result of a job; `facts` are of its meta."""
     rng = np.random.default_rng(seed)
     shape = (api.spec(job.teacher).n_layers, api.spec(job.student).n_layers)
     skills = job.tasks or tuple(api.skills())
@@ -109,6 +153,7 @@ def write_alignment(job: AlignJob, seed: int = 0) -> AlignmentReport:
     meta = {
         "baselines": {"cka": 0.11, "subspace": 0.05},
         "scores": {skill: [1.0, 0.5] for skill in skills},
+        **facts,
     }
     found = AlignmentReport(matrices, 320, skills, meta)
     pair = pair_named(job.teacher, job.student)

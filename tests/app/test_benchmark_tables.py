@@ -201,7 +201,11 @@ def test_the_transfer_page_shows_prompt_and_loss_mask(
     def apart(model: str, data: api.DataConfig) -> list[api.Rendered]:
         asked.append((model, data.task))
         prompt = "<|user|>\nreverse <b>a\n\n<|assistant|>\n"
-        return [api.Rendered(id="1", prompt=prompt, answer="a<eos>", n_prompt=6, n_answer=2)]
+        learned = ("a", "<eos>")
+        return [
+            api.Rendered(id="1", prompt=prompt, answer="a<eos>", n_prompt=6, n_answer=2,
+                         learned=learned)
+        ]  # fmt: skip
 
     monkeypatch.setattr(api, "rendered_apart", apart)
     at = open_page("transfer")
@@ -210,4 +214,5 @@ def test_the_transfer_page_shows_prompt_and_loss_mask(
     texts = [code.value for code in at.code]
     assert "<|user|>\nreverse <b>a\n\n<|assistant|>⏎" in texts
     assert "a<eos>" in texts
+    assert "'a' '<eos>'" in texts
     assert len(asked) == 1

@@ -241,6 +241,31 @@ def test_scripts_end_in_what_is_plotted(
     assert f"{residual.agreement.mean()} {residual.chance}" in said[3]
 
 
+def probed(mean: float) -> dict[str, float | int]:
+    return {"mean": mean, "low": mean - 0.1, "high": mean + 0.1, "level": 0.95,
+            "n_seeds": 1, "n_items": 32}  # fmt: skip
+
+
+def test_what_a_probe_reads_off_words_is_drawn_per_block_with_chance(open_page: Open) -> None:
+    models = {"teacher": [probed(v) for v in (0.5, 0.6, 0.7)], "student": [probed(0.1)] * 2}
+    own = {"models": models, "chance": 0.05, "n_fit": 64, "n_test": 32}
+    write_alignment(JOB, words={"king": own, "river": own | {"chance": 0.2}})
+    at = open_page("alignment", task="river")
+    assert "What can be read off single words?" in [part.value for part in at.subheader]
+    assert at.selectbox(key="relation").value == "river"
+    drawn = next(f for f in figures(at) if "probe" in f["layout"]["yaxis"]["title"]["text"])
+    lines = {t["name"]: decoded(t["y"]) for t in drawn["data"] if t.get("name")}
+    assert lines == {"teacher": [0.5, 0.6, 0.7], "student": [0.1, 0.1]}
+    assert drawn["layout"]["shapes"][0]["y0"] == 0.2
+    assert "Accuracy on 32 words, fitted on 64 others" in shown(at)
+
+
+def test_alignments_of_earlier_versions_have_no_probe(open_page: Open) -> None:
+    write_alignment(JOB)
+    at = open_page("alignment")
+    assert "What can be read off single words?" not in [part.value for part in at.subheader]
+
+
 def test_without_a_map_the_selectors_offer_to_measure_it(
     open_page: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:

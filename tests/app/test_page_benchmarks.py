@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
@@ -101,10 +102,30 @@ def test_what_could_have_been_detected_is_said_once_beside_what_was_planned(
     smallest = versus.minimum_detectable
     assert report.verdict.kind == "no_difference"
     assert report.planned is not None
-    assert f"a difference of {smallest:.3f} would be detected" in report.verdict.sentence
+    said = f"a difference of {smallest:.3f} would be detected 80 % of the time, as one of 2"
+    assert said in report.verdict.sentence
     assert f"{smallest:.3f} to plain" not in shown(at)
     planned = f"Before the run, {report.planned.value:.3f} was expected to be detectable."
-    assert planned in shown(at)
+    assert f"{planned} {report.planned.basis}" in shown(at)
+
+
+def test_a_plan_takes_rate_and_spread_of_seeds_from_a_finished_run(
+    recipe: TransferRecipe, nuggets: Any
+) -> None:
+    run = write_benchmark(recipe)
+    report = api.report(run)
+    assert report is not None
+    plain = report.arms["plain"]
+    found = nuggets("power", "--like", run.id, "--seeds", 5, "--items", 80, "--json").json
+    assert found["base_rate"] == plain.value
+    at_half = np.std(plain.per_seed, ddof=1) / (4 * plain.value * (1 - plain.value))
+    assert found["seed_sd"] == pytest.approx(at_half)
+    assert found["source"] == f"measured by plain LoRA in {run.id}"
+    assert nuggets("power", "--like", run.id, "--rate", 0.2, "--json").json["base_rate"] == 0.2
+    without = write_benchmark(recipe, [("paper", "treatment", 0.5)])
+    refused = nuggets("power", "--like", without.id)
+    assert refused.code == 2
+    assert "has no report in which plain LoRA" in refused.err
 
 
 def test_curves_begin_with_the_arms_that_decide(open_page: Open, recipe: TransferRecipe) -> None:

@@ -136,7 +136,7 @@ def test_matrices_that_cannot_be_cut_say_why(open_page, tmp_path, monkeypatch):
 
 def test_swapped_pair_is_refused_with_the_reason(open_page):
     at = open_page("models", teacher="independent", student="teacher")
-    assert "swap the two models" in shown(at)
+    assert "Swap the two models" in shown(at)
     assert "no: larger" in set(frame(at, "dimension")["fits"])
 
 

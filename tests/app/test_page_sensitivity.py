@@ -92,13 +92,27 @@ def test_one_task_is_shown_as_shares(open_page: Open) -> None:
     assert at.button(key="more-offer-0").label.startswith("Measure 9 more")
 
 
-def test_several_tasks_are_shown_distinctively(open_page: Open) -> None:
-    maps = [write_map(job(task), seed) for seed, task in enumerate(("add", "reverse"))]
-    at = open_page("sensitivity")
-    assert at.selectbox(key="mode").value == "distinctive"
-    expected = api.views.module_values(maps[1], "distinctive", maps).mean
-    text = map_values(at)["model.embed_tokens"]
-    assert f"{expected[0]:+.2f}".replace("-", "−") in text
+def test_what_is_distinctive_is_set_against_all_builtin_tasks_and_nothing_else(
+    open_page: Open,
+) -> None:
+    tasks = list(api.skills())
+    maps = {task: write_map(job(task), seed) for seed, task in enumerate(tasks[:-1])}
+    at = open_page("sensitivity", mode="distinctive")
+    assert at.selectbox(key="mode").options[0] == at.selectbox(key="mode").value == "share"
+    assert "distinctive" not in at.selectbox(key="mode").options
+    maps[tasks[-1]] = write_map(job(tasks[-1]), 20)
+    upload(at)  # one more set of samples, measured too: it changes no number of another
+    data = api.own_data()["my maths"]
+    own = write_map(sources.job_for(shell_choice(), "teacher", data, "my maths"), 30)
+    st.cache_resource.clear()
+    everything = list(maps.values())
+    for task, map in (("reverse", maps["reverse"]), ("my maths", own)):
+        at = open_page("sensitivity", mode="distinctive", task=task)
+        fixed = everything if task == "reverse" else [*everything, own]
+        expected = api.views.module_values(map, "distinctive", fixed).mean
+        text = map_values(at)["model.embed_tokens"]
+        assert f"{expected[0]:+.2f}".replace("-", "−") in text
+        assert "log₂ of share ÷ mean share of all built-in tasks; hover for" in shown(at)
 
 
 def test_a_link_restores_the_whole_view(open_page: Open) -> None:
@@ -268,7 +282,7 @@ def test_own_samples_are_measured_shown_and_restored_by_a_link(open_page: Open) 
     write_map(job("add"), 1)
     st.cache_resource.clear()
     again = open_page("sensitivity", task="my maths", other="add")
-    assert again.selectbox(key="mode").value == "distinctive"
+    assert again.selectbox(key="mode").value == "share"
     assert "my maths, teacher · 16 samples" in shown(again)
 
 

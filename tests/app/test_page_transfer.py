@@ -33,10 +33,10 @@ def figure(at):
     return json.loads(at.get("plotly_chart")[0].proto.spec)
 
 
-@pytest.mark.parametrize("name", ["quick", "controls", "paper", "graft"])
+@pytest.mark.parametrize("name", ["quick", "controls", "paper", "graft", "lexicon"])
 def test_untouched_controls_give_back_the_shipped_recipe(open_page, name):
     recipe = api.load_recipe(name)
-    at = open_page("transfer", recipe=name, student=recipe.student)
+    at = open_page("transfer", recipe=name, student=recipe.student, task=recipe.data.task)
     assert recipe_shown(at) == recipe
 
 
@@ -91,6 +91,14 @@ LINKS = [
          "score_seed": "4"},
         {"extraction.matrices.order": "random", "extraction.matrices.seed": 3,
          "sensitivity.score": {"kind": "random", "seed": 4}},
+    ),
+    (
+        {"score": "specific", "score_q": "0.05", "score_against": "sub, king"},
+        {"sensitivity.score": {"kind": "specific", "q": 0.05, "against": ["sub", "king"]}},
+    ),
+    (
+        {"score": "contrast", "score_unit": "log_ratio"},
+        {"sensitivity.score": {"kind": "contrast", "unit": "log_ratio", "against": []}},
     ),
 ]  # fmt: skip
 

@@ -255,22 +255,26 @@ def test_grouped_heads_become_single_ones_by_whole_groups(pairs, tiny):
         assert (heads // teacher.specs[0].group).tolist() == kv_heads.tolist()
 
 
-def test_single_heads_cannot_become_grouped_ones(tiny):
+def test_single_heads_do_not_become_grouped_ones(tiny):
     """MHA → GQA: two query heads would share keys that neither was trained with."""
     teacher = parse_ref(str(tiny("llama", num_key_value_heads=4)))
     student = read_spec(parse_ref(str(tiny("llama", **STUDENT, num_key_value_heads=1))))
     map = compute_sensitivity(load_model(teacher), read_spec(teacher), SAMPLES)
-    assert make_plan(map, student, ExtractionConfig(), LORA).items, "windows look at no heads"
-    with pytest.raises(BadInput, match="2 query heads per key/value head and the teacher only 1"):
-        make_plan(map, student, ExtractionConfig(matrices=ConsistentSelector()), LORA)
+    assert not make_plan(map, student, ExtractionConfig(), LORA).plain, "windows look at no heads"
+    whole = make_plan(map, student, ExtractionConfig(matrices=ConsistentSelector()), LORA)
+    assert {item.role for item in whole.items} == {"gate", "up", "down"}
+    assert {item.role for item in whole.plain} == {"q", "k", "v", "o"}
+    assert "2 query heads per key/value head and the teacher only 1" in whole.plain_sentence
 
 
 def test_models_with_and_without_a_gate_share_the_other_roles(pairs):
     teacher, student = pairs("phi3"), pairs("gpt2")
     plan = make_plan(teacher.map, student.specs[1], ExtractionConfig(), LORA)
     assert {item.role for item in plan.items} == {"q", "k", "v", "o", "up", "down"}
-    assert "Only one of the models has gate" in plan.notes[0]
-    with pytest.raises(BadInput, match="do not both have gate"):
+    assert "The student has no gate" in plan.notes[0]
+    back = make_plan(student.map, teacher.specs[1], ExtractionConfig(), LORA)
+    assert {(item.role, item.reason) for item in back.plain} == {("gate", "the teacher has none")}
+    with pytest.raises(BadInput, match="the student has none of these roles"):
         make_plan(teacher.map, student.specs[1], ExtractionConfig(roles=("gate",)), LORA)
     report = align_models(
         teacher.teacher, teacher.specs[0], student.student, student.specs[1],

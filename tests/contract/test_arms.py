@@ -17,10 +17,12 @@ from nuggets.extraction.plan import ExtractionConfig, LoraConfig
 from nuggets.extraction.selectors import ConsistentSelector
 from nuggets.frozen import Frozen, members
 from nuggets.models.forward import evaluation, pad_right
+from nuggets.sensitivity.scores import Contrast, Specific
 from nuggets.statistics.verdict import ArmRole
 from nuggets.train.arms.aligned import Hints, Memories, Regressed, States
 from nuggets.train.arms.family import Arm, Distill, Graft, Paper, Pissa, TeacherLabels, WrongTask
 from nuggets.train.arms.initialisers import Initialiser
+from nuggets.train.arms.lexicon import Lexicon, LexiconControl
 from nuggets.train.cells import CellResult, run_cell
 from tests.unit.train.tiny_lab import letters, load, make_lab
 
@@ -30,11 +32,13 @@ SMALL = {
     "hints": {"n_general": 8, "steps": 3, "batch": 4},
     "teacher_labels": {"n": 6},
     "graft": {"heal_steps": 3, "heal_batch": 4, "heal_samples": 8},
+    "lexicon": {"general_samples": 8},
 }
 ARMS = [cls(**SMALL.get(kind, {})) for kind, cls in members(Arm).items()]
 ARMS += [cls(control=True, **SMALL[cls.model_fields["kind"].default]) for cls in ALIGNED]
 ARMS += [Graft(origin=origin, **SMALL["graft"]) for origin in ("first", "random", "permuted")]
-OWN_WEIGHTS = ("full", "graft", "hints")
+ARMS += [Lexicon(control=own, **SMALL["lexicon"]) for own in get_args(LexiconControl)]
+OWN_WEIGHTS = ("full", "graft", "hints", "lexicon")
 """Arms whose export is a whole model."""
 TEST = letters(5, 99)
 
@@ -154,7 +158,7 @@ def test_the_labs_models_are_untouched(lab, before, trained):
 @each_arm
 def test_every_arm_gets_the_same_samples_and_steps(trained, arm):
     outcome = trained[arm.name].record.outcome
-    extra = {"teacher_labels": 6, "states": 8, "hints": 8}.get(arm.kind, 0)
+    extra = {"teacher_labels": 6, "states": 8, "hints": 8, "lexicon": 8}.get(arm.kind, 0)
     assert outcome.samples == (10 + extra if arm.trains else 0)
     assert outcome.steps == (4 if arm.trains else 0)
     assert (outcome.flops > 0) == arm.trains
@@ -266,9 +270,30 @@ def test_roles_left_out_of_an_arm_start_as_plain_lora_does(lab):
 def test_an_arm_located_by_another_task_uses_that_tasks_map(lab):
     import dataclasses
 
-    other = dataclasses.replace(lab, task_map={"copy": lab.wrong_map}.__getitem__)
+    other = dataclasses.replace(lab, other_map=lambda task, score: lab.wrong_map)
     found = Paper(task="copy", label="from copy").build(other, 0).initial
     wanted = WrongTask().build(lab, 0).initial
     assert all(torch.equal(found[name].b, wanted[name].b) for name in wanted)
     with pytest.raises(BadInput, match="sensitivity on copy"):
         Paper(task="copy").build(lab, 0)
+
+
+def test_an_arm_with_a_score_of_its_own_is_located_by_that_map(lab):
+    import dataclasses
+
+    asked = []
+
+    def other_map(task, score):
+        asked.append((task, score))
+        return lab.wrong_map
+
+    other = dataclasses.replace(lab, other_map=other_map)
+    found = Paper(score=Specific(q=0.1), label="specific").build(other, 0).initial
+    wanted = WrongTask().build(lab, 0).initial
+    assert all(torch.equal(found[name].b, wanted[name].b) for name in wanted)
+    graft = Graft(score=Contrast(), task="copy", heal_steps=0)
+    cut = graft.build(other, 0).model.state_dict()
+    by_map = Graft(heal_steps=0).build(dataclasses.replace(lab, map=lab.wrong_map), 0)
+    same = dataclasses.replace(by_map).model.state_dict()
+    assert all(torch.equal(cut[name], same[name]) for name in cut if "lora" not in name)
+    assert asked == [(None, Specific(q=0.1)), ("copy", Contrast())]

@@ -28,10 +28,12 @@ from nuggets.disk.commit import commit_folder
 from nuggets.disk.manifest import verify_folder
 from nuggets.errors import NuggetsError
 from nuggets.extraction.adapter import inject, load_adapter, read_factors, save_adapter
-from nuggets.extraction.consistent import check_consistent
+from nuggets.extraction.consistent import check_cut
 from nuggets.extraction.plan import LoraConfig
+from nuggets.extraction.sites import split_sites
+from nuggets.models.architecture import LAYER_ROLES
 from nuggets.models.loading import load_model, load_tokenizer
-from nuggets.models.pair import Model, ModelPair, check_pair, read_spec
+from nuggets.models.pair import Model, ModelPair, read_spec
 from nuggets.models.references import parse_ref
 from nuggets.preflight.headers import Preflight, preflight
 from nuggets.preflight.resources import Machine
@@ -199,7 +201,7 @@ MODELS = {
 
 def check(folder: Path, tiny: Any) -> Preflight:
     refs = parse_ref(str(folder)), parse_ref(str(tiny(**SMALL)))
-    return preflight(ModelPair(*map(Model, refs)), machine=ROOMY)
+    return preflight(ModelPair(*map(Model, refs)), roles=("embed", "q"), machine=ROOMY)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -288,28 +290,29 @@ def test_a_tokenizer_without_a_chat_template_gets_a_plain_prompt(tiny):
         ("deeper", {"num_hidden_layers": 3}, "deeper than the teacher: 3 > 2"),
         ("wider", {"hidden_size": 64}, "wider than the teacher: 64 > 32"),
         ("FFN", {"intermediate_size": 96}, "wider in the FFN than the teacher: 96 > 64"),
-        ("queries", {"head_dim": 12}, "wider in the queries than the teacher: 48 > 32"),
-        ("keys", {"num_key_value_heads": 4}, "wider in the keys and values .*: 32 > 16"),
+        ("keys", {"num_key_value_heads": 4}, "4 head groups > 2"),
+        ("MHA to GQA", {"num_key_value_heads": 1}, "4 query heads .* and the teacher only 2"),
+        ("other head_dim", {"head_dim": 4}, "heads of 8 and 4 dimensions"),
     ],
 )
-def test_a_teacher_smaller_than_its_student_is_refused(name, changes, sentence, tiny):
+def test_what_no_cut_can_make_is_refused(name, changes, sentence, tiny):
     teacher, student = (read_spec(parse_ref(str(tiny(**c)))) for c in ({}, changes))
-    with pytest.raises(NuggetsError, match=sentence + r".*swap the two models\.") as refused:
-        check_pair(teacher, student, embed=False)
+    with pytest.raises(NuggetsError, match=sentence) as refused:
+        check_cut(teacher, student)
     one_sentence(refused.value)
 
 
 @pytest.mark.parametrize(
-    ("name", "teacher", "student", "sentence"),
+    ("name", "changes", "sentence"),
     [
-        ("MHA to GQA", {"num_key_value_heads": 4}, SMALL, "whole head groups, .*only 1"),
-        ("other head_dim", {}, SMALL | {"head_dim": 4}, "whole heads, .* 8 dimensions .* 4"),
+        ("wider", {"hidden_size": 64}, r"48 × 64 > 48 × 32|64 × 64 > .* Swap the two models\."),
+        ("wider and shallower", {"hidden_size": 64, "num_hidden_layers": 1}, "Swap the two"),
     ],
 )
-def test_heads_that_cannot_be_kept_whole_are_refused(name, teacher, student, sentence, tiny):
-    specs = [read_spec(parse_ref(str(tiny(**c)))) for c in (teacher, student)]
+def test_a_pair_of_which_nothing_can_be_cut_is_refused(name, changes, sentence, tiny):
+    teacher, student = (read_spec(parse_ref(str(tiny(**c)))) for c in ({}, changes))
     with pytest.raises(NuggetsError, match=sentence) as refused:
-        check_consistent(*specs)
+        split_sites(teacher, student, [(0, 0)], LAYER_ROLES)
     one_sentence(refused.value)
 
 

@@ -11,19 +11,21 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 COMPUTING = {
-    "nuggets.alignment": "measure states stitching",
+    "nuggets.alignment": "measure readability states stitching words",
     "nuggets.builtin": "tokenizer train_pairs training",
     "nuggets.compute": "products svd",
+    "nuggets.erasure": "measure",
     "nuggets.evaluation": "answers halving lm_eval_adapter lm_eval_model outcomes",
     "nuggets.extraction": "adapter factors windows_while_measuring",
     "nuggets.models": "forward fused loading stored_weights",
     "nuggets.playground": "loaded_models questions",
-    "nuggets.sensitivity": "accumulate hooks map_writer several_devices several_samples streaming",
-    "nuggets.stages": "cutting evaluating measuring pipeline transfer",
-    "nuggets.train.builders": "aligned controls graft initialisers lora",
+    "nuggets.sensitivity": "accumulate comparing hooks map_writer several_devices several_samples "
+    "streaming",
+    "nuggets.stages": "cutting erasing evaluating measuring pipeline probing transfer",
+    "nuggets.train.builders": "aligned controls graft initialisers lexicon lora",
     "nuggets.train": "cells checkpoints export finetune flops lab losses randomness schedule "
-    "team trainer tuning",
-    "nuggets.train.lanes": "healing layers model packing side_by_side threads training",
+    "team trainer",
+    "nuggets.train.lanes": "healing layers model packing program side_by_side threads training",
 }
 """Modules that load torch when they are imported; all others do so, if at all, when called."""
 VIEWS = ("nuggets/views/*.py",)

@@ -185,11 +185,14 @@ CASES = {
     ),
     "student wider": (
         lambda j: j.update(teacher=j["student"], student=j["teacher"]),
-        "swap the two models",
+        "Swap the two models",
         RECIPES,
     ),
     "vocabularies differ": (
-        lambda j: other_words(j, "student"),
+        lambda j: (
+            other_words(j, "student"),
+            also("extraction.roles=[embed, q]", "lora.r=2")(j),
+        ),
         "map tokens to different ids",
         RECIPES,
     ),
@@ -218,9 +221,9 @@ CASES = {
     "heads that no cut keeps": (
         lambda j: (
             j.update(student=j["tiny"]("llama", seed=2, head_dim=4, **STUDENT)),
-            also("extraction.matrices.kind=consistent")(j),
+            also("extraction.matrices.kind=consistent", "extraction.roles=[q, k]")(j),
         ),
-        "keeps whole heads, but the teacher's have 8 dimensions and the student's 4",
+        r"heads of 8 and 4 dimensions\). Use the selector window",
         RECIPES,
     ),
     "PiSSA of the embedding": (
@@ -306,7 +309,7 @@ def test_preflight_says_every_problem_and_exits_with_2(job, nuggets):
     ended = nuggets(*words_of("preflight", job), "--json")
     assert ended.code == 2
     assert ended.json["ok"] is False
-    assert "swap the two models" in ended.json["problems"][0]
+    assert "Swap the two models" in ended.json["problems"][0]
     assert nuggets("preflight", "./nowhere", job["student"]).code == 2
 
 

@@ -27,7 +27,8 @@ STUDENT = {
 }
 FAST = ("--set", "lora.r=2", "--set", "train.steps=2", "--set", "seeds=[0]", "--device", "cpu")
 COMMANDS = (
-    *("doctor", "pairs", "preflight", "sensitivity", "align", "plan", "extract", "cut"),
+    *("doctor", "pairs", "preflight", "sensitivity", "align", "probe"),
+    *("plan", "extract", "cut"),
     *("run", "start", "follow", "cancel", "resume", "show", "list", "export", "compare"),
     *("evaluate", "prompt"),
 )
@@ -147,6 +148,21 @@ def test_align_prints_matrices_of_teacher_by_student(nuggets, tmp_path):
     assert (tmp_path / "alignment").is_dir()
     assert nuggets(*words).code == 0
     assert nuggets(*words, "--out", tmp_path / "alignment").code == 2
+
+
+def test_probe_prints_an_accuracy_with_its_interval_per_block(nuggets):
+    words = ["probe", "models/large", "models/small", "--data", "all.jsonl", "--device", "cpu"]
+    ended = nuggets(*words, "--n-fit", "20", "--json")
+    assert (ended.code, ended.err) == (0, "")
+    assert [len(ended.json["models"][name]) for name in ("teacher", "student")] == [4, 3]
+    assert (ended.json["n_fit"], ended.json["n_test"], ended.json["chance"]) == (20, 8, 1.0)
+    drawn = nuggets(*words)
+    assert drawn.code == 0
+    assert "after block 2" in drawn.out
+    assert "1.00 [0.63, 1.00]" in drawn.out
+    refused = nuggets("probe", "teacher", "independent", "--task", "reverse")
+    assert refused.code == 2
+    assert "Choose a relation such as king" in refused.err
 
 
 def test_plan_has_the_names_that_others_rely_on(nuggets, place):

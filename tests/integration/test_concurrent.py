@@ -17,12 +17,10 @@ from nuggets.progress import InMemoryProgress
 from nuggets.train.arms.family import Distill, Full, Paper, Plain, Vanilla
 from nuggets.train.cells import run_cell
 from nuggets.train.config import TrainConfig
-from nuggets.train.lanes import packing
-from nuggets.train.lanes import side_by_side as concurrent
+from nuggets.train.lanes import packing, program
 from nuggets.train.lanes.packing import plan_batches
 from nuggets.train.lanes.side_by_side import Cell, run_batch
 from nuggets.train.lanes.training import LaneTrainer
-from nuggets.train.tuning import tune_batch, tune_lr
 from tests.contract.test_arms import ARMS
 from tests.unit.train.tiny_lab import letters, make_lab
 
@@ -59,15 +57,19 @@ def assert_equal_to_alone(lab, arms, form):
         for seed in SEEDS:
             ours, wanted = found[arm.name, seed].record, alone(lab, arm, seed).record
             np.testing.assert_allclose(ours.losses, wanted.losses, rtol=0, atol=1e-5)
-            same = {"seconds": 0.0, "outcomes": {}, "trainable_parameters": 0}
+            same = {"seconds": 0.0, "outcomes": {}, "trainable_parameters": 0, "learned": None}
             assert ours.outcome.model_copy(update=same) == wanted.outcome.model_copy(update=same)
             assert ours.outcome.trainable_parameters == wanted.outcome.trainable_parameters
             for metric, values in wanted.outcome.outcomes.items():
                 np.testing.assert_allclose(ours.outcome.outcomes[metric], values, atol=1e-4)
+            learned, by_itself = ours.outcome.learned, wanted.outcome.learned
+            assert learned.loss == pytest.approx(by_itself.loss, abs=1e-4)
+            assert learned.exact_match == by_itself.exact_match
+            assert (learned.guessing, learned.n) == (by_itself.guessing, by_itself.n)
             assert ours.answers == wanted.answers
             assert ours.note == wanted.note
             assert (ours.step0_difference is None) == (wanted.step0_difference is None)
-            assert (ours.step0_difference or 0) < 1e-4
+            assert ours.step0_difference == pytest.approx(wanted.step0_difference, abs=1e-4)
 
 
 @pytest.mark.parametrize("arms", groups(TRAINED), ids=lambda arms: str(arms[0].stacks))
@@ -102,7 +104,7 @@ def test_lanes_export_what_they_measured(tiny, tmp_path, form):
 
 
 def test_threads_change_no_bit(tiny, monkeypatch):
-    monkeypatch.setattr(concurrent, "STACKED", 2)
+    monkeypatch.setattr(program, "STACKED", 2)
     lab = make_lab(tiny, LoraConfig(r=4, dropout=0.1), train=TRAIN)
     arms = [Plain(), Paper(), Distill()]
     one, two = (side_by_side(dataclasses.replace(lab, threads=n), arms, "shared") for n in (1, 2))
@@ -137,21 +139,27 @@ def test_a_cancelled_program_resumes_bit_for_bit(tiny, tmp_path, dropout):
 
 
 def test_a_lane_that_diverges_stops_the_program_and_is_named(tiny):
-    lab = make_lab(tiny, train=TRAIN)
-    cells = [Cell(Plain(), 0), Cell(Paper(), 1, lr=1e39)]
+    lab = make_lab(tiny, train=TRAIN.model_copy(update={"lr": 1e39}))
+    cells = [Cell(Paper(), 1), Cell(Plain(), 0)]
     message = r"at step 2 of the arm paper, seed 1 \(learning rate 1e\+39\)"
     with pytest.raises(NonFinite, match=message):
         list(run_batch(lab, cells, "merged", test=TEST))
 
 
-def test_tuning_side_by_side_finds_what_tuning_alone_finds(tiny):
-    lab = make_lab(tiny, train=TRAIN)
-    arms, grid, items = [Plain(), Paper()], [1e39, 1e-3, 1e-2], letters(6, 55)
-    found = tune_batch(lab, arms, grid, "merged", items=items)
-    for arm, ours in zip(arms, found, strict=True):
-        alone = tune_lr(lab, arm, grid, items=items)
-        assert (ours.arm, ours.lr) == (alone.arm, alone.lr)
-        assert [trial.lr for trial in ours.trials] == sorted(grid)
+def test_rates_side_by_side_are_those_of_a_cell_alone(tiny):
+    lab = make_lab(tiny, train=TRAIN.model_copy(update={"lr_grid": (1e39, 1e-3, 1e-2)}))
+    cells, items = [Cell(arm, seed) for seed in SEEDS for arm in (Plain(), Paper())], letters(6, 55)
+    found = list(run_batch(lab, cells, "merged", test=TEST, validation=items))
+    assert [cell for cell, _ in found] == cells
+    for cell, result in found:
+        alone = run_cell(lab, cell.arm, cell.seed, test=TEST, validation=items).record.outcome
+        ours = result.record.outcome
+        assert ours.learning_rate == alone.learning_rate
+        assert ours.outcomes["exact_match"] == alone.outcomes["exact_match"]
+        assert ours.outcomes["loss"] == pytest.approx(alone.outcomes["loss"], abs=1e-4)
+        assert ours.learned.loss == pytest.approx(alone.learned.loss, abs=1e-4)
+        assert ours.flops == pytest.approx(alone.flops)
+        assert [trial.lr for trial in ours.trials] == [1e-3, 1e-2, 1e39]
         for trial, wanted in zip(ours.trials, alone.trials, strict=True):
             assert trial.value == wanted.value
             assert (trial.loss is None) == (wanted.loss is None) == (trial.lr == 1e39)

@@ -16,17 +16,16 @@ import torch
 from safetensors.torch import load_file
 
 from nuggets.data.samples import Sample
-from nuggets.errors import Cancelled, NonFinite
+from nuggets.errors import Cancelled
 from nuggets.evaluation.outcomes import evaluate
 from nuggets.extraction.adapter import load_adapter
 from nuggets.progress import InMemoryProgress
 from nuggets.statistics.report import build_report
 from nuggets.train.arms.family import Full, Gaussian, Graft, Paper, Plain, TeacherLabels, Vanilla
 from nuggets.train.builders.graft import cut
-from nuggets.train.cells import CellRecord, run_cell
+from nuggets.train.cells import CellRecord, learned_items, run_cell
 from nuggets.train.config import TrainConfig
 from nuggets.train.lab import Workspace
-from nuggets.train.tuning import tune_lr
 from tests.integration.cell_worker import ARMS, OLD, TEST, TRAIN, work
 from tests.unit.train.tiny_lab import STUDENT, TEACHER, letters, make_lab
 
@@ -138,30 +137,41 @@ def test_paired_arms_with_the_same_seed_see_the_same_samples_in_the_same_order(l
     assert len(seen[0][0]) == 1, "of one sample: a batch may not fit into memory"
 
 
-def test_tuning_takes_the_rate_with_the_lowest_loss_where_nothing_is_right_yet(lab):
-    found = tune_lr(lab, Plain(), [1e-6, 1e-2, 1e39], items=letters(6, 55))
-    assert found.lr == 1e-2
-    assert [trial.lr for trial in found.trials] == [1e-6, 1e-2, 1e39]
-    assert found.trials[0].loss > found.trials[1].loss
-    assert found.trials[2].loss is None, "training diverged"
-    assert tune_lr(lab, Vanilla(), [1e-3], items=TEST).lr == TRAIN.lr
-
-
-def test_tuning_that_always_diverges_says_so(lab):
-    with pytest.raises(NonFinite, match=r"plain diverged at every learning rate: 1e\+39"):
-        tune_lr(lab, Plain(), [1e39], items=TEST)
-
-
-def test_tuning_uses_its_own_seed_and_leaves_the_cells_as_they_were(lab):
-    seeds = []
-    spied = dataclasses.replace(
-        lab, train_samples=lambda seed: seeds.append(seed) or letters(10, seed)
+def test_every_seed_is_trained_at_every_rate_from_the_same_start_and_keeps_the_best(lab):
+    several = dataclasses.replace(
+        lab, train=TRAIN.model_copy(update={"lr_grid": (1e-2, 1e-6, 1e39)})
     )
-    before = run_cell(lab, Plain(), 0, test=TEST).record.outcome.outcomes
-    tune_lr(spied, Plain(), [1e-2], items=letters(6, 55))
-    after = run_cell(lab, Plain(), 0, test=TEST).record.outcome.outcomes
-    assert set(seeds) == {TRAIN.tuning_seed}
-    assert before == after
+    found = run_cell(several, Plain(), 4, test=TEST, validation=letters(6, 55))
+    outcome = found.record.outcome
+    assert [trial.lr for trial in outcome.trials] == [1e-6, 1e-2, 1e39]
+    assert outcome.trials[0].loss > outcome.trials[1].loss
+    assert outcome.trials[2].loss is None, "training diverged"
+    alone = dataclasses.replace(lab, train=TRAIN.model_copy(update={"lr": 1e-2}))
+    wanted = run_cell(alone, Plain(), 4, test=TEST)
+    assert outcome.learning_rate == 1e-2
+    assert outcome.outcomes == wanted.record.outcome.outcomes
+    assert found.record.losses == wanted.record.losses
+    for name, pair in wanted.trainee.factors().items():
+        assert all(
+            torch.equal(*both) for both in zip(pair, found.trainee.factors()[name], strict=True)
+        )
+
+
+def test_an_arm_that_is_not_trained_has_no_rates(lab):
+    several = dataclasses.replace(lab, train=TRAIN.model_copy(update={"lr_grid": (1e-3, 1e-2)}))
+    outcome = run_cell(several, Vanilla(), 4, test=TEST).record.outcome
+    assert (outcome.trials, outcome.learning_rate) == ([], None)
+
+
+def test_what_was_learned_of_the_training_items_is_measured_on_those_that_are_whole(lab):
+    record = run_cell(lab, Plain(), 4, test=TEST).record.outcome.learned
+    assert record.n == len(lab.train_samples(4))
+    assert 0 <= record.exact_match <= 1
+    longest = max(len(ids) for ids, _ in lab.training(4))
+    short = dataclasses.replace(
+        lab, train=TRAIN.model_copy(update={"max_length": longest}), _cache={}
+    )
+    assert learned_items(short, 4)[0] != learned_items(lab, 4)[0]
 
 
 def test_teacher_labels_are_the_teachers_greedy_answers_to_the_extra_prompts(lab):

@@ -28,6 +28,7 @@ class Aligned(ArmBase):
     """
 
     runs_teacher: ClassVar[bool] = True
+    compares_tokens: ClassVar[bool] = True
     control: bool = False
     n_general: int = Field(default=512, ge=8)
 

@@ -13,15 +13,17 @@ from pydantic import Field
 
 from nuggets.builtin.skills import skill_samples
 from nuggets.errors import BadInput
-from nuggets.extraction.consistent import check_consistent
+from nuggets.extraction.consistent import check_cut
 from nuggets.extraction.layers import LayerSelector, RandomLayers
 from nuggets.extraction.plan import ExtractionConfig, Role
 from nuggets.extraction.selectors import MatrixSelector
 from nuggets.models.architecture import ArchSpec
+from nuggets.sensitivity.scores import Score
 from nuggets.statistics.verdict import ArmRole, Part
 from nuggets.train.arms.aligned import Hints, Memories, Regressed, States
 from nuggets.train.arms.base import ArmBase
 from nuggets.train.arms.initialisers import Corda, Eva, LoraGa, Olora, Pissa
+from nuggets.train.arms.lexicon import Lexicon
 
 if TYPE_CHECKING:
     from nuggets.compute.svd import LowRankFactors
@@ -34,6 +36,7 @@ class Vanilla(ArmBase):
     """The student as it is, without training."""
 
     role: ClassVar[ArmRole] = "reference"
+    needs_teacher: ClassVar[bool] = False
     title: ClassVar[str] = "Untouched student"
     trains = False
     kind: Literal["vanilla"] = "vanilla"
@@ -49,6 +52,7 @@ class Plain(ArmBase):
     """LoRA with its usual initialisation (A random, B zero); nothing comes from the teacher."""
 
     role: ClassVar[ArmRole] = "baseline"
+    needs_teacher: ClassVar[bool] = False
     title: ClassVar[str] = "Plain LoRA"
     stacks = "adapter"
     family = "start"
@@ -73,6 +77,7 @@ class Paper(ArmBase):
         only: roles that start from the teacher; the others get a LoRA that starts as usual, so
             that all arms have the same capacity.
         task: built-in task whose seed samples locate the parameters, instead of the target's.
+        score: what is sensitive, instead of the recipe's score.
     """
 
     role: ClassVar[ArmRole] = "treatment"
@@ -84,10 +89,12 @@ class Paper(ArmBase):
     matrices: MatrixSelector | None = None
     only: tuple[Role, ...] | None = Field(default=None, min_length=1)
     task: str | None = None
+    score: Score | None = None
 
     def part(self, common: ExtractionConfig, task: str | None) -> Part:
         """With an extraction of its own it is a treatment of its own, which no control judges."""
-        same = self.extraction(common) == common and self.task in (None, task)
+        own = self.score is not None or self.task not in (None, task)
+        same = self.extraction(common) == common and not own
         return Part(self.role, self.kind if same else self._kind_with())
 
     def build(self, lab: Lab, seed: int) -> Trainee:
@@ -108,13 +115,8 @@ class Paper(ArmBase):
 
     def _factors(self, lab: Lab) -> Mapping[str, LowRankFactors]:
         extraction = self.extraction(lab.extraction)
-        if self.task is not None:
-            if lab.task_map is None:
-                raise BadInput(
-                    f"The arm {self.name} needs the teacher's sensitivity on {self.task}, which "
-                    "this lab cannot measure. Remove its task."
-                )
-            return lab.factors_of(lab.task_map(self.task), extraction)
+        if self.task is not None or self.score is not None:
+            return lab.factors_of(lab.located_by(self.task, self.score), extraction)
         own = extraction != lab.extraction
         return lab.factors(lab.plan(extraction)) if own else lab.factors()
 
@@ -186,9 +188,11 @@ class RandomLayerChoice(ArmBase):
         from nuggets.train.builders import lora
 
         wanted = lab.extraction.model_copy(update={"layers": RandomLayers(seed=seed)})
-        same = lab.teacher_spec.n_layers == lab.student_spec.n_layers
+        all_chosen = lab.teacher_spec.n_layers <= lab.student_spec.n_layers
         note = (
-            "Both models have the same number of layers, so every layer is chosen." if same else ""
+            "The student has as many layers as the teacher, so every layer is chosen."
+            if all_chosen
+            else ""
         )
         return lora.injected(lab, seed, lab.factors(lab.plan(wanted)), note)
 
@@ -242,6 +246,7 @@ class Distill(ArmBase):
     title: ClassVar[str] = "Distillation"
     stacks = "adapter"
     runs_teacher: ClassVar[bool] = True
+    compares_tokens = True
     uncounted = "the teacher's forward passes in distillation"
     kind: Literal["distill"] = "distill"
 
@@ -279,6 +284,7 @@ class Full(ArmBase):
     """Fine-tuning of all weights of the student."""
 
     role: ClassVar[ArmRole] = "comparator"
+    needs_teacher: ClassVar[bool] = False
     title: ClassVar[str] = "Full fine-tuning"
     stacks = "whole"
     kind: Literal["full"] = "full"
@@ -301,6 +307,7 @@ class Graft(ArmBase):
             permutes rows and columns of every matrix: the content control, without a working
             circuit. `first` and `random` are location controls, as is another task's sensitivity.
         task: built-in task whose sensitivity chooses, instead of the target's.
+        score: what is sensitive, instead of the recipe's score; the layers stay the recipe's.
         heal_steps: steps of full fine-tuning on general data after the cut.
         heal_lr: their learning rate.
         heal_batch: samples per step.
@@ -310,10 +317,12 @@ class Graft(ArmBase):
     title: ClassVar[str] = "Graft and heal"
     stacks = "own_base"
     runs_teacher: ClassVar[bool] = True
+    compares_tokens = True  # it has the teacher's embedding, and reads the student's tokens
     uncounted = "fine-tuning the grafts to recover"
     kind: Literal["graft"] = "graft"
     origin: Origin = "sensitivity"
     task: str | None = None
+    score: Score | None = None
     heal_steps: int = Field(default=1500, ge=0)
     heal_lr: float = Field(default=3e-3, gt=0)
     heal_batch: int = Field(default=64, ge=1)
@@ -344,8 +353,8 @@ class Graft(ArmBase):
         return self.label or own
 
     def check(self, teacher: ArchSpec, student: ArchSpec, roles: Collection[str]) -> None:
-        """Refuses pairs whose heads cannot be kept whole, and tasks that are not built in."""
-        check_consistent(teacher, student)
+        """Refuses pairs of which no student can be cut, and tasks that are not built in."""
+        check_cut(teacher, student)
         if self.task is not None:
             skill_samples(self.task, "seed", 1)
 
@@ -378,7 +387,8 @@ Arm = Annotated[
     | Memories
     | States
     | Hints
-    | Regressed,
+    | Regressed
+    | Lexicon,
     Field(discriminator="kind"),
 ]
 """The arms, chosen by `kind`."""

@@ -22,6 +22,7 @@ class Initialiser(ArmBase):
     """What PEFT's initialisers share."""
 
     role: ClassVar[ArmRole] = "comparator"
+    needs_teacher: ClassVar[bool] = False
     stacks = "adapter"
     family = "start"
 

@@ -12,7 +12,6 @@ import torch
 
 from nuggets.data.samples import Encoded
 from nuggets.disk.commit import commit_folder
-from nuggets.errors import BadInput
 from nuggets.extraction.adapter import add_lora
 from nuggets.extraction.consistent import Order, choose_consistent
 from nuggets.extraction.cut import cut_model, permute_matrices
@@ -50,11 +49,7 @@ def grafted(lab: Lab, seed: int, arm: Graft) -> Trainee:
 
 def cut(lab: Lab, seed: int, arm: Graft) -> Any:
     """A student-shaped model out of the teacher, from the layers of the extraction plan."""
-    map = lab.map
-    if arm.task is not None:
-        if lab.task_map is None:
-            raise BadInput(f"The arm {arm.name} needs a sensitivity map of {arm.task}.")
-        map = lab.task_map(arm.task)
+    map = lab.located_by(arm.task, arm.score)
     layers = [teacher for _, teacher in lab.plan().alignment.pairs]
     orders: dict[str, Order] = {"first": "first", "random": "random"}
     order = orders.get(arm.origin, "sensitivity")

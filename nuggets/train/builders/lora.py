@@ -34,25 +34,28 @@ def injected(lab: Lab, seed: int, factors: Mapping[str, LowRankFactors], note: s
     encoded = lab.training(seed)
     with seeded(seed, lab.device):
         model = inject(lab.fresh_student(), factors, lab.lora, lab.ranks())
+    note = note or lab.plan().plain_sentence
     return Trainee(model, encoded, initial=factors, n_samples=len(encoded), note=note)
 
 
 def distilled(lab: Lab, seed: int) -> Trainee:
     """A plain LoRA that is trained to imitate the teacher on the same samples."""
     theirs = lab.teacher_tokenizer
-    same = theirs is None or theirs.get_vocab() == lab.tokenizer.get_vocab()
-    sizes = lab.teacher_spec.vocab_size, lab.student_spec.vocab_size
-    if not same or sizes[0] != sizes[1]:
+    if theirs is not None and theirs.get_vocab() != lab.tokenizer.get_vocab():
         raise BadInput(
-            f"Distillation compares token distributions, but the vocabularies differ: {sizes[0]} "
-            f"tokens in the teacher and {sizes[1]} in the student. Remove the arm distill; "
-            "teacher_labels works with any two vocabularies."
+            f"Distillation compares token distributions, but the two tokenizers differ: "
+            f"{len(theirs)} tokens in the teacher and {len(lab.tokenizer)} in the student. Remove "
+            "the arm distill; teacher_labels works with any two tokenizers."
         )
+    # Rows beyond the words are padding, and two models of one tokenizer may have more or fewer.
+    rows = lab.teacher_spec.vocab_size, lab.student_spec.vocab_size
+    n_words = 1 + max(lab.tokenizer.get_vocab().values())
+    n_words = None if rows[0] == rows[1] else min(*rows, n_words)
     plain = with_lora(lab, seed)
     return Trainee(
         plain.model,
         plain.encoded,
-        loss=DistillationLoss(lab.teacher),
+        loss=DistillationLoss(lab.teacher, n_words),
         n_samples=plain.n_samples,
     )
 

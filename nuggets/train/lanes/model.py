@@ -206,8 +206,10 @@ def trained_values(trainee: Trainee) -> dict[str, Tensor]:
 
 def _carrier(lab: Lab, trainee: Trainee) -> Any:
     """A student of which only the modules are used; what lanes do not share is replaced."""
-    # An arm's own base may have another shape than the student: a cut one, for example.
-    model = copy.deepcopy(trainee.model) if trainee.own_base else lab.fresh_student()
+    # An arm's own base may have another shape than the student: a cut one, for example; a whole
+    # one may have been untied.
+    own = trainee.own_base or trainee.whole
+    model = copy.deepcopy(trainee.model) if own else lab.fresh_student()
     if is_wrapped(model):
         model = model.unload()  # takes PEFT's layers out and leaves the base as it is
     for parameter in model.parameters():  # no gradient of what is not trained

@@ -35,14 +35,15 @@ class CellGroup(Frozen):
     cells: tuple[tuple[str, int], ...]
 
 
-def plan_batches(lab: Lab, cells: Sequence[tuple[Arm, int]], copies: int = 1) -> list[CellGroup]:
+def plan_batches(lab: Lab, cells: Sequence[tuple[Arm, int]]) -> list[CellGroup]:
     """Groups cells that can share a program, as many as fit into memory, in the given order.
 
     Args:
         lab: its `train.concurrent` says whether at all.
-        cells: arms and seeds, in the order in which results are wanted.
-        copies: lanes of each cell, such as one per learning rate.
+        cells: arms and seeds, in the order in which results are wanted; each takes a lane per
+            learning rate.
     """
+    copies = len(lab.train.rates)
     forms: dict[str, Form] = {arm.name: _form(lab, arm) for arm, _ in cells}
     kinds: dict[tuple[str, Form], list[tuple[Arm, int]]] = {}
     for arm, seed in cells:

@@ -23,10 +23,12 @@ def budget_frame(report: BenchmarkReport) -> pd.DataFrame:
                 "role": ROLE_TITLES[arm.role],
                 "samples": arm.samples,
                 "steps": arm.steps,
-                "learning_rate": arm.learning_rate,
+                "learning_rate": arm.rate_words or None,
+                "learned": None if arm.learned is None else arm.learned.exact_match,
                 "trainable_parameters": arm.trainable_parameters,
                 "flops": arm.flops,
                 "seconds_per_seed": arm.seconds,
+                "seconds_all_rates": arm.all_seconds,
                 "seeds": len(arm.seeds),
             }
             for arm in report.arms.values()
@@ -36,12 +38,13 @@ def budget_frame(report: BenchmarkReport) -> pd.DataFrame:
 
 def budget_shown(frame: pd.DataFrame) -> pd.DataFrame:
     """`budget_frame` for people; zero stands for nothing trained or nothing counted."""
-    rate = frame["learning_rate"].map(lambda value: "–" if pd.isna(value) else f"{value:g}")
     some = {
-        "learning_rate": rate,
+        "learning_rate": frame["learning_rate"].fillna("–"),
+        "learned": frame["learned"].map(lambda v: "–" if pd.isna(v) else f"{v:.2f}"),
         "trainable_parameters": frame["trainable_parameters"].map(_or_dash(amounts.count)),
         "flops": frame["flops"].map(_or_dash(amounts.operations)),
         "seconds_per_seed": frame["seconds_per_seed"].map(_or_dash(amounts.duration)),
+        "seconds_all_rates": frame["seconds_all_rates"].map(_or_dash(amounts.duration)),
     }
     return frame.assign(**some).rename(
         columns={
@@ -49,6 +52,8 @@ def budget_shown(frame: pd.DataFrame) -> pd.DataFrame:
             "trainable_parameters": "trainable parameters",
             "flops": "operations per seed",
             "seconds_per_seed": "time per seed",
+            "seconds_all_rates": "at all rates",
+            "learned": "training items right",
         }
     )
 
@@ -72,14 +77,16 @@ def paired_shown(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def judged_shown(frame: pd.DataFrame) -> pd.DataFrame:
-    """Holm's p and the smallest difference to be seen; a dash where there is none."""
+    """Holm's p and the smallest difference to be seen, with its family; a dash for none."""
     titles = {"p_holm": "p (Holm)", "smallest_detectable": "detectable difference"}
-    return pd.DataFrame(
+    shown = pd.DataFrame(
         {
             title: ["–" if pd.isna(value) else f"{value:.2g}" for value in frame[name]]
             for name, title in titles.items()
         }
     )
+    families = [f" ({family})" if family else "" for family in frame["family"]]
+    return shown.assign(**{"detectable difference": shown["detectable difference"] + families})
 
 
 def _or_dash(write: Any) -> Any:

@@ -48,6 +48,13 @@ def report_of(run: api.Run) -> api.BenchmarkReport | None:
         ) from None
 
 
+def started_plain(run: api.Run) -> None:
+    """Which matrices nothing was cut for, if any."""
+    with safe.shown_problems("plain"):
+        if (plan := api.plan_of(run)) is not None and plan.plain:
+            st.text(plan.plain_sentence)
+
+
 def arms(report: api.BenchmarkReport, run: Sources) -> None:
     """Bars with seeds, and paired differences."""
     look = share.look()
@@ -195,7 +202,7 @@ def budget(report: api.BenchmarkReport, run: Sources) -> None:
     """What each arm was given."""
     st.subheader("Budget", anchor=False)
     frame = arm_tables.budget_frame(report)
-    tuned = f"; {report.tuned_on}" if report.tuned_on else ""
+    tuned = f"; {report.rates_chosen}" if report.rates_chosen else ""
     code = EACH_ARM.format("arm.samples, arm.steps, arm.trainable_parameters, arm.flops")
     share.table(
         frame,

@@ -94,6 +94,7 @@ def results_frame(report: api.StudyReport) -> pd.DataFrame:
                     "minus_high": None if interval is None else interval.high,
                     "p_holm": None if versus is None else versus.p_holm,
                     "smallest_detectable": None if versus is None else versus.minimum_detectable,
+                    "family": "" if versus is None else versus.family,
                     "n_seeds": len(arm.seeds),
                     "n_items": arm.n,
                 }

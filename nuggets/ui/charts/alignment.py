@@ -170,6 +170,31 @@ def explained_figure(frame: pd.DataFrame, look: Look = LIGHT) -> go.Figure:
     return charts.finish(fig, look, 320)
 
 
+def words_frame(models: Mapping[str, Sequence[Mapping[str, float]]]) -> pd.DataFrame:
+    """One row per model and number of blocks, from the intervals of a `Readability`."""
+    rows = [
+        {"model": model, "blocks": blocks, "accuracy": own["mean"], "low": own["low"],
+         "high": own["high"]}
+        for model, layers in models.items()
+        for blocks, own in enumerate(layers)
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def words_figure(frame: pd.DataFrame, chance: float, look: Look = LIGHT) -> go.Figure:
+    """What a probe of single words reads after every block, teacher and student."""
+    fig = go.Figure()
+    for (model, own), colour in zip(
+        frame.groupby("model", sort=False), (look.blue, colours.ORANGE), strict=False
+    ):
+        charts.add_line(fig, own.rename(columns={"blocks": "step"}), "accuracy", str(model), colour,
+                        mode="lines+markers")  # fmt: skip
+    fig.add_hline(y=chance, line={"dash": "dot", "color": look.ink, "width": 1.5})
+    fig.update_xaxes(title="blocks that the word went through (0: its embedding)", dtick=1)
+    fig.update_yaxes(title="probe's accuracy", range=[0, 1])
+    return charts.finish(fig, look, 320)
+
+
 def agreement_figure(frame: pd.DataFrame, look: Look = LIGHT) -> go.Figure:
     """Residual agreement of neighbours with what chance gives, beside the sensitivity kept.
 

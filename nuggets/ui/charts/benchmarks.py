@@ -163,6 +163,7 @@ def differences_frame(differences: Sequence[Difference]) -> pd.DataFrame:
                 "p": d.p,
                 "p_holm": d.p_holm,
                 "smallest_detectable": d.minimum_detectable,
+                "family": d.family,
                 "n_seeds": d.interval.n_seeds,
                 "n_items": d.interval.n_items,
             }

@@ -106,7 +106,11 @@ def map_frame(spec: ArchSpec, values: Values, totals: ndarray) -> pd.DataFrame:
 
 
 def map_figure(
-    frame: pd.DataFrame, shown: Shown, compare: Sequence[ndarray] = (), look: Look = LIGHT
+    frame: pd.DataFrame,
+    shown: Shown,
+    compare: Sequence[ndarray] = (),
+    look: Look = LIGHT,
+    damage: Sequence[tuple[float, str]] | None = None,
 ) -> go.Figure:
     """Layers (down) by modules (across); embedding above, head below, attention and FFN apart.
 
@@ -115,6 +119,7 @@ def map_figure(
         shown: how its values are to be read.
         compare: values of further views that must share the colour scale.
         look: light or dark.
+        damage: per layer what skipping it does, with its hover text: a column of its own.
     """
     scale = charts.logarithm if shown.log else np.asarray
     cells = frame.assign(z=scale(frame["value"].to_numpy(float))).to_dict("records")
@@ -137,7 +142,29 @@ def map_figure(
     fig.update_layout(coloraxis=axis, hovermode="closest", hoverdistance=40)
     fig.update_layout(clickmode="event+select")
     _label_axes(fig, grid, look)
+    if damage is not None:
+        _add_damage(fig, grid, damage, look)
     return charts.finish(fig, look, map_height(grid.n_layers))
+
+
+def _add_damage(
+    fig: go.Figure, grid: _Grid, damage: Sequence[tuple[float, str]], look: Look
+) -> None:
+    """Adds a column of measured damage, from 0 to 1 on a scale of its own."""
+    place = max(grid.columns.values()) + 1 + _GROUPS_APART
+    z = np.array([[value] for value, _ in damage])
+    text = None if grid.n_layers > _LABELS_UP_TO else [[f"{value:z.2f}"] for value, _ in damage]
+    axis = {"cmin": 0, "cmax": 1, "colorscale": "Oranges", "showscale": False}
+    told = [[words] for _, words in damage]
+    ink.add_cells(fig, z, text, axis, "%{customdata}<extra></extra>", "coloraxis2",
+                  x=[place], y=np.arange(grid.n_layers), customdata=told)  # fmt: skip
+    fig.update_xaxes(
+        tickvals=[*grid.columns.values(), place],
+        ticktext=[*grid.columns, "damage"],
+        range=[grid.edges[0], place + 0.5],
+    )
+    fig.add_annotation(text="skipped", x=place, y=1, yref="paper", yshift=46, showarrow=False,
+                       font={"color": look.muted, "size": 14})  # fmt: skip
 
 
 class _Grid(NamedTuple):

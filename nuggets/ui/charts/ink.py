@@ -44,6 +44,7 @@ def add_cells(
     text: Sequence[Sequence[str]] | ndarray | None,
     axis: Mapping[str, Any],
     hover: str | None = None,
+    scale: str = "coloraxis",
     **cells: Any,
 ) -> None:
     """Adds a heatmap and writes into its cells.
@@ -53,18 +54,19 @@ def add_cells(
     and one for those that want white; they are not there for the mouse.
 
     Args:
-        fig: the figure; its `coloraxis` becomes `axis`.
+        fig: the figure; its `scale` becomes `axis`.
         z: the values.
         text: what is written, in the same shape; None for cells too small to write in.
         axis: the colour axis, as from `charts.colour_axis`.
         hover: the template of what the mouse is told; nothing when not given.
+        scale: which of the figure's colour axes.
         cells: `x`, `y` and whatever else a heatmap takes.
     """
     z, words = np.asarray(z, dtype=np.float64), np.asarray(text, dtype=object)
-    cells = {"coloraxis": "coloraxis", "xgap": 2, "ygap": 2, **cells}
+    cells = {"coloraxis": scale, "xgap": 2, "ygap": 2, **cells}
     told = {"hoverinfo": "skip"} if hover is None else {"hovertemplate": hover}
     fig.add_heatmap(z=z, text=text, hoverongaps=False, **told, **cells)
-    fig.update_layout(coloraxis=axis)
+    fig.update_layout({scale: axis})
     dark = luminance(cell_colours(z, axis)) > MIDDLE
     for ink, own in ((BLACK, dark), (WHITE, ~dark)):
         if text is not None and (own & np.isfinite(z)).any():

@@ -26,7 +26,7 @@ WINDOW = 7
 """Ticks of progress from which the speed is taken."""
 QUIET = ("", "queued", "running", "done")
 """Messages that say no more than the status does."""
-STAGE_WEIGHTS = {"train": 40, "tune": 20, "sensitivity": 2}
+STAGE_WEIGHTS = {"train": 40, "sensitivity": 2}
 """How long stages take against each other, roughly; others take 1."""
 
 

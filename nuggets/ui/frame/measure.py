@@ -7,38 +7,48 @@ the same measurements.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import streamlit as st
 
 from nuggets import api
 from nuggets.errors import NuggetsError
-from nuggets.recipe import AlignJob, SensitivityJob
+from nuggets.recipe import AlignJob, EraseJob, SensitivityJob
 from nuggets.ui.frame import live, safe, waiting
 
-Measurement = SensitivityJob | AlignJob
+Measurement = SensitivityJob | AlignJob | EraseJob
 LOOK_BACK = 40
 """Newest runs among which a measurement is looked for."""
 
 
 def measured_map(job: SensitivityJob) -> api.SensitivityMap | None:
     """The map of a job, if there is one; found again at once within half a minute."""
+    return _measured(job, job.model, api.find_map)
+
+
+def measured_erasure(job: EraseJob) -> api.ErasureReport | None:
+    """As `measured_map`, of what erasing showed."""
+    return _measured(job, job.model, api.find_erasure)
+
+
+def _measured(job: Measurement, model: str, find: Callable[[Any], Any]) -> Any:
     key = api.dump_job(job)
 
-    def find() -> api.SensitivityMap | None:
+    def found() -> Any:
         try:
-            return _kept_map(key, job)
+            return _kept(key, job, find)
         except LookupError:
             return None
 
     place = hashlib.sha256(key.encode()).hexdigest()[:12]
-    saying = f"Recognising {job.model}: all of its files are read once."
-    return waiting.read(f"map-{place}", key, find, saying)
+    saying = f"Recognising {model}: all of its files are read once."
+    return waiting.read(f"measured-{place}", key, found, saying)
 
 
 @st.cache_resource(ttl=30, max_entries=64, show_spinner=False)
-def _kept_map(key: str, _job: SensitivityJob) -> api.SensitivityMap:
-    found = api.find_map(_job)
+def _kept(key: str, _job: Measurement, _find: Callable[[Any], Any]) -> Any:
+    found = _find(_job)
     if found is None:
         raise LookupError(key)  # errors are not kept, so a new map shows at once
     return found

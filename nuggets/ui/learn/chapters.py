@@ -111,7 +111,8 @@ CHAPTERS: tuple[Chapter, ...] = (
         "**Any student improves with training, which proves nothing about what was extracted.** "
         "A **content control** keeps size and norm and destroys the meaning: the same matrices "
         "shuffled or permuted, or noise. A **location control** takes real teacher parameters from "
-        "elsewhere: random layers, a random window, another task. All get the same data and steps. "
+        "elsewhere: random layers, a random window, another task. All get the same data, steps and "
+        "learning rates. "
         "The first kind answers whether the teacher's parameters helped, the second whether it "
         "mattered where they were taken from.",
         r"\begin{gathered}\text{helps}\iff \Delta_{\text{plain}}>0\text{ and }\Delta_{c}>0"
@@ -129,8 +130,10 @@ CHAPTERS: tuple[Chapter, ...] = (
         "intervals",
         "Intervals",
         "**A different seed gives a different result, and so do different items.** The interval "
-        "of a difference has to account for both. The rules used here were tested on identical "
-        "arms, for which every claim is false.",
+        "of a difference has to account for both. A learning rate that is chosen once for an arm "
+        "would be a stroke of luck that all its seeds share: every seed tries the same rates and "
+        "keeps its best on items that do not count. The rules were tested on identical arms, for "
+        "which every claim is false.",
         r"\bar d\ \pm\ t_{.975,\nu}\;\widehat{\mathrm{se}}_{\text{seeds, items}}(\bar d)",
         "mean difference ± t · standard error over seeds and items",
         "Suppose an arm is truly better by .20. With 3 seeds and 80 items, how often will the "
@@ -179,6 +182,7 @@ GLOSSARY: tuple[tuple[str, str], ...] = (
     ("sensitivity", "first-order estimate of how much the loss would change if a weight were 0"),
     ("step-0 identity", "before training, the student computes the same with its adapter as "
                         "without"),
+    ("validation items", "items on which each seed chooses its learning rate; never test items"),
     ("verdict", "two answers from fixed rules: did the teacher's parameters help, and did it "
                 "matter where they were taken from"),
     ("window", "the part of a teacher matrix that has the student matrix's shape"),

@@ -17,8 +17,8 @@ LOOKED_UP_FOR = 600
 """Seconds that an answer of the hub is kept."""
 WORDS = {
     "agree": "Both tokenizers map every token to the same id.",
-    "differ": "The tokenizers map tokens to different ids, so the rows of embedding and head do "
-    "not correspond.",
+    "differ": "The tokenizers map tokens to different ids: each model reads its own, and embedding "
+    "and head cannot be extracted.",
     "unknown": "Whether the tokenizers agree is known only after they are loaded.",
 }
 

@@ -12,11 +12,13 @@ from numpy import ndarray
 from nuggets import api
 from nuggets.documents.colours import Look
 from nuggets.ui.charts import base as charts
+from nuggets.ui.charts import erasure as erasure_charts
 from nuggets.ui.charts import heatmap
 from nuggets.ui.charts import sensitivity as sensitivity_charts
 from nuggets.ui.frame import safe, share, shell
 from nuggets.ui.frame.share import Picture
 from nuggets.ui.sensitivity import matrix as matrix_part
+from nuggets.ui.sensitivity import truth
 from nuggets.ui.sensitivity.sources import Source, Sources
 
 PICKED = "nuggets-map-picked"
@@ -63,16 +65,25 @@ def glance(found: Sources, view: View) -> None:
     """The map with its controls, which draw nothing else again; a click does."""
     if st.session_state.pop(PICKED, False):
         st.rerun()
-    picture = map_picture(found, view, _controls(len(found) > 1), share.look())
+    picture = map_picture(found, view, _controls(bool(reference_set(found))), share.look())
     # The key changes when the matrix is chosen by keyboard, which unselects the map.
     key = f"{picture.key}-{st.session_state.get('nuggets-map-round', 0)}"
     picture._replace(key=key).draw(lambda: _choose(key, picture.data))
     st.caption("Click a cell to open its matrix, or choose the matrix by name below.")
 
 
-def _controls(others: bool) -> Values:
+def reference_set(found: Sources) -> list[api.SensitivityMap]:
+    """What `distinctive` is set against: every built-in task, or nothing while one is missing.
+
+    It is always the same set, so that no number changes because something else was measured.
+    """
+    names = list(api.skills())
+    return [found[name].map for name in names] if set(names) <= set(found) else []
+
+
+def _controls(comparable: bool) -> Values:
     bound: Any = {"bind": "query-params"}
-    modes: list[Any] = [mode for mode in api.views.MODES if mode != "distinctive" or others]
+    modes: list[Any] = [mode for mode in api.views.MODES if mode != "distinctive" or comparable]
     with st.container(horizontal=True, vertical_alignment="bottom"):
         mode = st.selectbox("Values", modes, key="mode", width=160, format_func=charts.plain_name,
                             help="; ".join(f"{charts.plain_name(m)}: {heatmap.TITLES[m]}"
@@ -89,18 +100,23 @@ def shown_values(
     """The values of the map with their reading, and what must share their colours."""
     (a, b, _), (mode, log) = view, values
     maps = {name: source.map for name, source in found.items()}
-    spec, tasks = maps[a].spec, list(maps.values())
-    views = api.views
+    spec, views = maps[a].spec, api.views
     if b is not None and view.show == "A − B":
-        cells = views.difference(maps[a], maps[b], mode, log, tasks)
+        cells = views.difference(maps[a], maps[b], mode, log)
         totals = views.difference(maps[a], maps[b], "absolute").mean
         shown = heatmap.Shown.of(mode, log, f"{a} − {b}")
         return heatmap.map_frame(spec, cells, totals), shown, ()
     own, other = (a, b) if view.show != "B" or b is None else (b, a)
-    cells = views.module_values(maps[own], mode, tasks)
+    cells = _set_against(found, maps[own], mode)
     totals = views.module_values(maps[own], "absolute").mean
-    compare = () if other is None else (views.module_values(maps[other], mode, tasks).mean,)
+    compare = () if other is None else (_set_against(found, maps[other], mode).mean,)
     return heatmap.map_frame(spec, cells, totals), heatmap.Shown.of(mode, log), compare
+
+
+def _set_against(found: Sources, map: api.SensitivityMap, mode: Any) -> api.views.Values:
+    """A map's values; what is distinctive, against the reference set and, if it is none, itself."""
+    tasks = reference_set(found)
+    return api.views.module_values(map, mode, [t for t in tasks if t is not map] + [map])
 
 
 def _choose(key: str, frame: pd.DataFrame) -> None:
@@ -118,14 +134,20 @@ def map_picture(found: Sources, view: View, values: Values, look: Look) -> Pictu
     """The model at a glance."""
     frame, shown, compare = shown_values(found, view, values)
     source, mode = view.own(found), values.mode
-    what = f"{view.a} − {view.b}" if view.show == "A − B" else source.label
+    apart = view.show == "A − B"
+    fixed = mode == "distinctive" and not apart
+    what = f"{view.a} − {view.b}" if apart else source.label
+    erased = None if apart else truth.found_for(source)
+    damage = None if erased is None else erasure_charts.layer_damage(erased)
     note = "" if mode != "distinctive" else "  # distinctive: pass the maps of all tasks"
     mode = mode if mode != "distinctive" else "share"
     return Picture(
-        heatmap.map_figure(frame, shown, compare, look),
+        heatmap.map_figure(frame, shown, compare, look, damage),
         frame,
         "sensitivity-map",
-        f"{shown.title}; hover for 95 % intervals over samples · {what}, {source.about}",
+        f"{shown.title}{' of all built-in tasks' if fixed else ''}; hover for 95 % intervals over "
+        f"samples · {what}, {source.about}"
+        + ("" if damage is None else f" · damage to {what} without a layer: 1 is guessing"),
         source.origin(f"print(api.views.module_values(map, {mode!r})){note}"),
         f"Heatmap of layers by modules: {shown.title} for {what}. The table has the values.",
     )

@@ -21,14 +21,14 @@ GROUPS = {
     "starts": ("Initialisers", "What LoRA starts from. plain: A random, B zero. paper: "
                "matrices extracted from the teacher. The others are PEFT's own "
                "and need no teacher."),
-    "content": ("Content controls", "Like the paper's initialisation, but without the meaning of "
+    "content": ("Content controls", "Like a treatment, but without the meaning of "
                 "the teacher's parameters. The verdict is “helps” only if all of these are "
                 "beaten, and at least one is there."),
     "location": ("Location controls", "The teacher's parameters, but taken from elsewhere. They "
                  "show whether it matters where parameters are taken from."),
     "others": ("Other arms", "vanilla: the untouched student. Distillation, samples labelled "
                "by the teacher, full fine-tuning and grafts are the alternatives "
-               "to a transfer."),
+               "to a transfer; lexicon adds the teacher's word vectors."),
 }  # fmt: skip
 MOST_SEEDS = 10
 ITEMS = Control("items", "data.n_test", "Test items",

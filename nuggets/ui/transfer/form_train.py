@@ -69,13 +69,14 @@ def draw(base: TransferRecipe, tree: Tree) -> None:
         else:
             train["epochs"] = fields.number("Epochs", 0.1, 100.0, shown["epochs"], "epochs")
     grid = st.session_state.get("grid", shown["grid"])
-    unused = f"Not used: each arm chooses its own from {grid}."
+    unused = f"Not used: every seed keeps its best of {grid}."
     LR._replace(help=unused if grid else "The same for all arms.").draw(shown, tree)
     with st.expander("Advanced"):
         text = fields.text(
-            "Learning rates to tune on", shown["grid"], "grid",
-            "Each arm uses its best rate of these, chosen on another seed and other items. Leave "
-            "empty for no tuning.",
+            "Several learning rates", shown["grid"], "grid",
+            "Every seed of every arm is trained at each of these and keeps the best on validation "
+            "items, which are never test items: as fair as it gets, at so many times the training "
+            "time. Leave empty to train all at the one rate above.",
             "for example 1e-3, 3e-3, 1e-2",
         )  # fmt: skip
         train["lr_grid"] = [_rate(part) for part in text.split(",") if part.strip()]

@@ -20,8 +20,9 @@ def popover() -> None:
             "Samples as JSONL",
             type=["jsonl", "json"],
             key="data-file",
-            help="Each line has messages, or prompt and completion, or question, choices and "
-            "answer. A fifth of the lines, chosen by id, is held out for testing.",
+            help="Each line has messages, prompt and completion, instruction and output, or "
+            "question and answer, with or without choices. A fifth of the lines, chosen by id, is "
+            "held out for testing.",
         )
         if file is None:
             st.caption("One sample on each line, for example")

@@ -28,7 +28,8 @@ def draw(recipe: TransferRecipe, ahead: api.Outlook) -> None:
         _offer(recipe, ahead.missing)
     _numbers(ahead)
     if ahead.detectable is not None:
-        st.text(f"{ahead.detectable.sentence} Smaller differences will probably go undetected.")
+        found = ahead.detectable
+        st.text(f"{found.sentence} {found.basis} Smaller differences will probably go undetected.")
     elif not ahead.refusals:
         st.text(
             "The detectable difference cannot be computed in advance for losses or for a "

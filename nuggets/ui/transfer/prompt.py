@@ -28,8 +28,9 @@ def expander(model: str, data: api.DataConfig) -> None:
                 f"Prompt: {shown.n_prompt} tokens, not in the loss (⏎ marks the end of a line)"
             )
             st.code(_visible(shown.prompt), language=None, wrap_lines=True)
-            st.caption(f"In the loss: {shown.n_answer} tokens")
+            st.caption(f"In the loss: {shown.n_answer} tokens, and each of them as a label")
             st.code(_visible(shown.answer), language=None, wrap_lines=True)
+            st.code(shown.labels, language=None, wrap_lines=True)
 
 
 def _visible(text: str) -> str:

@@ -53,10 +53,19 @@ def test_the_papers_format_stays_as_it_was(tokenizer):
     assert whole == prompt + "three<eos>"
 
 
+def test_a_date_in_the_template_is_the_same_every_day(tokenizer):
+    clock = '{% if strftime_now is defined %}{{ strftime_now( "%d %b \'%y") }}{% endif %} '
+    tokenizer.chat_template = clock + TEMPLATE
+    whole, prompt = texts(SAMPLE, tokenizer, "chat")
+    assert prompt.startswith("26 Jul '24 <s> [turn] user")
+    assert whole.startswith(prompt)
+
+
 @pytest.mark.parametrize(
     ("template", "sentence"),
     [
         (None, "has no chat template"),
+        ("{% set f = '%Y' %}{{ strftime_now(f) }}" + TEMPLATE, "time of day in a way"),
         ("{{ raise_exception('no such role') }}", "refuses sample 'x': no such role"),
         (
             "{% if add_generation_prompt %}>{% else %}{{ messages }}{% endif %}",

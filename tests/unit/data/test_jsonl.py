@@ -85,7 +85,7 @@ BAD_LINES = {
     "overflow": (b'{"w": 1e999}', "1e999 is not a JSON number"),
     "not UTF-8": (b'{"prompt": "\xff", "completion": "b"}', "not UTF-8 text"),
     "not an object": ([1, 2], "not a JSON object"),
-    "no sample": ({"text": "a"}, "no sample found; a sample needs messages, prompt"),
+    "no sample": ({"text": "a"}, "no sample found; a sample needs messages, conv"),
     "half a sample": ({"prompt": "a"}, "no sample found"),
     "prompt not text": ({"prompt": 3, "completion": "b"}, "prompt is missing, empty or not text"),
     "completion empty": ({"prompt": "a", "completion": " "}, "completion is missing, empty"),
@@ -103,7 +103,7 @@ BAD_LINES = {
     "no content": ({"messages": [{"role": "user"}, TURN[1]]}, "content is missing"),
     "one choice": ({"question": "q", "choices": ["a"], "answer": 0}, "choices is not a list of 2"),
     "choice not text": ({"question": "q", "choices": ["a", 3], "answer": 0}, "a choice is missing"),
-    "same choices": ({"question": "q", "choices": ["a", "a"], "answer": 0}, "same text twice"),
+    "same choices": ({"question": "q", "choices": ["a", "a"], "answer": 0}, "all choices have the"),
     "index": ({"question": "q", "choices": ["x", "y"], "answer": 2}, "numbered 0 to 1"),
     "letter": ({"question": "q", "choices": ["x", "y"], "answer": "C"}, "'C' matches none of the"),
     "truth": (

@@ -70,6 +70,28 @@ def test_rows_are_validated_by_number_and_converted(folder):
         load_source(f"{folder}:train")
 
 
+@pytest.mark.parametrize(
+    ("cells", "read"),
+    [("q,None\nr,NA\n", ["None", "NA"]), ("q,4\nr,6.0\n", ["4", "6.0"]),
+     ("q,true\nr,2024-01-05\n", ["true", "2024-01-05"])],
+)  # fmt: skip
+def test_cells_of_a_table_are_the_text_that_they_are(tmp_path, monkeypatch, cells, read):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    made = tmp_path / "table"
+    made.mkdir()
+    (made / "train.csv").write_text("prompt,completion\n" + cells)
+    assert [sample.answer for sample in load_source(f"{made}:train")] == read
+
+
+def test_a_date_in_a_folder_of_jsonl_is_the_text_that_it_is(folder):
+    line = '{"prompt": "when?", "completion": "2024-01-05"}\n'
+    (folder / "train.jsonl").write_text(line)
+    assert load_source(f"{folder}:train")[0].answer == "2024-01-05"
+    (folder / "train.jsonl").write_text(line + "{")
+    with pytest.raises(BadInput, match=r"train\.jsonl row 2 cannot be read: not JSON"):
+        load_source(f"{folder}:train")
+
+
 def test_an_unknown_split_is_a_sentence(folder):
     with pytest.raises(BadInput, match=r"sums:dev cannot be loaded: .*split"):
         load_source(f"{folder}:dev")

@@ -19,7 +19,7 @@ from nuggets.disk.limited import limited
 from nuggets.disk.untrusted import open_file, read_json, sha256_file
 from nuggets.errors import BadInput, Damaged, Unsupported
 from nuggets.extraction.adapter import load_adapter
-from nuggets.models.gguf_headers import read_gguf
+from nuggets.models.gguf.headers import read_gguf
 from nuggets.models.pair import Model
 from nuggets.models.references import model_files, parse_ref
 from nuggets.models.safetensors_headers import read_header

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from nuggets.data.jsonl import load_samples, read_rows
 from nuggets.data.samples import Sample
 from nuggets.errors import BadInput
 from nuggets.evaluation import items
@@ -58,29 +59,17 @@ def test_mmlu_examples_show_the_letter_and_the_opening_goes_to_the_model():
     assert (plain.opening, plain.choices, plain.target) == ("", ("A", "B"), "B")
 
 
-@pytest.mark.parametrize(
-    ("text", "number"),
-    [
-        ("So the answer is 10.", "10"),
-        ("It costs $1,250 in all.", "1250"),
-        ("3.50 and then -7", "-7"),
-        ("12.0", "12"),
-        ("none", None),
-    ],
-)
-def test_the_last_number_of_a_text(text, number):
-    assert items.last_number(text) == number
-
-
 def test_rows_of_the_hub_become_the_papers_format():
     row = {"question": "How many?", "answer": "There are 2*3=<<2*3=6>>6.\nSix.\n#### 6"}
     found = items.gsm8k_row(row)["messages"]
     assert found[0]["content"] == "Answer the following question.\n\nQuestion: How many?"
     assert found[1]["content"] == "Answer: There are 2*3=6. Six. So the answer is 6."
     row = {"question": "Which?", "subject": "world_religions", "choices": ["x", "y"], "answer": 1}
-    found = items.mmlu_row(row)["messages"]
-    assert found[0]["content"] == f"{MMLU}world religions.\n\nWhich?\nA. x\nB. y\nAnswer:"
-    assert found[1]["content"] == "B"
+    (sample,) = read_rows("rows", [(1, row)], convert=items.mmlu_row)
+    written = items.lettered(sample)
+    assert written.prompt == f"{MMLU}world religions.\n\nWhich?\nA. x\nB. y\nAnswer:"
+    assert written.answer == "B"
+    assert items.mmlu_subject(sample) == "world religions"
     row = {"id": "t1", "definition": ["Say it."], "inputs": "hi", "targets": ["ho", "hey"]}
     found = items.super_ni_row(row)
     assert found["messages"][0]["content"] == "Say it.\n\nInput: hi\nOutput:"
@@ -95,6 +84,40 @@ def test_questions_with_choices_are_lettered(tmp_path):
     assert len(found) == 2  # the first five lines are kept as examples
     assert found[0].sample.prompt.endswith("\n\nSky?\nA. green\nB. blue\nAnswer:")
     assert found[0].target == "B"
+
+
+STATEMENTS = "Which are true?\nI. It rises.\nII. It falls."
+
+
+def test_statements_of_a_question_are_no_options(tmp_path):
+    """Given as choices, and as text whose options follow the statements."""
+    path = tmp_path / "own.jsonl"
+    row = {"question": STATEMENTS, "choices": ["I only", "II only", "Both", "A. or I."]}
+    path.write_text("".join(json.dumps(row | {"answer": i % 4}) + "\n" for i in range(8)))
+    given = Mmlu(data=str(path), shots=5).items()
+    assert [(i.choices, i.target) for i in given] == [(tuple("ABCD"), t) for t in "BCD"]
+    above = f"{STATEMENTS}\nA. a statement\nB. another"
+    text = f"{MMLU}law.\n\n{above}\nA. I only\nB. II only\nI. Both\nC. none\nAnswer:"
+    written = items.mmlu_item(Sample.of("m", text, "C"), [])
+    assert (written.choices, written.target) == (tuple("ABC"), "C")
+
+
+def test_repeated_options_are_asked_with_all_letters(tmp_path):
+    path = tmp_path / "own.jsonl"
+    row = {"question": "Effect?", "choices": ["up", "same", "down", "up"]}
+    path.write_text("".join(json.dumps(row | {"answer": i % 4}) + "\n" for i in range(12)))
+    found = Mmlu(data=str(path)).items()
+    assert [item.target for item in found] == [*"BCDABCD"]
+    assert {item.choices for item in found} == {tuple("ABCD")}
+    first, last = load_samples(path)[0], load_samples(path)[3]
+    assert (first.answer, first.place, last.place) == ("up", 0, 3)
+    assert "right" not in load_samples(path)[1].model_dump()
+
+
+def test_gsm8k_targets_are_what_the_answers_declare(lines):
+    answers = ["2 #### 1,234", "So the answer is 5 km2.", "#### \u22123", "#### 1/2 of 4"]
+    path = lines([gsm(i, f"{i}?", answers[i % 4]) for i in range(12)])
+    assert [item.target for item in Gsm8k(data=path).items()] == ["1234", "5", "-3", "1/2"]
 
 
 def test_zero_and_eight_shots_ask_the_same_items_of_one_file(lines):

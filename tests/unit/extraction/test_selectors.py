@@ -7,13 +7,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from nuggets.errors import BadInput
-from nuggets.extraction.consistent import check_consistent, choose_consistent
+from nuggets.extraction.consistent import check_cut, choose_consistent
 from nuggets.extraction.factors import cut_matrix
 from nuggets.extraction.layers import CkaPath, LayersByHand, LayerSelector, TopLayers, UniformLayers
 from nuggets.extraction.plan import ExtractionConfig, LoraConfig, make_plan, picks_of
-from nuggets.extraction.selectors import MatrixSelector
+from nuggets.extraction.selectors import ConsistentSelector, MatrixSelector
 from nuggets.frozen import members
 from nuggets.models.architecture import LAYER_ROLES, ArchSpec
 from nuggets.sensitivity.maps import SensitivityMap
@@ -190,13 +191,28 @@ def test_fewer_query_heads_per_group_stay_inside_their_group():
 @pytest.mark.parametrize(
     ("student", "sentence"),
     [
-        (spec(layers=2, hidden=6, ffn=8, heads=2, kv=1, head_dim=2), "4 dimensions and the"),
+        (spec(layers=2, hidden=6, ffn=8, heads=2, kv=1, head_dim=2), "heads of 4 and 2"),
         (spec(layers=2, hidden=6, ffn=8, heads=4, kv=1), "4 query heads per key/value head"),
     ],
 )
-def test_pairs_without_whole_heads_are_refused(student, sentence):
+def test_heads_that_cannot_stay_whole_start_plain_and_the_ffn_is_cut(student, sentence):
     with pytest.raises(BadInput, match=sentence):
-        check_consistent(TEACHER, student)
+        check_cut(TEACHER, student)
+    for order in ("sensitivity", "random"):
+        extraction = ExtractionConfig(matrices=ConsistentSelector(order=order))
+        plan = make_plan(make_map(), student, extraction, LoraConfig(r=2))
+        assert sentence in plan.plain_sentence
+        assert plan.residual_agreement == 1.0
+        assert [item.role for item in plan.items] == ["gate", "up", "down"] * 2
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"r": 0}, {"alpha": 0}, {"energy": 0}, {"energy": 1.1}, {"dropout": 1}]
+)
+def test_a_shape_that_cannot_be_is_refused(wrong):
+    with pytest.raises(ValidationError):
+        LoraConfig(**wrong)
+    LoraConfig(r=1, energy=1.0, dropout=0.0)
 
 
 def test_too_large_a_rank_is_refused():

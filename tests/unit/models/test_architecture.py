@@ -3,17 +3,37 @@ import json
 import pytest
 import torch
 from transformers import (
+    ArceeConfig,
     AutoModelForCausalLM,
+    Cohere2Config,
+    CohereConfig,
+    Ernie4_5Config,
+    Exaone4Config,
     Gemma2Config,
     Gemma3TextConfig,
     GemmaConfig,
+    Glm4Config,
+    GlmConfig,
     GPT2Config,
     GPTNeoXConfig,
+    GraniteConfig,
+    HeliumConfig,
+    HunYuanDenseV1Config,
     LlamaConfig,
+    Ministral3Config,
+    MinistralConfig,
     MistralConfig,
+    NemotronConfig,
+    Olmo2Config,
+    Olmo3Config,
     Phi3Config,
+    PhiConfig,
     Qwen2Config,
     Qwen3Config,
+    SeedOssConfig,
+    SmolLM3Config,
+    StableLmConfig,
+    Starcoder2Config,
 )
 
 from nuggets.errors import BadInput, Unsupported
@@ -31,6 +51,26 @@ CONFIGS = [
     Phi3Config,
     GPTNeoXConfig,
     GPT2Config,
+    ArceeConfig,
+    Cohere2Config,
+    CohereConfig,
+    Ernie4_5Config,
+    Exaone4Config,
+    Glm4Config,
+    GlmConfig,
+    GraniteConfig,
+    HeliumConfig,
+    HunYuanDenseV1Config,
+    Ministral3Config,
+    MinistralConfig,
+    NemotronConfig,
+    Olmo2Config,
+    Olmo3Config,
+    PhiConfig,
+    SeedOssConfig,
+    SmolLM3Config,
+    StableLmConfig,
+    Starcoder2Config,
 ]
 
 
@@ -44,7 +84,7 @@ def make(config_class):
         "vocab_size": 50,
         "pad_token_id": 0,
     }
-    if config_class not in (Qwen2Config, GPTNeoXConfig, GPT2Config):
+    if config_class not in (Qwen2Config, GPTNeoXConfig, GPT2Config, StableLmConfig):
         sizes["head_dim"] = 8
     if config_class in (GPTNeoXConfig, GPT2Config):  # every head has its own keys and values
         del sizes["num_key_value_heads"]
@@ -70,7 +110,10 @@ def test_the_description_names_every_parameter_of_the_real_model(config_class):
     for name, parameter in named.items():  # what is left are norms and biases
         row, layer = spec.architecture, spec.layer_of(name)
         if layer is None:
-            rows = {f"{row.positions}.weight": ("positions", "resid")}
+            rows = {
+                f"{row.positions}.weight": ("positions", "resid"),
+                f"{row.head}.bias": ("vocab",),
+            }
             axes = rows.get(name, ("resid",))
             assert name in rows or name.rpartition(".")[0] == row.final_norm
         else:
@@ -88,9 +131,30 @@ def test_what_a_saved_config_leaves_out_is_the_classs_default(config_class, tmp_
     assert ArchSpec.from_config(saved) == ArchSpec.from_config({**saved, **full})
 
 
-def test_an_unknown_architecture_is_refused_by_name():
-    with pytest.raises(Unsupported, match=r"'mamba' is not supported\. Supported: llama"):
-        ArchSpec.from_config({"model_type": "mamba"})
+@pytest.mark.parametrize(
+    ("config", "why"),
+    [
+        ({"model_type": "mamba", "state_size": 16}, "it is a state-space model"),
+        ({"model_type": "falcon_h1", "mamba_d_ssm": 16}, "or a hybrid with one"),
+        ({"model_type": "mixtral", "num_local_experts": 8}, "it is a mixture of experts"),
+        ({"model_type": "olmoe", "num_experts": 64}, "no single counterpart"),
+        (
+            {"model_type": "deepseek_v3", "kv_lora_rank": 512, "n_routed_experts": 256},
+            "latent attention.*no key/value heads to cut",
+        ),
+        (
+            {"model_type": "llama4", "text_config": {"model_type": "llama4_text",
+                                                     "num_local_experts": 16}},
+            "it wraps a text model of the type 'llama4_text': it is a mixture of experts",
+        ),
+        ({"model_type": "t5", "is_encoder_decoder": True}, "it has an encoder"),
+        ({"model_type": "bloom"}, "its modules and their axes are not described here"),
+    ],
+)  # fmt: skip
+def test_an_unknown_architecture_is_refused_by_name_and_kind(config, why):
+    kind = config["model_type"]
+    with pytest.raises(Unsupported, match=rf"'{kind}' is not supported: .*{why}.*: llama, mistral"):
+        ArchSpec.from_config(config)
 
 
 @pytest.mark.parametrize("field", ["hidden_size", "num_hidden_layers", "num_attention_heads"])

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
@@ -15,7 +17,8 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
 from nuggets.errors import BadInput, Damaged, NuggetsError, Unsupported
-from nuggets.models.gguf_headers import read_gguf
+from nuggets.models import loading
+from nuggets.models.gguf.headers import read_gguf
 from nuggets.models.loading import load_model, load_tokenizer
 from nuggets.models.pair import Model, ModelPair, read_spec
 from nuggets.models.references import parse_ref
@@ -52,8 +55,12 @@ def rotated(weight: np.ndarray, heads: int) -> np.ndarray:
 
 
 @pytest.fixture
-def make_gguf(tiny, tmp_path) -> Callable[..., Path]:
-    """Writes the tiny Llama as a GGUF file; `leave_out` drops tensors by a part of their name."""
+def make_gguf(tiny, tmp_path, monkeypatch) -> Callable[..., Path]:
+    """Writes the tiny Llama as a GGUF file; `leave_out` drops tensors by a part of their name.
+
+    `extra` are fields of the architecture, `factors` what its rotations are divided by.
+    """
+    monkeypatch.setenv("NUGGETS_HOME", str(tmp_path / "home"))  # where its tokenizer is kept
 
     def make(leave_out: str = "\0", quantise: bool = False, tokens: bool = True, **fields) -> Path:
         file = tmp_path / "tiny.gguf"
@@ -74,6 +81,11 @@ def make_gguf(tiny, tmp_path) -> Callable[..., Path]:
             writer.add_token_merges(["a b"])
             writer.add_bos_token_id(1)
             writer.add_eos_token_id(2)
+        for name, value in fields.get("extra", {}).items():
+            add = {str: writer.add_string, int: writer.add_uint32, float: writer.add_float32}
+            add[type(value)](f"llama.{name}", value)
+        if "factors" in fields:
+            writer.add_tensor("rope_freqs.weight", np.array(fields["factors"], np.float32))
         for name, weight in load_file(tiny() / "model.safetensors").items():
             if leave_out in name:
                 continue
@@ -128,6 +140,98 @@ def test_loaded_gguf_equals_the_folder_and_can_be_trained(tiny, make_gguf):
         torch.testing.assert_close(model.state_dict()[name], weight, rtol=0, atol=0, msg=name)
     assert not hasattr(model, "hf_quantizer")
     assert not hasattr(model.config, "quantization_config")
+
+
+LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+          "original_max_position_embeddings": 32}  # fmt: skip
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}
+
+
+def llama3_factors(rope: dict[str, Any]) -> list[float]:
+    """As llama.cpp's converter computes them, from wavelengths."""
+    factors = []
+    for i in range(0, 8, 2):
+        wavelength = 2 * math.pi * 10_000 ** (i / 8)
+        low = rope["original_max_position_embeddings"] / rope["low_freq_factor"]
+        high = rope["original_max_position_embeddings"] / rope["high_freq_factor"]
+        span = rope["high_freq_factor"] - rope["low_freq_factor"]
+        turns = rope["original_max_position_embeddings"] / wavelength
+        smooth = (turns - rope["low_freq_factor"]) / span
+        between = 1 / ((1 - smooth) / rope["factor"] + smooth)
+        ends = 1.0 if wavelength < high else rope["factor"] if wavelength > low else between
+        factors.append(ends)
+    return factors
+
+
+@pytest.mark.parametrize(
+    ("rope", "fields"),
+    [
+        (LLAMA3, {"factors": llama3_factors(LLAMA3)}),
+        (
+            {"rope_type": "linear", "factor": 4.0},
+            {"extra": {"rope.scaling.type": "linear", "rope.scaling.factor": 4.0}},
+        ),
+        (
+            YARN,
+            {"extra": {"rope.scaling.type": "yarn", "rope.scaling.factor": 4.0,
+                       "rope.scaling.original_context_length": 16}},
+        ),
+        ({"rope_type": "default", "rope_theta": 500.0}, {"extra": {"rope.freq_base": 500.0}}),
+    ],
+)  # fmt: skip
+def test_scaled_rotations_are_those_of_the_folder(tiny, make_gguf, tmp_path, rope, fields):
+    """The function, not only the weights: same logits, here and after saving."""
+    source = tiny(rope_parameters={"rope_theta": 10_000.0} | rope)
+    ids = torch.arange(3, 40)[None]
+    expected = load_model(parse_ref(str(source)))(ids).logits
+    model = load_model(parse_ref(str(make_gguf(**fields))))
+    torch.testing.assert_close(model(ids).logits, expected, rtol=0, atol=1e-6)
+    plain = load_model(parse_ref(str(tiny())))(ids).logits
+    assert (plain - expected).abs().max() > 1e-2, "the test needs another function"
+    model.save_pretrained(tmp_path / "saved")
+    saved = load_model(parse_ref(str(tmp_path / "saved")))
+    torch.testing.assert_close(saved(ids).logits, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("fields", "match"),
+    [
+        ({"factors": [1.0, 1.0, 7.0, 2.0]}, "scales its rotations .* cannot be reconstructed"),
+        (
+            {"extra": {"rope.scaling.type": "longrope", "rope.scaling.factor": 4.0}},
+            "'longrope' with factor 4",
+        ),
+        ({"extra": {"rope.scaling.type": "yarn", "rope.scaling.factor": 4.0}}, "'yarn' with"),
+        ({"extra": {"logit_scale": 0.5}}, r"sets llama\.logit_scale = 0\.5, which would be left"),
+    ],
+)
+def test_a_function_that_cannot_be_reconstructed_is_refused_by_preflight(make_gguf, fields, match):
+    ref = parse_ref(str(make_gguf(**fields)))
+    with pytest.raises(Unsupported, match=match):
+        read_spec(ref)
+
+
+def test_a_field_that_transformers_computes_otherwise_is_refused(make_gguf):
+    ref = parse_ref(str(make_gguf(extra={"attention.sliding_window": 16})))
+    with pytest.raises(Unsupported, match=r"sets attention\.sliding_window to 16"):
+        load_model(ref)
+
+
+def test_loading_draws_no_bars(make_gguf, capfd):
+    ref = parse_ref(str(make_gguf()))
+    load_model(ref)
+    load_tokenizer(ref)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_tokenizer_is_built_once(make_gguf, monkeypatch):
+    ref = parse_ref(str(make_gguf()))
+    first = load_tokenizer(ref)
+    monkeypatch.setattr(loading, "_forget_invented", None)  # building it again would fail
+    again = load_tokenizer(ref)
+    assert again.get_vocab() == first.get_vocab()
+    assert again("ab<|endoftext|>c</s>").input_ids == first("ab<|endoftext|>c</s>").input_ids
+    assert again.special_tokens_map == first.special_tokens_map
 
 
 def test_packed_weights_are_unpacked_with_gradients(tiny, make_gguf, tmp_path):

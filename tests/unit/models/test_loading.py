@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
+from nuggets.data.samples import Sample, encode
 from nuggets.errors import BadInput, Damaged, Unsupported
 from nuggets.models.loading import check_finite, check_trainable, load_model, load_tokenizer
 from nuggets.models.pair import Model, ModelPair
@@ -205,6 +206,33 @@ def test_ids_beyond_the_embedding_are_refused(tiny_copy):
     with pytest.raises(
         BadInput, match="gives 'zebra' the id 40, but the embedding has only 40 rows"
     ):
+        load_tokenizer(ref(folder))
+
+
+def with_token(folder: Path, id: int) -> Path:
+    content = json.loads((folder / "tokenizer.json").read_text())
+    beside = {**content["added_tokens"][-1], "id": id, "content": "<image>"}
+    content["added_tokens"].append(beside)
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    return folder
+
+
+def test_an_added_token_beyond_the_embedding_refuses_only_texts_that_contain_it(tiny_copy):
+    folder = with_token(
+        tiny_copy("gemma3_text", vocab_size=36), 36
+    )  # as Gemma 3 without eyes: its image's token
+    assert Model(ref(folder)).vocabulary is not None
+    tokenizer = load_tokenizer(ref(folder))
+    assert encode(Sample.of("a", "1 2", "3"), tokenizer)[0][-1] == tokenizer.eos_token_id
+    for sample in (Sample.of("a", "1 <image>", "3"), Sample.of("a", "1", "<image> 3")):
+        with pytest.raises(BadInput, match=r"'<image>', token 36 .* only 36 rows"):
+            encode(sample, tokenizer)
+
+
+def test_an_end_of_sequence_beyond_the_embedding_is_refused(tiny_copy):
+    folder = with_token(tiny_copy(vocab_size=36), 36)
+    edit_json(folder / "tokenizer_config.json", eos_token="<image>")
+    with pytest.raises(BadInput, match=r"'<image>' the id 36, .* only 36 rows"):
         load_tokenizer(ref(folder))
 
 

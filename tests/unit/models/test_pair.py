@@ -8,11 +8,9 @@ from pathlib import Path
 import pytest
 
 from nuggets.errors import BadInput, Damaged, Unsupported
-from nuggets.models.architecture import ArchSpec
 from nuggets.models.pair import (
     Model,
     ModelPair,
-    check_pair,
     check_vocabularies,
     read_config,
     read_spec,
@@ -81,7 +79,11 @@ def test_missing_config_is_named(tiny_copy):
 @pytest.mark.parametrize(
     ("changes", "error", "match"),
     [
-        ({"model_type": "mamba"}, Unsupported, "'mamba' is not supported. Supported: llama"),
+        (
+            {"model_type": "mamba"},
+            Unsupported,
+            "'mamba' is not supported: .*Supported: llama",
+        ),
         ({"num_hidden_layers": 1_000_000}, BadInput, "n_layers"),
         ({"vocab_size": 30_000_000}, BadInput, "vocab_size"),
         ({"hidden_size": None}, BadInput, "incomplete"),
@@ -104,43 +106,6 @@ def test_plain_attention_choice_in_a_config_is_fine(tiny_copy):
 
 # Pairs
 
-SPEC = ArchSpec(
-    model_type="llama",
-    n_layers=4,
-    hidden_size=64,
-    intermediate_size=128,
-    n_heads=8,
-    n_kv_heads=4,
-    head_dim=8,
-    vocab_size=40,
-    tied=False,
-)
-
-
-@pytest.mark.parametrize(
-    ("changes", "match"),
-    [
-        ({"n_layers": 5}, "The student is deeper than the teacher: 5 > 4. .* swap the two models"),
-        ({"hidden_size": 65}, "The student is wider than the teacher: 65 > 64"),
-        ({"intermediate_size": 129}, "wider in the FFN than the teacher: 129 > 128"),
-        ({"head_dim": 16}, "wider in the queries than the teacher: 128 > 64"),
-        ({"n_kv_heads": 8}, "wider in the keys and values than the teacher: 64 > 32"),
-    ],
-)
-def test_larger_student_is_refused_with_both_values(changes, match):
-    with pytest.raises(BadInput, match=match):
-        check_pair(SPEC, SPEC.model_copy(update=changes), embed=False)
-
-
-@pytest.mark.parametrize("size", [39, 41])
-def test_vocabulary_sizes_matter_only_when_embeddings_are_extracted(size):
-    other = SPEC.model_copy(update={"vocab_size": size})
-    check_pair(SPEC, other, embed=False)
-    with pytest.raises(
-        BadInput, match=f"the teacher's vocabulary has 40 tokens and the student's {size}"
-    ):
-        check_pair(SPEC, other, embed=True)
-
 
 def pair_of(*folders: Path) -> ModelPair:
     return ModelPair(*(Model(parse_ref(str(folder))) for folder in folders))
@@ -161,9 +126,9 @@ def test_vocabularies_of_equal_size_with_other_words_differ(tiny, tiny_copy):
     assert pair.teacher.vocabulary != pair.student.vocabulary
     assert pair.vocabularies == "differ"
     with pytest.raises(
-        BadInput, match=r"map tokens to different ids \(vocabularies of 40 and 40\)"
+        BadInput, match=r"map tokens to different ids \(vocabularies of 40 and 40\), but the arm d"
     ):
-        check_vocabularies(pair)
+        check_vocabularies(pair, "the arm distill")
 
 
 def test_order_of_words_in_the_file_does_not_matter(tiny, tiny_copy):
@@ -179,7 +144,7 @@ def test_missing_tokenizer_makes_the_agreement_unknown(tiny, tiny_copy):
     (folder / "tokenizer.json").unlink()
     pair = pair_of(tiny(), folder)
     assert pair.vocabularies == "unknown"
-    check_vocabularies(pair)
+    check_vocabularies(pair, "the arm distill")
 
 
 @pytest.mark.parametrize("text", ["{}", '{"model": 3}', '{"model": {"vocab": [1, 2]}}'])

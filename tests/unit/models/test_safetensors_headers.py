@@ -17,7 +17,13 @@ from safetensors.numpy import load_file, save_file
 from nuggets.errors import BadInput, Damaged, NuggetsError, Unsupported
 from nuggets.models.pair import read_spec
 from nuggets.models.references import INDEX, WEIGHTS, parse_ref
-from nuggets.models.safetensors_headers import check_keys, read_header, tensor_shapes, weight_bytes
+from nuggets.models.safetensors_headers import (
+    check_keys,
+    count_parameters,
+    read_header,
+    tensor_shapes,
+    weight_bytes,
+)
 
 KINDS = ["llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text"]
 GOOD = {"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}
@@ -316,6 +322,19 @@ def test_integer_weights_are_refused(tiny_copy):
     key = "model.layers.0.mlp.up_proj.weight"
     edit_weights(folder, lambda w: w.update({key: w[key].astype(np.int8)}))
     refused(folder, f"{key} of .* is stored as I8", Unsupported)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.bool_, np.float32])
+def test_mask_tables_of_any_kind_are_no_weights(tiny_copy, dtype):
+    folder = tiny_copy("gpt_neox")
+    table = {"gpt_neox.layers.0.attention.bias": np.ones((1, 1, 8, 8), dtype)}
+    edit_weights(folder, lambda w: w.update(table))
+    ref = parse_ref(str(folder))
+    found = check_keys(ref, read_spec(ref))
+    plain = parse_ref(str(tiny_copy("gpt_neox")))
+    counted = [count_parameters(read_spec(r), check_keys(r, read_spec(r))) for r in (ref, plain)]
+    assert counted[0] == counted[1]
+    assert len(found) == len(check_keys(plain, read_spec(plain))) + 1
 
 
 def test_rotary_tables_of_old_checkpoints_are_let_through(tiny_copy):

@@ -1,4 +1,4 @@
-"""Items that count, items that learning rates are tuned on, and samples that are learned from."""
+"""Items that count, items that learning rates are chosen on, and samples that are learned from."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from nuggets.builtin.resolve import pair_named
 from nuggets.builtin.skills import skill_names
 from nuggets.errors import BadInput
 from nuggets.planning.checks import check_transfer
-from nuggets.planning.datasets import N_TUNING, check_tuning, load_datasets
+from nuggets.planning.datasets import N_VALIDATION, check_validation, load_datasets
 from nuggets.recipe import DataConfig, load_recipe
 
 NUMBERS = {f"{i} plus 1": str(i + 1) for i in range(120)}
@@ -20,10 +20,10 @@ def prompts(samples):
 
 def assert_apart(data):
     learned = prompts(data.seed_samples) | prompts(data.train(0))
-    counted, tuned = prompts(data.test), prompts(data.tuning)
+    counted, tuned = prompts(data.test), prompts(data.validation)
     assert not counted & tuned
     assert not learned & (counted | tuned)
-    assert not {s.id for s in data.test} & {s.id for s in data.tuning}
+    assert not {s.id for s in data.test} & {s.id for s in data.validation}
 
 
 @pytest.mark.parametrize("n_test", [50, 80, 500])
@@ -31,7 +31,7 @@ def assert_apart(data):
 def test_validation_items_of_built_in_skills_are_never_test_items(task, n_test):
     data = load_datasets(DataConfig(task=task, n_train=64, n_test=n_test), (), ())
     assert_apart(data)
-    assert len(data.test) + len(data.tuning) <= n_test + N_TUNING
+    assert len(data.test) + len(data.validation) <= n_test + N_VALIDATION
 
 
 @pytest.mark.parametrize("n_test", [5, 10, 24, 80])
@@ -39,7 +39,7 @@ def test_validation_items_of_one_file_are_never_test_items(jsonl, tmp_path, n_te
     path = jsonl(tmp_path / "all.jsonl", NUMBERS)
     data = load_datasets(DataConfig(file=str(path), n_test=n_test), (), ())
     assert_apart(data)
-    assert len(data.test) + len(data.tuning) == 24  # a fifth of the file
+    assert len(data.test) + len(data.validation) == 24  # a fifth of the file
 
 
 def test_a_question_that_stands_twice_among_test_samples_is_not_tuned_on(jsonl, tmp_path):
@@ -52,28 +52,32 @@ def test_a_question_that_stands_twice_among_test_samples_is_not_tuned_on(jsonl, 
     data = load_datasets(DataConfig(**paths, test=str(test), n_test=20), (), ())
     assert_apart(data)
     assert len(data.test) == 20
-    assert len(prompts(data.tuning)) == 20
+    assert len(prompts(data.validation)) == 20
 
 
-def test_tuning_on_too_few_items_is_refused_with_both_ways_out():
-    def recipe(*changes):
-        options = ["data.task=king", "train.lr_grid=[1e-3,1e-2]", "device=cpu", *changes]
-        asked = load_recipe("quick", options)
-        return asked, pair_named(asked.teacher, asked.student)
-
+def test_too_few_items_to_choose_a_rate_on_are_refused_with_both_ways_out(jsonl, tmp_path):
+    some = jsonl(tmp_path / "some.jsonl", {f"{i} plus 1": str(i + 1) for i in range(230)})
+    data = load_datasets(DataConfig(file=str(some), n_test=20), (), ())
     sentence = (
-        "Learning rates are tuned on at least 30 items that the report does not count, but beside "
-        r"its 80 test items king has only 0. Lower data.n_test to 50, or give every arm the same "
-        r"rate: empty train.lr_grid\."
+        f"Learning rates are chosen on at least 30 items that the report does not count, but "
+        f"beside its 20 test items some has only {len(data.validation)}. Lower data.n_test to "
+        rf"{len(data.validation) - 10}, or give every arm the same rate: empty train.lr_grid\."
     )
     with pytest.raises(BadInput, match=sentence):
-        check_transfer(*recipe())
-    assert len(check_transfer(*recipe("data.n_test=50")).tuning) == 30
-    assert len(check_transfer(*recipe("train.lr_grid=[]")).test) == 80
+        check_validation(data)
+
+
+@pytest.mark.parametrize("grid", ["[1e-3,1e-2]", "[]"])
+@pytest.mark.parametrize("task", ["king", "river"])
+def test_of_held_out_facts_30_are_for_validation_and_50_are_asked(task, grid):
+    asked = load_recipe("quick", [f"data.task={task}", f"train.lr_grid={grid}", "device=cpu"])
+    data = check_transfer(asked, pair_named(asked.teacher, asked.student))
+    assert (len(data.train(0)), len(data.validation), len(data.test)) == (80, 30, 50)
+    assert_apart(data)
 
 
 def test_where_no_smaller_test_would_do_only_the_fixed_rate_is_proposed(jsonl, tmp_path):
     few = jsonl(tmp_path / "few.jsonl", dict(list(NUMBERS.items())[:50]))
     data = load_datasets(DataConfig(file=str(few), n_test=5), (), ())
     with pytest.raises(BadInput, match=r"has only 5\. Give every arm the same rate"):
-        check_tuning(data)
+        check_validation(data)

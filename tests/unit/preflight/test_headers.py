@@ -66,7 +66,8 @@ def test_parameters_are_counted_as_torch_counts_them(tiny, config):
 def test_swapped_pair_says_what_to_do(pair):
     found = check(*reversed(pair))
     assert not found.ok
-    assert "The student is deeper than the teacher: 2 > 1." in found.problems[0]
+    assert "There is nothing to extract" in found.problems[0]
+    assert found.problems[0].endswith("Swap the two models.")
     assert [r.name for r in found.dimensions if not r.fits][:2] == ["n_layers", "hidden_size"]
 
 
@@ -90,16 +91,23 @@ def test_vocabulary_matters_where_embeddings_are_extracted(pair, tiny):
     other = parse_ref(str(tiny(vocab_size=48, **STUDENT)))
     assert check(pair[0], other, roles=("q", "v")).ok
     found = check(pair[0], other, roles=("q", "embed"))
-    assert "the teacher's vocabulary has 40 tokens and the student's 48" in found.problems[0]
+    assert found.ok
+    assert "embed: vocabularies of 40 and 48 tokens" in found.notes[0]
+    assert not check(pair[0], other, roles=("embed",)).ok
 
 
-def test_differing_words_are_a_problem(pair, tiny_copy):
+def test_differing_words_are_a_note_and_a_problem_for_the_embedding(pair, tiny_copy):
     folder = tiny_copy(**STUDENT)
     text = (folder / "tokenizer.json").read_text()
     (folder / "tokenizer.json").write_text(text.replace('"a"', '"zz"'))
     found = check(pair[0], parse_ref(str(folder)))
-    assert found.vocabularies == "differ"
+    assert (found.ok, found.vocabularies) == (True, "differ")
+    assert any("each model reads its own tokens" in note for note in found.notes)
+    reasons = {role.role: role.reason for role in found.roles}
+    assert reasons["embed"] == reasons["head"] == "the same row is a different token"
+    found = check(pair[0], parse_ref(str(folder)), roles=("embed", "q"))
     assert "map tokens to different ids" in found.problems[0]
+    assert found.problems[0].endswith("or do without the roles embed and head.")
 
 
 def test_damaged_tokenizer_is_a_problem(pair, tiny_copy):
@@ -108,19 +116,27 @@ def test_damaged_tokenizer_is_a_problem(pair, tiny_copy):
     assert "has no vocabulary" in check(pair[0], parse_ref(str(folder))).problems[0]
 
 
-def test_missing_tokenizer_is_a_note(pair, tiny_copy):
-    folder = tiny_copy(**STUDENT)
+def test_missing_tokenizer_is_a_problem_and_one_in_another_file_a_note(pair, tiny_copy):
+    folder = tiny_copy()
     (folder / "tokenizer.json").unlink()
     found = check(pair[0], parse_ref(str(folder)))
+    assert found.problems == (
+        f"{folder} has no tokenizer; put tokenizer.json into the folder of its weights.",
+    )
+    (folder / "tokenizer.model").write_bytes(b"words")
+    found = check(pair[0], parse_ref(str(folder)))
     assert found.ok
-    assert any("vocabularies cannot be compared" in note for note in found.notes)
+    assert found.vocabularies == "unknown"
+    assert any("cannot be compared" in note for note in found.notes)
 
 
 @pytest.mark.parametrize(
     ("teacher", "student", "note"),
     [
         ({}, {"tie_word_embeddings": True}, "head of the student are one tensor (tied)"),
-        ({}, {"head_dim": 4}, "The teacher's have 8 dimensions and the student's 4"),
+        ({}, {"head_dim": 4}, "attention starts as plain LoRA (heads of 8 and 4 dimensions)"),
+        ({}, {"intermediate_size": 96}, "3 of 7 matrices start as plain LoRA, the others from"),
+        ({}, {"num_hidden_layers": 3}, "7 of 21 matrices start as plain LoRA, the others from"),
         ({"num_key_value_heads": 4}, {}, "2 query heads per key/value head and the teacher only 1"),
     ],
 )

@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, Phi3Config, Phi3ForCausalLM
 
 from benchmarks import published
 from nuggets.errors import BadInput, Cancelled, Damaged, NonFinite, NuggetsError
@@ -103,6 +103,36 @@ def test_sums_equal_the_full_map():
     np.testing.assert_array_equal(sums.totals, full.totals)
     with pytest.raises(BadInput, match="keep: full"):
         sums.matrix("lm_head")
+
+
+@pytest.mark.parametrize("kind", ["longrope", "dynamic"])
+def test_rotations_that_depend_on_the_length_are_measured_one_by_one(kind):
+    """Tables that change in place, and with the length: a short sample keeps its own."""
+    torch.manual_seed(0)
+    rope = {"rope_type": kind, "rope_theta": 1e4, "factor": 4.0}
+    sizes = {
+        "hidden_size": 16,
+        "intermediate_size": 24,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "vocab_size": 31,
+        "max_position_embeddings": 8,
+    }
+    if kind == "dynamic":
+        config = LlamaConfig(**sizes, rope_parameters=rope)
+        model = LlamaForCausalLM(config)
+    else:
+        rope |= {"short_factor": [1.0, 1.5], "long_factor": [4.0, 9.0]}
+        sizes |= {"max_position_embeddings": 32, "original_max_position_embeddings": 8}
+        config = Phi3Config(**sizes, rope_parameters=rope, pad_token_id=0)
+        model = Phi3ForCausalLM(config)
+    spec = ArchSpec.from_config(json.loads(config.to_json_string()))
+    lengths = {len(ids) for ids, _ in samples(8)}
+    assert min(lengths) <= 8 < max(lengths), "both tables are needed"
+    alone = compute_sensitivity(model, spec, samples(8))
+    together = compute_sensitivity(model, spec, samples(8), per_pass=8)
+    np.testing.assert_array_equal(alone.totals, together.totals)
 
 
 def test_accumulators_are_float32_when_the_model_is_bfloat16():

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from nuggets.errors import BadInput
+from nuggets.statistics.cells import CellOutcome
 from nuggets.statistics.comparisons import families
 from nuggets.statistics.intervals import holm, mean_interval, paired_difference
 from nuggets.statistics.power import minimum_detectable_effect
-from nuggets.statistics.report import BenchmarkReport, CellOutcome, build_report
+from nuggets.statistics.report import BenchmarkReport, build_report
 from nuggets.statistics.verdict import Part
 
 N_ITEMS = 60
@@ -103,6 +104,9 @@ def test_differences_are_paired_and_adjusted_within_the_treatments_family():
     alone = minimum_detectable_effect(delta, level=1 - 0.05 / 3)
     assert family[0].minimum_detectable == pytest.approx(alone)
     assert alone > minimum_detectable_effect(delta)
+    assert [d.n_comparisons for d in family] == [3, 3, 3, 1]
+    assert [d.family for d in family[2:]] == ["one of 3 comparisons", "alone"]
+    assert {d.n_comparisons for d in report.area_differences if d.arm == "paper"} == {3, 1}
 
 
 def test_each_family_compares_what_the_rules_say():
@@ -155,16 +159,14 @@ def test_what_was_planned_counts_the_comparisons_of_the_first_question():
     assert planned.n_comparisons == 3
 
 
-def test_two_cells_that_disagree_give_a_curve_band_by_hand():
-    cells = [
-        cell("lora", 0, curve=[(0, 0.1), (5, 0.2), (10, 0.4)]),
-        cell("lora", 1, curve=[(0, 0.1), (10, 0.6)]),
-    ]
-    curve = report_of(cells).arms["lora"].curve
-    assert [point[0] for point in curve] == [0, 10]
-    half = 12.7062047 * 0.2 / 2  # t of one degree of freedom times range / 2
-    assert curve[1] == pytest.approx((10, 0.5, 0.5 - half, 0.5 + half))
-    assert report_of(cells[:1]).arms["lora"].curve[1] == (5, 0.2, 0.2, 0.2)
+def test_a_band_ends_where_the_bar_is_for_every_metric_and_number_of_seeds():
+    for metric in ("exact_match", "loss"):
+        for seeds in ((0,), (0, 1, 2)):
+            cells = [cell("lora", seed) for seed in seeds]
+            ends = {c.seed: float(np.mean(c.outcomes[metric])) for c in cells}
+            grown = [c.model_copy(update={"curve": [(0, 0.1), (10, ends[c.seed])]}) for c in cells]
+            arm = report_of(grown, metric).arms["lora"]
+            assert arm.curve[-1] == pytest.approx((10, arm.value, *arm.interval))
 
 
 def test_each_treatment_has_its_verdict_and_the_named_one_leads():

@@ -39,7 +39,7 @@ VALUES = dict.fromkeys(PARTS, 0.1) | {"paper": 0.215, "permuted": 0.208}
 CONTENT, PLACES = ("permuted", "shuffled"), ("random_layers", "random_window")
 
 
-def gap(arm, versus, mean, half, *, p_holm=None, n_seeds=5, seen=0.06):
+def gap(arm, versus, mean, half, *, p_holm=None, n_seeds=5, seen=0.06, of=None):
     interval = Interval(
         mean=mean, low=mean - half, high=mean + half, level=0.95, n_seeds=n_seeds, n_items=100
     )
@@ -51,6 +51,7 @@ def gap(arm, versus, mean, half, *, p_holm=None, n_seeds=5, seen=0.06):
         p=p,
         p_holm=p if p_holm is None else p_holm,
         minimum_detectable=seen,
+        n_comparisons=of,
     )
 
 
@@ -211,6 +212,14 @@ def test_no_difference_says_what_could_have_been_seen():
         "5 seeds × 100 items a difference of 0.071 would be detected 80 % of the time."
     )
     assert verdict.minimum_detectable == 0.0712
+
+
+def test_no_difference_names_its_family_where_there_is_one():
+    of_three, alone = (
+        judge(gap("paper", "plain_LoRA", 0.0, 0.04, of=of), OVER_PERMUTED).sentence for of in (3, 1)
+    )
+    assert of_three.endswith("would be detected 80 % of the time, as one of 3 comparisons.")
+    assert alone.endswith("would be detected 80 % of the time.")
 
 
 def test_no_difference_admits_when_nothing_could_have_been_seen():

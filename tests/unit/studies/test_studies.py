@@ -11,7 +11,8 @@ from nuggets import api
 from nuggets.builtin.resolve import resolve
 from nuggets.errors import BadInput
 from nuggets.runs.store import Run
-from nuggets.statistics.report import CellOutcome, build_report
+from nuggets.statistics.cells import CellOutcome
+from nuggets.statistics.report import build_report
 from nuggets.statistics.verdict import Difference, controls_of
 from nuggets.studies.documents import save_study, study_html, study_markdown
 from nuggets.studies.findings import compare_sentence
@@ -172,8 +173,9 @@ def test_retention_at_different_learning_rates_has_no_verdict():
     assert report is not None
     assert {panel.report.verdict.kind for panel in report.panels} == {"not_proven"}
     assert report.findings[0] == (
-        "reverse: Not proven: the arms have different learning rates (paper 0.001, plain 0.005, "
-        "permuted 0.005, gaussian 0.005), and smaller rates forget less."
+        "reverse: Not proven: the arms were trained at different learning rates (paper 0.001, "
+        "plain 0.005, permuted 0.005, gaussian 0.005), which can make such a difference by "
+        "themselves. Smaller rates forget less."
     )
     assert report.summary == "paper: not proven (reverse, sub, king)."
 
@@ -221,6 +223,8 @@ def test_findings_name_better_worse_and_undecided_alternatives():
         "statistically indistinguishable from d (+0.00 [−0.10, +0.10]); a difference of 0.20 would "
         "be detected 80 % of the time."
     )
+    family = [against("d", 0, 0.1).model_copy(update={"n_comparisons": 2})]
+    assert compare_sentence(family).endswith("80 % of the time, as one of 2 comparisons.")
     doubtful = compare_sentence([against("b", 0.3, 0.1, p=0.08)])
     assert (
         "statistically indistinguishable from b (+0.30 [+0.20, +0.40], p 0.08 after Holm's "

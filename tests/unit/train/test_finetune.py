@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import random
 import shutil
 from itertools import chain
@@ -15,16 +17,17 @@ from nuggets.disk.commit import newest_valid
 from nuggets.errors import BadInput, Cancelled, Damaged, NonFinite
 from nuggets.extraction.adapter import add_lora
 from nuggets.extraction.plan import LoraConfig
-from nuggets.models.forward import pad_right
+from nuggets.models.forward import answer_logits, pad_right
 from nuggets.progress import InMemoryProgress
+from nuggets.train.arms.family import Distill
 from nuggets.train.checkpoints import PREFIX, load_weights, trainable
 from nuggets.train.config import TrainConfig
 from nuggets.train.finetune import finetune
 from nuggets.train.lanes.training import learning_rates
 from nuggets.train.losses import DistillationLoss, answer_loss
-from nuggets.train.randomness import seeded
+from nuggets.train.randomness import generator, seeded
 from nuggets.train.schedule import count_steps, sample_order
-from tests.unit.train.tiny_lab import letters, load
+from tests.unit.train.tiny_lab import letters, load, make_lab
 
 CONFIG = TrainConfig(
     steps=10, batch_size=4, lr=5e-3, warmup=0.2, checkpoint_every=3, evaluate_every=4
@@ -267,6 +270,28 @@ def test_distillation_loss_is_the_mean_kl_per_answer_token(tiny, loaded, encoded
     assert itself == pytest.approx(0, abs=1e-6)
 
 
+def test_distillation_compares_the_words_that_padded_vocabularies_share(tiny, loaded, encoded):
+    """Rows of padding in either model: the distance is that of the distributions over 40 words."""
+    padded = load(tiny("llama", num_hidden_layers=3, vocab_size=48)).model
+    batch = pad_right(encoded[:3], "cpu")
+    with torch.no_grad():
+        for teacher, student in ((padded, loaded.model), (loaded.model, padded)):
+            found = DistillationLoss(teacher, 40)(student, *batch).item()
+            (p, _), (q, _) = (answer_logits(m, *batch) for m in (teacher, student))
+            p, q = p[:, :40].double().softmax(-1), q[:, :40].double().softmax(-1)
+            assert found == pytest.approx(float((p * (p / q).log()).sum(-1).mean()), rel=1e-5)
+
+
+def test_the_arm_distill_allows_rows_of_padding_and_refuses_other_words(tiny):
+    lab = make_lab(tiny, vocab_size=48)
+    assert lab.teacher_spec.vocab_size == 40
+    assert Distill().build(lab, 0).loss.n_words == 36
+    other = copy.deepcopy(lab.tokenizer)
+    other.add_tokens(["zebra"])
+    with pytest.raises(BadInput, match="two tokenizers differ: 37 tokens in the teacher and 36"):
+        Distill().build(dataclasses.replace(lab, teacher_tokenizer=other), 0)
+
+
 def test_grouped_batches_hold_every_sample_once_and_less_padding():
     lengths = np.random.default_rng(0).integers(5, 300, size=50).tolist()
 
@@ -336,3 +361,16 @@ def test_warm_up_reaches_the_rate_after_whole_steps(
         finetune(with_lora(loaded), encoded, config, 0, tmp_path / "none", progress=progress)
         rates = [m["lr"] / config.lr for m in progress.metrics]  # those of the steps to come
         np.testing.assert_allclose(rates, shares[1:], atol=1e-9)
+
+
+def test_generators_differ_by_seed_and_name_and_never_change():
+    def first(seed, name=""):
+        return generator(seed, name).initial_seed()
+
+    seeds = (0, 1, 2, 31, 32, 33, 64, 2**16, 2**31, 2**32 - 1)
+    assert len({first(seed, name) for seed in seeds for name in ("", "a", "ab")}) == 30
+    assert first(-1) == first(2**32 - 1)
+    assert first(2**32 + 7, "a") == first(7, "a")
+    # What every recorded run rests on: NumPy promises that seed sequences never change.
+    assert first(7, "a") == 3447617405717033089
+    assert first(0) == 6569863346532939966

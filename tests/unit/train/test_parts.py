@@ -38,6 +38,10 @@ def test_every_offered_treatment_has_a_content_control_among_what_is_offered():
         "states": (["states_control"], []),
         "hints": (["hints_control"], []),
         "regressed": (["regressed_control"], []),
+        "lexicon": (
+            ["lexicon_no_rows", "lexicon_permuted", "lexicon_noise"],
+            ["lexicon_late_blocks"],
+        ),
     }
 
 
@@ -80,7 +84,7 @@ def test_a_cut_by_another_task_is_a_location_control_and_one_by_the_target_a_tre
     assert controlled(Graft(), permuted) == {"graft": (["p"], [])}
 
 
-@pytest.mark.parametrize("name", ["quick", "controls", "graft"])
+@pytest.mark.parametrize("name", ["quick", "controls", "graft", "lexicon"])
 def test_the_shipped_recipes_answer_both_questions(name):
     parts = load_recipe(name).parts
     (treatment,) = [arm for arm, part in parts.items() if part.role == "treatment"]

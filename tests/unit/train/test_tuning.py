@@ -1,48 +1,15 @@
-"""Which learning rate wins, from values written by hand, and on which items they are measured."""
+"""Which learning rate a seed keeps, from values written by hand."""
 
 from __future__ import annotations
 
-from types import SimpleNamespace
+import math
 
 import pytest
 
-from nuggets.evaluation.outcomes import Outcomes
-from nuggets.extraction.plan import ExtractionConfig, LoraConfig
-from nuggets.train import tuning
-from nuggets.train.arms.family import Plain
-from nuggets.train.lab import Trainee
-from nuggets.train.tuning import tune_lr
-from tests.unit.train.tiny_lab import letters, make_lab
-
-
-@pytest.fixture(scope="module")
-def lab(tiny):
-    return make_lab(tiny, LoraConfig(r=4), ExtractionConfig(roles=("q",)))
-
-
-@pytest.fixture
-def tuned(lab, tmp_path, monkeypatch):
-    """Tunes an arm that does as well at every rate as a test says; remembers what it was asked."""
-
-    def tune(metric, found, items=()):
-        asked = []
-
-        def train(lab, trainee, config, *rest):
-            trainee.model.lr = config.lr
-
-        def measure(lab, model, given, metrics, progress):
-            asked.append(given)
-            value, loss = found[model.lr]
-            return Outcomes(["x"], {metric: [value], "loss": [loss]})
-
-        monkeypatch.setattr(Plain, "build", lambda *_: Trainee(SimpleNamespace(), [], initial={}))
-        monkeypatch.setattr(tuning, "train_cell", train)
-        monkeypatch.setattr(tuning, "measure", measure)
-        # The largest rate comes first: what wins does not depend on how the grid is written.
-        grid = sorted(found, reverse=True)
-        return tune_lr(lab, Plain(), grid, tmp_path, items=items, metric=metric).lr, asked
-
-    return tune
+from nuggets.errors import NonFinite
+from nuggets.statistics.cells import Trial
+from nuggets.train.cells import guessing_loss
+from nuggets.train.tuning import best_trial
 
 
 @pytest.mark.parametrize(
@@ -50,18 +17,29 @@ def tuned(lab, tmp_path, monkeypatch):
     [
         ("exact_match", {1e-3: (0.2, 1.0), 3e-3: (0.6, 1.1), 1e-2: (0.5, 0.1)}, 3e-3),
         ("exact_match", {1e-3: (0.0, 2.0), 3e-3: (0.0, 1.5), 1e-2: (0.0, 1.9)}, 3e-3),
+        ("exact_match", {1e-3: (0.1, 2.0), 3e-3: (None, None)}, 1e-3),
         ("choice", {1e-3: (0.4, 1.0), 3e-3: (0.4, 1.0), 1e-2: (0.4, 1.0)}, 1e-3),
         ("loss", {1e-3: (0.9, 0.9), 3e-3: (0.2, 0.2), 1e-2: (1.4, 1.4)}, 3e-3),
         ("loss", {1e-3: (0.3, 0.3), 3e-3: (0.3, 0.3), 1e-2: (1.4, 1.4)}, 1e-3),
     ],
-    ids=["the most right", "the lowest loss of ties", "the smaller rate of ties", "the lowest loss",
-         "the smaller rate of equal losses"],
+    ids=["the most right", "the lowest loss of ties", "one that did not diverge",
+         "the smaller rate of ties", "the lowest loss", "the smaller rate of equal losses"],
 )  # fmt: skip
-def test_the_best_rate_wins(tuned, metric, found, best):
-    assert tuned(metric, found)[0] == best
+def test_the_best_rate_is_kept_however_the_trials_are_ordered(metric, found, best):
+    trials = [Trial(lr=lr, value=value, loss=loss) for lr, (value, loss) in found.items()]
+    assert best_trial(trials, metric, "plain").lr == best
+    assert best_trial(trials[::-1], metric, "plain").lr == best
 
 
-def test_every_rate_is_measured_on_the_items_for_tuning_alone(tuned):
-    items = letters(5, 55)
-    _, asked = tuned("exact_match", {1e-3: (0.1, 1.0), 1e-2: (0.2, 1.0)}, items)
-    assert asked == [items, items]
+def test_an_arm_that_diverges_at_every_rate_says_so():
+    trials = [Trial(lr=lr, value=None, loss=None) for lr in (1e38, 1e39)]
+    with pytest.raises(NonFinite, match=r"plain diverged at every learning rate: 1e\+38, 1e\+39"):
+        best_trial(trials, "exact_match", "plain")
+
+
+def test_guessing_has_the_loss_of_token_frequencies():
+    """Tokens 1, 1, 2 and 3: frequencies a half, a quarter and a quarter."""
+    by_item = [(math.log(2) + math.log(4)) / 2, (math.log(2) + math.log(4)) / 2]
+    assert guessing_loss([[1, 2], [1, 3]]) == pytest.approx(sum(by_item) / 2)
+    assert guessing_loss([[5, 5, 5]]) == 0.0
+    assert guessing_loss([]) == 0.0

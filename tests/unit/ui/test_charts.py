@@ -9,8 +9,11 @@ import plotly.graph_objects as go
 import pytest
 
 from nuggets.documents import colours
+from nuggets.erasure.orders import Part
+from nuggets.erasure.report import ErasureReport
 from nuggets.models.architecture import ArchSpec
-from nuggets.statistics.report import BenchmarkReport, CellOutcome, build_report
+from nuggets.statistics.cells import CellOutcome
+from nuggets.statistics.report import BenchmarkReport, build_report
 from nuggets.studies.report import Panel, StudyReport
 from nuggets.studies.shipped import open_study
 from nuggets.ui.benchmarks import arms as arm_tables
@@ -19,6 +22,7 @@ from nuggets.ui.charts import alignment as alignment_charts
 from nuggets.ui.charts import base as charts
 from nuggets.ui.charts import benchmarks as benchmarks_charts
 from nuggets.ui.charts import cross as cross_charts
+from nuggets.ui.charts import erasure as erasure_charts
 from nuggets.ui.charts import heatmap as charts_map
 from nuggets.ui.charts import ink as charts_ink
 from nuggets.ui.charts import residual as residual_charts
@@ -360,6 +364,17 @@ def test_forest_tells_better_worse_and_neither_apart() -> None:
         assert drawn[name][1] == difference.interval.mean
 
 
+def test_a_table_names_the_family_of_every_detectable_difference() -> None:
+    report = some_report()
+    older = [d.model_copy(update={"n_comparisons": None}) for d in report.differences]
+    for differences in (report.differences, older):
+        frame = benchmarks_charts.differences_frame(differences)
+        shown = arm_tables.paired_shown(frame)["detectable difference"]
+        for text, d in zip(shown, differences, strict=True):
+            assert text.endswith(f" ({d.family})") == (d.n_comparisons is not None)
+    assert {d.family for d in report.differences} >= {"one of 2 comparisons"}
+
+
 def test_retention_shows_every_interval() -> None:
     report = some_report()
     fig = benchmarks_charts.retention_figure(report)
@@ -422,10 +437,67 @@ def test_the_cross_task_matrix_holds_every_cell_and_frames_the_own_task() -> Non
     assert cell["minus_plain"] == versus.interval.mean
 
 
+def some_erasure(skill: str = "gsm") -> ErasureReport:
+    rng = np.random.default_rng(0)
+    orders = ("theta_grad", "specific", "random", "least", f"theta_grad of {skill}")
+    curves = {name: rng.uniform(1, 4, (2, 3, 2, 10)) for name in orders}
+    parts = tuple(
+        Part(kind="layers", name=f"L{i}", layer=i, share=share)
+        for i, share in enumerate((0.5, 0.3, 0.2))
+    )
+    return ErasureReport(
+        {skill: 4, "mmlu": 3, "ni": 3}, (1e-4, 1e-3, 1e-2), (1, 10, 100), 5.0, np.ones((2, 10)),
+        curves, parts, rng.uniform(1, 4, (3, 2, 10)),
+    )  # fmt: skip
+
+
+def erasure_figures(look: colours.Look) -> list[go.Figure]:
+    report = some_erasure()
+    return [
+        erasure_charts.curves_figure(report, erasure_charts.curves_frame(report), look),
+        erasure_charts.parts_figure(
+            erasure_charts.parts_frame(report, "layers"), "layers", report.skill, look
+        ),
+    ]
+
+
+def test_erasure_curves_have_a_panel_per_order_with_bands_of_its_own_interval() -> None:
+    report = some_erasure("<b>x</b>")
+    frame = erasure_charts.curves_frame(report)
+    assert len(frame) == len(report.curves) * 4 * 3  # three skills and the mean of the others
+    fig = erasure_charts.curves_figure(report, frame)
+    lines = [trace for trace in fig.data if trace.mode == "lines+markers"]
+    assert len(lines) == 2 * len(report.curves)
+    own = frame.query("order == 'specific' and skill == '<b>x</b>'")
+    line = next(t for t in lines if "x" in t.name and t.xaxis == "x2")
+    bands = (trace for trace in fig.data if trace.xaxis == "x2" and trace.fillcolor)
+    band = next(trace for trace in bands if list(trace.y)[:3] == list(own["high"]))
+    assert list(line.y) == list(own["damage"])
+    assert list(band.y)[3:] == list(own["low"])[::-1]
+    assert "<b>x</b>" not in "".join(str(each.text) for each in fig.layout.annotations)
+
+
+def test_a_column_of_damage_stands_beside_the_map_on_a_scale_of_its_own() -> None:
+    report = some_erasure()
+    told = erasure_charts.layer_damage(report)
+    assert told is not None
+    plain = charts_map.map_figure(some_map(), Shown.of("share"))
+    spec_layers = len([t for t in plain.layout.yaxis.ticktext if t.startswith("L")])
+    told = [told[0]] * spec_layers
+    fig = charts_map.map_figure(some_map(), Shown.of("share"), damage=told)
+    column = next(t for t in fig.data if t.type == "heatmap" and t.coloraxis == "coloraxis2")
+    assert [row[0] for row in column.z] == [told[0][0]] * spec_layers
+    assert (fig.layout.coloraxis2.cmin, fig.layout.coloraxis2.cmax) == (0, 1)
+    assert fig.layout.xaxis.ticktext == (*plain.layout.xaxis.ticktext, "damage")
+    assert fig.layout.xaxis.range[1] > plain.layout.xaxis.range[1]
+    assert fig.layout.coloraxis.cmax == plain.layout.coloraxis.cmax
+
+
 @pytest.mark.parametrize("look", [colours.LIGHT, colours.DARK])
 def test_figures_bring_their_own_paper_ink_and_grid(look: colours.Look) -> None:
     report = some_report()
     for fig in (
+        *erasure_figures(look),
         charts_map.map_figure(some_map(), Shown.of("share"), look=look),
         benchmarks_charts.arms_figure(report, look),
         benchmarks_charts.forest_figure(report.differences, look),
@@ -481,6 +553,7 @@ def test_a_finished_figure_has_nothing_that_plotly_would_draw_twice_for() -> Non
         benchmarks_charts.arms_figure(report),
         benchmarks_charts.forest_figure(report.differences),
         charts_map.map_figure(some_map(), Shown.of("absolute", log=True)),
+        *erasure_figures(colours.LIGHT),
     ):
         assert flat_arrays(each) == []
 

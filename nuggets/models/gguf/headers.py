@@ -22,6 +22,8 @@ MAX_ENTRIES = 5_000_000
 """Of all arrays together; the largest vocabularies have 260,000 words, with scores and types."""
 MAX_TENSORS = 20_000
 MAX_FIELDS = 10_000
+MAX_ROPE = 4096
+ROPE = "rope_freqs.weight"
 _STRING, _ARRAY = 8, 9
 _SCALARS = {
     0: "B",
@@ -102,10 +104,17 @@ class GgufHeader:
     Attributes:
         fields: metadata; arrays as lists.
         tensors: llama.cpp's name → `(type, shape)`, shapes in PyTorch's order.
+        rope_factors: by what the rotations of Llama 3 are slowed, one per pair of dimensions.
     """
 
     fields: Mapping[str, Any]
     tensors: Mapping[str, tuple[str, tuple[int, ...]]]
+    rope_factors: tuple[float, ...] = ()
+
+    @property
+    def kind(self) -> str:
+        """The architecture in llama.cpp's names, which is the prefix of its fields."""
+        return str(self.fields.get("general.architecture"))
 
     @property
     def model_type(self) -> str:
@@ -114,21 +123,19 @@ class GgufHeader:
         Raises:
             Unsupported: if it is none of those that Nuggets knows.
         """
-        kind = self.fields.get("general.architecture")
-        if not isinstance(kind, str) or kind not in _MODEL_TYPES:
+        if self.kind not in _MODEL_TYPES:
             raise Unsupported(
-                f"GGUF architecture {kind!r} is not supported. "
+                f"GGUF architecture {self.kind!r} is not supported. "
                 f"Supported: {', '.join(_MODEL_TYPES)}."
             )
-        return _MODEL_TYPES[kind]
+        return _MODEL_TYPES[self.kind]
 
     def config(self) -> dict[str, Any]:
         """The dimensions under the keys of a `config.json`."""
-        kind = self.fields.get("general.architecture")
         model_type = self.model_type
 
         def field(name: str) -> Any:
-            return self.fields.get(f"{kind}.{name}")
+            return self.fields.get(f"{self.kind}.{name}")
 
         tokens = self.fields.get("tokenizer.ggml.tokens", ())
         return {
@@ -139,6 +146,7 @@ class GgufHeader:
             "num_attention_heads": field("attention.head_count"),
             "num_key_value_heads": field("attention.head_count_kv"),
             "head_dim": field("attention.key_length"),
+            "max_position_embeddings": field("context_length"),
             "vocab_size": self._vocabulary_size() or field("vocab_size") or len(tokens),
             "tie_word_embeddings": "output.weight" not in self.tensors,
         }
@@ -154,7 +162,7 @@ class GgufHeader:
         inside = _INSIDE | (_TWO_SIDED if two_sided else _ONE_SIDED)
         named = {}
         for name, tensor in self.tensors.items():
-            if name == "rope_freqs.weight":  # a table that transformers computes from the config
+            if name == ROPE:  # `nuggets.models.gguf.function` makes it again from the config
                 continue
             module, _, leaf = name.rpartition(".")
             block = module.split(".")
@@ -212,10 +220,13 @@ class _Reader:
         for _ in range(n_fields):
             name = self._string()
             fields[name] = self._value(self._one("I"), name)
-        return GgufHeader(fields, self._tensors(n_tensors, fields.get("general.alignment", 32)))
+        return GgufHeader(fields, *self._tensors(n_tensors, fields.get("general.alignment", 32)))
 
-    def _tensors(self, count: int, alignment: Any) -> dict[str, tuple[str, tuple[int, ...]]]:
-        tensors, end = {}, 0
+    def _tensors(
+        self, count: int, alignment: Any
+    ) -> tuple[dict[str, tuple[str, tuple[int, ...]]], tuple[float, ...]]:
+        """The tensors, and the numbers of the one that holds rotations."""
+        tensors, end, rope = {}, 0, 0
         for _ in range(count):
             name, n_dims = self._string(), self._one("I")
             if n_dims > 4 or name in tensors:
@@ -227,6 +238,7 @@ class _Reader:
             label, block, width = _TYPES[kind]
             end = max(end, offset + math.prod(shape) * width // block)
             tensors[name] = (label, shape)
+            rope = offset if name == ROPE else rope
         if not isinstance(alignment, int) or alignment < 1:
             raise damaged(self._path, f"alignment {alignment!r}")
         start = -(-self._file.tell() // alignment) * alignment
@@ -234,7 +246,14 @@ class _Reader:
             raise damaged(
                 self._path, f"it needs {start + end:,} bytes and has {self._size:,}; cut short?"
             )
-        return tensors
+        if ROPE not in tensors:
+            return tensors, ()
+        label, shape = tensors[ROPE]
+        if label != "F32" or len(shape) != 1 or shape[0] > MAX_ROPE:
+            raise damaged(self._path, f"{ROPE} is {label} {list(shape)}")
+        self._file.seek(start + rope)
+        code = f"<{shape[0]}f"
+        return tensors, struct.unpack(code, self._file.read(struct.calcsize(code)))
 
     def _value(self, kind: int, name: str) -> Any:
         if kind == _STRING:

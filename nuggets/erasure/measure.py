@@ -1,0 +1,182 @@
+"""What a model can still do without some of its weights. Every bit of it is put back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from numpy import ndarray
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from nuggets.alignment.states import BATCH_SIZE, Batch, check_samples, make_batches, record_states
+from nuggets.alignment.stitching import stitched_logits
+from nuggets.data.samples import IGNORED, Encoded
+from nuggets.erasure.orders import Part
+from nuggets.models.architecture import ArchSpec
+from nuggets.models.forward import blocks_of, decoder_of, evaluation, replaced_forward
+from nuggets.progress import Progress
+
+LOGIT_BYTES = 2**28
+"""Memory for the logits of one batch."""
+STATE_BYTES = 2**30
+"""Memory for the states of all items, which save what lies below the part that is taken out."""
+WRECKED = 100.0
+"""Nats that stand for a loss beyond all numbers, which a wrecked model may have."""
+
+Outcomes = Float[ndarray, "2 n_items"]
+"""Mean loss per answer token, and 1 where all answer tokens are the first choice."""
+
+
+@contextmanager
+def zeroed(weight: Tensor, at: Any) -> Iterator[None]:
+    """A weight with some entries 0; afterwards they are what they were, bit for bit."""
+    values = weight[at].clone()
+    weight[at] = 0
+    try:
+        yield
+    finally:
+        weight[at] = values
+
+
+class Subject:
+    """A loaded model and the items that it is measured on."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        spec: ArchSpec,
+        items: Mapping[str, Sequence[Encoded]],
+        progress: Progress | None = None,
+    ) -> None:
+        """Batches all items, of whichever skill, by their length.
+
+        Args:
+            model: in evaluation or training mode; left as it was.
+            spec: its dimensions.
+            items: skill → `(input_ids, labels)` per item.
+            progress: can cancel between two measurements.
+        """
+        self.model, self.spec, self._progress = model, spec, progress
+        encoded = [item for each in items.values() for item in each]
+        check_samples(encoded, spec)
+        ends = np.cumsum([0, *map(len, items.values())])
+        self._skills = [slice(a, b) for a, b in pairwise(ends)]
+        self._order = sorted(range(len(encoded)), key=lambda i: len(encoded[i][0]))
+        answer = max(sum(label != IGNORED for label in labels) for _, labels in encoded)
+        rows = LOGIT_BYTES // (4 * spec.vocab_size * answer)
+        size = min(max(rows, 1), BATCH_SIZE)
+        self._batches = list(make_batches([encoded[i] for i in self._order], model, size))
+        self._states: list[list[Tensor]] = []
+        self._weights = [
+            model.get_submodule(module).weight.detach()  # type: ignore[union-attr]
+            for module, _, layer in spec.modules()
+            if layer is not None
+        ]
+        self._ends = np.cumsum([0, *(weight.numel() for weight in self._weights)])
+
+    def magnitudes(self) -> Iterator[tuple[str, ndarray]]:
+        """|θ| of every block matrix."""
+        for weight in self._weights:
+            yield "", weight.float().abs().cpu().numpy()
+
+    def outcomes(self, untouched: int = 0) -> Outcomes:
+        """Loss and exact match of every item, in the order given.
+
+        Args:
+            untouched: layers below which nothing was changed, so that what leaves them is known
+                (after `keep_states`).
+        """
+        if self._progress is not None:
+            self._progress.check_cancelled()
+        losses, hits = [], []
+        with evaluation(self.model):
+            for place, batch in enumerate(self._batches):
+                states = self._states[place][untouched] if untouched else None
+                found = stitched_logits(self.model, self.spec, batch, untouched - 1, states)
+                loss, hit = _per_item(found.float(), batch)
+                losses += loss
+                hits += hit
+        outcomes = np.empty((2, len(self._order)))
+        outcomes[:, self._order] = losses, hits
+        return outcomes
+
+    def keep_states(self) -> None:
+        """Remembers what leaves every layer while nothing is erased, where there is room for it."""
+        tokens = sum(batch.ids.numel() for batch in self._batches)
+        if 4 * tokens * self.spec.hidden_size * (self.spec.n_layers + 1) > STATE_BYTES:
+            return
+        with evaluation(self.model):
+            for batch in self._batches:
+                with record_states(self.model, self.spec) as states:
+                    decoder_of(self.model, self.spec)(input_ids=batch.ids, use_cache=False)
+                self._states.append(states)
+
+    def curve(
+        self, places: Int[ndarray, " k"], counts: Sequence[int], guess: float
+    ) -> Float[ndarray, "n_counts 2 n_items"]:
+        """Outcomes while more and more of the weights at `places` are 0.
+
+        Where every skill's loss is that of guessing or worse, a model is wrecked: with more
+        weights erased it is not measured again, and its last outcomes stand for these.
+
+        Args:
+            places: of block weights, laid end to end in the model's order; first ones go first.
+            counts: how many are 0 at each point, ascending.
+            guess: loss per token of guessing among all words.
+        """
+        found: list[Outcomes] = []
+        with ExitStack() as erased:
+            for start, stop in pairwise([0, *counts]):
+                if found and all(found[-1][0][own].mean() >= guess for own in self._skills):
+                    found.append(found[-1])
+                    continue
+                erased.enter_context(self.erased(places[start:stop]))
+                found.append(self.outcomes())
+        return np.stack(found)
+
+    @contextmanager
+    def erased(self, places: Int[ndarray, " k"]) -> Iterator[None]:
+        """The model with the weights at `places` 0."""
+        with torch.no_grad(), ExitStack() as stack:
+            for weight, at in self._located(places):
+                stack.enter_context(zeroed(weight, at))
+            yield
+
+    def _located(self, places: Int[ndarray, " k"]) -> Iterator[tuple[Tensor, Any]]:
+        """Weights and which of their rows and columns places are."""
+        places = np.sort(places)
+        cuts = np.searchsorted(places, self._ends)
+        for number, weight in enumerate(self._weights):
+            inside = places[cuts[number] : cuts[number + 1]] - self._ends[number]
+            if len(inside):
+                rows, cols = np.unravel_index(inside, tuple(weight.shape))
+                yield weight, tuple(torch.from_numpy(i).to(weight.device) for i in (rows, cols))
+
+    def without(self, part: Part) -> Outcomes:
+        """Outcomes while one part of the model is taken out."""
+        untouched = part.layer if self._states else 0
+        if part.role is None:
+            skipped = [blocks_of(self.model, self.spec)[part.layer]]
+            with replaced_forward(skipped, lambda states, *_, **__: states):
+                return self.outcomes(untouched)
+        module: Any = self.model.get_submodule(self.spec.module(part.role, part.layer))
+        at = slice(None) if part.columns is None else (slice(None), list(part.columns))
+        with torch.no_grad(), zeroed(module.weight.detach(), at):
+            return self.outcomes(untouched)
+
+
+def _per_item(logits: Float[Tensor, "answers vocab"], batch: Batch) -> tuple[list, list]:
+    """Mean loss and exact match of each item of a batch."""
+    losses = cross_entropy(logits, batch.targets, reduction="none").double()
+    losses = losses.nan_to_num(WRECKED, posinf=WRECKED).clamp(max=WRECKED)
+    hits = logits.argmax(-1) == batch.targets
+    return (
+        [float(each.mean()) for each in losses.split(batch.counts)],
+        [float(each.all()) for each in hits.split(batch.counts)],
+    )

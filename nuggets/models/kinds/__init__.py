@@ -1,0 +1,1 @@
+"""The kinds of models that are known: architectures, and wrappers around them."""
