@@ -101,6 +101,8 @@ def _overview(run: api.Run, status: api.RunStatus) -> None:
     report = api.report(run) if status == "done" else None
     if report is not None:
         st.text(report.verdict.sentence)
+    if status == "done" and (erasure := api.erasure_of(run)) is not None:
+        safe.notes(api.erasure_words.verdict(erasure, order) for order in erasure.curves)
     run_actions.notes(run)
     with st.container(horizontal=True):
         if report is not None and st.button("Open Benchmarks", key="to-benchmarks"):
