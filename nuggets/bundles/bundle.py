@@ -302,6 +302,7 @@ def _check_content(folder: Path, index: Index, path: Path) -> RunRecord:
         results.report(run)
         results.plan_of(run)
         results.map_of(run)
+        results.erasure_of(run)
         results.cells(run)
     except (ValidationError, KeyError, TypeError, RecursionError, OSError) as problem:
         raise Damaged(f"{path} contains a run that cannot be read: {_first(problem)}.") from None
