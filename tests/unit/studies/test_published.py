@@ -59,12 +59,6 @@ def test_a_report_is_judged_by_todays_rules_with_the_recipes_controls(name):
         assert found.verdict == judged or name == "retention"
 
 
-def test_no_published_retention_is_judged_at_different_learning_rates():
-    for panel in published("retention").panels:
-        rates = {tuple(arm.rates) for arm in panel.report.arms.values() if arm.rates}
-        assert len(rates) == 1 or panel.report.verdict.kind == "not_proven"
-
-
 def grafts():
     return {panel.name: panel.report for panel in published("graft").panels}
 
@@ -105,22 +99,50 @@ def test_what_is_said_of_pruned_students_is_what_the_report_found(document):
     }
 
 
+def shown(value, interval):
+    text = f"{value:.3f} [{interval[0]:.3f}, {interval[1]:.3f}]"
+    return text.replace("0.", ".")
+
+
 def test_what_is_said_of_the_independent_student_is_what_its_runs_found():
     text = " ".join((ROOT / "README.md").read_text().split())
-    report = api.lessons.controls().report
+    panels = {panel.name: panel.report for panel in published("main").panels}
     for name in ("paper", "plain"):
-        arm = report.arms[name]
-        shown = f"{arm.value:.3f} [{arm.interval[0]:.3f}, {arm.interval[1]:.3f}]"
-        assert shown.replace("0.", ".") in text
-    assert report.verdict.kind == "hurts"
-    assert report.verdict.edition == EDITION
+        arm = panels["reverse"].arms[name]
+        assert shown(arm.value, arm.interval) in text
+    assert {report.verdict.kind for report in panels.values()} == {"no_difference"}
+    summary = " ".join((PAPER / "summary.md").read_text().split())
+    for report in panels.values():
+        for name in ("plain", "paper", "permuted", "gaussian", "full", "teacher_labels"):
+            assert shown(report.arms[name].value, report.arms[name].interval) in summary
+        assert f"{report.verdict.minimum_detectable:.3f}"[1:] in summary
+
+
+@pytest.mark.parametrize("name", ["layers", "structure", "cross"])
+def test_neither_layers_nor_entries_nor_seed_samples_are_said_to_matter(name):
+    for panel in published(name).panels:
+        assert panel.report.verdict.kind == "no_difference"
+        assert not any(each.better for each in panel.alternatives)
+
+
+def test_at_equal_rates_plain_lora_keeps_as_much_on_reverse():
+    """An audit's case: at rates of their own, the paper's start seemed to keep more."""
+    panels = {panel.name: panel.report for panel in published("retention").panels}
+    for report in panels.values():
+        assert len({tuple(arm.rates) for arm in report.arms.values() if arm.rates}) == 1
+    kinds = {name: report.verdict.kind for name, report in panels.items()}
+    assert kinds == {"reverse": "no_difference", "sub": "hurts", "king": "no_difference"}
+
+
+def test_in_every_setting_of_the_main_table_the_training_items_were_learned():
+    for panel in published("main").panels:
+        assert panel.report.arms["plain"].learned.exact_match >= 0.9
 
 
 def test_the_four_pre_registered_attempts_have_no_success():
     kinds = [panel.report.verdict.kind for panel in published("unseen").panels]
     assert len(kinds) == 4
     assert "helps" not in kinds
-    assert "Four pre-registered attempts" in (ROOT / "README.md").read_text()
 
 
 def test_the_shipped_lesson_of_cuts_is_that_of_the_graft_report():
