@@ -54,8 +54,8 @@ def _chosen_run(choice: shell.Choice) -> None:
         with st.container(border=True, horizontal=True, vertical_alignment="center"):
             with st.container(width="stretch"):
                 st.text(report.verdict.sentence)
-            if st.button("Open Benchmarks", type="primary", key="to-benchmarks"):
-                shell.go("benchmarks")
+            if st.button("Open Results", type="primary", key="to-benchmarks"):
+                shell.go("results")
     live.panel(run, "transfer-run")
 
 

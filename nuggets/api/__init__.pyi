@@ -131,6 +131,8 @@ from nuggets.views import sensitivity as views
 from nuggets.workspace import pruning as pruning
 from nuggets.workspace import strangers as strangers
 from nuggets.workspace import tour as tour
+from nuggets.workspace.names import about as about
+from nuggets.workspace.names import titles as titles
 from nuggets.workspace.recipes import compare_recipes as compare_recipes
 from nuggets.workspace.recipes import delete_recipe as delete_recipe
 from nuggets.workspace.recipes import load_recipe as load_recipe

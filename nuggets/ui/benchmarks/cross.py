@@ -1,4 +1,4 @@
-"""The cross-task matrix on the Benchmarks page: shown, or how to get it."""
+"""The cross-task matrix on the Results page: shown, or how to get it."""
 
 from __future__ import annotations
 

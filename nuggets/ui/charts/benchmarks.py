@@ -1,4 +1,4 @@
-"""Figures and tables of the Benchmarks page. Nothing is drawn without its interval."""
+"""Figures and tables of the Results page. Nothing is drawn without its interval."""
 
 from __future__ import annotations
 
@@ -172,13 +172,17 @@ def differences_frame(differences: Sequence[Difference]) -> pd.DataFrame:
     )
 
 
-def forest_figure(differences: Sequence[Difference], look: Look = LIGHT) -> go.Figure:
+def forest_figure(
+    differences: Sequence[Difference], look: Look = LIGHT, of: str | None = None
+) -> go.Figure:
     """Paired differences with intervals beside a line at no difference.
 
-    Blue is better, vermilion worse, and hollow grey not detectable.
+    Blue is better, vermilion worse, and hollow grey not detectable. Where all are `of` one arm, it
+    is named once, below.
     """
     fig = go.Figure()
-    names = list(charts.labels([f"{d.arm} − {d.versus}" for d in differences], 40).values())
+    each = [f"{d.arm} − {d.versus}" if of is None else f"over {d.versus}" for d in differences]
+    names = list(charts.labels(each, 40).values())
     frame = differences_frame(differences).assign(name=names, seen=[_seen(d) for d in differences])
     for title, colour, symbol in (
         ("better", look.blue, "circle"),
@@ -201,9 +205,11 @@ def forest_figure(differences: Sequence[Difference], look: Look = LIGHT) -> go.F
             "<br>p (Holm) %{customdata[2]:.2g}<extra></extra>",
         )
     fig.update_yaxes(categoryorder="array", categoryarray=names[::-1], showgrid=False)
-    fig.update_xaxes(title="worse ← paired difference → better")
+    whose = "paired difference" if of is None else charts.shorten(charts.plain_name(of))
+    fig.update_xaxes(title=f"worse ← {whose} → better")
     fig.add_vline(x=0, line={"color": look.muted, "width": 1.5, "dash": "dot"})
-    return charts.finish(fig, look, 130 + 44 * max(3, len(names)))
+    height = 130 + 44 * max(3, len(names)) if of is None else 110 + 36 * len(names)
+    return charts.finish(fig, look, height)
 
 
 def _seen(difference: Difference) -> str:

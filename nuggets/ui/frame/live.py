@@ -17,7 +17,7 @@ from nuggets import api
 from nuggets.amounts import duration
 from nuggets.recipe import TransferRecipe
 from nuggets.runs.schema import RunRecord, now
-from nuggets.ui.frame import consent, safe
+from nuggets.ui.frame import consent, heading, safe
 
 TICK_S = 1.0
 ACTED = "nuggets-acted"
@@ -47,8 +47,9 @@ def _panel(run: api.Run, key: str, losses: bool, was_live: bool) -> None:
             safe.problem(run.problem() or "This run cannot be read.", f"{key}-damaged")
             return
         record = run.record()
-        _head(run, record, status, key)
-        st.progress(1.0 if status == "done" else overall(record))
+        _head(run, status, key)
+        if status != "done":
+            st.progress(overall(record))
         _clocks(record, status, told(run))
         if record.error is not None and status != "cancelled":
             safe.problem(record.error.message, f"{key}-error", "The run failed")
@@ -58,11 +59,9 @@ def _panel(run: api.Run, key: str, losses: bool, was_live: bool) -> None:
         _log(run, key)
 
 
-def _head(run: api.Run, record: RunRecord, status: api.RunStatus, key: str) -> None:
+def _head(run: api.Run, status: api.RunStatus, key: str) -> None:
     with st.container(horizontal=True, vertical_alignment="center"):
-        safe.status(status)
-        with st.container(width="stretch"):
-            st.text(run.id)
+        heading.line(run)
         if status in api.LIVE:
             asked = run.cancel_requested()
             st.button(
@@ -129,18 +128,16 @@ def _lines(ids: tuple[str, ...]) -> None:
         st.rerun()
     for run in left:
         record = run.record()
-        words = safe.label(f"{record.name}: {record.stage or run.status()}")
+        words = safe.label(f"{api.about(run).title}: {record.stage or run.status()}", 90)
         st.progress(overall(record), text=words)
 
 
 def row(run: api.Run) -> dict[str, str]:
     """One run in a table of runs."""
-    row = {"run": run.id, "status": str(run.status()), "kind": "", "started": "", "took": ""}
+    row = {"run": api.about(run).title, "status": str(run.status()), "kind": "", "took": ""}
     if row["status"] != "damaged":
         record = run.record()
-        row["kind"] = record.kind
-        row["started"] = f"{record.created.astimezone():%d %b %H:%M}"
-        row["took"] = duration(elapsed(record))
+        row |= {"kind": record.kind, "took": duration(elapsed(record))}
     return row
 
 
@@ -192,7 +189,7 @@ def _losses(run: api.Run, key: str) -> None:
         transfer_charts.losses_figure(frame, share.look()),
         frame,
         f"{key}-losses",
-        f"Training loss, mean over {seeds}{band} · {run.id}",
+        f"Training loss, mean over {seeds}{band} · {api.about(run).title}",
         share.Origin.of(api.job_of(run)),
         "Training loss of each arm by step",
     ).draw()
@@ -220,7 +217,7 @@ def _identity(run: api.Run, key: str) -> None:
         share.table(
             frame,
             f"{key}-step0",
-            f"Step-0 identity · {run.id}",
+            f"Step-0 identity · {api.about(run).title}",
             share.Origin.of(job),
             height="content",
             column_config={"max |Δ logit|": st.column_config.NumberColumn(format="%.1e")},

@@ -12,7 +12,7 @@ STEPS = (
     ("alignment", "2 Compare", "Which layers of the two models are similar."),
     ("transfer", "3 Plan", "What will be extracted, before anything is trained."),
     ("runs", "4 Run", "Train arms and seeds in the background, even with this window closed."),
-    ("benchmarks", "5 Judge", "The verdict, with controls and intervals."),
+    ("results", "5 Judge", "The verdict, with controls and intervals."),
 )
 HIDDEN = "nuggets-tour-hidden"
 
