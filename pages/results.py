@@ -73,10 +73,11 @@ def choose_run() -> api.Run | None:
         if not finished:
             st.subheader("No transfer has finished yet", anchor=False)
             st.text(
-                "Run the recipe “quick” on the Transfer page. It takes less than a minute "
-                "on a laptop."
+                "Home has one to look at. Or run the recipe “quick” on the Plan page: it takes "
+                "about a minute on a laptop."
             )
-            st.page_link(shell.page("transfer"), label="Open Transfer")
+            shell.link("home", "Open Home")
+            shell.link("transfer", "Open Plan")
             return None
         st.subheader("Choose a finished transfer", anchor=False)
         for run in finished[:8]:

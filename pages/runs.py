@@ -23,8 +23,8 @@ def main() -> None:
     runs = api.runs()
     run_actions.import_bundle()
     if not runs:
-        st.text("No runs yet. Start one on the Transfer page, or click “Run it now” on Home.")
-        st.page_link(shell.page("transfer"), label="Open Transfer")
+        st.text("No runs yet. Start one on the Plan page, or click “Run it yourself” on Home.")
+        shell.link("transfer", "Open Plan")
         return
     _table(_filtered(runs))
     choice = shell.current()

@@ -204,7 +204,7 @@ def write_benchmark(
             )
             cells.append(cell)
             folder = run.folder / "artifacts" / "cells" / f"{arm}-{seed}"
-            folder.mkdir(parents=True)
+            (folder / "adapter").mkdir(parents=True)  # without weights: nobody loads them here
             (folder / "cell.json").write_text(cell.model_dump_json())
             rows = [
                 {

@@ -14,6 +14,7 @@ from streamlit.testing.v1 import AppTest
 from nuggets import api
 from nuggets.recipe import TransferRecipe, load_recipe
 from nuggets.studies.report import Panel, StudyReport
+from nuggets.ui.charts.benchmarks import curves_frame
 from tests.app.conftest import HOSTILE, rendered, shown
 from tests.app.measured import ARMS, write_benchmark, write_models
 from tests.app.test_page_alignment import decoded
@@ -80,7 +81,7 @@ def test_verdict_arms_and_differences_are_those_of_the_report(
     names = {name for bar in bars for name in bar["y"]}
     assert names == set(report.arms)
     assert sorted(forest(at, 0)) == sorted(
-        f"{d.arm} − {d.versus}" for d in report.differences if "paper" in (d.arm, d.versus)
+        f"over {d.versus}" for d in report.differences if d.arm == "paper"
     )
     assert sorted(forest(at, 2)) == sorted(f"{d.arm} − {d.versus}" for d in report.differences)
     assert len(report.differences) > 2
@@ -297,3 +298,15 @@ def test_a_run_that_is_deleted_while_it_is_looked_at_is_one_sentence(
     at = AppTest.from_function(script, args=(run.id,)).run()
     assert not at.exception
     assert run.id in shown(at)
+
+
+def test_bands_stay_within_what_the_metric_can_be(recipe: TransferRecipe) -> None:
+    report = api.report(write_benchmark(recipe))
+    assert report is not None
+    arm = report.arms["vanilla"]
+    curve = ((30, 0.02, -0.1, 0.2), (60, 0.98, 0.9, 1.1))
+    arms = {"vanilla": arm.model_copy(update={"curve": curve})}
+    frame = curves_frame(report.model_copy(update={"arms": arms}))
+    assert frame[["low", "high"]].to_numpy().tolist() == [[0.0, 0.2], [0.9, 1.0]]
+    losses = report.model_copy(update={"arms": arms, "higher_is_better": False})
+    assert curves_frame(losses)["high"].tolist() == [0.2, 1.1]

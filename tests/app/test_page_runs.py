@@ -73,6 +73,8 @@ def test_export_writes_what_the_api_writes(open_page, two, tmp_path, monkeypatch
     asked = []
     monkeypatch.setattr(api, "export", lambda run, out, arm, seed: asked.append((arm, seed, out)))
     at = open_page("runs", run=two[0].id)
+    assert at.selectbox("export-arm").value == "paper"  # what the verdict is about, no control
+    at.selectbox("export-arm").select("permuted").run()
     at.selectbox("export-arm").select("paper").run()
     at.selectbox("export-seed").select(1).run()
     at.text_input(f"export-{two[0].id}-paper-1").set_value(str(tmp_path / "out")).run()
@@ -82,6 +84,8 @@ def test_export_writes_what_the_api_writes(open_page, two, tmp_path, monkeypatch
 
 
 def test_export_of_a_missing_adapter_is_one_sentence(open_page, two):
+    for folder in two[0].folder.glob("artifacts/cells/*/adapter"):
+        folder.rmdir()
     at = open_page("runs", run=two[0].id)
     at.button("export").click().run()
     assert not at.exception

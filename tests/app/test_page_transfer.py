@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from nuggets import api
+from nuggets.planning.cache import MapRequest
 from nuggets.recipe import SensitivityJob, TransferRecipe
 from nuggets.runs.events import EventLog
 from nuggets.ui.transfer import form_compare, form_extract, form_train
@@ -202,7 +203,8 @@ def test_plan_is_that_of_the_api(open_page, measured):
     assert text == [f"{value:.2f}×" for value in times]
 
 
-def test_without_a_map_the_page_offers_to_measure(open_page, wait_for):
+def test_without_a_map_the_page_offers_to_measure(open_page, wait_for, monkeypatch):
+    monkeypatch.setattr(MapRequest, "shipped", lambda request: None)
     at = open_page("transfer")
     assert not at.get("plotly_chart")
     at.button("plan-map-offer-0").click().run()
@@ -241,12 +243,12 @@ def test_cancel_and_resume(open_page, wait_for):
     assert run.record().attempts == 2
 
 
-def test_done_run_shows_its_verdict_and_leads_to_benchmarks(open_page):
+def test_done_run_shows_its_verdict_and_leads_to_results(open_page):
     run = write_benchmark(api.load_recipe("quick"))
     at = open_page("transfer", run=run.id)
     assert api.report(run).verdict.sentence in shown(at)
     at.button("to-benchmarks").click().run()
-    assert at.title[0].value == "Benchmarks"
+    assert at.title[0].value == "Results"
     assert at.selectbox("run").value == run.id
 
 

@@ -128,12 +128,17 @@ def test_estimate_follows_the_last_ticks_and_is_withheld_early():
     start = datetime(2026, 1, 1, tzinfo=UTC)
     ticks = [(start + timedelta(seconds=10 * n), n / 10) for n in range(5)]
     last = ticks[-1][0]
-    assert live.remaining(ticks, last) == pytest.approx(60)  # 6 tenths at 10 s each
-    assert live.remaining(ticks, last + timedelta(seconds=5)) == pytest.approx(55)
-    assert live.remaining(ticks, last + timedelta(hours=1)) == 0
-    assert live.remaining(ticks[:1], last) is None
-    skipped = [(start, 0.0), *[(start, 0.5)] * 9, (start + timedelta(seconds=4), 0.6)]
-    assert live.remaining(skipped, skipped[-1][0]) == pytest.approx(16)  # not the skipped half
+    assert live.remaining(ticks, last) == pytest.approx((60, 60))  # 6 tenths at 10 s each
+    assert live.remaining(ticks, last + timedelta(seconds=5)) == pytest.approx((55, 55))
+    assert live.remaining(ticks, last + timedelta(hours=1)) == (0, 0)
+    assert live.remaining(ticks[:2], last) is None  # the first step may count warming up
+    uneven = [*ticks, (last + timedelta(seconds=30), 0.5)]
+    assert live.remaining(uneven, uneven[-1][0]) == pytest.approx((50, 150))
+    skipped = [(start, 0.0), *[(start, 0.5)] * 9]
+    skipped += [(start + timedelta(seconds=4 * n), 0.5 + n / 10) for n in (1, 2)]
+    assert live.remaining(skipped, skipped[-1][0]) == pytest.approx(
+        (12, 12)
+    )  # not the skipped half
 
 
 def test_app_and_pages_never_import_torch():

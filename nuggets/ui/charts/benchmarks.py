@@ -24,20 +24,6 @@ ROLE_TITLES = {
     "reference": "no training",
 }
 UNSEEN = "no detectable difference"
-DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
-SYMBOLS = ("circle", "square", "diamond", "cross", "triangle-up", "x", "star")
-
-
-def arm_styles(report: BenchmarkReport) -> dict[str, tuple[str, str, str]]:
-    """Arm → colour, dash and symbol: colours tell roles, dashes and symbols arms of one role."""
-    seen: dict[str, int] = {}
-    styles = {}
-    for name, arm in report.arms.items():
-        place = seen.get(arm.role, 0)
-        seen[arm.role] = place + 1
-        dash, symbol = DASHES[place % len(DASHES)], SYMBOLS[place % len(SYMBOLS)]
-        styles[name] = colours.ROLE_COLOURS[arm.role], dash, symbol
-    return styles
 
 
 def arms_frame(report: BenchmarkReport) -> pd.DataFrame:
@@ -113,9 +99,10 @@ def _direction(report: BenchmarkReport) -> str:
 
 
 def curves_frame(report: BenchmarkReport) -> pd.DataFrame:
-    """One row per arm and step: mean over seeds with its band."""
+    """One row per arm and step: mean over seeds with its band, within what the metric can be."""
+    most = 1.0 if report.higher_is_better else float("inf")
     rows = [
-        {"arm": arm.name, "step": step, "mean": mean, "low": low, "high": high}
+        {"arm": arm.name, "step": step, "mean": mean, "low": max(low, 0.0), "high": min(high, most)}
         for arm in report.arms.values()
         for step, mean, low, high in arm.curve
     ]
@@ -126,7 +113,8 @@ def curves_figure(
     report: BenchmarkReport, arms: Sequence[str] = (), look: Look = LIGHT
 ) -> go.Figure:
     """Learning curves with bands over seeds, in the colours of the arms' roles."""
-    labels, styles = charts.labels(report.arms), arm_styles(report)
+    labels = charts.labels(report.arms)
+    styles = charts.arm_styles({name: arm.role for name, arm in report.arms.items()})
     fig = go.Figure()
     for name, own in curves_frame(report).groupby("arm", sort=False):
         if arms and name not in arms:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import pairwise
 from typing import Any
 
 import streamlit as st
@@ -148,14 +149,31 @@ def elapsed(record: RunRecord, at: datetime | None = None) -> float | None:
     return max(0.0, ((record.finished or at or now()) - record.started).total_seconds())
 
 
-def remaining(ticks: Sequence[tuple[datetime, float]], at: datetime | None = None) -> float | None:
-    """Seconds left in a stage, at the speed of its last ticks; None while too early to say."""
+def remaining(
+    ticks: Sequence[tuple[datetime, float]], at: datetime | None = None
+) -> tuple[float, float] | None:
+    """Seconds left in a stage, at the fastest and the slowest of its last speeds.
+
+    None while too early to say: before three ticks, of which the first may count warming up.
+    """
     recent = ticks[-WINDOW:]
-    if len(recent) < 2 or recent[-1][1] <= recent[0][1]:
+    steps = [
+        (later - earlier).total_seconds() / (more - less)
+        for (earlier, less), (later, more) in pairwise(recent)
+        if more > less
+    ]
+    if len(steps) < 2:
         return None
-    (began, first), (last, done) = recent[0], recent[-1]
-    pace = (last - began).total_seconds() / (done - first)
-    return max(0.0, pace * (1 - done) - ((at or now()) - last).total_seconds())
+    last, done = recent[-1]
+    waited = ((at or now()) - last).total_seconds()
+    return tuple(max(0.0, pace * (1 - done) - waited) for pace in (min(steps), max(steps)))
+
+
+def _between(left: tuple[float, float] | None) -> str:
+    if left is None:
+        return "no estimate yet"
+    low, high = map(duration, left)
+    return f"about {low}" if low == high else f"{low} to {high}"
 
 
 def _clocks(record: RunRecord, status: api.RunStatus, known: Told) -> None:
@@ -163,14 +181,13 @@ def _clocks(record: RunRecord, status: api.RunStatus, known: Told) -> None:
     stage = f"{record.stage} ({place} of {len(record.stages)})" if place else record.stage
     if known.doing and status in api.LIVE:
         stage = f"{stage}, {known.doing}" if stage and status == "running" else known.doing
-    parts = [f"Stage: {stage or 'not started'}", f"Elapsed: {duration(elapsed(record))}"]
+    begun = "starting (loading PyTorch)" if status == "running" else "not started"
+    parts = [f"Stage: {stage or begun}", f"Elapsed: {duration(elapsed(record))}"]
     if status == "interrupted":
         parts[1] = "The worker stopped; committed results are safe"
     if status in api.LIVE:
         left = remaining(known.ticks)
-        parts.append(
-            "Time left: no estimate yet" if left is None else f"Time left: about {duration(left)}"
-        )
+        parts.append(f"Time left: {_between(left)}")
     parts.append(f"Device: {record.provenance.device}")
     st.text("  ·  ".join(parts))
 
@@ -182,15 +199,18 @@ def _losses(run: api.Run, key: str) -> None:
     frame = transfer_charts.losses_frame(told(run).losses)
     if frame.empty:
         return
+    job = api.job_of(run)
+    parts = job.parts if isinstance(job, TransferRecipe) else {}
+    roles = {arm: part.role for arm, part in parts.items()}
     few, most = min(frame["seeds"]), max(frame["seeds"])
     seeds = "1 seed" if most == 1 else f"{most} seeds" if few == most else f"{few} to {most} seeds"
     band = "" if most == 1 else "; bands from the lowest to the highest seed"
     share.Picture(
-        transfer_charts.losses_figure(frame, share.look()),
+        transfer_charts.losses_figure(frame, share.look(), roles),
         frame,
         f"{key}-losses",
         f"Training loss, mean over {seeds}{band} · {api.about(run).title}",
-        share.Origin.of(api.job_of(run)),
+        share.Origin.of(job),
         "Training loss of each arm by step",
     ).draw()
 

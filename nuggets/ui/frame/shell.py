@@ -123,6 +123,11 @@ def page(name: str) -> st.Page:
     return st.session_state[PAGES][name]
 
 
+def link(name: str, label: str, help: str | None = None) -> None:
+    """A link to another page, with the arrow by which people know it as one."""
+    st.page_link(page(name), label=label, icon=":material/arrow_forward:", help=help)
+
+
 def go(name: str) -> None:
     """Goes to another page, with all choices of the sidebar."""
     # Without the empty mapping Streamlit refuses: it will not clear what widgets are bound to.
@@ -177,8 +182,9 @@ def from_address(key: str, options: Iterable[str], many: bool = False) -> None:
     ever; here it is what they name.
     """
     state, known = st.session_state, set(options)
-    if key not in state:
-        state[key] = st.query_params.get_all(key) if many else st.query_params.get(key)
+    if key not in state:  # a new session, or another page: unbound controls lose their value there
+        said = st.query_params.get_all(key) if many else st.query_params.get(key)
+        state[key] = state.get(f"nuggets-kept-{key}", said)
     if many:
         state[key] = [value for value in state[key] if value in known]
     elif state[key] not in known:
@@ -187,7 +193,7 @@ def from_address(key: str, options: Iterable[str], many: bool = False) -> None:
 
 def keep_in_address(key: str) -> None:
     """Writes such a control's value into the address; call after it."""
-    value = st.session_state.get(key)
+    value = st.session_state[f"nuggets-kept-{key}"] = st.session_state.get(key)
     chosen = list(value) if isinstance(value, list) else [value] if value else []
     if st.query_params.get_all(key) == chosen:
         return

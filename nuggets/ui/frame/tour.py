@@ -24,8 +24,8 @@ def card() -> None:
     with st.container(border=True, horizontal=True, vertical_alignment="center", key="tour"):
         st.markdown("**First visit?** Five steps:")
         for page, label, meaning in STEPS:
-            st.page_link(shell.page(page), label=label, help=meaning)
-        st.page_link(shell.page("learn"), label="Learn why")
+            shell.link(page, label, help=meaning)
+        shell.link("learn", "Learn why")
         st.button("Hide", key="tour-hide", type="tertiary", on_click=_put_away, args=(True,),
                   help="You can show it again from the Learn page.")  # fmt: skip
 
@@ -35,7 +35,7 @@ def again() -> None:
     if _hidden():
         st.button("Show the tour again", key="tour-again", on_click=_put_away, args=(False,))
     else:
-        st.page_link(shell.page("home"), label="Go to the tour on Home")
+        shell.link("home", "Go to the tour on Home")
 
 
 def _hidden() -> bool:

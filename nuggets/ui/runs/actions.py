@@ -10,7 +10,7 @@ import streamlit as st
 
 from nuggets import api
 from nuggets.recipe import TransferRecipe
-from nuggets.ui.frame import safe, share, shell
+from nuggets.ui.frame import heading, safe, share, shell
 
 NOTES_LENGTH = 4000
 MOST_COMPARED = 7
@@ -96,9 +96,13 @@ def export(run: api.Run, job: TransferRecipe) -> None:
     if not arms:
         st.text("No arm has finished yet.")
         return
+    judged = heading.verdict_of(run)
+    treatments = [name for name, part in job.parts.items() if part.role == "treatment"]
+    wanted = [judged.treatment] if judged and judged.treatment else treatments
+    default = next((arm for arm in wanted if arm in arms), arms[-1])
     left, right = st.columns(2)
     with left:
-        arm = st.selectbox("Arm", arms, index=len(arms) - 1, key="export-arm")
+        arm = st.selectbox("Arm", arms, index=arms.index(default), key="export-arm")
     with right:
         seeds = [seed for name, seed in sorted(finished) if name == arm]
         seed = st.selectbox("Seed", seeds, key="export-seed")

@@ -29,7 +29,7 @@ def popover() -> None:
             st.code(SHAPES, language="json", wrap_lines=True)
             return
         with safe.shown_problems("data"):
-            path = api.save_upload(file.getvalue())
+            path = api.save_upload(file.getvalue(), checked_as=file.name)
             samples = load_samples(path)
             st.text(f"Read {len(samples)} samples. The first one:")
             st.code(samples[0].prompt[:400], language=None, wrap_lines=True)
