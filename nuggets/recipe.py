@@ -169,8 +169,8 @@ class EraseJob(Frozen):
     model: str
     data: DataConfig
     against: tuple[str, ...] = ()
-    scores: tuple[Score, ...] = Field((ThetaGrad(), Specific(), Contrast()), min_length=1)
-    fractions: tuple[float, ...] = Field((1e-6, 1e-5, 1e-4, 1e-3, 1e-2), min_length=1)
+    scores: tuple[Score, ...] = Field(default=(ThetaGrad(), Specific(), Contrast()), min_length=1)
+    fractions: tuple[float, ...] = Field(default=(1e-6, 1e-5, 1e-4, 1e-3, 1e-2), min_length=1)
     n_items: int = Field(default=32, ge=2)
     n_maps: int = Field(default=3, ge=1, le=20)
     parts: tuple[PartKind, ...] = ("layers", "matrices")

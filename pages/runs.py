@@ -99,6 +99,8 @@ def _overview(run: api.Run, status: api.RunStatus) -> None:
     report = api.report(run) if status == "done" else None
     if report is not None:
         st.text(report.verdict.sentence)
+    if status == "done" and (erasure := api.erasure_of(run)) is not None:
+        safe.notes(api.erasure_words.verdict(erasure, order) for order in erasure.curves)
     run_actions.notes(run)
     st.text(f"Size on disk: {amounts.size(api.pruning.size_of(run.folder))}. `nuggets prune` lists "
             "what can be deleted.")  # fmt: skip

@@ -30,7 +30,7 @@ from nuggets.bundles.page import report_page
 from nuggets.disk.commit import atomic_write, disk_errors, make_folder, new_folder
 from nuggets.disk.home import nuggets_home, runs_dir
 from nuggets.disk.manifest import MANIFEST, verify_folder, write_manifest
-from nuggets.disk.untrusted import open_file
+from nuggets.disk.untrusted import exists, open_file
 from nuggets.errors import BadInput, Damaged
 from nuggets.frozen import Frozen, first_fault
 from nuggets.recipe import load_job
@@ -163,6 +163,8 @@ def read_bundle(path: Path) -> Run:
         BadInput: if the file is no bundle, or a run of that id is here already.
         Damaged: if a name, kind, size, hash or content is not what it should be.
     """
+    if not exists(path):
+        raise BadInput(f"There is no file {path}.")
     try:
         with open_file(path) as file:
             _check_directory(file, path)
@@ -305,6 +307,7 @@ def _check_content(folder: Path, index: Index, path: Path) -> RunRecord:
         results.report(run)
         results.plan_of(run)
         results.map_of(run)
+        results.erasure_of(run)
         results.cells(run)
     except (ValidationError, KeyError, TypeError, RecursionError, OSError) as problem:
         raise Damaged(f"{path} contains a run that cannot be read: {_first(problem)}.") from None

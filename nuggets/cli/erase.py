@@ -65,11 +65,11 @@ def erase(
         report = api.erase(job, out, save, progress)
     if json:
         return print_json(api.erasure_words.as_tree(report) | {"out": str(out)})
-    _show(report)
+    show_erasure(report)
     return say(f"Wrote {out}.")
 
 
-def _show(report: api.ErasureReport) -> None:
+def show_erasure(report: api.ErasureReport) -> None:
     """Draws the curves as damage, and says what they mean."""
     words = api.erasure_words
     rows = []

@@ -174,7 +174,7 @@ def failed(run: api.Run) -> NuggetsError:
 
 def describe(run: api.Run, json: bool) -> None:
     """Prints a run: its report when there is one."""
-    report = api.report(run)
+    report, erasure = api.report(run), api.erasure_of(run)
     if json:
         document = {
             "run": run.id,
@@ -183,11 +183,16 @@ def describe(run: api.Run, json: bool) -> None:
             "record": run.record().model_dump(mode="json"),
             "report": None if report is None else report.model_dump(mode="json"),
             "benchmarks": [made.model_dump(mode="json") for made in api.benchmark_tables(run)],
+            "erasure": None if erasure is None else api.erasure_words.as_tree(erasure),
         }
         return print_json(document)
     say(f"{run.id}: {run.status()}")
     if report is not None:
         show_report(report)
+    if erasure is not None:
+        from nuggets.cli.erase import show_erasure  # NumPy, which a list of runs does not need
+
+        show_erasure(erasure)
     if (plan := api.plan_of(run)) is not None and plan.plain:
         say(plan.plain_sentence)
     return show_tables(run)

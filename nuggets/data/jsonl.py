@@ -19,6 +19,7 @@ from nuggets.disk.untrusted import LFS_MAGIC, open_file, parse_json
 from nuggets.errors import BadInput
 
 MAX_LINE_BYTES = 1_000_000
+MAX_ARRAY_BYTES = 200_000_000
 _ARCHIVES = (
     b"PK\x03\x04",
     b"\x1f\x8b",
@@ -45,7 +46,11 @@ def load_samples(path: str | Path, limit: int | None = None) -> list[Sample]:
         BadInput: naming the file, the line and the reason.
     """
     path = Path(path).expanduser()
-    samples = _collect(path.name, "line", ((n, parse_json, x) for n, x in _lines(path)), limit)
+    if (listed := _array(path)) is not None:
+        samples = _collect(path.name, "entry", ((n, dict, x) for n, x in listed), limit)
+    else:
+        lines = ((n, parse_json, line) for n, line in _lines(path))
+        samples = _collect(path.name, "line", lines, limit)
     if not samples:
         raise BadInput(
             f"{path} contains no samples. Give a JSONL file with one sample on each line: {SHAPES}."
@@ -99,6 +104,24 @@ def _collect(
         places[sample.id] = number
         samples.append(sample)
     return samples
+
+
+def _array(path: Path) -> list[tuple[int, dict[str, Any]]] | None:
+    """The numbered objects of a file that is one JSON array of them; None for any other file."""
+    if not path.is_file():
+        return None
+    with open_file(path) as file:
+        if not file.read(64).lstrip(b" \t\r\n\xef\xbb\xbf").startswith(b"["):
+            return None
+        file.seek(0)
+        text = file.read(MAX_ARRAY_BYTES + 1)
+    try:
+        records = parse_json(text.removeprefix(b"\xef\xbb\xbf"))
+    except ValueError:
+        return None  # lines, the first of which is a list: told as such
+    if not isinstance(records, list) or not all(isinstance(each, dict) for each in records):
+        return None
+    return list(enumerate(records, start=1))
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:

@@ -8,8 +8,9 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
-from typing import IO, Any, NoReturn
+from typing import Any, NoReturn
 
 from nuggets.errors import BadInput, Damaged
 
@@ -29,7 +30,7 @@ def damaged(path: Path, reason: str) -> Damaged:
 
 
 @contextmanager
-def open_file(path: Path, max_bytes: int | None = None) -> Iterator[IO[bytes]]:
+def open_file(path: Path, max_bytes: int | None = None) -> Iterator[BufferedReader]:
     """Opens a regular file for reading: never a pipe or a device, on which a reader would wait.
 
     Args:

@@ -197,6 +197,7 @@ class ErasureReport:
             if head["schema"] != SCHEMA:
                 raise ValueError(f"schema {head['schema']}, not {SCHEMA}")
             tensors = load_file(folder / TENSORS)
+            _check(head, tensors)
             return cls(
                 skills=head["skills"],
                 fractions=tuple(head["fractions"]),
@@ -213,6 +214,24 @@ class ErasureReport:
                 f"The erasure in {folder} is damaged or incomplete ({problem}). Delete the folder "
                 "and measure it again."
             ) from None
+
+
+def _check(head: Mapping[str, Any], tensors: Mapping[str, ndarray]) -> None:
+    """Refuses numbers that do not fit what the head says of them.
+
+    Raises:
+        ValueError: naming what does not fit.
+    """
+    sizes, n = list(head["skills"].values()), len(head["fractions"])
+    if len(sizes) < 2 or min(sizes) < 2 or n < 1 or len(head["counts"]) != n:
+        raise ValueError("at least 2 skills, 2 items of each, and 1 fraction are needed")
+    wanted = {"untouched": (), "without": (len(head["parts"]),)}
+    shapes = {name: (*lead, 2, sum(sizes)) for name, lead in wanted.items()}
+    for order in head["orders"]:
+        shapes[f"curves.{order}"] = (*tensors[f"curves.{order}"].shape[:1], n, 2, sum(sizes))
+    for name, shape in shapes.items():
+        if tensors[name].shape != shape or not np.isfinite(tensors[name]).all():
+            raise ValueError(f"{name} is {tensors[name].shape}, not {shape}, or not finite")
 
 
 def combined_interval(groups: Groups, weights: Sequence[float]) -> Interval:

@@ -47,6 +47,7 @@ def _value(text: str) -> Fraction | None:
     bare = _plain(found[0])
     sign = -1 if bare.startswith("-") else 1
     try:
-        return sign * sum(Fraction(part) for part in bare.removeprefix("-").split(" "))
+        parts = bare.removeprefix("-").split(" ")
+        return sign * sum(map(Fraction, parts), Fraction())
     except ZeroDivisionError:
         return None

@@ -151,8 +151,8 @@ def plain_sentence(n_cut: int, uncut: Sequence[_WithReason]) -> str:
         return ""
     parts = []
     for reason, roles in _by_reason(uncut).items():
-        layers = {each.student_layer for each in uncut if each.reason == reason}
-        where = ", ".join(str(layer) for layer in sorted(layers - {None}, key=int))
+        layers = {each.student_layer or 0 for each in uncut if each.reason == reason}
+        where = ", ".join(map(str, sorted(layers)))
         parts.append(f"layers {where}: {reason}" if reason == DEEPER else f"{roles}: {reason}")
     return (
         f"{len(uncut)} of {n_cut + len(uncut)} matrices start as plain LoRA, the others from the "

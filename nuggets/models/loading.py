@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -16,7 +17,6 @@ import tokenizers
 import torch
 import transformers  # its parts are imported when they are first used
 from tokenizers import Tokenizer
-from transformers import modeling_gguf_pytorch_utils as gguf_loading
 from transformers.utils import logging as transformers_logging
 
 from nuggets.data.samples import EMBEDDING_ROWS
@@ -332,6 +332,7 @@ def _reported(what: str) -> Iterator[None]:
     bars = transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
+    gguf_loading: Any = import_module("transformers.modeling_gguf_pytorch_utils")
     gguf_bar = gguf_loading.tqdm
     gguf_loading.tqdm = partial(gguf_bar, disable=True)  # it asks no setting
     try:

@@ -122,9 +122,9 @@ def probe(file: str | None, templates: Sequence[str]) -> None:
     """The child's work; only time and memory count here, faults are told where they are met."""
     if file is not None:
         count(file, list(_PROBE))
-    if templates:
-        from transformers.utils.chat_template_utils import render_jinja_template
     for text in templates:
+        from transformers.utils.chat_template_utils import render_jinja_template
+
         try:
             render_jinja_template([list(_TURNS)], chat_template=text)
         except MemoryError:

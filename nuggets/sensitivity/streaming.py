@@ -253,8 +253,8 @@ class _Stream:
     def tail(self) -> list[str]:
         """Parameters that are used after the last block; a tied head is the embedding's."""
         row = self.spec.architecture
-        head = row.embed if self.spec.tied else row.head
-        starts = (f"{row.final_norm}.", f"{head}.")
+        starts = (f"{row.final_norm}.", f"{row.head}.")  # a tied head may have a bias of its own
+        starts += (f"{row.embed}.",) if self.spec.tied else ()
         return [name for name in self.names if name.startswith(starts)]
 
     def of_layer(self, layer: int) -> list[str]:

@@ -57,9 +57,9 @@ def prunable(kinds: Collection[Kind] = KINDS, older_than: float = 30.0) -> tuple
     runs = RunStore(runs_dir()).list()
     if "runs" in kinds:
         old = (run for run in runs if run.status() not in LIVE and _changed(run.folder) < before)
-        found += [("runs", run.folder) for run in old]
+        found.extend(("runs", run.folder) for run in old)
     if "caches" in kinds and not any(run.status() in LIVE for run in runs):
-        found += [("caches", path) for path in _children(cache_dir())]
+        found.extend(("caches", path) for path in _children(cache_dir()))
     if "uploads" in kinds:
         texts = list(_texts(runs))
         for path in _children(nuggets_home() / "data"):

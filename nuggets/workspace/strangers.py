@@ -185,7 +185,7 @@ def _refuse(
 
 def _how(what: str, asked: Collection[Want]) -> str:
     words = " ".join(shlex.quote(each) for each in (what, *(want.name for want in asked)))
-    return f"If you trust it with all of this: nuggets allow {words}"
+    return f"If you trust it with all of this, run `nuggets allow {words}`."
 
 
 def _check_unsent(job: Any, who: str) -> None:

@@ -259,7 +259,7 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(
     assert re.search(words, ended.err), ended.err
     left = [path.name for path in tmp_path.iterdir()]
     assert sorted(set(left) - {"home"}) == [name for name in before if name != "home"]
-    assert not list(runs_dir().glob("*"))
+    assert not list(runs_dir().glob("[!.]*"))
 
 
 @pytest.mark.parametrize("command", ["plan", "extract", "run", "sensitivity"])
@@ -340,4 +340,4 @@ def test_a_job_refused_in_python_leaves_no_run(job, tmp_path, monkeypatch):
     for start in (api.run, api.start, api.create):
         with pytest.raises(BadInput):
             start(recipe)
-    assert not list(runs_dir().glob("*"))
+    assert not list(runs_dir().glob("[!.]*"))

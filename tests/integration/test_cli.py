@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -38,8 +39,8 @@ def place(tmp_path_factory, tiny, jsonl):
     """A folder with two models, one file of samples and a recipe, all named by relative paths."""
     folder = tmp_path_factory.mktemp("place")
     (folder / "models").mkdir()
-    (folder / "models" / "large").symlink_to(tiny("llama", seed=1, num_hidden_layers=3))
-    (folder / "models" / "small").symlink_to(tiny("llama", seed=2, **STUDENT))
+    shutil.copytree(tiny("llama", seed=1, num_hidden_layers=3), folder / "models" / "large")
+    shutil.copytree(tiny("llama", seed=2, **STUDENT), folder / "models" / "small")
     draw = random.Random(1)
     pairs = {" ".join(draw.choices("0123456789", k=5)): "1 2" for _ in range(40)}
     jsonl(folder / "all.jsonl", pairs)

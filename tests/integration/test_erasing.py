@@ -105,6 +105,10 @@ def test_a_run_keeps_its_report(home):
     report = api.erasure_of(run)
     assert report is not None
     assert words.as_tree(report) == words.as_tree(api.erase(job(parts=["layers"], n_maps=1)))
+    shown = CliRunner().invoke(app, ["show", run.id])
+    assert words.verdict(report, "specific")[:60] in " ".join(shown.output.split())
+    document = CliRunner().invoke(app, ["show", run.id, "--json"]).stdout
+    assert json.loads(document)["erasure"]["skills"] == {"reverse": 16, "sub": 16, "king": 16}
 
 
 def test_the_command_prints_one_document_and_saves_the_erased_model(home, tmp_path):

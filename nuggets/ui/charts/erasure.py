@@ -50,7 +50,7 @@ def curves_figure(report: ErasureReport, frame: pd.DataFrame, look: Look = LIGHT
         frame: from `curves_frame`.
         look: light or dark.
     """
-    orders = list(report.curves)
+    orders, groups = list(report.curves), frame.groupby(["order", "skill"])
     rows = -(-len(orders) // ACROSS)
     names = (f"<b>{charts.shorten(order_name(order), 22)}</b>" for order in orders)
     found = (with_bounds(report.specificity(order)) for order in orders)
@@ -64,7 +64,7 @@ def curves_figure(report: ErasureReport, frame: pd.DataFrame, look: Look = LIGHT
     for place, order in enumerate(orders):
         at = {"row": place // ACROSS + 1, "col": place % ACROSS + 1}
         for skill, name, colour in lines[::-1]:
-            own = frame[(frame["order"] == order) & (frame["skill"] == skill)]
+            own = groups.get_group((order, skill))
             _add_band(fig, own, name, colour, place == 0, at)
     fig.update_xaxes(type="log", tickformat=".0e", dtick=2, showgrid=False)
     fig.update_xaxes(title="share of weights at 0", row=rows)
@@ -79,7 +79,7 @@ def curves_figure(report: ErasureReport, frame: pd.DataFrame, look: Look = LIGHT
 
 
 def _add_band(
-    fig: go.Figure, own: pd.DataFrame, name: str, colour: str, legend: bool, at: dict[str, int]
+    fig: go.Figure, own: Any, name: str, colour: str, legend: bool, at: dict[str, int]
 ) -> None:
     fig.add_scatter(
         x=[*own["fraction"], *own["fraction"][::-1]],

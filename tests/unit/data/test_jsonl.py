@@ -76,6 +76,18 @@ def test_repeated_content_without_ids_keeps_every_sample_apart(tmp_path):
     assert ids[1:] == [f"{ids[0]}-2", f"{ids[0]}-3"]
 
 
+def test_one_array_of_samples_is_read_entry_by_entry(tmp_path):
+    file = tmp_path / "data.json"
+    file.write_text(json.dumps([GOOD, {"prompt": "a", "completion": "b"}], indent=1))
+    assert [sample.answer for sample in load_samples(file)] == ["2", "b"]
+    file.write_text(json.dumps([GOOD, {"prompt": "a"}]))
+    with pytest.raises(BadInput, match=r"data\.json entry 2: no sample found"):
+        load_samples(file)
+    file.write_text("[1, 2]\n")
+    with pytest.raises(BadInput, match=r"data\.json line 1: not a JSON object"):
+        load_samples(file)
+
+
 BAD_LINES = {
     "bad JSON": (b'{"prompt": "a"', "not JSON"),
     "deep nesting": (b"[" * 100_000, "nested too deeply"),

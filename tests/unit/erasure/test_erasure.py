@@ -10,6 +10,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from nuggets.erasure import words
@@ -310,5 +311,29 @@ def test_a_report_comes_back_bit_for_bit_and_a_damaged_one_is_named(tmp_path):
     np.testing.assert_array_equal(found.curves["specific"], made.curves["specific"])
     json.dumps(words.as_tree(found), allow_nan=False)
     (tmp_path / "erasure.json").write_text("{}")
+    with pytest.raises(Damaged, match="measure it again"):
+        ErasureReport.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda head, tensors: tensors.update(untouched=np.ones((2, 9))),
+        lambda head, tensors: tensors.update({"curves.specific": np.ones((3, 2, 2, 10))}),
+        lambda head, tensors: tensors.update({"curves.specific": np.full((3, 3, 2, 10), np.nan)}),
+        lambda head, tensors: tensors.pop("without"),
+        lambda head, tensors: head.update(skills={"gsm": 10}),
+        lambda head, tensors: head.update(counts=[1]),
+        lambda head, tensors: head.update(orders=["other"]),
+        lambda head, tensors: head.update(parts=[{"kind": "layers"}]),
+    ],
+)
+def test_numbers_that_do_not_fit_are_refused(tmp_path, change):
+    report((0, 0.5, 1), (0, 0, 0)).save(tmp_path)
+    head = json.loads((tmp_path / "erasure.json").read_text())
+    tensors = load_file(tmp_path / "erasure.safetensors")
+    change(head, tensors)
+    (tmp_path / "erasure.json").write_text(json.dumps(head))
+    save_file(tensors, tmp_path / "erasure.safetensors")
     with pytest.raises(Damaged, match="measure it again"):
         ErasureReport.load(tmp_path)

@@ -55,14 +55,18 @@ def test_a_failure_is_recorded_logged_and_raised_as_it_is(run, pipeline, error, 
     assert caught.value.__cause__ is cause
     recorded = run.record()
     assert (recorded.status, run.status()) == ("failed", "failed")
+    unforeseen = (
+        f"Something unforeseen went wrong (KeyError: 'bug'). Details are in {run.log_path}."
+    )
+    message = unforeseen if isinstance(error, KeyError) else str(error)
     assert recorded.error.model_dump() == {
         "type": type(error).__name__,
-        "message": str(error),
+        "message": message,
         "exit_code": code,
     }
     assert "Traceback" in run.log_tail()
     assert "the cause" in run.log_tail()
-    assert run.events()[-1].message == str(error)
+    assert run.events()[-1].message == message
 
 
 def test_memory_that_ran_out_is_recorded_as_such(run, pipeline):
