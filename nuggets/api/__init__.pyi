@@ -20,6 +20,7 @@ from nuggets.api._models import locate as locate
 from nuggets.api._models import preflight as preflight
 from nuggets.api._models import skills as skills
 from nuggets.api._models import spec as spec
+from nuggets.api._models import unknown_words as unknown_words
 from nuggets.api._running import cancel as cancel
 from nuggets.api._running import delete as delete
 from nuggets.api._running import export as export

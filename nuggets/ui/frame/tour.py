@@ -22,7 +22,7 @@ def card() -> None:
     if _hidden():
         return
     with st.container(border=True, horizontal=True, vertical_alignment="center", key="tour"):
-        st.markdown("**First visit?** Five steps:")
+        st.markdown("**First visit?**")
         for page, label, meaning in STEPS:
             shell.link(page, label, help=meaning)
         shell.link("learn", "Learn why")
