@@ -151,8 +151,15 @@ def test_a_refused_value_is_forgotten_once_its_field_was_used(open_page):
     at = open_page("transfer", r="many")
     at.number_input("steps").set_value(40).run()
     assert "The link sets r=" in shown(at)
+    assert at.button("start").disabled  # nothing starts that was not asked for
     at.number_input("r").set_value(5).run()
     assert "The link sets" not in shown(at)
+    assert not at.button("start").disabled
+    at = open_page("transfer", r="9999")
+    assert at.button("start").disabled
+    at.button("as-shown").click().run()
+    assert not at.button("start").disabled
+    assert recipe_shown(at).lora.r == api.load_recipe("quick").lora.r
 
 
 def test_another_recipe_brings_its_own_values(open_page):
