@@ -50,18 +50,19 @@ def answer_of(page, place: int):
 
 
 def test_class_finds_moves_and_judges_a_skill_in_five_minutes(open_context, shoot):
-    from tests.app.measured import write_map
-
-    write_map(api.SensitivityJob(model="teacher", data=api.DataConfig(task="add"), device="cpu"), 0)
     page, _ = open_context()
     page.goto("/?device=cpu")
     page.get_by_text("First visit?").wait_for()
+    page.locator(".st-key-figure-home-map .js-plotly-plot").wait_for()
+    page.get_by_role("button", name="See a result").click()
+    page.wait_for_url(re.compile(r"/results\?.*run="))
+    page.get_by_text(re.compile("^lexicon helps: ")).wait_for()
+    shoot(page, "class-result")
+    page.goto("/?device=cpu")
     page.get_by_role("button", name="Use this pair").first.click()
 
     go(page, "Explore", "Sensitivity")
-    idle(page)
-    page.get_by_role("button", name="Measure", exact=True).click()
-    page.locator(f".st-key-{MAP} .js-plotly-plot").wait_for(timeout=WORK_MS)
+    page.locator(f".st-key-{MAP} .js-plotly-plot").wait_for()  # it ships: nobody measures
     click_cell(page, MAP, "model.layers.2.mlp.up_proj")
     page.get_by_text(re.compile(r"^model\.layers\.2\.mlp\.up_proj · rows")).wait_for()
     before = page.evaluate(_NUMBERS, MAP)
