@@ -6,22 +6,30 @@ import pandas as pd
 import streamlit as st
 
 from nuggets import api
-from nuggets.ui.frame import live, safe, shell, tour
+from nuggets.recipe import SensitivityJob
+from nuggets.ui.frame import live, measure, safe, share, shell, tour
+from nuggets.ui.sensitivity import map as maps
+from nuggets.ui.sensitivity.sources import Source
 
 RECENT = 8
+MODEL = "teacher"
+"""The built-in model whose map is shown."""
 
 
 def main() -> None:
     """Draws the page."""
+    left, right = st.columns([4, 5], gap="large")
+    with left:
+        st.title("Find a skill, move it, prove it", anchor=False)
+        st.markdown(
+            "Nuggets **finds** where a language model keeps a skill, **moves** those parameters "
+            "into a smaller model as the start of a LoRA adapter, and **proves** whether that "
+            "helped, against controls, over several seeds and with intervals."
+        )
+        _first_steps()
+    with right, safe.shown_problems("map"):
+        _map(shell.current().task)
     tour.card()
-    st.title("Find a skill, move it, prove it")
-    st.markdown(
-        "Nuggets **finds** where a language model keeps a skill: which layers, matrices and "
-        "neurons its answers depend on. It **moves** those parameters into a smaller model as "
-        "the initialisation of a LoRA adapter. And it **proves** whether that helped, against "
-        "controls without the knowledge or from elsewhere, over several seeds and with intervals."
-    )
-    _try_it()
     st.subheader("Built-in pairs")
     with safe.shown_problems("pairs"):
         _pairs()
@@ -31,25 +39,40 @@ def main() -> None:
         st.text(api.RULES)
 
 
-def _try_it() -> None:
-    with st.container(border=True, horizontal=True, wrap=False, vertical_alignment="center"):
-        st.markdown(
-            "**Try it in one minute.** Does the paper's method teach the small model to reverse "
-            "letters better than plain LoRA does? Each arm is trained with three seeds, next to "
-            "two controls.",
-            width="stretch",
-        )
-        st.button("Run it now", type="primary", key="try-it", on_click=_start_quick)
+def _first_steps() -> None:
+    with st.container(horizontal=True):
+        st.button("See a result", type="primary", key="see-result", on_click=_see_result,
+                  help="A finished run: does knowledge of kings reach a student?")  # fmt: skip
+        st.button("Run it yourself", key="try-it", on_click=_start_quick,
+                  help="A minute: the paper's method against plain LoRA and two controls, three "
+                  "seeds each, on reversing letters.")  # fmt: skip
     safe.refused()
-    if st.session_state.pop("nuggets-started", False):
-        shell.go("transfer")
+    if place := st.session_state.pop("nuggets-go", None):
+        shell.go(place)
+
+
+@safe.refused_later()
+def _see_result() -> None:
+    shell.choose(run=api.shipped_run().id)
+    st.session_state["nuggets-go"] = "results"
 
 
 @safe.refused_later()
 def _start_quick() -> None:
-    run = api.start(api.load_recipe("quick"))
-    shell.choose(run=run.id, teacher="teacher", student="independent", task="reverse")
-    st.session_state["nuggets-started"] = True
+    shell.choose(run=api.start(api.load_recipe("quick")).id)
+    st.session_state["nuggets-go"] = "transfer"
+
+
+def _map(task: str) -> None:
+    """Where the teacher keeps the sidebar's skill; nothing where it was not measured."""
+    job = SensitivityJob(model=MODEL, data=api.DataConfig(task=task), device="cpu")
+    found = measure.measured_map(job)
+    if found is None:
+        return
+    source, view = Source(task, job, found), maps.View(task, None, "A")
+    picture = maps.map_picture({task: source}, view, maps.Values("share", False), share.look())
+    picture._replace(key="home-map", caption=f"Where the teacher keeps “{task}”: share of its "
+                     "sensitivity by layer and matrix").draw()  # fmt: skip
 
 
 def _pairs() -> None:
@@ -93,10 +116,10 @@ def _scores(teacher: api.ModelCard, student: api.ModelCard) -> None:
 def _recent() -> None:
     rows = [_row(run) for run in api.runs()[:RECENT]]
     if not rows:
-        st.text("No runs yet. Click “Run it now” above, or set up a run on the Transfer page.")
+        st.text("No runs yet. Click “Run it yourself” above, or set one up on the Plan page.")
         return
     st.dataframe(pd.DataFrame(rows), hide_index=True, alt="Recent runs with their status")
-    st.page_link(shell.page("runs"), label="All runs")
+    shell.link("runs", "All runs")
 
 
 def _row(run: api.Run) -> dict[str, str]:

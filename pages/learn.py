@@ -75,7 +75,7 @@ def _lesson(found: Chapter, asked: Asked, left, right) -> None:
         return
     with left:
         revealed = _question(found, shown)
-        st.page_link(shell.page(found.page), label=f"Open {found.page.capitalize()}")
+        shell.link(found.page, f"Open {found.page.capitalize()}")
     more = shown.revealed if revealed else None
     with right:
         if more is None or not shown.instead:

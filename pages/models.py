@@ -77,7 +77,7 @@ def ask(choice: shell.Choice) -> None:
         if asked:
             api.playground.post(question)
         answers.panel(question, "ask")
-    st.page_link(shell.page("playground"), label="Ask a run's arms and scale their adapters")
+    shell.link("playground", "Ask a run's arms and scale their adapters")
 
 
 main()

@@ -91,7 +91,7 @@ def _start(study: api.Study, origin: share.Origin) -> None:
     with st.container(horizontal=True, vertical_alignment="center"):
         st.button("Start the missing runs", key="run-study", on_click=_run, args=(study.name,),
                   help=f"As `{origin.command}`, in the background, run by run.")  # fmt: skip
-        st.page_link(shell.page("runs"), label="Its runs")
+        shell.link("runs", "Its runs")
 
 
 @safe.refused_later()

@@ -9,7 +9,7 @@ import streamlit as st
 from nuggets import amounts, api
 from nuggets.errors import NuggetsError
 from nuggets.models.references import short_name
-from nuggets.ui.frame import safe, shell
+from nuggets.ui.frame import heading, safe, shell
 from nuggets.ui.playground import answers
 
 TEACHER, STUDENT = "teacher", "student"
@@ -29,6 +29,8 @@ def main() -> None:
     safe.refused()
     choice = shell.current()
     with safe.shown_problems("playground"):
+        if choice.run is not None:
+            heading.line(api.open_run(choice.run))
         left, right = st.columns([3, 2], gap="medium")
         with left:
             prompt = _prompt(choice.task)

@@ -23,18 +23,18 @@ def main() -> None:
     runs = api.runs()
     run_actions.import_bundle()
     if not runs:
-        st.text("No runs yet. Start one on the Transfer page, or click “Run it now” on Home.")
-        st.page_link(shell.page("transfer"), label="Open Transfer")
+        st.text("No runs yet. Start one on the Plan page, or click “Run it yourself” on Home.")
+        shell.link("transfer", "Open Plan")
         return
     _table(_filtered(runs))
     choice = shell.current()
     if choice.run is None:
-        st.text("To open a run, tick the box in front of its row or choose it in the sidebar.")
+        st.text("To open a run, click the box in front of its row, or choose it in the sidebar.")
         return
     _details(api.open_run(choice.run))
 
 
-def _filtered(runs: list[api.Run]) -> list[dict[str, str]]:
+def _filtered(runs: list[api.Run]) -> pd.DataFrame:
     left, middle, right = st.columns([2, 2, 3])
     with left:
         status = st.selectbox("Status", STATUSES, key="status", bind="query-params")
@@ -42,34 +42,32 @@ def _filtered(runs: list[api.Run]) -> list[dict[str, str]]:
         kind = st.selectbox("Kind", KINDS, key="kind", bind="query-params")
     with right:
         text = st.text_input("Search", key="containing", bind="query-params")
-    rows = [_row(run) for run in runs]
-    return [
+    rows = [live.row(run) | {"notes": " ".join(run.notes().split()), "id": run.id} for run in runs]
+    return pd.DataFrame(
         row
         for row in rows
         if status in (ANY, row["status"])
         and kind in (ANY, row["kind"])
         and text.strip().lower() in " ".join(row.values()).lower()
-    ]
+    )
 
 
-def _row(run: api.Run) -> dict[str, str]:
-    return live.row(run) | {"notes": " ".join(run.notes().split())}
-
-
-def _table(rows: list[dict[str, str]]) -> None:
-    if not rows:
+def _table(rows: pd.DataFrame) -> None:
+    if rows.empty:
         st.text("No run matches the filter.")
         return
-    ids = [row["run"] for row in rows]
+    ids = rows["id"].tolist()
     share.table(
-        pd.DataFrame(rows),
+        rows,
         "runs-table",
-        f"{len(rows)} runs, newest first",
+        f"{len(rows)} {'run' if len(rows) == 1 else 'runs'}, newest first",
         share.Origin("nuggets list"),
+        shown=rows.drop(columns="id"),
+        column_config={"run": st.column_config.TextColumn(width="large")},
         on_select=lambda: _open_selected(ids),
         selection_mode="single-row",
         height=min(35 * (len(rows) + 1) + 3, 300),
-        alt="Runs with status, kind, start, duration and notes",
+        alt="Runs with status, kind, duration and notes",
     )
 
 
@@ -107,8 +105,8 @@ def _overview(run: api.Run, status: api.RunStatus) -> None:
     st.text(f"Size on disk: {amounts.size(api.pruning.size_of(run.folder))}. `nuggets prune` lists "
             "what can be deleted.")  # fmt: skip
     with st.container(horizontal=True):
-        if report is not None and st.button("Open Benchmarks", key="to-benchmarks"):
-            shell.go("benchmarks")
+        if report is not None and st.button("Open Results", key="to-benchmarks"):
+            shell.go("results")
         if st.button("Delete…", key="delete", disabled=status in api.LIVE):
             run_actions.confirm_delete(run)
     if status != "damaged":

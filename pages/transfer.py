@@ -13,7 +13,7 @@ from nuggets.ui.transfer import form, preview, prompt, recipes
 
 def main() -> None:
     """Draws the page."""
-    st.title("Transfer")
+    st.title("Plan a transfer")
     safe.refused()
     choice = shell.current()
     _chosen_run(choice)
@@ -24,15 +24,15 @@ def main() -> None:
         with left, st.container(border=True):
             recipe = form.recipe(base, choice)
             with refused:
-                for place, sentence in enumerate(fields.refusals()):
-                    safe.problem(sentence, f"address-{place}", "Part of this link was ignored")
+                ignored = _ignored()
             ahead = waiting.read(
                 "ahead",
                 api.dump_job(recipe),
                 lambda: api.look_ahead(recipe),
                 "Reading models and samples…",
             )
-            _start_button(recipe, ready=not ahead.refusals and _agreed(recipe))
+            ready = not ignored and not ahead.refusals
+            _start_button(recipe, ready=_agreed(recipe) and ready)
             recipes.keep(recipe)
         with right:
             preview.draw(recipe, ahead)
@@ -54,9 +54,19 @@ def _chosen_run(choice: shell.Choice) -> None:
         with st.container(border=True, horizontal=True, vertical_alignment="center"):
             with st.container(width="stretch"):
                 st.text(report.verdict.sentence)
-            if st.button("Open Benchmarks", type="primary", key="to-benchmarks"):
-                shell.go("benchmarks")
+            if st.button("Open Results", type="primary", key="to-benchmarks"):
+                shell.go("results")
     live.panel(run, "transfer-run")
+
+
+def _ignored() -> bool:
+    """Whether the link asked for what no control can take; a person says how to go on."""
+    sentences = fields.refusals()
+    for place, sentence in enumerate(sentences):
+        safe.problem(sentence, f"address-{place}", "Part of this link was ignored")
+    if sentences:
+        st.button("Go on with the values shown", key="as-shown", on_click=fields.forget)
+    return bool(sentences)
 
 
 def _agreed(recipe: TransferRecipe) -> bool:

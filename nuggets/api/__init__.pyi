@@ -20,6 +20,7 @@ from nuggets.api._models import locate as locate
 from nuggets.api._models import preflight as preflight
 from nuggets.api._models import skills as skills
 from nuggets.api._models import spec as spec
+from nuggets.api._models import unknown_words as unknown_words
 from nuggets.api._running import cancel as cancel
 from nuggets.api._running import delete as delete
 from nuggets.api._running import export as export
@@ -37,6 +38,7 @@ from nuggets.builtin.pairs import ModelCard as ModelCard
 from nuggets.builtin.pairs import model_card as model_card
 from nuggets.builtin.skills import Skill as Skill
 from nuggets.bundles import bundle as bundles
+from nuggets.bundles.shipped import shipped_run as shipped_run
 from nuggets.disk.home import exports_dir as exports_dir
 from nuggets.disk.outputs import refuse_existing as refuse_existing
 from nuggets.erasure import words as erasure_words
@@ -131,6 +133,8 @@ from nuggets.views import sensitivity as views
 from nuggets.workspace import pruning as pruning
 from nuggets.workspace import strangers as strangers
 from nuggets.workspace import tour as tour
+from nuggets.workspace.names import about as about
+from nuggets.workspace.names import titles as titles
 from nuggets.workspace.recipes import compare_recipes as compare_recipes
 from nuggets.workspace.recipes import delete_recipe as delete_recipe
 from nuggets.workspace.recipes import load_recipe as load_recipe

@@ -25,8 +25,9 @@ if TYPE_CHECKING:
 
 
 def find_map(job: SensitivityJob) -> SensitivityMap | None:
-    """The map of a job, if it was measured before."""
-    return cache.MapRequest.of(job).find()
+    """The map of a job, if it was measured before: here, or of a built-in model as it ships."""
+    request = cache.MapRequest.of(job)
+    return request.find() or request.shipped()
 
 
 def measure(job: SensitivityJob, progress: Progress | None = None) -> SensitivityMap:

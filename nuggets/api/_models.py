@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 
 from nuggets.builtin.resolve import model_named, pair_named
 from nuggets.builtin.skills import SKILLS, Skill
 from nuggets.disk.home import cache_dir
 from nuggets.errors import BadInput
+from nuggets.models import vocabulary
 from nuggets.models.architecture import ArchSpec
 from nuggets.models.hub import cached_folder, offline
 from nuggets.models.references import ModelRef
@@ -26,6 +28,11 @@ def skills() -> dict[str, Skill]:
 def spec(model: str) -> ArchSpec:
     """A model's dimensions, from its configuration alone."""
     return model_named(model).spec
+
+
+def unknown_words(model: str, texts: Iterable[str]) -> Counter[str]:
+    """The pieces of texts that a model on this machine reads as its unknown token, with counts."""
+    return vocabulary.unknown_words(model_named(model).ref, texts)
 
 
 def locate(model: str) -> ModelRef:

@@ -100,6 +100,11 @@ def assets_root() -> Path:
     raise BadInput(f"The built-in models are missing {where}; run `make pairs` to train them.")
 
 
+def measured_root() -> Path:
+    """The folder of what was measured of the built-in models before they were shipped."""
+    return assets_root().parent / "measured"
+
+
 def model_folder(name: str) -> Path:
     """The folder of a built-in model, as `from_pretrained` takes it.
 

@@ -37,7 +37,7 @@ from nuggets.recipe import load_job
 from nuggets.runs import results
 from nuggets.runs.schema import LIVE, RunRecord, parse_record
 from nuggets.runs.store import Run
-from nuggets.stages.exporting import MODEL
+from nuggets.stages.exporting import ADAPTER, MODEL
 
 INDEX = "bundle.json"
 PAGE = "report.html"
@@ -82,12 +82,13 @@ class Index(Frozen):
     left_out: tuple[str, ...] = ()
 
 
-def write_bundle(run: Run, out: Path) -> Index:
+def write_bundle(run: Run, out: Path, weights: bool = True) -> Index:
     """Writes a run that has ended as one file.
 
     Args:
         run: any run that is not running.
         out: a new file, by custom `*.nuggets.zip`.
+        weights: False leaves adapters behind too: what was measured and judged, in little space.
 
     Returns:
         What was written, and what was left out.
@@ -107,21 +108,23 @@ def write_bundle(run: Run, out: Path) -> Index:
     temp = out.with_name(f".tmp-{out.name}")
     try:
         with disk_errors(out):
-            index = _write(run, temp)
+            index = _write(run, temp, weights)
             temp.rename(out)
     finally:
         temp.unlink(missing_ok=True)
     return index
 
 
-def _write(run: Run, path: Path) -> Index:
+def _write(run: Run, path: Path, weights: bool) -> Index:
     names = [name for name in TOP_FILES if (run.folder / name).is_file()]
-    left_out: list[str] = []  # whole models
+    left_out: list[str] = []  # whole models, and adapters where they are not wanted
     folders = list(_committed(run.folder / "artifacts"))
     for folder in folders:
         verify_folder(folder)
         for name in sorted(json.loads((folder / MANIFEST).read_bytes())["sha256"]):
-            kept = names if PurePosixPath(name).parts[0] != MODEL else left_out
+            place = PurePosixPath(name).parts[0]
+            adapter = place == ADAPTER or place.startswith(f"{ADAPTER}_")
+            kept = left_out if place == MODEL or (adapter and not weights) else names
             kept.append((folder / name).relative_to(run.folder).as_posix())
     entries = {}
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as bundle:

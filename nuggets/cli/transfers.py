@@ -132,13 +132,16 @@ def compare(run_ids: list[str], json: o.AsJson = False) -> None:
 def bundle(
     run_id: o.RunId,
     out_file: Annotated[Path, typer.Option("--out", help="A new file, such as run.nuggets.zip.")],
+    weights: Annotated[
+        bool, typer.Option(help="Include the adapters, which are most of a bundle's size.")
+    ] = True,
     json: o.AsJson = False,
 ) -> None:
     """Write a run as one file that opens without its models."""
-    index = api.bundles.write_bundle(api.open_run(run_id), out_file)
+    index = api.bundles.write_bundle(api.open_run(run_id), out_file, weights)
     if json:
         return print_json({"out": str(out_file), "run": index.run, "left_out": index.left_out})
-    kept = f", without {len(index.left_out)} files of whole models" if index.left_out else ""
+    kept = f", without {len(index.left_out)} files of weights" if index.left_out else ""
     return say(f"Wrote {out_file}: {len(index.files)} files{kept}.")
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -53,6 +54,29 @@ def vocabulary(ref: ModelRef) -> Vocabulary | None:
         return Vocabulary({str(token): int(i) for token, i in words.items()}, added)
     except (KeyError, TypeError, ValueError, AttributeError):
         raise Damaged(f"{file} is not a tokenizer: it has no vocabulary.") from None
+
+
+def unknown_words(ref: ModelRef, texts: Iterable[str]) -> Counter[str]:
+    """The pieces of texts that a model on this machine reads as its unknown token, with counts.
+
+    Empty for tokenizers that know every byte, and where there is no `tokenizer.json` to ask.
+    """
+    from tokenizers import Tokenizer
+
+    file = None if ref.path is None or ref.format == "gguf" else model_file(ref, TOKENIZER)
+    unknown = (
+        None if file is None else read_json(file, MAX_TOKENIZER_BYTES)["model"].get("unk_token")
+    )
+    found: Counter[str] = Counter()
+    if file is None or not isinstance(unknown, str):
+        return found
+    tokenizer = Tokenizer.from_file(str(file))
+    place = tokenizer.token_to_id(unknown)
+    for text in texts:
+        read = tokenizer.encode(text, add_special_tokens=False)
+        pairs = zip(read.ids, read.offsets, strict=True)
+        found.update(text[start:end] for id, (start, end) in pairs if id == place)
+    return found
 
 
 def tokenizer_settings(file: Path) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from nuggets.alignment.report import AlignmentReport
+from nuggets.builtin.pairs import measured_root
 from nuggets.builtin.resolve import model_named
 from nuggets.data.jsonl import samples_digest
 from nuggets.data.samples import Format, Sample
@@ -129,6 +130,16 @@ class MapRequest:
                 return found
         return None
 
+    def shipped(self) -> SensitivityMap | None:
+        """The map that comes with a built-in model: its sums, and the windows of the students.
+
+        It is for looking: work that needs every entry measures, on any device, as without it.
+        """
+        usual = self.job.sensitivity.dtype == "auto"
+        config = self.config.model_copy(update={"dtype": "float32"}) if usual else self.config
+        folder = measured_root() / "sensitivity" / self._folder(config).name
+        return SensitivityMap.load(folder) if self.model.ref.shipped and folder.is_dir() else None
+
     def _folder(self, config: SensitivityConfig) -> Path:
         windows = self.windows if config.keep == "windows" else None
         key = digest_of(
@@ -192,5 +203,8 @@ def alignment_folder(job: AlignJob, pair: ModelPair) -> Path:
 
 
 def find_alignment(folder: Path) -> AlignmentReport | None:
-    """The cached alignment, if it was measured."""
-    return load_kept(AlignmentReport.load, folder)
+    """The cached alignment, if it was measured here or before the models were shipped."""
+    if (found := load_kept(AlignmentReport.load, folder)) is not None:
+        return found
+    shipped = measured_root() / "alignment" / folder.name
+    return AlignmentReport.load(shipped) if shipped.is_dir() else None

@@ -104,7 +104,8 @@ def plan_from_cache(recipe: TransferRecipe) -> ExtractionPlan:
         BadInput: if the teacher's map (or, for `cka`, the alignment) was not measured yet.
     """
     pair = pair_to_plan(recipe)
-    map = map_request(recipe, pair).find()
+    request = map_request(recipe, pair)
+    map = request.find() or request.shipped()
     if map is None:
         raise BadInput(
             f"The sensitivity of {recipe.teacher} to these samples has not been measured yet. "

@@ -72,7 +72,9 @@ def look_ahead(recipe: TransferRecipe) -> Outlook:
     pair = pair_named(recipe.teacher, recipe.student)
     found = preflight_recipe(recipe, pair)
     refused = refusals(recipe, pair, found)
-    map = None if refused else map_request(recipe, pair).find()
+    request = None if refused else map_request(recipe, pair)
+    measured = None if request is None else request.find()
+    map = measured or (None if request is None else request.shipped())
     cka = find_alignment_of(recipe, pair)
     missing, plan, residual, kept, unknown = None, None, None, None, ""
     if not refused and map is None:
@@ -80,7 +82,13 @@ def look_ahead(recipe: TransferRecipe) -> Outlook:
     elif not refused and recipe.extraction.layers.needs_cka and cka is None:
         missing = "alignment"
     elif map is not None:
-        plan = make_plan(map, pair.student.spec, recipe.extraction, recipe.lora, cka)
+        try:
+            plan = make_plan(map, pair.student.spec, recipe.extraction, recipe.lora, cka)
+        except BadInput:  # a shipped map has not every entry
+            if measured is not None:
+                raise
+            missing = "map"
+    if map is not None and plan is not None:
         if plan.residual_agreement is not None:
             residual = residual_dimensions(plan, map.spec)
         try:
@@ -95,7 +103,7 @@ def look_ahead(recipe: TransferRecipe) -> Outlook:
         kept=kept,
         unknown=unknown,
         preflight=found,
-        stages=tuple(_stages(recipe, found, measured=map is not None)),
+        stages=tuple(_stages(recipe, found, measured=measured is not None)),
         uncounted=tuple(dict.fromkeys(arm.uncounted for arm in recipe.arms if arm.uncounted)),
         detectable=None if refused else _detectable(recipe),
     )

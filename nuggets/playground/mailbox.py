@@ -35,6 +35,7 @@ from nuggets.recipe_tree import absolute_model
 from nuggets.runs.launch import spawn
 from nuggets.runs.results import cell_folder
 from nuggets.runs.store import Run, RunStore
+from nuggets.stages.exporting import ADAPTER, MODEL
 from nuggets.workspace import strangers
 
 IDLE_S = 300.0
@@ -263,8 +264,14 @@ def speakers_of(run: Run) -> list[Speaker]:
         Speaker(model=job.student, run=run.id, arm=arm.name, seed=seed)
         for arm in job.arms
         for seed in job.seeds
-        if cell_folder(run, arm.name, seed).is_dir()
+        if _is_here(cell_folder(run, arm.name, seed), arm.trains)
     ]
+
+
+def _is_here(cell: Path, trained: bool) -> bool:
+    """Whether an arm finished and its weights are here; a bundle may have left them behind."""
+    kept = not trained or (cell / ADAPTER).is_dir() or (cell / MODEL).is_dir()
+    return cell.is_dir() and kept
 
 
 def write_reply(reply: Reply) -> None:

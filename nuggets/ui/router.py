@@ -1,5 +1,6 @@
 """The script that Streamlit runs: page frame, sidebar, and the page that the address names."""
 
+import runpy
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,10 +14,11 @@ ROOT = Path(__file__).parents[2]
 
 @dataclass(frozen=True)
 class Page:
-    """One page: `pages/NAME.py`, whose title and address are the same word.
+    """One page: `pages/NAME.py`, whose address is the same word.
 
     Attributes:
         name: of its file.
+        title: in the navigation, where it is another word.
         needs_devices: whether it looks for maps, which differ from device to device, or says what
             devices there are.
         reads_models: whether it reads configurations at once; of hub models only after somebody
@@ -25,24 +27,33 @@ class Page:
     """
 
     name: str
+    title: str = ""
     needs_devices: bool = False
     reads_models: bool = False
     chooses_models: bool = False
 
 
-PAGES = (
-    Page("home"),
-    Page("models", needs_devices=True, chooses_models=True),
-    Page("sensitivity", needs_devices=True, reads_models=True),
-    Page("alignment", needs_devices=True, reads_models=True),
-    Page("transfer", needs_devices=True, reads_models=True),
-    Page("benchmarks"),
-    Page("paper"),
-    Page("playground"),
-    Page("runs"),
-    Page("learn", needs_devices=True),
-)
-"""All pages, in the order of the pipeline; the first one answers at `/`."""
+GROUPS = {
+    "": (Page("home"), Page("playground")),
+    "Explore": (
+        Page("models", needs_devices=True, chooses_models=True),
+        Page("sensitivity", needs_devices=True, reads_models=True),
+        Page("alignment", needs_devices=True, reads_models=True),
+    ),
+    "Transfer": (
+        Page("transfer", "Plan", needs_devices=True, reads_models=True),
+        Page("runs"),
+        Page("results"),
+    ),
+    "Learn": (Page("learn", "Chapters", needs_devices=True), Page("paper")),
+}
+"""All pages by group, in the order of the pipeline; the first one answers at `/`.
+
+Pages of the group without a name stand in the row themselves.
+"""
+PAGES = tuple(page for group in GROUPS.values() for page in group)
+MOVED = {"benchmarks": "results"}
+"""Addresses of before, and the pages that answer there now."""
 
 
 def main() -> None:
@@ -52,8 +63,11 @@ def main() -> None:
     st.logo(str(ROOT / "assets" / "logo.svg"), size="large", icon_image=icon)
     offered = {page.name: _page(page) for page in PAGES}
     st.session_state[shell.PAGES] = offered
-    chosen = st.navigation(list(offered.values()), position="top")
-    page = next(p for p in PAGES if offered[p.name].url_path == chosen.url_path)
+    groups = {name: [offered[page.name] for page in group] for name, group in GROUPS.items()}
+    moved = [_moved(old, new) for old, new in MOVED.items()]
+    chosen = st.navigation(groups | {"": groups[""] + moved}, position="top")
+    name = MOVED.get(chosen.url_path, chosen.url_path)
+    page = next(p for p in PAGES if offered[p.name].url_path == name)
     with safe.shown_problems("frame"):
         machine = shell.sidebar(pair=not page.chooses_models)
         with safe.shown_problems("page"):
@@ -64,11 +78,21 @@ def main() -> None:
         shell.describe_machine(machine)
 
 
+def _moved(old: str, new: str) -> st.Page:
+    """A page that no list shows: an old address, with all that it says, shows the new page."""
+    script = ROOT / "pages" / f"{new}.py"
+
+    def shown() -> None:
+        runpy.run_path(str(script))
+
+    return st.Page(shown, title=new.capitalize(), url_path=old, visibility="hidden")
+
+
 def _page(page: Page) -> st.Page:
     first = page == PAGES[0]  # it has no address of its own
     return st.Page(
         ROOT / "pages" / f"{page.name}.py",
-        title=page.name.capitalize(),
+        title=page.title or page.name.capitalize(),
         url_path="" if first else page.name,
         default=first,
     )

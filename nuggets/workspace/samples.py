@@ -22,7 +22,7 @@ from nuggets.recipe_tree import RENAMED, SOURCES, with_new_names
 NAME_LENGTH = 40
 
 
-def save_upload(content: bytes, name: str = "") -> Path:
+def save_upload(content: bytes, name: str = "", checked_as: str = "") -> Path:
     """Keeps an uploaded JSONL under a name made from its content, after checking every line.
 
     The uploader's own file name is never used as a path.
@@ -30,6 +30,7 @@ def save_upload(content: bytes, name: str = "") -> Path:
     Args:
         content: the file.
         name: what people call it; a short digest when not given.
+        checked_as: the uploader's own name for the file, for sentences about its lines.
 
     Raises:
         BadInput: naming the first line that is not a sample, and why.
@@ -41,9 +42,12 @@ def save_upload(content: bytes, name: str = "") -> Path:
         try:
             load_samples(unchecked)
             unchecked.rename(path)
-        except BadInput:
+        except BadInput as problem:
             unchecked.unlink()
-            raise
+            said = str(problem).replace(str(unchecked), unchecked.name)
+            raise BadInput(
+                said.replace(unchecked.name, plain(checked_as) or "The upload")
+            ) from None
     if name:
         remember(DataConfig(file=str(path)), name)
     return path

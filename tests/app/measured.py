@@ -30,6 +30,11 @@ from nuggets.statistics.report import build_report
 
 Size = tuple[int, int, int, int]
 """Layers, width, FFN width and attention heads."""
+TOKENIZER = {
+    "version": "1.0",
+    "added_tokens": [],
+    "model": {"type": "WordLevel", "vocab": {str(n): n for n in range(30)}, "unk_token": "0"},
+}
 SMALL = {"teacher": (6, 16, 24, 4), "independent": (4, 8, 12, 2), "sibling": (4, 8, 12, 2)}
 
 
@@ -49,6 +54,7 @@ def write_models(root: Path, sizes: dict[str, Size] = SMALL) -> None:
             "tie_word_embeddings": False,
         }
         (folder / "config.json").write_text(json.dumps(config))
+        (folder / "tokenizer.json").write_text(json.dumps(TOKENIZER))
         save_file(_weights(ArchSpec.from_config(config), name), folder / "model.safetensors")
         (folder / "card.json").write_text(_card(name).model_dump_json())
 
@@ -198,7 +204,7 @@ def write_benchmark(
             )
             cells.append(cell)
             folder = run.folder / "artifacts" / "cells" / f"{arm}-{seed}"
-            folder.mkdir(parents=True)
+            (folder / "adapter").mkdir(parents=True)  # without weights: nobody loads them here
             (folder / "cell.json").write_text(cell.model_dump_json())
             rows = [
                 {

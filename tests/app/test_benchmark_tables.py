@@ -1,4 +1,4 @@
-"""Public benchmarks on the Benchmarks page, and the exact prompt on the Transfer page."""
+"""Public benchmarks on the Results page, and the exact prompt on the Transfer page."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def evaluated(tmp_path: Path) -> Run:
 def test_models_measured_by_themselves_are_shown_with_intervals(
     open_page: Open, evaluated: Run
 ) -> None:
-    at = open_page("benchmarks")
+    at = open_page("results")
     frame = at.dataframe[0].value
     assert frame["model"].tolist() == ["teacher", "sibling"]
     (table,) = api.benchmark_tables(evaluated)
@@ -87,9 +87,8 @@ def test_models_measured_by_themselves_are_shown_with_intervals(
     assert compared["paired"].tolist() == ["sibling − teacher"]
     assert compared["difference, 95 %"][0].startswith("−0.500 [−")
     assert frame["time"].tolist() == ["2.0 s", "2.0 s"]
-    assert f"4 items, positive differences are better than teacher · run {evaluated.id}" in shown(
-        at
-    )
+    title = api.about(evaluated).title
+    assert f"4 items, positive differences are better than teacher · {title}" in shown(at)
 
 
 def test_the_verdict_of_a_benchmark_stands_below_its_table(
@@ -102,7 +101,7 @@ def test_the_verdict_of_a_benchmark_stands_below_its_table(
     ]
     monkeypatch.setattr(api, "benchmark_tables", lambda run: build_tables(arms, "plain"))
     assert "mmlu-5shot: No detectable difference between paper and plain" in shown(
-        open_page("benchmarks")
+        open_page("results")
     )
 
 
@@ -128,7 +127,7 @@ def test_without_the_extra_one_sentence_says_what_to_install(
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert "pip install 'nuggets[eval]'" in api.eval_extra_missing()
-    at = open_page("benchmarks")
+    at = open_page("results")
     assert "pip install 'nuggets[eval]'" in shown(at)
     assert not form(at)
     assert not [button for button in at.button if button.key == "eval-start"]
@@ -147,7 +146,7 @@ def test_the_form_starts_what_its_command_says(
     rows = ({"question": f"{i}+1?", "answer": f"#### {i + 1}", "id": i} for i in range(20))
     items.write_text("".join(json.dumps(row) + "\n" for row in rows))
     monkeypatch.setattr(api, "start", start)
-    at = open_page("benchmarks", task="sub")
+    at = open_page("results", task="sub")
     command = "nuggets evaluate teacher independent --benchmark skill --limit 100 --task sub"
     assert form(at).startswith(command)
     at.multiselect(key="eval_kinds").set_value(["gsm8k", "mmlu"]).run()
@@ -165,7 +164,7 @@ def test_the_form_starts_what_its_command_says(
 
 
 def test_what_is_refused_is_one_sentence(open_page: Open, installed: None) -> None:
-    at = open_page("benchmarks", eval_kinds="GSM8K, word problems", eval_data="/none.jsonl")
+    at = open_page("results", eval_kinds="GSM8K, word problems", eval_data="/none.jsonl")
     at.multiselect(key="eval_kinds").set_value(["gsm8k"]).run()
     at.button(key="eval-start").click().run()
     assert "/none.jsonl" in shown(at)
@@ -176,7 +175,7 @@ def test_what_is_refused_is_one_sentence(open_page: Open, installed: None) -> No
 
 
 def test_a_dialogue_is_judged_by_the_teacher(open_page: Open, installed: None) -> None:
-    at = open_page("benchmarks", eval_data="asked.jsonl")
+    at = open_page("results", eval_data="asked.jsonl")
     at.multiselect(key="eval_kinds").set_value(["dialogue"]).run()
     assert "--judge-teacher teacher" in form(at)
 
@@ -187,7 +186,7 @@ def test_arms_of_the_chosen_transfer_can_be_measured(
     pairs = tmp_path / "pairs"
     changes = ["lora.r=2", f"teacher={pairs / 'teacher'}", f"student={pairs / 'sibling'}"]
     run = write_benchmark(load_recipe("quick", changes))
-    at = open_page("benchmarks", run=run.id)
+    at = open_page("results", run=run.id, tab="Benchmarks")
     assert not form(at)  # nothing is chosen yet
     at.multiselect(key="eval_arms").set_value(["paper"]).run()
     assert f"nuggets evaluate run:{run.id}/paper --benchmark skill" in form(at)

@@ -180,7 +180,7 @@ def test_the_map_by_hand_becomes_the_layers_of_a_transfer(open_page: Open) -> No
     at = open_page("alignment", layer_map="0, 2, 3, 5")
     assert report.matrices["cka"].shape == (6, 4)
     at.button(key="use-layer-map").click().run()
-    assert at.title[0].value == "Transfer"
+    assert at.title[0].value == "Plan a transfer"
     assert at.selectbox(key="layers").value == "by_hand"
     scripts = [code.value for code in at.code if "job: transfer" in code.value]
     recipe = api.load_job(scripts[0])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from nuggets import api
-from tests.app.conftest import HOSTILE, shown
+from tests.app.conftest import HOSTILE, rendered, shown
 from tests.app.measured import write_benchmark
 
 
@@ -26,8 +26,9 @@ def test_no_runs_says_what_to_do(open_page):
 
 def test_table_lists_all_newest_first(open_page, two):
     frame = table(open_page("runs"))
-    assert set(frame["run"]) == {run.id for run in two}
-    assert list(frame["run"]) == sorted(frame["run"], reverse=True)
+    assert list(frame["run"]) == list(api.titles(api.runs()).values())
+    assert {run.id for run in two} == {run.id for run in api.runs()}
+    assert not any(run.id in str(value) for run in two for value in frame.to_numpy().ravel())
 
 
 @pytest.mark.parametrize(
@@ -35,7 +36,7 @@ def test_table_lists_all_newest_first(open_page, two):
     [({"status": "done"}, 0), ({"kind": "sensitivity"}, 1), ({"containing": "QUICK"}, 0)],
 )
 def test_filters_from_the_address(open_page, two, query, index):
-    assert list(table(open_page("runs", **query))["run"]) == [two[index].id]
+    assert list(table(open_page("runs", **query))["run"]) == [api.about(two[index]).title]
 
 
 def test_filter_without_a_match_says_so(open_page, two):
@@ -58,7 +59,12 @@ def test_comparison_shows_recipe_and_results(open_page, two):
     at = open_page("runs", run=two[0].id, **{"with": other.id})
     frames = [part.value for part in at.dataframe]
     recipe = next(frame for frame in frames if "recipe" in frame.columns)
-    assert dict(zip(recipe["recipe"], recipe[other.id], strict=True))["lora.r"] == "4"
+    assert (
+        dict(zip(recipe["recipe"], recipe[api.titles([two[0], other])[other.id]], strict=True))[
+            "lora.r"
+        ]
+        == "4"
+    )
     results = next(frame for frame in frames if "results" in frame.columns)
     assert "paper" in set(results["results"])
 
@@ -67,6 +73,8 @@ def test_export_writes_what_the_api_writes(open_page, two, tmp_path, monkeypatch
     asked = []
     monkeypatch.setattr(api, "export", lambda run, out, arm, seed: asked.append((arm, seed, out)))
     at = open_page("runs", run=two[0].id)
+    assert at.selectbox("export-arm").value == "paper"  # what the verdict is about, no control
+    at.selectbox("export-arm").select("permuted").run()
     at.selectbox("export-arm").select("paper").run()
     at.selectbox("export-seed").select(1).run()
     at.text_input(f"export-{two[0].id}-paper-1").set_value(str(tmp_path / "out")).run()
@@ -76,6 +84,8 @@ def test_export_writes_what_the_api_writes(open_page, two, tmp_path, monkeypatch
 
 
 def test_export_of_a_missing_adapter_is_one_sentence(open_page, two):
+    for folder in two[0].folder.glob("artifacts/cells/*/adapter"):
+        folder.rmdir()
     at = open_page("runs", run=two[0].id)
     at.button("export").click().run()
     assert not at.exception
@@ -124,7 +134,7 @@ def test_run_leaves_as_a_bundle_and_comes_back(open_page, two):
     api.delete(run.id)
     at = bring_in(open_page("runs"), written)
     assert not at.exception
-    assert run.id in set(table(at)["run"])
+    assert api.about(api.open_run(run.id)).title in set(table(at)["run"])
     assert api.report(api.open_run(run.id)).verdict == verdict
     assert "already exists here" in shown(bring_in(open_page("runs"), written))
 
@@ -135,7 +145,7 @@ def test_file_that_is_no_bundle_is_refused_in_a_sentence(open_page, two, tmp_pat
     at = bring_in(open_page("runs"), wrong)
     assert not at.exception
     assert str(wrong) in shown(at)
-    assert set(table(at)["run"]) == {run.id for run in two}
+    assert set(table(at)["run"]) == set(api.titles(two).values())
 
 
 def test_a_run_from_elsewhere_is_resumed_only_after_a_tick_for_each_thing(open_page, tmp_path):

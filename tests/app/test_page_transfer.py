@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from nuggets import api
+from nuggets.planning.cache import MapRequest
 from nuggets.recipe import SensitivityJob, TransferRecipe
 from nuggets.runs.events import EventLog
 from nuggets.ui.transfer import form_compare, form_extract, form_train
@@ -150,8 +151,15 @@ def test_a_refused_value_is_forgotten_once_its_field_was_used(open_page):
     at = open_page("transfer", r="many")
     at.number_input("steps").set_value(40).run()
     assert "The link sets r=" in shown(at)
+    assert at.button("start").disabled  # nothing starts that was not asked for
     at.number_input("r").set_value(5).run()
     assert "The link sets" not in shown(at)
+    assert not at.button("start").disabled
+    at = open_page("transfer", r="9999")
+    assert at.button("start").disabled
+    at.button("as-shown").click().run()
+    assert not at.button("start").disabled
+    assert recipe_shown(at).lora.r == api.load_recipe("quick").lora.r
 
 
 def test_another_recipe_brings_its_own_values(open_page):
@@ -202,7 +210,8 @@ def test_plan_is_that_of_the_api(open_page, measured):
     assert text == [f"{value:.2f}×" for value in times]
 
 
-def test_without_a_map_the_page_offers_to_measure(open_page, wait_for):
+def test_without_a_map_the_page_offers_to_measure(open_page, wait_for, monkeypatch):
+    monkeypatch.setattr(MapRequest, "shipped", lambda request: None)
     at = open_page("transfer")
     assert not at.get("plotly_chart")
     at.button("plan-map-offer-0").click().run()
@@ -241,12 +250,12 @@ def test_cancel_and_resume(open_page, wait_for):
     assert run.record().attempts == 2
 
 
-def test_done_run_shows_its_verdict_and_leads_to_benchmarks(open_page):
+def test_done_run_shows_its_verdict_and_leads_to_results(open_page):
     run = write_benchmark(api.load_recipe("quick"))
     at = open_page("transfer", run=run.id)
     assert api.report(run).verdict.sentence in shown(at)
     at.button("to-benchmarks").click().run()
-    assert at.title[0].value == "Benchmarks"
+    assert at.title[0].value == "Results"
     assert at.selectbox("run").value == run.id
 
 

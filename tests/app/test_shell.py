@@ -12,8 +12,9 @@ from nuggets import api
 from nuggets.runs.schema import Provenance, RunRecord
 from nuggets.ui.frame import live, safe
 from tests.app.conftest import HOSTILE, ROOT, ROUTER, rendered, shown
+from tests.app.measured import write_benchmark
 
-PAGES = ("home", "models", "sensitivity", "alignment", "transfer", "benchmarks", "runs")
+PAGES = ("home", "models", "sensitivity", "alignment", "transfer", "results", "runs")
 
 
 def record(**fields):
@@ -51,6 +52,36 @@ def test_address_with_nonsense_falls_back(open_page):
     at = open_page("home", task="<script>", run="no-such-run")
     assert at.selectbox("task").value == "reverse"
     assert at.selectbox("run").value is None
+
+
+def test_a_chosen_run_brings_its_pair_and_task_and_another_task_lets_it_go(open_page):
+    run = write_benchmark(api.load_recipe("quick", ["student=sibling", "data.task=king"]))
+    at = open_page("results", run=run.id, task="add", teacher="independent")
+    said = [at.selectbox(key).value for key in ("teacher", "student", "task")]
+    assert said == ["teacher", "sibling", "king"]
+    assert at.selectbox("run").value == run.id
+    assert run.id in at.query_params["run"]
+    at.selectbox("task").select("sub").run()
+    assert at.selectbox("run").value is None
+    assert "run" not in at.query_params
+    at.selectbox("run").set_value(run.id).run()
+    assert at.selectbox("task").value == "king"
+
+
+def test_runs_are_called_by_what_they_are_about(tmp_path):
+    quick = write_benchmark(api.load_recipe("quick"))
+    again = api.create(api.load_recipe("quick"))
+    file = tmp_path / "letters.jsonl"
+    file.write_text('{"prompt": "a", "completion": "b"}\n{"prompt": "c", "completion": "d"}')
+    api.remember(api.DataConfig(file=str(file)), "my letters")
+    own = api.create(api.SensitivityJob(model="teacher", data=api.DataConfig(file=str(file))))
+    (own.folder / "record.json").write_text("{")
+    names = api.titles([quick, again, own])
+    assert names[quick.id].startswith("quick · reverse · teacher → independent · ")
+    assert names[again.id] != names[quick.id]
+    assert names[own.id].startswith("sensitivity · my letters · teacher · ")
+    (own.folder / "recipe.yaml").write_text("x")
+    assert api.about(api.open_run(own.id)).title == names[own.id]  # a recipe is read once
 
 
 def test_address_may_name_any_model(open_page):
@@ -97,12 +128,17 @@ def test_estimate_follows_the_last_ticks_and_is_withheld_early():
     start = datetime(2026, 1, 1, tzinfo=UTC)
     ticks = [(start + timedelta(seconds=10 * n), n / 10) for n in range(5)]
     last = ticks[-1][0]
-    assert live.remaining(ticks, last) == pytest.approx(60)  # 6 tenths at 10 s each
-    assert live.remaining(ticks, last + timedelta(seconds=5)) == pytest.approx(55)
-    assert live.remaining(ticks, last + timedelta(hours=1)) == 0
-    assert live.remaining(ticks[:1], last) is None
-    skipped = [(start, 0.0), *[(start, 0.5)] * 9, (start + timedelta(seconds=4), 0.6)]
-    assert live.remaining(skipped, skipped[-1][0]) == pytest.approx(16)  # not the skipped half
+    assert live.remaining(ticks, last) == pytest.approx((60, 60))  # 6 tenths at 10 s each
+    assert live.remaining(ticks, last + timedelta(seconds=5)) == pytest.approx((55, 55))
+    assert live.remaining(ticks, last + timedelta(hours=1)) == (0, 0)
+    assert live.remaining(ticks[:2], last) is None  # the first step may count warming up
+    uneven = [*ticks, (last + timedelta(seconds=30), 0.5)]
+    assert live.remaining(uneven, uneven[-1][0]) == pytest.approx((50, 150))
+    skipped = [(start, 0.0), *[(start, 0.5)] * 9]
+    skipped += [(start + timedelta(seconds=4 * n), 0.5 + n / 10) for n in (1, 2)]
+    assert live.remaining(skipped, skipped[-1][0]) == pytest.approx(
+        (12, 12)
+    )  # not the skipped half
 
 
 def test_app_and_pages_never_import_torch():

@@ -20,10 +20,12 @@ MAP = "figure-sensitivity-map-0"
 VERDICT = re.compile("|".join(KIND_WORDS.values()), re.IGNORECASE)
 
 
-def go(page, name: str) -> None:
+def go(page, group: str, name: str) -> None:
     """Another page by the navigation, as a person goes."""
+    page.get_by_text(group, exact=True).first.click()
     page.get_by_role("link", name=name, exact=True).first.click()
-    page.get_by_role("heading", level=1).filter(has_text=re.compile(name, re.IGNORECASE)).wait_for()
+    wanted = page.get_by_role("heading", level=1)
+    wanted.filter(has_text=re.compile(f"{name}|{group}", re.IGNORECASE)).wait_for()
     idle(page)
 
 
@@ -48,18 +50,19 @@ def answer_of(page, place: int):
 
 
 def test_class_finds_moves_and_judges_a_skill_in_five_minutes(open_context, shoot):
-    from tests.app.measured import write_map
-
-    write_map(api.SensitivityJob(model="teacher", data=api.DataConfig(task="add"), device="cpu"), 0)
     page, _ = open_context()
     page.goto("/?device=cpu")
     page.get_by_text("First visit?").wait_for()
+    page.locator(".st-key-figure-home-map .js-plotly-plot").wait_for()
+    page.get_by_role("button", name="See a result").click()
+    page.wait_for_url(re.compile(r"/results\?.*run="))
+    page.get_by_text(re.compile("^lexicon helps: ")).wait_for()
+    shoot(page, "class-result")
+    page.goto("/?device=cpu")
     page.get_by_role("button", name="Use this pair").first.click()
 
-    go(page, "Sensitivity")
-    idle(page)
-    page.get_by_role("button", name="Measure", exact=True).click()
-    page.locator(f".st-key-{MAP} .js-plotly-plot").wait_for(timeout=WORK_MS)
+    go(page, "Explore", "Sensitivity")
+    page.locator(f".st-key-{MAP} .js-plotly-plot").wait_for()  # it ships: nobody measures
     click_cell(page, MAP, "model.layers.2.mlp.up_proj")
     page.get_by_text(re.compile(r"^model\.layers\.2\.mlp\.up_proj · rows")).wait_for()
     before = page.evaluate(_NUMBERS, MAP)
@@ -69,7 +72,7 @@ def test_class_finds_moves_and_judges_a_skill_in_five_minutes(open_context, shoo
     idle(page)
     assert page.evaluate(_NUMBERS, MAP) != before
 
-    go(page, "Learn")
+    go(page, "Learn", "Chapters")
     page.get_by_role("button", name="Next", exact=True).click()
     page.get_by_text("fewer than half", exact=True).click()  # the guess, before the answer
     page.get_by_text("Reveal", exact=True).click()
@@ -78,8 +81,8 @@ def test_class_finds_moves_and_judges_a_skill_in_five_minutes(open_context, shoo
 
     page.goto(transfer(40, ("vanilla", "plain", "paper", "permuted"), task="reverse"))
     run = start(page)
-    page.get_by_role("button", name="Open Benchmarks").click(timeout=WORK_MS)
-    page.wait_for_url(re.compile("/benchmarks"))
+    page.get_by_role("button", name="Open Results").click(timeout=WORK_MS)
+    page.wait_for_url(re.compile("/results"))
     page.locator(".st-key-verdict").get_by_text(VERDICT).first.wait_for()
     idle(page)
     assert page.get_by_test_id("stPlotlyChart").count() >= 2  # arms, curves
@@ -129,12 +132,12 @@ def test_researcher_loses_window_server_and_worker_and_gets_the_same_result(
 
     os.kill(worker, signal.SIGKILL)
     page.get_by_role("button", name="Resume", exact=True).click()
-    page.get_by_role("button", name="Open Benchmarks").wait_for(timeout=WORK_MS)
+    page.get_by_role("button", name="Open Results").wait_for(timeout=WORK_MS)
     assert run.record().attempts == 2
 
     page.goto(small)
     undisturbed = start(page)
-    page.get_by_role("button", name="Open Benchmarks").wait_for(timeout=WORK_MS)
+    page.get_by_role("button", name="Open Results").wait_for(timeout=WORK_MS)
     for one, other in zip(api.cells(run), api.cells(undisturbed), strict=True):
         assert (one.arm, one.seed, one.outcomes) == (other.arm, other.seed, other.outcomes)
         assert api.answers(run, one.arm, one.seed) == api.answers(undisturbed, one.arm, one.seed)
@@ -185,7 +188,7 @@ def test_engineer_brings_samples_and_leaves_with_an_adapter(
     page.get_by_text(re.compile(r"^In the loss: \d+ tokens")).wait_for(timeout=WORK_MS)
     page.get_by_text("<|user|>").first.wait_for()
     run = start(page)
-    page.get_by_role("button", name="Open Benchmarks").click(timeout=WORK_MS)
+    page.get_by_role("button", name="Open Results").click(timeout=WORK_MS)
     page.locator(".st-key-verdict").get_by_text(VERDICT).first.wait_for()
     shoot(page, "engineer-verdict")
 

@@ -484,6 +484,17 @@ def test_an_archive_is_refused_and_leaves_nothing(tmp_path, monkeypatch):
     assert not [file for file in tmp_path.rglob("*") if file.is_file()]
 
 
+def test_an_upload_that_is_refused_is_called_by_its_uploaders_name(tmp_path, monkeypatch):
+    monkeypatch.setenv("NUGGETS_HOME", str(tmp_path))
+    for content in (GOOD + b"{}\n", b"", b"not json"):
+        for name, said in (("mine.jsonl", "mine.jsonl"), ("", "The upload")):
+            with pytest.raises(NuggetsError) as refused:
+                save_upload(content, checked_as=name)
+            assert said in str(refused.value)
+            assert ".unchecked" not in str(refused.value)
+            assert str(tmp_path) not in str(refused.value)
+
+
 def test_an_uploads_name_is_never_a_path(tmp_path, monkeypatch):
     monkeypatch.setenv("NUGGETS_HOME", str(tmp_path / "home"))
     kept = save_upload(GOOD, "../../../outside.jsonl")

@@ -1,1 +1,1 @@
-"""Parts of the Benchmarks and Paper pages."""
+"""Parts of the Results and Paper pages."""

@@ -1,4 +1,4 @@
-"""The cross-task matrix on the Benchmarks page: shown, or how to get it."""
+"""The cross-task matrix on the Results page: shown, or how to get it."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def _start(missing: list[str], changes: tuple[str, ...], command: str) -> None:
         st.code(command, language="bash", wrap_lines=True)
         with st.container(horizontal=True, vertical_alignment="center"):
             st.button("Start the missing runs", key="run-cross", on_click=_run, args=(changes,))
-            st.page_link(shell.page("paper"), label="All experiments of the paper")
+            shell.link("paper", "All experiments of the paper")
 
 
 @safe.refused_later()

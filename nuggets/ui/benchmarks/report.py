@@ -1,13 +1,15 @@
-"""Parts of the Benchmarks page: arms, differences and curves, items, old skills, budget."""
+"""Parts of the Results page: arms, differences and curves, items, old skills, budget."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import pandas as pd
 import streamlit as st
 
 from nuggets import api
-from nuggets.documents import colours
 from nuggets.errors import Damaged
-from nuggets.statistics.verdict import controls_of
+from nuggets.statistics.verdict import Difference, controls_of
 from nuggets.ui.benchmarks import arms as arm_tables
 from nuggets.ui.charts import base as charts
 from nuggets.ui.charts import benchmarks as benchmarks_charts
@@ -19,7 +21,7 @@ class Sources:
     """What every figure and table of one run shares: where it comes from."""
 
     def __init__(self, run: api.Run) -> None:
-        self.id, self._job = run.id, api.job_of(run)
+        self.id, self._job, self.title = run.id, api.job_of(run), api.about(run).title
 
     def of(self, then: str) -> Origin:
         """What makes the run again, and prints what is shown of its `report`."""
@@ -62,36 +64,38 @@ def arms(report: api.BenchmarkReport, run: Sources) -> None:
     size = f"95 % intervals over {n_seeds} seeds and {report.n_items} items"
     left, right = st.columns(2, gap="medium")
     with left:
-        with st.container(horizontal=True, vertical_alignment="center"):
-            st.subheader("Arms", anchor=False)
+        st.subheader("Arms", anchor=False)
         Picture(
             benchmarks_charts.arms_figure(report, look),
             benchmarks_charts.arms_frame(report),
             "arms",
-            f"Means with {size}; each dot is one seed · run {run.id}",
+            f"Means with {size}; each dot is one seed · {run.title}",
             run.of(EACH_ARM.format("arm.value, arm.interval, arm.per_seed")),
             "One bar with interval for each arm, and a dot for each seed",
         ).draw()
     with right:
-        _differences(report, run, look)
+        st.subheader("All paired differences", anchor=False)
+        _differences(report.differences, run, "differences")
 
 
-def _differences(report: api.BenchmarkReport, run: Sources, look: colours.Look) -> None:
+def forest(report: api.BenchmarkReport, run: Sources) -> None:
+    """The treatment against plain LoRA and each of its controls, beside a line at 0."""
     treatment = report.verdict.treatment
-    own = [d for d in report.differences if treatment in (d.arm, d.versus)]
-    every = [d for d in report.differences if d not in own]
-    shown = own or every
-    with st.container(horizontal=True, vertical_alignment="center"):
-        st.subheader("Paired differences", anchor=False, width="stretch")
-        if own and every and st.toggle(f"All {len(report.differences)}", key="all_pairs",
-                                       bind="query-params",
-                                       help="Also the other arms against plain."):  # fmt: skip
-            shown = own + every
+    own = [d for d in report.differences if treatment == d.arm]
+    _differences(own or report.differences, run, "effect", treatment if own else None)
+
+
+def _differences(
+    shown: Sequence[Difference], run: Sources, key: str, of: str | None = None
+) -> None:
+    if not shown:
+        st.text("No arms were compared.")
+        return
     Picture(
-        benchmarks_charts.forest_figure(shown, look),
+        benchmarks_charts.forest_figure(shown, share.look(), of),
         benchmarks_charts.differences_frame(shown),
-        "differences",
-        f"Paired by seed and item, 95 % intervals, p-values after Holm's correction · run {run.id}",
+        key,
+        f"Paired by seed and item, 95 % intervals, p-values after Holm's correction · {run.title}",
         run.of(
             "for d in report.differences:\n"
             "    print(d.arm, d.versus, d.interval, d.p_holm, d.minimum_detectable)"
@@ -115,7 +119,7 @@ def curves(report: api.BenchmarkReport, run: Sources) -> None:
         ),
         benchmarks_charts.curves_frame(report),
         "curves",
-        f"Mean over seeds, 95 % bands · run {run.id}",
+        f"Mean over seeds, 95 % bands · {run.title}",
         run.of(EACH_ARM.format("arm.curve")),
         "Learning curve of each arm with its band",
     ).draw()
@@ -145,7 +149,7 @@ def answers(report: api.BenchmarkReport, run: api.Run, origin: Sources) -> None:
     judged = report.verdict.treatment or names[-1]
     base = next((a.name for a in report.arms.values() if a.role == "baseline"), names[0])
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        pair = [_arm("Arm", "arm", names, base), _arm("against", "against", names, judged)]
+        pair = [_arm("Arm", "arm", names, base), _arm("Against", "against", names, judged)]
         common = [s for s in report.arms[pair[0]].seeds if s in report.arms[pair[1]].seeds]
         seed = st.selectbox("Seed", common, key="seed", bind="query-params", width=110)
         only = st.toggle("Changed answers only", key="flips", bind="query-params")
@@ -164,13 +168,19 @@ def answers(report: api.BenchmarkReport, run: api.Run, origin: Sources) -> None:
     changes = frame["change"].tolist()
     gained, lost = changes.count("gained"), changes.count("lost")
     caption = f"{pair[0]} → {pair[1]}, seed {seed}: {gained} gained, {lost} lost of {len(frame)}"
-    frame = frame.query("change != 'same'") if only else frame
+    frame = frame.query("change != 'same'") if only else flips_first(frame)
     code = (
         f"for arm in {(pair[0], pair[1])}:\n    for answer in api.answers(run, arm, {seed}):\n"
         "        print(arm, answer)"
     )
-    share.table(frame, "items", f"{caption} · run {run.id}", origin.of(code), height=320,
+    share.table(frame, "items", f"{caption} · {origin.title}", origin.of(code), height=320,
                 shown=arm_tables.items_shown(frame, (pair[0], pair[1])))  # fmt: skip
+
+
+def flips_first(frame: pd.DataFrame) -> pd.DataFrame:
+    """Items whose outcome differs first: gained, then lost, then the rest."""
+    order = {"gained": 0, "lost": 1, "same": 2}
+    return frame.sort_values("change", key=lambda change: change.map(order), kind="stable")
 
 
 def _arm(label: str, key: str, names: list[str], default: str) -> str:
@@ -192,7 +202,7 @@ def retention(report: api.BenchmarkReport, run: Sources) -> None:
         benchmarks_charts.retention_figure(report, share.look()),
         frame,
         "retention",
-        f"Exact match on old skills after training, 95 % intervals · run {run.id}",
+        f"Exact match on old skills after training, 95 % intervals · {run.title}",
         run.of(EACH_ARM.format("arm.old_skills")),
         "Exact match of each arm on old skills, with intervals",
     ).draw()
@@ -207,7 +217,7 @@ def budget(report: api.BenchmarkReport, run: Sources) -> None:
     share.table(
         frame,
         "budget",
-        f"Equal for all arms unless shown otherwise; means over seeds{tuned} · run {run.id}",
+        f"Equal for all arms unless shown otherwise; means over seeds{tuned} · {run.title}",
         run.of(code),
         shown=arm_tables.budget_shown(frame),
         height="content",

@@ -1,4 +1,4 @@
-"""Benchmarks from lm-eval on the Benchmarks page: a table with intervals for each."""
+"""Benchmarks from lm-eval on the Results page: a table with intervals for each."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MOST_RUNS = 6
 def section(run: api.Run | None, choice: shell.Choice) -> None:
     """Benchmarks of a transfer's arms and of models by themselves, and the form to measure more."""
     own = api.benchmark_tables(run) if run is not None else []
-    others = _evaluations()
+    others = _evaluations() if run is None else []
     st.subheader("Public benchmarks", anchor=False)
     evaluate_part.progress()
     nothing = not own and not others
@@ -31,7 +31,9 @@ def section(run: api.Run | None, choice: shell.Choice) -> None:
         _tables(run, own)
     for other in others:
         tables = api.benchmark_tables(other)
-        title = safe.label(f"{', '.join(table.benchmark for table in tables)} · {other.id}", 100)
+        title = safe.label(
+            f"{', '.join(table.benchmark for table in tables)} · {api.about(other).title}", 100
+        )
         with st.expander(title, expanded=run is None and other is others[0]):
             _tables(other, tables)
 
@@ -85,14 +87,12 @@ _PRINTED = """for table in api.benchmark_tables(run):
 
 
 def _tables(run: api.Run, tables: list[api.BenchmarkTable]) -> None:
-    origin = share.Origin.of(api.job_of(run), _PRINTED)
+    origin, title = share.Origin.of(api.job_of(run), _PRINTED), api.about(run).title
     for table in tables:
         beside = (
             f", positive differences are better than {table.base}" if len(table.rows) > 1 else ""
         )
-        caption = (
-            f"{table.benchmark}: 95 % intervals over {table.n_items} items{beside} · run {run.id}"
-        )
+        caption = f"{table.benchmark}: 95 % intervals over {table.n_items} items{beside} · {title}"
         name = f"benchmark-{run.id}-{table.benchmark}"
         frame = frame_of(table)
         share.table(frame, name, caption, origin, shown=shown_of(frame))
@@ -104,7 +104,7 @@ def _tables(run: api.Run, tables: list[api.BenchmarkTable]) -> None:
                 compared,
                 f"compared-{run.id}-{table.benchmark}",
                 f"{table.benchmark}, {table.metric}: paired differences with 95 % intervals and "
-                f"p-values adjusted by Holm · run {run.id}",
+                f"p-values adjusted by Holm · {title}",
                 origin,
                 shown=paired_shown(compared),
             )

@@ -87,15 +87,14 @@ def _label_layers(fig: go.Figure, axis: str, n: int, title: str) -> None:
 
 
 def _add_map(fig: go.Figure, label: str, pairs: Pairs, index: int, count: int) -> None:
-    """Draws a layer map; several maps sit side by side inside a cell."""
+    """Marks a layer map below the numbers, side by side with others; a line would cross them."""
     shift = 0.0 if count < 2 else 0.56 * (index / (count - 1) - 0.5)
     colour, mark, size = _STYLES[label]
     fig.add_scatter(
         x=[student + shift for student, _ in pairs],
         y=[teacher + 0.32 for _, teacher in pairs],
-        mode="lines+markers",
+        mode="markers",
         name=label,
-        line={"color": charts.fade(colour, 0.5), "width": 2},
         marker={
             "size": size,
             "color": colour,

@@ -8,7 +8,7 @@ for categories.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,13 +18,16 @@ from jaxtyping import Float
 from numpy import ndarray
 
 from nuggets.amounts import plain_name
-from nuggets.documents.colours import CATEGORIES, Look
+from nuggets.documents.colours import CATEGORIES, ROLE_COLOURS, Look
 from nuggets.documents.page import FONT
+from nuggets.statistics.verdict import ArmRole
 from nuggets.ui.charts import room
 
 MAGNITUDE = "Viridis"
 SIGNED = "RdBu_r"
 """Red is more, blue is less, white is none."""
+DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
+SYMBOLS = ("circle", "square", "diamond", "cross", "triangle-up", "x", "star")
 
 
 def finish(fig: go.Figure, look: Look, height: int, **layout: Any) -> go.Figure:
@@ -93,6 +96,21 @@ def _whole(look: Look) -> dict[str, Any]:
         "bargap": 0.3,
         "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": look.muted, "activecolor": look.ink},
     }
+
+
+def arm_styles(roles: Mapping[str, ArmRole]) -> dict[str, tuple[str, str, str]]:
+    """Arm → colour, dash and symbol, on every page alike: the registry of how arms look.
+
+    Colours tell roles; dashes and symbols tell arms of one role, in the recipe's order.
+    """
+    seen: dict[str, int] = {}
+    styles = {}
+    for name, role in roles.items():
+        place = seen.get(role, 0)
+        seen[role] = place + 1
+        dash, symbol = DASHES[place % len(DASHES)], SYMBOLS[place % len(SYMBOLS)]
+        styles[name] = ROLE_COLOURS[role], dash, symbol
+    return styles
 
 
 def fade(colour: str, alpha: float) -> str:

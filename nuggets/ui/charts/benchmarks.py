@@ -1,4 +1,4 @@
-"""Figures and tables of the Benchmarks page. Nothing is drawn without its interval."""
+"""Figures and tables of the Results page. Nothing is drawn without its interval."""
 
 from __future__ import annotations
 
@@ -24,20 +24,6 @@ ROLE_TITLES = {
     "reference": "no training",
 }
 UNSEEN = "no detectable difference"
-DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
-SYMBOLS = ("circle", "square", "diamond", "cross", "triangle-up", "x", "star")
-
-
-def arm_styles(report: BenchmarkReport) -> dict[str, tuple[str, str, str]]:
-    """Arm → colour, dash and symbol: colours tell roles, dashes and symbols arms of one role."""
-    seen: dict[str, int] = {}
-    styles = {}
-    for name, arm in report.arms.items():
-        place = seen.get(arm.role, 0)
-        seen[arm.role] = place + 1
-        dash, symbol = DASHES[place % len(DASHES)], SYMBOLS[place % len(SYMBOLS)]
-        styles[name] = colours.ROLE_COLOURS[arm.role], dash, symbol
-    return styles
 
 
 def arms_frame(report: BenchmarkReport) -> pd.DataFrame:
@@ -113,9 +99,10 @@ def _direction(report: BenchmarkReport) -> str:
 
 
 def curves_frame(report: BenchmarkReport) -> pd.DataFrame:
-    """One row per arm and step: mean over seeds with its band."""
+    """One row per arm and step: mean over seeds with its band, within what the metric can be."""
+    most = 1.0 if report.higher_is_better else float("inf")
     rows = [
-        {"arm": arm.name, "step": step, "mean": mean, "low": low, "high": high}
+        {"arm": arm.name, "step": step, "mean": mean, "low": max(low, 0.0), "high": min(high, most)}
         for arm in report.arms.values()
         for step, mean, low, high in arm.curve
     ]
@@ -126,7 +113,8 @@ def curves_figure(
     report: BenchmarkReport, arms: Sequence[str] = (), look: Look = LIGHT
 ) -> go.Figure:
     """Learning curves with bands over seeds, in the colours of the arms' roles."""
-    labels, styles = charts.labels(report.arms), arm_styles(report)
+    labels = charts.labels(report.arms)
+    styles = charts.arm_styles({name: arm.role for name, arm in report.arms.items()})
     fig = go.Figure()
     for name, own in curves_frame(report).groupby("arm", sort=False):
         if arms and name not in arms:
@@ -172,13 +160,17 @@ def differences_frame(differences: Sequence[Difference]) -> pd.DataFrame:
     )
 
 
-def forest_figure(differences: Sequence[Difference], look: Look = LIGHT) -> go.Figure:
+def forest_figure(
+    differences: Sequence[Difference], look: Look = LIGHT, of: str | None = None
+) -> go.Figure:
     """Paired differences with intervals beside a line at no difference.
 
-    Blue is better, vermilion worse, and hollow grey not detectable.
+    Blue is better, vermilion worse, and hollow grey not detectable. Where all are `of` one arm, it
+    is named once, below.
     """
     fig = go.Figure()
-    names = list(charts.labels([f"{d.arm} − {d.versus}" for d in differences], 40).values())
+    each = [f"{d.arm} − {d.versus}" if of is None else f"over {d.versus}" for d in differences]
+    names = list(charts.labels(each, 40).values())
     frame = differences_frame(differences).assign(name=names, seen=[_seen(d) for d in differences])
     for title, colour, symbol in (
         ("better", look.blue, "circle"),
@@ -201,9 +193,11 @@ def forest_figure(differences: Sequence[Difference], look: Look = LIGHT) -> go.F
             "<br>p (Holm) %{customdata[2]:.2g}<extra></extra>",
         )
     fig.update_yaxes(categoryorder="array", categoryarray=names[::-1], showgrid=False)
-    fig.update_xaxes(title="worse ← paired difference → better")
+    whose = "paired difference" if of is None else charts.shorten(charts.plain_name(of))
+    fig.update_xaxes(title=f"worse ← {whose} → better")
     fig.add_vline(x=0, line={"color": look.muted, "width": 1.5, "dash": "dot"})
-    return charts.finish(fig, look, 130 + 44 * max(3, len(names)))
+    height = 130 + 44 * max(3, len(names)) if of is None else 110 + 36 * len(names)
+    return charts.finish(fig, look, height)
 
 
 def _seen(difference: Difference) -> str:

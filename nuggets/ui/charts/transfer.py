@@ -16,6 +16,7 @@ from nuggets.documents import colours
 from nuggets.documents.colours import LIGHT, Look
 from nuggets.extraction.plan import ExtractionPlan
 from nuggets.models.architecture import ROLES
+from nuggets.statistics.verdict import ArmRole
 from nuggets.ui.charts import base as charts
 from nuggets.ui.charts import ink
 from nuggets.views.sensitivity import Residual
@@ -195,19 +196,27 @@ def identity_title(frame: pd.DataFrame) -> str:
     return f"Step-0 identity: {arms} as the untouched student, logits within {max(promised):.1e}"
 
 
-def losses_figure(frame: pd.DataFrame, look: Look = LIGHT) -> go.Figure:
-    """A line per arm and a band from its lowest to its highest seed; names are drawn as text."""
+def losses_figure(
+    frame: pd.DataFrame, look: Look = LIGHT, roles: Mapping[str, ArmRole] | None = None
+) -> go.Figure:
+    """A line per arm and a band from its lowest to its highest seed; names are drawn as text.
+
+    Arms look as their `roles` do on every page; one that has none is a baseline's stage.
+    """
     fig = go.Figure()
     names = charts.labels(dict.fromkeys(frame["arm"]))
-    for index, (arm, own) in enumerate(frame.groupby("arm", sort=False)):
+    known = roles or {}
+    styles = charts.arm_styles({**known, **{a: "baseline" for a in names if a not in known}})
+    for arm, own in frame.groupby("arm", sort=False):
+        colour, dash, _ = styles[str(arm)]
         charts.add_line(
             fig,
             own.sort_values("step"),
             "loss",
             names[str(arm)],
-            colours.CATEGORIES[index % len(colours.CATEGORIES)],
+            colour,
             mode="lines+markers" if len(own) < 3 else "lines",
-            dash="solid" if index < len(colours.CATEGORIES) else "dash",
+            dash=dash,
         )
     fig.update_xaxes(title="step", rangemode="tozero")
     fig.update_yaxes(title="training loss", rangemode="tozero")

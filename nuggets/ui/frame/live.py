@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import pairwise
 from typing import Any
 
 import streamlit as st
@@ -17,7 +18,7 @@ from nuggets import api
 from nuggets.amounts import duration
 from nuggets.recipe import TransferRecipe
 from nuggets.runs.schema import RunRecord, now
-from nuggets.ui.frame import consent, safe
+from nuggets.ui.frame import consent, heading, safe
 
 TICK_S = 1.0
 ACTED = "nuggets-acted"
@@ -47,8 +48,9 @@ def _panel(run: api.Run, key: str, losses: bool, was_live: bool) -> None:
             safe.problem(run.problem() or "This run cannot be read.", f"{key}-damaged")
             return
         record = run.record()
-        _head(run, record, status, key)
-        st.progress(1.0 if status == "done" else overall(record))
+        _head(run, status, key)
+        if status != "done":
+            st.progress(overall(record))
         _clocks(record, status, told(run))
         if record.error is not None and status != "cancelled":
             safe.problem(record.error.message, f"{key}-error", "The run failed")
@@ -58,11 +60,9 @@ def _panel(run: api.Run, key: str, losses: bool, was_live: bool) -> None:
         _log(run, key)
 
 
-def _head(run: api.Run, record: RunRecord, status: api.RunStatus, key: str) -> None:
+def _head(run: api.Run, status: api.RunStatus, key: str) -> None:
     with st.container(horizontal=True, vertical_alignment="center"):
-        safe.status(status)
-        with st.container(width="stretch"):
-            st.text(run.id)
+        heading.line(run)
         if status in api.LIVE:
             asked = run.cancel_requested()
             st.button(
@@ -129,18 +129,16 @@ def _lines(ids: tuple[str, ...]) -> None:
         st.rerun()
     for run in left:
         record = run.record()
-        words = safe.label(f"{record.name}: {record.stage or run.status()}")
+        words = safe.label(f"{api.about(run).title}: {record.stage or run.status()}", 90)
         st.progress(overall(record), text=words)
 
 
 def row(run: api.Run) -> dict[str, str]:
     """One run in a table of runs."""
-    row = {"run": run.id, "status": str(run.status()), "kind": "", "started": "", "took": ""}
+    row = {"run": api.about(run).title, "status": str(run.status()), "kind": "", "took": ""}
     if row["status"] != "damaged":
         record = run.record()
-        row["kind"] = record.kind
-        row["started"] = f"{record.created.astimezone():%d %b %H:%M}"
-        row["took"] = duration(elapsed(record))
+        row |= {"kind": record.kind, "took": duration(elapsed(record))}
     return row
 
 
@@ -151,14 +149,31 @@ def elapsed(record: RunRecord, at: datetime | None = None) -> float | None:
     return max(0.0, ((record.finished or at or now()) - record.started).total_seconds())
 
 
-def remaining(ticks: Sequence[tuple[datetime, float]], at: datetime | None = None) -> float | None:
-    """Seconds left in a stage, at the speed of its last ticks; None while too early to say."""
+def remaining(
+    ticks: Sequence[tuple[datetime, float]], at: datetime | None = None
+) -> tuple[float, float] | None:
+    """Seconds left in a stage, at the fastest and the slowest of its last speeds.
+
+    None while too early to say: before three ticks, of which the first may count warming up.
+    """
     recent = ticks[-WINDOW:]
-    if len(recent) < 2 or recent[-1][1] <= recent[0][1]:
+    steps = [
+        (later - earlier).total_seconds() / (more - less)
+        for (earlier, less), (later, more) in pairwise(recent)
+        if more > less
+    ]
+    if len(steps) < 2:
         return None
-    (began, first), (last, done) = recent[0], recent[-1]
-    pace = (last - began).total_seconds() / (done - first)
-    return max(0.0, pace * (1 - done) - ((at or now()) - last).total_seconds())
+    last, done = recent[-1]
+    waited = ((at or now()) - last).total_seconds()
+    return tuple(max(0.0, pace * (1 - done) - waited) for pace in (min(steps), max(steps)))
+
+
+def _between(left: tuple[float, float] | None) -> str:
+    if left is None:
+        return "no estimate yet"
+    low, high = map(duration, left)
+    return f"about {low}" if low == high else f"{low} to {high}"
 
 
 def _clocks(record: RunRecord, status: api.RunStatus, known: Told) -> None:
@@ -166,14 +181,13 @@ def _clocks(record: RunRecord, status: api.RunStatus, known: Told) -> None:
     stage = f"{record.stage} ({place} of {len(record.stages)})" if place else record.stage
     if known.doing and status in api.LIVE:
         stage = f"{stage}, {known.doing}" if stage and status == "running" else known.doing
-    parts = [f"Stage: {stage or 'not started'}", f"Elapsed: {duration(elapsed(record))}"]
+    begun = "starting (loading PyTorch)" if status == "running" else "not started"
+    parts = [f"Stage: {stage or begun}", f"Elapsed: {duration(elapsed(record))}"]
     if status == "interrupted":
         parts[1] = "The worker stopped; committed results are safe"
     if status in api.LIVE:
         left = remaining(known.ticks)
-        parts.append(
-            "Time left: no estimate yet" if left is None else f"Time left: about {duration(left)}"
-        )
+        parts.append(f"Time left: {_between(left)}")
     parts.append(f"Device: {record.provenance.device}")
     st.text("  ·  ".join(parts))
 
@@ -185,15 +199,18 @@ def _losses(run: api.Run, key: str) -> None:
     frame = transfer_charts.losses_frame(told(run).losses)
     if frame.empty:
         return
+    job = api.job_of(run)
+    parts = job.parts if isinstance(job, TransferRecipe) else {}
+    roles = {arm: part.role for arm, part in parts.items()}
     few, most = min(frame["seeds"]), max(frame["seeds"])
     seeds = "1 seed" if most == 1 else f"{most} seeds" if few == most else f"{few} to {most} seeds"
     band = "" if most == 1 else "; bands from the lowest to the highest seed"
     share.Picture(
-        transfer_charts.losses_figure(frame, share.look()),
+        transfer_charts.losses_figure(frame, share.look(), roles),
         frame,
         f"{key}-losses",
-        f"Training loss, mean over {seeds}{band} · {run.id}",
-        share.Origin.of(api.job_of(run)),
+        f"Training loss, mean over {seeds}{band} · {api.about(run).title}",
+        share.Origin.of(job),
         "Training loss of each arm by step",
     ).draw()
 
@@ -220,7 +237,7 @@ def _identity(run: api.Run, key: str) -> None:
         share.table(
             frame,
             f"{key}-step0",
-            f"Step-0 identity · {run.id}",
+            f"Step-0 identity · {api.about(run).title}",
             share.Origin.of(job),
             height="content",
             column_config={"max |Δ logit|": st.column_config.NumberColumn(format="%.1e")},

@@ -115,8 +115,13 @@ def table(
     `shown` is the same table written for people; the CSV keeps the numbers of `data`.
     """
     with st.container(gap="xxsmall"):
-        st.dataframe(
-            data if shown is None else shown, key=key, hide_index=True, width="stretch", **options
+        st.dataframe(  # what is not there is a dash, never "None"
+            data if shown is None else shown,
+            key=key,
+            hide_index=True,
+            width="stretch",
+            placeholder="–",
+            **options,
         )
         _foot(data, key, caption, origin)
 

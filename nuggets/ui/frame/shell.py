@@ -1,8 +1,14 @@
-"""The sidebar: pair, task, device, current run, queue. Every choice is part of the address."""
+"""The sidebar: pair, task, device, current run, queue. Every choice is part of the address.
+
+It never contradicts the run that a page shows: a chosen run brings its pair and task, and whoever
+chooses another pair or task lets the run go.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import streamlit as st
@@ -18,6 +24,8 @@ USUAL = "reverse"
 """The task until another is chosen."""
 DEVICES = ("auto", "cpu", "cuda", "mps")
 DTYPES = ("auto", "float32", "bfloat16")
+_FOLLOWED = "nuggets-followed"
+"""The run whose pair and task the sidebar has taken over."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +93,7 @@ def choose(**values: str | None) -> None:
 
 def sidebar(pair: bool = True) -> Any:
     """Draws the sidebar; returns the place for `describe_machine`."""
+    together = _follow_run()
     with st.sidebar:
         if pair:
             pair_input("teacher")
@@ -104,12 +113,19 @@ def sidebar(pair: bool = True) -> Any:
             dtype_input()
         run_input()
         queue()
+    if not together:
+        st.rerun()
     return machine
 
 
 def page(name: str) -> st.Page:
     """A page by its name, for links; the router has registered all of them."""
     return st.session_state[PAGES][name]
+
+
+def link(name: str, label: str, help: str | None = None) -> None:
+    """A link to another page, with the arrow by which people know it as one."""
+    st.page_link(page(name), label=label, icon=":material/arrow_forward:", help=help)
 
 
 def go(name: str) -> None:
@@ -146,15 +162,77 @@ def dtype_input() -> None:
 
 
 def run_input() -> None:
-    """The run that Transfer, Benchmarks and Runs are about."""
+    """The run that Plan, Results, Runs and Playground are about; its id is in the address."""
+    names = api.titles(api.runs())
     st.selectbox(
         "Run",
-        [run.id for run in api.runs()],
+        list(names),
         index=None,
         key="run",
-        bind="query-params",
+        format_func=lambda run: names.get(run, str(run)),
         placeholder="none chosen",
     )
+    keep_in_address("run")
+
+
+def from_address(key: str, options: Iterable[str], many: bool = False) -> None:
+    """Takes over what a link says for a control whose options have names; call before it.
+
+    A bound control would write its options' names into the address, which are not unique for
+    ever; here it is what they name.
+    """
+    state, known = st.session_state, set(options)
+    if key not in state:  # a new session, or another page: unbound controls lose their value there
+        said = st.query_params.get_all(key) if many else st.query_params.get(key)
+        state[key] = state.get(f"nuggets-kept-{key}", said)
+    if many:
+        state[key] = [value for value in state[key] if value in known]
+    elif state[key] not in known:
+        state[key] = None
+
+
+def keep_in_address(key: str) -> None:
+    """Writes such a control's value into the address; call after it."""
+    value = st.session_state[f"nuggets-kept-{key}"] = st.session_state.get(key)
+    chosen = list(value) if isinstance(value, list) else [value] if value else []
+    if st.query_params.get_all(key) == chosen:
+        return
+    if chosen:
+        st.query_params[key] = chosen
+    else:
+        del st.query_params[key]
+
+
+def _follow_run() -> bool:
+    """Brings sidebar and run together; whether they are, once the sidebar is drawn."""
+    state, runs = st.session_state, {run.id: run for run in api.runs()}
+    from_address("run", runs)
+    found = runs.get(state["run"])
+    if found is not None:
+        told = api.about(found)
+        offered = (*api.skills(), *api.own_data())
+        brought = {"teacher": told.teacher, "student": told.student}
+        brought |= {"task": told.data if told.data in offered else None}
+        brought = {key: value for key, value in brought.items() if value is not None}
+        if state.get(_FOLLOWED) != found.id:
+            said = {key: st.query_params.get(key, value) for key, value in brought.items()}
+            if _FOLLOWED not in state and said != brought:
+                # Controls take a link's word when they are drawn first; after that it can be set.
+                state[_FOLLOWED] = None
+                return False
+            choose(**brought)
+        elif any(_other(key, value) for key, value in brought.items()):
+            state["run"] = None
+    state[_FOLLOWED] = state["run"]
+    return True
+
+
+def _other(key: str, value: str) -> bool:
+    """Whether the sidebar says something else than a run does."""
+    said = st.session_state.get(key)
+    if said is None:  # not drawn on the page before
+        return False
+    return said != value and (key == "task" or api.absolute_model(said, Path.cwd()) != value)
 
 
 def queue() -> None:

@@ -12,7 +12,7 @@ STEPS = (
     ("alignment", "2 Compare", "Which layers of the two models are similar."),
     ("transfer", "3 Plan", "What will be extracted, before anything is trained."),
     ("runs", "4 Run", "Train arms and seeds in the background, even with this window closed."),
-    ("benchmarks", "5 Judge", "The verdict, with controls and intervals."),
+    ("results", "5 Judge", "The verdict, with controls and intervals."),
 )
 HIDDEN = "nuggets-tour-hidden"
 
@@ -22,10 +22,10 @@ def card() -> None:
     if _hidden():
         return
     with st.container(border=True, horizontal=True, vertical_alignment="center", key="tour"):
-        st.markdown("**First visit?** Five steps:")
+        st.markdown("**First visit?**")
         for page, label, meaning in STEPS:
-            st.page_link(shell.page(page), label=label, help=meaning)
-        st.page_link(shell.page("learn"), label="Learn why")
+            shell.link(page, label, help=meaning)
+        shell.link("learn", "Learn why")
         st.button("Hide", key="tour-hide", type="tertiary", on_click=_put_away, args=(True,),
                   help="You can show it again from the Learn page.")  # fmt: skip
 
@@ -35,7 +35,7 @@ def again() -> None:
     if _hidden():
         st.button("Show the tour again", key="tour-again", on_click=_put_away, args=(False,))
     else:
-        st.page_link(shell.page("home"), label="Go to the tour on Home")
+        shell.link("home", "Go to the tour on Home")
 
 
 def _hidden() -> bool:

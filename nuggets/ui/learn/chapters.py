@@ -124,7 +124,7 @@ CHAPTERS: tuple[Chapter, ...] = (
         "control permutes what was kept (content), the other keeps random dimensions of the "
         "teacher (location). Which one comes close to it?",
         ("the permuted cut: content", "the random cut: location", "neither of them"),
-        "benchmarks",
+        "results",
     ),
     Chapter(
         "intervals",
@@ -139,7 +139,7 @@ CHAPTERS: tuple[Chapter, ...] = (
         "Suppose an arm is truly better by .20. With 3 seeds and 80 items, how often will the "
         "verdict be “helps”?",
         ("nearly always", "about half the time", "nearly never"),
-        "benchmarks",
+        "results",
     ),
     Chapter(
         "transfer",

@@ -10,7 +10,7 @@ import streamlit as st
 
 from nuggets import api
 from nuggets.recipe import TransferRecipe
-from nuggets.ui.frame import safe, share, shell
+from nuggets.ui.frame import heading, safe, share, shell
 
 NOTES_LENGTH = 4000
 MOST_COMPARED = 7
@@ -40,30 +40,34 @@ def _save_notes(run: api.Run, key: str) -> None:
 
 def compare(run: api.Run) -> None:
     """What differs between two or more runs: recipe beside results."""
-    others = [other.id for other in api.runs() if other.id != run.id and _alike(other, run)]
+    others = [other for other in api.runs() if other.id != run.id and _alike(other, run)]
     if not others:
         st.text("There is no other run of the same kind to compare with.")
         return
+    names = api.titles([run, *others])
+    shell.from_address("with", [other.id for other in others], many=True)
     chosen = st.multiselect(
         "Compare with",
-        others,
+        [other.id for other in others],
         key="with",
-        bind="query-params",
+        format_func=lambda other: names.get(other, str(other)),
         max_selections=MOST_COMPARED,
         placeholder="choose one or more runs",
     )
-    ids = [run.id, *(other for other in chosen if other in others)]
+    shell.keep_in_address("with")
+    ids = [run.id, *chosen]
     if len(ids) < 2:
         return
     found = api.compare([api.open_run(run_id) for run_id in ids])
     origin = share.Origin(f"nuggets compare {' '.join(ids)}")
+    shown = [names[each] for each in ids]
     left, right = st.columns(2)
     with left:
-        _differences(found["recipe"], "recipe", "The recipes are the same.", ids, origin)
+        _differences(found["recipe"], "recipe", "The recipes are the same.", shown, origin)
     with right:
-        _differences(found["results"], "results", "No results yet.", ids, origin)
-    for run_id, sentence in zip(ids, found["verdicts"], strict=True):
-        st.text(f"{run_id}: {sentence or 'no verdict'}")
+        _differences(found["results"], "results", "No results yet.", shown, origin)
+    for name, sentence in zip(shown, found["verdicts"], strict=True):
+        st.text(f"{name}: {sentence or 'no verdict'}")
 
 
 def _alike(one: api.Run, other: api.Run) -> bool:
@@ -74,14 +78,14 @@ def _alike(one: api.Run, other: api.Run) -> bool:
 
 
 def _differences(
-    rows: dict[str, list[object]], what: str, empty: str, ids: list[str], origin: share.Origin
+    rows: dict[str, list[object]], what: str, empty: str, runs: list[str], origin: share.Origin
 ) -> None:
     if not rows:
         st.text(empty)
         return
     lines = [(name, *("–" if v is None else str(v) for v in row)) for name, row in rows.items()]
     title = "recipes" if what == "recipe" else what
-    frame = pd.DataFrame(lines, columns=[what, *ids])
+    frame = pd.DataFrame(lines, columns=[what, *runs])
     share.table(frame, f"diff-{what}", f"What differs in the {title}", origin)
 
 
@@ -92,9 +96,13 @@ def export(run: api.Run, job: TransferRecipe) -> None:
     if not arms:
         st.text("No arm has finished yet.")
         return
+    judged = heading.verdict_of(run)
+    treatments = [name for name, part in job.parts.items() if part.role == "treatment"]
+    wanted = [judged.treatment] if judged and judged.treatment else treatments
+    default = next((arm for arm in wanted if arm in arms), arms[-1])
     left, right = st.columns(2)
     with left:
-        arm = st.selectbox("Arm", arms, index=len(arms) - 1, key="export-arm")
+        arm = st.selectbox("Arm", arms, index=arms.index(default), key="export-arm")
     with right:
         seeds = [seed for name, seed in sorted(finished) if name == arm]
         seed = st.selectbox("Seed", seeds, key="export-seed")
@@ -154,7 +162,7 @@ def _import(file: Any, path: str) -> None:
 @st.dialog("Delete this run?")
 def confirm_delete(run: api.Run) -> None:
     """Asks once more; the run's folder is then gone for good."""
-    st.text(run.id)
+    st.text(api.about(run).title, help=f"Run {run.id}")
     st.text("Its record, adapters and answers will be deleted permanently.")
     with st.container(horizontal=True):
         if st.button("Delete", type="primary", key="delete-yes"):

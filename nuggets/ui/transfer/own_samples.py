@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import streamlit as st
 
 from nuggets import api
 from nuggets.data.jsonl import load_samples
+from nuggets.data.samples import Sample
 from nuggets.ui.frame import safe, shell
 
+MOST_WORDS = 5
+"""Unknown words that are named."""
 SHAPES = '{"messages": [{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}]}'
 
 
@@ -29,14 +33,29 @@ def popover() -> None:
             st.code(SHAPES, language="json", wrap_lines=True)
             return
         with safe.shown_problems("data"):
-            path = api.save_upload(file.getvalue())
+            path = api.save_upload(file.getvalue(), checked_as=file.name)
             samples = load_samples(path)
             st.text(f"Read {len(samples)} samples. The first one:")
+            _unknown(samples)
             st.code(samples[0].prompt[:400], language=None, wrap_lines=True)
             st.code(samples[0].answer[:400], language=None, wrap_lines=True)
             name = st.text_input("Name", Path(file.name).stem[:40], key="data-name")
             st.button(
                 "Use this dataset", key="use-data", type="primary", on_click=_use, args=(path, name)
+            )
+
+
+def _unknown(samples: Sequence[Sample]) -> None:
+    """Which words the chosen models cannot read; both see the same unknown token for each."""
+    choice = shell.current()
+    texts = [text for sample in samples for text in (sample.prompt, sample.answer)]
+    for model in dict.fromkeys((choice.teacher, choice.student)):
+        if found := api.unknown_words(model, texts):
+            most = ", ".join(repr(word) for word, _ in found.most_common(MOST_WORDS))
+            st.text(
+                f"{model} reads {found.total()} pieces of these samples as its unknown token, such "
+                f"as {most}. It cannot learn or answer them; use words that it knows, or another "
+                "model."
             )
 
 

@@ -37,7 +37,14 @@ def picker(choice: shell.Choice) -> TransferRecipe:
         own_samples.popover()
     safe.refused(REFUSED)
     base = _named(name, of_run)
-    st.text(base.description or (f"Settings of run {choice.run}." if name == OF_RUN else ""))
+    st.text(
+        base.description
+        or (
+            f"Settings of the run {api.about(api.open_run(choice.run)).title}."
+            if name == OF_RUN
+            else ""
+        )
+    )
     return base
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from nuggets import api
 from nuggets.bundles import bundle as bundles
-from nuggets.disk.manifest import verify_folder
+from nuggets.disk.manifest import verify_folder, write_manifest
 from nuggets.errors import BadInput, Damaged
 from tests.app.measured import write_benchmark
 
@@ -268,3 +268,31 @@ def test_bundle_and_import_from_the_command_line(nuggets, bundle, tmp_path):
     written = nuggets("bundle", found.json["run"], "--out", tmp_path / "out.zip", "--json")
     assert written.json["run"] == found.json["run"]
     assert nuggets("import", tmp_path / "none.zip").code == 2
+
+
+def test_a_light_bundle_leaves_weights_behind_and_its_arms_do_not_pretend_to_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = write_benchmark(api.load_recipe("quick", ["device=cpu"]))
+    for cell in run.folder.glob("artifacts/cells/*"):
+        (cell / "adapter" / "adapter_model.safetensors").write_bytes(b"weights")
+        (cell / "manifest.json").unlink()
+        write_manifest(cell)
+    assert {each.arm for each in api.playground.speakers_of(run)} > {"paper"}
+    index = bundles.write_bundle(run, tmp_path / "light.zip", weights=False)
+    assert index.left_out
+    assert all(name.endswith("/adapter/adapter_model.safetensors") for name in index.left_out)
+    monkeypatch.setenv("NUGGETS_HOME", str(tmp_path / "elsewhere"))
+    found = bundles.read_bundle(tmp_path / "light.zip")
+    assert api.report(found) == api.report(run)
+    assert {each.arm for each in api.playground.speakers_of(found)} == {"vanilla"}
+
+
+def test_the_run_that_ships_opens_and_is_the_recipe_of_its_name() -> None:
+    run = api.shipped_run()
+    assert run.status() == "done"
+    assert api.job_of(run) == api.load_recipe(run.record().name)
+    report = api.report(run)
+    assert report is not None
+    assert (report.verdict.kind, len(report.verdict.sentence) > 0) == ("helps", True)
+    assert api.shipped_run().id == run.id  # once it is here it is not read again

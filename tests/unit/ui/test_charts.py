@@ -27,6 +27,7 @@ from nuggets.ui.charts import heatmap as charts_map
 from nuggets.ui.charts import ink as charts_ink
 from nuggets.ui.charts import residual as residual_charts
 from nuggets.ui.charts import sensitivity as sensitivity_charts
+from nuggets.ui.charts import transfer as transfer_charts
 from nuggets.ui.charts.heatmap import Shown
 from nuggets.views import sensitivity as views
 
@@ -574,3 +575,14 @@ def test_room_grows_with_what_is_written_around_a_plot() -> None:
     assert room(map_, coloraxis=scale | {"showscale": False}).r == room(bars).r
     assert room([bars, long]).t > room(bars).t == room([bars, long], showlegend=False).t
     assert room(bars, margin={"t": 74}).t == 74
+
+
+def test_an_arm_looks_the_same_while_it_trains_and_in_its_report() -> None:
+    roles: dict[str, Any] = {"vanilla": "reference", "plain": "baseline", "paper": "treatment"}
+    roles |= dict.fromkeys(("permuted", "shuffled"), "content_control")
+    rows = [{"arm": arm, "seed": "0", "step": 1, "loss": 1.0} for arm in roles if arm != "vanilla"]
+    fig = transfer_charts.losses_figure(transfer_charts.losses_frame(rows), roles=roles)
+    styles = charts.arm_styles(roles)
+    assert len(set(styles.values())) == len(styles)
+    drawn = {line.name: (line.line.color, line.line.dash) for line in fig.data}
+    assert drawn == {arm: styles[arm][:2] for arm in roles if arm != "vanilla"}
