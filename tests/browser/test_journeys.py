@@ -23,7 +23,7 @@ VERDICT = re.compile("|".join(KIND_WORDS.values()), re.IGNORECASE)
 def go(page, group: str, name: str) -> None:
     """Another page by the navigation, as a person goes."""
     page.get_by_text(group, exact=True).first.click()
-    page.get_by_role("link", name=name, exact=True).first.click()
+    page.get_by_role("menuitem", name=name, exact=True).click()
     wanted = page.get_by_role("heading", level=1)
     wanted.filter(has_text=re.compile(f"{name}|{group}", re.IGNORECASE)).wait_for()
     idle(page)
