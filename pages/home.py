@@ -7,7 +7,8 @@ import streamlit as st
 
 from nuggets import api
 from nuggets.recipe import SensitivityJob
-from nuggets.ui.frame import live, measure, safe, share, shell, tour
+from nuggets.statistics.verdict import KIND_WORDS
+from nuggets.ui.frame import heading, live, measure, safe, share, shell, tour
 from nuggets.ui.sensitivity import map as maps
 from nuggets.ui.sensitivity.sources import Source
 
@@ -124,8 +125,8 @@ def _recent() -> None:
 
 def _row(run: api.Run) -> dict[str, str]:
     row = live.row(run)
-    report = api.report(run) if row["status"] == "done" else None
-    return row | {"verdict": report.verdict.sentence if report else ""}
+    found = heading.verdict_of(run) if row["status"] == "done" else None
+    return row | {"verdict": KIND_WORDS[found.kind] if found else ""}
 
 
 main()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from nuggets import api
+from nuggets.statistics.verdict import KIND_WORDS
 from tests.app.conftest import HOSTILE, rendered, shown
 from tests.app.measured import write_benchmark
 
@@ -71,7 +72,7 @@ def test_recent_runs_carry_their_verdict(open_page):
     frame = table(open_page(), "verdict")
     report = api.report(run)
     assert report is not None
-    assert list(frame["verdict"]) == [report.verdict.sentence]
+    assert list(frame["verdict"]) == [KIND_WORDS[report.verdict.kind]]
 
 
 def test_damaged_run_does_not_break_the_page(open_page):

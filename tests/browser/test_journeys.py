@@ -23,7 +23,7 @@ VERDICT = re.compile("|".join(KIND_WORDS.values()), re.IGNORECASE)
 def go(page, group: str, name: str) -> None:
     """Another page by the navigation, as a person goes."""
     page.get_by_text(group, exact=True).first.click()
-    page.get_by_role("link", name=name, exact=True).first.click()
+    page.get_by_role("menuitem", name=name, exact=True).click()
     wanted = page.get_by_role("heading", level=1)
     wanted.filter(has_text=re.compile(f"{name}|{group}", re.IGNORECASE)).wait_for()
     idle(page)
@@ -56,7 +56,7 @@ def test_class_finds_moves_and_judges_a_skill_in_five_minutes(open_context, shoo
     page.locator(".st-key-figure-home-map .js-plotly-plot").wait_for()
     page.get_by_role("button", name="See a result").click()
     page.wait_for_url(re.compile(r"/results\?.*run="))
-    page.get_by_text(re.compile("^lexicon helps: ")).wait_for()
+    page.get_by_role("heading", name=re.compile("^lexicon helps")).wait_for()
     shoot(page, "class-result")
     page.goto("/?device=cpu")
     page.get_by_role("button", name="Use this pair").first.click()

@@ -18,7 +18,7 @@ PLACES: dict[str, Any] = {"located": "green", "not_located": "orange"}
 def line(run: api.Run) -> None:
     """Draws the name, with the id as its tooltip, and badges for status and verdict."""
     with st.container(horizontal=True, vertical_alignment="center", width="stretch", gap="small"):
-        st.text(api.about(run).title, help=f"Run {run.id}", width="content")
+        st.text(api.about(run).title, help=safe.label(f"Run {run.id}", 80), width="content")
         status = run.status()
         safe.status(status)
         if status == "done" and (found := verdict_of(run)):

@@ -18,6 +18,7 @@ from nuggets import api
 from nuggets.amounts import duration
 from nuggets.recipe import TransferRecipe
 from nuggets.runs.schema import RunRecord, now
+from nuggets.statistics.verdict import ArmRole
 from nuggets.ui.frame import consent, heading, safe
 
 TICK_S = 1.0
@@ -166,7 +167,8 @@ def remaining(
         return None
     last, done = recent[-1]
     waited = ((at or now()) - last).total_seconds()
-    return tuple(max(0.0, pace * (1 - done) - waited) for pace in (min(steps), max(steps)))
+    low, high = (max(0.0, pace * (1 - done) - waited) for pace in (min(steps), max(steps)))
+    return low, high
 
 
 def _between(left: tuple[float, float] | None) -> str:
@@ -201,7 +203,7 @@ def _losses(run: api.Run, key: str) -> None:
         return
     job = api.job_of(run)
     parts = job.parts if isinstance(job, TransferRecipe) else {}
-    roles = {arm: part.role for arm, part in parts.items()}
+    roles: dict[str, ArmRole] = {arm: part.role for arm, part in parts.items()}
     few, most = min(frame["seeds"]), max(frame["seeds"])
     seeds = "1 seed" if most == 1 else f"{most} seeds" if few == most else f"{few} to {most} seeds"
     band = "" if most == 1 else "; bands from the lowest to the highest seed"

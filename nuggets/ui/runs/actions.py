@@ -162,7 +162,7 @@ def _import(file: Any, path: str) -> None:
 @st.dialog("Delete this run?")
 def confirm_delete(run: api.Run) -> None:
     """Asks once more; the run's folder is then gone for good."""
-    st.text(api.about(run).title, help=f"Run {run.id}")
+    st.text(api.about(run).title, help=safe.label(f"Run {run.id}", 80))
     st.text("Its record, adapters and answers will be deleted permanently.")
     with st.container(horizontal=True):
         if st.button("Delete", type="primary", key="delete-yes"):

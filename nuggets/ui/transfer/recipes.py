@@ -41,7 +41,7 @@ def picker(choice: shell.Choice) -> TransferRecipe:
         base.description
         or (
             f"Settings of the run {api.about(api.open_run(choice.run)).title}."
-            if name == OF_RUN
+            if name == OF_RUN and choice.run
             else ""
         )
     )
