@@ -222,11 +222,11 @@ def test_a_loss_that_is_no_mean_over_answers_is_left_to_one_process(tiny, monkey
 
 
 def test_a_run_whose_arms_are_trained_by_two_processes(tmp_path, monkeypatch):
-    monkeypatch.setenv("NUGGETS_HOME", str(tmp_path))
     tree = {"job": "transfer", "arms": [{"kind": "plain"}], "seeds": [0], "device": "cpu"}
     tree["data"] = {"task": "reverse", "n_train": 16, "n_test": 8}
     found = []
     for processes in (1, 2):
+        monkeypatch.setenv("NUGGETS_HOME", str(tmp_path / str(processes)))  # nothing is reused
         train = {"steps": 4, "batch_size": 4, "processes": processes}
         run = api.run(api.parse_job({**tree, "train": train}))
         assert run.status() == "done"

@@ -41,7 +41,7 @@ def test_epochs_arms_and_seeds_are_multiplied_out(tiny, jsonl, tmp_path):
     ]
     assert (work.steps, work.trainings) == (9, 2 * 4)  # the untouched student is not trained
     tuned = recipe_for(tiny, seeds, **sizes, **{"train.lr_grid": "[1e-3, 3e-3, 1e-2]"})
-    assert work_of(tuned).trainings == (2 + 3) * 4
+    assert work_of(tuned).trainings == 2 * 3 * 4
     assert work.dtype == "float32"
     assert work_of(recipe, "cuda:0").dtype == "bfloat16"
 
