@@ -6,6 +6,7 @@ import threading
 import time
 
 import pytest
+import streamlit as st
 
 from nuggets import api
 from nuggets.errors import BadInput
@@ -17,6 +18,7 @@ from tests.app.conftest import shown
 def hung(monkeypatch):
     """`hung("look_ahead")`: a file that this name of the façade reads answers only when let go."""
     gate = threading.Event()
+    st.cache_resource.clear()  # what other tests have found
 
     def hang(name):
         usual = getattr(api, name)
