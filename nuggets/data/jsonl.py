@@ -15,7 +15,7 @@ from typing import Any
 
 from nuggets.data.samples import Message, Sample
 from nuggets.data.shapes import SHAPES, encodable, read_conversation
-from nuggets.disk.untrusted import LFS_MAGIC, open_file, parse_json
+from nuggets.disk.untrusted import LFS_MAGIC, is_file, open_file, parse_json
 from nuggets.errors import BadInput
 
 MAX_LINE_BYTES = 1_000_000
@@ -108,7 +108,7 @@ def _collect(
 
 def _array(path: Path) -> list[tuple[int, dict[str, Any]]] | None:
     """The numbered objects of a file that is one JSON array of them; None for any other file."""
-    if not path.is_file():
+    if not is_file(path):
         return None
     with open_file(path) as file:
         if not file.read(64).lstrip(b" \t\r\n\xef\xbb\xbf").startswith(b"["):

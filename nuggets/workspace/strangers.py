@@ -1,9 +1,10 @@
 """What a recipe or run from elsewhere may touch: nothing that a person here did not allow by name.
 
-A recipe is one's own if it comes with Nuggets, is kept in the home's folder `recipes`, or was made
-or allowed here with exactly its text, which is how runs are known too. All others can be read and
-shown. Before one acts, every model, file and data set that it names beyond its own folder needs a
-yes. Which judges may be asked, and with which key, is another list: `nuggets.evaluation.permits`.
+A recipe is one's own if it comes with Nuggets or is kept in the home's folder `recipes`, a run if
+exactly its text was made or allowed here. All others can be read and shown. Before one acts, every
+model, file and data set that it names beyond its own folder needs a yes. What a recipe's file was
+allowed stays allowed while it is edited: the yes is to a use of a name in that file, not to its
+text. Which judges may be asked, and with which key, is another list: `nuggets.evaluation.permits`.
 """
 
 from __future__ import annotations
@@ -11,9 +12,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Any
-
-import yaml
+from typing import Any, NoReturn
 
 from nuggets.builtin.pairs import MODELS
 from nuggets.disk.home import nuggets_home, runs_dir
@@ -25,7 +24,6 @@ from nuggets.recipe import load_job, parse_job
 from nuggets.recipe_tree import (
     MODEL_PATHS,
     Tree,
-    absolute_paths,
     named_values,
     read_recipe,
     shipped_recipes,
@@ -94,7 +92,9 @@ def job_of(run: Run) -> Any:
     """
     job = load_job(run.recipe_text())
     if not RunStore(run.folder.parent).is_own(run.recipe_text()):
-        _refuse(job, None, f"Run {run.id}", run.id)
+        _check_unsent(job, f"Run {run.id}")
+        if asked := wants(job):
+            _refuse(f"Run {run.id}", run.id, asked, asked)
     return job
 
 
@@ -109,12 +109,14 @@ def check_recipe(job: Any, tree: Tree, path: Path) -> None:
     Raises:
         BadInput: naming everything that it wants, and how to allow it.
     """
-    if RunStore(runs_dir()).is_own(_text(tree)):
-        return
     told = {value for _, value in named_values(tree)} | {w.name for w in _hub_items(job)}
     if "benchmarks" not in tree:
         told -= {want.name for want in _hub_items(job)}
-    _refuse(job, path.absolute().parent, f"The recipe {path}", str(path), told)
+    _check_unsent(job, f"The recipe {path}")
+    asked = wants(job, path.absolute().parent)
+    missing = [w for w in asked if w.name in told and not _is_allowed(path, w)]
+    if missing:
+        _refuse(f"The recipe {path}", str(path), missing, asked)
 
 
 def check_upload(job: Any, allowed: Collection[str]) -> None:
@@ -130,57 +132,60 @@ def wanted_by(what: str) -> tuple[Want, ...]:
     Raises:
         BadInput: if there is neither a run nor a recipe of that name, or it can never be allowed.
     """
-    text, job, folder = _opened(what)
-    if RunStore(runs_dir()).is_own(text):
-        return ()
-    _check_unsent(job, what)
-    return wants(job, folder)
+    path = Path(what)
+    if is_file(path) and what in shipped_recipes():
+        raise BadInput(f"{what} comes with Nuggets; write ./{what} for the file.")
+    if not is_file(path):
+        text = _run_text(what)
+        return () if RunStore(runs_dir()).is_own(text) else _checked(load_job(text), None, what)
+    return tuple(want for want in _wants_of_file(path) if not _is_allowed(path, want))
 
 
 def allow(what: str, names: Collection[str]) -> None:
-    """Lets a run or a recipe's file, as it reads now, use what it names.
+    """Lets a run, or a recipe's file also when it is edited, use what it names.
 
     Raises:
         BadInput: if `names` are not exactly what it wants: a yes counts for what it names.
     """
-    asked = wanted_by(what)
-    if missing := [want for want in asked if want.name not in names]:
+    path = Path(what)
+    new = wanted_by(what)
+    asked = _wants_of_file(path) if is_file(path) else new
+    if missing := [want for want in new if want.name not in names]:
         raise BadInput(f"{what} also wants to {_list(missing)}. {_how(what, asked)}")
     if strange := sorted(set(names) - {want.name for want in asked}):
         raise BadInput(f"{what} does not ask for {strange[0][:200]!r}.")
-    RunStore(runs_dir()).adopt(_opened(what)[0])
+    for mark in [_mark(path, want) for want in new] if is_file(path) else [_run_text(what)]:
+        RunStore(runs_dir()).adopt(mark)
 
 
-def _opened(what: str) -> tuple[str, Any, Path | None]:
-    """The text that is remembered, the job, and the folder of a recipe's file."""
-    path = Path(what)
-    if not is_file(path):
-        run = RunStore(runs_dir()).open(what)
-        return run.recipe_text(), load_job(run.recipe_text()), None
-    if what in shipped_recipes():
-        raise BadInput(f"{what} comes with Nuggets; write ./{what} for the file.")
-    tree = read_recipe(path)
-    return (
-        _text(tree),
-        parse_job({"job": "transfer", **absolute_paths(tree, path.parent)}),
-        (path.absolute().parent),
-    )
+def _run_text(what: str) -> str:
+    return RunStore(runs_dir()).open(what).recipe_text()
 
 
-def _text(tree: Tree) -> str:
-    return yaml.safe_dump(tree, sort_keys=True)
+def _wants_of_file(path: Path) -> tuple[Want, ...]:
+    job = parse_job({"job": "transfer", **read_recipe(path.absolute())})
+    return _checked(job, path.absolute().parent, str(path))
 
 
-def _refuse(
-    job: Any, folder: Path | None, who: str, what: str, told: Collection[str] | None = None
-) -> None:
+def _checked(job: Any, folder: Path | None, who: str) -> tuple[Want, ...]:
     _check_unsent(job, who)
-    asked = wants(job, folder)
-    if missing := [want for want in asked if told is None or want.name in told]:
-        raise BadInput(
-            f"{who} was not made here, and wants to {_list(missing)}. {_how(what, asked)} Recipes "
-            f"that you keep in {nuggets_home() / 'recipes'} count as your own."
-        )
+    return wants(job, folder)
+
+
+def _is_allowed(path: Path, want: Want) -> bool:
+    return RunStore(runs_dir()).is_own(_mark(path, want))
+
+
+def _mark(path: Path, want: Want) -> str:
+    """What is remembered of a yes: a use, a name and a file; no job's text reads so."""
+    return f"{want.what}\n{want.name}\n{path.resolve()}"
+
+
+def _refuse(who: str, what: str, missing: Collection[Want], asked: Collection[Want]) -> NoReturn:
+    raise BadInput(
+        f"{who} was not made here, and wants to {_list(missing)}. {_how(what, asked)} Recipes "
+        f"that you keep in {nuggets_home() / 'recipes'} count as your own."
+    )
 
 
 def _how(what: str, asked: Collection[Want]) -> str:

@@ -87,7 +87,8 @@ def test_a_killed_creation_lists_a_whole_run_or_none(cases):
         assert [run.status() for run in runs] == ["created"] * len(runs)
         assert [json.loads(run.recipe_text()) for run in runs] == [{}] * len(runs)
         sweep_temps(folder)
-        assert names(folder) == [run.id for run in runs]
+        # The folder remembers texts, which may outlive or precede the runs made of them.
+        assert [name for name in names(folder) if name != ".own"] == [run.id for run in runs]
     assert outcomes == {0, 1}
 
 

@@ -15,13 +15,13 @@ import pytest
 import yaml
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from nuggets.models.gguf_headers import read_gguf
 
 from nuggets import api
 from nuggets.cli.main import _COMMANDS
 from nuggets.disk import last_frame
 from nuggets.disk.home import nuggets_home
 from nuggets.errors import BadInput
+from nuggets.models.gguf.headers import read_gguf
 from nuggets.models.pair import Model
 from nuggets.models.references import parse_ref
 from nuggets.models.safetensors_headers import read_header

@@ -79,7 +79,7 @@ def test_models_data_sets_and_the_hub_are_each_named(nuggets, theirs, tiny):
     assert all(each["name"] in ended.err for each in listed)
 
 
-def test_a_yes_names_all_of_it_and_counts_for_this_text_alone(nuggets, theirs, private, tiny):
+def test_a_yes_names_all_of_it_and_counts_for_what_it_names_alone(nuggets, theirs, private, tiny):
     recipe = theirs(data={"file": str(private)}, teacher=str(tiny()))
     assert "also wants to load the model" in nuggets("allow", recipe, private).err
     assert "does not ask for" in nuggets("allow", recipe, private, tiny(), "/etc").err
@@ -88,6 +88,25 @@ def test_a_yes_names_all_of_it_and_counts_for_this_text_alone(nuggets, theirs, p
     assert api.load_recipe(recipe).data.file == str(private)
     other = theirs(data={"file": str(private)}, teacher=str(tiny()), student="org/other")
     assert "org/other" in nuggets("run", other).err
+    assert [want.name for want in api.strangers.wanted_by(str(other))] == ["org/other"]
+    assert nuggets("allow", other, private, tiny(), "org/other").code == 0
+    assert api.load_recipe(other).student == "org/other"
+
+
+def test_a_file_that_was_allowed_may_be_edited_but_a_yes_is_to_one_use_in_one_file(
+    nuggets, theirs, private, tiny
+):
+    recipe = theirs(data={"file": str(private)})
+    assert nuggets("allow", recipe, private).code == 0
+    edited = theirs(data={"file": str(private)}, train={"steps": 3})
+    assert api.load_recipe(edited).train.steps == 3
+    with pytest.raises(BadInput, match="wants to load the model"):
+        api.load_recipe(theirs(data={"file": str(private)}, teacher=str(private)))
+    elsewhere = edited.parent.with_name("others") / edited.name
+    elsewhere.parent.mkdir()
+    shutil.copy(theirs(data={"file": str(private)}), elsewhere)
+    with pytest.raises(BadInput, match="wants to read"):
+        api.load_recipe(elsewhere)
 
 
 def test_what_lies_beside_the_recipe_came_with_it_but_no_link_and_nothing_hidden(

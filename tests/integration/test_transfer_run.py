@@ -349,6 +349,7 @@ def changed_recipe(run, material):
     text = run.recipe_text()
     (run.folder / "recipe.yaml").write_text(text.replace("lr: 0.01", "lr: 0.02"))
     assert run.recipe_text() != text
+    RunStore(run.folder.parent).adopt(run.recipe_text())  # changed by somebody who may
     return "recipe"
 
 
@@ -425,6 +426,12 @@ def test_two_runs_on_one_device_queue_visibly(material, home, nuggets, nursery, 
     wait_until(lambda: first.status() == "running", first)
     second = recipe_of(material, name="second", seeds=[0], arms=[{"kind": "vanilla"}])
     (tmp_path / "second.yaml").write_text(api.dump_job(second))
+    named = [
+        second.teacher,
+        second.student,
+        *(material[n] for n in ("seed_samples", "train", "test")),
+    ]
+    assert nuggets("allow", tmp_path / "second.yaml", *named).code == 0
     ended = nuggets("run", tmp_path / "second.yaml")
     assert ended.code == 0, ended.err
     assert f"Waiting for cpu, held by run {first.id}." in ended.err

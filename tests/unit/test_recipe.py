@@ -323,7 +323,7 @@ def test_a_wrong_file_is_refused_in_one_sentence(tmp_path, text, words):
 def test_a_file_that_is_not_text_is_refused(tmp_path):
     file = tmp_path / "binary.yaml"
     file.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(BadInput, match="is not UTF-8 text"):
+    with pytest.raises(BadInput, match="cannot be read as UTF-8 text"):
         load_recipe(file)
     with pytest.raises(
         BadInput, match="neither a file nor one of controls, graft, lexicon, paper, quick"
