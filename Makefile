@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 FLOORS := .venv-floors
 PORT ?= 8501
 
-.PHONY: help app demo test check format browser bench bench-gpu real faults mutants floors paper calibration pairs clean
+.PHONY: help app demo test check format browser bench bench-gpu real architectures faults mutants floors paper calibration pairs clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -59,6 +59,9 @@ real: $(STAMP)  ## the checks on SmolLM2-135M-Instruct
 
 faults: $(STAMP)  ## the long fault-injection runs
 	NUGGETS_FAULT_ROUNDS=200 $(BIN)/python -m pytest tests/faults tests/integration/test_transfer_run.py
+
+architectures: $(STAMP)  ## all commands and pages on every supported architecture (about 12 minutes on one core)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto tests/integration/test_every_architecture.py
 
 mutants: $(STAMP)  ## faults put into the method one at a time: do the tests see them? (N=12 a package, about an hour)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[mutants]'

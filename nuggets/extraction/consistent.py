@@ -101,7 +101,7 @@ def check_heads_fill(spec: ArchSpec, n_heads: int, hidden_size: int) -> None:
         raise BadInput(
             f"The heads of a {spec.model_type} model fill its width: {n_heads} heads of "
             f"{spec.head_dim} make {n_heads * spec.head_dim}, not {hidden_size}. Choose a width "
-            f"that is a multiple of {spec.head_dim}, and as many heads as fill it."
+            f"that is a multiple of {spec.head_dim * spec.group}, and as many heads as fill it."
         )
 
 

@@ -110,7 +110,8 @@ def student_spec(job: CutJob, teacher: ArchSpec) -> ArchSpec:
         )
     kv_heads = job.sizes.get("n_kv_heads", spec.n_kv_heads)
     if not teacher.architecture.free_heads and "n_kv_heads" not in job.sizes:
-        kv_heads = job.sizes.get("hidden_size", spec.hidden_size) // spec.head_dim
+        width = job.sizes.get("hidden_size", spec.hidden_size)
+        kv_heads = max(1, width // (spec.head_dim * spec.group))
     heads = {"n_kv_heads": kv_heads, "n_heads": kv_heads * spec.group}
     changes = {**job.sizes, **heads, "vocab_size": teacher.vocab_size}
     changed = ArchSpec(**{**spec.model_dump(), **changes, "model_type": teacher.model_type})

@@ -174,7 +174,8 @@ MODELS = {
     ),
     "fused architecture's config": ModelCase(edit(CONFIG, model_type="phi3"), "lack 4 tensor.*qkv"),
     "unknown architecture": ModelCase(
-        edit(CONFIG, model_type="mamba"), "Architecture 'mamba' is not supported. Supported: llama"
+        edit(CONFIG, model_type="mamba"),
+        "'mamba' is not supported: its modules and .* not described here. Supported: llama",
     ),
     "4-bit weights": ModelCase(
         edit(CONFIG, quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True}),

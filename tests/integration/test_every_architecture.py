@@ -20,7 +20,7 @@ CHARTS = {
     "sensitivity": 4,
     "alignment": 1,
     "transfer": 1,
-    "benchmarks": 3,
+    "results": 3,
     "playground": 0,
     "runs": 0,
 }
@@ -57,7 +57,14 @@ def command(nuggets, *words):
     return ended.json
 
 
-@pytest.mark.parametrize("kind", ARCHITECTURES)
+USUAL = ("llama", "gemma3_text", "gpt2", "gpt_neox", "phi3", "cohere")
+"""Kinds as different as there are; the others take minutes: `make architectures`."""
+each_kind = pytest.mark.parametrize(
+    "kind", [pytest.param(k, marks=() if k in USUAL else pytest.mark.slow) for k in ARCHITECTURES]
+)
+
+
+@each_kind
 def test_commands_and_pages_work_on_every_architecture(kind, tiny, samples, nuggets, tmp_path):
     teacher, student = pair(tiny, kind)
     models = ("--teacher", teacher, "--student", student)

@@ -233,7 +233,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         _llama_like("ernie4_5", defaults=_usual(2, 128, **_TIED)),
         _llama_like("seed_oss", defaults=_usual(8, 128)),
         _llama_like("hunyuan_v1_dense", _NORMS | _HUNYUAN_NORMS),
-        _llama_like("helium", defaults=_usual(20, 128)),
+        _llama_like("helium", free_heads=False, defaults=_usual(20)),
         _llama_like("cohere", _ONE_NORM, defaults=_TIED),
         _llama_like("cohere2", _ONE_NORM, defaults=_TIED),
         _llama_like("glm", matrices=_GLM, defaults=_usual(2, 128)),

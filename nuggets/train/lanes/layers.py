@@ -191,8 +191,7 @@ class LaneVectors(nn.Module):
         super().__init__()
         self.n_lanes = n_lanes
         # Bound, since as an attribute the module's parameters would be parameters of this one.
-        compute = _layer_norm if isinstance(module, nn.LayerNorm) else functional_call
-        self._compute: Callable[..., Any] = partial(compute, module)
+        self._compute: Callable[..., Any] = partial(_computation(module, n_lanes), module)
         for name, value in values.items():
             setattr(self, name, _as_parameter(value))
         self._names = list(values)
@@ -207,6 +206,24 @@ class LaneVectors(nn.Module):
             per_row = value[:, None].expand(-1, rows, -1)
             vectors[name] = per_row.reshape(x.shape[0], *middle, value.shape[-1])
         return self._compute(vectors, (x,))
+
+
+def _computation(module: nn.Module, n_lanes: int) -> Callable[..., Any]:
+    """How a module is given vectors per row."""
+    if not isinstance(module, nn.LayerNorm):
+        return functional_call
+    # A subclass may do something of its own with them, as Nemotron's adds 1 to its weight.
+    return _layer_norm if type(module) is nn.LayerNorm else partial(_lane_by_lane, n_lanes)
+
+
+def _lane_by_lane(
+    n_lanes: int, module: nn.Module, vectors: dict[str, Tensor], args: tuple[Tensor]
+) -> Tensor:
+    """The module on one lane's rows after the other, for kernels that take one vector for all."""
+    lanes = args[0].chunk(n_lanes)
+    rows = len(lanes[0])
+    own = [{name: v[i * rows].flatten() for name, v in vectors.items()} for i in range(n_lanes)]
+    return torch.cat([functional_call(module, *given) for given in zip(own, lanes, strict=True)])
 
 
 def _layer_norm(module: nn.LayerNorm, vectors: dict[str, Tensor], args: tuple[Tensor]) -> Tensor:

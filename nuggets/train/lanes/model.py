@@ -247,7 +247,8 @@ def _signature(values: Mapping[str, Tensor]) -> tuple[Any, ...]:
 
 def _check_randomness(model: Any) -> None:
     """Refuses dropout of the student itself: its one mask for the stack mixes lanes' numbers."""
-    if any(isinstance(module, nn.Dropout) and module.p for module in model.modules()) or getattr(
-        model.config, "attention_dropout", 0
-    ):
+    inside = any(isinstance(module, nn.Dropout) and module.p for module in model.modules())
+    # Applied as functions, so that the config alone tells of them.
+    named = ("attention_dropout", "residual_dropout", "embedding_dropout")
+    if inside or any(getattr(model.config, name, 0) for name in named):
         raise Unstackable("dropout inside the student")

@@ -98,6 +98,18 @@ def test_every_row_of_the_table_is_tested():
 
 
 @pytest.mark.parametrize("config_class", CONFIGS)
+def test_heads_are_free_of_the_width_where_the_real_model_lets_them(config_class):
+    config = make(config_class)
+    config.head_dim = 16
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    spec = ArchSpec.from_config(json.loads(config.to_json_string()))
+    named = dict(split_fused(model, spec).named_parameters())
+    q, o = (named[f"{spec.module(role, 0)}.weight"].shape for role in ("q", "o"))
+    assert spec.architecture.free_heads == (q[0] == o[1] == 4 * 16)
+
+
+@pytest.mark.parametrize("config_class", CONFIGS)
 def test_the_description_names_every_parameter_of_the_real_model(config_class):
     config = make(config_class)
     with torch.device("meta"):

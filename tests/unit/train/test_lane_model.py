@@ -12,7 +12,11 @@ from nuggets.train.lab import Trainee
 from nuggets.train.lanes.model import LaneModel, Unstackable
 from tests.unit.train.tiny_lab import make_lab
 
-STILL = {"gpt2": {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}}
+STILL = {
+    "gpt2": {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0},
+    "seed_oss": {"attention_dropout": 0.0, "residual_dropout": 0.0},
+}
+"""Architectures whose configs have dropout where nothing is said."""
 ALONE = ("gemma", "gemma2", "gemma3_text", "gpt2")
 """Their embedding multiplies, or positions have one that no lane's rows belong to."""
 
@@ -37,3 +41,19 @@ def test_stacked_models_compute_what_each_computes_alone(kind, tiny):
         weights = dict(model.named_parameters())
         expected = torch.cat([weights[name].grad.reshape(-1) for name in lanes.parameters.views])
         torch.testing.assert_close(lanes.parameters.grad[lane], expected, atol=1e-5, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("kind", "config"),
+    [
+        ("llama", {"attention_dropout": 0.1}),
+        ("seed_oss", {"attention_dropout": 0.0, "residual_dropout": 0.1}),
+        ("starcoder2", {"embedding_dropout": 0.1}),
+        ("phi", {"resid_pdrop": 0.1}),
+        ("gpt2", {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.1}),
+    ],
+)
+def test_students_with_dropout_of_their_own_are_trained_alone(kind, config, tiny):
+    model = load_model(parse_ref(str(tiny(kind, **config))))
+    with pytest.raises(Unstackable, match="dropout inside the student"):
+        LaneModel(make_lab(tiny), [Trainee(model, [], own_base=True)], seeds=[0], merge=True)
