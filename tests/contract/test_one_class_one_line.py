@@ -83,7 +83,7 @@ STRATEGIES = {
 }
 """File → the family whose union ends in it, and a class for it."""
 LINES = {
-    "nuggets/ui/router.py": ('    Page("home"),\n', '    Page("added"),\n'),
+    "nuggets/ui/router.py": ('        Page("runs"),\n', '        Page("added"),\n'),
     "nuggets/builtin/skills.py": (
         "    for skill in (\n",
         '        Skill("added", "letters", "As copy.", ("added a", "a"),\n'
