@@ -53,7 +53,12 @@ def _plain(value: Any) -> Any:
 
 def say(text: str) -> None:
     """Writes words to stderr, never as markup, a sentence per line."""
-    words.print(Text(text), soft_wrap=True)
+    words.print(Text(_written(text)), soft_wrap=True)
+
+
+def _written(text: str) -> str:
+    """Text that any terminal takes: bytes of an argument that are no UTF-8 are spelled out."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def tell_run(run: api.Run, sentence: str, json: bool) -> None:
@@ -69,7 +74,7 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[Any]], title: str = ""
     Names and numbers are never cut or broken: where the terminal is too narrow for all columns,
     they come in blocks that repeat the first. Only what is longer than `_LINE` runs over lines.
     """
-    cells = [[Text(str(cell)) for cell in row] for row in (headers, *rows)]
+    cells = [[Text(_written(str(cell))) for cell in row] for row in (headers, *rows)]
     natural = [max(cell.cell_len for cell in column) for column in zip(*cells, strict=True)]
     least = [
         min(width, max(_LINE, len(name))) for width, name in zip(natural, headers, strict=True)

@@ -79,3 +79,11 @@ def test_our_own_bar_is_drawn_on_terminals_only(capsys):
         progress.progress(1, 2, "halfway")
         progress.log("A sentence.")
     assert capsys.readouterr().err == "A sentence.\n"
+
+
+def test_bytes_that_are_no_text_do_not_silence_what_is_said(capsys):
+    say("There is no run \ud9a8.")
+    table(("name",), [("a\udcffb",)])
+    shown = capsys.readouterr()
+    assert "\\ud9a8" in shown.err + shown.out
+    assert "a\\udcffb" in shown.out
