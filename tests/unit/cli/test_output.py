@@ -82,8 +82,8 @@ def test_our_own_bar_is_drawn_on_terminals_only(capsys):
 
 
 def test_bytes_that_are_no_text_do_not_silence_what_is_said(capsys):
-    say("There is no run \ud9a8.")
-    table(("name",), [("a\udcffb",)])
+    output.say("There is no run \ud9a8.")
+    output.table(("name",), [("a\udcffb",)])
     shown = capsys.readouterr()
     assert "\\ud9a8" in shown.err + shown.out
     assert "a\\udcffb" in shown.out
