@@ -47,6 +47,8 @@ def limited(function: str, *given: Any, seconds: int, about: str) -> Any:
     if child.returncode:  # killed by the system, or given up by a library
         raise too_much
     answer = json.loads(child.stdout.splitlines()[-1])
+    if "fault" in answer:
+        raise Damaged(f"{about} cannot be read: {answer['fault']}.")
     if "refused" not in answer:
         return answer["value"]
     names = {cls.__name__: cls for cls in _errors(NuggetsError)}
@@ -71,6 +73,9 @@ def main() -> None:
         answer = {"refused": str(problem), "kind": type(problem).__name__}
     except MemoryError:
         sys.exit(1)
+    except Exception as problem:  # whatever a library says of odd bytes
+        reason = " ".join(str(problem).split())[:300].rstrip(".")
+        answer = {"fault": reason or type(problem).__name__}
     print("\n" + json.dumps(answer))
 
 

@@ -192,6 +192,8 @@ def test_a_child_that_takes_too_much_time_or_memory_is_ended(monkeypatch):
         limited("tests.unit.disk.test_bounds:hoard", seconds=30, about="X")
     with pytest.raises(Unsupported, match="as it was said"):
         limited("tests.unit.disk.test_bounds:refuse", seconds=30, about="X")
+    with pytest.raises(Damaged, match=r"^X cannot be read: odd bytes\.$"):
+        limited("tests.unit.disk.test_bounds:stumble", seconds=30, about="X")
     assert limited("builtins:len", [1, 2], seconds=30, about="X") == 2
 
 
@@ -202,6 +204,10 @@ def spin() -> None:
 
 def hoard() -> int:
     return len(bytearray(2**36))
+
+
+def stumble() -> None:
+    raise ValueError("odd\n bytes.")
 
 
 def refuse() -> None:
