@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from nuggets.builtin.pairs import MODELS
 from nuggets.compute.versions import installed_versions
 from nuggets.disk.commit import atomic_write, make_folder
 from nuggets.disk.home import cache_dir
@@ -36,6 +37,8 @@ class KnownCells:
     def __init__(self, recipe: TransferRecipe, pair: ModelPair) -> None:
         self._shared = {
             "versions": installed_versions(),
+            # Which skills a built-in student was taught follows from its name.
+            "student name": recipe.student if recipe.student in MODELS else "",
             "device": recipe.device.partition(":")[0],
             **digest_pair(pair),
             **digest_files(recipe.data),
