@@ -23,14 +23,14 @@ LINES: dict[Kind, str] = {
 HELPED: dict[Kind, str] = {
     "helps": "Yes",
     "hurts": "No, it hurt",
-    "same_as_controls": "Not shown: not better than its controls",
+    "same_as_controls": "Not shown: it does not beat all of its controls",
     "no_difference": "No detectable difference",
     "not_proven": "Not proven",
     "not_measurable": "Not measurable",
 }
 PLACED: dict[Location | None, str] = {
     "located": "Yes",
-    "not_located": "Not shown: not better than from everywhere else",
+    "not_located": "Not shown: it does not beat all that came from elsewhere",
     "not_proven": "Not proven",
     None: "Not asked: only after “helps”",
 }

@@ -193,7 +193,7 @@ def forest_figure(
             "<br>p (Holm) %{customdata[2]:.2g}<extra></extra>",
         )
     fig.update_yaxes(categoryorder="array", categoryarray=names[::-1], showgrid=False)
-    whose = "paired difference" if of is None else charts.shorten(charts.plain_name(of))
+    whose = "difference" if of is None else charts.shorten(charts.plain_name(of))
     fig.update_xaxes(title=f"worse ← {whose} → better")
     fig.add_vline(x=0, line={"color": look.muted, "width": 1.5, "dash": "dot"})
     height = 130 + 44 * max(3, len(names)) if of is None else 110 + 36 * len(names)

@@ -37,6 +37,10 @@ def residual_frame(found: Found) -> pd.DataFrame:
     )
 
 
+BETWEEN = 96
+"""Pixels between two rows: the numbers of the upper one and the two-line titles of the lower."""
+
+
 def residual_figure(found: Found, look: Look = LIGHT, columns: int = 4) -> go.Figure:
     """Matrices (down) by residual dimensions (across): coloured where a matrix speaks of one.
 
@@ -46,13 +50,14 @@ def residual_figure(found: Found, look: Look = LIGHT, columns: int = 4) -> go.Fi
     rows = math.ceil(len(found) / columns)
     columns = math.ceil(len(found) / rows)
     n = max(len(residual.modules) for residual in found.values())
+    row_height = int(np.clip(10 * n, 200, 460))
     fig = make_subplots(
         rows,
         columns,
         subplot_titles=[_title(name, residual) for name, residual in found.items()],
         shared_yaxes=True,
         horizontal_spacing=0.04,
-        vertical_spacing=0.11,
+        vertical_spacing=min(BETWEEN / (rows * row_height), 0.5),
     )
     chosen = look.blue
     for place, residual in enumerate(found.values()):
@@ -76,7 +81,7 @@ def residual_figure(found: Found, look: Look = LIGHT, columns: int = 4) -> go.Fi
     fig.update_xaxes(showgrid=False)
     fig.update_xaxes(title="residual dimension", row=rows, nticks=4)
     fig.update_annotations(font={"size": 14, "color": look.ink})
-    height = 110 + rows * int(np.clip(10 * n, 200, 460))
+    height = 110 + rows * row_height
     return charts.finish(fig, look, height, showlegend=False, margin={"t": 64})
 
 
