@@ -151,10 +151,11 @@ def test_any_value_in_any_field_of_a_recipe_is_taken_or_refused(place, value):
         node = node[key]
     node[place[-1]] = value
     try:
-        text = yaml.safe_dump(tree)
-        dump_job(load_job(text))
+        job = load_job(yaml.safe_dump(tree))
     except BadInput as refused:
         one_line(refused)
+    else:
+        assert load_job(dump_job(job)) == job  # what is taken is kept as it was taken
 
 
 @quiet
