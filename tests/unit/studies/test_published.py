@@ -118,6 +118,17 @@ def test_what_is_said_of_the_independent_student_is_what_its_runs_found():
         assert f"{report.verdict.minimum_detectable:.3f}"[1:] in summary
 
 
+def test_what_is_said_of_the_lexicon_is_what_the_shipped_run_found(tmp_path, monkeypatch):
+    monkeypatch.setenv("NUGGETS_HOME", str(tmp_path))
+    text = " ".join((ROOT / "README.md").read_text().split())
+    report = api.report(api.shipped_run())
+    assert report.verdict.kind == "helps"
+    assert len(report.arms["lexicon"].seeds) == 3
+    for name in ("lexicon", "lexicon_permuted", "lexicon_no_rows"):
+        assert shown(report.arms[name].value, report.arms[name].interval) in text
+    assert all(kept.mean >= 0.95 for kept in report.arms["lexicon"].old_skills.values())
+
+
 @pytest.mark.parametrize("name", ["layers", "structure", "cross"])
 def test_neither_layers_nor_entries_nor_seed_samples_are_said_to_matter(name):
     for panel in published(name).panels:
