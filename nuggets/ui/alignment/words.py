@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import streamlit as st
 
 from nuggets import api
@@ -24,10 +26,11 @@ def section(report: api.AlignmentReport, choice: shell.Choice, job: AlignJob) ->
         "A linear probe reads a word's vector, or the word alone after each block, and says the "
         "answer to a question about it. It was fitted on other words. What it reads off the "
         "teacher and not off the student can arrive when the teacher's word vectors are added to "
-        "the student's (the recipe lexicon); at chance in the teacher, nothing can."
+        "the student's (the recipe lexicon); what is at chance in the teacher hardly can."
     )
     skills = list(found)
-    default = skills.index(choice.task) if choice.task in skills else 0
+    clearest = max(skills, key=lambda skill: _read_off_teacher(found[skill]))
+    default = skills.index(choice.task if choice.task in skills else clearest)
     skill = st.selectbox("Relation", skills, index=default, key="relation", bind="query-params",
                          width=200)  # fmt: skip
     skill = skill if skill in found else skills[default]
@@ -43,3 +46,8 @@ def section(report: api.AlignmentReport, choice: shell.Choice, job: AlignJob) ->
         f"Lines: how often a probe of single words answers {skill}, per block, for teacher and "
         "student, above a dotted line at chance",
     ).draw()
+
+
+def _read_off_teacher(own: dict[str, Any]) -> float:
+    """The probe's accuracy at the teacher's best block."""
+    return max(block["mean"] for block in own["models"]["teacher"])
