@@ -11,11 +11,15 @@ from nuggets import api
 from nuggets.cli import options as o
 from nuggets.cli import scores
 from nuggets.cli.output import bars, print_json, say, table
+from nuggets.errors import BadInput
 
 
 def erase(
     model: str,
-    out: Annotated[Path, typer.Option(help="A new folder; nothing is ever overwritten.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="A new folder for the report, which is kept in the cache in any case."),
+    ] = None,
     task: o.Task = None,
     seed_samples: o.SeedSamples = None,
     data: o.Data = None,
@@ -60,13 +64,17 @@ def erase(
     if score:
         tree["scores"] = [scores.score_of(each) for each in score]
     job = api.parse_job(tree)
-    api.refuse_existing(out)
+    if out is not None:
+        api.refuse_existing(out)
+    elif save:
+        raise BadInput("--save writes the erased model into a folder; name a new one with --out.")
     with bars() as progress:
         report = api.erase(job, out, save, progress)
     if json:
-        return print_json(api.erasure_words.as_tree(report) | {"out": str(out)})
+        place = {} if out is None else {"out": str(out)}
+        return print_json(api.erasure_words.as_tree(report) | place)
     show_erasure(report)
-    return say(f"Wrote {out}.")
+    return None if out is None else say(f"Wrote {out}.")
 
 
 def show_erasure(report: api.ErasureReport) -> None:

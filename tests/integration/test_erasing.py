@@ -115,9 +115,13 @@ def test_the_command_prints_one_document_and_saves_the_erased_model(home, tmp_pa
     before = load_file(model_folder("teacher") / "model.safetensors")
     command = ["erase", "teacher", "--task", "reverse", "--against", "sub,king", "--items", "16"]
     options = ["--maps", "1", "--parts", "layers", "--device", "cpu", "--json", "--save"]
+    nowhere = CliRunner().invoke(app, [*command, *options])
+    assert "name a new one with --out" in str(nowhere.exception)
     found = CliRunner().invoke(app, [*command, *options, "--out", str(tmp_path / "out")])
     assert found.exit_code == 0, found.output
     told = json.loads(found.stdout)
+    again = CliRunner().invoke(app, [*command, *options[:-1]])
+    assert json.loads(again.stdout) | {"out": told["out"]} == told, "no folder is needed to look"
     assert told["skills"] == {"reverse": 16, "sub": 16, "king": 16}
     assert "on reverse by" in told["orders"]["theta_grad"]["verdict"]
     assert api.ErasureReport.load(tmp_path / "out").counts == tuple(told["counts"])
