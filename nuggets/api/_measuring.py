@@ -10,8 +10,9 @@ from nuggets.alignment.report import AlignmentReport
 from nuggets.builtin.pairs import MODELS, PAIRS
 from nuggets.builtin.resolve import pair_named
 from nuggets.builtin.skills import SKILLS
-from nuggets.disk.outputs import output_folder
+from nuggets.disk.outputs import output_folder, refuse_existing
 from nuggets.erasure.report import ErasureReport
+from nuggets.errors import BadInput
 from nuggets.extraction.plan import ExtractionPlan
 from nuggets.planning import cache
 from nuggets.planning.erasing import EraseRequest
@@ -99,12 +100,14 @@ def erase(
     """
     from nuggets.stages.erasing import erase_to, measure_erasure
 
+    if out is not None:
+        refuse_existing(out)
+    elif save:
+        raise BadInput("An erased model is saved in a folder (--save); name a new one (--out).")
     request = EraseRequest.of(job)
-    return (
-        measure_erasure(request, progress)
-        if out is None
-        else erase_to(request, out, save, progress)
-    )
+    if out is None:
+        return measure_erasure(request, progress)
+    return erase_to(request, out, save, progress)
 
 
 def measure_builtin(progress: Progress | None = None) -> None:

@@ -11,7 +11,6 @@ from nuggets import api
 from nuggets.cli import options as o
 from nuggets.cli import scores
 from nuggets.cli.output import bars, print_json, say, table
-from nuggets.errors import BadInput
 
 
 def erase(
@@ -64,10 +63,6 @@ def erase(
     if score:
         tree["scores"] = [scores.score_of(each) for each in score]
     job = api.parse_job(tree)
-    if out is not None:
-        api.refuse_existing(out)
-    elif save:
-        raise BadInput("--save writes the erased model into a folder; name a new one with --out.")
     with bars() as progress:
         report = api.erase(job, out, save, progress)
     if json:

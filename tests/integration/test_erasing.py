@@ -116,7 +116,7 @@ def test_the_command_prints_one_document_and_saves_the_erased_model(home, tmp_pa
     command = ["erase", "teacher", "--task", "reverse", "--against", "sub,king", "--items", "16"]
     options = ["--maps", "1", "--parts", "layers", "--device", "cpu", "--json", "--save"]
     nowhere = CliRunner().invoke(app, [*command, *options])
-    assert "name a new one with --out" in str(nowhere.exception)
+    assert "name a new one (--out)" in str(nowhere.exception)
     found = CliRunner().invoke(app, [*command, *options, "--out", str(tmp_path / "out")])
     assert found.exit_code == 0, found.output
     told = json.loads(found.stdout)
