@@ -91,7 +91,8 @@ def _question(asked: Question) -> list[str]:
         format=given.get("format"),
         device=given.get("device"),
     )
-    return ["nuggets", "ask", asked.prompt, *options]
+    words = ["ask", asked.prompt] if asked.answer is None else ["lens", asked.prompt, asked.answer]
+    return ["nuggets", *words, *options]
 
 
 def _score(score: Score) -> str:
