@@ -147,13 +147,13 @@ def as_python(job: Frozen, then: str = "") -> str:
 
     Args:
         job: a transfer, a sensitivity measurement, an alignment or a question.
-        then: lines that go on with the result (`map`, `report`, `run`, or `plan` of a transfer
-            that is only planned) instead of printing it.
+        then: lines that go on with the result (`map`, `report`, `reply`, `run`, or `plan` of a
+            transfer that is only planned) instead of printing it.
     """
     if isinstance(job, Question):
         fields = ", ".join(f"{name}={value!r}" for name, value in non_defaults(job).items())
-        asked = f"api.playground.question({fields})"
-        return f"from nuggets import api\n\nprint(api.playground.ask({asked}))"
+        asked = f"api.playground.ask(api.playground.question({fields}))"
+        return f"from nuggets import api\n\nreply = {asked}\n{then or 'print(reply)'}"
     kinds = {
         SensitivityJob: "map = api.measure(job)",
         AlignJob: "report = api.align(job)",

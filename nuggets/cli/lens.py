@@ -53,7 +53,7 @@ def lens(
     for each in reply.answers:
         if each.lens is None:
             raise BadInput(f"{each.speaker.label}: {each.problem}")
-        say(f"{each.speaker.label}: {each.lens.sentence} {each.note}".rstrip())
+        say(f"{each.lens.sentence(each.speaker.label)} {each.note}".rstrip())
         table(("token", "known from", "probability", "rank by layer", "rests on"), _rows(each.lens))
     return None
 

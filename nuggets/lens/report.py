@@ -51,17 +51,16 @@ class Lens(Frozen):
             for column in columns
         )
 
-    @property
-    def sentence(self) -> str:
-        """When the model knows the answer."""
+    def sentence(self, name: str) -> str:
+        """When the model of this name knows the answer."""
         known = [place for place in self.known_from if place is not None]
         if not known:
-            return "No token of the answer is ever the first choice at the end."
+            return f"{name}: no token of the answer is the first choice at the end."
         last = max(known, key=self.places.index)
         missed = [repr(t) for t, at in zip(self.tokens, self.known_from, strict=True) if at is None]
         if not missed:
-            return f"Knows the whole answer from {last} on."
+            return f"{name} knows the whole answer from {last} on."
         return (
-            f"{len(known)} of {len(self.tokens)} tokens are the first choice at the end, from "
-            f"{last} on; not {', '.join(missed)}."
+            f"{name} knows {len(known)} of {len(self.tokens)} tokens of the answer, from {last} on;"
+            f" not {', '.join(missed)}."
         )

@@ -160,4 +160,4 @@ def test_models_with_different_tokenizers_each_read_the_answer_in_their_own_toke
     assert other.lens.tokens == ("a", "t", "c", "k", "<eos>")
     assert len(other.lens.rank) == 3
     assert "words of the question and answer are not in its vocabulary" in other.note
-    assert teacher.lens.sentence == "Knows the whole answer from L1 on."
+    assert teacher.lens.sentence("teacher") == "teacher knows the whole answer from L1 on."

@@ -104,14 +104,13 @@ def test_equal_logits_are_ranked_by_their_id(loaded):
 
 def test_a_token_is_known_from_where_it_stays_the_first_choice():
     assert NUMBERS.known_from == ("L2", "L0", None)
-    assert NUMBERS.sentence == (
-        "2 of 3 tokens are the first choice at the end, from L2 on; not 'c'."
-    )
+    said = "teacher knows 2 of 3 tokens of the answer, from L2 on; not 'c'."
+    assert NUMBERS.sentence("teacher") == said
     known = NUMBERS.model_copy(update={"rank": ((1, 4, 1), (1, 1, 1), (1, 1, 1), (1, 1, 1))})
     assert known.known_from == ("embedding", "L0", "embedding")
-    assert known.sentence == "Knows the whole answer from L0 on."
+    assert known.sentence("it") == "it knows the whole answer from L0 on."
     never = NUMBERS.model_copy(update={"rank": ((1, 1, 1), (2, 2, 2), (2, 2, 2), (2, 2, 2))})
-    assert never.sentence == "No token of the answer is ever the first choice at the end."
+    assert never.sentence("it") == "it: no token of the answer is the first choice at the end."
 
 
 def test_shares_are_of_each_tokens_own_sum():
