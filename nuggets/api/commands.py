@@ -114,6 +114,7 @@ def _erasure(job: EraseJob) -> list[str]:
         items=given.get("n_items"),
         maps=given.get("n_maps"),
         parts=",".join(given["parts"]) if "parts" in given else None,
+        ablation=given.get("ablation"),
         seed=given.get("seed"),
         dtype=given.get("dtype"),
         format=given["data"].get("format"),
