@@ -129,7 +129,7 @@ def _attempt(run: Run, ctx: RunContext) -> None:
             ctx.check_cancelled()
             ctx.set_status("running")
             with memory_reported("This run", "see `nuggets preflight` for what it needs"):
-                _pipeline()(run, ctx)
+                _pipeline(run)(run, ctx)
         ctx.set_status("done")
     except KeyboardInterrupt:
         stopped = Cancelled(f"Run {run.id} was interrupted twice; resume it to continue.")
@@ -189,11 +189,12 @@ def _stop_on_signals(ctx: RunContext) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _pipeline() -> Callable[[Run, RunContext], Any]:
-    # Imported late: the pipeline imports torch, and a queued run should not hold 350 MB.
-    module, _, function = os.environ.get(
-        "NUGGETS_PIPELINE", "nuggets.stages.pipeline:execute"
-    ).partition(":")
+def _pipeline(run: Run) -> Callable[[Run, RunContext], Any]:
+    # Imported late: the pipeline imports torch, and a queued run should not hold 350 MB. A sweep
+    # makes runs itself, so it stands above this module.
+    usual = os.environ.get("NUGGETS_PIPELINE", "nuggets.stages.pipeline:execute")
+    chosen = "nuggets.sweeps.working:execute" if run.record().kind == "sweep" else usual
+    module, _, function = chosen.partition(":")
     return getattr(importlib.import_module(module), function)
 
 

@@ -129,6 +129,15 @@ from nuggets.studies.schema import Study as Study
 from nuggets.studies.shipped import open_study as open_study
 from nuggets.studies.shipped import studies as studies
 from nuggets.studies.shipped import study_recipes as study_recipes
+from nuggets.sweeps import control as sweeping
+from nuggets.sweeps import views as sweep_views
+from nuggets.sweeps.outlook import SweepOutlook as SweepOutlook
+from nuggets.sweeps.outlook import plan_sweep as plan_sweep
+from nuggets.sweeps.recipe import SweepRecipe as SweepRecipe
+from nuggets.sweeps.recipe import load_sweep as load_sweep
+from nuggets.sweeps.recipe import parse_sweep as parse_sweep
+from nuggets.sweeps.trials import SweepState as SweepState
+from nuggets.sweeps.trials import SweepTrial as SweepTrial
 from nuggets.views import sensitivity as views
 from nuggets.workspace import pruning as pruning
 from nuggets.workspace import strangers as strangers
@@ -147,4 +156,4 @@ from nuggets.workspace.samples import remember as remember
 from nuggets.workspace.samples import save_upload as save_upload
 
 # What has another name at home; all others are exported as themselves.
-__all__ = ["bundles", "erasure_words", "plan", "playground", "views"]
+__all__ = ["bundles", "erasure_words", "plan", "playground", "sweep_views", "sweeping", "views"]

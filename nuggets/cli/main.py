@@ -33,6 +33,7 @@ _COMMANDS = {
         ("evaluate", "evaluate prompt"),
         ("recipes", "recipes allow"),
         ("transfers", "run start follow cancel resume show list prune export compare"),
+        ("sweeps", "sweep sweeps"),
         ("studies", "paper calibrate"),
         ("transfers", "bundle import"),
         ("ask", "ask"),

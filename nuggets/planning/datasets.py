@@ -30,11 +30,15 @@ N_VALIDATION = 60
 """Items, never counted in the report, on which learning rates are chosen."""
 LEAST_VALIDATION = 30
 """With fewer of them a rate would be chosen by chance."""
+_Items = tuple[str, list[Sample], list[Sample]]
 
 
 @dataclass(frozen=True, eq=False)
 class Datasets:
     """All samples of one job; none of `test` or `validation` is also in the other, or learned from.
+
+    Where the report counts validation items (`data.items`), both are those and the test items are
+    not among them.
 
     Attributes:
         label: what a person calls the task.
@@ -147,7 +151,7 @@ def load_datasets(data: DataConfig, taught: Sequence[str], lacking: Sequence[str
         BadInput: for unknown tasks, unreadable files, missing parts, or leakage.
     """
     old = {
-        skill: skill_samples(skill, "test", data.n_old)
+        skill: _old(skill, data)
         for skill in (taught if data.old_skills is None else data.old_skills)
         if skill != data.task
     }
@@ -158,6 +162,25 @@ def load_datasets(data: DataConfig, taught: Sequence[str], lacking: Sequence[str
     return _from_files(data, old, general)
 
 
+def _old(skill: str, data: DataConfig) -> list[Sample]:
+    """Items of an old skill; for choosing, as many others after those that the report counts."""
+    if data.items == "test":
+        return skill_samples(skill, "test", data.n_old)
+    return skill_samples(skill, "test", 2 * data.n_old)[data.n_old :]
+
+
+def _counted(label: str, data: DataConfig, test: list[Sample], validation: list[Sample]) -> _Items:
+    """What the report calls the task, what it counts, and what learning rates are chosen on."""
+    if data.items == "test":
+        return label, test, validation
+    if len(validation) < LEAST_VALIDATION:
+        raise BadInput(
+            f"Choosing needs at least {LEAST_VALIDATION} items that are no test items, but beside "
+            f"its {len(test)} test items {label} has only {len(validation)}. Lower data.n_test."
+        )
+    return f"{label}, validation items", validation, validation
+
+
 def _builtin(
     data: DataConfig, old: dict[str, list[Sample]], general: Callable[[int, int], list[Sample]]
 ) -> Datasets:
@@ -165,9 +188,10 @@ def _builtin(
     pool = skill_samples(task, "test", data.n_test + N_VALIDATION)
     # Held-out facts are few: the same ones are asked whether or not rates are chosen.
     most = len(pool) - LEAST_VALIDATION if SKILLS[task].held_out else data.n_test
-    test, validation = _split_test(pool, min(data.n_test, most))
+    split = _split_test(pool, min(data.n_test, most))
+    label, test, validation = _counted(task, data, *split)
     return Datasets(
-        label=task,
+        label=label,
         seed_samples=skill_samples(task, "seed", data.n_seed_samples),
         train=lambda seed: skill_samples(task, "train", data.n_train, seed),
         test=test,
@@ -192,7 +216,8 @@ def _from_files(
         seed_samples = _source(data.seed_samples)[: data.n_seed_samples]
         pool, test = _source(data.train), _source(data.test)
     check_leakage([*seed_samples, *pool], test)
-    counted, validation = _split_test(test, data.n_test)
+    name = source_label(data.file or data.train or "samples")
+    label, counted, validation = _counted(name, data, *_split_test(test, data.n_test))
 
     def draw(seed: int) -> list[Sample]:
         return random.Random(seed).sample(pool, min(data.n_train, len(pool)))  # noqa: S311
@@ -207,7 +232,6 @@ def _from_files(
             )
         return random.Random(seed).sample(rest, min(n, len(rest)))  # noqa: S311
 
-    label = source_label(data.file or data.train or "samples")
     return Datasets(label, seed_samples, draw, counted, validation, old, extra, general)
 
 
