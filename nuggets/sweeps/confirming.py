@@ -52,8 +52,9 @@ def confirm(
         runs[which] = finished(recipe, known, began, ctx, label, place, len(recipes))
     searched = results.cells(RunStore(runs_dir()).open(best.run))
     default = runs.get("default", runs["winner"])
-    cells = results.cells(runs["winner"]), results.cells(default)
-    found = summarise(sweep, best, searched, *cells)
+    confirmed = results.cells(runs["winner"])
+    cells = results.cells(default) if "default" in runs else confirmed
+    found = summarise(sweep, best, searched, confirmed, cells)
     found = found.model_copy(update={"run": runs["winner"].id, "default_run": default.id})
     write_state(ctx.folder, state.model_copy(update={"confirmed": found}))
 

@@ -18,12 +18,12 @@ from nuggets.sweeps.objectives import front, sign, winner
 from nuggets.sweeps.recipe import SweepRecipe, dump_sweep, parse_sweep_text
 from nuggets.sweeps.samplers import check_optuna
 from nuggets.sweeps.sentences import sentences
-from nuggets.sweeps.space import with_values
+from nuggets.sweeps.space import sweepable, with_values
 from nuggets.sweeps.trials import SweepState, SweepTrial, read_state
 from nuggets.worker import run_in_foreground
 from nuggets.workspace.recipes import save_recipe
 
-__all__ = ["front", "sentences", "winner"]  # beside what is defined here
+__all__ = ["dump_sweep", "front", "sentences", "sweepable", "winner"]  # beside what is defined here
 
 
 def store() -> RunStore:

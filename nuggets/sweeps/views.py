@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -116,6 +117,6 @@ def _cells(axis: Axis) -> tuple[list[int], list[str]]:
         return [-1 if np.isnan(p) else int(np.searchsorted(known, p)) for p in places], names
     edges = np.linspace(known[0], known[-1], BINS + 1)
     ends = 10**edges if axis.log else edges
-    names = [f"{low:.3g} to {high:.3g}" for low, high in zip(ends, ends[1:], strict=False)]
+    names = [f"{low:.3g} to {high:.3g}" for low, high in pairwise(ends)]
     inside = np.clip(np.searchsorted(edges, places, side="right") - 1, 0, BINS - 1)
     return [-1 if np.isnan(p) else int(i) for p, i in zip(places, inside, strict=True)], names

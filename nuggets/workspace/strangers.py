@@ -24,6 +24,7 @@ from nuggets.recipe import load_job, parse_job
 from nuggets.recipe_tree import (
     MODEL_PATHS,
     Tree,
+    absolute_paths,
     named_values,
     read_recipe,
     shipped_recipes,
@@ -163,7 +164,11 @@ def _run_text(what: str) -> str:
 
 
 def _wants_of_file(path: Path) -> tuple[Want, ...]:
-    job = parse_job({"job": "transfer", **read_recipe(path.absolute())})
+    tree = read_recipe(path.absolute())
+    if tree.get("job") == "sweep":  # what it searches names nothing outside; its base may
+        given = tree.get("base")
+        tree = absolute_paths(given, path.absolute().parent) if isinstance(given, dict) else {}
+    job = parse_job({"job": "transfer", **tree})
     return _checked(job, path.absolute().parent, str(path))
 
 
