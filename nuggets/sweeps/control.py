@@ -7,12 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from nuggets.disk.home import nuggets_home
+from nuggets.disk.home import nuggets_home, runs_dir
 from nuggets.errors import BadInput
 from nuggets.planning.checks import check_job
 from nuggets.planning.machine import resolve_device_name
 from nuggets.runs import launch
-from nuggets.runs.schema import RunEvent, RunStatus
+from nuggets.runs.schema import LIVE, RunEvent, RunStatus
 from nuggets.runs.store import Run, RunStore
 from nuggets.sweeps.objectives import front, sign, winner
 from nuggets.sweeps.recipe import SweepRecipe, dump_sweep, parse_sweep_text
@@ -72,8 +72,18 @@ def resume(sweep_id: str) -> Run:
 
 
 def cancel(sweep_id: str, wait: float = 0.0) -> RunStatus:
-    """Asks a sweep to stop and returns its status after at most `wait` seconds."""
-    return launch.cancel(open_sweep(sweep_id), wait)
+    """Asks a sweep to stop and returns its status after at most `wait` seconds.
+
+    Its present run is asked too, since it may be waiting for its device.
+    """
+    found = open_sweep(sweep_id)
+    state = state_of(found)
+    begun = {each.run for each in state.trials if each.status == "running"}
+    begun |= set(state.confirming.values())
+    for own in RunStore(runs_dir()).list():
+        if own.id in begun and own.status() in LIVE:
+            own.request_cancel()
+    return launch.cancel(found, wait)
 
 
 def delete(sweep_id: str) -> None:

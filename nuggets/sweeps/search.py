@@ -34,6 +34,7 @@ class Search:
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
+        _mend(folder / JOURNAL)
         backend = optuna.storages.journal.JournalFileBackend(str(folder / JOURNAL))
         self._sweep = sweep
         self._study = optuna.create_study(
@@ -51,17 +52,14 @@ class Search:
         """The number and the values of the next trial, or of one that a kill cut off."""
         from optuna.trial import Trial, TrialState
 
-        begun = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        if begun:
-            trial = Trial(self._study, begun[0]._trial_id)
-        else:
-            done = self._study.get_trials(deepcopy=False)
-            turn = sum(each.state.is_finished() for each in done)
-            self._study.sampler = SAMPLERS[self._sweep.sampler](self._sweep.seed, turn)
-            trial = self._study.ask()
+        known = self._study.get_trials(deepcopy=False)
+        turn = sum(each.state.is_finished() for each in known)
+        self._study.sampler = SAMPLERS[self._sweep.sampler](self._sweep.seed, turn)
+        begun = next((each for each in known if each.state == TrialState.RUNNING), None)
         chosen: Values = {}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of experimental samplers
+            trial = self._study.ask() if begun is None else Trial(self._study, begun._trial_id)
             for field, dimension in self._sweep.space.items():
                 if active(dimension, chosen):
                     chosen[field] = _suggest(trial, field, dimension)
@@ -104,21 +102,32 @@ class Search:
     def _places(self, values: Values) -> dict[str, Any]:
         space = self._sweep.space
         return {
-            field: space[field].levels().index(value) if space[field].values else value
+            field: space[field].ordered.index(value) if space[field].values else value
             for field, value in values.items()
         }
+
+
+def _mend(journal: Path) -> None:
+    """Cuts a line that a kill tore, and removes the lock that it left: one worker has the folder.
+
+    Optuna refuses a journal with anything behind a torn line.
+    """
+    journal.with_name(f"{journal.name}.lock").unlink(missing_ok=True)
+    if journal.is_file():
+        whole = journal.read_bytes()
+        with journal.open("r+b") as file:
+            file.truncate(whole.rfind(b"\n") + 1)
 
 
 def _suggest(trial: Any, field: str, dimension: Dimension) -> Any:
     if dimension.values:
         last = len(dimension.values) - 1
-        places = range(last + 1)
         place = (
             trial.suggest_int(field, 0, last)
             if dimension.numeric and last
-            else trial.suggest_categorical(field, tuple(places))
+            else trial.suggest_categorical(field, tuple(range(last + 1)))
         )
-        return dimension.values[place]
+        return dimension.ordered[place]
     low, high, step = dimension.low, dimension.high, dimension.step
     if dimension.whole:
         ends = int(low or 0), int(high or 0)

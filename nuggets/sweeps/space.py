@@ -112,6 +112,11 @@ class Dimension(Frozen):
         """Whether its values have an order and distances."""
         return all(isinstance(v, int | float) and not isinstance(v, bool) for v in self.values)
 
+    @property
+    def ordered(self) -> tuple[Any, ...]:
+        """The values in the order in which a sampler sees them: numbers ascending."""
+        return tuple(sorted(self.values)) if self.numeric else self.values
+
     def levels(self) -> tuple[Any, ...]:
         """All values of a grid.
 
@@ -131,7 +136,7 @@ class Dimension(Frozen):
         return tuple(self.number(self.low + i * step) for i in range(n))
 
     def corners(self) -> tuple[Any, ...]:
-        """The values that have to be valid for all to be: the listed ones, or both ends."""
+        """The values that have to be valid: the listed ones, or both ends of a range."""
         return self.values or (self.number(self.low), self.number(self.high))
 
     def number(self, value: Any) -> Any:

@@ -132,6 +132,8 @@ def finished(
     def heard(event: RunEvent) -> None:
         if event.type in ("stage", "progress", "metric"):
             ctx.check_cancelled()
+        if "holder" in event.data:
+            ctx.waiting_for(str(event.data["device"]), str(event.data["holder"]))
         if event.type == "progress":
             done, of = float(str(event.data["done"])), float(str(event.data["total"]))
             share = done / of if event.stage == "train" and of else 0.0
