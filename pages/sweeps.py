@@ -12,6 +12,7 @@ from nuggets.ui.sweeps import live, results, start
 
 def main() -> None:
     """Draws the page."""
+    results.go_on()
     st.title("Sweeps", anchor=False)
     safe.refused()
     try:

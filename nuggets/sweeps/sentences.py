@@ -39,8 +39,8 @@ def _confirmed(sweep: SweepRecipe, found: Confirmed, where: str) -> list[str]:
         seen = (
             f"The search {verb} the {name} by {_interval(gap)}"
             if verb
-            else f"Selected minus confirmed {name} is {_interval(gap)}, which is not told apart "
-            "from 0"
+            else f"Selected minus confirmed {name} is {_interval(gap)}, statistically "
+            "indistinguishable from 0"
         )
         said.append(f"{seen}.")
     if not found.gains:
@@ -56,7 +56,9 @@ def _confirmed(sweep: SweepRecipe, found: Confirmed, where: str) -> list[str]:
 
 def _scores(sweep: SweepRecipe, scores: tuple[Interval, ...]) -> str:
     pairs = zip(sweep.objective, scores, strict=True)
-    return " and ".join(f"{name} {_interval(found, name == 'difference')}" for name, found in pairs)
+    return " and ".join(
+        f"a {name} of {_interval(found, name == 'difference')}" for name, found in pairs
+    )
 
 
 def _interval(found: Interval, signed: bool = True) -> str:

@@ -13,6 +13,7 @@ from nuggets.sweeps.confirming import summarise
 from nuggets.sweeps.trials import SweepState, SweepTrial, write_state
 from tests.app.conftest import HOSTILE, rendered, shown
 from tests.app.measured import write_benchmark
+from tests.app.test_page_transfer import recipe_shown
 
 SETTINGS = ["lora.r=4,8,16", "extraction.ratio=0.25..1", "train.lr=1e-4..1e-2:log"]
 
@@ -113,6 +114,8 @@ def test_trials_are_a_table_and_a_chosen_one_becomes_a_recipe(open_page):
     at.button("promote-now-trial-3").click().run()
     assert not at.exception
     assert api.load_recipe("tuned").lora.r == linked.values["lora.r"]
+    assert at.title[0].value == "Plan a transfer"
+    assert recipe_shown(at) == api.load_recipe("tuned")
 
 
 def test_the_confirmation_is_told_with_its_verdict_and_the_optimism(open_page):
@@ -122,6 +125,10 @@ def test_the_confirmation_is_told_with_its_verdict_and_the_optimism(open_page):
     at = open_page("sweeps", sweep=made.id)
     assert found.verdict.sentence in shown(at)
     assert any("selected − confirmed" in list(p.value.get("as", [])) for p in at.dataframe)
+    at.button("open-Open the winner's results").click().run()
+    assert not at.exception
+    assert at.title[0].value == "Results"
+    assert at.session_state["run"] == found.run
 
 
 def test_every_figure_is_that_of_its_data(open_page):

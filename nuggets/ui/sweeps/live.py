@@ -22,6 +22,8 @@ def _panel(sweep: api.Run, was_live: bool, was_done: int) -> None:
     acted = st.session_state.pop(live.ACTED, False)
     if acted or (was_live and status not in api.LIVE) or len(state.done) != was_done:
         st.rerun()
+    if status == "done":
+        return
     recipe, record = api.sweeping.recipe_of(sweep), sweep.record()
     with st.container(border=True, key="nuggets-sweep", gap="small"):
         with st.container(horizontal=True, vertical_alignment="center"):
@@ -35,11 +37,10 @@ def _panel(sweep: api.Run, was_live: bool, was_done: int) -> None:
                 st.button("Resume", key="sweep-resume", type="primary", on_click=live.act,
                           args=(api.sweeping.resume, sweep.id),
                           help="Goes on with the trial that was cut off.")  # fmt: skip
-        if status != "done":
-            st.progress(live.overall(record))
-            doing = live.told(sweep).doing or record.stage or "starting (loading PyTorch)"
-            st.text(f"{len(state.done)} of {recipe.n_trials} trials  ·  {doing}  ·  "
-                    f"Elapsed: {duration(live.elapsed(record))}")  # fmt: skip
+        st.progress(live.overall(record))
+        doing = live.told(sweep).doing or record.stage or "starting (loading PyTorch)"
+        st.text(f"{len(state.done)} of {recipe.n_trials} trials  ·  {doing}  ·  "
+                f"Elapsed: {duration(live.elapsed(record))}")  # fmt: skip
         if record.error is not None and status == "failed":
             safe.problem(record.error.message, "sweep-error", "The sweep failed")
 

@@ -8,9 +8,11 @@ import streamlit as st
 from nuggets import api
 from nuggets.ui.charts import sweeps as charts
 from nuggets.ui.frame import fields, heading, safe, share, shell
+from nuggets.ui.transfer import recipes
 
 TABS = ("Trials", "Parallel", "Importance", "Surface", "Best so far", "Pareto front")
 ON = "on validation items"
+GOING = "nuggets-sweep-going"
 
 
 def origin(sweep: api.Run) -> share.Origin:
@@ -47,10 +49,8 @@ def confirmed(sweep: api.Run, recipe: api.SweepRecipe, state: api.SweepState) ->
         with st.container(horizontal=True):
             for label, run in (("Open the winner's results", found.run),
                                ("Open the base's results", found.default_run)):  # fmt: skip
-                if st.button(label, key=f"open-{label}"):
-                    shell.choose(run=run)
-                    shell.go("results")
-    _promote(sweep, found.trial)
+                st.button(label, key=f"open-{label}", on_click=_open, args=(run,))
+            _promote(sweep, found.trial)
 
 
 def trials(sweep: api.Run, recipe: api.SweepRecipe, state: api.SweepState) -> None:
@@ -84,13 +84,28 @@ def _chosen(runs: list[str]) -> None:
 
 def _promote(sweep: api.Run, number: int, key: str = "winner") -> None:
     with st.popover(f"Save trial {number} as a recipe…", key=f"promote-{key}"):
-        name = st.text_input("Name", key=f"promote-name-{key}", placeholder="one word",
-                             max_chars=40)  # fmt: skip
-        if st.button("Save and open Plan", key=f"promote-now-{key}", type="primary"):
-            with safe.shown_problems(f"promote-{key}"):
-                api.sweeping.promote(sweep, name, number)
-                st.session_state["recipe"] = name.strip()
-                shell.go("transfer")
+        st.text_input("Name", key=f"promote-name-{key}", placeholder="one word", max_chars=40)
+        st.button("Save and open Plan", key=f"promote-now-{key}", type="primary",
+                  on_click=_save, args=(sweep, f"promote-name-{key}", number))  # fmt: skip
+
+
+@safe.refused_later()
+def _save(sweep: api.Run, field: str, number: int) -> None:
+    name = st.session_state[field].strip()
+    api.sweeping.promote(sweep, name, number)
+    recipes.choose(name)
+    st.session_state[GOING] = "transfer"
+
+
+def _open(run: str) -> None:
+    shell.choose(run=run)
+    st.session_state[GOING] = "results"
+
+
+def go_on() -> None:
+    """Goes where the last button leads: a callback cannot."""
+    if page := st.session_state.pop(GOING, None):
+        shell.go(page)
 
 
 def figure(name: str, sweep: api.Run, recipe: api.SweepRecipe, state: api.SweepState) -> None:

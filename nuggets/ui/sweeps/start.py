@@ -71,9 +71,11 @@ def _options() -> dict[str, Any]:
         seeds = fields.number("Seeds of the confirmation", 3, 100, 4, "confirm",
                               "Fresh ones, which no trial used.")  # fmt: skip
     with right:
-        trials = fields.number("Trials", 1, 5000, 24, "trials", "A grid has all its points.")
         hours = fields.number("Hours at most", 0.0, 1000.0, 0.0, "hours",
                               "0 for no limit; time for the confirmation is kept.")  # fmt: skip
+        trials = None
+        if sampler != "grid":  # which has all its points
+            trials = fields.number("Trials", 1, 5000, 24, "trials")
     objective = fields.pills(
         "Objective", OBJECTIVES, ["difference"], "objective",
         "value: the metric. difference: that minus plain LoRA's, paired. retention: old skills. "
@@ -81,7 +83,7 @@ def _options() -> dict[str, Any]:
     )  # fmt: skip
     return {
         "sampler": sampler,
-        "trials": None if sampler == "grid" else trials,
+        "trials": trials,
         "objective": objective,
         "max_hours": hours or None,
         "confirm": {"seeds": seeds},
