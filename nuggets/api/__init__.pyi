@@ -39,6 +39,11 @@ from nuggets.builtin.pairs import model_card as model_card
 from nuggets.builtin.skills import Skill as Skill
 from nuggets.bundles import bundle as bundles
 from nuggets.bundles.shipped import shipped_run as shipped_run
+from nuggets.data.tables import column_names as column_names
+from nuggets.data.tables import parse_columns as parse_columns
+from nuggets.data.tables import read_table as read_table
+from nuggets.data.tables import samples_from as samples_from
+from nuggets.data.tables import write_samples as write_samples
 from nuggets.disk.home import exports_dir as exports_dir
 from nuggets.disk.outputs import refuse_existing as refuse_existing
 from nuggets.erasure import words as erasure_words

@@ -30,6 +30,7 @@ _COMMANDS = {
         ("measure", "doctor pairs preflight sensitivity"),
         ("erase", "erase"),
         ("measure", "align probe plan power extract cut convert"),
+        ("samples", "samples"),
         ("evaluate", "evaluate prompt"),
         ("recipes", "recipes allow"),
         ("transfers", "run start follow cancel resume show list prune export compare"),

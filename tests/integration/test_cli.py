@@ -150,6 +150,18 @@ def test_align_prints_matrices_of_teacher_by_student(nuggets, tmp_path):
     assert nuggets(*words, "--out", tmp_path / "alignment").code == 2
 
 
+def test_samples_of_a_table_are_written_where_nothing_was(nuggets, tmp_path):
+    (tmp_path / "t.csv").write_text("Frage,Antwort\n1+1,2\n")
+    out = tmp_path / "t.jsonl"
+    table, columns = str(tmp_path / "t.csv"), "question=Frage,answer=Antwort"
+    args = ("samples", table, "--columns", columns, "--out", str(out))
+    assert nuggets(*args, "--json").json["samples"] == 1
+    assert out.read_text() == '{"question": "1+1", "answer": "2"}\n'
+    again = nuggets(*args)
+    assert again.code == 2
+    assert "already exists" in again.err
+
+
 def test_probe_prints_an_accuracy_with_its_interval_per_block(nuggets):
     words = ["probe", "models/large", "models/small", "--data", "all.jsonl", "--device", "cpu"]
     ended = nuggets(*words, "--n-fit", "20", "--json")
