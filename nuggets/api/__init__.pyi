@@ -57,6 +57,7 @@ from nuggets.models.converting import convert as convert
 from nuggets.planning.checks import detectable as detectable
 from nuggets.planning.checks import eval_extra_missing as eval_extra_missing
 from nuggets.planning.checks import refusals as refusals
+from nuggets.planning.datasets import seed_samples as seed_samples
 from nuggets.planning.jobs import alignment_job as alignment_job
 from nuggets.planning.jobs import map_job as map_job
 from nuggets.planning.jobs import plan_from_cache as plan

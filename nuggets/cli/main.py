@@ -38,6 +38,7 @@ _COMMANDS = {
         ("studies", "paper calibrate"),
         ("transfers", "bundle import"),
         ("ask", "ask"),
+        ("lens", "lens"),
         ("judge", "judge"),
     )
     for name in names.split()

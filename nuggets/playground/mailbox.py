@@ -28,6 +28,7 @@ from nuggets.disk.home import nuggets_home, runs_dir
 from nuggets.disk.locks import Lock, is_held
 from nuggets.errors import BadInput, NuggetsError
 from nuggets.frozen import Frozen, first_fault
+from nuggets.lens.report import Lens
 from nuggets.models.references import short_name
 from nuggets.planning.checks import check_model
 from nuggets.recipe import TransferRecipe
@@ -70,7 +71,7 @@ class Speaker(Frozen):
 
 
 class Question(Frozen):
-    """One prompt to several speakers, answered greedily.
+    """One prompt to several speakers, answered greedily, or with an answer to look into them.
 
     Attributes:
         speakers: who answers, in order.
@@ -81,6 +82,8 @@ class Question(Frozen):
         format: how the prompt is written for a model: as in the paper's data, or by its
             tokenizer's chat template.
         device: `auto` or a device's name.
+        answer: the right answer, if the speakers are not to answer but to be looked into while
+            they are given this one; then they are models, not arms with an adapter.
     """
 
     speakers: tuple[Speaker, ...] = Field(min_length=1, max_length=16)
@@ -90,6 +93,7 @@ class Question(Frozen):
     scale: float = Field(default=1.0, ge=0, le=4)
     format: Format = "paper"
     device: str = "auto"
+    answer: str | None = Field(default=None, min_length=1, max_length=20_000)
 
 
 class Token(Frozen):
@@ -112,6 +116,7 @@ class Answer(Frozen):
         read: the exact text that the model continued.
         note: what the user should know, one sentence.
         problem: why there is no answer.
+        lens: what was seen in it, where the right answer was given.
     """
 
     speaker: Speaker
@@ -122,6 +127,7 @@ class Answer(Frozen):
     read: str = ""
     note: str = ""
     problem: str = ""
+    lens: Lens | None = None
 
 
 class Reply(Frozen):

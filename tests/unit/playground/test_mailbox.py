@@ -168,3 +168,24 @@ def test_ask_from_the_command_line(nuggets):
     assert "b a" in nuggets("ask", "a b", "--model", "teacher", "--free").out
     assert nuggets("ask").code == 2
     assert nuggets("ask", "a", "--arm", "paper").code == 2
+
+
+def test_the_command_lens_tells_when_each_model_knows_the_answer(nuggets):
+    ended = nuggets("lens", "reverse a b", "b a")
+    assert ended.code == 0, ended.err
+    assert "teacher knows the whole answer from L1 on." in ended.err
+    assert "independent: no token of the answer is the first choice at the end." in ended.err
+    lines = [line.split() for line in ended.out.splitlines() if "'b'" in line]
+    assert lines == [
+        ["│", "'b'", "│", known, "│", chance, "│", ">999", "3", last, "│", "L0", "75%,", "L1",
+         "25%", "│"]
+        for known, chance, last in (("L1", "0.90", "1"), ("never", "0.13", "7"))
+    ]  # fmt: skip
+    whole = nuggets("lens", "reverse a b", "b a", "--model", "teacher", "--json").json
+    assert whole["answers"][0]["lens"]["rank"] == [[2000, 2000], [3, 3], [1, 1]]
+
+
+def test_the_command_lens_refuses_an_empty_answer(nuggets):
+    ended = nuggets("lens", "reverse a b", "")
+    assert ended.code == 2
+    assert "answer" in ended.err
