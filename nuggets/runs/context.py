@@ -54,7 +54,8 @@ class RunContext:
         self._save(stages=tuple(stages))
 
     def stage(self, name: str) -> None:
-        """Enters a stage; its progress is unknown until reported."""
+        """Enters a stage, unless somebody asked to stop; its progress is unknown until reported."""
+        self.check_cancelled()
         self._save(stage=name, progress=None)
         self._next_progress = 0.0
         self._emit("stage", name)
@@ -79,16 +80,15 @@ class RunContext:
     def check_cancelled(self) -> None:
         """Raises `Cancelled` once a signal or `Run.request_cancel` asked to stop."""
         if self._stop or self.run.cancel_requested():
-            raise Cancelled(f"Run {self.run.id} was cancelled on request; resume it to continue.")
+            raise self.cancelled()
+
+    def cancelled(self) -> Cancelled:
+        """How an attempt ends that somebody asked to stop."""
+        return Cancelled(f"Run {self.run.id} was cancelled on request; resume it to continue.")
 
     def request_stop(self) -> None:
         """Makes the next `check_cancelled` raise; safe in a signal handler."""
         self._stop = True
-
-    @property
-    def stop_requested(self) -> bool:
-        """Whether `request_stop` was called."""
-        return self._stop
 
     @contextmanager
     def commit(self, name: str) -> Iterator[Path]:
