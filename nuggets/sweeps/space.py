@@ -261,7 +261,7 @@ def read_setting(text: str) -> tuple[str, Dimension] | None:
     """
     field, equals, rest = text.partition("=")
     wanted, _, condition = rest.partition(" when ")
-    given = _values(wanted.strip())
+    given: dict[str, Any] | None = _values(wanted.strip())
     if not equals or (given is None and not condition):
         return None
     if given is None:
