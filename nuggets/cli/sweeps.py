@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,6 +13,8 @@ from nuggets import amounts, api
 from nuggets.cli import options as o
 from nuggets.cli.output import bars, interval, out, print_json, say, table, tell_run
 from nuggets.cli.transfers import failed
+from nuggets.disk.commit import atomic_write
+from nuggets.errors import Damaged
 from nuggets.sweeps.samplers import SAMPLERS
 
 _POLL_S = 0.3
@@ -101,8 +104,8 @@ def sweeps(
         if not follow:
             return tell_run(found, f"Resumed {found.id}.", json)
     if yaml is not None:
-        with yaml.open("x") as file:
-            file.write(found.recipe_text())
+        api.refuse_existing(yaml)
+        atomic_write(yaml, found.recipe_text())
         return say(f"Wrote {yaml}. Run it with: nuggets sweep {yaml}")
     if promote is not None:
         path = api.sweeping.promote(found, promote)
@@ -136,8 +139,10 @@ def _plan(recipe: api.SweepRecipe, json: bool) -> None:
 def _list(json: bool) -> None:
     rows = []
     for each in api.sweeping.sweeps():
-        n = len(api.sweeping.state_of(each).done)
-        rows.append({"sweep": each.id, "status": each.status(), "trials": n})
+        row = {"sweep": each.id, "status": each.status(), "trials": None}
+        with suppress(Damaged):
+            row["trials"] = len(api.sweeping.state_of(each).done)
+        rows.append(row)
     if json:
         return print_json(rows)
     return table(("sweep", "status", "trials"), [tuple(row.values()) for row in rows])

@@ -32,15 +32,17 @@ class Search:
         """
         check_optuna()
         import optuna
+        from optuna.storages.journal import JournalFileBackend
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         _mend(folder / JOURNAL)
-        backend = optuna.storages.journal.JournalFileBackend(str(folder / JOURNAL))
+        backend = JournalFileBackend(str(folder / JOURNAL))
+        up: Any = "maximize"
         self._sweep = sweep
         self._study = optuna.create_study(
             storage=optuna.storages.JournalStorage(backend),
             study_name=STUDY,
-            directions=["maximize"] * len(sweep.objective),
+            directions=[up] * len(sweep.objective),
             load_if_exists=True,
         )
         if sweep.sampler == "grid":

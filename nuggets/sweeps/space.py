@@ -6,7 +6,7 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import yaml
@@ -229,7 +229,10 @@ def check_space(base: TransferRecipe, space: Space) -> None:
             if other not in above:
                 raise ValueError(f"{field}: its condition names {other}, which is not a field "
                                  "that is searched above it")  # fmt: skip
-            if value not in above[other].corners():
+            if not above[other].values:
+                raise ValueError(f"{field}: its condition names {other}, which has a range; give "
+                                 "its values instead")  # fmt: skip
+            if value not in above[other].values:
                 raise ValueError(f"{field}: its condition never holds, because {other} is never "
                                  f"{value}")  # fmt: skip
         for value in dimension.corners():
@@ -258,7 +261,7 @@ def read_setting(text: str) -> tuple[str, Dimension] | None:
     """
     field, equals, rest = text.partition("=")
     wanted, _, condition = rest.partition(" when ")
-    given = _values(wanted.strip())
+    given: dict[str, Any] | None = _values(wanted.strip())
     if not equals or (given is None and not condition):
         return None
     if given is None:
@@ -317,8 +320,28 @@ def written(dimension: Dimension) -> str:
     return f"{text} when {conditions[0]}" if conditions else text
 
 
-def suggested(value: Any) -> str:
-    """What a form offers for a field whose value in the base is this one; empty for none."""
+def suggested(base: TransferRecipe, field: str) -> str:
+    """What a form offers for a field: other kinds, other options, or numbers around the base's."""
+    *parents, leaf = field.split(".")
+    owners: list[Any] = [base]
+    for name in parents:
+        owners.append(getattr(owners[-1], name))
+    value = getattr(owners[-1], leaf)
+    if leaf == "kind":
+        family = get_args(type(owners[-2]).model_fields[parents[-1]].annotation)
+        return ",".join(cls.model_fields["kind"].default for cls in family if _by_itself(cls))
+    options = get_args(type(owners[-1]).model_fields[leaf].annotation)
+    if options and all(isinstance(each, str) for each in options):
+        return ",".join(options)
+    return _around(value) or json.dumps(value, default=str)
+
+
+def _by_itself(cls: Any) -> bool:
+    """Whether a strategy needs no parameters."""
+    return not any(each.is_required() for each in cls.model_fields.values())
+
+
+def _around(value: Any) -> str:
     if isinstance(value, bool):
         return "true,false"
     if isinstance(value, int) and value > 0:

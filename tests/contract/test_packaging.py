@@ -21,6 +21,7 @@ PLACES = {
     "app": ("app.py", "pages/", "nuggets/ui/"),
     "gguf": ("nuggets/models/loading.py",),
     "eval": ("nuggets/evaluation/", "nuggets/data/sources.py"),
+    "sweep": ("nuggets/sweeps/",),
 }
 """Where the packages of an extra may be imported."""
 NEEDED_AT_IMPORT = ("nuggets.ui", "nuggets.evaluation.lm_eval_model")

@@ -45,7 +45,7 @@ def test_one_command_searches_and_confirms(nuggets, settings):
     assert [row["sweep"] for row in listed] == [found["sweep"]]
     shown = nuggets("sweeps", found["sweep"])
     assert "Confirmed on 3 fresh seeds and 32 test items that no trial saw" in shown.out
-    assert re.search(r"│ 0 +│ 2 +│", shown.out)
+    assert re.search(r"│ 0 +│ +2 │", shown.out)
     nuggets("sweeps", found["sweep"], "--promote", "tuned")
     assert api.load_recipe("tuned").arms == api.load_recipe("quick", SMALL).arms
 

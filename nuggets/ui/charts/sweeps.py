@@ -50,9 +50,9 @@ def parallel_figure(sweep: api.SweepRecipe, trials: Trials, look: Look = LIGHT) 
     frame = scores_frame(sweep, trials)
     axes += [{"label": name, "values": frame[name].tolist()} for name in sweep.objective]
     first = frame[sweep.objective[0]].to_numpy(dtype=np.float64)
-    scale = charts.colour_axis(first, False, sweep.objective[0])
+    scale = charts.MAGNITUDE if look.dark else f"{charts.MAGNITUDE}_r"  # the best stand out
     low, high = float(first.min()), float(first.max())
-    line = {"color": first.tolist(), "colorscale": scale["colorscale"], "showscale": False,
+    line = {"color": first.tolist(), "colorscale": scale, "showscale": False,
             "cmin": low, "cmax": high if high > low else low + 1}  # fmt: skip
     font = {"color": look.ink, "size": 14}
     fig = go.Figure(
@@ -130,7 +130,7 @@ def surface_figure(found: Any, x: str, y: str, objective: str, look: Look = LIGH
     signed = objective == "difference"
     axis = charts.colour_axis(known, signed, objective, least=0.05)
     fig = go.Figure()
-    places = {"x": np.arange(len(found.x)), "y": np.arange(len(found.y))}
+    places: dict[str, Any] = {"x": np.arange(len(found.x)), "y": np.arange(len(found.y))}
     ink.add_cells(fig, found.mean, text, axis, "%{text}<extra></extra>", **places)
     for update, names, title in ((fig.update_xaxes, found.x, x), (fig.update_yaxes, found.y, y)):
         words = list(charts.labels(names, 18).values())
@@ -156,7 +156,7 @@ def front_figure(
         if colour != GREY:
             ends = [frame.rename(columns={f"{o} low": "low", f"{o} high": "high"}) for o in (x, y)]
             bars = {
-                f"error_{axis}": charts.errors(end[[o, "low", "high"]], o, look)
+                f"error_{axis}": charts.errors(end, o, look)
                 for axis, o, end in zip("xy", (x, y), ends, strict=True)
             }
         fig.add_scatter(

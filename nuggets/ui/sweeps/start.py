@@ -49,7 +49,7 @@ def _space(base: TransferRecipe) -> dict[str, Any]:
         now = offered[field]
         text = fields.text(
             field,
-            space.suggested(now) or json.dumps(now),
+            space.suggested(base, field),
             f"space-{field}",
             f"In the base: {json.dumps(now)}. Values: 4, 8, 16. A range: 0.25..1, with a step "
             "4..16:4, or logarithmic 1e-4..1e-2:log. Only under another field: "

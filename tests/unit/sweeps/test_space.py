@@ -74,8 +74,15 @@ def test_every_field_that_is_offered_can_be_searched_with_what_is_suggested():
     assert {"lora.r", "extraction.ratio", "train.lr", "extraction.matrices.kind"} <= set(fields)
     assert not {"seeds", "data.task", "data.n_test", "teacher", "arms", "name"} & set(fields)
     for field in ("lora.r", "extraction.ratio", "train.lr", "train.steps", "data.n_train"):
-        sweep = load_sweep("quick", [f"{field}={suggested(fields[field])}"], sampler="grid")
+        sweep = load_sweep("quick", [f"{field}={suggested(base, field)}"], sampler="grid")
         assert sweep.n_trials == 3
+    for field in ("extraction.matrices.kind", "lora.svd", "train.schedule"):
+        found = read_setting(f"{field}={suggested(base, field)}")
+        assert found is not None
+        assert fields[field] in found[1].values
+        assert len(found[1].values) > 1
+    for field in fields:
+        assert suggested(base, field)
 
 
 def tree(**fields):
@@ -118,6 +125,9 @@ BAD = {
     "condition upwards": (tree(space={"lora.svd": {"values": ["exact", "randomized"],
                                                    "when": {"lora.r": 8}}, **GRID}),
                           "not a field that is searched above it"),
+    "condition on a range": (tree(space={"lora.r": {"low": 4, "high": 8},
+                                         "lora.svd": {"values": ["exact"], "when": {"lora.r": 4}}}),
+                             "which has a range"),
     "condition never": (tree(space={**GRID, "lora.svd": {"values": ["exact", "randomized"],
                                                          "when": {"lora.r": 5}}}), "never holds"),
     "endless grid": (tree(space={"extraction.ratio": {"low": 0.5, "high": 1}}, sampler="grid"),
