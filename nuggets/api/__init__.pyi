@@ -39,6 +39,7 @@ from nuggets.builtin.pairs import model_card as model_card
 from nuggets.builtin.skills import Skill as Skill
 from nuggets.bundles import bundle as bundles
 from nuggets.bundles.shipped import shipped_run as shipped_run
+from nuggets.data.jsonl import iter_samples as iter_samples
 from nuggets.disk.home import exports_dir as exports_dir
 from nuggets.disk.outputs import refuse_existing as refuse_existing
 from nuggets.erasure import words as erasure_words

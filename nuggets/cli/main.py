@@ -32,6 +32,7 @@ _COMMANDS = {
         ("erase", "erase"),
         ("measure", "align probe plan power extract cut convert"),
         ("evaluate", "evaluate prompt"),
+        ("samples", "samples"),
         ("recipes", "recipes allow"),
         ("transfers", "run start follow cancel resume show list prune export compare"),
         ("studies", "paper calibrate"),
