@@ -21,9 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from nuggets.compute.memory import memory_reported
-from nuggets.disk.commit import atomic_write
 from nuggets.disk.home import runs_dir
-from nuggets.disk.last_frame import MAX_LOG_BYTES, sentence
+from nuggets.disk.last_frame import sentence
 from nuggets.errors import BadInput, Cancelled, NuggetsError, RunBusy, hide_tokens
 from nuggets.runs.context import RunContext
 from nuggets.runs.devices import device_turn
@@ -187,8 +186,6 @@ def _redirect_output(path: Path) -> None:
     """Sends everything printed, by C libraries too, to the run's log."""
     sys.stdout.flush()
     sys.stderr.flush()
-    if path.exists() and path.stat().st_size > MAX_LOG_BYTES:  # earlier attempts
-        atomic_write(path, path.read_bytes()[-MAX_LOG_BYTES // 2 :])
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     os.dup2(fd, 1)
     os.dup2(fd, 2)

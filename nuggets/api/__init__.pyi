@@ -39,6 +39,8 @@ from nuggets.builtin.pairs import model_card as model_card
 from nuggets.builtin.skills import Skill as Skill
 from nuggets.bundles import bundle as bundles
 from nuggets.bundles.shipped import shipped_run as shipped_run
+from nuggets.data.jsonl import iter_samples as iter_samples
+from nuggets.data.samples import Sample as Sample
 from nuggets.data.tables import column_names as column_names
 from nuggets.data.tables import parse_columns as parse_columns
 from nuggets.data.tables import read_table as read_table

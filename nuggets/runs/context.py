@@ -11,6 +11,7 @@ from typing import Any
 
 from nuggets.compute.versions import installed_versions
 from nuggets.disk.commit import atomic_write, commit_folder, make_folder, sweep_temps
+from nuggets.disk.last_frame import trim_log
 from nuggets.disk.manifest import verify_folder
 from nuggets.errors import BadInput, Cancelled, Damaged
 from nuggets.runs.events import EventLog
@@ -206,5 +207,6 @@ class RunContext:
     ) -> None:
         stage = self._record.stage
         event = self._log.append(type_, stage, message, data or {}, durable=durable)
+        trim_log(self.run.log_path)
         if self._on_event is not None:
             self._on_event(event)

@@ -179,6 +179,24 @@ def test_what_the_pipeline_prints_goes_to_the_log_of_a_worker(run, tmp_path, mon
     assert run.record().error.type == "SystemExit"
 
 
+def test_a_log_stays_small_while_its_run_goes_on(run, tmp_path, monkeypatch):
+    (tmp_path / "chatty_pipeline.py").write_text(
+        "from nuggets.disk import last_frame\n"
+        "def execute(run, ctx):\n"
+        "    last_frame.MAX_LOG_BYTES = 4000\n"
+        "    for number in range(400):\n"
+        "        print('line', number, 'x' * 90, flush=True)\n"
+        "        ctx.log('said')\n"
+        "        assert run.log_path.stat().st_size < 4200\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setenv("NUGGETS_PIPELINE", "chatty_pipeline:execute")
+    command = [sys.executable, "-m", "nuggets.worker", str(run.folder)]
+    assert subprocess.run(command).returncode == 0, run.log_tail()
+    assert run.log_tail().splitlines()[-1].startswith("line 399 ")
+    assert run.log_path.stat().st_size > 1900
+
+
 @pytest.mark.parametrize("arguments", [[], ["nowhere"], ["a", "b"]])
 def test_a_worker_without_a_run_folder_says_how_to_call_it(arguments, capsys):
     assert worker.main(arguments) == 2
