@@ -37,6 +37,7 @@ _COMMANDS = {
         ("transfers", "bundle import"),
         ("ask", "ask"),
         ("judge", "judge"),
+        ("engines", "engines"),
     )
     for name in names.split()
 }
