@@ -26,6 +26,8 @@ from nuggets.disk.last_frame import sentence
 from nuggets.errors import BadInput, Cancelled, NuggetsError, RunBusy, hide_tokens
 from nuggets.runs.context import RunContext
 from nuggets.runs.devices import device_turn
+from nuggets.runs.engines.settings import gpus
+from nuggets.runs.leases import JOB
 from nuggets.runs.schema import RunError, RunEvent, RunRecord
 from nuggets.runs.stopping import own_process, stoppable
 from nuggets.runs.store import Run, RunStore
@@ -160,16 +162,21 @@ def _exit_code(error: BaseException) -> int:
 @contextmanager
 def _device(run: Run, ctx: RunContext) -> Iterator[None]:
     """Holds the run's device, after waiting for whoever has it; a cancel ends the wait."""
-    device, announced = run.device(), None
+    devices, announced = gpus(run.device()), None
+    if JOB in os.environ:  # the cluster gave this job what it computes on
+        ctx.use_device(devices[0])
+        yield
+        return
 
     def wait(holder: str) -> None:
         nonlocal announced
         if holder != announced:
-            ctx.waiting_for(device, holder)
+            ctx.waiting_for(" or ".join(devices), holder)
             announced = holder
         ctx.check_cancelled()
 
-    with device_turn(device, run.id, wait):
+    with device_turn(devices, run.id, wait) as device:
+        ctx.use_device(device)
         yield
 
 

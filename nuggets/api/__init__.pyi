@@ -95,6 +95,8 @@ from nuggets.recipe_tree import absolute_source as absolute_source
 from nuggets.recipe_tree import named_source as named_source
 from nuggets.recipe_tree import parse_yaml as parse_yaml
 from nuggets.recipe_tree import shipped_recipes as shipped_recipes
+from nuggets.runs.engines import settings as engines
+from nuggets.runs.fan_out import submit_all as submit_all
 from nuggets.runs.results import answers as answers
 from nuggets.runs.results import benchmark_tables as benchmark_tables
 from nuggets.runs.results import cells as cells
@@ -164,4 +166,13 @@ from nuggets.workspace.samples import remember as remember
 from nuggets.workspace.samples import save_upload as save_upload
 
 # What has another name at home; all others are exported as themselves.
-__all__ = ["bundles", "erasure_words", "plan", "playground", "sweep_views", "sweeping", "views"]
+__all__ = [
+    "bundles",
+    "engines",
+    "erasure_words",
+    "plan",
+    "playground",
+    "sweep_views",
+    "sweeping",
+    "views",
+]

@@ -41,6 +41,7 @@ _COMMANDS = {
         ("ask", "ask"),
         ("lens", "lens"),
         ("judge", "judge"),
+        ("engines", "engines"),
     )
     for name in names.split()
 }

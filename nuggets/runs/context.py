@@ -193,7 +193,15 @@ class RunContext:
             )
         return self.artifacts / path
 
+    def use_device(self, device: str) -> None:
+        """Records which device this attempt got."""
+        self.run.use_device(device)
+        known = self._record.provenance
+        if known.device != device:
+            self._save(provenance=known.model_copy(update={"device": device}))
+
     def _save(self, **fields: Any) -> None:
+        self.run.confirm_owner()
         self._record = self._record.changed(**fields)
         atomic_write(self.run.record_path, self._record.model_dump_json(indent=1))
 
@@ -205,6 +213,7 @@ class RunContext:
         *,
         durable: bool = False,
     ) -> None:
+        self.run.confirm_owner()
         stage = self._record.stage
         event = self._log.append(type_, stage, message, data or {}, durable=durable)
         trim_log(self.run.log_path)

@@ -232,7 +232,7 @@ def test_relative_paths_of_the_environment_keep_their_meaning(tmp_path, monkeypa
     monkeypatch.setenv("NUGGETS_HOME", "home")
     monkeypatch.setenv("PYTHONPATH", f"lib{os.pathsep}/abs{os.pathsep}")
     monkeypatch.setenv("OTHER", "kept")
-    environment = launch._environment()
+    environment = os.environ | launch._environment()
     assert environment["NUGGETS_HOME"] == str(tmp_path / "home")
     assert environment["PYTHONPATH"].split(os.pathsep) == [
         str(tmp_path / "lib"),
