@@ -60,6 +60,7 @@ class DataConfig(Frozen):
         general: JSONL for healing cut students; built-in skills when not given.
         format: how samples are written for the model: as in the paper's data, or by the
             tokenizer's chat template.
+        items: which the report counts: `test`, or `validation`, on which one may choose.
     """
 
     task: str | None = None
@@ -75,6 +76,7 @@ class DataConfig(Frozen):
     metric: Literal["exact_match", "choice", "loss"] = "exact_match"
     general: str | None = None
     format: Format = "paper"
+    items: Literal["test", "validation"] = "test"
 
     @model_validator(mode="before")
     @classmethod

@@ -14,6 +14,7 @@ the whole interface:
 from __future__ import annotations
 
 import hashlib
+import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -47,6 +48,8 @@ _GONE = (
     "The playground's worker stopped before it answered; it was killed or ran out of memory. Ask "
     "again to restart it."
 )
+_started: list[subprocess.Popen[bytes]] = []
+"""The worker that this process started last."""
 
 
 class Speaker(Frozen):
@@ -261,6 +264,12 @@ def free(wait: float = 5.0) -> State:
     return state()
 
 
+def free_own() -> None:
+    """Asks the worker to leave if it was this process that started it."""
+    if any(child.poll() is None for child in _started):
+        free(wait=0)
+
+
 def speakers_of(run: Run) -> list[Speaker]:
     """Every finished arm and seed of a transfer that can answer, in the recipe's order."""
     job = strangers.job_of(run)
@@ -342,6 +351,7 @@ def _start_worker(waiting: Path) -> None:
     (folder() / "stop").unlink(missing_ok=True)
     log.unlink(missing_ok=True)
     child = spawn("nuggets.playground.worker", folder(), log)
+    _started[:] = [child]
     deadline = time.monotonic() + LAUNCH_TIMEOUT_S
     while True:
         ended = child.poll() is not None  # asked first, so that all it did is seen below

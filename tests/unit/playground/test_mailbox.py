@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import threading
 import time
@@ -15,6 +16,8 @@ from nuggets.errors import BadInput, NuggetsError
 from nuggets.playground import mailbox as playground
 from nuggets.playground.mailbox import Speaker
 from nuggets.runs import launch
+from nuggets.ui import serving
+from nuggets.ui.serving import lifespan
 
 TESTS = Path(__file__).parents[2]
 
@@ -65,6 +68,21 @@ def test_the_worker_leaves_when_nobody_asks(monkeypatch):
     playground.ask(question("a"), timeout=120)
     assert launch._children[-1].wait(timeout=120) == 0
     assert not playground.state().alive
+
+
+def test_the_worker_leaves_with_the_app_that_started_it_and_with_no_other(monkeypatch):
+    async def app_ends() -> None:
+        async with lifespan(None):
+            pass
+
+    monkeypatch.setattr(serving, "_import_all", lambda: None)
+    playground.ask(question("a"), timeout=120)
+    with monkeypatch.context() as patch:
+        patch.setattr(playground, "_started", [])  # as in another process
+        asyncio.run(app_ends())
+    assert not (playground.folder() / "stop").exists()
+    asyncio.run(app_ends())
+    assert launch._children[-1].wait(timeout=120) == 0
 
 
 def test_a_killed_worker_is_one_sentence_and_the_next_question_starts_another():
