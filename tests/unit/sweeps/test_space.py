@@ -201,3 +201,13 @@ def test_a_strangers_file_uses_nothing_that_was_not_allowed(tmp_path, monkeypatc
     assert set(wants) == {"/private/model", "/private/bank.jsonl"}
     strangers.allow(str(path), wants)
     assert load_sweep(path).base.student == "/private/model"
+
+
+def test_a_trial_does_nothing_that_its_objective_does_not_need():
+    settings = ["lora.r=4,8", "benchmarks=[{kind: skill, skill: sub}]"]
+    trial = load_sweep("quick", settings).trial_recipe({"lora.r": 4})
+    assert [arm.name for arm in trial.arms] == ["plain", "paper"]
+    assert (trial.data.old_skills, trial.train.evaluate_every, trial.benchmarks) == ((), 0, ())
+    kept = load_sweep("quick", settings, objective="retention").trial_recipe({"lora.r": 4})
+    assert [arm.name for arm in kept.arms] == ["paper"]
+    assert kept.data.old_skills is None
