@@ -181,7 +181,7 @@ class SweepRecipe(Frozen):
         return [random_point(self.space, rng) for _ in range(CORNERS)]
 
     def trial_recipe(self, values: Mapping[str, Any]) -> TransferRecipe:
-        """The run of one trial: the arms and items that the objective needs, none of them of the test.
+        """The run of one trial: the arms that the objective needs, counted on validation items.
 
         Raises:
             BadInput: naming the field whose value does not fit.
@@ -238,7 +238,8 @@ def load_sweep(source: str | Path, settings: Iterable[str] = (), **fields: Any) 
     fixed = [text for text, setting in found if setting is None]
     tree = _tree(source, fixed)
     space = {field: setting for _, each in found if each for field, setting in [each]}
-    tree["space"] = {**(tree.get("space") or {}), **space}
+    written = tree.get("space") or {}
+    tree["space"] = {**written, **space} if isinstance(written, dict) else written
     tree |= {name: value for name, value in fields.items() if value is not None}
     return parse_sweep(tree)
 

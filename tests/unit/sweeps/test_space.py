@@ -187,6 +187,31 @@ def test_a_file_names_its_base_or_holds_it(tmp_path, monkeypatch):
         assert sweep.base.data.task == ("reverse" if base == "quick" else "sub")
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("job: sweep\nspace: {lora.r: {values: [4, 8]}}", "has no base"),
+        ("job: sweep\nbase: [1]\nspace: {}", "has no base"),
+        ("job: sweep\nbase: quick\nspace: [lora.r]", "space: Input should be a valid dictionary"),
+        ("job: sweep\nbase: quick\nspace: {1: {values: [4, 8]}}", "space.1"),
+        ("job: sweep\nbase: quick", "give at least one field"),
+        ("job: sweep\nbase: nowhere.yaml\nspace: {}", "There is no recipe"),
+        ("job: sweep\nbase: {job: align, teacher: a, student: b}", "is a align job"),
+        ("job: sweep\nbase: {lora: {q: 3}}", "there is no field lora.q"),
+        ("job: sweep\nbase: quick\nspace: {lora.r: [", "not valid YAML"),
+        ("job: align\nteacher: a\nstudent: b", "contains a align job"),
+    ],
+)
+def test_a_file_that_is_no_sweep_is_one_sentence(tmp_path, monkeypatch, text, said):
+    monkeypatch.setenv("NUGGETS_HOME", str(tmp_path / "home"))
+    path = tmp_path / "sweep.yaml"
+    path.write_text(text)
+    with pytest.raises(BadInput) as refused:
+        load_sweep(path)
+    assert said in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
 def test_a_strangers_file_uses_nothing_that_was_not_allowed(tmp_path, monkeypatch):
     monkeypatch.setenv("NUGGETS_HOME", str(tmp_path / "home"))
     path = tmp_path / "theirs" / "sweep.yaml"
