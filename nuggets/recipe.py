@@ -163,6 +163,7 @@ class EraseJob(Frozen):
         n_items: items per skill.
         n_maps: that of the seed samples, and of as many drawn from them with replacement.
         parts: what is taken out part by part.
+        ablation: what erased weights contribute: 0, or their mean over the other skills' tokens.
         dtype: as in `SensitivityConfig`; `max_length` too.
     """
 
@@ -176,6 +177,7 @@ class EraseJob(Frozen):
     n_items: int = Field(default=32, ge=2)
     n_maps: int = Field(default=3, ge=1, le=20)
     parts: tuple[PartKind, ...] = ("layers", "matrices")
+    ablation: Literal["zero", "mean"] = "zero"
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     max_length: int = Field(default=2048, ge=8)
     seed: int = 0

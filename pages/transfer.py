@@ -91,6 +91,7 @@ def _start_button(recipe: TransferRecipe, ready: bool) -> None:
         args=(recipe,),
         help="Runs in the background. Reloading or leaving this page does not stop it.",
     )
+    engine()
 
 
 @safe.refused_later()

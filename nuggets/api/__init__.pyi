@@ -39,6 +39,8 @@ from nuggets.builtin.pairs import model_card as model_card
 from nuggets.builtin.skills import Skill as Skill
 from nuggets.bundles import bundle as bundles
 from nuggets.bundles.shipped import shipped_run as shipped_run
+from nuggets.data.jsonl import iter_samples as iter_samples
+from nuggets.data.samples import Sample as Sample
 from nuggets.data.tables import column_names as column_names
 from nuggets.data.tables import parse_columns as parse_columns
 from nuggets.data.tables import read_table as read_table
@@ -57,6 +59,7 @@ from nuggets.models.converting import convert as convert
 from nuggets.planning.checks import detectable as detectable
 from nuggets.planning.checks import eval_extra_missing as eval_extra_missing
 from nuggets.planning.checks import refusals as refusals
+from nuggets.planning.datasets import seed_samples as seed_samples
 from nuggets.planning.jobs import alignment_job as alignment_job
 from nuggets.planning.jobs import map_job as map_job
 from nuggets.planning.jobs import plan_from_cache as plan
@@ -92,6 +95,8 @@ from nuggets.recipe_tree import absolute_source as absolute_source
 from nuggets.recipe_tree import named_source as named_source
 from nuggets.recipe_tree import parse_yaml as parse_yaml
 from nuggets.recipe_tree import shipped_recipes as shipped_recipes
+from nuggets.runs.engines import settings as engines
+from nuggets.runs.fan_out import submit_all as submit_all
 from nuggets.runs.results import answers as answers
 from nuggets.runs.results import benchmark_tables as benchmark_tables
 from nuggets.runs.results import cells as cells
@@ -161,4 +166,13 @@ from nuggets.workspace.samples import remember as remember
 from nuggets.workspace.samples import save_upload as save_upload
 
 # What has another name at home; all others are exported as themselves.
-__all__ = ["bundles", "erasure_words", "plan", "playground", "sweep_views", "sweeping", "views"]
+__all__ = [
+    "bundles",
+    "engines",
+    "erasure_words",
+    "plan",
+    "playground",
+    "sweep_views",
+    "sweeping",
+    "views",
+]

@@ -1,19 +1,22 @@
-"""The command that makes samples of a table."""
+"""A command about data: samples, checked line by line, or made of any table."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from nuggets import api
+from nuggets.cli import options as o
+from nuggets.cli.output import bars, print_json, say
 from nuggets.cli.output import out as console
-from nuggets.cli.output import print_json, say
 
 
 def samples(
-    file: Path,
+    file: Annotated[Path, typer.Argument(help="Samples as JSONL, or CSV, TSV, Parquet or .gz.")],
     columns: Annotated[
         str,
         typer.Option(
@@ -21,26 +24,31 @@ def samples(
             "choices: choices=A+B+C+D."
         ),
     ] = "",
-    out: Annotated[Path | None, typer.Option(help="A new JSONL file.")] = None,
-    limit: Annotated[int | None, typer.Option(help="Read so many rows at most.", min=1)] = None,
-    json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+    out: Annotated[Path | None, typer.Option(help="A new JSONL file for them.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Read so many samples at most.", min=1)] = None,
+    json: o.AsJson = False,
 ) -> None:
-    """Read samples from CSV, TSV, Parquet or JSONL, and write them as JSONL."""
-    content = api.read_table(file)
-    found, lines = api.samples_from(content, file.name, api.parse_columns(columns), limit)
-    if out is not None:
-        api.write_samples(lines, out)
-    first = found[0]
-    if json:
-        return print_json(
-            {
-                "samples": len(found),
-                "out": None if out is None else str(out),
-                "first": {"id": first.id, "prompt": first.prompt, "answer": first.answer},
-            }
+    """Check a file of samples line by line, however long, or make one of any table."""
+    if columns or out is not None or file.suffix.lower() not in (".jsonl", ".json"):
+        found, lines = api.samples_from(
+            api.read_table(file), file.name, api.parse_columns(columns), limit
         )
-    say(f"{file.name} holds {len(found):,} samples. The first one:")
+        n, first = len(found), found[0]
+        if out is not None:
+            api.write_samples(lines, out)
+    else:
+        with bars() as progress:
+            n, first = _counted(islice(api.iter_samples(file, progress=progress), limit))
+    if json:
+        return print_json({"samples": n, "out": None if out is None else str(out), "first": first})
+    say(f"{n:,} samples. The first one:")
     console.print(first.prompt, style="dim", markup=False)
     console.print(first.answer, style="bold", markup=False)
-    say("Write them with --out samples.jsonl." if out is None else f"Written to {out}.")
-    return None
+    return None if out is None else say(f"Written to {out}.")
+
+
+def _counted(found: Iterable[api.Sample]) -> tuple[int, api.Sample]:
+    """How many there are, and the first: a file without any is refused."""
+    iterator = iter(found)
+    first = next(iterator)
+    return 1 + sum(1 for _ in iterator), first

@@ -19,7 +19,7 @@ from nuggets.builtin.skills import (
 from nuggets.data.jsonl import check_leakage, shared_samples
 from nuggets.data.samples import Sample
 from nuggets.data.sources import load_source, parse_dataset
-from nuggets.disk.untrusted import at_home, is_file, stamp
+from nuggets.disk.untrusted import at_home, is_file, is_folder, stamp
 from nuggets.errors import BadInput
 from nuggets.recipe import AlignJob, DataConfig
 from nuggets.sensitivity.scores import Compared, Score
@@ -72,7 +72,7 @@ def seed_samples(data: DataConfig) -> list[Sample]:
     if data.file is not None:
         return _split_file(data)[0]
     if data.seed_samples is not None:
-        return _source(data.seed_samples)[: data.n_seed_samples]
+        return samples_from(data.seed_samples)[: data.n_seed_samples]
     raise BadInput(
         "No seed samples: name a built-in task (--task) or a JSONL file (--seed-samples)."
     )
@@ -89,10 +89,10 @@ def test_samples(data: DataConfig, n: int) -> list[Sample]:
     if data.file is not None:
         found, name = _split_file(data)[2], data.file
     elif data.test is not None:
-        found, name = _source(data.test), data.test
+        found, name = samples_from(data.test), data.test
     else:
         name = str(data.seed_samples)
-        found = _source(name)[data.n_seed_samples :]
+        found = samples_from(name)[data.n_seed_samples :]
     if len(found) < 2:
         raise BadInput(
             f"{name} has {len(found)} samples beside its {data.n_seed_samples} seed samples, but "
@@ -213,8 +213,8 @@ def _from_files(
                 "A transfer on your own data needs seed, training and test samples: give one "
                 "file (data.file), or all of data.seed_samples, data.train and data.test."
             )
-        seed_samples = _source(data.seed_samples)[: data.n_seed_samples]
-        pool, test = _source(data.train), _source(data.test)
+        seed_samples = samples_from(data.seed_samples)[: data.n_seed_samples]
+        pool, test = samples_from(data.train), samples_from(data.test)
     check_leakage([*seed_samples, *pool], test)
     name = source_label(data.file or data.train or "samples")
     label, counted, validation = _counted(name, data, *_split_test(test, data.n_test))
@@ -260,12 +260,21 @@ def check_validation(data: Datasets) -> None:
     )
 
 
-def _source(source: str) -> list[Sample]:
-    """Samples of a file or a data set; a file that has not changed is parsed once."""
+def samples_from(source: str) -> list[Sample]:
+    """Samples of a file or a data set; a file that has not changed is parsed once.
+
+    A data set of the hub is read once in a process: what was identified is what is used.
+    """
     path = at_home(source)
-    if not is_file(path):
-        return load_source(source)
-    return list(_parsed(source, stamp(path)))
+    if is_file(path):
+        return list(_parsed(source, stamp(path)))
+    return list(_parsed(source, "")) if on_hub(source) else load_source(source)
+
+
+def on_hub(source: str) -> bool:
+    """Whether a name is that of a data set, but of none on this machine."""
+    ref = parse_dataset(source)
+    return ref is not None and not is_folder(at_home(ref.name))
 
 
 @lru_cache(maxsize=4)  # a preview asks for the same files at every move of a slider
@@ -281,7 +290,7 @@ def source_label(source: str) -> str:
 
 def _split_file(data: DataConfig) -> tuple[list[Sample], list[Sample], list[Sample]]:
     """Splits one file by a hash of the ids, so that adding lines never moves a sample."""
-    samples = _source(str(data.file))
+    samples = samples_from(str(data.file))
     ranked = sorted(samples, key=lambda s: blake2b(s.id.encode(), digest_size=8).hexdigest())
     held = max(1, len(ranked) // TEST_SHARE)
     test, pool = ranked[:held], ranked[held:]
@@ -296,7 +305,7 @@ def _general(data: DataConfig, without: tuple[str, ...]) -> Callable[[int, int],
     source = data.general
 
     def draw(n: int, seed: int) -> list[Sample]:
-        pool = _source(source)
+        pool = samples_from(source)
         return random.Random(seed).choices(pool, k=n)  # noqa: S311
 
     return draw

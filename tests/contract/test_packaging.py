@@ -20,6 +20,7 @@ FIRST_PARTY = {"nuggets", "pages"}
 PLACES = {
     "app": ("app.py", "pages/", "nuggets/ui/"),
     "gguf": ("nuggets/models/loading.py",),
+    "slurm": ("nuggets/runs/engines/slurm.py",),
     "eval": ("nuggets/evaluation/", "nuggets/data/sources.py"),
     "sweep": ("nuggets/sweeps/",),
 }
