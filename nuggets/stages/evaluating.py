@@ -158,6 +158,8 @@ def arm_subjects(
 def _opener(cell: Path, student: Callable[[], Asked], device: str) -> Callable[[], Any]:
     @contextmanager
     def opened() -> Iterator[Asked]:
+        if (cell / MODEL).is_dir() or (cell / ADAPTER).is_dir():
+            verify_folder(cell)
         if (cell / MODEL).is_dir():
             whole = Loaded(model_named(str(cell / MODEL)), device)
             yield whole.model, whole.tokenizer

@@ -298,7 +298,7 @@ def kill_in(run, nursery, stage, draw):
 
 
 def test_a_run_killed_at_random_moments_ends_as_if_nothing_had_happened(
-    finished, material, tmp_path, nursery
+    finished, material, tmp_path, nursery, counted
 ):
     rounds = int(os.environ.get("NUGGETS_FAULT_ROUNDS", "20"))
     draw, hit, kills = random.Random(os.urandom(8)), set(), 0
@@ -322,6 +322,7 @@ def test_a_run_killed_at_random_moments_ends_as_if_nothing_had_happened(
         assert not list((run.folder / "checkpoints").rglob("checkpoint-*"))
     assert {"load", "train"} <= hit
     assert len(hit) >= 3, hit
+    counted("F2", f"SIGKILL in a real transfer, in {', '.join(sorted(hit - {''}))}", kills)
 
 
 def test_a_run_is_cancelled_within_seconds_and_resumes_to_the_same_end(
