@@ -15,6 +15,7 @@ from nuggets.compute.threads import threads_of
 from nuggets.data.samples import Format, Sample
 from nuggets.disk.commit import make_folder, remove_folder
 from nuggets.disk.home import runs_dir
+from nuggets.disk.manifest import verify_folder
 from nuggets.evaluation.answer_store import answer_once
 from nuggets.evaluation.benchmarks import Benchmark, Task
 from nuggets.evaluation.judges import JudgeClient, TeacherJudge, verdict_metrics

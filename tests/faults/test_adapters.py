@@ -10,9 +10,10 @@ from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from nuggets.disk.manifest import MANIFEST, verify_folder, write_manifest
-from nuggets.errors import BadInput
+from nuggets.errors import BadInput, Damaged
 from nuggets.extraction.adapter import load_adapter, save_adapter
 from nuggets.models.architecture import ArchSpec
+from nuggets.stages.evaluating import _opener
 
 WEIGHTS = "adapter_model.safetensors"
 
@@ -49,6 +50,15 @@ def use(folder, student):
     if (folder / MANIFEST).exists():
         verify_folder(folder)
     load_adapter(copy.deepcopy(student), folder)
+
+
+def test_an_arm_that_changed_after_its_commit_is_not_evaluated(committed, student, tmp_path):
+    shutil.copytree(committed, tmp_path / "cell" / "adapter")
+    write_manifest(tmp_path / "cell")
+    flip_a_bit(tmp_path / "cell" / "adapter", random.Random(1))
+    opened = _opener(tmp_path / "cell", lambda: (copy.deepcopy(student), None), "cpu")()
+    with pytest.raises(Damaged, match="does not match its sha256"):
+        opened.__enter__()
 
 
 def cut_short(folder, draw):
