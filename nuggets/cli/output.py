@@ -16,7 +16,6 @@ from rich.table import Table
 from rich.text import Text
 
 from nuggets import api
-from nuggets.errors import Cancelled
 
 words = Console(stderr=True, highlight=False)
 out = Console(highlight=False)
@@ -116,12 +115,9 @@ class Bars:
     def __init__(self, bars: Progress) -> None:
         self._bars = bars
         self._task: TaskID = bars.add_task("starting", total=None)
-        self.cancelled = False
 
     def check_cancelled(self) -> None:
-        """Raises after Ctrl-C."""
-        if self.cancelled:
-            raise Cancelled("Stopped on request.")
+        """Nothing is asked here: Ctrl-C interrupts a command by itself."""
 
     def progress(self, done: float, total: float, message: str = "", **data: Any) -> None:
         """Moves the bar."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -44,6 +44,58 @@ def zeroed(weight: Tensor, at: Any) -> Iterator[None]:
         weight[at] = values
 
 
+@contextmanager
+def shifted(module: nn.Module, shift: Float[Tensor, " out"]) -> Iterator[None]:
+    """A module with a constant added to whatever it puts out."""
+    handle = module.register_forward_hook(lambda module, inputs, output: output + shift)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+class Means(NamedTuple):
+    """What a model reads and adds on average, in float64.
+
+    Attributes:
+        reads: module → mean input of each block matrix `[in]`.
+        updates: per layer the mean of what leaves it less what enters it `[hidden]`.
+    """
+
+    reads: dict[str, Tensor]
+    updates: list[Tensor]
+
+
+def means_over(model: nn.Module, spec: ArchSpec, skills: Sequence[Sequence[Encoded]]) -> Means:
+    """Means over every token of some skills' samples, each skill counting alike."""
+    modules = {m: model.get_submodule(m) for m, _, layer in spec.modules() if layer is not None}
+    names: list[Any] = [*modules, *range(spec.n_layers)]
+    means: dict[Any, Tensor] = dict.fromkeys(names, torch.zeros((), dtype=torch.float64))
+    tokens, share = torch.empty(0), 0.0
+
+    def add(name: Any, values: Tensor) -> None:
+        # Not in place: all start from the same zero.
+        means[name] = means[name].to(values.device) + share * values[tokens].double().sum(0)
+
+    def reads(name: str) -> Any:
+        return lambda module, inputs: add(name, inputs[0])
+
+    def updates(layer: int) -> Any:
+        return lambda module, inputs, output: add(layer, output - inputs[0])
+
+    with evaluation(model), ExitStack() as hooks:
+        for name, module in modules.items():
+            hooks.callback(module.register_forward_pre_hook(reads(name)).remove)
+        for layer, block in enumerate(blocks_of(model, spec)):
+            hooks.callback(block.register_forward_hook(updates(layer)).remove)
+        for encoded in skills:
+            share = 1 / len(skills) / sum(len(ids) for ids, _ in encoded)
+            for batch in make_batches(encoded, model):
+                tokens = batch.tokens
+                decoder_of(model, spec)(input_ids=batch.ids, use_cache=False)
+    return Means({name: means[name] for name in modules}, [means[i] for i in range(spec.n_layers)])
+
+
 class Subject:
     """A loaded model and the items that it is measured on."""
 
@@ -53,6 +105,7 @@ class Subject:
         spec: ArchSpec,
         items: Mapping[str, Sequence[Encoded]],
         progress: Progress | None = None,
+        means: Means | None = None,
     ) -> None:
         """Batches all items, of whichever skill, by their length.
 
@@ -61,8 +114,9 @@ class Subject:
             spec: its dimensions.
             items: skill → `(input_ids, labels)` per item.
             progress: can cancel between two measurements.
+            means: what is erased goes on to contribute on average; nothing when not given.
         """
-        self.model, self.spec, self._progress = model, spec, progress
+        self.model, self.spec, self._progress, self._means = model, spec, progress, means
         encoded = [item for each in items.values() for item in each]
         check_samples(encoded, spec)
         ends = np.cumsum([0, *map(len, items.values())])
@@ -73,10 +127,10 @@ class Subject:
         size = min(max(rows, 1), BATCH_SIZE)
         self._batches = list(make_batches([encoded[i] for i in self._order], model, size))
         self._states: list[list[Tensor]] = []
+        self._modules = [module for module, _, layer in spec.modules() if layer is not None]
         self._weights = [
             model.get_submodule(module).weight.detach()  # type: ignore[union-attr]
-            for module, _, layer in spec.modules()
-            if layer is not None
+            for module in self._modules
         ]
         self._ends = np.cumsum([0, *(weight.numel() for weight in self._weights)])
 
@@ -142,32 +196,54 @@ class Subject:
 
     @contextmanager
     def erased(self, places: Int[ndarray, " k"]) -> Iterator[None]:
-        """The model with the weights at `places` 0."""
+        """The model without what the weights at `places` contribute, or with its mean alone."""
         with torch.no_grad(), ExitStack() as stack:
-            for weight, at in self._located(places):
-                stack.enter_context(zeroed(weight, at))
+            for number, at in self._located(places):
+                stack.enter_context(self._taken(number, at))
             yield
 
-    def _located(self, places: Int[ndarray, " k"]) -> Iterator[tuple[Tensor, Any]]:
-        """Weights and which of their rows and columns places are."""
+    @contextmanager
+    def _taken(self, number: int, at: Any) -> Iterator[None]:
+        """One matrix without some of its entries.
+
+        An entry contributes θ·x to its row's output, where x is what its column reads; its mean
+        contribution is θ·x̄, a constant. The mean of a head, a neuron or a whole matrix follows.
+        """
+        weight, module = self._weights[number], self._modules[number]
+        with ExitStack() as stack:
+            if self._means is not None:
+                removed = torch.zeros_like(weight, dtype=torch.float64)
+                removed[at] = weight[at].double()
+                shift = (removed @ self._means.reads[module]).to(weight.dtype)
+                stack.enter_context(shifted(self.model.get_submodule(module), shift))
+            stack.enter_context(zeroed(weight, at))
+            yield
+
+    def _located(self, places: Int[ndarray, " k"]) -> Iterator[tuple[int, Any]]:
+        """Numbers of weights, and which of their rows and columns places are."""
         places = np.sort(places)
         cuts = np.searchsorted(places, self._ends)
         for number, weight in enumerate(self._weights):
             inside = places[cuts[number] : cuts[number + 1]] - self._ends[number]
             if len(inside):
                 rows, cols = np.unravel_index(inside, tuple(weight.shape))
-                yield weight, tuple(torch.from_numpy(i).to(weight.device) for i in (rows, cols))
+                yield number, tuple(torch.from_numpy(i).to(weight.device) for i in (rows, cols))
 
     def without(self, part: Part) -> Outcomes:
         """Outcomes while one part of the model is taken out."""
         untouched = part.layer if self._states else 0
         if part.role is None:
             skipped = [blocks_of(self.model, self.spec)[part.layer]]
-            with replaced_forward(skipped, lambda states, *_, **__: states):
+            update = 0 if self._means is None else self._means.updates[part.layer]
+
+            def skip(states: Tensor, *_: Any, **__: Any) -> Tensor:
+                return (states + update).to(states.dtype)
+
+            with replaced_forward(skipped, skip):
                 return self.outcomes(untouched)
-        module: Any = self.model.get_submodule(self.spec.module(part.role, part.layer))
+        number = self._modules.index(self.spec.module(part.role, part.layer))
         at = slice(None) if part.columns is None else (slice(None), list(part.columns))
-        with torch.no_grad(), zeroed(module.weight.detach(), at):
+        with torch.no_grad(), self._taken(number, at):
             return self.outcomes(untouched)
 
 

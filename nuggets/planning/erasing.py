@@ -75,6 +75,8 @@ class EraseRequest:
 
     def _folder(self, dtype: str) -> Path:
         settings = self.job.model_dump(mode="json", exclude=_NAMES)
+        if settings["ablation"] == "zero":  # as it was before there was another
+            del settings["ablation"]
         key = digest_of(
             model=digest_model(self.model),
             seeds=[samples_digest(each.samples) for each in self.maps],

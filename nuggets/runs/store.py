@@ -269,9 +269,10 @@ class RunStore:
         """All runs, newest first; damaged ones too, with that status."""
         if not self.root.is_dir():
             return []
-        folders = (p for p in self.root.iterdir() if p.is_dir() and not p.is_symlink())
-        names = sorted((p.name for p in folders if not p.name.startswith(".")), reverse=True)
-        return [Run(self.root / name) for name in names]
+        with os.scandir(self.root) as entries:  # which knows folders without a look at each
+            names = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+        visible = sorted((name for name in names if not name.startswith(".")), reverse=True)
+        return [Run(self.root / name) for name in visible]
 
     def delete(self, run_id: str) -> None:
         """Deletes a run for good.

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from nuggets.compute.memory import trim_heap
 from nuggets.data.samples import Encoded
 from nuggets.models.architecture import ArchSpec
-from nuggets.models.forward import blocks_of, decoder_of, pad_right, replaced_forward
+from nuggets.models.forward import blocks_of, pad_right, reading_states, replaced_forward
 from nuggets.models.fused import split_fused
 from nuggets.models.loading import checked_folder
 from nuggets.models.pair import read_spec
@@ -163,7 +163,6 @@ class _Stream:
         self.weights = StoredWeights(ref, self.spec)
         self.model = _skeleton(ref, self.spec, dtype, device)
         self.blocks = blocks_of(self.model, self.spec)
-        self.decoder = decoder_of(self.model, self.spec)
         self.names = [name for name, _ in self.model.named_parameters()]
         self.samples = [_SamplePass(*pad_right([sample], device)) for sample in encoded]
 
@@ -314,18 +313,7 @@ class _Stream:
 
     def loss(self, sample: _SamplePass, states: Tensor) -> Tensor:
         """The model's own loss, from the states that leave its last block."""
-        from transformers.modeling_outputs import (
-            BaseModelOutputWithPastAndCrossAttentions as DecoderOutput,
-        )
-
-        norm = self.model.get_submodule(self.spec.architecture.final_norm)
-
-        # The model's own head and loss stay in charge (scaled or capped logits in some): only the
-        # decoder below them is replaced, by its final norm.
-        def decode(*_: Any, **__: Any) -> DecoderOutput:
-            return DecoderOutput(last_hidden_state=norm(states))
-
-        with replaced_forward([self.decoder], decode):
+        with reading_states(self.model, self.spec, states):
             return self.model(input_ids=sample.ids, labels=sample.labels, use_cache=False).loss
 
 

@@ -13,7 +13,7 @@ from numpy import ndarray
 
 from nuggets.data.samples import Encoded, Sample
 from nuggets.disk.outputs import output_folder
-from nuggets.erasure.measure import Subject
+from nuggets.erasure.measure import Subject, means_over
 from nuggets.erasure.orders import (
     Entries,
     block_weights,
@@ -56,6 +56,11 @@ def erase_to(
 
     That is by the first score and the largest fraction. The user's model stays as it is.
     """
+    if save and request.job.ablation == "mean":
+        raise BadInput(
+            "A model whose erased weights contribute their mean needs biases that its architecture "
+            "may not have, so it is not saved. Leave out --save, or write --ablation zero."
+        )
     report = measure_erasure(request, progress)
     with output_folder(out) as folder:
         report.save(folder)
@@ -85,7 +90,10 @@ class Eraser:
     def report(self, digest: str) -> ErasureReport:
         """Measures everything."""
         with self.loaded.threads():
-            subject = Subject(self.loaded.model, self.spec, self.items, self.progress)
+            means = None
+            if self.job.ablation == "mean":
+                means = means_over(self.loaded.model, self.spec, self.seeds[1:])
+            subject = Subject(self.loaded.model, self.spec, self.items, self.progress, means)
             untouched = subject.outcomes()
             self._check_known(untouched)
             maps = [measure_map(each, None, self.loaded) for each in self.request.maps]
@@ -174,6 +182,7 @@ class Eraser:
             "dtype": first.config.dtype,
             "device": first.device,
             "seed": self.job.seed,
+            "ablation": self.job.ablation,
         }
 
     def save_erased(self, folder: Path, report: ErasureReport) -> None:

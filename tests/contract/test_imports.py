@@ -17,6 +17,7 @@ COMPUTING = {
     "nuggets.erasure": "measure",
     "nuggets.evaluation": "answers halving lm_eval_adapter lm_eval_model outcomes",
     "nuggets.extraction": "adapter factors windows_while_measuring",
+    "nuggets.lens": "measure",
     "nuggets.models": "forward fused loading stored_weights",
     "nuggets.playground": "loaded_models questions",
     "nuggets.sensitivity": "accumulate comparing hooks map_writer several_devices several_samples "

@@ -20,6 +20,7 @@ from nuggets.data.samples import encode_all
 from nuggets.erasure import words
 from nuggets.errors import BadInput
 from nuggets.models.loading import load_tokenizer
+from nuggets.planning import erasing
 from nuggets.planning.erasing import EraseRequest, usual_others
 
 
@@ -131,6 +132,26 @@ def test_the_command_prints_one_document_and_saves_the_erased_model(home, tmp_pa
     changed = sum(int((erased[name] != before[name]).sum()) for name in before)
     assert changed == told["counts"][-1]
     assert all(not erased[n][erased[n] != before[n]].any() for n in before)
+
+
+def test_a_mean_ablation_is_another_report_said_so_and_not_saved(home, tmp_path, monkeypatch):
+    few = {"n_items": 4, "n_maps": 1, "parts": ["layers"], "fractions": [1e-2]}
+    report = api.erase(job(ablation="mean", **few))
+    assert words.ablation(report).startswith("Erased weights go on to contribute their mean")
+    zero = api.erase(job(**few))
+    assert not words.ablation(zero)
+    assert not np.array_equal(report.curves["theta_grad"], zero.curves["theta_grad"])
+    np.testing.assert_array_equal(report.untouched, zero.untouched)
+    with pytest.raises(BadInput, match=r"needs biases .* write --ablation zero"):
+        api.erase(job(ablation="mean", **few), tmp_path / "out", True)
+    assert not (tmp_path / "out").exists()
+    settings = []
+    monkeypatch.setattr(erasing, "digest_of", lambda **given: settings.append(given["settings"]))
+    for asked in (job(), job(ablation="mean")):
+        with pytest.raises(TypeError):  # no digest, no folder
+            _ = EraseRequest.of(asked).folder
+    assert settings[1] == settings[0] | {"ablation": "mean"}
+    assert "ablation" not in settings[0], "reports from before there was another are still found"
 
 
 def test_own_files_are_measured_on_what_follows_their_seed_samples(jsonl, tmp_path, tiny):

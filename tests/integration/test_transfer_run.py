@@ -21,9 +21,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from nuggets import api
 from nuggets.disk.manifest import verify_folder
-from nuggets.runs import launch, results
+from nuggets.errors import Cancelled
+from nuggets.runs import processes, results
 from nuggets.runs.schema import LIVE
 from nuggets.runs.store import RunStore
+from nuggets.worker import run_in_foreground
 
 ARMS = ("vanilla", "plain", "paper", "permuted")
 SEEDS = (0, 1)
@@ -100,7 +102,7 @@ def home(tmp_path, monkeypatch):
     for run in api.runs():
         if run.status() in LIVE:
             run.request_cancel()
-    for child in launch._children:
+    for child in processes.children:
         child.wait(timeout=120)
 
 
@@ -343,6 +345,26 @@ def test_a_run_is_cancelled_within_seconds_and_resumes_to_the_same_end(
     assert followed.json["status"] == "done"
     assert_same(run, finished)
     assert nuggets("resume", run.id).code == 2
+
+
+def test_a_run_cancelled_in_every_stage_in_turn_ends_as_if_nothing_had_happened(
+    finished, material, home
+):
+    run = api.create(recipe_of(material))
+    ended_in = []
+    for stage in dict.fromkeys(STAGES):
+
+        def ask(event, stage=stage):
+            if (event.type, event.message) == ("stage", stage):
+                run.request_cancel()
+
+        with contextlib.suppress(Cancelled):
+            run_in_foreground(run, ask)
+        ended_in.append((run.record().stage, run.status()))
+    # Nothing in the last one takes long enough to be looked at.
+    stopped = [(stage, "cancelled") for stage in ("load", "sensitivity", "plan", "train")]
+    assert ended_in == [*stopped, ("report", "done")]
+    assert_same(run, finished)
 
 
 def changed_recipe(run, material):

@@ -137,11 +137,13 @@ def test_a_small_gguf_cannot_claim_gigabytes(head, tmp_path):
             for i in range(9)), "aliases counted as often as used"),
         ("a: &a [*a]", "aliases counted"),
         ("a: &a {b: *a}", "aliases counted"),
-        ("[" * 50_000, "recursion"),
+        ("[" * 50_000, "nested too deeply"),
+        ("- " * 50_000, "nested too deeply"),
+        ("? " * 50_000, "nested too deeply"),
         ("a: [" + "1," * 30_000 + "1]", "more than 20,000 values"),
         ("a: b\n" * 50_000, "at most 200,000"),
     ],
-    ids=["bomb", "itself", "itself in a mapping", "deep", "many", "long"],
+    ids=["bomb", "itself", "itself in a mapping", "deep", "deep list", "deep keys", "many", "long"],
 )  # fmt: skip
 def test_yaml_is_bounded_before_it_is_built(text, reason):
     with pytest.raises(BadInput, match=reason):
