@@ -255,10 +255,10 @@ def test_a_worker_outlives_the_process_that_started_it(toy, until, rounds, count
     script = (
         "import sys\n"
         "from pathlib import Path\n"
-        "from nuggets.runs import launch\n"
+        "from nuggets.runs import launch, processes\n"
         "from nuggets.runs.store import Run\n"
         "launch.start(Run(Path(sys.argv[1])))\n"
-        "print(launch._children[0].pid, flush=True)\n"
+        "print(processes.children[0].pid, flush=True)\n"
         "import os, signal\n"
         "os.killpg(os.getpid(), signal.SIGKILL)\n"
     )

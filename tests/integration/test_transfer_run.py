@@ -22,7 +22,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from nuggets import api
 from nuggets.disk.manifest import verify_folder
 from nuggets.errors import Cancelled
-from nuggets.runs import launch, results
+from nuggets.runs import processes, results
 from nuggets.runs.schema import LIVE
 from nuggets.runs.store import RunStore
 from nuggets.worker import run_in_foreground
@@ -102,7 +102,7 @@ def home(tmp_path, monkeypatch):
     for run in api.runs():
         if run.status() in LIVE:
             run.request_cancel()
-    for child in launch._children:
+    for child in processes.children:
         child.wait(timeout=120)
 
 
