@@ -26,7 +26,7 @@ from nuggets.disk.last_frame import sentence
 from nuggets.errors import BadInput, Cancelled, NuggetsError, RunBusy, hide_tokens
 from nuggets.runs.context import RunContext
 from nuggets.runs.devices import device_turn
-from nuggets.runs.engines.settings import gpus
+from nuggets.runs.engines.settings import gpus, here
 from nuggets.runs.leases import JOB
 from nuggets.runs.schema import RunError, RunEvent, RunRecord
 from nuggets.runs.stopping import own_process, stoppable
@@ -68,13 +68,14 @@ def run_job(job: Any, on_event: Callable[[RunEvent], None] = lambda event: None)
     """
     from nuggets.stages.creating import create  # NumPy, which starting a worker does not need
 
-    made = create(job)
-    try:
-        run_in_foreground(made, on_event)
-    except BadInput:
-        if not any((made.folder / "artifacts").glob("*")):
-            RunStore(runs_dir()).delete(made.id)
-        raise
+    with here():
+        made = create(job)
+        try:
+            run_in_foreground(made, on_event)
+        except BadInput:
+            if not any((made.folder / "artifacts").glob("*")):
+                RunStore(runs_dir()).delete(made.id)
+            raise
     return made
 
 
@@ -108,7 +109,7 @@ def run_in_foreground(run: Run, on_event: Callable[[RunEvent], None]) -> RunReco
 
 
 def _work(run: Run, on_event: Callable[[RunEvent], None] | None) -> None:
-    with run.owned():
+    with run.owned(), here():
         status = run.record().status
         if status == "done":
             return

@@ -34,7 +34,7 @@ from nuggets.models.references import short_name
 from nuggets.planning.checks import check_model
 from nuggets.recipe import TransferRecipe
 from nuggets.recipe_tree import absolute_model
-from nuggets.runs.launch import spawn
+from nuggets.runs.processes import spawn
 from nuggets.runs.results import cell_folder
 from nuggets.runs.store import Run, RunStore
 from nuggets.stages.exporting import ADAPTER, MODEL

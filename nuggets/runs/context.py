@@ -173,6 +173,13 @@ class RunContext:
         message = f"Waiting for {device}, {held}."
         self._emit("status", message, {"status": "queued", "device": device, "holder": holder})
 
+    def use_device(self, device: str) -> None:
+        """Records which device this attempt got."""
+        self.run.use_device(device)
+        known = self._record.provenance
+        if known.device != device:
+            self._save(provenance=known.model_copy(update={"device": device}))
+
     def set_status(self, status: RecordedStatus, error: RunError | None = None) -> None:
         """Records a change of status; a terminal one ends the attempt."""
         message = error.message if error else status
@@ -192,13 +199,6 @@ class RunContext:
                 f"{name!r} is not a valid artifact name; use a relative name without dots."
             )
         return self.artifacts / path
-
-    def use_device(self, device: str) -> None:
-        """Records which device this attempt got."""
-        self.run.use_device(device)
-        known = self._record.provenance
-        if known.device != device:
-            self._save(provenance=known.model_copy(update={"device": device}))
 
     def _save(self, **fields: Any) -> None:
         self.run.confirm_owner()

@@ -12,9 +12,6 @@ from nuggets.errors import BadInput, RunBusy
 from nuggets.runs.context import RunContext
 from nuggets.runs.engines.base import EngineBase
 from nuggets.runs.engines.settings import chosen
-from nuggets.runs.processes import children as _children  # noqa: F401 - asked for here by tests
-from nuggets.runs.processes import environment as _environment  # noqa: F401
-from nuggets.runs.processes import spawn  # noqa: F401
 from nuggets.runs.queues import end_job, forget_answers
 from nuggets.runs.schema import LIVE, RESUMABLE, RunError, RunStatus
 from nuggets.runs.store import Run

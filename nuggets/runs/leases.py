@@ -34,7 +34,7 @@ HEARTBEAT_S = 20.0
 SILENCE_S = 300.0
 """After so long without a touch, an owner on another host that no queue knows counts as dead."""
 JOB, TICKET = "NUGGETS_JOB", "NUGGETS_TICKET"
-"""What an engine tells its worker: its job in the queue, and the number of the waiting lease."""
+"""What an engine tells its worker: its job in the queue, and the token of the waiting lease."""
 _OPEN, _RELEASED = "lease.json", "released.json"
 
 
@@ -201,8 +201,11 @@ def owner(run_folder: Path, lock_path: Path) -> str:
 
 def _is_ours(last: Held) -> bool:
     """Whether the lease stands for this very worker: its engine's, or its own before a requeue."""
-    job, ticket = os.environ.get(JOB, ""), os.environ.get(TICKET, "")
-    return bool(job) and (last.lease.job == job or str(last.number) == ticket)
+    lease = last.lease
+    if lease.waiting:
+        return lease.token == os.environ.get(TICKET)
+    at_work_here = lease.kernel == kernel_id() and born(lease.pid) == lease.since
+    return bool(lease.job) and lease.job == os.environ.get(JOB) and not at_work_here
 
 
 def _busy(run_folder: Path, last: Held | None) -> RunBusy:

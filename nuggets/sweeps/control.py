@@ -12,6 +12,7 @@ from nuggets.errors import BadInput
 from nuggets.planning.checks import check_job
 from nuggets.planning.machine import resolve_device_name
 from nuggets.runs import launch
+from nuggets.runs.engines.settings import chosen, here
 from nuggets.runs.schema import LIVE, RunEvent, RunStatus
 from nuggets.runs.store import Run, RunStore
 from nuggets.sweeps.objectives import front, sign, winner
@@ -40,8 +41,10 @@ def create(sweep: SweepRecipe) -> Run:
         BadInput: if Optuna is missing, or the base cannot work.
     """
     check_optuna()
-    device = resolve_device_name(sweep.base.device)
+    engine = chosen()
+    device = engine.place(sweep.base.device) or resolve_device_name(sweep.base.device)
     check_job(sweep.confirming_recipe({}, "default").model_copy(update={"device": device}))
+    engine.check(device)
     return store().create("sweep", dump_sweep(sweep), sweep.name, device=f"sweep_{device}")
 
 
@@ -59,8 +62,9 @@ def run(sweep: SweepRecipe, on_event: Callable[[RunEvent], None] = lambda event:
         BadInput: if the base cannot work, or every trial failed.
         NuggetsError: as a run does; `resume` goes on.
     """
-    made = create(sweep)
-    run_in_foreground(made, on_event)
+    with here():
+        made = create(sweep)
+        run_in_foreground(made, on_event)
     return made
 
 

@@ -16,7 +16,7 @@ from nuggets import __version__, api
 from nuggets.builtin.pairs import MODELS, assets_root
 from nuggets.errors import BadInput
 from nuggets.planning.machine import Doctor
-from nuggets.runs import launch
+from nuggets.runs import processes
 from nuggets.runs.schema import LIVE
 
 STUDENT = {
@@ -72,7 +72,7 @@ def here(place, home, monkeypatch):
     for run in api.runs():
         if run.status() in LIVE:
             run.request_cancel()
-    for child in launch._children:
+    for child in processes.children:
         child.wait(timeout=120)
 
 

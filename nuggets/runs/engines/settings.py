@@ -63,6 +63,13 @@ def using(text: str | None) -> Iterator[Engine]:
             os.environ[VARIABLE] = before
 
 
+@contextmanager
+def here() -> Iterator[None]:
+    """What is made in the block computes in this process, whatever other runs do."""
+    with using("local" if chosen().elsewhere else None):
+        yield
+
+
 def parse(text: str) -> Engine:
     """An engine as it is named in a command: its kind, or `{kind: slurm, gpus: 2}`.
 

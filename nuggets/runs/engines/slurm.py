@@ -145,7 +145,7 @@ class SlurmEngine(EngineBase):
             "srun_args": [f"--cpus-per-task={self.cpus}"],
         }
         executor.update_parameters(**{k: v for k, v in asked.items() if v is not None})
-        own = environment() | {leases.TICKET: str(ticket.number)}
+        own = environment() | {leases.TICKET: ticket.lease.token}
         try:
             return executor.submit(Work(run.folder, own)).job_id
         except (FailedJobError, FailedSubmissionError) as no:
@@ -153,7 +153,7 @@ class SlurmEngine(EngineBase):
             raise NuggetsError(f"Slurm refused run {run.id}: {said}. {_offer(_nodes())}") from None
 
     def _gpus(self, device: str) -> int:
-        return self.gpus if device.startswith(GPU) else 0
+        return self.gpus if GPU in device else 0  # `sweep_cuda` is that of a sweep
 
     def _request(self, device: str) -> str:
         gpus = self._gpus(device)

@@ -15,7 +15,7 @@ from nuggets.disk.locks import is_held
 from nuggets.errors import BadInput, NuggetsError
 from nuggets.playground import mailbox as playground
 from nuggets.playground.mailbox import Speaker
-from nuggets.runs import launch
+from nuggets.runs import processes
 from nuggets.ui import serving
 from nuggets.ui.serving import lifespan
 
@@ -30,7 +30,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("PYTHONPATH", str(TESTS / "app"), prepend=os.pathsep)
     yield tmp_path / "home"
     playground.free(wait=120)
-    for child in launch._children:
+    for child in processes.children:
         child.wait(timeout=120)
 
 
@@ -40,7 +40,7 @@ def question(prompt: str, *models: str, **fields):
 
 
 def worker_pid() -> int:
-    return launch._children[-1].pid
+    return processes.children[-1].pid
 
 
 def test_every_speaker_answers_in_order():
@@ -66,7 +66,7 @@ def test_the_worker_stays_for_the_next_question_and_is_freed_on_request(home):
 def test_the_worker_leaves_when_nobody_asks(monkeypatch):
     monkeypatch.setenv("NUGGETS_PLAYGROUND_IDLE_S", "0.1")
     playground.ask(question("a"), timeout=120)
-    assert launch._children[-1].wait(timeout=120) == 0
+    assert processes.children[-1].wait(timeout=120) == 0
     assert not playground.state().alive
 
 
@@ -82,7 +82,7 @@ def test_the_worker_leaves_with_the_app_that_started_it_and_with_no_other(monkey
         asyncio.run(app_ends())
     assert not (playground.folder() / "stop").exists()
     asyncio.run(app_ends())
-    assert launch._children[-1].wait(timeout=120) == 0
+    assert processes.children[-1].wait(timeout=120) == 0
 
 
 def test_a_killed_worker_is_one_sentence_and_the_next_question_starts_another():
@@ -140,7 +140,7 @@ def test_of_many_who_ask_at_once_one_worker_answers_all(home):
     for thread in threads:
         thread.join(60)
     assert sorted(reply.answers[0].text for reply in found) == [f"{n} a" for n in range(6)]
-    assert len({child.pid for child in launch._children if child.poll() is None}) == 1
+    assert len({child.pid for child in processes.children if child.poll() is None}) == 1
 
 
 def test_the_same_question_is_found_again_and_another_is_not():

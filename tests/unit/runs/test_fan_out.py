@@ -11,6 +11,7 @@ from nuggets import worker
 from nuggets.errors import Cancelled, NonFinite
 from nuggets.runs import fan_out
 from nuggets.runs.engines.base import EngineBase
+from nuggets.runs.schema import LIVE
 
 
 class Threads(EngineBase):
@@ -83,6 +84,6 @@ def test_who_stops_waiting_stops_what_was_started(runs, pipeline):
     with pytest.raises(KeyboardInterrupt):
         fan_out.submit_all(runs, Threads(), interrupted)
     deadline = time.monotonic() + 60
-    while any(run.status() == "running" for run in runs) and time.monotonic() < deadline:
+    while any(run.status() in LIVE for run in runs) and time.monotonic() < deadline:
         time.sleep(0.01)
     assert [r.status() for r in runs] == ["done", *["cancelled"] * 2, *["created"] * 4]

@@ -11,7 +11,7 @@ import pytest
 
 from nuggets import worker
 from nuggets.errors import Cancelled
-from nuggets.runs import launch, stopping
+from nuggets.runs import launch, processes, stopping
 from nuggets.runs.stopping import stoppable
 
 FOREVER = 600
@@ -57,7 +57,7 @@ def test_a_worker_is_cancelled_wherever_it_is(run, hanging, where, asked):
     hanging(where)
     launch.start(run)
     until(lambda: "here" in run.log_tail())
-    child = launch._children[-1]
+    child = processes.children[-1]
     if asked == "cancel":
         assert launch.cancel(run, wait=60) == "cancelled"
     else:

@@ -10,7 +10,7 @@ from nuggets import worker
 from nuggets.disk.home import cache_dir, device_lock_path, nuggets_home
 from nuggets.disk.locks import is_held
 from nuggets.errors import BadInput, Cancelled, NonFinite, OutOfMemory, RunBusy
-from nuggets.runs import launch
+from nuggets.runs import launch, processes
 
 
 def test_a_foreground_run_holds_run_and_device_and_ends_done(run, pipeline):
@@ -232,7 +232,7 @@ def test_relative_paths_of_the_environment_keep_their_meaning(tmp_path, monkeypa
     monkeypatch.setenv("NUGGETS_HOME", "home")
     monkeypatch.setenv("PYTHONPATH", f"lib{os.pathsep}/abs{os.pathsep}")
     monkeypatch.setenv("OTHER", "kept")
-    environment = os.environ | launch._environment()
+    environment = os.environ | processes.environment()
     assert environment["NUGGETS_HOME"] == str(tmp_path / "home")
     assert environment["PYTHONPATH"].split(os.pathsep) == [
         str(tmp_path / "lib"),
