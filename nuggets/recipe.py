@@ -58,8 +58,7 @@ class DataConfig(Frozen):
         n_old: items per old skill.
         metric: what the verdict is about.
         general: JSONL for healing cut students; built-in skills when not given.
-        format: how samples are written for the model: as in the paper's data, or by the
-            tokenizer's chat template.
+        format: how samples are written: as in the paper's data, or by a tokenizer's chat template.
         items: which the report counts: `test`, or `validation`, on which one may choose.
     """
 

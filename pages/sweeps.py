@@ -63,11 +63,7 @@ def _show(sweep: api.Run) -> None:
                     results.trials(sweep, recipe, state)
                 else:
                     results.figure(name, sweep, recipe, state)
-    with st.expander("The sweep as YAML"):
-        text = sweep.recipe_text()
-        st.download_button("Download sweep", text, "sweep.yaml", "application/yaml",
-                           key="this-sweep-yaml", on_click="ignore")  # fmt: skip
-        st.code(text, language="yaml", height=300)
+    results.files(sweep, state)
 
 
 main()

@@ -39,12 +39,7 @@ def erase(
     parts: Annotated[
         str, typer.Option(help="What to take out part by part: layers,matrices,heads,neurons.")
     ] = "layers,matrices",
-    ablation: Annotated[
-        str,
-        typer.Option(
-            help="What erased weights contribute: zero, or their mean over the other skills (mean)."
-        ),
-    ] = "zero",
+    ablation: Annotated[str, typer.Option(help="Erased weights give zero or their mean.")] = "zero",
     save: Annotated[bool, typer.Option(help="Write the erased model to OUT/model.")] = False,
     seed: Annotated[int, typer.Option(help="Of resampling and of the random control.")] = 0,
     dtype: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",

@@ -38,8 +38,7 @@ _COMMANDS = {
         ("sweeps", "sweep sweeps"),
         ("studies", "paper calibrate"),
         ("transfers", "bundle import"),
-        ("ask", "ask"),
-        ("lens", "lens"),
+        ("ask", "ask lens"),
         ("judge", "judge"),
         ("engines", "engines"),
     )

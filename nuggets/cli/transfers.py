@@ -11,8 +11,7 @@ import typer
 
 from nuggets import amounts, api
 from nuggets.cli import options as o
-from nuggets.cli.output import bars, interval, out, print_json, say, table, tell_run
-from nuggets.cli.tables import show_tables
+from nuggets.cli.output import bars, interval, out, print_json, say, show_tables, table, tell_run
 from nuggets.errors import BadInput, NuggetsError
 
 _POLL_S = 0.3

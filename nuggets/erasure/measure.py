@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -125,19 +126,27 @@ class Subject:
         answer = max(sum(label != IGNORED for label in labels) for _, labels in encoded)
         rows = LOGIT_BYTES // (4 * spec.vocab_size * answer)
         size = min(max(rows, 1), BATCH_SIZE)
-        self._batches = list(make_batches([encoded[i] for i in self._order], model, size))
+        device = self.device
+        self._batches = list(make_batches([encoded[i] for i in self._order], device, size))
         self._states: list[list[Tensor]] = []
-        self._modules = [module for module, _, layer in spec.modules() if layer is not None]
-        self._weights = [
-            model.get_submodule(module).weight.detach()  # type: ignore[union-attr]
-            for module in self._modules
-        ]
-        self._ends = np.cumsum([0, *(weight.numel() for weight in self._weights)])
+        blocks = [(m, spec.shape(role)) for m, role, layer in spec.modules() if layer is not None]
+        self._modules = [module for module, _ in blocks]
+        self._shapes = [shape for _, shape in blocks]
+        self._ends = np.cumsum([0, *map(math.prod, self._shapes)])
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return next(self.model.parameters()).device
+
+    def weight(self, module: str) -> Tensor:
+        """The weight of a block matrix."""
+        return self.model.get_submodule(module).weight.detach()  # type: ignore[union-attr]
 
     def magnitudes(self) -> Iterator[tuple[str, ndarray]]:
         """|θ| of every block matrix."""
-        for weight in self._weights:
-            yield "", weight.float().abs().cpu().numpy()
+        for module in self._modules:
+            yield "", self.weight(module).float().abs().cpu().numpy()
 
     def outcomes(self, untouched: int = 0) -> Outcomes:
         """Loss and exact match of every item, in the order given.
@@ -150,9 +159,7 @@ class Subject:
             self._progress.check_cancelled()
         losses, hits = [], []
         with evaluation(self.model):
-            for place, batch in enumerate(self._batches):
-                states = self._states[place][untouched] if untouched else None
-                found = stitched_logits(self.model, self.spec, batch, untouched - 1, states)
+            for batch, found in zip(self._batches, self.logits(untouched), strict=True):
                 loss, hit = _per_item(found.float(), batch)
                 losses += loss
                 hits += hit
@@ -160,16 +167,26 @@ class Subject:
         outcomes[:, self._order] = losses, hits
         return outcomes
 
+    def logits(self, untouched: int) -> Iterator[Float[Tensor, "answers vocab"]]:
+        """What is said at the answers of each batch; `untouched` as for `outcomes`."""
+        for place, batch in enumerate(self._batches):
+            states = self._states[place][untouched] if untouched else None
+            yield stitched_logits(self.model, self.spec, batch, untouched - 1, states)
+
     def keep_states(self) -> None:
         """Remembers what leaves every layer while nothing is erased, where there is room for it."""
         tokens = sum(batch.ids.numel() for batch in self._batches)
         if 4 * tokens * self.spec.hidden_size * (self.spec.n_layers + 1) > STATE_BYTES:
             return
         with evaluation(self.model):
-            for batch in self._batches:
-                with record_states(self.model, self.spec) as states:
-                    decoder_of(self.model, self.spec)(input_ids=batch.ids, use_cache=False)
-                self._states.append(states)
+            self._states = list(self.recorded())
+
+    def recorded(self) -> Iterator[list[Tensor]]:
+        """What enters the first layer and leaves each, for every batch."""
+        for batch in self._batches:
+            with record_states(self.model, self.spec) as states:
+                decoder_of(self.model, self.spec)(input_ids=batch.ids, use_cache=False)
+            yield states
 
     def curve(
         self, places: Int[ndarray, " k"], counts: Sequence[int], guess: float
@@ -209,25 +226,30 @@ class Subject:
         An entry contributes θ·x to its row's output, where x is what its column reads; its mean
         contribution is θ·x̄, a constant. The mean of a head, a neuron or a whole matrix follows.
         """
-        weight, module = self._weights[number], self._modules[number]
+        module = self._modules[number]
         with ExitStack() as stack:
             if self._means is not None:
+                weight = self.weight(module)
                 removed = torch.zeros_like(weight, dtype=torch.float64)
                 removed[at] = weight[at].double()
                 shift = (removed @ self._means.reads[module]).to(weight.dtype)
                 stack.enter_context(shifted(self.model.get_submodule(module), shift))
-            stack.enter_context(zeroed(weight, at))
+            stack.enter_context(self.zeroed(module, at))
             yield
+
+    def zeroed(self, module: str, at: Any) -> AbstractContextManager[None]:
+        """A block matrix with some entries 0."""
+        return zeroed(self.weight(module), at)
 
     def _located(self, places: Int[ndarray, " k"]) -> Iterator[tuple[int, Any]]:
         """Numbers of weights, and which of their rows and columns places are."""
         places = np.sort(places)
         cuts = np.searchsorted(places, self._ends)
-        for number, weight in enumerate(self._weights):
+        for number, shape in enumerate(self._shapes):
             inside = places[cuts[number] : cuts[number + 1]] - self._ends[number]
             if len(inside):
-                rows, cols = np.unravel_index(inside, tuple(weight.shape))
-                yield number, tuple(torch.from_numpy(i).to(weight.device) for i in (rows, cols))
+                rows, cols = np.unravel_index(inside, shape)
+                yield number, tuple(torch.from_numpy(i).to(self.device) for i in (rows, cols))
 
     def without(self, part: Part) -> Outcomes:
         """Outcomes while one part of the model is taken out."""

@@ -181,17 +181,24 @@ class SweepRecipe(Frozen):
         return [random_point(self.space, rng) for _ in range(CORNERS)]
 
     def trial_recipe(self, values: Mapping[str, Any]) -> TransferRecipe:
-        """The run of one trial: only the arms that the objective needs, on validation items.
+        """The run of one trial: the arms that the objective needs, counted on validation items.
 
         Raises:
             BadInput: naming the field whose value does not fit.
         """
         whole = with_values(self.base, values)
         wanted = {self.judged, self.baseline} if "difference" in self.objective else {self.judged}
-        data = whole.data.model_copy(update={"items": "validation"})
-        arms = tuple(arm for arm in whole.arms if arm.name in wanted)
-        changes = {"data": data, "arms": arms, "benchmarks": (), "name": f"{self.name}-trial"}
-        return whole.model_copy(update=changes | {"description": ""})
+        counted = {"items": "validation"}
+        measured = counted if "retention" in self.objective else counted | {"old_skills": ()}
+        changes = {
+            "name": f"{self.name}-trial",
+            "description": "",
+            "data": whole.data.model_copy(update=measured),
+            "train": whole.train.model_copy(update={"evaluate_every": 0}),
+            "arms": tuple(arm for arm in whole.arms if arm.name in wanted),
+            "benchmarks": (),
+        }
+        return whole.model_copy(update=changes)
 
     def confirming_recipe(self, values: Mapping[str, Any], which: str) -> TransferRecipe:
         """The base with some fields set, all its arms, on fresh seeds and its test items."""
@@ -231,7 +238,8 @@ def load_sweep(source: str | Path, settings: Iterable[str] = (), **fields: Any) 
     fixed = [text for text, setting in found if setting is None]
     tree = _tree(source, fixed)
     space = {field: setting for _, each in found if each for field, setting in [each]}
-    tree["space"] = {**(tree.get("space") or {}), **space}
+    written = tree.get("space") or {}
+    tree["space"] = {**written, **space} if isinstance(written, dict) else written
     tree |= {name: value for name, value in fields.items() if value is not None}
     return parse_sweep(tree)
 

@@ -43,6 +43,7 @@ _KEPT = {
     "train.concurrent": "it changes no result",
     "train.processes": "it changes no result",
     "train.checkpoint_every": "it changes no result",
+    "train.evaluate_every": "it changes no result",
 }
 """Fields that no sweep varies, and why."""
 _ITEMS = ("data.n_test", "data.items", "data.metric", "data.old_skills", "data.n_old")

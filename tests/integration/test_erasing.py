@@ -22,6 +22,8 @@ from nuggets.errors import BadInput
 from nuggets.models.loading import load_tokenizer
 from nuggets.planning import erasing
 from nuggets.planning.erasing import EraseRequest, usual_others
+from nuggets.stages import erasing as stages
+from nuggets.stages import measuring
 
 
 @pytest.fixture(autouse=True)
@@ -152,6 +154,46 @@ def test_a_mean_ablation_is_another_report_said_so_and_not_saved(home, tmp_path,
             _ = EraseRequest.of(asked).folder
     assert settings[1] == settings[0] | {"ablation": "mean"}
     assert "ablation" not in settings[0], "reports from before there was another are still found"
+
+
+def test_a_model_that_does_not_fit_is_erased_block_by_block_with_the_same_numbers(
+    tiny, tmp_path, jsonl, monkeypatch
+):
+    """Two draws of the seed samples, every order and part; the model is never loaded."""
+    a, b = (
+        jsonl(
+            tmp_path / f"{name}.jsonl",
+            {f"{name} {i} {j}": f"{j} {i}" for i in (1, 2) for j in range(4)},
+        )
+        for name in "ab"
+    )
+    tree = {"job": "erase", "model": str(tiny()), "device": "cpu", "against": [str(b)],
+            "data": {"seed_samples": str(a), "n_seed_samples": 3}, "n_items": 4, "n_maps": 2,
+            "parts": ["layers"], "fractions": [1e-3, 1e-2],
+            "scores": [{"kind": "theta_grad"}, {"kind": "specific"}]}  # fmt: skip
+    asked = api.parse_job(tree)
+    monkeypatch.setenv("NUGGETS_HOME", str(tmp_path / "whole"))
+    for module in (stages, measuring):
+        monkeypatch.setattr(module, "samples_per_pass", lambda *_: 1)  # streaming knows one alone
+    monkeypatch.setattr(stages.Eraser, "_check_known", lambda *_: None)  # it knows nothing
+    whole = api.erase(asked)
+    monkeypatch.setenv("NUGGETS_HOME", str(tmp_path / "streamed"))
+    for module in (stages, measuring):
+        monkeypatch.setattr(module, "streams", lambda *_: True)
+    monkeypatch.setattr(measuring, "load_model", None)
+    report = api.erase(asked)
+    np.testing.assert_array_equal(report.untouched, whole.untouched)
+    np.testing.assert_array_equal(report.without, whole.without)
+    assert list(report.curves) == list(whole.curves)
+    for order, curve in whole.curves.items():
+        np.testing.assert_array_equal(report.curves[order], curve, err_msg=order)
+    left = [path.name for path in (tmp_path / "streamed" / "cache").iterdir()]
+    assert not [name for name in left if name.startswith(".tmp")], "drawn maps are gone"
+    with pytest.raises(BadInput, match="does not fit into memory, as it has to where it is saved"):
+        api.erase(asked, tmp_path / "out", True)
+    mean = asked.model_copy(update={"ablation": "mean"})
+    with pytest.raises(BadInput, match="block by block weights can only be erased to 0"):
+        api.erase(mean)
 
 
 def test_own_files_are_measured_on_what_follows_their_seed_samples(jsonl, tmp_path, tiny):

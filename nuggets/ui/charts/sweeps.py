@@ -50,7 +50,7 @@ def parallel_figure(sweep: api.SweepRecipe, trials: Trials, look: Look = LIGHT) 
     frame = scores_frame(sweep, trials)
     axes += [{"label": name, "values": frame[name].tolist()} for name in sweep.objective]
     first = frame[sweep.objective[0]].to_numpy(dtype=np.float64)
-    scale = charts.MAGNITUDE if look.dark else f"{charts.MAGNITUDE}_r"  # the best stand out
+    scale = [[0, GREY], [1, look.blue]]  # the best stand out on any paper
     low, high = float(first.min()), float(first.max())
     line = {"color": first.tolist(), "colorscale": scale, "showscale": False,
             "cmin": low, "cmax": high if high > low else low + 1}  # fmt: skip
@@ -65,6 +65,9 @@ def parallel_figure(sweep: api.SweepRecipe, trials: Trials, look: Look = LIGHT) 
             unselected={"line": {"color": look.grid, "opacity": 0.4}},
         )
     )
+    for place in np.linspace(0, 1, len(axes)).tolist():  # Plotly's own are black on any paper
+        fig.add_shape(type="line", xref="paper", yref="paper", x0=place, x1=place, y0=0, y1=1,
+                      layer="below", line={"color": look.muted, "width": 1})  # fmt: skip
     margin = {"l": 70, "r": 60, "t": 60, "b": 24}
     return charts.finish(fig, look, 420, margin=margin, uirevision="kept")
 

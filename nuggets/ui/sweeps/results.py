@@ -186,3 +186,17 @@ def _front(sweep: api.Run, recipe: api.SweepRecipe, state: api.SweepState) -> No
                   f"{len(best)} of {len(state.done)} trials are beaten by no other in both "
                   f"objectives; 95 % intervals, {ON}.", origin(sweep),
                   "Both objectives of every trial").draw()  # fmt: skip
+
+
+def files(sweep: api.Run, state: api.SweepState) -> None:
+    """The sweep as YAML, and everything that it found as JSON."""
+    with st.expander("Export the sweep: YAML, JSON"):
+        text = sweep.recipe_text()
+        with st.container(horizontal=True):
+            st.download_button("Sweep (YAML)", text, "sweep.yaml", "application/yaml",
+                               key="this-sweep-yaml", on_click="ignore")  # fmt: skip
+            found = state.model_dump_json(indent=1)
+            st.download_button("Results (JSON)", found, "sweep.json", "application/json",
+                               key="this-sweep-json", on_click="ignore")  # fmt: skip
+        st.code(f"nuggets sweeps {sweep.id} --json", language="bash")
+        st.code(text, language="yaml", height=300)

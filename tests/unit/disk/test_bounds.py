@@ -6,6 +6,8 @@ import json
 import os
 import signal
 import struct
+import subprocess
+import sys
 import tracemalloc
 import zipfile
 from pathlib import Path
@@ -281,3 +283,12 @@ def test_options_of_a_strangers_adapter_are_bounded(name, tiny, tmp_path):
     path.write_text(json.dumps(json.loads(path.read_text()) | PEFT[name]))
     with pytest.raises(BadInput, match=r"adapter_config\.json"):
         load_adapter(AutoModelForCausalLM.from_pretrained(tiny()), tmp_path)
+
+
+def test_a_limit_of_this_machine_below_ours_is_kept_and_not_called_a_fault():
+    code = (
+        "import resource\nfrom nuggets.disk.limited import limited\n"
+        "resource.setrlimit(resource.RLIMIT_CPU, (60, 60))\n"
+        "print(limited('json:dumps', 'read', seconds=90, about='X'))\n"
+    )
+    assert subprocess.check_output([sys.executable, "-c", code], text=True) == '"read"\n'

@@ -17,8 +17,13 @@ from nuggets.erasure import words
 from nuggets.erasure.measure import Subject, means_over, zeroed
 from nuggets.erasure.orders import Part, drawn_places, entries_by, least_first, parts_of
 from nuggets.erasure.report import ErasureReport, combined_interval
+from nuggets.erasure.streamed import StreamedSubject
 from nuggets.errors import Cancelled, Damaged
 from nuggets.models.architecture import ArchSpec
+from nuggets.models.loading import load_model
+from nuggets.models.pair import read_spec
+from nuggets.models.references import parse_ref
+from nuggets.models.streamed import StreamedModel
 from nuggets.progress import InMemoryProgress
 from nuggets.sensitivity.comparing import compare_maps
 from nuggets.sensitivity.hooks import compute_sensitivity
@@ -422,3 +427,26 @@ def test_numbers_that_do_not_fit_are_refused(tmp_path, change):
     save_file(tensors, tmp_path / "erasure.safetensors")
     with pytest.raises(Damaged, match="measure it again"):
         ErasureReport.load(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["llama", "gemma2", "gpt2"])
+def test_a_streamed_model_gives_the_outcomes_of_the_whole_one_bit_for_bit(kind, tiny):
+    ref = parse_ref(str(tiny(kind, num_hidden_layers=3)))
+    spec, whole = read_spec(ref), load_model(ref)
+    streamed = StreamedSubject(StreamedModel(ref, torch.float32, "cpu"), ITEMS)
+    subject, counts = Subject(whole, spec, ITEMS), [3, 500, 4000]
+    places = drawn_places(spec, counts[-1], [1])
+    np.testing.assert_array_equal(streamed.outcomes(), subject.outcomes())
+    np.testing.assert_array_equal(
+        streamed.curve(places, counts, NEVER), subject.curve(places, counts, NEVER)
+    )
+    for (_, found), (_, expected) in zip(streamed.magnitudes(), subject.magnitudes(), strict=True):
+        np.testing.assert_array_equal(found, expected)
+    map = compute_sensitivity(whole, spec, samples(4, 0))
+    streamed.keep_states()
+    subject.keep_states()
+    for part in (p for k in ("layers", "matrices", "heads") for p in parts_of(map, (k,))[1::6]):
+        np.testing.assert_array_equal(streamed.without(part), subject.without(part))
+    assert not any(streamed.stream.erased.values())
+    assert all(p.is_meta for p in streamed.model.parameters()), "nothing stays in memory"
+    np.testing.assert_array_equal(streamed.outcomes(), subject.outcomes())

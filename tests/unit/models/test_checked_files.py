@@ -240,7 +240,7 @@ def test_no_other_module_hands_a_folder_to_a_loader():
     assert found == {
         ("loading.py", "transformers.AutoModelForCausalLM"),
         ("loading.py", "transformers.AutoTokenizer"),
-        ("streaming.py", "transformers.AutoConfig"),
+        ("streamed.py", "transformers.AutoConfig"),
         ("adapter.py", "PeftModel"),
     }
 

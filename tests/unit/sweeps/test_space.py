@@ -187,6 +187,31 @@ def test_a_file_names_its_base_or_holds_it(tmp_path, monkeypatch):
         assert sweep.base.data.task == ("reverse" if base == "quick" else "sub")
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("job: sweep\nspace: {lora.r: {values: [4, 8]}}", "has no base"),
+        ("job: sweep\nbase: [1]\nspace: {}", "has no base"),
+        ("job: sweep\nbase: quick\nspace: [lora.r]", "space: Input should be a valid dictionary"),
+        ("job: sweep\nbase: quick\nspace: {1: {values: [4, 8]}}", "space.1"),
+        ("job: sweep\nbase: quick", "give at least one field"),
+        ("job: sweep\nbase: nowhere.yaml\nspace: {}", "There is no recipe"),
+        ("job: sweep\nbase: {job: align, teacher: a, student: b}", "is a align job"),
+        ("job: sweep\nbase: {lora: {q: 3}}", "there is no field lora.q"),
+        ("job: sweep\nbase: quick\nspace: {lora.r: [", "not valid YAML"),
+        ("job: align\nteacher: a\nstudent: b", "contains a align job"),
+    ],
+)
+def test_a_file_that_is_no_sweep_is_one_sentence(tmp_path, monkeypatch, text, said):
+    monkeypatch.setenv("NUGGETS_HOME", str(tmp_path / "home"))
+    path = tmp_path / "sweep.yaml"
+    path.write_text(text)
+    with pytest.raises(BadInput) as refused:
+        load_sweep(path)
+    assert said in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
 def test_a_strangers_file_uses_nothing_that_was_not_allowed(tmp_path, monkeypatch):
     monkeypatch.setenv("NUGGETS_HOME", str(tmp_path / "home"))
     path = tmp_path / "theirs" / "sweep.yaml"
@@ -201,3 +226,13 @@ def test_a_strangers_file_uses_nothing_that_was_not_allowed(tmp_path, monkeypatc
     assert set(wants) == {"/private/model", "/private/bank.jsonl"}
     strangers.allow(str(path), wants)
     assert load_sweep(path).base.student == "/private/model"
+
+
+def test_a_trial_does_nothing_that_its_objective_does_not_need():
+    settings = ["lora.r=4,8", "benchmarks=[{kind: skill, skill: sub}]"]
+    trial = load_sweep("quick", settings).trial_recipe({"lora.r": 4})
+    assert [arm.name for arm in trial.arms] == ["plain", "paper"]
+    assert (trial.data.old_skills, trial.train.evaluate_every, trial.benchmarks) == ((), 0, ())
+    kept = load_sweep("quick", settings, objective="retention").trial_recipe({"lora.r": 4})
+    assert [arm.name for arm in kept.arms] == ["paper"]
+    assert kept.data.old_skills is None

@@ -94,7 +94,7 @@ def test_what_is_told_has_no_verdict_before_the_confirmation(made):
     assert after[-1] == state.confirmed.verdict.sentence
 
 
-@pytest.mark.parametrize("where", ["trial", "confirmed", "default"])
+@pytest.mark.parametrize("where", ["trial", "confirmed"])
 def test_a_killed_sweep_goes_on_with_no_trial_lost_and_none_made_twice(
     where, made, tmp_path, monkeypatch
 ):
@@ -180,12 +180,19 @@ def test_importance_names_the_field_that_matters(tmp_path):
     assert found["lora.r"] > 3 * found["train.lr"]
 
 
-def test_equal_trials_are_one_run():
-    sweep = api.load_sweep("quick", ["lora.r=4,8", "device=cpu"], sampler="random", trials=6)
+def test_equal_trials_are_one_run_and_a_base_that_wins_is_confirmed_once():
+    settings = ["lora.r=8,16", "seeds=[0,1]", "device=cpu"]
+    sweep = api.load_sweep("quick", settings, sampler="random", trials=6)
     state = control.state_of(control.run(sweep))
     assert len(state.done) == 6
-    assert len({t.run for t in state.trials}) == len({t.values["lora.r"] for t in state.trials})
+    assert {t.values["lora.r"] for t in state.trials} == {8, 16}
+    assert len({t.run for t in state.trials}) == 2
     assert sum(t.seconds == 0 for t in state.trials) == 4
+    found = state.confirmed
+    assert found is not None
+    assert found.run == found.default_run
+    assert found.gains == ()
+    assert len(api.runs()) == 2 + 1
 
 
 def test_a_trial_that_diverges_is_told_and_the_others_go_on(monkeypatch):
@@ -214,17 +221,8 @@ def test_hours_end_the_search_and_never_the_confirmation():
 
 
 def test_max_trials_caps_a_search():
-    sweep = api.load_sweep("quick", RANKS, sampler="random", trials=9, max_trials=2)
-    assert len(control.state_of(control.run(sweep)).trials) == 2
-
-
-def test_a_base_that_wins_has_one_run_and_no_gain():
-    settings = ["lora.r=8,16", "seeds=[0,1]", "device=cpu"]
-    state = control.state_of(control.run(api.load_sweep("quick", settings, sampler="grid")))
-    found = state.confirmed
-    assert found is not None
-    assert found.run == found.default_run
-    assert found.gains == ()
+    assert api.load_sweep("quick", RANKS, sampler="random", trials=9, max_trials=2).n_trials == 2
+    assert api.load_sweep("quick", RANKS).n_trials == 24
 
 
 def test_a_sweep_from_elsewhere_does_not_run(tmp_path):
