@@ -48,12 +48,15 @@ def middleware() -> list[Middleware]:
 
 @asynccontextmanager
 async def lifespan(_app: Any) -> AsyncIterator[None]:
-    """Begins with the server's start, in a thread of its own; nobody waits for its end.
+    """Imports in a thread of its own from the server's start; at its end frees loaded models.
 
     Import locks let a page that comes too early wait for the module that it needs, no more.
     """
     Thread(target=_import_all, name=_BEHIND, daemon=True).start()
     yield
+    from nuggets import api
+
+    api.playground.free(wait=0)
 
 
 def _import_all() -> None:

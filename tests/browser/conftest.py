@@ -1,5 +1,7 @@
 """The app in a real headless Chromium: a fresh server, a fresh home, nothing from outside.
 
+`NUGGETS_PYTHON` serves it from another environment, such as one that has the built wheel alone.
+
 Whatever a test looks at, it fails if the server logged a problem, a page asked for anything from
 elsewhere, the browser's console showed an error, or Streamlit drew an exception.
 """
@@ -60,16 +62,16 @@ class Server:
 
     def start(self) -> None:
         """Starts it and waits until it answers."""
-        command = [sys.executable, "-m", "streamlit", "run", "app.py"]
-        command += [f"--server.port={self.port}", "--server.headless=true"]
-        command += ["--server.fileWatcherType=none"]
+        python = os.environ.get("NUGGETS_PYTHON", sys.executable)
+        command = [python, "-m", "nuggets", "app", "--no-open", f"--port={self.port}"]
         environment = {**os.environ, "NUGGETS_HOME": str(self.home), "HF_HUB_OFFLINE": "1"}
         environment["NUGGETS_TOLD_BY_WORKERS"] = str(self.told)
-        paths = [str(TELLING), *filter(None, [os.environ.get("PYTHONPATH")])]
+        ours = None if "NUGGETS_PYTHON" in os.environ else os.environ.get("PYTHONPATH")
+        paths = [str(TELLING), *filter(None, [ours])]
         environment["PYTHONPATH"] = os.pathsep.join(paths)
         with self.log.open("a") as out:
             self.process = subprocess.Popen(
-                command, cwd=ROOT, env=environment, stdout=out, stderr=out
+                command, cwd=self.log.parent, env=environment, stdout=out, stderr=out
             )
         _wait_until_healthy(self)
 
