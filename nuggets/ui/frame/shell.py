@@ -124,8 +124,8 @@ def page(name: str) -> st.Page:
 
 
 def link(name: str, label: str, help: str | None = None) -> None:
-    """A link to another page, with the arrow by which people know it as one."""
-    st.page_link(page(name), label=label, icon=":material/arrow_forward:", help=help)
+    """A link to another page, with the arrow and the colour by which people know it as one."""
+    st.page_link(page(name), label=f":primary[{label}]", icon=":material/arrow_forward:", help=help)
 
 
 def go(name: str) -> None:
