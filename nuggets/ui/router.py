@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import streamlit as st
 
 from nuggets.disk.carried import carried
-from nuggets.ui.frame import safe, shell
+from nuggets.ui.frame import projector, safe, shell
 from nuggets.ui.models import chooser as model_chooser
 
 
@@ -68,6 +68,7 @@ def main() -> None:
     page = next(p for p in PAGES if offered[p.name].url_path == name)
     with safe.shown_problems("frame"):
         machine = shell.sidebar(pair=not page.chooses_models)
+        projector.apply()
         with safe.shown_problems("page"):
             if page.needs_devices and not shell.knows_machine():
                 shell.wait_for_machine()

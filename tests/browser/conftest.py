@@ -219,9 +219,10 @@ def idle(page) -> None:
 
 
 # Streamlit loads the code of each kind of widget when it first meets one; a skeleton stands in.
+# What lies in a tab that is not open has no `offsetParent`.
 _DRAWN = """() => !document.querySelector('[data-testid=stSkeleton]')
   && [...document.querySelectorAll('[data-testid=stPlotlyChart]')]
-    .every(chart => chart.querySelector('.main-svg'))"""
+    .every(chart => chart.querySelector('.main-svg') || !chart.offsetParent)"""
 
 _CELL = """([key, module]) => {
   const plot = document.querySelector(`.st-key-${key} .js-plotly-plot`);
