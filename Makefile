@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 FLOORS := .venv-floors
 PORT ?= 8501
 
-.PHONY: help app demo test check format browser wheel bench bench-gpu real architectures faults mutants floors paper calibration pairs clean
+.PHONY: help app demo test check format browser wheel notebooks bench bench-gpu real architectures faults mutants floors paper calibration pairs clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -47,6 +47,9 @@ browser: $(STAMP)  ## only the tests in a real browser
 
 wheel: $(STAMP)  ## build the wheel, install it in an empty environment, try it and its app there
 	.ci/wheel
+
+notebooks: $(STAMP)  ## run the notebooks of docs/notebooks (about a minute)
+	NUGGETS_HOME=$$(mktemp -d) $(BIN)/python .ci/notebooks.py docs/notebooks/*.ipynb
 
 bench: $(STAMP)  ## speed and memory against the published procedure and the machine, one table
 	$(BIN)/python -m benchmarks
