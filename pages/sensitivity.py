@@ -9,7 +9,7 @@ import streamlit as st
 from nuggets import api
 from nuggets.ui.frame import measure, safe, shell
 from nuggets.ui.sensitivity import map as parts
-from nuggets.ui.sensitivity import sources, truth
+from nuggets.ui.sensitivity import prompt, sources, truth
 from nuggets.ui.sensitivity import units as units_part
 from nuggets.ui.transfer import own_samples
 
@@ -39,11 +39,13 @@ def main() -> None:
             task, found = taken.label, {taken.label: taken} | found
         if task not in found:
             empty(model, task, wanted, found)
+            prompt.section(choice)
             return
         with toolbar:
             view = compared(task, found)
         parts.overview(found, view, choice)
         truth.truth(found[view.a])
+        prompt.section(choice)
         units_part.units(found, view.a, view.b)
         parts.trust(found[view.a], choice)
         unmeasured(wanted, found)

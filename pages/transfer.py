@@ -34,6 +34,7 @@ def main() -> None:
             ready = not ignored and not ahead.refusals
             _start_button(recipe, ready=_agreed(recipe) and ready)
             recipes.keep(recipe)
+            shell.link("sweeps", "Search several settings", "Save this recipe first to search it.")
         with right:
             preview.draw(recipe, ahead)
         prompt.expander(recipe.student, recipe.data)
@@ -90,6 +91,7 @@ def _start_button(recipe: TransferRecipe, ready: bool) -> None:
         args=(recipe,),
         help="Runs in the background. Reloading or leaving this page does not stop it.",
     )
+    engine()
 
 
 @safe.refused_later()

@@ -24,6 +24,28 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("untimed")
 
+FAULTS: dict[tuple[str, str], int] = {}
+"""(number in docs/reliability.md, what was done) → how often, in this session."""
+
+
+@pytest.fixture
+def counted() -> Callable[[str, str, int], None]:
+    """`counted("F4", "process groups killed", 20)`: shown at the end of `make faults`."""
+
+    def count(fault: str, what: str, times: int) -> None:
+        FAULTS[fault, what] = FAULTS.get((fault, what), 0) + times
+
+    return count
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """How often each fault was tried."""
+    if FAULTS:
+        terminalreporter.section("faults tried")
+        for (fault, what), times in sorted(FAULTS.items(), key=lambda f: (int(f[0][0][1:]), f)):
+            terminalreporter.write_line(f"{fault:>4}  {times:>6,}  {what}")
+
+
 WORDS = ("<pad>", "<unk>", "<eos>", *"0123456789", *"abcdefghijklmnopqrst", "+", "=", "?")
 TINY: dict[str, Any] = {
     "vocab_size": 40,

@@ -47,12 +47,12 @@ class Batch:
 
 def make_batches(
     encoded: Sequence[Encoded],
-    model: nn.Module,
+    model: nn.Module | torch.device,
     size: int = BATCH_SIZE,
     progress: Progress | None = None,
 ) -> Iterator[Batch]:
-    """Samples in their order, padded in batches, on the model's device; each may be cancelled."""
-    device = next(model.parameters()).device
+    """Samples in their order, padded in batches, on a model's device; each may be cancelled."""
+    device = model if isinstance(model, torch.device) else next(model.parameters()).device
     for start in range(0, len(encoded), size):
         if progress is not None:
             progress.check_cancelled()

@@ -13,7 +13,7 @@ from nuggets.data.samples import IGNORED, Encoded
 from nuggets.models.architecture import ArchSpec
 from nuggets.models.references import ModelRef
 from nuggets.models.stored_weights import StoredWeights
-from nuggets.sensitivity.streaming import stream_words
+from nuggets.models.streamed import stream_words
 
 WordVectors = Callable[[Sequence[int], int], Tensor]
 """(token ids, blocks) → float32 `[words, hidden]`: rows of the embedding for 0 blocks, else what

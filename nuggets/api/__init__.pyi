@@ -40,6 +40,13 @@ from nuggets.builtin.pairs import model_card as model_card
 from nuggets.builtin.skills import Skill as Skill
 from nuggets.bundles import bundle as bundles
 from nuggets.bundles.shipped import shipped_run as shipped_run
+from nuggets.data.jsonl import iter_samples as iter_samples
+from nuggets.data.samples import Sample as Sample
+from nuggets.data.tables import column_names as column_names
+from nuggets.data.tables import parse_columns as parse_columns
+from nuggets.data.tables import read_table as read_table
+from nuggets.data.tables import samples_from as samples_from
+from nuggets.data.tables import write_samples as write_samples
 from nuggets.disk.home import exports_dir as exports_dir
 from nuggets.disk.outputs import refuse_existing as refuse_existing
 from nuggets.erasure import words as erasure_words
@@ -53,6 +60,7 @@ from nuggets.models.converting import convert as convert
 from nuggets.planning.checks import detectable as detectable
 from nuggets.planning.checks import eval_extra_missing as eval_extra_missing
 from nuggets.planning.checks import refusals as refusals
+from nuggets.planning.datasets import seed_samples as seed_samples
 from nuggets.planning.jobs import alignment_job as alignment_job
 from nuggets.planning.jobs import map_job as map_job
 from nuggets.planning.jobs import plan_from_cache as plan
@@ -88,6 +96,8 @@ from nuggets.recipe_tree import absolute_source as absolute_source
 from nuggets.recipe_tree import named_source as named_source
 from nuggets.recipe_tree import parse_yaml as parse_yaml
 from nuggets.recipe_tree import shipped_recipes as shipped_recipes
+from nuggets.runs.engines import settings as engines
+from nuggets.runs.fan_out import submit_all as submit_all
 from nuggets.runs.results import answers as answers
 from nuggets.runs.results import benchmark_tables as benchmark_tables
 from nuggets.runs.results import cells as cells
@@ -130,6 +140,15 @@ from nuggets.studies.schema import Study as Study
 from nuggets.studies.shipped import open_study as open_study
 from nuggets.studies.shipped import studies as studies
 from nuggets.studies.shipped import study_recipes as study_recipes
+from nuggets.sweeps import control as sweeping
+from nuggets.sweeps import views as sweep_views
+from nuggets.sweeps.outlook import SweepOutlook as SweepOutlook
+from nuggets.sweeps.outlook import plan_sweep as plan_sweep
+from nuggets.sweeps.recipe import SweepRecipe as SweepRecipe
+from nuggets.sweeps.recipe import load_sweep as load_sweep
+from nuggets.sweeps.recipe import parse_sweep as parse_sweep
+from nuggets.sweeps.trials import SweepState as SweepState
+from nuggets.sweeps.trials import SweepTrial as SweepTrial
 from nuggets.views import sensitivity as views
 from nuggets.workspace import pruning as pruning
 from nuggets.workspace import strangers as strangers
@@ -148,4 +167,13 @@ from nuggets.workspace.samples import remember as remember
 from nuggets.workspace.samples import save_upload as save_upload
 
 # What has another name at home; all others are exported as themselves.
-__all__ = ["bundles", "erasure_words", "plan", "playground", "views"]
+__all__ = [
+    "bundles",
+    "engines",
+    "erasure_words",
+    "plan",
+    "playground",
+    "sweep_views",
+    "sweeping",
+    "views",
+]

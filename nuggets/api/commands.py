@@ -91,7 +91,8 @@ def _question(asked: Question) -> list[str]:
         format=given.get("format"),
         device=given.get("device"),
     )
-    return ["nuggets", "ask", asked.prompt, *options]
+    words = ["ask", asked.prompt] if asked.answer is None else ["lens", asked.prompt, asked.answer]
+    return ["nuggets", *words, *options]
 
 
 def _score(score: Score) -> str:
@@ -113,6 +114,7 @@ def _erasure(job: EraseJob) -> list[str]:
         items=given.get("n_items"),
         maps=given.get("n_maps"),
         parts=",".join(given["parts"]) if "parts" in given else None,
+        ablation=given.get("ablation"),
         seed=given.get("seed"),
         dtype=given.get("dtype"),
         format=given["data"].get("format"),
@@ -146,13 +148,13 @@ def as_python(job: Frozen, then: str = "") -> str:
 
     Args:
         job: a transfer, a sensitivity measurement, an alignment or a question.
-        then: lines that go on with the result (`map`, `report`, `run`, or `plan` of a transfer
-            that is only planned) instead of printing it.
+        then: lines that go on with the result (`map`, `report`, `reply`, `run`, or `plan` of a
+            transfer that is only planned) instead of printing it.
     """
     if isinstance(job, Question):
         fields = ", ".join(f"{name}={value!r}" for name, value in non_defaults(job).items())
-        asked = f"api.playground.question({fields})"
-        return f"from nuggets import api\n\nprint(api.playground.ask({asked}))"
+        asked = f"api.playground.ask(api.playground.question({fields}))"
+        return f"from nuggets import api\n\nreply = {asked}\n{then or 'print(reply)'}"
     kinds = {
         SensitivityJob: "map = api.measure(job)",
         AlignJob: "report = api.align(job)",

@@ -1,4 +1,4 @@
-"""What ships with the app already measured: maps and alignments of the built-in pairs, and a run.
+"""What ships with the app already measured: maps, alignments and erasures, and a finished run.
 
 `python -m nuggets.bundles.shipped RUN` writes all of it again, with RUN as the run; it imports
 torch for what is not cached yet.
@@ -10,17 +10,21 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from nuggets.builtin.pairs import MODELS, PAIRS, measured_root
 from nuggets.builtin.resolve import model_named, pair_named
 from nuggets.builtin.skills import SKILLS
 from nuggets.bundles.bundle import read_bundle, write_bundle
 from nuggets.disk.commit import remove_folder
 from nuggets.disk.home import runs_dir
+from nuggets.erasure.report import ErasureReport
 from nuggets.errors import BadInput
 from nuggets.extraction.plan import ExtractionConfig, LoraConfig, make_plan
 from nuggets.extraction.selectors import WindowSelector
 from nuggets.planning.cache import MapRequest, alignment_folder
-from nuggets.recipe import AlignJob, DataConfig, SensitivityJob
+from nuggets.planning.erasing import EraseRequest
+from nuggets.recipe import AlignJob, DataConfig, EraseJob, SensitivityJob
 from nuggets.runs.store import Run, RunStore
 from nuggets.sensitivity.maps import SensitivityMap
 
@@ -89,6 +93,26 @@ def write_alignments(out: Path) -> None:
         report.save(folder)
 
 
+def write_erasures(out: Path) -> None:
+    """What erasing any skill's map shows in the teacher; single precision is enough to look at."""
+    from nuggets.stages.erasing import measure_erasure
+
+    for skill in SKILLS:
+        request = EraseRequest.of(
+            EraseJob(model="teacher", data=DataConfig(task=skill), device="cpu")
+        )
+        report = _single(measure_erasure(request))
+        folder = out / "erasure" / request.folder.name
+        folder.mkdir(parents=True)
+        report.save(folder)
+
+
+def _single(report: ErasureReport) -> ErasureReport:
+    curves = {order: values.astype(np.float32) for order, values in report.curves.items()}
+    ends = {name: getattr(report, name).astype(np.float32) for name in ("untouched", "without")}
+    return replace(report, curves=curves, **ends)
+
+
 def main() -> None:
     """Writes the folder of everything again."""
     out, run = measured_root(), RunStore(runs_dir()).open(sys.argv[1])
@@ -96,6 +120,7 @@ def main() -> None:
         remove_folder(out)
     write_maps(out)
     write_alignments(out)
+    write_erasures(out)
     write_bundle(run, out / f"{run.id}{ENDING}", weights=False)
 
 

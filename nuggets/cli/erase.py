@@ -39,6 +39,7 @@ def erase(
     parts: Annotated[
         str, typer.Option(help="What to take out part by part: layers,matrices,heads,neurons.")
     ] = "layers,matrices",
+    ablation: Annotated[str, typer.Option(help="Erased weights give zero or their mean.")] = "zero",
     save: Annotated[bool, typer.Option(help="Write the erased model to OUT/model.")] = False,
     seed: Annotated[int, typer.Option(help="Of resampling and of the random control.")] = 0,
     dtype: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
@@ -56,6 +57,7 @@ def erase(
         "n_items": items,
         "n_maps": maps,
         "parts": [part.strip() for part in parts.split(",") if part.strip()],
+        "ablation": ablation,
         "seed": seed,
         "dtype": dtype,
         "device": device,
@@ -84,6 +86,8 @@ def show_erasure(report: api.ErasureReport) -> None:
     shares = (words.percent(fraction) for fraction in report.fractions)
     title = "damage: rise of the loss over the rise to guessing"
     table(("erased by", "skill", *shares), rows, title)
+    if note := words.ablation(report):
+        say(note)
     for order in report.curves:
         say(words.verdict(report, order))
     for kind in report.kinds:

@@ -9,8 +9,7 @@ import typer
 
 from nuggets import api
 from nuggets.cli import options as o
-from nuggets.cli.output import bars, out, print_json, say, tell_run
-from nuggets.cli.tables import show_tables
+from nuggets.cli.output import bars, out, print_json, say, show_tables, tell_run
 from nuggets.cli.transfers import failed
 from nuggets.disk.untrusted import exists
 from nuggets.evaluation.benchmarks import Benchmark

@@ -15,9 +15,10 @@ from typer.core import TyperGroup
 
 from nuggets import __version__
 from nuggets.cli.options import flat
-from nuggets.cli.output import print_json, quiet_bars, say
+from nuggets.cli.output import print_json, quiet_bars, say, words
 from nuggets.disk.last_frame import is_fault, sentence
 from nuggets.errors import BadInput, NuggetsError
+from nuggets.runs.stopping import own_process, stoppable
 
 UsageError: Any = typer.BadParameter.__base__
 """A wrong option or a missing argument; typer has no public name for it."""
@@ -32,12 +33,15 @@ _COMMANDS = {
         ("erase", "erase"),
         ("measure", "align probe plan power extract cut convert"),
         ("evaluate", "evaluate prompt"),
+        ("samples", "samples"),
         ("recipes", "recipes allow"),
         ("transfers", "run start follow cancel resume show list prune export compare"),
+        ("sweeps", "sweep sweeps"),
         ("studies", "paper calibrate"),
         ("transfers", "bundle import"),
-        ("ask", "ask"),
+        ("ask", "ask lens"),
         ("judge", "judge"),
+        ("engines", "engines"),
     )
     for name in names.split()
 }
@@ -112,7 +116,8 @@ def main() -> None:
     """Runs a command; a failure is one sentence on stderr and the error's exit code."""
     quiet_bars()
     try:
-        code = app(with_new_names(sys.argv[1:]), standalone_mode=False)
+        with own_process(_leave), stoppable(_interrupt):
+            code = app(with_new_names(sys.argv[1:]), standalone_mode=False)
     except NuggetsError as error:
         sys.exit(_refuse(type(error).__name__, str(error), error.exit_code))
     except UsageError as error:  # a wrong option, a missing argument
@@ -130,7 +135,7 @@ def main() -> None:
         if not is_fault(error):
             raise
         sys.exit(_refuse(type(error).__name__, sentence(error), NuggetsError.exit_code))
-    sys.exit(_refuse("Cancelled", "Stopped on request.", 1) if code == _INTERRUPTED else code or 0)
+    sys.exit(_stopped() if code == _INTERRUPTED else code or 0)
 
 
 def with_new_names(words: list[str]) -> list[str]:
@@ -148,6 +153,19 @@ def with_new_names(words: list[str]) -> list[str]:
 
     note_new_name("--seeds", "--seed-samples")
     return [re.sub("^--seeds(?==|$)", "--seed-samples", word) for word in words]
+
+
+def _interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+def _stopped() -> int:
+    return _refuse("Cancelled", "Stopped on request.", 1)
+
+
+def _leave() -> None:
+    words.show_cursor()  # which a bar may have hidden
+    _stopped()
 
 
 def _refuse(kind: str, words: str, code: int) -> int:

@@ -57,6 +57,12 @@ Overrides = Annotated[
 RecipeName = Annotated[
     str, typer.Argument(help="A recipe's name, shipped or saved in the app, or a YAML file.")
 ]
+EngineName = Annotated[
+    str | None,
+    typer.Option(
+        "--engine", help="local, slurm or '{kind: slurm, gpus: 2}', instead of `nuggets engines`."
+    ),
+]
 RunId = Annotated[str, typer.Argument(help="A run's id, or the beginning of one.")]
 
 

@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from nuggets import api
-from nuggets.errors import Cancelled
+from nuggets.amounts import duration
 
 words = Console(stderr=True, highlight=False)
 out = Console(highlight=False)
@@ -110,18 +110,61 @@ def interval(low: float, high: float) -> str:
     return f"[{low:z.3f}, {high:z.3f}]"
 
 
+def show_tables(run: api.Run) -> None:
+    """Draws every benchmark of a run: means, intervals, differences, and what they say."""
+    for made in api.benchmark_tables(run):
+        rows = []
+        for row in made.rows:
+            for metric, found in row.metrics.items():
+                other = row.differences.get(metric)
+                beside = () if other is None else (other.interval.low, other.interval.high)
+                rows.append(
+                    (
+                        row.name,
+                        metric,
+                        f"{found.mean:.3f}",
+                        interval(found.low, found.high),
+                        f"{other.interval.mean:+z.3f} {interval(*beside)}" if other else "",
+                        len(row.seeds),
+                        f"{row.truncated_prompts} / {row.unfinished_answers}",
+                        duration(row.seconds),
+                    )
+                )
+        headers = (
+            "model",
+            "metric",
+            "mean",
+            "95 %",
+            f"better than {made.base} by",
+            "seeds",
+            "cut",
+            "time",
+        )
+        table(headers, rows, f"{made.benchmark}, {made.n_items} items")
+        if made.comparisons:
+            lines = [
+                (
+                    each.arm,
+                    each.versus,
+                    f"{each.interval.mean:+z.3f} {interval(each.interval.low, each.interval.high)}",
+                    f"{each.p_holm:.3f}",
+                )
+                for each in made.comparisons
+            ]
+            table(("arm", "versus", "difference, 95 %", "p, Holm"), lines, f"{made.metric}, paired")
+        if made.verdict is not None:
+            say(f"{made.benchmark}: {made.verdict.sentence}")
+
+
 class Bars:
     """Progress of a computation as one bar; implements `nuggets.progress.Progress`."""
 
     def __init__(self, bars: Progress) -> None:
         self._bars = bars
         self._task: TaskID = bars.add_task("starting", total=None)
-        self.cancelled = False
 
     def check_cancelled(self) -> None:
-        """Raises after Ctrl-C."""
-        if self.cancelled:
-            raise Cancelled("Stopped on request.")
+        """Nothing is asked here: Ctrl-C interrupts a command by itself."""
 
     def progress(self, done: float, total: float, message: str = "", **data: Any) -> None:
         """Moves the bar."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,31 +11,47 @@ import typer
 
 from nuggets import amounts, api
 from nuggets.cli import options as o
-from nuggets.cli.output import bars, interval, out, print_json, say, table, tell_run
-from nuggets.cli.tables import show_tables
+from nuggets.cli.output import bars, interval, out, print_json, say, show_tables, table, tell_run
 from nuggets.errors import BadInput, NuggetsError
 
 _POLL_S = 0.3
 
 
-def run(asked: o.RecipeOptions, json: o.AsJson = False) -> None:
+def run(asked: o.RecipeOptions, engine: o.EngineName = None, json: o.AsJson = False) -> None:
     """Run a transfer and its controls in this terminal."""
     recipe = asked.load()
-    with bars() as progress:
-        made = api.run(recipe, progress.show)
-    finish(made, json)
+    with api.engines.using(engine) as used:
+        if used.elsewhere:
+            return _run_elsewhere(recipe, json)
+        with bars() as progress:
+            made = api.run(recipe, progress.show)
+    return finish(made, json)
 
 
-def start(asked: o.RecipeOptions, json: o.AsJson = False) -> None:
+def _run_elsewhere(recipe: api.TransferRecipe, json: bool) -> None:
+    """Starts a run on a cluster and follows it; Ctrl-C stops both."""
+    made = api.start(recipe)
+    try:
+        follow(made.id, json)
+    except KeyboardInterrupt:
+        with contextlib.suppress(BadInput):  # it ended by itself
+            api.cancel(made.id)
+        raise
+
+
+def start(asked: o.RecipeOptions, engine: o.EngineName = None, json: o.AsJson = False) -> None:
     """Start a transfer that keeps running without this terminal."""
     recipe = asked.load()
-    made = api.start(recipe)
+    with api.engines.using(engine):
+        made = api.start(recipe)
     tell_run(made, f"Started {made.id}. Follow it with: nuggets follow {made.id}", json)
 
 
 def follow(run_id: o.RunId, json: o.AsJson = False) -> None:
     """Follow a run until it ends."""
     found = api.open_run(run_id)
+    if job := found.queued_job():
+        say(f"{found.id} waits in the queue as {job}.")
     seen = -1
     with bars() as progress:
         while True:
@@ -58,9 +75,10 @@ def cancel(run_id: o.RunId, json: o.AsJson = False) -> None:
     return say(f"{found.id}: {status}{later}")
 
 
-def resume(run_id: o.RunId, json: o.AsJson = False) -> None:
+def resume(run_id: o.RunId, engine: o.EngineName = None, json: o.AsJson = False) -> None:
     """Continue a run that was interrupted, cancelled or failed."""
-    found = api.resume(run_id)
+    with api.engines.using(engine):
+        found = api.resume(run_id)
     tell_run(found, f"Resumed {found.id}. Follow it with: nuggets follow {found.id}", json)
 
 

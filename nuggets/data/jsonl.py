@@ -8,7 +8,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,12 @@ from nuggets.data.samples import Message, Sample
 from nuggets.data.shapes import SHAPES, encodable, read_conversation
 from nuggets.disk.untrusted import LFS_MAGIC, is_file, open_file, parse_json
 from nuggets.errors import BadInput
+from nuggets.progress import Progress
 
 MAX_LINE_BYTES = 1_000_000
 MAX_ARRAY_BYTES = 200_000_000
+TOLD_EVERY = 5000
+"""Lines; reading so many takes a fraction of a second."""
 _ARCHIVES = (
     b"PK\x03\x04",
     b"\x1f\x8b",
@@ -45,17 +49,35 @@ def load_samples(path: str | Path, limit: int | None = None) -> list[Sample]:
     Raises:
         BadInput: naming the file, the line and the reason.
     """
+    return list(iter_samples(path, limit))
+
+
+def iter_samples(
+    path: str | Path, limit: int | None = None, progress: Progress | None = None
+) -> Iterator[Sample]:
+    """Reads as `load_samples` does, holding one sample of JSON lines at a time and all their ids.
+
+    Args:
+        path: the file.
+        limit: maximum number of samples; later lines are not read.
+        progress: is told how much of the file is read, and can cancel.
+
+    Raises:
+        BadInput: at the first line that is not a sample, or when there was none.
+    """
     path = Path(path).expanduser()
     if (listed := _array(path)) is not None:
-        samples = _collect(path.name, "entry", ((n, dict, x) for n, x in listed), limit)
+        samples = _checked(path.name, "entry", ((n, dict, x) for n, x in listed), limit)
     else:
-        lines = ((n, parse_json, line) for n, line in _lines(path))
-        samples = _collect(path.name, "line", lines, limit)
-    if not samples:
+        lines = ((n, parse_json, line) for n, line in _lines(path, progress))
+        samples = _checked(path.name, "line", lines, limit)
+    n = 0
+    for n, sample in enumerate(samples, start=1):  # noqa: B007 - counted for what follows
+        yield sample
+    if n == 0:
         raise BadInput(
             f"{path} contains no samples. Give a JSONL file with one sample on each line: {SHAPES}."
         )
-    return samples
 
 
 def read_rows(
@@ -77,33 +99,59 @@ def read_rows(
         BadInput: naming the source, the row and the reason.
     """
     parse = convert or (lambda row: row)
-    samples = _collect(source, "row", ((n, parse, row) for n, row in rows), limit)
+    samples = list(_checked(source, "row", ((n, parse, row) for n, row in rows), limit))
     if not samples:
         raise BadInput(f"{source} contains no rows.")
     return samples
 
 
-def _collect(
+def _checked(
     source: str,
     unit: str,
     parts: Iterable[tuple[int, Callable[[Any], Any], Any]],
     limit: int | None,
-) -> list[Sample]:
+) -> Iterator[Sample]:
     """Parses and checks one part after the other; a fault names where it stands."""
-    samples: list[Sample] = []
-    places: dict[str, int] = {}
-    for number, parse, part in parts:
-        if limit is not None and len(samples) >= limit:
+    seen = _Ids()
+    for done, (number, parse, part) in enumerate(parts):
+        if limit is not None and done >= limit:
             break
         try:
-            sample = _sample(parse(part), places)
+            sample = _sample(parse(part), number, seen)
         except KeyError as missing:
             raise BadInput(f"{source} {unit} {number}: there is no column {missing}.") from None
         except ValueError as problem:
             raise BadInput(f"{source} {unit} {number}: {problem}.") from None
-        places[sample.id] = number
-        samples.append(sample)
-    return samples
+        yield sample
+
+
+class _Ids:
+    """Which ids there were and where, in some 150 bytes each, however long they are."""
+
+    def __init__(self) -> None:
+        self._places: dict[bytes, int] = {}
+        self._copies: dict[str, int] = {}
+
+    def place(self, name: str) -> int | None:
+        """Where an id stands already."""
+        return self._places.get(_short(name))
+
+    def add(self, name: str, number: int) -> None:
+        """Notes where an id stands."""
+        self._places[_short(name)] = number
+
+    def free(self, name: str) -> str:
+        """The name, or, if it is taken, the name with the next number that is free."""
+        if self.place(name) is None:
+            return name
+        found = count(self._copies.get(name, 2))  # else a million equal lines never end
+        copy = next(n for n in found if self.place(f"{name}-{n}") is None)
+        self._copies[name] = copy + 1
+        return f"{name}-{copy}"
+
+
+def _short(name: str) -> bytes:
+    return hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
 def _array(path: Path) -> list[tuple[int, dict[str, Any]]] | None:
@@ -124,7 +172,7 @@ def _array(path: Path) -> list[tuple[int, dict[str, Any]]] | None:
     return list(enumerate(records, start=1))
 
 
-def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+def _lines(path: Path, progress: Progress | None) -> Iterator[tuple[int, bytes]]:
     """Numbered lines that are not blank; refuses what is no text file."""
     with contextlib.suppress(OSError):  # a name that no file can have
         if path.is_dir():
@@ -132,9 +180,12 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
     with open_file(path) as file:
         _check_text(path, file.read(64))
         file.seek(0)
-        number = 0
+        number, size = 0, os.fstat(file.fileno()).st_size
         while line := file.readline(MAX_LINE_BYTES + 1):
             number += 1
+            if progress is not None and number % TOLD_EVERY == 0:
+                progress.check_cancelled()
+                progress.progress(file.tell(), size, f"line {number:,}")
             if len(line) > MAX_LINE_BYTES:
                 raise BadInput(
                     f"{path.name} line {number}: longer than {MAX_LINE_BYTES:,} bytes. Shorten "
@@ -153,29 +204,28 @@ def _check_text(path: Path, start: bytes) -> None:
         raise BadInput(f"{path.name} is not a text file; give a JSONL file in UTF-8.")
 
 
-def _sample(record: Any, seen: Mapping[str, int]) -> Sample:
+def _sample(record: Any, number: int, seen: _Ids) -> Sample:
     """One sample from one parsed line; a fault is a ValueError with the reason."""
     if not isinstance(record, dict):
         raise ValueError("not a JSON object")
     messages, choices, right = read_conversation(record)
     name = record.get("id")
     if name is None:
-        name = _content_id(messages, choices, seen)
+        name = seen.free(_content_id(messages, choices))
     elif isinstance(name, bool) or not isinstance(name, int | str) or not str(name).strip():
         raise ValueError("its id is neither text nor a whole number")
-    if str(name) in seen:
-        raise ValueError(f"its id {str(name)[:80]!r} was already used in line {seen[str(name)]}")
-    return Sample(id=encodable(str(name), "id"), messages=messages, choices=choices, right=right)
+    name = str(name)
+    if (place := seen.place(name)) is not None:
+        raise ValueError(f"its id {name[:80]!r} was already used in line {place}")
+    sample = Sample(id=encodable(name, "id"), messages=messages, choices=choices, right=right)
+    seen.add(name, number)
+    return sample
 
 
-def _content_id(
-    messages: Sequence[Message], choices: Sequence[str], seen: Mapping[str, int]
-) -> str:
-    """An id from the content; a repeated sample without an id gets a number."""
+def _content_id(messages: Sequence[Message], choices: Sequence[str]) -> str:
+    """An id from the content."""
     content = json.dumps([[m.role, m.content] for m in messages] + [list(choices)])
-    name = "sample_" + hashlib.sha256(content.encode()).hexdigest()[:12]
-    copy = next(n for n in count(1) if (name if n == 1 else f"{name}-{n}") not in seen)
-    return name if copy == 1 else f"{name}-{copy}"
+    return "sample_" + hashlib.sha256(content.encode()).hexdigest()[:12]
 
 
 def check_leakage(train: Sequence[Sample], test: Sequence[Sample]) -> None:

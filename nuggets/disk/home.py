@@ -7,6 +7,8 @@ from pathlib import Path
 
 import platformdirs
 
+from nuggets.disk.hosts import kernel_id
+
 
 def nuggets_home() -> Path:
     """The folder of everything Nuggets stores: `NUGGETS_HOME`, or the platform's data folder."""
@@ -32,5 +34,6 @@ def exports_dir() -> Path:
 
 
 def device_lock_path(device: str) -> Path:
-    """The lock file of a device such as `cpu` or `cuda:0`: one run computes there at a time."""
-    return nuggets_home() / "devices" / f"{device.replace(':', '-').replace('/', '-')}.lock"
+    """The lock file of this machine's `cpu` or `cuda:0`: one run computes there at a time."""
+    machine = nuggets_home() / "devices" / kernel_id()[:8]  # others may share the home
+    return machine / f"{device.replace(':', '-').replace('/', '-')}.lock"

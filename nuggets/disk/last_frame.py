@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import secrets
 import traceback
 from datetime import UTC, datetime
@@ -15,7 +16,19 @@ from nuggets.disk.home import nuggets_home
 from nuggets.errors import NuggetsError, hide_tokens
 
 MAX_LOG_BYTES = 1_000_000
-"""A log that is larger starts anew beside its predecessor, which replaces the one before."""
+"""A run's log that is larger loses its older half; the home's own starts anew beside this one."""
+
+
+def trim_log(path: Path) -> None:
+    """Keeps the newest part of a log that grew too large, in place: whoever writes it appends."""
+    with contextlib.suppress(OSError):
+        if path.stat().st_size > MAX_LOG_BYTES:
+            with path.open("r+b") as file:
+                file.seek(-MAX_LOG_BYTES // 2, os.SEEK_END)
+                kept = file.read()
+                file.seek(0)
+                file.write(kept)
+                file.truncate()
 
 
 def is_fault(error: BaseException) -> bool:

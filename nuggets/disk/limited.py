@@ -64,6 +64,8 @@ def main() -> None:
     function, seconds, memory = sys.argv[1], *map(int, sys.argv[2:])
     limits = {resource.RLIMIT_CPU: seconds, resource.RLIMIT_DATA: memory, resource.RLIMIT_CORE: 0}
     for kind, most in limits.items():
+        there = resource.getrlimit(kind)[1]  # of this machine, which nobody may raise
+        most = most if there == resource.RLIM_INFINITY else min(most, there)
         resource.setrlimit(kind, (most, most))
     given = json.loads(sys.stdin.read())
     module, _, name = function.partition(":")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -44,6 +45,58 @@ def zeroed(weight: Tensor, at: Any) -> Iterator[None]:
         weight[at] = values
 
 
+@contextmanager
+def shifted(module: nn.Module, shift: Float[Tensor, " out"]) -> Iterator[None]:
+    """A module with a constant added to whatever it puts out."""
+    handle = module.register_forward_hook(lambda module, inputs, output: output + shift)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+class Means(NamedTuple):
+    """What a model reads and adds on average, in float64.
+
+    Attributes:
+        reads: module → mean input of each block matrix `[in]`.
+        updates: per layer the mean of what leaves it less what enters it `[hidden]`.
+    """
+
+    reads: dict[str, Tensor]
+    updates: list[Tensor]
+
+
+def means_over(model: nn.Module, spec: ArchSpec, skills: Sequence[Sequence[Encoded]]) -> Means:
+    """Means over every token of some skills' samples, each skill counting alike."""
+    modules = {m: model.get_submodule(m) for m, _, layer in spec.modules() if layer is not None}
+    names: list[Any] = [*modules, *range(spec.n_layers)]
+    means: dict[Any, Tensor] = dict.fromkeys(names, torch.zeros((), dtype=torch.float64))
+    tokens, share = torch.empty(0), 0.0
+
+    def add(name: Any, values: Tensor) -> None:
+        # Not in place: all start from the same zero.
+        means[name] = means[name].to(values.device) + share * values[tokens].double().sum(0)
+
+    def reads(name: str) -> Any:
+        return lambda module, inputs: add(name, inputs[0])
+
+    def updates(layer: int) -> Any:
+        return lambda module, inputs, output: add(layer, output - inputs[0])
+
+    with evaluation(model), ExitStack() as hooks:
+        for name, module in modules.items():
+            hooks.callback(module.register_forward_pre_hook(reads(name)).remove)
+        for layer, block in enumerate(blocks_of(model, spec)):
+            hooks.callback(block.register_forward_hook(updates(layer)).remove)
+        for encoded in skills:
+            share = 1 / len(skills) / sum(len(ids) for ids, _ in encoded)
+            for batch in make_batches(encoded, model):
+                tokens = batch.tokens
+                decoder_of(model, spec)(input_ids=batch.ids, use_cache=False)
+    return Means({name: means[name] for name in modules}, [means[i] for i in range(spec.n_layers)])
+
+
 class Subject:
     """A loaded model and the items that it is measured on."""
 
@@ -53,6 +106,7 @@ class Subject:
         spec: ArchSpec,
         items: Mapping[str, Sequence[Encoded]],
         progress: Progress | None = None,
+        means: Means | None = None,
     ) -> None:
         """Batches all items, of whichever skill, by their length.
 
@@ -61,8 +115,9 @@ class Subject:
             spec: its dimensions.
             items: skill → `(input_ids, labels)` per item.
             progress: can cancel between two measurements.
+            means: what is erased goes on to contribute on average; nothing when not given.
         """
-        self.model, self.spec, self._progress = model, spec, progress
+        self.model, self.spec, self._progress, self._means = model, spec, progress, means
         encoded = [item for each in items.values() for item in each]
         check_samples(encoded, spec)
         ends = np.cumsum([0, *map(len, items.values())])
@@ -71,19 +126,27 @@ class Subject:
         answer = max(sum(label != IGNORED for label in labels) for _, labels in encoded)
         rows = LOGIT_BYTES // (4 * spec.vocab_size * answer)
         size = min(max(rows, 1), BATCH_SIZE)
-        self._batches = list(make_batches([encoded[i] for i in self._order], model, size))
+        device = self.device
+        self._batches = list(make_batches([encoded[i] for i in self._order], device, size))
         self._states: list[list[Tensor]] = []
-        self._weights = [
-            model.get_submodule(module).weight.detach()  # type: ignore[union-attr]
-            for module, _, layer in spec.modules()
-            if layer is not None
-        ]
-        self._ends = np.cumsum([0, *(weight.numel() for weight in self._weights)])
+        blocks = [(m, spec.shape(role)) for m, role, layer in spec.modules() if layer is not None]
+        self._modules = [module for module, _ in blocks]
+        self._shapes = [shape for _, shape in blocks]
+        self._ends = np.cumsum([0, *map(math.prod, self._shapes)])
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return next(self.model.parameters()).device
+
+    def weight(self, module: str) -> Tensor:
+        """The weight of a block matrix."""
+        return self.model.get_submodule(module).weight.detach()  # type: ignore[union-attr]
 
     def magnitudes(self) -> Iterator[tuple[str, ndarray]]:
         """|θ| of every block matrix."""
-        for weight in self._weights:
-            yield "", weight.float().abs().cpu().numpy()
+        for module in self._modules:
+            yield "", self.weight(module).float().abs().cpu().numpy()
 
     def outcomes(self, untouched: int = 0) -> Outcomes:
         """Loss and exact match of every item, in the order given.
@@ -96,9 +159,7 @@ class Subject:
             self._progress.check_cancelled()
         losses, hits = [], []
         with evaluation(self.model):
-            for place, batch in enumerate(self._batches):
-                states = self._states[place][untouched] if untouched else None
-                found = stitched_logits(self.model, self.spec, batch, untouched - 1, states)
+            for batch, found in zip(self._batches, self.logits(untouched), strict=True):
                 loss, hit = _per_item(found.float(), batch)
                 losses += loss
                 hits += hit
@@ -106,16 +167,26 @@ class Subject:
         outcomes[:, self._order] = losses, hits
         return outcomes
 
+    def logits(self, untouched: int) -> Iterator[Float[Tensor, "answers vocab"]]:
+        """What is said at the answers of each batch; `untouched` as for `outcomes`."""
+        for place, batch in enumerate(self._batches):
+            states = self._states[place][untouched] if untouched else None
+            yield stitched_logits(self.model, self.spec, batch, untouched - 1, states)
+
     def keep_states(self) -> None:
         """Remembers what leaves every layer while nothing is erased, where there is room for it."""
         tokens = sum(batch.ids.numel() for batch in self._batches)
         if 4 * tokens * self.spec.hidden_size * (self.spec.n_layers + 1) > STATE_BYTES:
             return
         with evaluation(self.model):
-            for batch in self._batches:
-                with record_states(self.model, self.spec) as states:
-                    decoder_of(self.model, self.spec)(input_ids=batch.ids, use_cache=False)
-                self._states.append(states)
+            self._states = list(self.recorded())
+
+    def recorded(self) -> Iterator[list[Tensor]]:
+        """What enters the first layer and leaves each, for every batch."""
+        for batch in self._batches:
+            with record_states(self.model, self.spec) as states:
+                decoder_of(self.model, self.spec)(input_ids=batch.ids, use_cache=False)
+            yield states
 
     def curve(
         self, places: Int[ndarray, " k"], counts: Sequence[int], guess: float
@@ -142,32 +213,59 @@ class Subject:
 
     @contextmanager
     def erased(self, places: Int[ndarray, " k"]) -> Iterator[None]:
-        """The model with the weights at `places` 0."""
+        """The model without what the weights at `places` contribute, or with its mean alone."""
         with torch.no_grad(), ExitStack() as stack:
-            for weight, at in self._located(places):
-                stack.enter_context(zeroed(weight, at))
+            for number, at in self._located(places):
+                stack.enter_context(self._taken(number, at))
             yield
 
-    def _located(self, places: Int[ndarray, " k"]) -> Iterator[tuple[Tensor, Any]]:
-        """Weights and which of their rows and columns places are."""
+    @contextmanager
+    def _taken(self, number: int, at: Any) -> Iterator[None]:
+        """One matrix without some of its entries.
+
+        An entry contributes θ·x to its row's output, where x is what its column reads; its mean
+        contribution is θ·x̄, a constant. The mean of a head, a neuron or a whole matrix follows.
+        """
+        module = self._modules[number]
+        with ExitStack() as stack:
+            if self._means is not None:
+                weight = self.weight(module)
+                removed = torch.zeros_like(weight, dtype=torch.float64)
+                removed[at] = weight[at].double()
+                shift = (removed @ self._means.reads[module]).to(weight.dtype)
+                stack.enter_context(shifted(self.model.get_submodule(module), shift))
+            stack.enter_context(self.zeroed(module, at))
+            yield
+
+    def zeroed(self, module: str, at: Any) -> AbstractContextManager[None]:
+        """A block matrix with some entries 0."""
+        return zeroed(self.weight(module), at)
+
+    def _located(self, places: Int[ndarray, " k"]) -> Iterator[tuple[int, Any]]:
+        """Numbers of weights, and which of their rows and columns places are."""
         places = np.sort(places)
         cuts = np.searchsorted(places, self._ends)
-        for number, weight in enumerate(self._weights):
+        for number, shape in enumerate(self._shapes):
             inside = places[cuts[number] : cuts[number + 1]] - self._ends[number]
             if len(inside):
-                rows, cols = np.unravel_index(inside, tuple(weight.shape))
-                yield weight, tuple(torch.from_numpy(i).to(weight.device) for i in (rows, cols))
+                rows, cols = np.unravel_index(inside, shape)
+                yield number, tuple(torch.from_numpy(i).to(self.device) for i in (rows, cols))
 
     def without(self, part: Part) -> Outcomes:
         """Outcomes while one part of the model is taken out."""
         untouched = part.layer if self._states else 0
         if part.role is None:
             skipped = [blocks_of(self.model, self.spec)[part.layer]]
-            with replaced_forward(skipped, lambda states, *_, **__: states):
+            update = 0 if self._means is None else self._means.updates[part.layer]
+
+            def skip(states: Tensor, *_: Any, **__: Any) -> Tensor:
+                return (states + update).to(states.dtype)
+
+            with replaced_forward(skipped, skip):
                 return self.outcomes(untouched)
-        module: Any = self.model.get_submodule(self.spec.module(part.role, part.layer))
+        number = self._modules.index(self.spec.module(part.role, part.layer))
         at = slice(None) if part.columns is None else (slice(None), list(part.columns))
-        with torch.no_grad(), zeroed(module.weight.detach(), at):
+        with torch.no_grad(), self._taken(number, at):
             return self.outcomes(untouched)
 
 

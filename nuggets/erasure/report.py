@@ -196,7 +196,7 @@ class ErasureReport:
             head = json.loads((folder / META).read_text(encoding="utf-8"))
             if head["schema"] != SCHEMA:
                 raise ValueError(f"schema {head['schema']}, not {SCHEMA}")
-            tensors = load_file(folder / TENSORS)
+            tensors = {k: v.astype(np.float64) for k, v in load_file(folder / TENSORS).items()}
             _check(head, tensors)
             return cls(
                 skills=head["skills"],

@@ -47,6 +47,16 @@ def verdict(report: ErasureReport, order: str) -> str:
     return f"{said}: specificity {with_bounds(found)}. {effect(report, order)}"
 
 
+def ablation(report: ErasureReport) -> str:
+    """What erased weights were replaced by, where it is not 0."""
+    if report.meta.get("ablation", "zero") == "zero":
+        return ""
+    return (
+        "Erased weights go on to contribute their mean over the tokens of the other skills, which "
+        "thereby lose less: read each specificity beside that of random."
+    )
+
+
 def effect(report: ErasureReport, order: str) -> str:
     """What erasing does where the skill and the others differ most."""
     telling = _telling(report, order)[0]

@@ -88,3 +88,27 @@ def replaced_forward(modules: Sequence[nn.Module], forward: Any) -> Iterator[Non
             del vars(module)["forward"]
             if own is not None:
                 vars(module)["forward"] = own
+
+
+@contextmanager
+def reading_states(model: nn.Module, spec: ArchSpec, states: Tensor) -> Iterator[None]:
+    """While it lasts, the model reads given states as those that leave its last block.
+
+    Its own final norm, head and loss stay in charge (scaled or capped logits in some).
+
+    Args:
+        model: a causal language model.
+        spec: its dimensions.
+        states: `[batch, tokens, hidden]`, for token ids of the same shape.
+    """
+    from transformers.modeling_outputs import (
+        BaseModelOutputWithPastAndCrossAttentions as DecoderOutput,
+    )
+
+    norm = model.get_submodule(spec.architecture.final_norm)
+
+    def decode(*_: Any, **__: Any) -> DecoderOutput:
+        return DecoderOutput(last_hidden_state=norm(states))
+
+    with replaced_forward([decoder_of(model, spec)], decode):
+        yield

@@ -25,7 +25,13 @@ from nuggets.errors import Damaged
 from nuggets.extraction.window_request import WindowRequest
 from nuggets.models.pair import Model, ModelPair
 from nuggets.models.references import model_digest
-from nuggets.planning.datasets import align_samples, reference_data, seed_samples
+from nuggets.planning.datasets import (
+    align_samples,
+    on_hub,
+    reference_data,
+    samples_from,
+    seed_samples,
+)
 from nuggets.planning.machine import resolve_device_name
 from nuggets.recipe import AlignJob, DataConfig, SensitivityConfig, SensitivityJob
 from nuggets.recipe_tree import SOURCES
@@ -55,7 +61,8 @@ def digest_pair(pair: ModelPair) -> dict[str, str]:
 def digest_files(data: DataConfig) -> dict[str, str]:
     """Names the content of the user's samples; keys are fields, such as `data.train`.
 
-    Of a data set on this machine every file counts; one on the hub is known by its name alone.
+    Of a data set on this machine every file counts, of one on the hub every sample: a branch
+    moves.
     """
     sources = {name: path for name in SOURCES if (path := getattr(data, name)) is not None}
     found = {}
@@ -66,6 +73,8 @@ def digest_files(data: DataConfig) -> dict[str, str]:
             files = sorted(file for file in folder.rglob("*") if file.is_file())
             parts = [[str(f.relative_to(folder)), sha256_file(f, cache_dir())] for f in files]
             found[f"data.{name}"] = digest_of(files=parts)
+        elif on_hub(source):
+            found[f"data.{name}"] = samples_digest(samples_from(source))
     return found
 
 

@@ -19,7 +19,7 @@ from nuggets.builtin.skills import (
 from nuggets.data.jsonl import check_leakage, shared_samples
 from nuggets.data.samples import Sample
 from nuggets.data.sources import load_source, parse_dataset
-from nuggets.disk.untrusted import at_home, is_file, stamp
+from nuggets.disk.untrusted import at_home, is_file, is_folder, stamp
 from nuggets.errors import BadInput
 from nuggets.recipe import AlignJob, DataConfig
 from nuggets.sensitivity.scores import Compared, Score
@@ -30,11 +30,15 @@ N_VALIDATION = 60
 """Items, never counted in the report, on which learning rates are chosen."""
 LEAST_VALIDATION = 30
 """With fewer of them a rate would be chosen by chance."""
+_Items = tuple[str, list[Sample], list[Sample]]
 
 
 @dataclass(frozen=True, eq=False)
 class Datasets:
     """All samples of one job; none of `test` or `validation` is also in the other, or learned from.
+
+    Where the report counts validation items (`data.items`), both are those and the test items are
+    not among them.
 
     Attributes:
         label: what a person calls the task.
@@ -68,7 +72,7 @@ def seed_samples(data: DataConfig) -> list[Sample]:
     if data.file is not None:
         return _split_file(data)[0]
     if data.seed_samples is not None:
-        return _source(data.seed_samples)[: data.n_seed_samples]
+        return samples_from(data.seed_samples)[: data.n_seed_samples]
     raise BadInput(
         "No seed samples: name a built-in task (--task) or a JSONL file (--seed-samples)."
     )
@@ -85,10 +89,10 @@ def test_samples(data: DataConfig, n: int) -> list[Sample]:
     if data.file is not None:
         found, name = _split_file(data)[2], data.file
     elif data.test is not None:
-        found, name = _source(data.test), data.test
+        found, name = samples_from(data.test), data.test
     else:
         name = str(data.seed_samples)
-        found = _source(name)[data.n_seed_samples :]
+        found = samples_from(name)[data.n_seed_samples :]
     if len(found) < 2:
         raise BadInput(
             f"{name} has {len(found)} samples beside its {data.n_seed_samples} seed samples, but "
@@ -147,7 +151,7 @@ def load_datasets(data: DataConfig, taught: Sequence[str], lacking: Sequence[str
         BadInput: for unknown tasks, unreadable files, missing parts, or leakage.
     """
     old = {
-        skill: skill_samples(skill, "test", data.n_old)
+        skill: _old(skill, data)
         for skill in (taught if data.old_skills is None else data.old_skills)
         if skill != data.task
     }
@@ -158,6 +162,25 @@ def load_datasets(data: DataConfig, taught: Sequence[str], lacking: Sequence[str
     return _from_files(data, old, general)
 
 
+def _old(skill: str, data: DataConfig) -> list[Sample]:
+    """Items of an old skill; for choosing, as many others after those that the report counts."""
+    if data.items == "test":
+        return skill_samples(skill, "test", data.n_old)
+    return skill_samples(skill, "test", 2 * data.n_old)[data.n_old :]
+
+
+def _counted(label: str, data: DataConfig, test: list[Sample], validation: list[Sample]) -> _Items:
+    """What the report calls the task, what it counts, and what learning rates are chosen on."""
+    if data.items == "test":
+        return label, test, validation
+    if len(validation) < LEAST_VALIDATION:
+        raise BadInput(
+            f"Choosing needs at least {LEAST_VALIDATION} items that are no test items, but beside "
+            f"its {len(test)} test items {label} has only {len(validation)}. Lower data.n_test."
+        )
+    return f"{label}, validation items", validation, validation
+
+
 def _builtin(
     data: DataConfig, old: dict[str, list[Sample]], general: Callable[[int, int], list[Sample]]
 ) -> Datasets:
@@ -165,9 +188,10 @@ def _builtin(
     pool = skill_samples(task, "test", data.n_test + N_VALIDATION)
     # Held-out facts are few: the same ones are asked whether or not rates are chosen.
     most = len(pool) - LEAST_VALIDATION if SKILLS[task].held_out else data.n_test
-    test, validation = _split_test(pool, min(data.n_test, most))
+    split = _split_test(pool, min(data.n_test, most))
+    label, test, validation = _counted(task, data, *split)
     return Datasets(
-        label=task,
+        label=label,
         seed_samples=skill_samples(task, "seed", data.n_seed_samples),
         train=lambda seed: skill_samples(task, "train", data.n_train, seed),
         test=test,
@@ -189,10 +213,11 @@ def _from_files(
                 "A transfer on your own data needs seed, training and test samples: give one "
                 "file (data.file), or all of data.seed_samples, data.train and data.test."
             )
-        seed_samples = _source(data.seed_samples)[: data.n_seed_samples]
-        pool, test = _source(data.train), _source(data.test)
+        seed_samples = samples_from(data.seed_samples)[: data.n_seed_samples]
+        pool, test = samples_from(data.train), samples_from(data.test)
     check_leakage([*seed_samples, *pool], test)
-    counted, validation = _split_test(test, data.n_test)
+    name = source_label(data.file or data.train or "samples")
+    label, counted, validation = _counted(name, data, *_split_test(test, data.n_test))
 
     def draw(seed: int) -> list[Sample]:
         return random.Random(seed).sample(pool, min(data.n_train, len(pool)))  # noqa: S311
@@ -207,7 +232,6 @@ def _from_files(
             )
         return random.Random(seed).sample(rest, min(n, len(rest)))  # noqa: S311
 
-    label = source_label(data.file or data.train or "samples")
     return Datasets(label, seed_samples, draw, counted, validation, old, extra, general)
 
 
@@ -236,12 +260,21 @@ def check_validation(data: Datasets) -> None:
     )
 
 
-def _source(source: str) -> list[Sample]:
-    """Samples of a file or a data set; a file that has not changed is parsed once."""
+def samples_from(source: str) -> list[Sample]:
+    """Samples of a file or a data set; a file that has not changed is parsed once.
+
+    A data set of the hub is read once in a process: what was identified is what is used.
+    """
     path = at_home(source)
-    if not is_file(path):
-        return load_source(source)
-    return list(_parsed(source, stamp(path)))
+    if is_file(path):
+        return list(_parsed(source, stamp(path)))
+    return list(_parsed(source, "")) if on_hub(source) else load_source(source)
+
+
+def on_hub(source: str) -> bool:
+    """Whether a name is that of a data set, but of none on this machine."""
+    ref = parse_dataset(source)
+    return ref is not None and not is_folder(at_home(ref.name))
 
 
 @lru_cache(maxsize=4)  # a preview asks for the same files at every move of a slider
@@ -257,7 +290,7 @@ def source_label(source: str) -> str:
 
 def _split_file(data: DataConfig) -> tuple[list[Sample], list[Sample], list[Sample]]:
     """Splits one file by a hash of the ids, so that adding lines never moves a sample."""
-    samples = _source(str(data.file))
+    samples = samples_from(str(data.file))
     ranked = sorted(samples, key=lambda s: blake2b(s.id.encode(), digest_size=8).hexdigest())
     held = max(1, len(ranked) // TEST_SHARE)
     test, pool = ranked[:held], ranked[held:]
@@ -272,7 +305,7 @@ def _general(data: DataConfig, without: tuple[str, ...]) -> Callable[[int, int],
     source = data.general
 
     def draw(n: int, seed: int) -> list[Sample]:
-        pool = _source(source)
+        pool = samples_from(source)
         return random.Random(seed).choices(pool, k=n)  # noqa: S311
 
     return draw

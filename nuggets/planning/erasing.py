@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nuggets.builtin.pairs import MODELS, model_card
+from nuggets.builtin.pairs import MODELS, measured_root, model_card
 from nuggets.builtin.resolve import model_named
 from nuggets.builtin.skills import SKILLS
 from nuggets.data.jsonl import check_leakage, samples_digest
@@ -71,14 +71,19 @@ class EraseRequest:
     @property
     def folder(self) -> Path:
         """Where the report is, or will be."""
+        return self._folder(self.maps[0].config.dtype)
+
+    def _folder(self, dtype: str) -> Path:
         settings = self.job.model_dump(mode="json", exclude=_NAMES)
+        if settings["ablation"] == "zero":  # as it was before there was another
+            del settings["ablation"]
         key = digest_of(
             model=digest_model(self.model),
             seeds=[samples_digest(each.samples) for each in self.maps],
             items=[samples_digest(each) for each in self.items.values()],
             names=list(self.items),
             format=self.job.data.format,
-            dtype=self.maps[0].config.dtype,
+            dtype=dtype,
             settings=settings,
         )
         return cache_dir() / "erasure" / key
@@ -86,6 +91,12 @@ class EraseRequest:
     def find(self) -> ErasureReport | None:
         """The report, if it was measured before."""
         return load_kept(ErasureReport.load, self.folder)
+
+    def shipped(self) -> ErasureReport | None:
+        """The report that comes with a built-in model. It is for looking, like a shipped map."""
+        dtype = "float32" if self.job.dtype == "auto" else self.job.dtype
+        folder = measured_root() / "erasure" / self._folder(dtype).name
+        return ErasureReport.load(folder) if self.model.ref.shipped and folder.is_dir() else None
 
 
 _NAMES = {"job", "name", "model", "data", "against", "dtype", "device"}

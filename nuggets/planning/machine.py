@@ -23,6 +23,7 @@ from nuggets.errors import BadInput, NuggetsError
 from nuggets.frozen import Frozen
 from nuggets.preflight.headers import this_machine
 from nuggets.preflight.resources import Machine
+from nuggets.runs.engines.settings import chosen
 
 _CHILD = (
     "import json; from nuggets.compute.device import describe_devices; "
@@ -155,11 +156,15 @@ def _devices() -> tuple[tuple[DeviceInfo, ...], tuple[Speed, ...]]:
 def machine_of(device: str, folder: Path | None = None) -> Machine:
     """What is there on a device, by its resolved name: memory and disk free now, measured speed.
 
+    Of a cluster's nodes it is the memory that a run asks for.
+
     Raises:
         BadInput: for a device this machine does not have.
     """
-    name = resolve_device_name(device)
-    found, here = diagnose(), this_machine(folder)
+    engine, here = chosen(), this_machine(folder)
+    if (placed := engine.place(device)) and (memory := engine.memory(placed)) is not None:
+        return here.model_copy(update={"device": placed, "memory_free": memory, "speed": None})
+    name, found = resolve_device_name(device), diagnose()
     gpu = next((d for d in found.devices if d.name == name and name.startswith("cuda")), None)
     return here.model_copy(
         update={

@@ -20,6 +20,7 @@ from nuggets.disk.home import runs_dir
 from nuggets.disk.manifest import verify_folder
 from nuggets.errors import BadInput, NuggetsError
 from nuggets.extraction.adapter import is_wrapped, load_adapter, untie
+from nuggets.lens.measure import look
 from nuggets.planning.machine import resolve_device_name
 from nuggets.playground.mailbox import Answer, Question, Speaker, State, Token
 from nuggets.playground.questions import ask, prompt_text
@@ -59,6 +60,8 @@ class Speakers:
         start = time.monotonic()
         try:
             self._move_to(question.device)
+            if question.answer is not None:
+                return self._look(speaker, question, question.answer, start)
             base, adapter = self._load(speaker)
             with base.threads(), _speaking(base.model, adapter, question.scale):
                 ids, tokens, finished = ask(
@@ -84,6 +87,33 @@ class Speakers:
             finished=finished,
             read=prompt_text(base.tokenizer, question.prompt, question.format),
             note=_unknown_words(base.tokenizer, question.prompt),
+        )
+
+    def _look(self, speaker: Speaker, question: Question, right: str, start: float) -> Answer:
+        """What is seen in a model while it is given the right answer."""
+        base, adapter = self._load(speaker)
+        if adapter is not None:
+            raise BadInput(
+                f"{speaker.label} is an adapter, and only whole models are looked into. Write it "
+                f"as one (nuggets export {speaker.run} --arm {speaker.arm} --seed {speaker.seed} "
+                "--merged --out DIR) and name its folder."
+            )
+        if is_wrapped(base.model):  # with adapters of arms on it: their weights are no part of it
+            self._forget(speaker)
+            base, _ = self._load(speaker)
+        with base.threads():
+            lens = look(
+                base.model, base.spec, base.tokenizer, question.prompt, right, question.format
+            )
+        return Answer(
+            speaker=speaker,
+            seconds=time.monotonic() - start,
+            finished=True,
+            read=prompt_text(base.tokenizer, question.prompt, question.format),
+            note=_unknown_words(
+                base.tokenizer, f"{question.prompt} {right}", "question and answer"
+            ),
+            lens=lens,
         )
 
     def _move_to(self, wanted: str) -> None:
@@ -160,8 +190,8 @@ def _speaking(model: Any, adapter: str | None, scale: float) -> Iterator[None]:
         yield
 
 
-def _unknown_words(tokenizer: Any, prompt: str) -> str:
+def _unknown_words(tokenizer: Any, text: str, what: str = "question") -> str:
     if tokenizer.unk_token_id is None:
         return ""
-    unknown = tokenizer(prompt, add_special_tokens=False)["input_ids"].count(tokenizer.unk_token_id)
-    return f"{unknown} words of the question are not in its vocabulary." if unknown else ""
+    unknown = tokenizer(text, add_special_tokens=False)["input_ids"].count(tokenizer.unk_token_id)
+    return f"{unknown} words of the {what} are not in its vocabulary." if unknown else ""

@@ -14,6 +14,7 @@ the whole interface:
 from __future__ import annotations
 
 import hashlib
+import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,11 +29,12 @@ from nuggets.disk.home import nuggets_home, runs_dir
 from nuggets.disk.locks import Lock, is_held
 from nuggets.errors import BadInput, NuggetsError
 from nuggets.frozen import Frozen, first_fault
+from nuggets.lens.report import Lens
 from nuggets.models.references import short_name
 from nuggets.planning.checks import check_model
 from nuggets.recipe import TransferRecipe
 from nuggets.recipe_tree import absolute_model
-from nuggets.runs.launch import spawn
+from nuggets.runs.processes import spawn
 from nuggets.runs.results import cell_folder
 from nuggets.runs.store import Run, RunStore
 from nuggets.stages.exporting import ADAPTER, MODEL
@@ -46,6 +48,8 @@ _GONE = (
     "The playground's worker stopped before it answered; it was killed or ran out of memory. Ask "
     "again to restart it."
 )
+_started: list[subprocess.Popen[bytes]] = []
+"""The worker that this process started last."""
 
 
 class Speaker(Frozen):
@@ -70,7 +74,7 @@ class Speaker(Frozen):
 
 
 class Question(Frozen):
-    """One prompt to several speakers, answered greedily.
+    """One prompt to several speakers, answered greedily, or with an answer to look into them.
 
     Attributes:
         speakers: who answers, in order.
@@ -81,6 +85,8 @@ class Question(Frozen):
         format: how the prompt is written for a model: as in the paper's data, or by its
             tokenizer's chat template.
         device: `auto` or a device's name.
+        answer: the right answer, if the speakers are not to answer but to be looked into while
+            they are given this one; then they are models, not arms with an adapter.
     """
 
     speakers: tuple[Speaker, ...] = Field(min_length=1, max_length=16)
@@ -90,6 +96,7 @@ class Question(Frozen):
     scale: float = Field(default=1.0, ge=0, le=4)
     format: Format = "paper"
     device: str = "auto"
+    answer: str | None = Field(default=None, min_length=1, max_length=20_000)
 
 
 class Token(Frozen):
@@ -112,6 +119,7 @@ class Answer(Frozen):
         read: the exact text that the model continued.
         note: what the user should know, one sentence.
         problem: why there is no answer.
+        lens: what was seen in it, where the right answer was given.
     """
 
     speaker: Speaker
@@ -122,6 +130,7 @@ class Answer(Frozen):
     read: str = ""
     note: str = ""
     problem: str = ""
+    lens: Lens | None = None
 
 
 class Reply(Frozen):
@@ -255,6 +264,12 @@ def free(wait: float = 5.0) -> State:
     return state()
 
 
+def free_own() -> None:
+    """Asks the worker to leave if it was this process that started it."""
+    if any(child.poll() is None for child in _started):
+        free(wait=0)
+
+
 def speakers_of(run: Run) -> list[Speaker]:
     """Every finished arm and seed of a transfer that can answer, in the recipe's order."""
     job = strangers.job_of(run)
@@ -336,6 +351,7 @@ def _start_worker(waiting: Path) -> None:
     (folder() / "stop").unlink(missing_ok=True)
     log.unlink(missing_ok=True)
     child = spawn("nuggets.playground.worker", folder(), log)
+    _started[:] = [child]
     deadline = time.monotonic() + LAUNCH_TIMEOUT_S
     while True:
         ended = child.poll() is not None  # asked first, so that all it did is seen below

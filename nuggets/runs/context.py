@@ -11,6 +11,7 @@ from typing import Any
 
 from nuggets.compute.versions import installed_versions
 from nuggets.disk.commit import atomic_write, commit_folder, make_folder, sweep_temps
+from nuggets.disk.last_frame import trim_log
 from nuggets.disk.manifest import verify_folder
 from nuggets.errors import BadInput, Cancelled, Damaged
 from nuggets.runs.events import EventLog
@@ -54,7 +55,8 @@ class RunContext:
         self._save(stages=tuple(stages))
 
     def stage(self, name: str) -> None:
-        """Enters a stage; its progress is unknown until reported."""
+        """Enters a stage, unless somebody asked to stop; its progress is unknown until reported."""
+        self.check_cancelled()
         self._save(stage=name, progress=None)
         self._next_progress = 0.0
         self._emit("stage", name)
@@ -79,16 +81,15 @@ class RunContext:
     def check_cancelled(self) -> None:
         """Raises `Cancelled` once a signal or `Run.request_cancel` asked to stop."""
         if self._stop or self.run.cancel_requested():
-            raise Cancelled(f"Run {self.run.id} was cancelled on request; resume it to continue.")
+            raise self.cancelled()
+
+    def cancelled(self) -> Cancelled:
+        """How an attempt ends that somebody asked to stop."""
+        return Cancelled(f"Run {self.run.id} was cancelled on request; resume it to continue.")
 
     def request_stop(self) -> None:
         """Makes the next `check_cancelled` raise; safe in a signal handler."""
         self._stop = True
-
-    @property
-    def stop_requested(self) -> bool:
-        """Whether `request_stop` was called."""
-        return self._stop
 
     @contextmanager
     def commit(self, name: str) -> Iterator[Path]:
@@ -172,6 +173,13 @@ class RunContext:
         message = f"Waiting for {device}, {held}."
         self._emit("status", message, {"status": "queued", "device": device, "holder": holder})
 
+    def use_device(self, device: str) -> None:
+        """Records which device this attempt got."""
+        self.run.use_device(device)
+        known = self._record.provenance
+        if known.device != device:
+            self._save(provenance=known.model_copy(update={"device": device}))
+
     def set_status(self, status: RecordedStatus, error: RunError | None = None) -> None:
         """Records a change of status; a terminal one ends the attempt."""
         message = error.message if error else status
@@ -193,6 +201,7 @@ class RunContext:
         return self.artifacts / path
 
     def _save(self, **fields: Any) -> None:
+        self.run.confirm_owner()
         self._record = self._record.changed(**fields)
         atomic_write(self.run.record_path, self._record.model_dump_json(indent=1))
 
@@ -204,7 +213,9 @@ class RunContext:
         *,
         durable: bool = False,
     ) -> None:
+        self.run.confirm_owner()
         stage = self._record.stage
         event = self._log.append(type_, stage, message, data or {}, durable=durable)
+        trim_log(self.run.log_path)
         if self._on_event is not None:
             self._on_event(event)

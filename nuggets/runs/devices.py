@@ -7,7 +7,7 @@ lock of a ticket beside it, named by the time of arrival: a ticket without a hol
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -25,31 +25,47 @@ def device_holder(device: str) -> str:
 
 
 @contextmanager
-def device_turn(device: str, run_id: str, on_wait: Callable[[str], None]) -> Iterator[None]:
-    """Holds a device for the length of the block, after waiting in line for it.
+def device_turn(
+    devices: Sequence[str], run_id: str, on_wait: Callable[[str], None]
+) -> Iterator[str]:
+    """Holds one of some devices for the length of the block, after waiting in line for each.
 
     Args:
-        device: such as `cpu` or `cuda:0`.
+        devices: such as `cpu`, or `cuda:0` and `cuda:1`; of several free ones the first.
         run_id: who is asking; others see it while they wait.
-        on_wait: called at every look while waiting, with the holder's run id (or an empty
-            text); what it raises ends the wait.
+        on_wait: called at every look while waiting, with the run id of the first device's holder
+            (or an empty text); what it raises ends the wait.
+
+    Yields:
+        The device.
     """
-    lock = Lock(device_lock_path(device))
-    line = lock.path.with_suffix(".line")
-    make_folder(line)
-    ticket = _take_ticket(line, run_id)
+    locks = {device: Lock(device_lock_path(device)) for device in devices}
+    tickets = {}
     try:
-        while not (_is_first(ticket.path) and lock.acquire()):
-            on_wait(device_holder(device))
+        for device, lock in locks.items():
+            line = lock.path.with_suffix(".line")
+            make_folder(line)
+            tickets[device] = _take_ticket(line, run_id)
+        while (free := _first_free(locks, tickets)) is None:
+            on_wait(device_holder(devices[0]))
             time.sleep(POLL_S)
     finally:
-        ticket.path.unlink(missing_ok=True)
-        ticket.release()
+        for ticket in tickets.values():
+            ticket.path.unlink(missing_ok=True)
+            ticket.release()
     try:
-        lock.write_holder(run_id)
-        yield
+        locks[free].write_holder(run_id)
+        yield free
     finally:
-        lock.release()
+        locks[free].release()
+
+
+def _first_free(locks: dict[str, Lock], tickets: dict[str, Lock]) -> str | None:
+    """The device that was taken; None while all are held, or others came first."""
+    for device, lock in locks.items():
+        if _is_first(tickets[device].path) and lock.acquire():
+            return device
+    return None
 
 
 def _take_ticket(line: Path, run_id: str) -> Lock:

@@ -18,8 +18,9 @@ from nuggets.disk.commit import (
     remove_folder,
     sweep_temps,
 )
-from nuggets.disk.locks import Lock, is_held
+from nuggets.disk.locks import Lock
 from nuggets.errors import BadInput, Damaged, RunBusy, Unsupported
+from nuggets.runs import leases
 from nuggets.runs.events import read_events
 from nuggets.runs.schema import LIVE, Provenance, RunEvent, RunRecord, RunStatus, now, parse_record
 
@@ -39,6 +40,8 @@ class Run:
         self.events_path = self.folder / "events.jsonl"  # appended by the worker
         self.log_path = self.folder / "output.log"  # everything that the worker printed
         self._cancel_path = self.folder / "cancel"
+        self._given_device = ""
+        self._lease: leases.Held | None = None
 
     def __repr__(self) -> str:
         return f"Run({str(self.folder)!r})"
@@ -53,18 +56,33 @@ class Run:
         return parse_record(self._read("record.json"), str(self.record_path))
 
     def status(self) -> RunStatus:
-        """What the run is now: the record, corrected by whether its worker lives."""
+        """What the run is now: the record, corrected by who has it."""
         try:
             record = self.record()
             while True:
-                alive = is_held(self.lock_path)
+                if record.status == "done":
+                    return "done"
+                owner = leases.owner(self.folder, self.lock_path)
                 again = self.record()
                 if again == record:
                     break
                 record = again  # it was written between the two looks: look once more
         except (Damaged, Unsupported):
             return "damaged"
-        return "interrupted" if record.status in LIVE and not alive else record.status
+        if owner == "queue":
+            return "queued"
+        begun = record.status in LIVE or (record.status == "created" and self.queued_before())
+        return "interrupted" if begun and not owner else record.status
+
+    def queued_job(self) -> str:
+        """The job that waits for a worker in a cluster's queue; empty without one."""
+        last = leases.newest(self.folder)
+        return last.lease.job if last is not None and last.waits() else ""
+
+    def queued_before(self) -> bool:
+        """Whether a cluster's queue took the run, whatever became of it."""
+        last = leases.newest(self.folder)
+        return last is not None and bool(last.lease.job)
 
     def problem(self) -> str | None:
         """Why the run is shown as damaged, in one sentence; None when it is not."""
@@ -75,11 +93,18 @@ class Run:
         return None
 
     def device(self) -> str:
-        """The device this run computes on; runs of one device wait for each other."""
-        device = self._read("device").strip()
+        """The device this run computes on; runs of one device wait for each other.
+
+        `cuda` is any GPU that its engine gives it, until its worker has one.
+        """
+        device = self._given_device or self._read("device").strip()
         if not _DEVICE.fullmatch(device):
             raise Damaged(f"{self.folder / 'device'} names no device: {device[:60]!r}.")
         return device
+
+    def use_device(self, device: str) -> None:
+        """Says which device this worker got."""
+        self._given_device = device
 
     def recipe_text(self) -> str:
         """The recipe as YAML, written once."""
@@ -122,11 +147,27 @@ class Run:
 
     @contextmanager
     def owned(self) -> Iterator[None]:
-        """Owns the run for the length of the block.
+        """Owns the run for the length of the block, among all machines that share its folder.
 
         Raises:
             RunBusy: if another process owns it.
         """
+        with self._locked(), leases.held(self.folder) as self._lease:
+            try:
+                yield
+            finally:
+                self._lease = None
+
+    def confirm_owner(self) -> None:
+        """Raises `RunBusy` if this owner was taken for dead and another machine has the run."""
+        if self._lease is not None and self._lease.lost():
+            raise RunBusy(
+                f"Run {self.id} was taken over by another worker while this one was not heard of; "
+                "this one stops."
+            )
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
         lock = Lock(self.lock_path)
         with disk_errors(self.lock_path):
             taken = lock.acquire()
@@ -139,6 +180,16 @@ class Run:
             yield
         finally:
             lock.release()
+
+    def delete(self) -> None:
+        """Deletes the run for good, which needs no space on the disk.
+
+        Raises:
+            RunBusy: while somebody owns it.
+        """
+        with self._locked():
+            leases.refuse_owned(self.folder)
+            remove_folder(self.folder)
 
     def _read(self, name: str) -> str:
         try:
@@ -218,9 +269,10 @@ class RunStore:
         """All runs, newest first; damaged ones too, with that status."""
         if not self.root.is_dir():
             return []
-        folders = (p for p in self.root.iterdir() if p.is_dir() and not p.is_symlink())
-        names = sorted((p.name for p in folders if not p.name.startswith(".")), reverse=True)
-        return [Run(self.root / name) for name in names]
+        with os.scandir(self.root) as entries:  # which knows folders without a look at each
+            names = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+        visible = sorted((name for name in names if not name.startswith(".")), reverse=True)
+        return [Run(self.root / name) for name in visible]
 
     def delete(self, run_id: str) -> None:
         """Deletes a run for good.
@@ -228,9 +280,7 @@ class RunStore:
         Raises:
             RunBusy: while a worker owns it.
         """
-        run = self.open(run_id)
-        with run.owned():
-            remove_folder(run.folder)
+        self.open(run_id).delete()
 
 
 def _slug(text: str) -> str:

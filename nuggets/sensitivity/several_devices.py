@@ -5,6 +5,7 @@ Averaging gradients first, as training does, would give another quantity: |Σ g|
 
 from __future__ import annotations
 
+import signal
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -95,6 +96,7 @@ def _rank(
     from nuggets.models.pair import read_spec
     from nuggets.sensitivity.hooks import compute_sensitivity
 
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # which it gets when its parent is gone
     device = torch.device(devices[rank])
     if device.type == "cuda":
         torch.cuda.set_device(device)

@@ -8,6 +8,7 @@ from nuggets.disk.home import runs_dir
 from nuggets.planning.checks import check_job
 from nuggets.planning.machine import resolve_device_name
 from nuggets.recipe import anchored, dump_job
+from nuggets.runs.engines.settings import chosen
 from nuggets.runs.store import Run, RunStore
 from nuggets.workspace.samples import remember
 
@@ -21,9 +22,11 @@ def create(job: Any) -> Run:
         BadInput: if configurations, headers or samples say that the job cannot work; no folder
             is made then.
     """
-    device = resolve_device_name(job.device)
+    engine = chosen()
+    device = engine.place(job.device) or resolve_device_name(job.device)
     job = anchored(job)
     check_job(job.model_copy(update={"device": device}))
+    engine.check(device)
     data = getattr(job, "data", None)
     if data is not None:
         remember(data)

@@ -5,15 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory, mkdtemp
 from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Int
 from numpy import ndarray
 
 from nuggets.data.samples import Encoded, Sample
+from nuggets.disk.commit import make_folder
+from nuggets.disk.home import cache_dir
 from nuggets.disk.outputs import output_folder
-from nuggets.erasure.measure import Subject
+from nuggets.erasure.measure import Subject, means_over
 from nuggets.erasure.orders import (
     Entries,
     block_weights,
@@ -23,16 +27,20 @@ from nuggets.erasure.orders import (
     parts_of,
 )
 from nuggets.erasure.report import ErasureReport
+from nuggets.erasure.streamed import StreamedSubject
 from nuggets.errors import BadInput
+from nuggets.models.streamed import StreamedModel
 from nuggets.planning.cache import MapRequest
 from nuggets.planning.erasing import EraseRequest
 from nuggets.progress import InMemoryProgress, Progress
 from nuggets.sensitivity.hooks import compute_sensitivity
+from nuggets.sensitivity.map_writer import MapWriter
 from nuggets.sensitivity.maps import SensitivityMap
 from nuggets.sensitivity.scores import Compared, Score, score_name
 from nuggets.sensitivity.selected_entries import top_entries
 from nuggets.sensitivity.several_samples import samples_per_pass
-from nuggets.stages.measuring import Loaded, keep_result, measure_map
+from nuggets.sensitivity.streaming import stream_sensitivity
+from nuggets.stages.measuring import Loaded, keep_result, measure_map, streams
 from nuggets.train.export import save_model
 
 Places = Int[ndarray, " k"]
@@ -56,11 +64,22 @@ def erase_to(
 
     That is by the first score and the largest fraction. The user's model stays as it is.
     """
+    if save and request.job.ablation == "mean":
+        raise BadInput(
+            "A model whose erased weights contribute their mean needs biases that its architecture "
+            "may not have, so it is not saved. Leave out --save, or write --ablation zero."
+        )
+    eraser = Eraser(request, progress) if save else None
+    if eraser is not None and eraser.streamed:
+        raise BadInput(
+            f"{request.job.model} does not fit into memory, as it has to where it is saved with "
+            "weights erased. Leave out --save, or use a smaller model or another device."
+        )
     report = measure_erasure(request, progress)
     with output_folder(out) as folder:
         report.save(folder)
-        if save:
-            Eraser(request, progress).save_erased(folder / "model", report)
+        if eraser is not None:
+            eraser.save_erased(folder / "model", report)
     return report
 
 
@@ -78,14 +97,37 @@ class Eraser:
         self.guess = math.log(self.spec.vocab_size)
         self.items = {name: self._encode(each) for name, each in request.items.items()}
         self.seeds = [self._encode(each.samples) for each in request.maps]
+        self.dtype: torch.dtype = getattr(torch, first.config.dtype)
+        tokens = [len(ids) for each in (*self.items.values(), *self.seeds) for ids, _ in each]
+        self.streamed = streams(self.loaded, first.config, tokens)
+        self.scratch = ""  # where drawn maps are while they are looked at, if they do not fit
 
     def _encode(self, samples: list[Sample]) -> list[Encoded]:
         return self.loaded.encode(samples, self.job.max_length, self.job.data.format)
 
+    def subject(self) -> Subject:
+        """The model with its items, whole or block by block.
+
+        Raises:
+            BadInput: for a mean ablation of a model that does not fit into memory.
+        """
+        mean = self.job.ablation == "mean"
+        if not self.streamed:
+            means = means_over(self.loaded.model, self.spec, self.seeds[1:]) if mean else None
+            return Subject(self.loaded.model, self.spec, self.items, self.progress, means)
+        if mean:
+            raise BadInput(
+                f"{self.loaded.name} does not fit into memory, and block by block weights can only "
+                "be erased to 0. Write --ablation zero, or use a smaller model or another device."
+            )
+        self.progress.log(f"{self.loaded.name} is measured one block at a time, from its files.")
+        stream = StreamedModel(self.loaded.ref, self.dtype, self.loaded.device)
+        return StreamedSubject(stream, self.items, self.progress)
+
     def report(self, digest: str) -> ErasureReport:
         """Measures everything."""
         with self.loaded.threads():
-            subject = Subject(self.loaded.model, self.spec, self.items, self.progress)
+            subject = self.subject()
             untouched = subject.outcomes()
             self._check_known(untouched)
             maps = [measure_map(each, None, self.loaded) for each in self.request.maps]
@@ -93,14 +135,16 @@ class Eraser:
             curves: dict[str, list[ndarray]] = {}
             total = self.job.n_maps * (len(self.job.scores) + 3) + 1 + len(parts)
             done = 0
+            make_folder(cache_dir())
             for draw in range(self.job.n_maps):
-                if draw:
-                    maps = [self._drawn(r, draw, at) for at, r in enumerate(self.request.maps)]
-                for name, places in self._orders(subject, maps, draw):
-                    curve = subject.curve(places, self.counts, self.guess)
-                    curves.setdefault(name, []).append(curve)
-                    done += 1
-                    self.progress.progress(done, total, f"curves and parts: {name}")
+                with TemporaryDirectory(dir=cache_dir(), prefix=".tmp-") as self.scratch:
+                    if draw:
+                        maps = [self._drawn(r, draw, at) for at, r in enumerate(self.request.maps)]
+                    for name, places in self._orders(subject, maps, draw):
+                        curve = subject.curve(places, self.counts, self.guess)
+                        curves.setdefault(name, []).append(curve)
+                        done += 1
+                        self.progress.progress(done, total, f"curves and parts: {name}")
             subject.keep_states()
             without = np.zeros((len(parts), *untouched.shape))
             for place, part in enumerate(parts):
@@ -147,6 +191,10 @@ class Eraser:
         per_pass = samples_per_pass(self.spec, self.loaded.parameters, tokens)
         score = request.config.score
         self.progress.check_cancelled()
+        if self.streamed:
+            parts = MapWriter(Path(mkdtemp(dir=self.scratch)))
+            ref, device = self.loaded.ref, self.loaded.device
+            return stream_sensitivity(ref, chosen, score, "full", self.dtype, device, parts)
         return compute_sensitivity(
             self.loaded.model, self.spec, chosen, score, "full", per_pass=per_pass
         )
@@ -174,10 +222,14 @@ class Eraser:
             "dtype": first.config.dtype,
             "device": first.device,
             "seed": self.job.seed,
+            "ablation": self.job.ablation,
         }
 
     def save_erased(self, folder: Path, report: ErasureReport) -> None:
-        """Writes the model with the first score's weights at 0, by the largest fraction."""
+        """Writes the model with the first score's weights at 0, by the largest fraction.
+
+        The whole model has to fit into memory.
+        """
         score, k = self.job.scores[0], self.counts[-1]
         card = (
             f"# `{self.job.model}` with {k:,} weights set to 0\n\nThose that the score "

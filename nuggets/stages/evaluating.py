@@ -15,6 +15,7 @@ from nuggets.compute.threads import threads_of
 from nuggets.data.samples import Format, Sample
 from nuggets.disk.commit import make_folder, remove_folder
 from nuggets.disk.home import runs_dir
+from nuggets.disk.manifest import verify_folder
 from nuggets.evaluation.answer_store import answer_once
 from nuggets.evaluation.benchmarks import Benchmark, Task
 from nuggets.evaluation.judges import JudgeClient, TeacherJudge, verdict_metrics
@@ -158,6 +159,8 @@ def arm_subjects(
 def _opener(cell: Path, student: Callable[[], Asked], device: str) -> Callable[[], Any]:
     @contextmanager
     def opened() -> Iterator[Asked]:
+        if (cell / MODEL).is_dir() or (cell / ADAPTER).is_dir():
+            verify_folder(cell)
         if (cell / MODEL).is_dir():
             whole = Loaded(model_named(str(cell / MODEL)), device)
             yield whole.model, whole.tokenizer

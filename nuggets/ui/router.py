@@ -40,6 +40,7 @@ GROUPS = {
     ),
     "Transfer": (
         Page("transfer", "Plan", needs_devices=True, reads_models=True),
+        Page("sweeps", needs_devices=True, reads_models=True),
         Page("runs"),
         Page("results"),
     ),

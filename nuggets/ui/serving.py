@@ -51,13 +51,12 @@ def middleware() -> list[Middleware]:
 async def lifespan(_app: Any) -> AsyncIterator[None]:
     """Imports in a thread of its own from the server's start; at its end frees loaded models.
 
-    Import locks let a page that comes too early wait for the module that it needs, no more.
+    Import locks let a page that comes too early wait for the module that it needs, no more. When
+    the server ends, models that it had loaded for questions leave memory; runs go on.
     """
     Thread(target=_import_all, name=_BEHIND, daemon=True).start()
     yield
-    from nuggets import api
-
-    api.playground.free(wait=0)
+    import_module("nuggets.playground.mailbox").free_own()
 
 
 def _import_all() -> None:

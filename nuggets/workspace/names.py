@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -52,10 +53,14 @@ def about(run: Run) -> About:
 def titles(runs: Iterable[Run]) -> dict[str, str]:
     """Id → name for people, in the order given; runs of one name are numbered."""
     found: dict[str, str] = {}
+    alike, taken = Counter[str](), set[str]()
     for run in runs:
-        title = about(run).title
-        twins = sum(other == title or other.startswith(f"{title} (") for other in found.values())
-        found[run.id] = f"{title} ({twins + 1})" if twins else title
+        name = title = about(run).title
+        while name in taken:
+            alike[title] += 1
+            name = f"{title} ({alike[title] + 1})"
+        taken.add(name)
+        found[run.id] = name
     return found
 
 
@@ -90,7 +95,7 @@ def _when(run_id: str) -> str:
     return f"{made.day} {made:%b}{year} {made:%H:%M}"
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=8192)  # some 11 kB each; one fewer than there are runs would be of no use
 def _job(folder: Path) -> AnyJob:
     """A run's recipe is written once, and reading it takes milliseconds."""
     return load_job(Run(folder).recipe_text())

@@ -6,11 +6,12 @@ One small JSON per data set; deleting them loses names only.
 from __future__ import annotations
 
 import json
+from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
 
 from nuggets.builtin.skills import SKILLS
-from nuggets.data.jsonl import load_samples
+from nuggets.data.jsonl import iter_samples
 from nuggets.data.sources import parse_dataset
 from nuggets.disk.commit import atomic_write, make_folder
 from nuggets.disk.home import nuggets_home
@@ -40,7 +41,8 @@ def save_upload(content: bytes, name: str = "", checked_as: str = "") -> Path:
         unchecked = path.with_suffix(".unchecked")
         atomic_write(unchecked, content)
         try:
-            load_samples(unchecked)
+            for _ in iter_samples(unchecked):
+                pass
             unchecked.rename(path)
         except BadInput as problem:
             unchecked.unlink()
@@ -76,19 +78,25 @@ def own_data() -> dict[str, DataConfig]:
     """
     found: dict[str, DataConfig] = {}
     folder = nuggets_home() / "data"
-    for path in sorted(folder.glob("*.json"), key=lambda p: (p.stat().st_mtime_ns, p.name)):
+    for written, path in sorted((p.stat().st_mtime_ns, p) for p in folder.glob("*.json")):
         try:
-            head = json.loads(path.read_text())
-            data = DataConfig.model_validate(with_new_names(head["data"], tell=False))
-            name = plain(str(head["name"]))
+            name, data = _remembered(path, written)
         except (OSError, ValueError, KeyError, TypeError, AttributeError, BadInput):
             continue  # only a name is lost: the files are where they were
-        if not all(map(_is_there, head["data"].values())):
+        if not all(map(_is_there, filter(None, sources(data)))):
             continue
         if not name or name in found or name in SKILLS:
             name = f"{name} ({path.stem[:6]})"
         found[name] = data
     return found
+
+
+@lru_cache(maxsize=1024)
+def _remembered(path: Path, written: int) -> tuple[str, DataConfig]:
+    """What `remember` wrote down; a list of runs asks for it once for every run."""
+    head = json.loads(path.read_text())
+    data = DataConfig.model_validate(with_new_names(head["data"], tell=False))
+    return plain(str(head["name"])), data
 
 
 def _is_there(source: str) -> bool:

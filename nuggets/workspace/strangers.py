@@ -24,6 +24,7 @@ from nuggets.recipe import load_job, parse_job
 from nuggets.recipe_tree import (
     MODEL_PATHS,
     Tree,
+    absolute_paths,
     named_values,
     read_recipe,
     shipped_recipes,
@@ -116,7 +117,7 @@ def check_recipe(job: Any, tree: Tree, path: Path) -> None:
     asked = wants(job, path.absolute().parent)
     missing = [w for w in asked if w.name in told and not _is_allowed(path, w)]
     if missing:
-        _refuse(f"The recipe {path}", str(path), missing, asked)
+        _refuse(f"The recipe {path}", str(path), missing, _wants_of_file(path))
 
 
 def check_upload(job: Any, allowed: Collection[str]) -> None:
@@ -163,8 +164,16 @@ def _run_text(what: str) -> str:
 
 
 def _wants_of_file(path: Path) -> tuple[Want, ...]:
-    job = parse_job({"job": "transfer", **read_recipe(path.absolute())})
-    return _checked(job, path.absolute().parent, str(path))
+    """What the file itself names, which may be a recipe only with what is given beside it."""
+    tree, folder = read_recipe(path.absolute()), path.absolute().parent
+    if tree.get("job") == "sweep":  # what it searches names nothing outside; its base may
+        given = tree.get("base")
+        tree = absolute_paths(given, folder) if isinstance(given, dict) else {}
+    try:
+        job = parse_job({"job": "transfer", **tree})
+    except BadInput:
+        return tuple(want for want in _named(tree) if not _came_along(want.name, folder))
+    return _checked(job, folder, str(path))
 
 
 def _checked(job: Any, folder: Path | None, who: str) -> tuple[Want, ...]:

@@ -17,7 +17,7 @@ from nuggets.compute.versions import installed_versions
 from nuggets.disk import last_frame
 from nuggets.errors import NuggetsError
 from nuggets.planning.machine import Doctor
-from nuggets.runs import launch
+from nuggets.runs import processes
 from nuggets.ui.frame import waiting
 
 ROOT = Path(__file__).parents[2]
@@ -58,7 +58,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         if run.status() in api.LIVE:
             run.request_cancel()
     api.playground.free(wait=120)
-    for child in launch._children:
+    for child in processes.children:
         child.wait(timeout=120)
 
 

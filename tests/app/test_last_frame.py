@@ -58,6 +58,7 @@ KEYS = (
     "experiment", "flips", "format", "kind", "left", "map_run", "maps", "matrix", "measure",
     "recipe", "right", "run", "scale", "seed", "selectors", "side", "speakers", "status", "task",
     "teacher", "student", "tokens", "units", "with", "rank", "energy", "ratio", "layers",
+    "sweep", "view", "fields", "space-lora.r", "sampler", "trials", "confirm", "hours", "objective",
 )  # fmt: skip
 VALUES = st.sampled_from(
     ["", "-1", "1e999", "nan", "9" * 30, "x" * 5000, "../../etc/passwd", "/dev/zero", "org/name",

@@ -83,6 +83,15 @@ def test_a_link_names_other_skills_and_which_parts_are_shown(open_page: Open) ->
     assert column(figures(at)[0]) == [e.own.mean for e in report.part_damage("layers")]
 
 
+def test_a_link_says_what_erased_weights_contribute(open_page: Open) -> None:
+    write_erasure(erasing(against=("king",)), 1)
+    report = write_erasure(erasing(against=("king",), ablation="mean"), 2)
+    at = open_page("sensitivity", against=["king"], erased="mean")
+    assert api.erasure_words.verdict(report, "specific") in shown(at)
+    assert column(figures(at)[0]) == [e.own.mean for e in report.part_damage("layers")]
+    assert "--ablation mean" in shown(at)
+
+
 def test_nonsense_in_the_address_names_no_skill(open_page: Open) -> None:
     write_erasure(erasing())
     at = open_page("sensitivity", against=["reverse", "<b>"], parts="?")

@@ -14,6 +14,11 @@ from tests.app.measured import write_benchmark
 def asked(at):
     """Presses Ask, waits for every reply, and draws the page again."""
     at.button("ask").click().run()
+    wait_for_replies(at)
+
+
+def wait_for_replies(at):
+    """Waits for every reply, and draws the page again."""
     assert not at.exception
     deadline = time.monotonic() + 120
     folder = api.playground.folder() / "replies"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -284,6 +285,20 @@ def test_own_samples_become_the_task_of_the_sidebar(open_page, home):
     recipe = recipe_shown(at)
     assert recipe.data.task is None
     assert recipe.data.file.startswith(str(home / "data"))
+
+
+def test_a_table_becomes_samples_once_its_columns_are_named(open_page, home):
+    content = "Frage,Antwort\n" + "".join(f"q {n},a {n}\n" for n in range(10))
+    at = open_page("transfer")
+    at.file_uploader("data-file").set_value(("mine.csv", content.encode(), "text/csv")).run()
+    assert "mine.csv has 2 columns" in shown(at)
+    assert not any(button.key == "use-data" for button in at.button)
+    at.selectbox("column-question").set_value("Frage").run()
+    at.selectbox("column-answer").set_value("Antwort").run()
+    at.button("use-data").click().run()
+    assert not at.exception
+    kept = Path(recipe_shown(at).data.file).read_text().splitlines()
+    assert json.loads(kept[3]) == {"question": "q 3", "answer": "a 3"}
 
 
 def test_own_samples_of_the_sidebar_reach_the_recipe(open_page, tmp_path):

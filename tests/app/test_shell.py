@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
@@ -87,6 +88,38 @@ def test_runs_are_called_by_what_they_are_about(tmp_path):
 def test_address_may_name_any_model(open_page):
     at = open_page("home", teacher="org/name@main")
     assert at.selectbox("teacher").value == "org/name@main"
+
+
+def test_what_one_session_typed_is_unseen_by_another(open_page):
+    api.create(api.load_recipe("quick", ["device=cpu"]))
+    one, other = open_page("runs"), open_page("runs")
+    one.text_input(key="containing").set_value("mine alone").run()
+    one.selectbox(key="status").set_value("failed").run()
+    other.run()
+    fresh = open_page("runs")
+    assert "No run matches" in shown(one)
+    for seen in (other, fresh):
+        assert seen.text_input(key="containing").value == ""
+        assert seen.selectbox(key="status").value == "any"
+        assert "mine alone" not in shown(seen)
+
+
+def test_no_page_keeps_what_a_session_did_outside_its_session():
+    """Names of a module are those of every session; caches are keyed by what they are asked."""
+    for file in [*(ROOT / "pages").rglob("*.py"), *(ROOT / "nuggets" / "ui").rglob("*.py")]:
+        for node in ast.walk(tree := ast.parse(file.read_text())):
+            assert not isinstance(node, ast.Global), file
+        for node in tree.body:
+            value = getattr(node, "value", None)
+            empty = (
+                isinstance(value, ast.List | ast.Dict | ast.Set) and not ast.unparse(value)[1:-1]
+            )
+            made = isinstance(value, ast.Call) and ast.unparse(value) in (
+                "set()",
+                "dict()",
+                "list()",
+            )
+            assert not (isinstance(node, ast.Assign | ast.AnnAssign) and (empty or made)), file
 
 
 def test_queue_shows_live_runs(open_page, wait_for):

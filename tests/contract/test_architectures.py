@@ -24,6 +24,7 @@ from nuggets.extraction.cut import cut_model
 from nuggets.extraction.factors import extract_factors
 from nuggets.extraction.plan import ExtractionConfig, LoraConfig, make_plan
 from nuggets.extraction.selectors import ConsistentSelector, WindowSelector
+from nuggets.lens.measure import attribution, logit_lens
 from nuggets.models.architecture import ARCHITECTURES
 from nuggets.models.layout import place_of
 from nuggets.models.loading import load_model
@@ -117,6 +118,35 @@ def test_sensitivity_is_what_a_plain_loop_over_the_untouched_model_gives(kind, p
         np.testing.assert_allclose(pair.map.cols[module], expected.sum(0), rtol=2e-4)
     total = sum(float(s.double().sum()) for s in sums.values())
     np.testing.assert_allclose(pair.map.totals.sum(), total, rtol=1e-5)
+
+
+@each
+def test_the_lens_ends_in_what_the_model_says_and_the_attribution_is_the_map_of_each_token(
+    kind, pairs
+):
+    """The untouched model: its own logits, and one gradient per answer token."""
+    pair = pairs(kind)
+    model, spec = AutoModelForCausalLM.from_pretrained(pair.folders[0]).eval(), pair.specs[0]
+    ids, labels = SAMPLES[0]
+    at = [i - 1 for i, label in enumerate(labels) if label >= 0]
+    chances = model(torch.tensor([ids])).logits[0, at].log_softmax(-1)
+    ranks, probabilities, best = logit_lens(pair.teacher, spec, SAMPLES[0])
+    assert ranks.shape == (spec.n_layers + 1, len(at))
+    targets = torch.tensor(ids)[[i + 1 for i in at]]
+    own = chances.gather(1, targets[:, None])
+    torch.testing.assert_close(probabilities[-1], own[:, 0].exp(), rtol=1e-4, atol=1e-7)
+    assert torch.equal(ranks[-1], (chances > own).sum(1) + 1)
+    assert torch.equal(best[-1], chances.argmax(-1))
+    found = attribution(pair.teacher, spec, SAMPLES[0])
+    for token, chance in enumerate(own[:, 0]):
+        model.zero_grad()
+        chance.backward(retain_graph=True)
+        sums = torch.zeros(spec.n_layers, dtype=torch.float64)
+        for name, p in model.named_parameters():
+            if (layer := spec.layer_of(name)) is not None:
+                assert p.grad is not None
+                sums[layer] += (p.detach() * p.grad).abs().double().sum()
+        torch.testing.assert_close(found[:, token], sums, rtol=1e-4, atol=0)
 
 
 @each

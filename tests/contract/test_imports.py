@@ -14,10 +14,11 @@ COMPUTING = {
     "nuggets.alignment": "measure readability states stitching words",
     "nuggets.builtin": "tokenizer train_pairs training",
     "nuggets.compute": "products svd",
-    "nuggets.erasure": "measure",
+    "nuggets.erasure": "measure streamed",
     "nuggets.evaluation": "answers halving lm_eval_adapter lm_eval_model outcomes",
     "nuggets.extraction": "adapter factors windows_while_measuring",
-    "nuggets.models": "forward fused loading stored_weights",
+    "nuggets.lens": "measure",
+    "nuggets.models": "forward fused loading stored_weights streamed",
     "nuggets.playground": "loaded_models questions",
     "nuggets.sensitivity": "accumulate comparing hooks map_writer several_devices several_samples "
     "streaming",

@@ -21,7 +21,9 @@ FIRST_PARTY = {"nuggets", "pages"}
 PLACES = {
     "app": ("app.py", "pages/", "nuggets/ui/"),
     "gguf": ("nuggets/models/loading.py",),
+    "slurm": ("nuggets/runs/engines/slurm.py",),
     "eval": ("nuggets/evaluation/", "nuggets/data/sources.py"),
+    "sweep": ("nuggets/sweeps/",),
 }
 """Where the packages of an extra may be imported."""
 NEEDED_AT_IMPORT = ("nuggets.ui", "nuggets.evaluation.lm_eval_model")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from nuggets.disk.home import runs_dir
-from nuggets.runs import launch
+from nuggets.runs import processes
 from nuggets.runs.store import RunStore
 
 HERE = Path(__file__).parent
@@ -27,7 +27,7 @@ def store(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(HERE), prepend=os.pathsep)
     store = RunStore(runs_dir())
     yield store
-    for child in launch._children:
+    for child in processes.children:
         child.kill()
         child.wait(timeout=60)
 
@@ -42,7 +42,7 @@ def toy(store):
 
 def find_worker(run):
     """The process id of the worker that this process started for the run last."""
-    return [c.pid for c in launch._children if c.args[-1] == str(run.folder)][-1]
+    return [c.pid for c in processes.children if c.args[-1] == str(run.folder)][-1]
 
 
 @pytest.fixture

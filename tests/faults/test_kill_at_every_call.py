@@ -17,7 +17,7 @@ HARNESS = Path(__file__).parent / "kill_at_call.py"
 
 
 @pytest.fixture
-def cases(tmp_path):
+def cases(tmp_path, counted):
     """Runs a scenario; gives (folder, acknowledged) of every case."""
 
     def run(scenario):
@@ -29,6 +29,7 @@ def cases(tmp_path):
         found = [(f, f.with_suffix(".acknowledged").stat().st_size > 0) for f in folders]
         assert len(found) > 5
         assert found[-1][1]
+        counted("F1", f"SIGKILL at each system call: {scenario}", len(found) - 1)
         return found
 
     return run

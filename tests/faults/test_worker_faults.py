@@ -17,6 +17,9 @@ from nuggets.disk.manifest import verify_folder
 from nuggets.errors import BadInput, NuggetsError, RunBusy
 from nuggets.runs import launch
 
+LONG = 200
+"""Rounds of `make faults`."""
+
 
 def artifact(run):
     verify_folder(run.folder / "artifacts" / "final")
@@ -27,7 +30,9 @@ def attempts(run):
     return len((run.folder / "attempts.txt").read_text().split())
 
 
-def test_kill_9_at_random_moments_changes_no_byte_of_the_result(toy, until, worker_pid, rounds):
+def test_kill_9_at_random_moments_changes_no_byte_of_the_result(
+    toy, until, worker_pid, rounds, counted
+):
     steps = 15 * rounds
     undisturbed, run = toy(steps=steps), toy(steps=steps, sleep=0.005)
     launch.start(undisturbed)
@@ -44,6 +49,7 @@ def test_kill_9_at_random_moments_changes_no_byte_of_the_result(toy, until, work
     assert run.record().attempts == rounds + 1
     assert [e.seq for e in run.events()] == list(range(len(run.events())))
     assert not list(run.folder.rglob(".tmp-*"))
+    counted("F2", "SIGKILL at a random moment of a toy run", rounds)
 
 
 def test_a_kill_loses_at_most_one_checkpoint_interval(toy, until):
@@ -57,7 +63,7 @@ def test_a_kill_loses_at_most_one_checkpoint_interval(toy, until):
     assert (before, after) == ([*range(1, 10)], [*range(6, 10)])  # step-5 was committed
 
 
-def test_of_many_starters_exactly_one_makes_an_attempt(toy, until, rounds):
+def test_of_two_starters_exactly_one_makes_an_attempt(toy, until):
     starter = (
         "import sys\n"
         "from nuggets.runs import launch\n"
@@ -72,7 +78,7 @@ def test_of_many_starters_exactly_one_makes_an_attempt(toy, until, rounds):
         "    except NuggetsError as error:\n"
         "        print(type(error).__name__)\n"
     )
-    runs = [toy(steps=1, fail=True) for _ in range(max(5, rounds // 4))]
+    runs = [toy(steps=1, fail=True) for _ in range(3)]
     paths = [str(run.folder) for run in runs]
     rivals = [
         subprocess.Popen([sys.executable, "-c", starter, *paths], stdout=subprocess.PIPE, text=True)
@@ -85,7 +91,62 @@ def test_of_many_starters_exactly_one_makes_an_attempt(toy, until, rounds):
         assert (attempts(run), run.record().attempts) == (1, 1)
 
 
-def test_of_many_lock_takers_exactly_one_wins_while_others_look(tmp_path, rounds):
+def test_of_many_starts_at_once_each_run_is_worked_on_once(toy, tmp_path, rounds, counted):
+    """Workers are forked, which takes milliseconds; both starters begin each race together."""
+    starter = (
+        "import functools, os, sys, time\n"
+        "from pathlib import Path\n"
+        "from nuggets import worker\n"
+        "from nuggets.errors import NuggetsError\n"
+        "from nuggets.runs import launch\n"
+        "from nuggets.runs.store import Run\n"
+        "class Child:\n"
+        "    code = None\n"
+        "    def poll(self):\n"
+        "        if self.code is None:\n"
+        "            pid, status = os.waitpid(self.pid, os.WNOHANG)\n"
+        "            self.code = os.waitstatus_to_exitcode(status) if pid else None\n"
+        "        return self.code\n"
+        "def fork(module, folder, log):\n"
+        "    child = Child()\n"
+        "    child.pid = os.fork()\n"
+        "    return child if child.pid else os._exit(worker.main([str(folder)]))\n"
+        "launch.spawn = fork\n"
+        "root, me, end = Path(sys.argv[1]), sys.argv[2], time.monotonic() + 3000\n"
+        "for number, path in enumerate(sys.stdin.read().split()):\n"
+        "    (root / f'{number}.{me}').touch()\n"
+        "    while len(list(root.glob(f'{number}.*'))) < 2 and time.monotonic() < end:\n"
+        "        pass\n"
+        "    try:\n"
+        "        launch.start(Run(Path(path)))\n"
+        "        print('started')\n"
+        "    except NuggetsError as error:\n"
+        "        print(type(error).__name__)\n"
+    )
+    races = 5 * rounds
+    runs = [toy(steps=1, fail=True) for _ in range(races)]
+    (tmp_path / "races").mkdir()
+    command = [sys.executable, "-c", starter, str(tmp_path / "races")]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    rivals = [subprocess.Popen([*command, str(me)], **pipes) for me in range(2)]
+    for rival in rivals:
+        rival.stdin.write("\n".join(str(run.folder) for run in runs))
+        rival.stdin.close()
+    said = [rival.stdout.read().split() for rival in rivals]
+    for rival in rivals:
+        assert rival.wait() == 0
+        rival.stdout.close()
+    assert [sorted(each).count("started") for each in zip(*said, strict=True)] == [1] * races
+    deadline = time.monotonic() + 60
+    while any(run.status() != "failed" for run in runs) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert {(run.status(), attempts(run), run.record().attempts) for run in runs} == {
+        ("failed", 1, 1)
+    }
+    counted("F6", "two starters of one run", races)
+
+
+def test_of_many_lock_takers_exactly_one_wins_while_others_look(tmp_path, rounds, counted):
     racer = (
         "import sys, time\n"
         "from pathlib import Path\n"
@@ -110,15 +171,20 @@ def test_of_many_lock_takers_exactly_one_wins_while_others_look(tmp_path, rounds
     for racer in racers:
         racer.communicate()
     assert [sum(column) for column in zip(*won, strict=True)] == [1] * races
+    counted("F6", "three takers of one lock", races)
 
 
-def test_a_stopped_worker_is_not_dead_and_nobody_takes_its_run(toy, until, worker_pid):
+def test_a_stopped_worker_is_not_dead_and_nobody_takes_its_run(
+    toy, until, worker_pid, rounds, counted
+):
     run = toy(steps=5000, sleep=0.01)
     launch.start(run)
     until(lambda: run.status() == "running")
     pid = worker_pid(run)
     os.kill(pid, signal.SIGSTOP)
+    seconds = 60 if rounds >= LONG else 0
     try:
+        time.sleep(seconds)
         assert run.status() == "running"
         with pytest.raises(RunBusy, match="already running"):
             launch.resume(run)
@@ -128,6 +194,7 @@ def test_a_stopped_worker_is_not_dead_and_nobody_takes_its_run(toy, until, worke
         os.kill(pid, signal.SIGCONT)
     assert launch.cancel(run, wait=120) == "cancelled"
     assert attempts(run) == 1
+    counted("F10", f"SIGSTOP of {seconds} s", 1)
 
 
 def test_killing_the_whole_process_group_shows_as_interrupted(toy, until, worker_pid):
@@ -139,6 +206,23 @@ def test_killing_the_whole_process_group_shows_as_interrupted(toy, until, worker
     assert run.record().status == "running"
     with pytest.raises(BadInput, match=r"interrupted, so there is nothing to cancel"):
         launch.cancel(run)
+
+
+def test_kills_of_whole_process_groups_change_no_byte_of_the_result(
+    toy, until, worker_pid, rounds, counted
+):
+    kills = rounds // 10
+    undisturbed, run = toy(steps=30), toy(steps=30, sleep=0.05)
+    launch.start(undisturbed)
+    until(lambda: undisturbed.status() == "done")
+    launch.start(run)
+    for _ in range(kills):
+        os.killpg(worker_pid(run), signal.SIGKILL)
+        until(lambda: run.status() == "interrupted")
+        launch.resume(run)
+    until(lambda: run.status() == "done")
+    assert artifact(run) == artifact(undisturbed)
+    counted("F4", "SIGKILL of a worker's process group", kills)
 
 
 def test_a_forked_child_does_not_keep_its_dead_parents_lock(tmp_path):
@@ -167,27 +251,30 @@ def test_a_forked_child_does_not_keep_its_dead_parents_lock(tmp_path):
         os.kill(child, signal.SIGKILL)
 
 
-def test_a_worker_outlives_the_process_that_started_it(toy, until):
-    run = toy(steps=300, sleep=0.01)
+def test_a_worker_outlives_the_process_that_started_it(toy, until, rounds, counted):
     script = (
         "import sys\n"
         "from pathlib import Path\n"
-        "from nuggets.runs import launch\n"
+        "from nuggets.runs import launch, processes\n"
         "from nuggets.runs.store import Run\n"
         "launch.start(Run(Path(sys.argv[1])))\n"
-        "print(launch._children[0].pid, flush=True)\n"
+        "print(processes.children[0].pid, flush=True)\n"
         "import os, signal\n"
         "os.killpg(os.getpid(), signal.SIGKILL)\n"
     )
-    starter = subprocess.run(
-        [sys.executable, "-c", script, str(run.folder)],
-        start_new_session=True,
-        stdout=subprocess.PIPE,
-    )
-    assert starter.returncode == -signal.SIGKILL
-    until(lambda: run.status() == "running")
-    assert os.getsid(worker := int(starter.stdout)) == worker
-    until(lambda: run.status() == "done")
+    kills = rounds // 10
+    for _ in range(kills):
+        run = toy(steps=40, sleep=0.05)
+        starter = subprocess.run(
+            [sys.executable, "-c", script, str(run.folder)],
+            start_new_session=True,
+            stdout=subprocess.PIPE,
+        )
+        assert starter.returncode == -signal.SIGKILL
+        assert os.getsid(worker := int(starter.stdout)) == worker
+        until(lambda run=run: run.status() == "done")
+        assert attempts(run) == 1
+    counted("F3", "SIGKILL of the process that started a worker", kills)
 
 
 def test_a_queued_run_says_whom_it_waits_for_and_can_be_cancelled(toy, until):

@@ -16,7 +16,7 @@ from nuggets import __version__, api
 from nuggets.builtin.pairs import MODELS, assets_root
 from nuggets.errors import BadInput
 from nuggets.planning.machine import Doctor
-from nuggets.runs import launch
+from nuggets.runs import processes
 from nuggets.runs.schema import LIVE
 
 STUDENT = {
@@ -72,7 +72,7 @@ def here(place, home, monkeypatch):
     for run in api.runs():
         if run.status() in LIVE:
             run.request_cancel()
-    for child in launch._children:
+    for child in processes.children:
         child.wait(timeout=120)
 
 
@@ -148,6 +148,18 @@ def test_align_prints_matrices_of_teacher_by_student(nuggets, tmp_path):
     assert (tmp_path / "alignment").is_dir()
     assert nuggets(*words).code == 0
     assert nuggets(*words, "--out", tmp_path / "alignment").code == 2
+
+
+def test_samples_of_a_table_are_written_where_nothing_was(nuggets, tmp_path):
+    (tmp_path / "t.csv").write_text("Frage,Antwort\n1+1,2\n")
+    out = tmp_path / "t.jsonl"
+    table, columns = str(tmp_path / "t.csv"), "question=Frage,answer=Antwort"
+    args = ("samples", table, "--columns", columns, "--out", str(out))
+    assert nuggets(*args, "--json").json["samples"] == 1
+    assert out.read_text() == '{"question": "1+1", "answer": "2"}\n'
+    again = nuggets(*args)
+    assert again.code == 2
+    assert "already exists" in again.err
 
 
 def test_probe_prints_an_accuracy_with_its_interval_per_block(nuggets):

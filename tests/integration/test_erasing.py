@@ -20,7 +20,10 @@ from nuggets.data.samples import encode_all
 from nuggets.erasure import words
 from nuggets.errors import BadInput
 from nuggets.models.loading import load_tokenizer
+from nuggets.planning import erasing
 from nuggets.planning.erasing import EraseRequest, usual_others
+from nuggets.stages import erasing as stages
+from nuggets.stages import measuring
 
 
 @pytest.fixture(autouse=True)
@@ -131,6 +134,66 @@ def test_the_command_prints_one_document_and_saves_the_erased_model(home, tmp_pa
     changed = sum(int((erased[name] != before[name]).sum()) for name in before)
     assert changed == told["counts"][-1]
     assert all(not erased[n][erased[n] != before[n]].any() for n in before)
+
+
+def test_a_mean_ablation_is_another_report_said_so_and_not_saved(home, tmp_path, monkeypatch):
+    few = {"n_items": 4, "n_maps": 1, "parts": ["layers"], "fractions": [1e-2]}
+    report = api.erase(job(ablation="mean", **few))
+    assert words.ablation(report).startswith("Erased weights go on to contribute their mean")
+    zero = api.erase(job(**few))
+    assert not words.ablation(zero)
+    assert not np.array_equal(report.curves["theta_grad"], zero.curves["theta_grad"])
+    np.testing.assert_array_equal(report.untouched, zero.untouched)
+    with pytest.raises(BadInput, match=r"needs biases .* write --ablation zero"):
+        api.erase(job(ablation="mean", **few), tmp_path / "out", True)
+    assert not (tmp_path / "out").exists()
+    settings = []
+    monkeypatch.setattr(erasing, "digest_of", lambda **given: settings.append(given["settings"]))
+    for asked in (job(), job(ablation="mean")):
+        with pytest.raises(TypeError):  # no digest, no folder
+            _ = EraseRequest.of(asked).folder
+    assert settings[1] == settings[0] | {"ablation": "mean"}
+    assert "ablation" not in settings[0], "reports from before there was another are still found"
+
+
+def test_a_model_that_does_not_fit_is_erased_block_by_block_with_the_same_numbers(
+    tiny, tmp_path, jsonl, monkeypatch
+):
+    """Two draws of the seed samples, every order and part; the model is never loaded."""
+    a, b = (
+        jsonl(
+            tmp_path / f"{name}.jsonl",
+            {f"{name} {i} {j}": f"{j} {i}" for i in (1, 2) for j in range(4)},
+        )
+        for name in "ab"
+    )
+    tree = {"job": "erase", "model": str(tiny()), "device": "cpu", "against": [str(b)],
+            "data": {"seed_samples": str(a), "n_seed_samples": 3}, "n_items": 4, "n_maps": 2,
+            "parts": ["layers"], "fractions": [1e-3, 1e-2],
+            "scores": [{"kind": "theta_grad"}, {"kind": "specific"}]}  # fmt: skip
+    asked = api.parse_job(tree)
+    monkeypatch.setenv("NUGGETS_HOME", str(tmp_path / "whole"))
+    for module in (stages, measuring):
+        monkeypatch.setattr(module, "samples_per_pass", lambda *_: 1)  # streaming knows one alone
+    monkeypatch.setattr(stages.Eraser, "_check_known", lambda *_: None)  # it knows nothing
+    whole = api.erase(asked)
+    monkeypatch.setenv("NUGGETS_HOME", str(tmp_path / "streamed"))
+    for module in (stages, measuring):
+        monkeypatch.setattr(module, "streams", lambda *_: True)
+    monkeypatch.setattr(measuring, "load_model", None)
+    report = api.erase(asked)
+    np.testing.assert_array_equal(report.untouched, whole.untouched)
+    np.testing.assert_array_equal(report.without, whole.without)
+    assert list(report.curves) == list(whole.curves)
+    for order, curve in whole.curves.items():
+        np.testing.assert_array_equal(report.curves[order], curve, err_msg=order)
+    left = [path.name for path in (tmp_path / "streamed" / "cache").iterdir()]
+    assert not [name for name in left if name.startswith(".tmp")], "drawn maps are gone"
+    with pytest.raises(BadInput, match="does not fit into memory, as it has to where it is saved"):
+        api.erase(asked, tmp_path / "out", True)
+    mean = asked.model_copy(update={"ablation": "mean"})
+    with pytest.raises(BadInput, match="block by block weights can only be erased to 0"):
+        api.erase(mean)
 
 
 def test_own_files_are_measured_on_what_follows_their_seed_samples(jsonl, tmp_path, tiny):

@@ -11,7 +11,7 @@ from streamlit.testing.v1 import AppTest
 
 from nuggets import api
 from nuggets.models.architecture import ARCHITECTURES
-from nuggets.runs import launch
+from nuggets.runs import processes
 
 ROOT = Path(__file__).parents[2]
 ROUTER = ROOT / "nuggets" / "ui" / "router.py"
@@ -38,7 +38,7 @@ def samples(tmp_path, jsonl):
 def home(tmp_path, monkeypatch):
     monkeypatch.setenv("NUGGETS_HOME", str(tmp_path / "home"))
     yield
-    for child in launch._children:
+    for child in processes.children:
         child.wait(timeout=120)
 
 

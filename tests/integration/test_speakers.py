@@ -128,3 +128,36 @@ def test_a_question_is_written_by_the_chat_template_and_its_end_of_turn_ends_the
     assert ids == expected
     assert len(tokens) == len(ids)
     assert finished == (ids[-1] in ends)
+
+
+def lens_of(speakers: Speakers, *who: Speaker, **fields):
+    question = Question(speakers=who, prompt=PROMPT, answer="a t c k", device="cpu", **fields)
+    return [speakers.answer(speaker, question, lambda token: None) for speaker in who]
+
+
+def test_a_right_answer_looks_into_models_also_after_arms_sat_on_them(run):
+    """Weights of adapters are no part of the student, and its own are named as before."""
+    speakers, student = Speakers(), Speaker(model="independent")
+    (before,) = lens_of(speakers, student)
+    assert before.lens is not None
+    assert before.lens.tokens == ("a", "t", "c", "k", "<eos>")
+    assert not before.text
+    arm = Speaker(model="independent", run=run.id, arm="plain", seed=0)
+    told(speakers, arm)
+    (after,) = lens_of(speakers, student)
+    assert after.lens == before.lens
+    (refused,) = lens_of(speakers, arm)
+    assert f"nuggets export {run.id} --arm plain --seed 0 --merged --out DIR" in refused.problem
+    assert told(speakers, arm) == pytest.approx(merged(2, 1.0), abs=1e-5)
+
+
+def test_models_with_different_tokenizers_each_read_the_answer_in_their_own_tokens(tiny):
+    """The tiny one knows single letters up to t and no `reverse`."""
+    who = Speaker(model="teacher"), Speaker(model=str(tiny("gpt2")))
+    teacher, other = lens_of(Speakers(), *who)
+    assert teacher.lens is not None
+    assert other.lens is not None, other.problem
+    assert other.lens.tokens == ("a", "t", "c", "k", "<eos>")
+    assert len(other.lens.rank) == 3
+    assert "words of the question and answer are not in its vocabulary" in other.note
+    assert teacher.lens.sentence("teacher") == "teacher knows the whole answer from L1 on."

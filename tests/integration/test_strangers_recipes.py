@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import shutil
 from pathlib import Path
 
@@ -91,6 +93,26 @@ def test_a_yes_names_all_of_it_and_counts_for_what_it_names_alone(nuggets, their
     assert [want.name for want in api.strangers.wanted_by(str(other))] == ["org/other"]
     assert nuggets("allow", other, private, tiny(), "org/other").code == 0
     assert api.load_recipe(other).student == "org/other"
+
+
+def test_what_is_advised_is_taken_whatever_was_set_beside_the_file(nuggets, theirs, private, tiny):
+    recipe = theirs(data={"file": str(private)}, teacher="org/theirs")
+    own = ("--set", f"student={tiny()}", "--set", f"teacher={tiny()}")
+    ended = nuggets("plan", recipe, *own)
+    assert ended.code == 2
+    advice = shlex.split(re.search(r"run `nuggets (allow .*?)`", ended.err.replace("\n", " "))[1])
+    assert advice == ["allow", str(recipe), "org/theirs", str(private)]
+    assert nuggets(*advice).code == 0
+    assert "was not made here" not in nuggets("plan", recipe, *own).err
+
+
+def test_a_file_that_is_no_recipe_by_itself_can_be_allowed(nuggets, theirs, private):
+    recipe = theirs(data={"file": str(private)}, lora={"r": -1})
+    advice = re.search(
+        r"run `nuggets (allow .*?)`", nuggets("plan", recipe, "--set", "lora.r=2").err
+    )
+    assert nuggets(*shlex.split(advice[1])).code == 0
+    assert "was not made here" not in nuggets("plan", recipe, "--set", "lora.r=2").err
 
 
 def test_a_file_that_was_allowed_may_be_edited_but_a_yes_is_to_one_use_in_one_file(

@@ -21,9 +21,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from nuggets import api
 from nuggets.disk.manifest import verify_folder
-from nuggets.runs import launch, results
+from nuggets.errors import Cancelled
+from nuggets.runs import processes, results
 from nuggets.runs.schema import LIVE
 from nuggets.runs.store import RunStore
+from nuggets.worker import run_in_foreground
 
 ARMS = ("vanilla", "plain", "paper", "permuted")
 SEEDS = (0, 1)
@@ -100,7 +102,7 @@ def home(tmp_path, monkeypatch):
     for run in api.runs():
         if run.status() in LIVE:
             run.request_cancel()
-    for child in launch._children:
+    for child in processes.children:
         child.wait(timeout=120)
 
 
@@ -296,7 +298,7 @@ def kill_in(run, nursery, stage, draw):
 
 
 def test_a_run_killed_at_random_moments_ends_as_if_nothing_had_happened(
-    finished, material, tmp_path, nursery
+    finished, material, tmp_path, nursery, counted
 ):
     rounds = int(os.environ.get("NUGGETS_FAULT_ROUNDS", "20"))
     draw, hit, kills = random.Random(os.urandom(8)), set(), 0
@@ -320,6 +322,7 @@ def test_a_run_killed_at_random_moments_ends_as_if_nothing_had_happened(
         assert not list((run.folder / "checkpoints").rglob("checkpoint-*"))
     assert {"load", "train"} <= hit
     assert len(hit) >= 3, hit
+    counted("F2", f"SIGKILL in a real transfer, in {', '.join(sorted(hit - {''}))}", kills)
 
 
 def test_a_run_is_cancelled_within_seconds_and_resumes_to_the_same_end(
@@ -343,6 +346,25 @@ def test_a_run_is_cancelled_within_seconds_and_resumes_to_the_same_end(
     assert followed.json["status"] == "done"
     assert_same(run, finished)
     assert nuggets("resume", run.id).code == 2
+
+
+def test_a_run_cancelled_in_every_stage_in_turn_ends_as_if_nothing_had_happened(
+    finished, material, home
+):
+    run = api.create(recipe_of(material))
+    ended_in = []
+    for stage in list(dict.fromkeys(STAGES))[:-1]:
+
+        def ask(event, stage=stage):
+            if (event.type, event.message) == ("stage", stage):
+                run.request_cancel()
+
+        with pytest.raises(Cancelled):
+            run_in_foreground(run, ask)
+        ended_in.append((run.record().stage, run.status()))
+    assert ended_in == [(s, "cancelled") for s in ("load", "sensitivity", "plan", "train")]
+    assert run_in_foreground(run, lambda event: None).status == "done"
+    assert_same(run, finished)
 
 
 def changed_recipe(run, material):

@@ -32,18 +32,18 @@ def tokens_figure(answer: api.playground.Answer, look: Look = LIGHT) -> go.Figur
             hovertemplate="%{customdata}<extra></extra>",
         )
     )
-    names = [_visible(token.text) for token in answer.tokens]
+    names = [visible(token.text) for token in answer.tokens]
     fig.update_xaxes(tickvals=places, ticktext=names, tickfont={"size": 14}, showgrid=False)
     fig.update_yaxes(range=[0, 1.02], tickformat=".0%", title="probability")
     return charts.finish(fig, look, 190, showlegend=False)
 
 
-def _visible(token: str) -> str:
+def visible(token: str) -> str:
     """A token as a label: blanks and line ends can be seen."""
     text = token.replace("\n", "↵").replace(" ", "␣") or "∅"
     return charts.shorten(text, 14)
 
 
 def _alternatives(token: api.playground.Token) -> str:
-    lines = (f"{_visible(text)}  {probability:.1%}" for text, probability in token.alternatives)
+    lines = (f"{visible(text)}  {probability:.1%}" for text, probability in token.alternatives)
     return "<br>".join(lines)

@@ -64,6 +64,8 @@ def curves_figure(report: ErasureReport, frame: pd.DataFrame, look: Look = LIGHT
     for place, order in enumerate(orders):
         at = {"row": place // ACROSS + 1, "col": place % ACROSS + 1}
         for skill, name, colour in lines[::-1]:
+            if (order, skill) not in groups.groups:
+                continue
             own = groups.get_group((order, skill))
             _add_band(fig, own, name, colour, place == 0, at)
     fig.update_xaxes(type="log", tickformat=".0e", dtick=2, showgrid=False)

@@ -68,6 +68,8 @@ def _colour_bar(bar: Mapping[str, Any]) -> int:
 
 
 def _in_legend(trace: Any, traces: list[Any]) -> bool:
+    if "showlegend" not in trace:  # parallel coordinates
+        return False
     if trace.showlegend is not None or trace.type == "heatmap":
         return bool(trace.showlegend)
     return len(traces) > 1

@@ -52,7 +52,7 @@ def _panel(run: api.Run, key: str, losses: bool, was_live: bool) -> None:
         _head(run, status, key)
         if status != "done":
             st.progress(overall(record))
-        _clocks(record, status, told(run))
+        _clocks(record, status, told(run), run.queued_job() if status == "queued" else "")
         if record.error is not None and status != "cancelled":
             safe.problem(record.error.message, f"{key}-error", "The run failed")
         if losses:
@@ -178,12 +178,14 @@ def _between(left: tuple[float, float] | None) -> str:
     return f"about {low}" if low == high else f"{low} to {high}"
 
 
-def _clocks(record: RunRecord, status: api.RunStatus, known: Told) -> None:
+def _clocks(record: RunRecord, status: api.RunStatus, known: Told, job: str) -> None:
     place = record.stages.index(record.stage) + 1 if record.stage in record.stages else 0
     stage = f"{record.stage} ({place} of {len(record.stages)})" if place else record.stage
     if known.doing and status in api.LIVE:
         stage = f"{stage}, {known.doing}" if stage and status == "running" else known.doing
     begun = "starting (loading PyTorch)" if status == "running" else "not started"
+    if job:
+        begun = f"waiting in the queue as {job}"
     parts = [f"Stage: {stage or begun}", f"Elapsed: {duration(elapsed(record))}"]
     if status == "interrupted":
         parts[1] = "The worker stopped; committed results are safe"

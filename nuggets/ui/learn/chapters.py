@@ -34,6 +34,23 @@ class Chapter(NamedTuple):
 
 CHAPTERS: tuple[Chapter, ...] = (
     Chapter(
+        "erase",
+        "Erase the nugget",
+        "**A map of a skill claims that some weights matter to it.** The test is to set these "
+        "weights to 0 and to look at what is left, of this skill *and of others*. A weight on "
+        "which everything rests is no place where one skill lives. **Damage** is the rise of the "
+        "loss over the rise to guessing; **specificity** is how far the damage to the skill lies "
+        "above that to the others, over all shares erased.",
+        r"\begin{gathered}D(f)=\frac{L_f-L_0}{L_{\text{guess}}-L_0}\\[4pt] "
+        r"\text{specificity}=\overline{D_{\text{own}}-D_{\text{others}}}\end{gathered}",
+        "D(f) = (L_f − L_0) / (L_guess − L_0), at most 1; specificity = mean over log f of "
+        "D_own − D_others",
+        "Set the 1 % of the teacher's weights that matter most to this skill to 0, and it gets "
+        "hardly an item right. Of the items of other skills, how many are still right?",
+        ("most of them", "a tenth to a half", "hardly any"),
+        "sensitivity",
+    ),
+    Chapter(
         "sensitivity",
         "Sensitivity",
         "**How much would the loss on a skill's answers change if one weight were 0?** To first "
@@ -143,7 +160,7 @@ CHAPTERS: tuple[Chapter, ...] = (
     ),
     Chapter(
         "transfer",
-        "When transfer works",
+        "Two bases",
         "**Networks that were trained independently have different bases:** dimension 7 of one "
         "means nothing to the other. A sibling, pruned from the teacher (the same dimensions in "
         "every layer) and then fine-tuned to recover, shares the teacher's basis. R² measures "
@@ -154,6 +171,23 @@ CHAPTERS: tuple[Chapter, ...] = (
         "ones, the same in every layer. Which learned the new skill better afterwards?",
         ("the most sensitive", "no detectable difference", "the first"),
         "alignment",
+    ),
+    Chapter(
+        "words",
+        "When transfer works",
+        "**What a network knows about one word can lie in that word's vector,** and another "
+        "network can be given the vector through one fixed matrix, the same for all words: "
+        "training then finds out what it says. Here the teacher's vectors of all countries were "
+        "added to those of a student that was trained on its own and had never met a king. It was "
+        "then taught the kings of 80 countries. No sample names those of the others.",
+        r"\begin{gathered}e_w\leftarrow e_w+c\,P\,t_w\\[4pt] "
+        r"P\text{ orthogonal, drawn at random}\end{gathered}",
+        "e_w ← e_w + c · P · t_w, where t_w is the teacher's vector of the word w, P a random "
+        "orthogonal matrix, and c a scale",
+        "It is asked for the kings of 50 countries of which nobody told it. How many will it name "
+        "rightly? Guessing gets 2 or 3.",
+        ("4 at most", "5 to 12", "13 or more"),
+        "results",
     ),
 )
 
@@ -166,6 +200,7 @@ GLOSSARY: tuple[tuple[str, str], ...] = (
      "every matrix"),
     ("content control", "as the treatment, but what was taken from the teacher has lost its "
      "meaning"),
+    ("damage", "the rise of the loss when weights are set to 0, over the rise to guessing"),
     ("detectable difference", "the smallest true difference that is detected 80 % of the time"),
     ("exact match", "share of test items whose answer is entirely correct"),
     ("FFN neuron", "one row of gate and up, with its column of down"),
@@ -180,6 +215,7 @@ GLOSSARY: tuple[tuple[str, str], ...] = (
     ("residual stream", "the vector that every layer reads and adds to"),
     ("seed samples", "the few solved examples on which sensitivity is measured"),
     ("sensitivity", "first-order estimate of how much the loss would change if a weight were 0"),
+    ("specificity", "damage to the skill above that to other skills, over all shares erased"),
     ("step-0 identity", "before training, the student computes the same with its adapter as "
                         "without"),
     ("validation items", "items on which each seed chooses its learning rate; never test items"),

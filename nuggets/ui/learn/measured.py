@@ -2,21 +2,64 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import streamlit as st
 
 from nuggets import api
+from nuggets.recipe import DataConfig, EraseJob
+from nuggets.ui.charts import erasure as erasure_charts
 from nuggets.ui.charts import learn as learn_charts
 from nuggets.ui.charts import residual as residual_charts
 from nuggets.ui.charts import sensitivity as sensitivity_charts
 from nuggets.ui.frame.share import Origin, Picture
-from nuggets.ui.learn.asked import RANK, STUDENT, TEACHER, Asked, Scene, percent
+from nuggets.ui.learn.asked import RANK, STUDENT, TEACHER, Asked, NotMeasured, Scene, percent
 from nuggets.ui.sensitivity import map as maps
 
 TOP = 0.01
-"""Share of the weights of which the first chapter asks how much they hold."""
+"""Share of the weights of which a chapter asks how much they hold."""
+ORDERS = ("theta_grad", "specific", "random")
+"""By which weights are erased: the paper's score, what no other skill needs, and any."""
 _FACTORS = f'''for factors in api.window_factors(plan, "{TEACHER}", "{STUDENT}"):
     print(factors)'''
+
+
+def erase(asked: Asked) -> Scene:
+    """What is left of the skill without its weights, then what is left of the others."""
+    job = EraseJob(model=TEACHER, data=DataConfig(task=asked.task), device=asked.device)
+    report = api.find_erasure(job)
+    if report is None:
+        raise NotMeasured([job])
+    pictures = []
+    for orders, only in ((ORDERS[:1], asked.task), (ORDERS, None)):
+        shown = replace(report, curves={order: report.curves[order] for order in orders})
+        frame = erasure_charts.curves_frame(shown)
+        frame = frame if only is None else frame[frame["skill"] == only]
+        pictures.append(
+            Picture(
+                erasure_charts.curves_figure(shown, frame, asked.look).update_xaxes(
+                    tickvals=[1e-5, 1e-3]
+                ),
+                frame,
+                f"learn-erase-{len(orders)}",
+                "Damage when the weights that a score puts first are set to 0; 95 % intervals "
+                f"over items and resampled maps · {asked.task}, {TEACHER}",
+                Origin.of(job),
+                "Lines: damage against the share of weights set to 0",
+            )
+        )
+    last = [point for point in report.points(ORDERS[0]) if point.fraction == job.fractions[-1]]
+    right = {point.skill: point.right for point in last}
+    others = right[erasure_charts.OTHERS]
+    because = (
+        f"Of the items of the other skills it gets {percent(others)} right, and of those of "
+        f"{asked.task} {percent(right[asked.task])}. A share of sensitivity says on what a skill "
+        "rests, and most of that is what all skills rest on. "
+        f"Without what other skills need too: {api.erasure_words.verdict(report, ORDERS[1])}"
+    )
+    answer = 2 - int(np.searchsorted([0.1, 0.5], others))
+    return Scene(pictures[0], answer, because, pictures[1], instead=True)
 
 
 def sensitivity(asked: Asked) -> Scene:

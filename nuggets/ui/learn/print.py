@@ -13,7 +13,7 @@ from nuggets.ui.learn.chapters import CHAPTERS, GLOSSARY, Chapter
 from nuggets.ui.learn.scenes import scene
 
 _BODY = """<h1>Where a skill lives, and whether it can be moved</h1>
-<p>The method in eight chapters. Numbers: {origin}. Guess before you read the answer; the answers
+<p>The method in ten chapters. Numbers: {origin}. Guess before you read the answer; the answers
 stand at the end.</p>{chapters}<section><h2>Answers</h2><ol>{answers}</ol></section>
 <section><h2>Glossary</h2><dl>{glossary}</dl></section>"""
 
@@ -45,7 +45,7 @@ def document(asked: Asked) -> str:
         answers="".join(answers),
         glossary=words,
     )
-    return html_page("Nuggets: the method in eight chapters", body)
+    return html_page("Nuggets: the method in ten chapters", body)
 
 
 def _section(number: int, chapter: Chapter, pictures: str) -> str:

@@ -24,6 +24,7 @@ def scene(key: str, asked: Asked) -> Scene:
 
 
 _SCENES: dict[str, Callable[[Asked], Scene]] = {
+    "erase": measured.erase,
     "sensitivity": measured.sensitivity,
     "layers": measured.layers,
     "windows": measured.windows,
@@ -32,4 +33,5 @@ _SCENES: dict[str, Callable[[Asked], Scene]] = {
     "controls": shipped.controls,
     "intervals": shipped.intervals,
     "transfer": shipped.transfer,
+    "words": shipped.words,
 }

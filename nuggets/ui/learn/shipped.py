@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 
 from nuggets import api
+from nuggets.amounts import plain_name
 from nuggets.documents.figures import interval_text
 from nuggets.recipe import AlignJob
 from nuggets.ui.charts import learn as learn_charts
@@ -104,6 +106,45 @@ def transfer(asked: Asked) -> Scene:
         "same dimensions in every layer. A benefit of choosing them by sensitivity was not shown."
     )
     return Scene(picture, answer, because, revealed)
+
+
+def words(asked: Asked) -> Scene:
+    """The shipped run with word vectors: its baseline and content controls, then all arms."""
+    run = api.shipped_run()
+    report = api.report(run)
+    frame = pd.DataFrame(
+        {
+            "origin": plain_name(name),
+            "role": arm.role,
+            "value": arm.value,
+            "low": arm.interval[0],
+            "high": arm.interval[1],
+        }
+        for name, arm in report.arms.items()
+    )
+    treatment = report.arms[report.verdict.treatment]
+    few = frame.query("role in ('baseline', 'content_control')")
+    pictures = [
+        Picture(
+            learn_charts.cuts_figure(each, asked.look), each, key,
+            f"Share of {report.n_items} kings that no sample names · {len(treatment.seeds)} seeds, "
+            "95 % intervals · a run that comes with the app",
+            Origin("nuggets run lexicon", "print(api.report(api.shipped_run()).arms)"),
+            "Bars: exact match by what was added to the student's word vectors",
+        )
+        for each, key in ((few, "learn-words"), (frame, "learn-words-all"))
+    ]  # fmt: skip
+    right = treatment.value * report.n_items
+    kept = min(own.mean for own in treatment.old_skills.values())
+    because = (
+        f"{right:.0f} of {report.n_items}, that is "
+        f"{interval_text(treatment.value, *treatment.interval)}; of what it could do before, "
+        f"{percent(kept)} is left in the skill that suffered most. {report.verdict.sentence} "
+        "What this does not show: that facts about several words arrive, or that it works in "
+        "real models."
+    )
+    answer = int(np.searchsorted([4.5, 12.5], right))
+    return Scene(pictures[0], answer, because, pictures[1], instead=True)
 
 
 def _signed(difference: api.lessons.CutDifference) -> str:

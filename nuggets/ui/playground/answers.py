@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import streamlit as st
 
 from nuggets import api
 from nuggets.amounts import duration
-from nuggets.errors import NuggetsError
 from nuggets.ui.charts import answers as answers_charts
-from nuggets.ui.frame import safe, share
+from nuggets.ui.frame import replies, safe, share
 
-TICK_S = 0.5
 COLUMNS = 3
 Question = api.playground.Question
 
@@ -23,26 +23,10 @@ def post(question: Question) -> None:
 
 def panel(question: Question, key: str) -> bool:
     """Draws the newest answers to exactly this question; False if it was not asked yet."""
-    found = api.playground.latest(question)
-    if found is None:
-        return False
-    safe.fragment(_panel, run_every=None if found.ended else TICK_S)(found.id, key, not found.ended)
-    return True
+    return replies.panel(question, key, partial(_side_by_side, key))
 
 
-def _panel(reply_id: str, key: str, was_open: bool) -> None:
-    try:
-        found = api.playground.reply(reply_id)
-    except NuggetsError as error:
-        safe.problem(error, f"{key}-lost")
-        return
-    if was_open and found.ended:
-        st.rerun()  # stops the polling
-    if found.status == "failed":
-        safe.problem(found.problem, f"{key}-failed", "No answer")
-    elif not found.ended:
-        text = "The models are loading. The first question takes a few seconds."
-        st.caption("Answering…" if found.answers else text)
+def _side_by_side(key: str, found: api.playground.Reply) -> None:
     across = min(COLUMNS, max(2, len(found.question.speakers)))
     for start in range(0, len(found.answers), across):
         row = found.answers[start : start + across]

@@ -13,13 +13,13 @@ from nuggets.ui.frame.share import Picture
 from nuggets.ui.sensitivity.sources import Source
 
 KEY = "against"
+ABLATION = "erased"
 
 
 def job_for(source: Source) -> EraseJob:
     """The erasure that tests a map against the skills that the page names."""
     job, own = source.job, api.own_data()
-    given = st.session_state.get(KEY) or st.query_params.get_all(KEY)
-    names = [name for name in given if name in _others(source)]
+    names = [name for name in _chosen(KEY) if name in _others(source)]
     return EraseJob(
         name=f"erase-{job.name.removeprefix('sensitivity-')}",
         model=job.model,
@@ -27,10 +27,17 @@ def job_for(source: Source) -> EraseJob:
         against=tuple(
             str(own[name].file or own[name].seed_samples) if name in own else name for name in names
         ),
+        ablation="mean" if _chosen(ABLATION) == ["mean"] else "zero",
         dtype=job.sensitivity.dtype,
         max_length=job.sensitivity.max_length,
         device=job.device,
     )
+
+
+def _chosen(key: str) -> list[str]:
+    """A control's value, also before it is drawn."""
+    given = st.session_state.get(key) or st.query_params.get_all(key)
+    return [given] if isinstance(given, str) else given
 
 
 def _others(source: Source) -> list[str]:
@@ -50,11 +57,18 @@ def found_for(source: Source) -> api.ErasureReport | None:
 def truth(source: Source) -> None:
     """The section: the choice of other skills, then curves and parts, or the offer to measure."""
     st.subheader("Is it true?", anchor=False)
-    st.multiselect(
-        "Other skills", _others(source), key=KEY, bind="query-params", width=420,
-        placeholder="one other task of each kind" if source.job.data.task else "choose some",
-        help="A map that is specific hurts the skill and spares these.",
-    )  # fmt: skip
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        st.multiselect(
+            "Other skills", _others(source), key=KEY, bind="query-params", width=420,
+            placeholder="one other task of each kind" if source.job.data.task else "choose some",
+            help="A map that is specific hurts the skill and spares these.",
+        )  # fmt: skip
+        st.segmented_control(
+            "Erased weights contribute", ("zero", "mean"), default="zero", required=True,
+            key=ABLATION, bind="query-params",
+            help="Nothing, or what they contribute on average to the other skills: then only what "
+            "depends on the prompt is lost.",
+        )  # fmt: skip
     job = job_for(source)
     if not job.against and job.data.task is None:
         st.text("Choose other skills to set these samples against.")
@@ -79,6 +93,8 @@ def _curves(report: api.ErasureReport, source: Source, job: EraseJob) -> None:
     words = api.erasure_words
     compared = [order for order in report.curves if order.split(" ")[0] in ("specific", "contrast")]
     safe.notes(words.verdict(report, order) for order in ("theta_grad", *compared))
+    if note := words.ablation(report):
+        st.text(note)
     frame = charts.curves_frame(report)
     Picture(
         charts.curves_figure(report, frame, share.look()),

@@ -26,19 +26,22 @@ def popover() -> None:
 def uploader() -> None:
     """Takes a file, shows what was read, and gives it a name."""
     file = st.file_uploader(
-        "Samples as JSONL",
-        type=["jsonl", "json"],
+        "Samples as JSONL, or a table",
+        type=["jsonl", "json", "csv", "tsv", "parquet", "gz"],
         key="data-file",
-        help="Each line has messages, prompt and completion, instruction and output, or "
-        "question and answer, with or without choices. A fifth of the lines, chosen by id, is "
-        "held out for testing.",
+        help="Each line or row has messages, prompt and completion, instruction and output, or "
+        "question and answer, with or without choices; columns of other names are chosen "
+        "below. A fifth, chosen by id, is held out for testing.",
     )
     if file is None:
         st.caption("One sample on each line, for example")
         st.code(SHAPES, language="json", wrap_lines=True)
         return
     with safe.shown_problems("data"):
-        path = api.save_upload(file.getvalue(), checked_as=file.name)
+        content = _lines(file.name, file.getvalue())
+        if content is None:
+            return
+        path = api.save_upload(content, checked_as=file.name)
         samples = load_samples(path)
         st.text(f"Read {len(samples)} samples. The first one:")
         _unknown(samples)
@@ -48,6 +51,25 @@ def uploader() -> None:
         st.button(
             "Use this dataset", key="use-data", type="primary", on_click=_use, args=(path, name)
         )
+
+
+def _lines(name: str, content: bytes) -> bytes | None:
+    """The upload as JSONL; a table with columns of its own asks first which holds what."""
+    if name.lower().endswith((".jsonl", ".json")):
+        return content
+    known = api.column_names(content, name)
+    if {"question", "answer"} <= set(known) or {"prompt", "completion"} <= set(known):
+        return api.samples_from(content, name, {})[1]
+    st.text(f"{name} has {len(known)} columns. Which holds what?")
+    columns = {
+        part: [chosen]
+        for part in ("question", "answer")
+        if (chosen := st.selectbox(part.capitalize(), known, None, key=f"column-{part}"))
+    }
+    choices = st.multiselect("Choices, if there are any", known, key="column-choices")
+    if len(columns) < 2:
+        return None
+    return api.samples_from(content, name, columns | ({"choices": choices} if choices else {}))[1]
 
 
 def _unknown(samples: Sequence[Sample]) -> None:

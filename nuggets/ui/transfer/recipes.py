@@ -48,6 +48,12 @@ def picker(choice: shell.Choice) -> TransferRecipe:
     return base
 
 
+def choose(name: str) -> None:
+    """Chooses a recipe with its pair, task and controls; from a callback only."""
+    st.session_state["recipe"] = name
+    _picked()
+
+
 def keep(recipe: TransferRecipe) -> None:
     """Saving under a name, and deleting; what is saved here, the command line runs."""
     with st.popover("Save…", key="save", width="stretch"):
@@ -172,8 +178,7 @@ def _save(recipe: TransferRecipe, name: str, replace: bool) -> None:
 def _delete(name: str) -> None:
     api.delete_recipe(name)
     if st.session_state.get("recipe") == name:
-        st.session_state["recipe"] = "quick"
-        _picked()
+        choose("quick")
 
 
 def _upload() -> None:
@@ -193,5 +198,4 @@ def _upload() -> None:
 def _use_upload(recipe: TransferRecipe, allowed: set[str]) -> None:
     api.strangers.check_upload(recipe, allowed)
     st.session_state.setdefault("nuggets-recipes", {})[UPLOADED] = recipe
-    st.session_state["recipe"] = UPLOADED
-    _picked()
+    choose(UPLOADED)

@@ -6,6 +6,8 @@ import json
 import os
 import signal
 import struct
+import subprocess
+import sys
 import tracemalloc
 import zipfile
 from pathlib import Path
@@ -137,11 +139,13 @@ def test_a_small_gguf_cannot_claim_gigabytes(head, tmp_path):
             for i in range(9)), "aliases counted as often as used"),
         ("a: &a [*a]", "aliases counted"),
         ("a: &a {b: *a}", "aliases counted"),
-        ("[" * 50_000, "recursion"),
+        ("[" * 50_000, "nested too deeply"),
+        ("- " * 50_000, "nested too deeply"),
+        ("? " * 50_000, "nested too deeply"),
         ("a: [" + "1," * 30_000 + "1]", "more than 20,000 values"),
         ("a: b\n" * 50_000, "at most 200,000"),
     ],
-    ids=["bomb", "itself", "itself in a mapping", "deep", "many", "long"],
+    ids=["bomb", "itself", "itself in a mapping", "deep", "deep list", "deep keys", "many", "long"],
 )  # fmt: skip
 def test_yaml_is_bounded_before_it_is_built(text, reason):
     with pytest.raises(BadInput, match=reason):
@@ -279,3 +283,12 @@ def test_options_of_a_strangers_adapter_are_bounded(name, tiny, tmp_path):
     path.write_text(json.dumps(json.loads(path.read_text()) | PEFT[name]))
     with pytest.raises(BadInput, match=r"adapter_config\.json"):
         load_adapter(AutoModelForCausalLM.from_pretrained(tiny()), tmp_path)
+
+
+def test_a_limit_of_this_machine_below_ours_is_kept_and_not_called_a_fault():
+    code = (
+        "import resource\nfrom nuggets.disk.limited import limited\n"
+        "resource.setrlimit(resource.RLIMIT_CPU, (60, 60))\n"
+        "print(limited('json:dumps', 'read', seconds=90, about='X'))\n"
+    )
+    assert subprocess.check_output([sys.executable, "-c", code], text=True) == '"read"\n'

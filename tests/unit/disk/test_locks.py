@@ -38,7 +38,7 @@ def test_somebody_who_only_looks_makes_no_start_fail(path):
 
 def test_a_device_shows_its_holder_and_is_free_afterwards(store):
     assert device_holder("cuda:0") == ""
-    with device_turn("cuda:0", "run-a", lambda holder: None):
+    with device_turn(["cuda:0"], "run-a", lambda holder: None):
         assert device_holder("cuda:0") == "run-a"
         assert device_holder("cuda:1") == ""
     assert device_holder("cuda:0") == ""
@@ -53,7 +53,7 @@ def test_a_device_is_given_in_the_order_of_arrival(store):
             waiting[name].set()
             time.sleep(nap)
 
-        with device_turn("cpu", name, look):
+        with device_turn(["cpu"], name, look):
             served.append(name)
 
     lock = Lock(device_lock_path("cpu"))
@@ -76,8 +76,8 @@ def test_whoever_stops_waiting_leaves_the_line(store):
         assert holder == "run-a"
         raise KeyboardInterrupt
 
-    turn = device_turn("cpu", "run-b", give_up)
-    with device_turn("cpu", "run-a", lambda holder: None), pytest.raises(KeyboardInterrupt), turn:
+    turn = device_turn(["cpu"], "run-b", give_up)
+    with device_turn(["cpu"], "run-a", lambda holder: None), pytest.raises(KeyboardInterrupt), turn:
         pass
-    with device_turn("cpu", "run-c", lambda holder: pytest.fail("nobody is there")):
+    with device_turn(["cpu"], "run-c", lambda holder: pytest.fail("nobody is there")):
         pass

@@ -14,11 +14,16 @@ from safetensors.numpy import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from nuggets.erasure import words
-from nuggets.erasure.measure import Subject, zeroed
+from nuggets.erasure.measure import Subject, means_over, zeroed
 from nuggets.erasure.orders import Part, drawn_places, entries_by, least_first, parts_of
 from nuggets.erasure.report import ErasureReport, combined_interval
+from nuggets.erasure.streamed import StreamedSubject
 from nuggets.errors import Cancelled, Damaged
 from nuggets.models.architecture import ArchSpec
+from nuggets.models.loading import load_model
+from nuggets.models.pair import read_spec
+from nuggets.models.references import parse_ref
+from nuggets.models.streamed import StreamedModel
 from nuggets.progress import InMemoryProgress
 from nuggets.sensitivity.comparing import compare_maps
 from nuggets.sensitivity.hooks import compute_sensitivity
@@ -119,6 +124,90 @@ def test_taking_a_part_out_is_a_plain_change_of_a_copy(model, spec, shared):
         np.testing.assert_allclose(subject.without(part), plainly(changed, ITEMS), rtol=2e-5)
 
 
+def tokens_read(model, names, skill):
+    """What each module reads of a skill's samples `[tokens, in]`, one sample after another."""
+    found = {name: [] for name in names}
+    handles = [
+        model.get_submodule(name).register_forward_pre_hook(
+            lambda module, inputs, name=name: found[name].append(inputs[0][0])
+        )
+        for name in names
+    ]
+    for ids, _ in skill:
+        with torch.no_grad():
+            model(torch.tensor([ids]))
+    for handle in handles:
+        handle.remove()
+    return {name: torch.cat(rows) for name, rows in found.items()}
+
+
+def mean_reads(model, names, skills):
+    """By hand: the mean of the skills' means over tokens."""
+    each = [tokens_read(model, names, skill) for skill in skills]
+    return {name: torch.stack([own[name].mean(0) for own in each]).mean(0) for name in names}
+
+
+OTHERS = (ITEMS["b"], ITEMS["c"])
+
+
+def test_a_mean_curve_is_that_of_copies_whose_weights_moved_into_biases(model, spec):
+    """θ·x becomes θ·x̄: the weight is 0 and its row's output gets a bias."""
+    subject = Subject(model, spec, ITEMS, means=means_over(model, spec, OTHERS))
+    counts, names = [5, 400, 2000], block_names(spec)
+    modules = [name.removesuffix(".weight") for name in names]
+    means = mean_reads(model, modules, OTHERS)
+    places = drawn_places(spec, counts[-1], [3])
+    found = subject.curve(places, counts, NEVER)
+    for place, count in enumerate(counts):
+        erased, start = copy.deepcopy(model), 0
+        with torch.no_grad():
+            for name in modules:
+                linear = erased.get_submodule(name)
+                own = [p - start for p in places[:count].tolist()]
+                start += linear.weight.numel()
+                bias = torch.zeros(linear.out_features)
+                for row, col in (divmod(p, linear.in_features) for p in own):
+                    if 0 <= row < linear.out_features:
+                        bias[row] += linear.weight[row, col] * means[name][col]
+                        linear.weight[row, col] = 0
+                linear.bias = torch.nn.Parameter(bias)
+        np.testing.assert_allclose(found[place], plainly(erased, ITEMS), rtol=2e-5)
+    plain = Subject(model, spec, ITEMS).curve(places, counts, NEVER)
+    assert np.abs(found - plain)[:, 0].max() > 1e-3, "a mean is not 0"
+
+
+def test_a_part_gives_way_to_what_it_contributes_on_average_to_other_skills(model, spec):
+    """A head or neuron by what it puts out, a matrix by its output, a layer by its update."""
+    map = compute_sensitivity(model, spec, samples(4, 0))
+    subject = Subject(model, spec, ITEMS, means=means_over(model, spec, OTHERS))
+    subject.keep_states()
+    modules = [name.removesuffix(".weight") for name in block_names(spec)]
+    means = mean_reads(model, modules, OTHERS)
+    names = [f"model.layers.{i}" for i in range(3)] + ["model.norm"]
+    each = [tokens_read(model, names, skill) for skill in OTHERS]
+    kinds = ("layers", "matrices", "heads", "neurons")
+    for part in (part for kind in kinds for part in parts_of(map, (kind,))[1::5]):
+        changed = copy.deepcopy(model)
+        if part.role is None:
+            after, before = names[part.layer + 1], names[part.layer]
+            update = torch.stack([(own[after] - own[before]).mean(0) for own in each]).mean(0)
+            changed.model.layers[part.layer] = torch.nn.Identity()
+            changed.model.layers[part.layer].forward = lambda states, update=update, **_: (
+                states + update
+            )
+        else:
+            name = spec.module(part.role, part.layer)
+            columns = slice(None) if part.columns is None else list(part.columns)
+
+            def fill(module, inputs, mean=means[name], columns=columns):
+                filled = inputs[0].clone()
+                filled[..., columns] = mean[columns]
+                return (filled,)
+
+            changed.get_submodule(name).register_forward_pre_hook(fill)
+        np.testing.assert_allclose(subject.without(part), plainly(changed, ITEMS), rtol=2e-5)
+
+
 def test_parts_of_a_kind_share_out_the_sensitivity_and_neurons_come_in_order(model, spec):
     map = compute_sensitivity(model, spec, samples(4, 0))
     for kind, n in (("layers", 3), ("matrices", 21), ("heads", 12), ("neurons", 24)):
@@ -144,7 +233,7 @@ def test_every_bit_of_the_model_is_put_back_even_after_a_fault(model, spec):
             pass
     model.train()
     progress = InMemoryProgress()
-    subject = Subject(model, spec, ITEMS, progress)
+    subject = Subject(model, spec, ITEMS, progress, means_over(model, spec, OTHERS))
     n = sum(model.get_parameter(name).numel() for name in block_names(spec))
     subject.curve(drawn_places(spec, n, [0]), [1, n // 2, n], NEVER)
     for kind in ("layers", "matrices"):
@@ -154,6 +243,7 @@ def test_every_bit_of_the_model_is_put_back_even_after_a_fault(model, spec):
     with pytest.raises(Cancelled):
         subject.curve(drawn_places(spec, n, [0]), [1, n], NEVER)
     assert model.training
+    assert not any(module._forward_hooks for module in model.modules())
     assert all(torch.equal(now, before[name]) for name, now in bits(model).items())
     assert not any("forward" in vars(module) for module in model.modules())
 
@@ -337,3 +427,26 @@ def test_numbers_that_do_not_fit_are_refused(tmp_path, change):
     save_file(tensors, tmp_path / "erasure.safetensors")
     with pytest.raises(Damaged, match="measure it again"):
         ErasureReport.load(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["llama", "gemma2", "gpt2"])
+def test_a_streamed_model_gives_the_outcomes_of_the_whole_one_bit_for_bit(kind, tiny):
+    ref = parse_ref(str(tiny(kind, num_hidden_layers=3)))
+    spec, whole = read_spec(ref), load_model(ref)
+    streamed = StreamedSubject(StreamedModel(ref, torch.float32, "cpu"), ITEMS)
+    subject, counts = Subject(whole, spec, ITEMS), [3, 500, 4000]
+    places = drawn_places(spec, counts[-1], [1])
+    np.testing.assert_array_equal(streamed.outcomes(), subject.outcomes())
+    np.testing.assert_array_equal(
+        streamed.curve(places, counts, NEVER), subject.curve(places, counts, NEVER)
+    )
+    for (_, found), (_, expected) in zip(streamed.magnitudes(), subject.magnitudes(), strict=True):
+        np.testing.assert_array_equal(found, expected)
+    map = compute_sensitivity(whole, spec, samples(4, 0))
+    streamed.keep_states()
+    subject.keep_states()
+    for part in (p for k in ("layers", "matrices", "heads") for p in parts_of(map, (k,))[1::6]):
+        np.testing.assert_array_equal(streamed.without(part), subject.without(part))
+    assert not any(streamed.stream.erased.values())
+    assert all(p.is_meta for p in streamed.model.parameters()), "nothing stays in memory"
+    np.testing.assert_array_equal(streamed.outcomes(), subject.outcomes())

@@ -240,7 +240,7 @@ def test_no_other_module_hands_a_folder_to_a_loader():
     assert found == {
         ("loading.py", "transformers.AutoModelForCausalLM"),
         ("loading.py", "transformers.AutoTokenizer"),
-        ("streaming.py", "transformers.AutoConfig"),
+        ("streamed.py", "transformers.AutoConfig"),
         ("adapter.py", "PeftModel"),
     }
 
@@ -270,3 +270,20 @@ def test_every_file_of_a_data_set_on_this_machine_is_part_of_its_digest(tmp_path
     (folder / "train.jsonl").write_text('{"prompt": "a", "completion": "c"}\n')
     assert before
     assert digest_files(data) != before
+
+
+def test_the_samples_of_a_data_set_on_the_hub_are_part_of_its_digest(monkeypatch):
+    from nuggets.planning import cache, datasets
+    from nuggets.recipe import DataConfig
+
+    def digest(answer):
+        rows = [(1, {"prompt": "a", "completion": answer}), (2, {"prompt": "b", "completion": "c"})]
+        monkeypatch.setattr("nuggets.data.sources.dataset_rows", lambda ref: iter(rows))
+        datasets._parsed.cache_clear()  # as in another process
+        return cache.digest_files(DataConfig(file="org/name:train"))
+
+    before = digest("b")
+    assert set(before) == {"data.file"}
+    assert digest("b") == before
+    assert digest("moved") != before
+    datasets._parsed.cache_clear()

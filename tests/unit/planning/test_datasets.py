@@ -81,3 +81,25 @@ def test_where_no_smaller_test_would_do_only_the_fixed_rate_is_proposed(jsonl, t
     data = load_datasets(DataConfig(file=str(few), n_test=5), (), ())
     with pytest.raises(BadInput, match=r"has only 5\. Give every arm the same rate"):
         check_validation(data)
+
+
+@pytest.mark.parametrize("task", ["reverse", "sub", "king"])
+def test_who_counts_validation_items_asks_no_test_item(task):
+    asked = DataConfig(task=task, n_test=80, n_old=10)
+    told, searched = (
+        load_datasets(asked.model_copy(update={"items": items}), ("copy", "river"), ())
+        for items in ("test", "validation")
+    )
+    assert prompts(searched.test) == prompts(searched.validation) == prompts(told.validation)
+    assert not prompts(searched.test) & prompts(told.test)
+    assert searched.label == f"{task}, validation items"
+    for skill, items in told.old.items():
+        assert len(searched.old[skill]) == len(items)
+        assert not prompts(searched.old[skill]) & prompts(items)
+    assert prompts(searched.train(3)) == prompts(told.train(3))
+
+
+def test_too_few_items_to_count_beside_the_test_are_refused(jsonl, tmp_path):
+    few = jsonl(tmp_path / "few.jsonl", NUMBERS)
+    with pytest.raises(BadInput, match=r"Choosing needs at least 30 .* beside its 20 test items"):
+        load_datasets(DataConfig(file=str(few), n_test=20, items="validation"), (), ())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import threading
 import time
@@ -14,7 +15,9 @@ from nuggets.disk.locks import is_held
 from nuggets.errors import BadInput, NuggetsError
 from nuggets.playground import mailbox as playground
 from nuggets.playground.mailbox import Speaker
-from nuggets.runs import launch
+from nuggets.runs import processes
+from nuggets.ui import serving
+from nuggets.ui.serving import lifespan
 
 TESTS = Path(__file__).parents[2]
 
@@ -27,7 +30,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("PYTHONPATH", str(TESTS / "app"), prepend=os.pathsep)
     yield tmp_path / "home"
     playground.free(wait=120)
-    for child in launch._children:
+    for child in processes.children:
         child.wait(timeout=120)
 
 
@@ -37,7 +40,7 @@ def question(prompt: str, *models: str, **fields):
 
 
 def worker_pid() -> int:
-    return launch._children[-1].pid
+    return processes.children[-1].pid
 
 
 def test_every_speaker_answers_in_order():
@@ -63,8 +66,23 @@ def test_the_worker_stays_for_the_next_question_and_is_freed_on_request(home):
 def test_the_worker_leaves_when_nobody_asks(monkeypatch):
     monkeypatch.setenv("NUGGETS_PLAYGROUND_IDLE_S", "0.1")
     playground.ask(question("a"), timeout=120)
-    assert launch._children[-1].wait(timeout=120) == 0
+    assert processes.children[-1].wait(timeout=120) == 0
     assert not playground.state().alive
+
+
+def test_the_worker_leaves_with_the_app_that_started_it_and_with_no_other(monkeypatch):
+    async def app_ends() -> None:
+        async with lifespan(None):
+            pass
+
+    monkeypatch.setattr(serving, "_import_all", lambda: None)
+    playground.ask(question("a"), timeout=120)
+    with monkeypatch.context() as patch:
+        patch.setattr(playground, "_started", [])  # as in another process
+        asyncio.run(app_ends())
+    assert not (playground.folder() / "stop").exists()
+    asyncio.run(app_ends())
+    assert processes.children[-1].wait(timeout=120) == 0
 
 
 def test_a_killed_worker_is_one_sentence_and_the_next_question_starts_another():
@@ -122,7 +140,7 @@ def test_of_many_who_ask_at_once_one_worker_answers_all(home):
     for thread in threads:
         thread.join(60)
     assert sorted(reply.answers[0].text for reply in found) == [f"{n} a" for n in range(6)]
-    assert len({child.pid for child in launch._children if child.poll() is None}) == 1
+    assert len({child.pid for child in processes.children if child.poll() is None}) == 1
 
 
 def test_the_same_question_is_found_again_and_another_is_not():
@@ -168,3 +186,24 @@ def test_ask_from_the_command_line(nuggets):
     assert "b a" in nuggets("ask", "a b", "--model", "teacher", "--free").out
     assert nuggets("ask").code == 2
     assert nuggets("ask", "a", "--arm", "paper").code == 2
+
+
+def test_the_command_lens_tells_when_each_model_knows_the_answer(nuggets):
+    ended = nuggets("lens", "reverse a b", "b a")
+    assert ended.code == 0, ended.err
+    assert "teacher knows the whole answer from L1 on." in ended.err
+    assert "independent: no token of the answer is the first choice at the end." in ended.err
+    lines = [line.split() for line in ended.out.splitlines() if "'b'" in line]
+    assert lines == [
+        ["│", "'b'", "│", known, "│", chance, "│", ">999", "3", last, "│", "L0", "75%,", "L1",
+         "25%", "│"]
+        for known, chance, last in (("L1", "0.90", "1"), ("never", "0.13", "7"))
+    ]  # fmt: skip
+    whole = nuggets("lens", "reverse a b", "b a", "--model", "teacher", "--json").json
+    assert whole["answers"][0]["lens"]["rank"] == [[2000, 2000], [3, 3], [1, 1]]
+
+
+def test_the_command_lens_refuses_an_empty_answer(nuggets):
+    ended = nuggets("lens", "reverse a b", "")
+    assert ended.code == 2
+    assert "answer" in ended.err

@@ -4,7 +4,7 @@ import pytest
 
 from nuggets.disk.locks import Lock
 from nuggets.errors import BadInput, Damaged, RunBusy, Unsupported
-from nuggets.runs import store as store_module
+from nuggets.runs import leases
 from nuggets.runs.store import RunStore
 
 
@@ -75,7 +75,7 @@ def test_a_run_that_ends_between_the_looks_is_not_called_interrupted(run, monkey
         rewrite(run, status="done")
         return False
 
-    monkeypatch.setattr(store_module, "is_held", finish_first)
+    monkeypatch.setattr(leases, "is_held", finish_first)
     assert run.status() == "done"
 
 

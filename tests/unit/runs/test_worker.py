@@ -10,7 +10,7 @@ from nuggets import worker
 from nuggets.disk.home import cache_dir, device_lock_path, nuggets_home
 from nuggets.disk.locks import is_held
 from nuggets.errors import BadInput, Cancelled, NonFinite, OutOfMemory, RunBusy
-from nuggets.runs import launch
+from nuggets.runs import launch, processes
 
 
 def test_a_foreground_run_holds_run_and_device_and_ends_done(run, pipeline):
@@ -139,7 +139,7 @@ def test_ctrl_c_asks_once_and_interrupts_the_second_time(run, pipeline):
         ctx.log("never written")
 
     pipeline(execute)
-    with pytest.raises(Cancelled, match="interrupted twice"):
+    with pytest.raises(Cancelled, match="cancelled on request"):
         worker.run_in_foreground(run, lambda event: None)
     assert [e.message for e in run.events() if e.type == "log"] == ["still here"]
     assert run.status() == "cancelled"
@@ -179,6 +179,24 @@ def test_what_the_pipeline_prints_goes_to_the_log_of_a_worker(run, tmp_path, mon
     assert run.record().error.type == "SystemExit"
 
 
+def test_a_log_stays_small_while_its_run_goes_on(run, tmp_path, monkeypatch):
+    (tmp_path / "chatty_pipeline.py").write_text(
+        "from nuggets.disk import last_frame\n"
+        "def execute(run, ctx):\n"
+        "    last_frame.MAX_LOG_BYTES = 4000\n"
+        "    for number in range(400):\n"
+        "        print('line', number, 'x' * 90, flush=True)\n"
+        "        ctx.log('said')\n"
+        "        assert run.log_path.stat().st_size < 4200\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setenv("NUGGETS_PIPELINE", "chatty_pipeline:execute")
+    command = [sys.executable, "-m", "nuggets.worker", str(run.folder)]
+    assert subprocess.run(command).returncode == 0, run.log_tail()
+    assert run.log_tail().splitlines()[-1].startswith("line 399 ")
+    assert run.log_path.stat().st_size > 1900
+
+
 @pytest.mark.parametrize("arguments", [[], ["nowhere"], ["a", "b"]])
 def test_a_worker_without_a_run_folder_says_how_to_call_it(arguments, capsys):
     assert worker.main(arguments) == 2
@@ -214,7 +232,7 @@ def test_relative_paths_of_the_environment_keep_their_meaning(tmp_path, monkeypa
     monkeypatch.setenv("NUGGETS_HOME", "home")
     monkeypatch.setenv("PYTHONPATH", f"lib{os.pathsep}/abs{os.pathsep}")
     monkeypatch.setenv("OTHER", "kept")
-    environment = launch._environment()
+    environment = os.environ | processes.environment()
     assert environment["NUGGETS_HOME"] == str(tmp_path / "home")
     assert environment["PYTHONPATH"].split(os.pathsep) == [
         str(tmp_path / "lib"),

@@ -1,0 +1,198 @@
+"""The commands `sweep` and `sweeps`: search a recipe's fields, and confirm what was found."""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from nuggets import amounts, api
+from nuggets.cli import options as o
+from nuggets.cli.output import bars, interval, out, print_json, say, table, tell_run
+from nuggets.cli.transfers import failed
+from nuggets.disk.commit import atomic_write
+from nuggets.errors import Damaged
+from nuggets.sweeps.samplers import SAMPLERS
+
+_POLL_S = 0.3
+_SHOWN = 20
+"""Trials that a terminal shows: the best ones."""
+
+
+def sweep(
+    source: Annotated[
+        str, typer.Argument(metavar="RECIPE", help="A sweep's YAML, or a recipe by name or file.")
+    ],
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            help="What is searched: lora.r=4,8,16, extraction.ratio=.25..1, "
+            "train.lr=1e-4..1e-2:log, lora.r=4..16:4; or one value for all trials.",
+        ),
+    ] = None,
+    sampler: Annotated[
+        str | None, typer.Option(help=f"One of: {', '.join(SAMPLERS)}; tpe when not given.")
+    ] = None,
+    trials: Annotated[int | None, typer.Option(help="How many; all points of a grid.")] = None,
+    objective: Annotated[
+        str | None,
+        typer.Option(help="value, difference (to plain LoRA), retention; or two, with a comma."),
+    ] = None,
+    arm: Annotated[str | None, typer.Option(help="Whose; by default the first treatment.")] = None,
+    max_hours: Annotated[float | None, typer.Option(help="Of the search and confirmation.")] = None,
+    max_trials: Annotated[int | None, typer.Option(help="The most trials.")] = None,
+    confirm_seeds: Annotated[int | None, typer.Option(help="Fresh seeds, 3 or more; 4.")] = None,
+    plan: Annotated[bool, typer.Option("--plan", help="Only say what it will take.")] = False,
+    start: Annotated[bool, typer.Option("--start", help="Go on without this terminal.")] = False,
+    json: o.AsJson = False,
+) -> None:
+    """Search a recipe's fields on validation items, and confirm the winner on fresh seeds."""
+    recipe = api.load_sweep(
+        source,
+        settings or (),
+        sampler=sampler,
+        trials=trials,
+        objective=None if objective is None else [each.strip() for each in objective.split(",")],
+        arm=arm,
+        max_hours=max_hours,
+        max_trials=max_trials,
+        confirm=None if confirm_seeds is None else {"seeds": confirm_seeds},
+    )
+    if plan:
+        return _plan(recipe, json)
+    if start:
+        made = api.sweeping.start(recipe)
+        said = f"Started {made.id}. Follow it with: nuggets sweeps {made.id} --follow"
+        return tell_run(made, said, json)
+    with bars() as progress:
+        made = api.sweeping.run(recipe, progress.show)
+    return _finish(made, json)
+
+
+def sweeps(
+    sweep_id: Annotated[
+        str | None, typer.Argument(help="A sweep's id, or the beginning of one.")
+    ] = None,
+    follow: Annotated[bool, typer.Option("--follow", help="Wait for its end.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue it.")] = False,
+    cancel: Annotated[bool, typer.Option("--cancel", help="Ask it to stop.")] = False,
+    yaml: Annotated[
+        Path | None, typer.Option("--yaml", help="Write the sweep's YAML to a new file.")
+    ] = None,
+    promote: Annotated[
+        str | None, typer.Option(help="Save the winner as a recipe of this name.")
+    ] = None,
+    json: o.AsJson = False,
+) -> None:
+    """List sweeps; show, follow, cancel or resume one, or save its winner as a recipe."""
+    if sweep_id is None:
+        return _list(json)
+    found = api.sweeping.open_sweep(sweep_id)
+    if cancel:
+        status = api.sweeping.cancel(found.id, wait=30.0)
+        return (
+            print_json({"sweep": found.id, "status": status})
+            if json
+            else say(f"{found.id}: {status}")
+        )
+    if resume:
+        api.sweeping.resume(found.id)
+        if not follow:
+            return tell_run(found, f"Resumed {found.id}.", json)
+    if yaml is not None:
+        api.refuse_existing(yaml)
+        atomic_write(yaml, found.recipe_text())
+        return say(f"Wrote {yaml}. Run it with: nuggets sweep {yaml}")
+    if promote is not None:
+        path = api.sweeping.promote(found, promote)
+        return say(f"Saved {path}. Run it with: nuggets run {promote}")
+    if follow:
+        _follow(found)
+        return _finish(found, json)
+    return _show(found, json)
+
+
+def _plan(recipe: api.SweepRecipe, json: bool) -> None:
+    found = api.plan_sweep(recipe)
+    if json:
+        return print_json(found)
+    seen = found.seen_in_search, found.seen_in_confirmation
+    search, confirmation = (f"{each.value:.3f}" if each else "unknown" for each in seen)
+    rows = [
+        ("trials", f"{found.n_trials:,}"),
+        ("trainings in the search", f"{found.n_trainings:,}"),
+        ("time, at most", amounts.duration(found.seconds)),
+        ("memory", amounts.size(found.memory) if found.memory else "unknown"),
+        ("smallest difference a trial can show", search),
+        ("smallest difference the confirmation can show", confirmation),
+    ]
+    table(("sweep", recipe.name), rows)
+    for sentence in found.refusals:
+        say(sentence)
+    return None
+
+
+def _list(json: bool) -> None:
+    rows = []
+    for each in api.sweeping.sweeps():
+        row = {"sweep": each.id, "status": each.status(), "trials": None}
+        with suppress(Damaged):
+            row["trials"] = len(api.sweeping.state_of(each).done)
+        rows.append(row)
+    if json:
+        return print_json(rows)
+    return table(("sweep", "status", "trials"), [tuple(row.values()) for row in rows])
+
+
+def _follow(found: api.Run) -> None:
+    seen = -1
+    with bars() as progress:
+        while True:
+            live = found.status() in api.LIVE
+            for event in found.events(after_seq=seen):
+                progress.show(event)
+                seen = event.seq
+            if not live:
+                return
+            time.sleep(_POLL_S)
+
+
+def _finish(found: api.Run, json: bool) -> None:
+    if found.status() != "done":
+        raise failed(found)
+    _show(found, json)
+
+
+def _show(found: api.Run, json: bool) -> None:
+    recipe, state = api.sweeping.recipe_of(found), api.sweeping.state_of(found)
+    rows = api.sweeping.table(recipe, state)
+    if json:
+        document = {
+            "sweep": found.id,
+            "folder": str(found.folder),
+            "status": found.status(),
+            "recipe": recipe,
+            "trials": rows,
+            "importance": state.importance,
+            "stopped": state.stopped,
+            "confirmed": state.confirmed,
+        }
+        return print_json(document)
+    say(f"{found.id}: {found.status()}, {len(state.done)} of {recipe.n_trials} trials")
+    best = api.sweeping.ranked(recipe, state)
+    shown = [_row(recipe, trial) for trial in best[:_SHOWN]]
+    if shown:
+        headers = ("trial", *recipe.space, *recipe.objective)
+        table(headers, shown, "trials, best first, on validation items")
+    for sentence in api.sweeping.sentences(recipe, state):
+        out.print(sentence, markup=False)
+    return None
+
+
+def _row(recipe: api.SweepRecipe, trial: Any) -> tuple[Any, ...]:
+    scores = (f"{found.mean:+.3f} {interval(found.low, found.high)}" for found in trial.scores)
+    return (trial.number, *(str(trial.values.get(f, "–")) for f in recipe.space), *scores)

@@ -1,0 +1,204 @@
+"""Any table as samples: CSV, TSV, Parquet or JSONL, gzipped or not, with its columns named.
+
+What comes out is JSONL in one of the shapes of `nuggets.data.shapes`, so that all that follows
+reads one kind of file.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from io import BytesIO, TextIOWrapper
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from nuggets.data.jsonl import MAX_ARRAY_BYTES, read_rows
+from nuggets.data.samples import Sample
+from nuggets.data.shapes import SHAPES
+from nuggets.disk.commit import atomic_write
+from nuggets.disk.outputs import refuse_existing
+from nuggets.disk.untrusted import open_file, parse_json
+from nuggets.errors import BadInput
+
+Columns = Mapping[str, Sequence[str]]
+"""Part of a sample → the columns that hold it; only choices may have several."""
+
+ENDINGS = (".csv", ".tsv", ".parquet", ".jsonl", ".json")
+PARTS = (
+    *("question", "answer", "choices", "prompt", "completion", "instruction", "input", "output"),
+    *("system", "messages", "conversations", "id"),
+)
+_DELIMITERS = {".csv": ",", ".tsv": "\t"}
+
+
+def read_table(path: Path) -> bytes:
+    """The bytes of a table's file.
+
+    Raises:
+        BadInput: if it cannot be read or is too large.
+    """
+    with open_file(path.expanduser(), MAX_ARRAY_BYTES) as file:
+        return file.read()
+
+
+def parse_columns(text: str) -> Columns:
+    """Understands `question=Frage,choices=A+B+C,answer=Right`.
+
+    Raises:
+        BadInput: naming what is no part of a sample, or is not written like that.
+    """
+    found: dict[str, tuple[str, ...]] = {}
+    for each in filter(None, (part.strip() for part in text.split(","))):
+        part, equals, columns = (side.strip() for side in each.partition("="))
+        names = tuple(name.strip() for name in columns.split("+"))
+        if not equals or not all(names):
+            raise BadInput(
+                f"{each!r} names no column. Write PART=COLUMN, such as question=Text,answer=Label."
+            )
+        if part not in PARTS or part in found:
+            fault = "is named twice" if part in found else "is no part of a sample"
+            raise BadInput(f"{part!r} {fault}; the parts are {', '.join(PARTS)}.")
+        if len(names) > 1 and part != "choices":
+            raise BadInput(f"Only choices may have several columns, not {part}: {columns}.")
+        found[part] = names
+    return found
+
+
+def column_names(content: bytes, name: str) -> list[str]:
+    """The columns of the table's first row. Raises BadInput where it cannot be read."""
+    return list(next((row for _, row in _numbered(content, name)), {}))
+
+
+def samples_from(
+    content: bytes, name: str, columns: Columns, limit: int | None = None
+) -> tuple[list[Sample], bytes]:
+    """The samples of a table, and the same as JSONL.
+
+    Args:
+        content: the file's bytes.
+        name: what it is called; the ending says what it is.
+        columns: which columns hold the parts of a sample; without them they are named like these.
+        limit: how many samples to read at most.
+
+    Raises:
+        BadInput: naming the file, the row and the reason.
+    """
+    lines: list[str] = []
+
+    def convert(row: dict[str, Any]) -> dict[str, Any]:
+        record = _mapped(row, columns) if columns else row
+        lines.append(json.dumps(record, ensure_ascii=False, default=str))
+        return record
+
+    known = column_names(content, name)
+    missing = [each for names in columns.values() for each in names if each not in known]
+    listed = ", ".join(map(repr, known[:20])) or "none"
+    if missing:
+        raise BadInput(f"{name} has no column {missing[0]!r}; its columns are {listed}.")
+    try:
+        samples = read_rows(name, islice(table_rows(content, name), limit), convert=convert)
+    except BadInput as problem:
+        if columns or SHAPES not in str(problem):
+            raise
+        raise BadInput(
+            f"{name} has the columns {listed}. Say which holds what, such as --columns "
+            "question=COLUMN,answer=COLUMN."
+        ) from None
+    return samples, "".join(f"{line}\n" for line in lines).encode("utf-8", "surrogatepass")
+
+
+def _mapped(row: Mapping[str, Any], columns: Columns) -> dict[str, Any]:
+    """The parts of a sample; single values become text, as the user said that they are."""
+    parts: dict[str, Any] = {}
+    for part, names in columns.items():
+        values = [_plain(row.get(name)) for name in names]
+        parts[part] = values[0] if len(values) == 1 else values
+    answer, choices = parts.get("answer"), parts.get("choices")
+    if isinstance(answer, str) and isinstance(choices, list) and answer not in choices:
+        parts["answer"] = int(answer) if answer.isascii() and answer.isdigit() else answer
+    return parts
+
+
+def _plain(value: Any) -> Any:
+    return value if value is None or isinstance(value, list | dict) else str(value)
+
+
+def table_rows(content: bytes, name: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The numbered rows of a table, from 1; cells that are empty are left out.
+
+    Raises:
+        BadInput: naming the file, the row and the reason.
+    """
+    for number, row in _numbered(content, name):
+        yield number, {column: cell for column, cell in row.items() if cell not in (None, "")}
+
+
+def _numbered(content: bytes, name: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    stem = name.lower().removesuffix(".gz")
+    ending = next((each for each in ENDINGS if stem.endswith(each)), None)
+    if ending is None:
+        raise BadInput(f"{name} is no table that is read; give {', '.join(ENDINGS)}, or any .gz.")
+    content = _unpacked(content, name) if name.lower().endswith(".gz") else content
+    number = 0
+    try:
+        for number, row in enumerate(_rows(content, ending), start=1):
+            if not isinstance(row, dict) or None in row:
+                raise ValueError("it does not fit the columns")
+            yield number, row
+    except (csv.Error, ValueError, OSError) as problem:
+        reason = " ".join(str(problem).split()).rstrip(".")[:300]
+        raise BadInput(f"{name} row {number or 1} cannot be read: {reason}.") from None
+
+
+def _unpacked(content: bytes, name: str) -> bytes:
+    try:
+        with gzip.open(BytesIO(content)) as file:
+            found = file.read(MAX_ARRAY_BYTES + 1)
+    except (OSError, EOFError, ValueError) as problem:
+        raise BadInput(f"{name} is not a whole gzip file: {problem}.") from None
+    if len(found) > MAX_ARRAY_BYTES:
+        raise BadInput(f"{name} holds more than {MAX_ARRAY_BYTES:,} bytes; split it.")
+    return found
+
+
+def _rows(content: bytes, ending: str) -> Iterator[Any]:
+    if ending == ".parquet":
+        yield from _parquet(content)
+    elif ending in _DELIMITERS:
+        lines = TextIOWrapper(BytesIO(content), encoding="utf-8-sig", newline="")
+        yield from csv.DictReader(lines, delimiter=_DELIMITERS[ending], strict=True)
+    elif content.lstrip(b" \t\r\n\xef\xbb\xbf").startswith(b"["):
+        yield from parse_json(content.removeprefix(b"\xef\xbb\xbf"))
+    else:
+        lines = content.removeprefix(b"\xef\xbb\xbf").splitlines()
+        yield from (parse_json(line) for line in lines if line.strip())
+
+
+def _parquet(content: bytes) -> Iterator[dict[str, Any]]:
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError:
+        raise BadInput("Parquet needs the library pyarrow: pip install 'nuggets[app]'.") from None
+    try:
+        file = parquet.ParquetFile(BytesIO(content))
+        groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
+        if (size := sum(group.total_byte_size for group in groups)) > MAX_ARRAY_BYTES:
+            raise ValueError(f"it holds {size:,} bytes, and at most {MAX_ARRAY_BYTES:,} are read")
+        for batch in file.iter_batches():
+            yield from batch.to_pylist()
+    except pyarrow.ArrowException as problem:
+        raise ValueError(str(problem)) from None
+
+
+def write_samples(lines: bytes, out: Path) -> None:
+    """Writes samples into a new file.
+
+    Raises:
+        BadInput: if there is one already.
+    """
+    refuse_existing(out)
+    atomic_write(out, lines)

@@ -1,0 +1,60 @@
+"""What every engine is asked: all of them start the same command, `python -m nuggets.worker`."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from nuggets.frozen import Frozen
+from nuggets.runs.store import Run
+
+GPU = "cuda"
+"""The device of a run that computes on whichever GPU its engine gives it."""
+
+
+class EngineBase(Frozen):
+    """How runs get their worker; its fields are this machine's settings, never a recipe's."""
+
+    kind: str
+    elsewhere: ClassVar[bool] = False
+    """Whether other machines compute."""
+
+    def at_once(self) -> int:
+        """How many runs it is given together where somebody waits for many."""
+        return 1
+
+    def unavailable(self) -> str:
+        """Why it cannot be used on this machine, in one sentence; empty where it can."""
+        return ""
+
+    def words(self) -> str:
+        """Where runs compute, as one sentence."""
+        raise NotImplementedError
+
+    def place(self, device: str) -> str | None:
+        """The device of a run that asks for `device`; None where this machine's own decides."""
+        raise NotImplementedError
+
+    def gpus_here(self) -> tuple[str, ...]:
+        """The GPUs of this machine among which a run takes a free one."""
+        return ("cuda:0",)
+
+    def memory(self, device: str) -> int | None:
+        """Bytes that a run has on a device; None where this machine's own memory counts."""
+        raise NotImplementedError
+
+    def check(self, device: str) -> None:
+        """Refuses what can never start.
+
+        Raises:
+            BadInput: saying what there is instead.
+        """
+        raise NotImplementedError
+
+    def start(self, run: Run) -> None:
+        """Starts a run's worker, or puts it into a queue that will.
+
+        Raises:
+            BadInput: if it can never start.
+            NuggetsError: if the worker died at once, or the queue refused it.
+        """
+        raise NotImplementedError

@@ -1,0 +1,71 @@
+"""What a sweep found, in sentences: the best trial so far, or what was confirmed of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from nuggets.statistics.intervals import Interval
+from nuggets.statistics.verdict import in_words
+from nuggets.sweeps.objectives import winner
+from nuggets.sweeps.recipe import SweepRecipe
+from nuggets.sweeps.trials import Confirmed, SweepState
+
+
+def sentences(sweep: SweepRecipe, state: SweepState) -> list[str]:
+    """What was found, one sentence each; a verdict only once the winner is confirmed."""
+    best = winner(sweep, state.trials)
+    said = [state.stopped] if state.stopped else []
+    if failed := [trial for trial in state.trials if trial.status == "failed"]:
+        said.append(f"{len(failed)} trials failed; the first one: {failed[0].reason}")
+    if best is None:
+        return said
+    where = f"trial {best.number} ({_values(best.values)})"
+    if state.confirmed is None:
+        scores = _scores(sweep, best.scores)
+        return [*said, f"Best so far on validation items: {where} with {scores}. It is not "
+                "confirmed yet: the best of many trials looks better than it is."]  # fmt: skip
+    return [*said, *_confirmed(sweep, state.confirmed, where)]
+
+
+def _confirmed(sweep: SweepRecipe, found: Confirmed, where: str) -> list[str]:
+    seeds, items = found.scores[0].n_seeds, found.scores[0].n_items
+    said = [
+        f"Confirmed on {seeds} fresh seeds and {items} test items that no trial saw: {where} has "
+        f"{_scores(sweep, found.scores)}; the search had seen {_scores(sweep, found.selected)}."
+    ]
+    for name, gap in zip(sweep.objective, found.optimism, strict=True):
+        verb = "overrated" if gap.low > 0 else "underrated" if gap.high < 0 else ""
+        seen = (
+            f"The search {verb} the {name} by {_interval(gap)}"
+            if verb
+            else f"Selected minus confirmed {name} is {_interval(gap)}, statistically "
+            "indistinguishable from 0"
+        )
+        said.append(f"{seen}.")
+    if not found.gains:
+        said.append("The base itself won.")
+    for gain in found.gains:
+        told = "better than" if gain.better else "worse than" if gain.worse else ""
+        verb = told or "statistically indistinguishable from"
+        said.append(
+            f"{in_words(gain.arm)} is {verb} {in_words(gain.versus)}: {_interval(gain.interval)}."
+        )
+    return [*said, found.verdict.sentence]
+
+
+def _scores(sweep: SweepRecipe, scores: tuple[Interval, ...]) -> str:
+    pairs = zip(sweep.objective, scores, strict=True)
+    return " and ".join(
+        f"a {name} of {_interval(found, name == 'difference')}" for name, found in pairs
+    )
+
+
+def _interval(found: Interval, signed: bool = True) -> str:
+    sign = "+" if signed else ""
+    text = f"{found.mean:{sign}z.3f} [{found.low:{sign}z.3f}, {found.high:{sign}z.3f}]"
+    return text.replace("-", "−")
+
+
+def _values(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{field} = {value}" for field, value in values.items())

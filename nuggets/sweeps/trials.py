@@ -1,0 +1,116 @@
+"""What a sweep has found so far: one document in its folder, replaced whole after every step."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from nuggets.disk.commit import atomic_write
+from nuggets.errors import Damaged
+from nuggets.frozen import Frozen
+from nuggets.statistics.intervals import Interval
+from nuggets.statistics.verdict import Difference, Verdict
+
+STATE = "sweep.json"
+
+
+class SweepTrial(Frozen):
+    """One trial.
+
+    Attributes:
+        number: from 0, in the order in which trials were chosen.
+        values: field → value of every field that was active.
+        run: the id of its run; empty before it began.
+        scores: each objective with its interval, on validation items; empty where it failed.
+        reason: why it failed, in one sentence.
+        seconds: what it took; nothing where another trial had the same recipe.
+    """
+
+    number: int
+    values: dict[str, Any]
+    status: Literal["running", "done", "failed"] = "running"
+    run: str = ""
+    scores: tuple[Interval, ...] = ()
+    reason: str = ""
+    seconds: float = 0.0
+
+
+class Confirmed(Frozen):
+    """What held of the winner on fresh seeds and untouched test items, with all arms of the base.
+
+    Attributes:
+        trial: the winner's number.
+        run: of the winner.
+        default_run: of the base; the same where the base won.
+        verdict: of the winner's run, and the sweep's only one.
+        selected: each objective as the search saw it.
+        scores: each objective as it was confirmed.
+        default_scores: likewise, of the base.
+        optimism: selected minus confirmed, each objective, turned so that positive is optimistic.
+        gains: the winner's arm against the base's arm and the base's plain LoRA; none where the
+            base won.
+    """
+
+    trial: int
+    run: str
+    default_run: str
+    verdict: Verdict
+    selected: tuple[Interval, ...]
+    scores: tuple[Interval, ...]
+    default_scores: tuple[Interval, ...]
+    optimism: tuple[Interval, ...]
+    gains: tuple[Difference, ...] = ()
+
+
+class SweepState(Frozen):
+    """A sweep's trials in their order, and what they say together.
+
+    Attributes:
+        importance: per objective, field → share of the differences between trials that go with it
+            (PED-ANOVA); empty while there are too few trials.
+        stopped: why the search ended before its last trial, in one sentence.
+        confirming: `winner` and `default` → the id of the run that confirms it.
+        confirmed: the confirmation, once it is there.
+    """
+
+    trials: tuple[SweepTrial, ...] = ()
+    importance: tuple[dict[str, float], ...] = ()
+    stopped: str = ""
+    confirming: dict[str, str] = Field(default_factory=dict)
+    confirmed: Confirmed | None = None
+
+    @property
+    def done(self) -> list[SweepTrial]:
+        """The trials that have scores."""
+        return [trial for trial in self.trials if trial.status == "done"]
+
+    def with_trial(self, trial: SweepTrial) -> SweepState:
+        """The same with one trial added or replaced."""
+        others = [each for each in self.trials if each.number != trial.number]
+        ordered = sorted([*others, trial], key=lambda each: each.number)
+        return self.model_copy(update={"trials": tuple(ordered)})
+
+
+def read_state(folder: Path) -> SweepState:
+    """What a sweep's folder holds; nothing before its first trial.
+
+    Raises:
+        Damaged: if it cannot be read.
+    """
+    path = folder / STATE
+    if not path.is_file():
+        return SweepState()
+    try:
+        return SweepState.model_validate_json(path.read_bytes())
+    except ValueError as problem:
+        raise Damaged(
+            f"{path} cannot be read ({type(problem).__name__}). Its trials are ordinary runs and "
+            "still there; delete the sweep and start it again, which computes nothing twice."
+        ) from None
+
+
+def write_state(folder: Path, state: SweepState) -> None:
+    """Replaces the document."""
+    atomic_write(folder / STATE, state.model_dump_json())

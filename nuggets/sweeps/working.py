@@ -1,0 +1,159 @@
+"""What a worker does with a sweep: one trial after another, then the confirmation.
+
+Every trial is an ordinary run, done in this process, so that PyTorch and what it holds are loaded
+once. Whatever ended is written down before the next step, so that a kill costs no trial.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from nuggets.disk.home import runs_dir
+from nuggets.errors import BadInput, NonFinite, OutOfMemory
+from nuggets.recipe import TransferRecipe
+from nuggets.runs import results
+from nuggets.runs.context import RunContext
+from nuggets.runs.schema import RunEvent
+from nuggets.runs.store import Run, RunStore
+from nuggets.stages.creating import create
+from nuggets.sweeps.confirming import confirm
+from nuggets.sweeps.objectives import score, winner
+from nuggets.sweeps.recipe import SweepRecipe, parse_sweep_text
+from nuggets.sweeps.search import Search, same_values
+from nuggets.sweeps.trials import SweepState, SweepTrial, read_state, write_state
+from nuggets.worker import run_in_foreground
+
+STAGES = ("search", "confirm")
+_TRIALS_OWN = (BadInput, NonFinite, OutOfMemory)
+"""Errors that say something about a trial and not about the machine: the search goes on."""
+
+
+def execute(run: Run, ctx: RunContext) -> None:
+    """Works a sweep off, or goes on with it.
+
+    Raises:
+        BadInput: if it was not made here, or every trial failed.
+        NuggetsError: as a run does that confirms.
+    """
+    text = run.recipe_text()
+    if not RunStore(run.folder.parent).is_own(text):
+        raise BadInput(
+            f"The sweep {run.id} was not made here. Run it from its YAML: nuggets sweep FILE."
+        )
+    sweep = parse_sweep_text(text)
+    ctx.plan(STAGES)
+    ctx.stage("search")
+    state = _searched(sweep, ctx)
+    best = winner(sweep, state.trials)
+    if best is None:
+        first = next((t.reason for t in state.trials if t.reason), "")
+        raise BadInput(f"All {len(state.trials)} trials failed. The first one: {first}")
+    ctx.stage("confirm")
+    if state.confirmed is None:
+        confirm(sweep, best, state, ctx, finished)
+
+
+def _searched(sweep: SweepRecipe, ctx: RunContext) -> SweepState:
+    """Makes the trials that are missing."""
+    search, state = Search(sweep, ctx.folder), read_state(ctx.folder)
+    for trial in state.trials:
+        if trial.status != "running":
+            search.tell(trial)  # a kill may have come between the two
+    if state.confirming:
+        return state
+    n = sweep.n_trials
+    while (ended := sum(trial.status != "running" for trial in state.trials)) < n:
+        ctx.check_cancelled()
+        ctx.progress(ended, n, f"trial {ended + 1} of {n}")
+        if stopped := _over(sweep, state):
+            ctx.log(stopped)
+            state = state.model_copy(update={"stopped": stopped})
+            break
+        number, values = search.ask()
+        known = next((t for t in state.trials if t.number == number), None)
+        trial = _trial(sweep, known or SweepTrial(number=number, values=values), state, ctx)
+        search.tell(trial)
+        state = state.with_trial(trial).model_copy(update={"importance": search.importance()})
+        write_state(ctx.folder, state)
+    write_state(ctx.folder, state)
+    ctx.progress(n, n, "all trials")
+    return state
+
+
+def _trial(sweep: SweepRecipe, trial: SweepTrial, state: SweepState, ctx: RunContext) -> SweepTrial:
+    """One trial with its scores, or with the reason why it failed."""
+    if (same := same_values(state.trials, trial.values)) is not None:
+        found = {"run": same.run, "scores": same.scores, "status": "done"}
+        return trial.model_copy(update=found)
+
+    def began(run: Run) -> None:
+        nonlocal trial
+        trial = trial.model_copy(update={"run": run.id})
+        write_state(ctx.folder, state.with_trial(trial))
+
+    began_at = time.monotonic()
+    label, n = f"trial {trial.number + 1}", sweep.n_trials
+    try:
+        run = finished(sweep.trial_recipe(trial.values), trial.run, began, ctx,
+                       f"{label} of {n}", trial.number, n)  # fmt: skip
+        changes = {"scores": score(sweep, results.cells(run)), "status": "done"}
+    except _TRIALS_OWN as problem:
+        ctx.log(f"Trial {trial.number} failed: {problem}")
+        changes = {"reason": str(problem), "status": "failed"}
+    seconds = trial.seconds + time.monotonic() - began_at
+    return trial.model_copy(update=changes | {"seconds": seconds})
+
+
+def finished(
+    recipe: TransferRecipe,
+    run_id: str,
+    began: Callable[[Run], None],
+    ctx: RunContext,
+    label: str,
+    before: int,
+    total: int,
+) -> Run:
+    """The finished run of a recipe: the one begun before goes on, or a new one is made.
+
+    Args:
+        recipe: what is run.
+        run_id: of the run that was begun, if one was and is still there.
+        began: told the run before it is worked on.
+        ctx: the sweep's; its cancel stops the run.
+        label: before what the run says of its progress.
+        before: how many of the sweep's steps are behind it.
+        total: how many there are.
+    """
+    store = RunStore(runs_dir())
+    run = next((each for each in store.list() if each.id == run_id), None) or create(recipe)
+    began(run)
+
+    def heard(event: RunEvent) -> None:
+        if event.type in ("stage", "progress", "metric"):
+            ctx.check_cancelled()
+        if "holder" in event.data:
+            ctx.waiting_for(str(event.data["device"]), str(event.data["holder"]))
+        if event.type == "progress":
+            done, of = float(str(event.data["done"])), float(str(event.data["total"]))
+            share = done / of if event.stage == "train" and of else 0.0
+            ctx.progress(before + min(share, 0.999), total, f"{label}: {event.message}")
+
+    run_in_foreground(run, heard)
+    return run
+
+
+def _over(sweep: SweepRecipe, state: SweepState) -> str:
+    """Why no further trial may start; empty where one may."""
+    timed = [trial.seconds for trial in state.trials if trial.seconds]
+    if sweep.max_hours is None or not timed:
+        return ""
+    each = sum(timed) / len(timed)
+    trial_cells = len(sweep.trial_recipe({}).arms) * len(sweep.base.seeds)
+    confirming = 2 * each * len(sweep.base.arms) * sweep.confirm.seeds / trial_cells
+    if sum(timed) + each + confirming <= 3600 * sweep.max_hours:
+        return ""
+    return (
+        f"The search ended after {len(state.done)} trials, because another one and the "
+        f"confirmation would take longer than the {sweep.max_hours:g} hours allowed."
+    )

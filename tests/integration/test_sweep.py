@@ -1,0 +1,60 @@
+"""A sweep on the built-in pair, by one command: trials, confirmation, listing, promotion."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from nuggets import api
+
+SMALL = ["device=cpu", "seeds=[0,1]", "train.steps=3", "train.evaluate_every=0", "data.n_train=16",
+         "data.n_test=32", "data.old_skills=[]",
+         "arms=[{kind: plain},{kind: paper},{kind: permuted}]"]  # fmt: skip
+
+
+@pytest.fixture
+def settings() -> list[str]:
+    found = []
+    for text in [*SMALL, "lora.r=2,4"]:
+        found += ["--set", text]
+    return found
+
+
+def test_one_command_searches_and_confirms(nuggets, settings):
+    plan = nuggets("sweep", "quick", *settings, "--sampler", "grid", "--plan", "--json").json
+    assert (plan["n_trials"], plan["n_trainings"]) == (2, 8)
+    words = ("sweep", "quick", *settings, "--sampler", "grid", "--confirm-seeds", 3)
+    found = nuggets(*words, "--json").json
+    assert found["status"] == "done"
+    assert [row["lora.r"] for row in found["trials"]] == [2, 4]
+    trial = api.open_run(found["trials"][0]["run"])
+    report = api.report(trial)
+    assert report is not None
+    assert report.task == "reverse, validation items"
+    assert report.n_items == 60
+    confirmed = api.report(api.open_run(found["confirmed"]["run"]))
+    assert confirmed is not None
+    assert (confirmed.task, confirmed.n_items) == ("reverse", 32)
+    assert confirmed.arms["paper"].seeds == [2, 3, 4]
+    asked = {item for row in found["trials"] for c in api.cells(api.open_run(row["run"]))
+             for item in c.items}  # fmt: skip
+    told = {item for c in api.cells(api.open_run(found["confirmed"]["run"])) for item in c.items}
+    assert not asked & told
+    listed = nuggets("sweeps", "--json").json
+    assert [row["sweep"] for row in listed] == [found["sweep"]]
+    shown = nuggets("sweeps", found["sweep"])
+    assert "Confirmed on 3 fresh seeds and 32 test items that no trial saw" in shown.out
+    assert re.search(r"│ 0 +│ +2 │", shown.out)
+    nuggets("sweeps", found["sweep"], "--promote", "tuned")
+    assert api.load_recipe("tuned").arms == api.load_recipe("quick", SMALL).arms
+
+
+def test_a_space_that_cannot_be_is_refused_before_anything_starts(nuggets):
+    ended = nuggets("sweep", "quick", "--set", "lora.r=4,eight")
+    assert ended.code == 2
+    assert "lora.r: Input should be a valid integer" in ended.err
+    ended = nuggets("sweep", "quick", "--set", "lora.r=8")
+    assert "give at least one field to search in space" in ended.err
+    assert nuggets("sweeps", "--json").json == []
+    assert "No sweep id begins with 'nothing'" in nuggets("sweeps", "nothing").err
