@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 FLOORS := .venv-floors
 PORT ?= 8501
 
-.PHONY: help app demo test check format browser bench bench-gpu real architectures faults mutants floors paper calibration pairs clean
+.PHONY: help app demo test check format browser wheel notebooks bench bench-gpu real architectures faults mutants floors paper calibration pairs clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -21,8 +21,7 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $@
 
 app: $(STAMP)  ## open the app on the built-in pairs (PORT=8501)
-	$(BIN)/nuggets pairs --measure
-	$(BIN)/streamlit run app.py --server.port $(PORT)
+	$(BIN)/nuggets app --port $(PORT)
 
 demo: $(STAMP)  ## a whole transfer with controls, headless, under a minute
 	$(BIN)/nuggets run quick
@@ -45,6 +44,12 @@ format: $(STAMP)  ## format and fix what can be fixed
 
 browser: $(STAMP)  ## only the tests in a real browser
 	$(BIN)/python -m pytest -m browser tests/browser
+
+wheel: $(STAMP)  ## build the wheel, install it in an empty environment, try it and its app there
+	.ci/wheel
+
+notebooks: $(STAMP)  ## run the notebooks of docs/notebooks (about a minute)
+	NUGGETS_HOME=$$(mktemp -d) $(BIN)/python .ci/notebooks.py docs/notebooks/*.ipynb
 
 bench: $(STAMP)  ## speed and memory against the published procedure and the machine, one table
 	$(BIN)/python -m benchmarks

@@ -6,5 +6,5 @@ import streamlit as st
 
 from nuggets.ui import serving
 
-router = Path(__file__).parent / "nuggets" / "ui" / "router.py"
+router = Path(serving.__file__).with_name("router.py")
 app = st.App(router, lifespan=serving.lifespan, middleware=serving.middleware())

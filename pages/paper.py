@@ -41,16 +41,11 @@ def _gallery(found: dict[str, api.Study]) -> None:
                 "experiment": study.name,
                 "title": study.title,
                 "runs": f"{0 if report is None else len(report.panels)} of {len(study.runs)}",
-                "found": "" if report is None else report.summary,
+                "found": "" if report is None else safe.label(report.summary, 300),
             }
         )
-    st.dataframe(
-        pd.DataFrame(rows),
-        hide_index=True,
-        height="content",
-        row_height=30,
-        alt="The experiments, how many of their runs have finished, and what they found",
-    )
+    # Unlike a data frame it wraps what is long.
+    st.table(pd.DataFrame(rows).set_index("experiment"), border="horizontal")
 
 
 def _experiment(study: api.Study) -> None:

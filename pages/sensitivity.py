@@ -6,9 +6,9 @@ from typing import Any
 
 import streamlit as st
 
+from nuggets import api
 from nuggets.ui.frame import measure, safe, shell
 from nuggets.ui.sensitivity import map as parts
-from nuggets.ui.sensitivity import matrix as matrix_part
 from nuggets.ui.sensitivity import prompt, sources, truth
 from nuggets.ui.sensitivity import units as units_part
 from nuggets.ui.transfer import own_samples
@@ -18,15 +18,19 @@ FORMULA = r"S(\theta)=\sum_{x}\left|\,\theta\cdot\partial L(x)/\partial\theta\,\
 
 def main() -> None:
     """Draws the page."""
-    st.title("Sensitivity", anchor=False)
-    st.caption(
-        "Where a skill lives: how much the loss on its answers would change, to first order, if "
-        "a weight were 0.",
-        help=f"${FORMULA}$, summed over the seed samples x; L is the loss on answer tokens only.",
-    )
     choice = shell.current()
     with safe.shown_problems("sensitivity"):
-        model, run = where(choice)
+        toolbar = st.container(horizontal=True, vertical_alignment="bottom")
+        with toolbar:
+            st.title(
+                "Sensitivity",
+                anchor=False,
+                width="content",
+                help="Where a skill lives: how much the loss on its answers would change, to first "
+                f"order, if a weight were 0. ${FORMULA}$, summed over the seed samples x; L is the "
+                "loss on answer tokens only.",
+            )
+            model, run = where(choice)
         wanted = sources.jobs(choice, model)
         found = sources.measured(wanted)
         task = choice.label
@@ -37,11 +41,11 @@ def main() -> None:
             empty(model, task, wanted, found)
             prompt.section(choice)
             return
-        view = compared(task, found)
+        with toolbar:
+            view = compared(task, found)
         parts.overview(found, view, choice)
         truth.truth(found[view.a])
         prompt.section(choice)
-        matrix_part.matrix(found, view.a, view.b, view.show, choice)
         units_part.units(found, view.a, view.b)
         parts.trust(found[view.a], choice)
         unmeasured(wanted, found)
@@ -51,29 +55,33 @@ def where(choice: shell.Choice) -> tuple[str, str | None]:
     """Which model's map, and from which run; both are part of the address."""
     side = st.session_state.get("side")
     model = choice.student if side == "student" else choice.teacher
-    with st.container(horizontal=True, vertical_alignment="bottom"):
-        st.segmented_control("Model", ("teacher", "student"), default="teacher", required=True,
-                             key="side", bind="query-params")  # fmt: skip
-        runs = sources.past_runs(model)
-        run = st.selectbox("Map of a past run", runs, index=None, key="map_run", width=330,
-                           placeholder="none: the sidebar's task", bind="query-params",
+    st.segmented_control("Model", ("teacher", "student"), default="teacher", required=True,
+                         key="side", bind="query-params")  # fmt: skip
+    names = api.titles(sources.past_runs(model))
+    with st.popover("Other samples", key="other-samples"):
+        own_samples.uploader()
+        shell.from_address("map_run", names)
+        run = st.selectbox("Map of a past run", list(names), index=None, key="map_run",
+                           placeholder="none: the sidebar's task",
+                           format_func=lambda run: names.get(run, str(run)),
                            help="Runs that measured or used a map of this model.")  # fmt: skip
-        own_samples.popover()
-    return model, run if run in runs else None
+        shell.keep_in_address("map_run")
+    return model, run
 
 
 def compared(a: str, found: sources.Sources) -> parts.View:
     """Draws the controls of which maps are shown; every one is part of the address."""
     bound: Any = {"bind": "query-params"}
     others = [name for name in found if name != a]
-    with st.container(horizontal=True, vertical_alignment="bottom"):
-        b = st.selectbox("Compare with", others, index=None, key="other", width=170,
-                         placeholder="no task", **bound)  # fmt: skip
-        shows = ("A", "B", "A − B") if b in others else ("A",)
-        show = st.segmented_control("Show", shows, default="A", required=True, key="show",
-                                    help="A is the sidebar's task or the past run's map; B is "
-                                    "the task to compare with.", **bound)  # fmt: skip
-    return parts.View(a, b if b in others else None, show if show in shows else "A")
+    b = st.selectbox("Compare with", others, index=None, key="other", width=150,
+                     placeholder="no task", **bound)  # fmt: skip
+    if b not in others:
+        return parts.View(a, None, "A")
+    shows = ("A", "B", "A − B")
+    show = st.segmented_control("Show", shows, default="A", required=True, key="show",
+                                help="A is the sidebar's task or the past run's map; B is the "
+                                "task to compare with.", **bound)  # fmt: skip
+    return parts.View(a, b, show if show in shows else "A")
 
 
 def empty(model: str, task: str, wanted: dict[str, Any], found: sources.Sources) -> None:

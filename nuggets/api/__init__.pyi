@@ -1,5 +1,6 @@
 """The façade's names and where they live: read by editors, type checkers and `__getattr__`."""
 
+from nuggets import figures as figures
 from nuggets.alignment.report import AlignmentReport as AlignmentReport
 from nuggets.api._measuring import align as align
 from nuggets.api._measuring import cut as cut

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from nuggets.disk.carried import carried
 from nuggets.errors import BadInput, Damaged
 from nuggets.frozen import Frozen
 
@@ -84,19 +85,16 @@ class ModelCard(Frozen):
 def assets_root() -> Path:
     """The folder that holds one folder per built-in model.
 
-    `NUGGETS_ASSETS` wins; otherwise `assets/pairs` of a source checkout, then of the installed
-    package.
+    `NUGGETS_ASSETS` wins over those that come with Nuggets.
 
     Raises:
         BadInput: if there is no such folder.
     """
     override = os.environ.get("NUGGETS_ASSETS")
-    package = Path(__file__).resolve().parents[1]
-    usual = (package.parent / "assets" / "pairs", package / "assets" / "pairs")
-    for folder in (Path(override),) if override else usual:
-        if folder.is_dir():
-            return folder
-    where = f"at NUGGETS_ASSETS={override}" if override else f"at {usual[0]}"
+    folder = Path(override) if override else carried("assets/pairs")
+    if folder.is_dir():
+        return folder
+    where = f"at NUGGETS_ASSETS={override}" if override else f"at {folder}"
     raise BadInput(f"The built-in models are missing {where}; run `make pairs` to train them.")
 
 

@@ -28,6 +28,7 @@ _INTERRUPTED = 130  # what newer typers return after Ctrl-C; older ones raise Ab
 _COMMANDS = {
     name: module
     for module, names in (
+        ("serve", "app"),
         ("measure", "doctor pairs preflight sensitivity"),
         ("erase", "erase"),
         ("measure", "align probe plan power extract cut convert"),

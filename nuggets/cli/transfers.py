@@ -144,7 +144,10 @@ def compare(run_ids: list[str], json: o.AsJson = False) -> None:
         return print_json(found)
     ids = [run["run"] for run in found["runs"]]
     table(("recipe field", *ids), [(name, *values) for name, values in found["recipe"].items()])
-    return table(("result", *ids), [(name, *values) for name, values in found["results"].items()])
+    apart = found["differences"]
+    minus = [f"{other} − {ids[0]}" for other in ids[1:]]
+    rows = [(name, *values, *apart[name]) for name, values in found["results"].items()]
+    return table(("result", *ids, *minus), rows, "differences are paired, positive is better")
 
 
 def bundle(

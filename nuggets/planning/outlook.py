@@ -12,7 +12,7 @@ from nuggets.planning.checks import detectable, preflight_recipe, refusals
 from nuggets.planning.jobs import find_alignment_of, map_request
 from nuggets.planning.svd_kept import KeptBySvd, kept_by_svd
 from nuggets.preflight.headers import Preflight
-from nuggets.preflight.resources import StageNeed
+from nuggets.preflight.resources import FASTER, SLOWER, STARTING_S, StageNeed
 from nuggets.recipe import TransferRecipe
 from nuggets.statistics.power import DetectableEffect
 from nuggets.views.sensitivity import Residual, residual_dimensions
@@ -48,10 +48,13 @@ class Outlook:
     detectable: DetectableEffect | None
 
     @property
-    def seconds(self) -> float | None:
-        """About how long all stages take, one arm after another; None on an unknown device."""
+    def seconds(self) -> tuple[float, float] | None:
+        """At least and at most how long a run takes, one arm after another; None if not known."""
         known = [stage.seconds for stage in self.stages if stage.seconds is not None]
-        return sum(known) if known else None
+        if not known:
+            return None
+        low, high = (STARTING_S + sum(known) * factor for factor in (FASTER, SLOWER))
+        return low, high
 
     @property
     def parameters(self) -> int | None:

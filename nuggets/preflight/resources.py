@@ -28,6 +28,10 @@ BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _REACHED = 0.5
 """Share of the measured matmul rate that whole forward and backward passes reach: .35–.75 on
 Llamas of 0.1–138 M parameters, which also pay for norms, softmax and Python."""
+FASTER, SLOWER = _REACHED / 0.75, _REACHED / 0.35
+"""By what a time may differ from its estimate."""
+STARTING_S = 6.0
+"""Seconds in which a worker imports PyTorch and its libraries, once for each run."""
 
 
 class Work(Frozen):

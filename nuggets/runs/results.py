@@ -8,6 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from nuggets.documents.figures import interval_text
 from nuggets.erasure.report import ErasureReport
 from nuggets.errors import BadInput
 from nuggets.evaluation.tables import BenchmarkTable
@@ -16,6 +17,7 @@ from nuggets.recipe import load_job
 from nuggets.runs.store import Run
 from nuggets.sensitivity.maps import SensitivityMap
 from nuggets.statistics.cells import CellOutcome
+from nuggets.statistics.intervals import paired_difference
 from nuggets.statistics.power import spread_at_half
 from nuggets.statistics.report import BenchmarkReport, build_report
 from nuggets.statistics.verdict import EDITION
@@ -136,6 +138,9 @@ def benchmark_tables(run: Run) -> list[BenchmarkTable]:
 def compare(runs: Sequence[Run]) -> dict[str, Any]:
     """What differs in the recipes of several runs, beside what differs in their results.
 
+    `differences` are those of every later run to the first, arm by arm, paired by the seeds and
+    items that both have; positive is better, 95 %, not adjusted for how many are looked at.
+
     Raises:
         BadInput: for fewer than two runs.
     """
@@ -158,6 +163,7 @@ def compare(runs: Sequence[Run]) -> dict[str, Any]:
         "runs": [{"run": run.id, "status": run.status()} for run in runs],
         "recipe": differing,
         "results": results,
+        "differences": {name: _to_the_first(runs, reports, name) for name in arms},
         "verdicts": [None if r is None else r.verdict.sentence for r in reports],
     }
 
@@ -165,6 +171,35 @@ def compare(runs: Sequence[Run]) -> dict[str, Any]:
 def _value(report: BenchmarkReport, arm: str) -> str:
     found = report.arms[arm]
     return f"{found.value:.3f} [{found.interval[0]:.3f}, {found.interval[1]:.3f}]"
+
+
+def _to_the_first(
+    runs: Sequence[Run], reports: Sequence[BenchmarkReport | None], arm: str
+) -> list[str | None]:
+    """Each later run minus the first; None where metric, seeds or items are not the same."""
+    first = reports[0]
+    found: list[str | None] = []
+    for run, other in zip(runs[1:], reports[1:], strict=True):
+        same = first is not None and other is not None and first.metric == other.metric
+        pairs = _paired(runs[0], run, arm, first.metric) if first and same else []
+        if not first or not pairs:
+            found.append(None)
+            continue
+        ours, theirs = zip(*pairs, strict=True)
+        a, b = (theirs, ours) if first.higher_is_better else (ours, theirs)
+        apart = paired_difference(a, b).interval
+        found.append(interval_text(apart.mean, apart.low, apart.high, signed=True))
+    return found
+
+
+def _paired(one: Run, other: Run, arm: str, metric: str) -> list[tuple[list[float], list[float]]]:
+    """Outcomes of an arm in two runs, a pair for each seed that asked both the same items."""
+    theirs = {cell.seed: cell for cell in cells(other) if cell.arm == arm}
+    return [
+        (ours.outcomes[metric], theirs[ours.seed].outcomes[metric])
+        for ours in cells(one)
+        if ours.arm == arm and ours.seed in theirs and ours.items == theirs[ours.seed].items
+    ]
 
 
 def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from markdown_it import MarkdownIt
 
 from nuggets.amounts import plain_name
+from nuggets.disk.carried import carried
 from nuggets.disk.commit import atomic_write, make_folder
 from nuggets.documents.figures import interval_text
 from nuggets.documents.page import html_page
@@ -82,8 +83,8 @@ def study_report(
 
 
 def published_report(name: str) -> StudyReport | None:
-    """The report of an experiment that this source checkout comes with, in `docs/paper`."""
-    path = Path(__file__).resolve().parents[2] / "docs" / "paper" / f"{name}.json"
+    """The report of an experiment that is shipped, from `docs/paper`."""
+    path = carried(f"docs/paper/{name}.json")
     return StudyReport.model_validate_json(path.read_text()) if path.is_file() else None
 
 

@@ -1,19 +1,16 @@
-"""Measured results that this checkout ships for teaching, in `assets/learn`.
+"""Measured results that are shipped for teaching, in `assets/learn`.
 
 Each file names the command that made it; nothing here is computed again.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
-
+from nuggets.disk.carried import carried
 from nuggets.errors import BadInput
 from nuggets.frozen import Frozen
 from nuggets.statistics.error_rates import Calibration
 from nuggets.statistics.report import BenchmarkReport
 from nuggets.statistics.verdict import ArmRole
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 class ControlsLesson(Frozen):
@@ -84,8 +81,6 @@ def calibration() -> Calibration:
 
 def _read(name: str) -> str:
     try:
-        return (ROOT / name).read_text()
+        return carried(name).read_text()
     except OSError:
-        raise BadInput(
-            f"{name} is missing: these results come only with a source checkout."
-        ) from None
+        raise BadInput(f"{name} is missing from this installation of Nuggets.") from None

@@ -2,14 +2,12 @@
 
 import runpy
 from dataclasses import dataclass
-from pathlib import Path
 
 import streamlit as st
 
-from nuggets.ui.frame import safe, shell
+from nuggets.disk.carried import carried
+from nuggets.ui.frame import projector, safe, shell
 from nuggets.ui.models import chooser as model_chooser
-
-ROOT = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True)
@@ -59,9 +57,9 @@ MOVED = {"benchmarks": "results"}
 
 def main() -> None:
     """Draws one view."""
-    icon = str(ROOT / "assets" / "icon.svg")
+    icon = str(carried("assets/icon.svg"))
     st.set_page_config("Nuggets", icon, layout="wide")
-    st.logo(str(ROOT / "assets" / "logo.svg"), size="large", icon_image=icon)
+    st.logo(str(carried("assets/logo.svg")), size="large", icon_image=icon)
     offered = {page.name: _page(page) for page in PAGES}
     st.session_state[shell.PAGES] = offered
     groups = {name: [offered[page.name] for page in group] for name, group in GROUPS.items()}
@@ -71,6 +69,7 @@ def main() -> None:
     page = next(p for p in PAGES if offered[p.name].url_path == name)
     with safe.shown_problems("frame"):
         machine = shell.sidebar(pair=not page.chooses_models)
+        projector.apply()
         with safe.shown_problems("page"):
             if page.needs_devices and not shell.knows_machine():
                 shell.wait_for_machine()
@@ -81,7 +80,7 @@ def main() -> None:
 
 def _moved(old: str, new: str) -> st.Page:
     """A page that no list shows: an old address, with all that it says, shows the new page."""
-    script = ROOT / "pages" / f"{new}.py"
+    script = carried(f"pages/{new}.py")
 
     def shown() -> None:
         runpy.run_path(str(script))
@@ -92,7 +91,7 @@ def _moved(old: str, new: str) -> st.Page:
 def _page(page: Page) -> st.Page:
     first = page == PAGES[0]  # it has no address of its own
     return st.Page(
-        ROOT / "pages" / f"{page.name}.py",
+        carried(f"pages/{page.name}.py"),
         title=page.title or page.name.capitalize(),
         url_path="" if first else page.name,
         default=first,

@@ -43,12 +43,13 @@ def middleware() -> list[Middleware]:
         Middleware(TrustedHostMiddleware, allowed_hosts=hosts, www_redirect=False),
         Middleware(OwnPagesOnly),
         Middleware(PreloadCharts),
+        Middleware(TellAddress),
     ]
 
 
 @asynccontextmanager
 async def lifespan(_app: Any) -> AsyncIterator[None]:
-    """Begins with the server's start, in a thread of its own; nobody waits for its end.
+    """Imports in a thread of its own from the server's start; at its end frees loaded models.
 
     Import locks let a page that comes too early wait for the module that it needs, no more. When
     the server ends, models that it had loaded for questions leave memory; runs go on.
@@ -140,3 +141,48 @@ class PreloadCharts:
             await send(message)
 
         await self._app(scope, receive, sent if scope["type"] == "http" else send)
+
+
+class TellAddress:
+    """Middleware that tells a page where its server is.
+
+    Streamlit's page otherwise looks for it below its own address first, and each link to a page
+    writes two failures into the browser's console. What the browser has before the address that
+    arrives here, such as a proxy's prefix, belongs to the server's.
+    """
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Writes a line into the head of pages, and leaves everything else alone."""
+        if scope["type"] != "http" or "text/html" not in Headers(scope=scope).get("accept", ""):
+            await self._app(scope, receive, send)
+            return
+        plain = [item for item in scope["headers"] if item[0] != b"accept-encoding"]
+        started: Any = None
+        body = b""
+
+        async def sent(message: Any) -> None:
+            nonlocal started, body
+            if message["type"] == "http.response.start":
+                started = message
+                return
+            body += message.get("body", b"")
+            if message.get("more_body"):
+                return
+            whole = body.replace(b"<head>", b"<head>" + _address(scope), 1)
+            headers = [item for item in started["headers"] if item[0] != b"content-length"]
+            if started["status"] != 304:
+                headers.append((b"content-length", str(len(whole)).encode()))
+            await send({**started, "headers": headers})
+            await send({"type": "http.response.body", "body": whole})
+
+        await self._app({**scope, "headers": plain}, receive, sent)
+
+
+def _address(scope: Any) -> bytes:
+    """The script that says it: the page's own address without the part that arrived here."""
+    seen = len(scope.get("raw_path") or scope["path"])
+    base = f"location.origin+location.pathname.slice(0,-{seen})"
+    return f"<script>window.__streamlit={{BACKEND_BASE_URL:{base}}}</script>".encode()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from nuggets import api
+from nuggets.ui.frame import safe
 from tests.app.conftest import rendered, shown
 from tests.app.measured import write_benchmark
 
@@ -19,13 +20,13 @@ def finished():
 
 
 def gallery(at):
-    return next(part.value for part in at.dataframe if "found" in part.value.columns)
+    return at.table[0].value
 
 
 def test_the_gallery_lists_every_experiment(open_page, monkeypatch):
     monkeypatch.setattr(api, "published_report", lambda name: None)
     frame = gallery(open_page("paper"))
-    assert list(frame["experiment"]) == list(api.studies())
+    assert list(frame.index) == list(api.studies())
     assert set(frame["found"]) == {""}
 
 
@@ -48,9 +49,9 @@ def test_an_experiment_shows_its_findings_figure_table_and_the_papers_numbers(op
     others = ("permuted", "random", "first", "last")
     assert {*rivals["paired"]} == {f"sensitivity − {other}" for other in others}
     assert "Report (HTML)" in {button.label for button in at.get("download_button")}
-    row = gallery(open_page("paper")).set_index("experiment").loc[EXPERIMENT]
+    row = gallery(open_page("paper")).loc[EXPERIMENT]
     assert row["runs"] == "1 of 1"
-    assert row["found"] == report.summary
+    assert row["found"] == safe.label(report.summary, 300)
 
 
 def test_missing_runs_are_started_once(open_page, wait_for, monkeypatch):

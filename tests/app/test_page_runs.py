@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
+import numpy as np
 import pytest
 
 from nuggets import api
+from nuggets.statistics.cells import CellOutcome
 from tests.app.conftest import HOSTILE, rendered, shown
 from tests.app.measured import write_benchmark
 
@@ -67,6 +71,32 @@ def test_comparison_shows_recipe_and_results(open_page, two):
     )
     results = next(frame for frame in frames if "results" in frame.columns)
     assert "paper" in set(results["results"])
+    assert list(results.columns)[-1] == " − ".join(reversed(results.columns[1:3]))
+    drawn = json.loads(at.get("plotly_chart")[-1].proto.spec)["data"]
+    assert [t["name"] for t in drawn if t.get("mode") == "lines+markers"] == [*results.columns[1:3]]
+    curve = [point[1] for point in api.report(other).arms["paper"].curve]
+    assert drawn[-1]["y"] == pytest.approx(curve)
+
+
+def test_differences_between_runs_are_paired_by_seed_and_item(two):
+    base = two[0]
+    cells = {(c.arm, c.seed): c for c in api.cells(base)}
+    other = write_benchmark(api.load_recipe("quick", ["lora.r=4"]))
+    for (arm, seed), cell in cells.items():  # each item of the paper's arm the other way round
+        outcomes = cell.outcomes | {"exact_match": [1 - x for x in cell.outcomes["exact_match"]]}
+        changed = cell.model_copy(update={"outcomes": outcomes}) if arm == "paper" else cell
+        path = other.folder / "artifacts" / "cells" / f"{arm}-{seed}" / "cell.json"
+        path.write_text(changed.model_dump_json())
+    apart = api.compare([base, other])["differences"]
+    assert apart["plain"][0].startswith("+0.000 [")
+    mean = np.mean([1 - 2 * np.array(c.outcomes["exact_match"])
+                    for (arm, _), c in cells.items() if arm == "paper"])  # fmt: skip
+    assert apart["paper"][0].startswith(f"{mean:+.3f} [".replace("-", "−"))
+    for path in (other.folder / "artifacts" / "cells").glob("plain-*/cell.json"):
+        cell = CellOutcome.model_validate_json(path.read_text())
+        items = [f"another {item}" for item in cell.items]
+        path.write_text(cell.model_copy(update={"items": items}).model_dump_json())
+    assert api.compare([base, other])["differences"]["plain"] == [None]  # other items
 
 
 def test_export_writes_what_the_api_writes(open_page, two, tmp_path, monkeypatch):

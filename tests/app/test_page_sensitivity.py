@@ -131,9 +131,9 @@ def test_a_link_restores_the_whole_view(open_page: Open) -> None:
     ratio = f"{np.log2(a.total(module) / b.total(module)):+.2f}".replace("-", "−")
     assert f"reverse − add, log₂ ratio: {ratio}" in map_values(at)[module]
     assert f"{module} · rows 0–7 of 8, columns 0–15 of 16, window" in shown(at)
-    matrix = next(t for t in figures(at)[2]["data"] if t["type"] == "heatmap")
+    matrix = next(t for t in figures(at)[1]["data"] if t["type"] == "heatmap")
     assert matrix["coloraxis"] == "coloraxis"
-    assert figures(at)[2]["layout"]["coloraxis"]["colorbar"]["title"]["text"].startswith(
+    assert figures(at)[1]["layout"]["coloraxis"]["colorbar"]["title"]["text"].startswith(
         "max per block"
     )
     assert "Most sensitive heads of 24" in shown(at)
@@ -176,7 +176,7 @@ def test_windows_are_those_of_the_students_shape(open_page: Open) -> None:
     found = write_map(job("reverse"), 0)
     at = open_page("sensitivity", matrix="L3.mlp.down_proj")
     best, _ = api.views.chosen_windows(found.matrix("model.layers.3.mlp.down_proj"), 8, 12)
-    drawn = next(t for t in figures(at)[2]["data"] if str(t.get("name")).startswith("chosen"))
+    drawn = next(t for t in figures(at)[1]["data"] if str(t.get("name")).startswith("chosen"))
     assert (min(drawn["x"]), max(drawn["x"])) == (best.col, best.col + 12)
     assert (min(drawn["y"]), max(drawn["y"])) == (best.row, best.row + 8)
     assert f"{100 * best.share:.1f} %" in drawn["name"]
@@ -209,7 +209,7 @@ def test_a_link_restores_the_part_of_the_matrix_and_bins_it_anew(open_page: Open
     at = open_page("sensitivity", matrix="L1.mlp.up_proj", rows=["4", "20"], cols=["0", "8"])
     assert "rows 4–19 of 24, columns 0–7 of 16" in shown(at)
     matrix = found.matrix("model.layers.1.mlp.up_proj")
-    drawn = next(t for t in figures(at)[2]["data"] if t["type"] == "heatmap")
+    drawn = next(t for t in figures(at)[1]["data"] if t["type"] == "heatmap")
     assert decoded(drawn["customdata"]) == matrix[4:20, 0:8].astype(float).tolist()
     at.button(key="whole").click().run()
     assert "rows 0–23 of 24, columns 0–15 of 16" in shown(at)
@@ -244,10 +244,10 @@ def test_difference_of_matrices_is_one_of_shares(open_page: Open) -> None:
     a, b = write_map(job("reverse"), 0), write_map(job("add"), 1)
     module = "model.layers.2.self_attn.k_proj"
     at = open_page("sensitivity", other="add", show="A − B", matrix="L2.self_attn.k_proj")
-    drawn = next(t for t in figures(at)[2]["data"] if t["type"] == "heatmap")
+    drawn = next(t for t in figures(at)[1]["data"] if t["type"] == "heatmap")
     expected = a.matrix(module) / a.total(module) - b.matrix(module) / b.total(module)
     assert np.asarray(decoded(drawn["z"])) == pytest.approx(expected, abs=1e-7)
-    axis = figures(at)[2]["layout"]["coloraxis"]
+    axis = figures(at)[1]["layout"]["coloraxis"]
     assert axis["cmin"] == -axis["cmax"]
 
 
@@ -258,7 +258,7 @@ def test_units_of_both_tasks_are_marked(open_page: Open) -> None:
         {unit[:2] for unit in api.views.top_units(api.views.unit_scores(m, "heads"), 12)}
         for m in maps.values()
     ]
-    colours = figures(at)[3]["data"][0]["marker"]["color"]
+    colours = figures(at)[2]["data"][0]["marker"]["color"]
     assert colours.count("#E69F00") == len(tops[0] & tops[1])
 
 

@@ -202,7 +202,7 @@ def test_plan_is_that_of_the_api(open_page, measured):
     plan = api.plan(api.load_recipe("quick"))
     values = {metric.label: metric.value for metric in at.metric}
     assert values["Teacher layers"] == " ".join(str(t) for _, t in plan.alignment.pairs)
-    assert values["Trainable parameters per arm"] == f"{plan.trainable_parameters:,}"
+    assert values["Parameters per arm"] == f"{plan.trainable_parameters:,}"
     kept = [item.kept_mass for item in plan.items]
     assert values["Sensitivity kept"] == f"{min(kept):.0%} to {max(kept):.0%}"
     times = [item.kept_mass / item.area for item in plan.items if item.role == "q"]
@@ -335,7 +335,7 @@ def test_neighbours_ranks_and_costs_are_those_of_the_outlook(open_page, measured
     (bars,) = figure(at)["data"]
     assert read(bars["y"]) == pytest.approx(ahead.residual.agreement)
     values = {metric.label: metric.value for metric in at.metric}
-    assert values["Trainable parameters per arm"] == f"{ahead.parameters:,}"
+    assert values["Parameters per arm"] == f"{ahead.parameters:,}"
     assert ahead.detectable.sentence in shown(at)
 
     energies = figure(opened("Rank and energy"))["data"][0]

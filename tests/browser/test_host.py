@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import http.client
+import signal
 
+import psutil
 import pytest
 
 pytestmark = pytest.mark.browser
@@ -75,3 +77,12 @@ def test_browser_is_told_of_the_charting_code_with_the_page(server):
     connection.request("HEAD", f"/{address.strip('<>')}")
     assert connection.getresponse().status == 200
     connection.close()
+
+
+def test_ctrl_c_leaves_no_process(server):
+    started = psutil.Process(server.process.pid)
+    all_of_it = [started, *started.children(recursive=True)]
+    assert "streamlit" in started.cmdline()
+    server.process.send_signal(signal.SIGINT)
+    server.process.wait(timeout=60)
+    assert psutil.wait_procs(all_of_it, timeout=60)[1] == []

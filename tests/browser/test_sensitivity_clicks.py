@@ -15,6 +15,19 @@ _AREA = """key => {
   const {xaxis3: x, yaxis3: y} = plot._fullLayout, box = plot.getBoundingClientRect();
   return [box.left + x._offset, box.top + y._offset, x._length, y._length];
 }"""
+_OUTLINED = """key => {
+  const {shapes} = document.querySelector(`.st-key-${key} .js-plotly-plot`)._fullLayout;
+  return shapes.map(({y0, y1}) => (y0 + y1) / 2);
+}"""
+_SEEN = """keys => {
+  const inside = document.querySelector('[data-testid=stMainBlockContainer] h1')
+    .closest('[data-testid=stVerticalBlock]').getBoundingClientRect();
+  const header = document.querySelector('[data-testid=stHeader]').getBoundingClientRect().bottom;
+  const plots = keys.map(key => document.querySelector(`.st-key-${key} .js-plotly-plot`));
+  const drawn = plots.map(plot => plot.getBoundingClientRect()).map(
+    box => box.width * (Math.min(box.bottom, window.innerHeight) - box.top));
+  return (drawn[0] + drawn[1]) / (inside.width * (window.innerHeight - header));
+}"""
 _MAP, _MATRIX = "figure-sensitivity-map-0", "figure-matrix-map-0"
 
 
@@ -33,9 +46,13 @@ def test_click_chooses_a_matrix_and_a_box_looks_closer(measured, open_context, s
     page.goto("/sensitivity?task=add&device=cpu")
     page.locator(f".st-key-{_MATRIX} .js-plotly-plot").wait_for()
     idle(page)
+    assert page.evaluate(_SEEN, [_MAP, _MATRIX]) > 0.6  # side by side, without scrolling
     click_cell(page, _MAP, "model.layers.3.mlp.up_proj")
     page.get_by_text(re.compile(r"^model\.layers\.3\.mlp\.up_proj · rows 0–383 of 384")).wait_for()
     assert "matrix=L3.mlp.up_proj" in page.url
+    idle(page)
+    assert page.evaluate(_OUTLINED, _MAP) == [3, 3]
+    shoot(page, f"sensitivity-clicked-{scheme}")
 
     page.locator(f".st-key-{_MATRIX}").scroll_into_view_if_needed()
     idle(page)

@@ -15,6 +15,7 @@ import nuggets
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+PACKAGED = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
 DISTRIBUTIONS = packages_distributions()
 FIRST_PARTY = {"nuggets", "pages"}
 PLACES = {
@@ -65,7 +66,8 @@ def imported(path: Path) -> Iterator[str]:
 
 
 def sources() -> list[Path]:
-    return [ROOT / "app.py", *ROOT.glob("pages/*.py"), *ROOT.glob("nuggets/**/*.py")]
+    own = [path for path in ROOT.glob("nuggets/**/*.py") if not path.is_symlink()]
+    return [ROOT / "app.py", *ROOT.glob("pages/*.py"), *own]
 
 
 def used(group: str) -> set[str]:
@@ -96,6 +98,17 @@ def test_everything_else_imports_without_the_extras():
         timeout=300,
     )
     assert child.returncode == 0, child.stderr
+
+
+def test_a_wheel_carries_the_app_its_pages_theme_models_and_reports():
+    patterns = PACKAGED["package-data"]["nuggets"]
+    packed = {path.resolve() for each in patterns for path in (ROOT / "nuggets").glob(each)}
+    shown = (*ROOT.glob("pages/*.py"), *ROOT.glob("docs/*.json"), *ROOT.glob("docs/paper/*.json"))
+    assets = [path for path in (ROOT / "assets").rglob("*") if path.is_file()]
+    assert len(shown) > 20
+    assert len(assets) > 80
+    wanted = {ROOT / "app.py", ROOT / ".streamlit" / "config.toml", *shown, *assets}
+    assert {path.resolve() for path in wanted} <= packed
 
 
 def test_no_folder_has_a_name_that_tools_skip():

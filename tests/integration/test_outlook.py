@@ -131,7 +131,9 @@ def test_with_the_map_the_plan_is_that_of_the_api(recipe):
         api.plan(recipe).residual_agreement
     )
     assert "sensitivity" not in " ".join(stage.stage for stage in ahead.stages)
-    assert ahead.seconds == sum(stage.seconds for stage in ahead.stages if stage.seconds)
+    known = sum(stage.seconds for stage in ahead.stages if stage.seconds)
+    low, high = ahead.seconds
+    assert 6 < low < 6 + known < high < 6 + 2 * known  # 6: the worker's imports
 
 
 def test_energy_lowers_the_weights_that_are_trained(recipe):

@@ -52,7 +52,8 @@ def origin(name: str, changes: Sequence[str] = (), then: str = "") -> share.Orig
 
 def figure(report: api.StudyReport, dark: bool) -> None:
     """The figure, as in the report's documents."""
-    st.image(api.study_svg(report, dark), width="stretch")
+    st.image(api.study_svg(report, dark), width="stretch",
+             alt=f"{report.study.title}: means with intervals. The table has them.")  # fmt: skip
     panels = len(report.panels)
     st.caption("Means with 95 % intervals over seeds and items"
                + ("" if panels == 1 else f", {panels} runs"))  # fmt: skip

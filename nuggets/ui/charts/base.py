@@ -177,6 +177,7 @@ def colour_axis(
     log: bool = False,
     percent: bool = False,
     least: float = 0.0,
+    below: bool = False,
 ) -> dict[str, Any]:
     """One colour scale for all the values given: from 0, by decades, or centred on 0.
 
@@ -187,6 +188,7 @@ def colour_axis(
         log: label the logarithms with the values they stand for.
         percent: label shares in percent.
         least: smallest half-width of a signed scale, lest noise look like a finding.
+        below: lay the scale below the plot, which then has the whole width.
     """
     finite = np.concatenate([np.ravel(part) for part in values]) if len(values) else np.zeros(0)
     finite = finite[np.isfinite(finite)]
@@ -199,6 +201,15 @@ def colour_axis(
     elif high == low:
         low, high = low - 1, high + 1
     bar: dict[str, Any] = {"title": {"text": title, "side": "right"}, "thickness": 14, "len": 1.0}
+    if below:
+        bar |= {
+            "orientation": "h",
+            "thickness": 10,
+            "yref": "container",
+            "yanchor": "bottom",
+            "y": 0,
+        }
+        bar["title"] |= {"side": "bottom", "font": {"size": 14}}
     if log:
         ticks = np.linspace(low, high, 5).tolist()
         labels = [f"{100 * 10**t:.2g} %" if percent else f"{10**t:.3g}" for t in ticks]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -136,6 +136,29 @@ def curves_figure(
     fig.update_xaxes(title="training step", showgrid=False)
     fig.update_yaxes(title=charts.plain_name(report.metric) + _direction(report))
     return charts.finish(fig, look, 420, hovermode="closest")
+
+
+def runs_frame(reports: Mapping[str, BenchmarkReport], arm: str) -> pd.DataFrame:
+    """One row per run and step: an arm's mean over seeds with its band."""
+    named = [(name, curves_frame(report)) for name, report in reports.items()]
+    frames = [own[own["arm"] == arm].assign(run=name) for name, own in named]
+    return pd.concat(frames, ignore_index=True)[["run", "step", "mean", "low", "high"]]
+
+
+def runs_figure(frame: pd.DataFrame, metric: str, look: Look = LIGHT) -> go.Figure:
+    """Learning curves of one arm in several runs, with bands over seeds."""
+    fig = go.Figure()
+    labels = charts.labels(frame["run"].unique(), 60)
+    for place, (name, own) in enumerate(frame.groupby("run", sort=False)):
+        colour = colours.CATEGORIES[place % len(colours.CATEGORIES)]
+        dash = charts.DASHES[place % len(charts.DASHES)]
+        marker = {"symbol": charts.SYMBOLS[place % len(charts.SYMBOLS)], "size": 9}
+        charts.add_line(fig, own, "mean", labels[str(name)], colour, dash=dash, marker=marker,
+                        mode="lines+markers",
+                        hovertemplate="step %{x}: %{y:.3f}<extra></extra>")  # fmt: skip
+    fig.update_xaxes(title="training step", showgrid=False)
+    fig.update_yaxes(title=metric)
+    return charts.finish(fig, look, 420, hovermode="closest", showlegend=True)
 
 
 def differences_frame(differences: Sequence[Difference]) -> pd.DataFrame:

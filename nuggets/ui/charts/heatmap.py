@@ -111,6 +111,7 @@ def map_figure(
     compare: Sequence[ndarray] = (),
     look: Look = LIGHT,
     damage: Sequence[tuple[float, str]] | None = None,
+    chosen: str | None = None,
 ) -> go.Figure:
     """Layers (down) by modules (across); embedding above, head below, attention and FFN apart.
 
@@ -120,6 +121,7 @@ def map_figure(
         compare: values of further views that must share the colour scale.
         look: light or dark.
         damage: per layer what skipping it does, with its hover text: a column of its own.
+        chosen: name of the matrix that is outlined.
     """
     scale = charts.logarithm if shown.log else np.asarray
     cells = frame.assign(z=scale(frame["value"].to_numpy(float))).to_dict("records")
@@ -130,6 +132,7 @@ def map_figure(
         log=shown.log,
         percent=shown.unit == "share",
         least=LEAST_RATIO if shown.unit == "ratio" else 0.0,
+        below=True,
     )
     layers = [int(cell["layer"]) for cell in cells if cell["role"] in LAYER_ROLES]
     grid = _Grid(cells, _columns(cell["role"] for cell in cells), 1 + max(layers), shown)
@@ -144,7 +147,19 @@ def map_figure(
     _label_axes(fig, grid, look)
     if damage is not None:
         _add_damage(fig, grid, damage, look)
+    _outline(fig, grid, chosen, look)
     return charts.finish(fig, look, map_height(grid.n_layers))
+
+
+def _outline(fig: go.Figure, grid: _Grid, name: str | None, look: Look) -> None:
+    """Draws a frame around a cell, in ink and paper, which stands out from every colour."""
+    for cell in (cell for cell in grid.cells if cell["name"] == name):
+        place = grid.columns.get(cell["role"])
+        left, right = grid.edges if place is None else (place - 0.5, place + 0.5)
+        y = grid.ends.get(cell["role"], cell["layer"])
+        for colour, width in ((look.paper, 6), (look.ink, 3)):
+            fig.add_shape(x0=left, x1=right, y0=y - 0.5, y1=y + 0.5,
+                          line={"color": colour, "width": width})  # fmt: skip
 
 
 def _add_damage(
@@ -196,11 +211,11 @@ def _columns(roles: Iterable[str]) -> dict[str, float]:
 
 def map_height(n_layers: int) -> int:
     """Tall enough to read, low enough for a projector."""
-    return int(min(900, 110 + (n_layers + 2.7) * _cell(n_layers)))
+    return int(min(900, 150 + (n_layers + 2.7) * _cell(n_layers)))
 
 
 def _cell(n_layers: int) -> float:
-    return 40.0 if n_layers <= _LABELS_UP_TO else 20.0 if n_layers <= 36 else 15.0
+    return 33.0 if n_layers <= _LABELS_UP_TO else 20.0 if n_layers <= 36 else 15.0
 
 
 def _add_block(
@@ -241,7 +256,7 @@ def _add_targets(fig: go.Figure, grid: _Grid) -> None:
         x,
         y,
         _cell(grid.n_layers) - 4,
-        chosen=0.45,
+        chosen=0.3,
         customdata=[cell["module"] for cell in cells],
         hovertext=[_hover(cell, grid.shown) for cell in cells],
     )
@@ -265,6 +280,7 @@ def _label_axes(fig: go.Figure, grid: _Grid, look: Look) -> None:
         ticktext=list(columns),
         range=grid.edges,
         side="top",
+        tickangle=0,
         showgrid=False,
         fixedrange=True,
     )

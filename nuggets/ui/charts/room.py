@@ -17,6 +17,8 @@ NUMBER = 4
 TITLE = 30
 """An axis' title, with its distance."""
 LEGEND = 49
+SCALE = 62
+"""A colour scale below the plot, with its numbers and title."""
 
 
 def margins(layout: Mapping[str, Any], traces: Iterable[Any]) -> dict[str, int]:
@@ -32,7 +34,11 @@ def margins(layout: Mapping[str, Any], traces: Iterable[Any]) -> dict[str, int]:
             room["b"] = max(room["b"], ticks + _title(axis))
     scale = layout.get("coloraxis")
     if scale is not None and scale.get("showscale", True):
-        room["r"] = _colour_bar(scale.get("colorbar", {}))
+        bar = scale.get("colorbar", {})
+        if bar.get("orientation") == "h":
+            room["b"] += SCALE
+        else:
+            room["r"] = _colour_bar(bar)
     if layout.get("showlegend", True) and any(_in_legend(trace, traces) for trace in traces):
         room["t"] = LEGEND
     return room

@@ -18,6 +18,8 @@ from nuggets.views.matrices import Binned, Overlap, Placed
 from nuggets.views.sensitivity import Values
 from nuggets.views.stability import LayerStability
 
+MATRIX_HEIGHT = 440
+"""As the map of a model of few layers beside it."""
 FAINT = 0.02
 """Share of blocks that may all be drawn in the darkest colour: a few zeros must not take the
 whole logarithmic scale."""
@@ -77,7 +79,7 @@ def matrix_figure(
     _add_profiles(fig, profiles, look.blue)
     seen = np.maximum(z, np.nanquantile(z, FAINT)) if log else z
     title = f"{which} per block" + (", A − B as shares of the matrix" if signed else "")
-    fig.update_layout(coloraxis=charts.colour_axis([seen], signed, title, log=log))
+    fig.update_layout(coloraxis=charts.colour_axis([seen], signed, title, log=log, below=True))
     # A plot that has nothing to select reports no boxes.
     middle = [binned.cols[[0, -1]].mean()], [binned.rows[[0, -1]].mean()]
     ink.add_targets(fig, *middle, 22, hoverinfo="none", xaxis="x3", yaxis="y3")
@@ -85,7 +87,7 @@ def matrix_figure(
     fig.update_yaxes(title=axes[0], range=down, row=2, col=1)
     fig.update_yaxes(range=down, row=2, col=2)
     fig.update_xaxes(title=axes[1], range=across, row=2, col=1)
-    return charts.finish(fig, look, 540, dragmode="select", legend_traceorder="reversed")
+    return charts.finish(fig, look, MATRIX_HEIGHT, dragmode="select", legend_traceorder="reversed")
 
 
 def _add_profiles(

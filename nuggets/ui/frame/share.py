@@ -15,7 +15,7 @@ import streamlit as st
 from nuggets import api
 from nuggets.documents.colours import DARK, LIGHT, Look
 from nuggets.documents.page import html_page
-from nuggets.ui.frame import export
+from nuggets.ui.frame import export, projector
 
 MODE_BAR_LESS = [
     f"{each}2d" for each in ("zoom", "pan", "lasso", "zoomIn", "zoomOut", "autoScale", "resetScale")
@@ -71,11 +71,12 @@ class Picture(NamedTuple):
         selection_mode: tuple[str, ...] = ("points", "box"),
     ) -> None:
         """Draws the figure with its caption and its exports."""
+        figure = projector.enlarged(self.figure)
         if on_select:
-            _select_at_once(self.figure)
+            _select_at_once(figure)
         with st.container(gap="xxsmall", key=_frame(self.key)):
             st.plotly_chart(
-                self.figure,
+                figure,
                 width="stretch",
                 theme=None,  # the figure brings its look, so that exports are what is seen
                 key=self.key,

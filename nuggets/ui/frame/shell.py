@@ -17,7 +17,7 @@ from nuggets import amounts, api
 from nuggets.errors import NuggetsError
 from nuggets.models.references import short_name
 from nuggets.recipe import SensitivityConfig
-from nuggets.ui.frame import live, safe
+from nuggets.ui.frame import live, projector, safe
 
 PAGES = "nuggets-pages"
 USUAL = "reverse"
@@ -112,6 +112,7 @@ def sidebar(pair: bool = True) -> Any:
         if pair and other != "auto":  # what is not as usual is always seen
             dtype_input()
         run_input()
+        projector.switch()
         queue()
     if not together:
         st.rerun()
@@ -124,8 +125,8 @@ def page(name: str) -> st.Page:
 
 
 def link(name: str, label: str, help: str | None = None) -> None:
-    """A link to another page, with the arrow by which people know it as one."""
-    st.page_link(page(name), label=label, icon=":material/arrow_forward:", help=help)
+    """A link to another page, with the arrow and the colour by which people know it as one."""
+    st.page_link(page(name), label=f":primary[{label}]", icon=":material/arrow_forward:", help=help)
 
 
 def go(name: str) -> None:

@@ -9,7 +9,9 @@ import pandas as pd
 import streamlit as st
 
 from nuggets import api
+from nuggets.amounts import plain_name
 from nuggets.recipe import TransferRecipe
+from nuggets.ui.charts import benchmarks as benchmarks_charts
 from nuggets.ui.frame import heading, safe, share, shell
 
 NOTES_LENGTH = 4000
@@ -65,7 +67,12 @@ def compare(run: api.Run) -> None:
     with left:
         _differences(found["recipe"], "recipe", "The recipes are the same.", shown, origin)
     with right:
-        _differences(found["results"], "results", "No results yet.", shown, origin)
+        minus = [f"{name} − {shown[0]}" for name in shown[1:]]
+        results = {
+            arm: [*each, *found["differences"][arm]] for arm, each in found["results"].items()
+        }
+        _differences(results, "results", "No results yet.", [*shown, *minus], origin)
+    _overlaid({names[each]: api.open_run(each) for each in ids}, origin)
     for name, sentence in zip(shown, found["verdicts"], strict=True):
         st.text(f"{name}: {sentence or 'no verdict'}")
 
@@ -86,7 +93,32 @@ def _differences(
     lines = [(name, *("–" if v is None else str(v) for v in row)) for name, row in rows.items()]
     title = "recipes" if what == "recipe" else what
     frame = pd.DataFrame(lines, columns=[what, *runs])
-    share.table(frame, f"diff-{what}", f"What differs in the {title}", origin)
+    note = "; differences are paired by seed and item, 95 %, positive is better"
+    share.table(frame, f"diff-{what}", f"What differs in the {title}"
+                f"{note if what == 'results' else ''}", origin)  # fmt: skip
+
+
+def _overlaid(runs: dict[str, api.Run], origin: share.Origin) -> None:
+    """The learning curves of one arm in all of the runs that have it."""
+    reports = {name: found for name, run in runs.items() if (found := api.report(run))}
+    metrics = {found.metric for found in reports.values()}
+    arms = list(dict.fromkeys(arm for found in reports.values() for arm in found.arms))
+    common = [arm for arm in arms if sum(arm in found.arms for found in reports.values()) > 1]
+    if not common or len(metrics) > 1:
+        return
+    judged = next(iter(reports.values())).verdict.treatment
+    default = common.index(judged) if judged in common else 0
+    arm = st.selectbox("Arm", common, index=default, key="overlaid-arm")
+    with_it = {name: found for name, found in reports.items() if arm in found.arms}
+    frame = benchmarks_charts.runs_frame(with_it, arm)
+    share.Picture(
+        benchmarks_charts.runs_figure(frame, plain_name(metrics.pop()), share.look()),
+        frame,
+        "overlaid",
+        f"Learning curves of {arm}: mean over seeds, 95 % bands",
+        origin,
+        f"Learning curves of {arm}, one for each run",
+    ).draw()
 
 
 def export(run: api.Run, job: TransferRecipe) -> None:

@@ -50,13 +50,12 @@ class Values(NamedTuple):
 
 
 def overview(found: Sources, view: View, choice: shell.Choice) -> None:
-    """The model at a glance, and its layers beside it."""
-    left, right = st.columns([3, 2], gap="medium")
+    """The model at a glance, and one of its matrices beside it."""
+    left, right = st.columns(2, gap="small")
     with left:
         glance(found, view)
     with right:
-        source = view.own(found)
-        layers(source, n_chosen(source, choice), share.look()).draw()
+        matrix_part.matrix(found, view.a, view.b, view.show, choice)
 
 
 @safe.fragment
@@ -65,11 +64,12 @@ def glance(found: Sources, view: View) -> None:
     """The map with its controls, which draw nothing else again; a click does."""
     if st.session_state.pop(PICKED, False):
         st.rerun()
-    picture = map_picture(found, view, _controls(bool(reference_set(found))), share.look())
+    values = _controls(bool(reference_set(found)))
+    chosen = matrix_part.chosen(found[view.a].map.spec)
+    picture = map_picture(found, view, values, share.look(), chosen)
     # The key changes when the matrix is chosen by keyboard, which unselects the map.
     key = f"{picture.key}-{st.session_state.get('nuggets-map-round', 0)}"
     picture._replace(key=key).draw(lambda: _choose(key, picture.data))
-    st.caption("Click a cell to open its matrix, or choose the matrix by name below.")
 
 
 def reference_set(found: Sources) -> list[api.SensitivityMap]:
@@ -130,8 +130,10 @@ def _choose(key: str, frame: pd.DataFrame) -> None:
         matrix_part.whole()
 
 
-def map_picture(found: Sources, view: View, values: Values, look: Look) -> Picture:
-    """The model at a glance."""
+def map_picture(
+    found: Sources, view: View, values: Values, look: Look, chosen: str | None = None
+) -> Picture:
+    """The model at a glance, with one matrix outlined."""
     frame, shown, compare = shown_values(found, view, values)
     source, mode = view.own(found), values.mode
     apart = view.show == "A − B"
@@ -142,7 +144,7 @@ def map_picture(found: Sources, view: View, values: Values, look: Look) -> Pictu
     note = "" if mode != "distinctive" else "  # distinctive: pass the maps of all tasks"
     mode = mode if mode != "distinctive" else "share"
     return Picture(
-        heatmap.map_figure(frame, shown, compare, look, damage),
+        heatmap.map_figure(frame, shown, compare, look, damage, chosen),
         frame,
         "sensitivity-map",
         f"{shown.title}{' of all built-in tasks' if fixed else ''}; hover for 95 % intervals over "
@@ -179,13 +181,14 @@ def layers(source: Source, k: int, look: Look) -> Picture:
 
 
 def trust(source: Source, choice: shell.Choice) -> None:
-    """How far the map can be trusted with these samples."""
-    st.subheader("Can the map be trusted?", anchor=False)
-    left, right = st.columns([2, 3], gap="medium")
-    with left, safe.shown_problems("stability"):
-        _agreement(source.map)
-    with right, safe.shown_problems("samples"):
+    """Which layers would be chosen, and how far the map can be trusted with these samples."""
+    st.subheader("Which layers, and can the map be trusted?", anchor=False)
+    left, right = st.columns(2, gap="medium")
+    with left, safe.shown_problems("layers"):
+        layers(source, n_chosen(source, choice), share.look()).draw()
+    with right, safe.shown_problems("stability"):
         samples(source, n_chosen(source, choice), share.look()).draw()
+        _agreement(source.map)
 
 
 def _agreement(found: api.SensitivityMap) -> None:

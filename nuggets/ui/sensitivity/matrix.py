@@ -24,6 +24,7 @@ from nuggets.views.matrices import Binned, Placed
 LEAST = 8
 """Fewest rows or columns that are looked at."""
 MATRIX_ROUND = "nuggets-matrix-round"
+NAMED = "nuggets-matrix-named"
 WHOLE = (-1, -1)
 
 Span = tuple[int, int]
@@ -33,13 +34,13 @@ Read = Callable[[], np.ndarray]
 @safe.fragment
 def matrix(found: Sources, a: str, b: str | None, show: str, choice: shell.Choice) -> None:
     """One matrix of what is shown; its own controls draw nothing else again."""
+    if st.session_state.pop(NAMED, False):
+        st.rerun()  # the map outlines another matrix
     spec = found[a].map.spec
-    places = {heatmap.matrix_name(spec, role, at): (m, role) for m, role, at in spec.modules()}
-    st.subheader("One matrix", anchor=False)
-    if st.session_state.get("matrix") not in places:
-        st.session_state["matrix"] = next(n for n, (_, role) in places.items() if role == "down")
+    chosen(spec)
+    places = _places(spec)
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        name = st.selectbox("Matrix", places, key="matrix", bind="query-params", width=260,
+        name = st.selectbox("Matrix", places, key="matrix", bind="query-params", width=220,
                             on_change=by_keyboard,
                             help="Click a cell of the map, or choose a matrix here.")  # fmt: skip
         which = st.segmented_control("Blocks", ("mean", "max"), default="mean", required=True,
@@ -51,9 +52,25 @@ def matrix(found: Sources, a: str, b: str | None, show: str, choice: shell.Choic
         _matrix(shown, minus, module, role, "max" if which == "max" else "mean", choice)
 
 
+def _places(spec: api.ArchSpec) -> dict[str, tuple[str, str]]:
+    """Name → module and role of every matrix."""
+    return {heatmap.matrix_name(spec, role, at): (m, role) for m, role, at in spec.modules()}
+
+
+def chosen(spec: api.ArchSpec) -> str:
+    """The name of the matrix that is shown; nonsense in the address gives way to a first one."""
+    places = _places(spec)
+    said = st.session_state.get("matrix", st.query_params.get("matrix"))
+    if said not in places:
+        said = next(name for name, (_, role) in places.items() if role == "down")
+    st.session_state["matrix"] = said
+    return said
+
+
 def by_keyboard() -> None:
     """Forgets the click on the map and the zoom: another matrix was chosen."""
     st.session_state["nuggets-map-round"] = st.session_state.get("nuggets-map-round", 0) + 1
+    st.session_state[NAMED] = True
     whole()
 
 
@@ -69,6 +86,7 @@ def _matrix(
 ) -> None:
     spec = shown.map.spec
     large, small = spec.shape(role), api.spec(choice.student).shape(role)
+    place = st.container()  # the figure stands above the sliders that it follows
     rows, cols = _part(large)
     binned, windows, note = _looked(shown, module, small, rows, cols)
     name = shown.label
@@ -83,7 +101,7 @@ def _matrix(
     axes = api.views.axis_name(spec, role)
     size = f"rows {rows[0]}–{rows[1] - 1} of {large[0]}, columns {cols[0]}–{cols[1] - 1} of "
     size += f"{large[1]}, window {small[0]} × {small[1]}"
-    share.Picture(
+    picture = share.Picture(
         sensitivity_charts.matrix_figure(
             binned, which, windows, profiles, axes, signed=minus is not None, look=share.look()
         ),
@@ -96,10 +114,11 @@ def _matrix(
             f"print(api.views.chosen_windows(matrix, *{small}))",
         ),
         f"Heatmap of {module} in blocks, with the most sensitive window of the student's shape",
-    ).draw(lambda: _zoom(key, large))
-    st.caption("Drag a box to zoom in, or move the sliders.")
-    if note:
-        st.text(note)
+    )
+    with place:
+        picture.draw(lambda: _zoom(key, large))
+        if note:
+            st.text(note)
 
 
 def _part(large: Span) -> tuple[Span, Span]:
@@ -110,7 +129,7 @@ def _part(large: Span) -> tuple[Span, Span]:
             if key in st.session_state and not _inside(st.session_state[key], size):
                 st.session_state[key] = (0, size)
             low, high = st.slider(label, 0, size, (0, size), key=key, bind="query-params",
-                                  width=230)  # fmt: skip
+                                  width=130, help="Or drag a box on the matrix.")  # fmt: skip
             spans.append(_at_least(low, high, size))
         st.button("Whole matrix", key="whole", on_click=whole,
                   disabled=spans == [(0, large[0]), (0, large[1])])  # fmt: skip

@@ -82,10 +82,10 @@ def measured(wanted: Mapping[str, SensitivityJob]) -> dict[str, Source]:
     return found
 
 
-def past_runs(model: str) -> list[str]:
+def past_runs(model: str) -> list[api.Run]:
     """Runs that left a map of this model, newest first."""
     return [
-        run.id
+        run
         for run in api.runs()[:LOOK_BACK]
         if run.status() != "damaged"
         and run.record().kind in ("sensitivity", "transfer")

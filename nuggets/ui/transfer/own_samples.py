@@ -20,32 +20,37 @@ SHAPES = '{"messages": [{"role": "user", "content": "…"}, {"role": "assistant"
 def popover() -> None:
     """A button that opens the uploader; what is used becomes the sidebar's task."""
     with st.popover("Use your own samples", key="own-samples"):
-        file = st.file_uploader(
-            "Samples as JSONL, or a table",
-            type=["jsonl", "json", "csv", "tsv", "parquet", "gz"],
-            key="data-file",
-            help="Each line or row has messages, prompt and completion, instruction and output, or "
-            "question and answer, with or without choices; columns of other names are chosen "
-            "below. A fifth, chosen by id, is held out for testing.",
-        )
-        if file is None:
-            st.caption("One sample on each line, for example")
-            st.code(SHAPES, language="json", wrap_lines=True)
+        uploader()
+
+
+def uploader() -> None:
+    """Takes a file, shows what was read, and gives it a name."""
+    file = st.file_uploader(
+        "Samples as JSONL, or a table",
+        type=["jsonl", "json", "csv", "tsv", "parquet", "gz"],
+        key="data-file",
+        help="Each line or row has messages, prompt and completion, instruction and output, or "
+        "question and answer, with or without choices; columns of other names are chosen "
+        "below. A fifth, chosen by id, is held out for testing.",
+    )
+    if file is None:
+        st.caption("One sample on each line, for example")
+        st.code(SHAPES, language="json", wrap_lines=True)
+        return
+    with safe.shown_problems("data"):
+        content = _lines(file.name, file.getvalue())
+        if content is None:
             return
-        with safe.shown_problems("data"):
-            content = _lines(file.name, file.getvalue())
-            if content is None:
-                return
-            path = api.save_upload(content, checked_as=file.name)
-            samples = load_samples(path)
-            st.text(f"Read {len(samples)} samples. The first one:")
-            _unknown(samples)
-            st.code(samples[0].prompt[:400], language=None, wrap_lines=True)
-            st.code(samples[0].answer[:400], language=None, wrap_lines=True)
-            name = st.text_input("Name", Path(file.name).stem[:40], key="data-name")
-            st.button(
-                "Use this dataset", key="use-data", type="primary", on_click=_use, args=(path, name)
-            )
+        path = api.save_upload(content, checked_as=file.name)
+        samples = load_samples(path)
+        st.text(f"Read {len(samples)} samples. The first one:")
+        _unknown(samples)
+        st.code(samples[0].prompt[:400], language=None, wrap_lines=True)
+        st.code(samples[0].answer[:400], language=None, wrap_lines=True)
+        name = st.text_input("Name", Path(file.name).stem[:40], key="data-name")
+        st.button(
+            "Use this dataset", key="use-data", type="primary", on_click=_use, args=(path, name)
+        )
 
 
 def _lines(name: str, content: bytes) -> bytes | None:

@@ -86,13 +86,13 @@ def _numbers(ahead: api.Outlook) -> None:
         ("Sensitivity kept", f"{min(kept):.0%} to {max(kept):.0%}" if kept else None,
          "Share of a teacher matrix's sensitivity that the chosen entries hold, from the lowest to "
          "the highest over all matrices."),
-        ("Trainable parameters per arm",
+        ("Parameters per arm",
          None if ahead.parameters is None else f"{at_most}{ahead.parameters:,}",
-         "All entries of A and B, at the ranks that are used."),
+         "Trainable ones: all entries of A and B, at the ranks that are used."),
         (f"Time on {machine.device if machine else 'this machine'}",
-         None if ahead.seconds is None else f"about {duration(ahead.seconds)}",
-         "All stages, one arm and seed after another, at the measured speed of this device. "
-         "Training arms together takes less."),
+         ahead.seconds and " to ".join(map(duration, ahead.seconds)),
+         "The start of the worker and all stages, one arm and seed after another, at the measured "
+         "speed of this device. Training arms together takes less."),
     )  # fmt: skip
     columns = st.columns(2)
     for place, (label, value, meaning) in enumerate(numbers):

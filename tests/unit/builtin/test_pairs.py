@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import tomllib
-from pathlib import Path
 
 import pytest
 
-from nuggets.builtin import pairs
 from nuggets.builtin.pairs import (
     MODELS,
     PAIRS,
@@ -17,6 +14,7 @@ from nuggets.builtin.pairs import (
     model_card,
     model_folder,
 )
+from nuggets.disk import carried
 from nuggets.errors import BadInput, Damaged
 
 CARD = {
@@ -84,18 +82,13 @@ def test_missing_folder_says_what_to_run(tmp_path, monkeypatch):
         model_folder("teacher")
 
 
-def test_installed_package_is_searched_after_the_checkout(tmp_path, monkeypatch):
+def test_they_come_with_the_package(tmp_path, monkeypatch):
     monkeypatch.delenv("NUGGETS_ASSETS", raising=False)
-    module = tmp_path / "site" / "nuggets" / "builtin" / "pairs.py"
-    monkeypatch.setattr(pairs, "__file__", str(module))
+    monkeypatch.setattr(carried, "CARRIED", tmp_path)
     with pytest.raises(BadInput, match="run `make pairs`"):
         assets_root()
-    installed = tmp_path / "site" / "nuggets" / "assets" / "pairs"
-    installed.mkdir(parents=True)
-    assert assets_root() == installed
-    checkout = tmp_path / "site" / "assets" / "pairs"
-    checkout.mkdir(parents=True)
-    assert assets_root() == checkout
+    (tmp_path / "assets" / "pairs").mkdir(parents=True)
+    assert assets_root() == (tmp_path / "assets" / "pairs").resolve()
 
 
 @pytest.mark.parametrize("call", [model_folder, model_card])
@@ -103,13 +96,3 @@ def test_unknown_names_are_refused_with_the_valid_ones(call, root):
     valid = "teacher, independent, sibling"
     with pytest.raises(BadInput, match=f"no built-in .* 'big'; choose one of {valid}"):
         call("big")
-
-
-def test_a_wheel_gets_every_file_of_the_built_in_models():
-    root = Path(__file__).parents[3]
-    found = tomllib.loads((root / "pyproject.toml").read_text())
-    patterns = found["tool"]["setuptools"]["package-data"]["nuggets"]
-    packed = {path.resolve() for each in patterns for path in (root / "nuggets").glob(each)}
-    shipped = {path for path in (root / "assets" / "pairs").rglob("*") if path.is_file()}
-    assert len(shipped) > 3 * len(MODELS)
-    assert {path.resolve() for path in shipped} <= packed

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from nuggets.ui.serving import OwnPagesOnly
+from nuggets.ui.serving import OwnPagesOnly, TellAddress
 
 OWN = "127.0.0.1:8501"
 
@@ -66,3 +66,36 @@ def test_every_answer_forbids_frames_and_guesses():
     assert headers[b"content-security-policy"] == b"frame-ancestors 'none'"
     assert headers[b"x-frame-options"] == b"DENY"
     assert headers[b"x-content-type-options"] == b"nosniff"
+
+
+def told(path: str, accept: str = "text/html,*/*") -> tuple[dict[bytes, bytes], bytes]:
+    """Headers and body of a page that comes in two parts, as the browser gets it."""
+    sent: list[Any] = []
+
+    async def behind(scope: Any, receive: Any, send: Any) -> None:
+        assert accept == "*/*" or b"accept-encoding" not in dict(scope["headers"])
+        start = {"status": 200, "headers": [(b"content-length", b"13")]}
+        await send({"type": "http.response.start", **start})
+        await send({"type": "http.response.body", "body": b"<head>", "more_body": True})
+        await send({"type": "http.response.body", "body": b"</head>"})
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    headers = [(b"accept", accept.encode()), (b"accept-encoding", b"gzip")]
+    scope = {"type": "http", "path": path, "raw_path": path.encode(), "headers": headers}
+    asyncio.run(TellAddress(behind)(scope, None, send))
+    return dict(sent[0]["headers"]), b"".join(message.get("body", b"") for message in sent)
+
+
+def test_a_page_is_told_its_servers_address_behind_a_proxys_prefix_too():
+    headers, body = told("/runs")
+    assert b"location.pathname.slice(0,-5)" in body
+    assert body.startswith(b"<head><script>window.__streamlit=")
+    assert headers[b"content-length"] == str(len(body)).encode()
+    assert b"slice(0,-1)" in told("/")[1]
+
+
+def test_what_is_no_page_passes_as_it_is():
+    headers, body = told("/runs", "*/*")
+    assert (headers[b"content-length"], body) == (b"13", b"<head></head>")

@@ -1,0 +1,65 @@
+"""The command `app`: serves the app to a browser on this machine."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib.util import find_spec
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from nuggets.cli.output import say
+from nuggets.disk.carried import carried
+from nuggets.errors import BadInput
+
+
+def app_(
+    port: Annotated[
+        int | None,
+        typer.Option(min=1, max=65535, help="Port; by default 8501, or the next free one."),
+    ] = None,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; others than this machine's are open to all.")
+    ] = "127.0.0.1",
+    name: Annotated[
+        list[str] | None,
+        typer.Option(help="A name by which browsers may ask, beside --host; repeatable."),
+    ] = None,
+    open: Annotated[bool, typer.Option(help="Open the browser.")] = True,
+    home: Annotated[
+        Path | None, typer.Option(help="Folder of runs and caches, instead of NUGGETS_HOME.")
+    ] = None,
+) -> None:
+    """Open the app; Ctrl-C stops it, and runs in the background go on."""
+    if find_spec("streamlit") is None:
+        raise BadInput("The app is not installed. Install it with: pip install 'nuggets[app]'")
+    if home is not None:
+        os.environ["NUGGETS_HOME"] = str(home.absolute())
+    if not _is_this_machine(host):
+        say(f"Everybody who reaches {host} can use this app as you: there is no login.")
+    options = {"address": host, "headless": str(not open).lower()}
+    options |= {"showEmailPrompt": "false", "fileWatcherType": "none"}
+    options |= {} if port is None else {"port": str(port)}
+    flags = [f"--server.{option}={value}" for option, value in options.items()]
+    names = dict.fromkeys(["localhost", "127.0.0.1", *_named(host), *(name or ())])
+    flags += [f"--server.allowedHosts={each}" for each in names]
+    # The server takes this process's place: Ctrl-C and signals reach it, and nothing is left over.
+    # -P: a `streamlit.py` in the folder where somebody happens to be is not the one to run.
+    words = [sys.executable, "-P", "-m", "streamlit", "run", str(carried("app.py")), *flags]
+    sys.stdout.flush()
+    os.execv(words[0], words)  # noqa: S606 - words of our own, and no shell
+
+
+def _is_this_machine(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _named(host: str) -> list[str]:
+    """The address itself as a name, unless it stands for all addresses."""
+    return [] if host in ("0.0.0.0", "::") else [host]  # noqa: S104 - refused, not used

@@ -1,0 +1,66 @@
+"""`nuggets app`: which server takes this process's place, and who may ask it."""
+
+import os
+import sys
+
+import pytest
+
+from nuggets.cli import serve
+from nuggets.cli.main import main
+
+
+@pytest.fixture
+def served(monkeypatch):
+    """`served("--port=1")` → the words of the server that would run."""
+
+    def words(*given):
+        run = []
+        monkeypatch.setattr(os, "execv", lambda program, words: run.append((program, words)))
+        monkeypatch.setattr(sys, "argv", ["nuggets", "app", *given])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert not ended.value.code
+        ((program, words),) = run
+        assert program == words[0] == sys.executable
+        return words
+
+    return words
+
+
+def names(words):
+    return [word.partition("=")[2] for word in words if word.startswith("--server.allowedHosts=")]
+
+
+def test_it_serves_this_machine_alone(served, capsys):
+    words = served()
+    assert words[2:5] == ["-m", "streamlit", "run"]
+    assert words[5].endswith("app.py")
+    assert "--server.address=127.0.0.1" in words
+    assert "--server.headless=false" in words
+    assert names(words) == ["localhost", "127.0.0.1"]
+    assert not any("port" in word for word in words)
+    assert capsys.readouterr().err == ""
+
+
+def test_options_reach_the_server(served, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("NUGGETS_HOME", "before")
+    words = served("--port=99", "--host=192.0.2.1", "--name=lab", "--no-open", f"--home={tmp_path}")
+    assert {"--server.port=99", "--server.headless=true"} <= set(words)
+    assert names(words) == ["localhost", "127.0.0.1", "192.0.2.1", "lab"]
+    assert os.environ["NUGGETS_HOME"] == str(tmp_path)
+    assert "no login" in capsys.readouterr().err
+
+
+def test_listening_everywhere_answers_to_no_more_names(served):
+    words = served("--host=0.0.0.0")
+    assert "--server.address=0.0.0.0" in words
+    assert names(words) == ["localhost", "127.0.0.1"]
+
+
+def test_without_the_extra_it_says_what_to_install(monkeypatch, capsys):
+    monkeypatch.setattr(serve, "find_spec", lambda name: None)
+    monkeypatch.setattr(sys, "argv", ["nuggets", "app"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.strip().endswith("pip install 'nuggets[app]'")
