@@ -40,7 +40,7 @@ _COMMANDS = {
         ("transfers", "bundle import"),
         ("ask", "ask lens"),
         ("judge", "judge"),
-        ("engines", "engines"),
+        ("transfers", "engines"),
     )
     for name in names.split()
 }

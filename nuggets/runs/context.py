@@ -104,6 +104,7 @@ class RunContext:
             final.rename(final.with_name(f".damaged-{final.name}-{secrets.token_hex(4)}"))
         with commit_folder(final) as folder:
             yield folder
+            self.run.confirm_owner()
         self._emit("artifact", name, {"path": f"artifacts/{name}"}, durable=True)
 
     def done(self, name: str) -> bool:

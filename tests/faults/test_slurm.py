@@ -135,7 +135,10 @@ def test_the_command_line_follows_cancels_and_resumes_jobs(slurm, nuggets, monke
 @pytest.mark.parametrize(
     ("asked", "words"),
     [
-        ({"hours": 2}, "No node of the default partition has 0 GPUs, 1 CPUs, 1 GB of memory and 2"),
+        (
+            {"hours": 2},
+            "No node of the default partition has 0 GPUs, 1 CPUs, 1 GB of memory for 2 h",
+        ),
         ({"partition": "gpu", "gpus": 8}, "No node of partition gpu has 8 GPUs"),
         ({"partition": "gpu", "memory_gb": 512}, "512 GB of memory"),
         ({"partition": "none"}, "No node of partition none"),

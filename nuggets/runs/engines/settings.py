@@ -78,11 +78,9 @@ def parse(text: str) -> Engine:
     Raises:
         BadInput: if there is none of that kind, or its fields are wrong.
     """
-    if text in members(Engine):
-        return _saved(text)
-    if not text.startswith("{"):
-        raise BadInput(f"There is no engine {text[:60]!r}; there are {', '.join(members(Engine))}.")
-    return _checked(parse_yaml(text, VARIABLE), "The engine")
+    if text.startswith("{"):
+        return _checked(parse_yaml(text, VARIABLE), "The engine")
+    return _saved(_kind(text))
 
 
 def every() -> dict[str, Engine]:
@@ -104,9 +102,7 @@ def use(kind: str | None = None, changes: Iterable[str] = ()) -> Engine:
         BadInput: if there is none of that kind, or a field or value is wrong.
     """
     known = _known()
-    kind = kind or known.get("use", "local")
-    if kind not in members(Engine):
-        raise BadInput(f"There is no engine {kind[:60]!r}; there are {', '.join(members(Engine))}.")
+    kind = _kind(kind or known.get("use", "local"))
     tree = _saved(kind).model_dump(mode="json")
     for change in changes:
         override(tree, change)
@@ -122,6 +118,12 @@ def fields_of(engine: Engine) -> dict[str, str]:
     """The fields of an engine as `--set` takes them."""
     fields = engine.model_dump(mode="json", exclude={"kind"})
     return {name: one_line(value) for name, value in fields.items()}
+
+
+def _kind(name: str) -> str:
+    if name not in members(Engine):
+        raise BadInput(f"There is no engine {name[:60]!r}; there are {', '.join(members(Engine))}.")
+    return name
 
 
 def _saved(kind: str) -> Engine:

@@ -159,7 +159,7 @@ class SlurmEngine(EngineBase):
         gpus = self._gpus(device)
         return (
             f"{gpus} GPU{'' if gpus == 1 else 's'}, {self.cpus} CPUs, {self.memory_gb:g} GB of "
-            f"memory and {amounts.duration(self.hours * 3600)}"
+            f"memory for {self.hours:g} h"
         )
 
 

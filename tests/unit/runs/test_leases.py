@@ -95,6 +95,9 @@ def test_a_host_that_falls_silent_loses_its_run_and_stops_when_it_wakes(run, on)
             for write in (lambda: ctx.log("too late"), lambda: ctx.set_status("done")):
                 with pytest.raises(RunBusy, match="taken over by another worker"):
                     write()
+            with pytest.raises(RunBusy, match="taken over"), ctx.commit("late") as folder:
+                (folder / "adapter.bin").write_bytes(b"late")
+            assert not (run.folder / "artifacts" / "late").exists()
             assert run.events_path.read_bytes() == events
             assert run.record().status == "running"
         ctx.close()
