@@ -279,7 +279,7 @@ def nursery():
 
 
 def wait_until(condition, run):
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while not condition():
         assert time.monotonic() < deadline, run.log_tail()
         time.sleep(0.001)
