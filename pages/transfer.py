@@ -8,6 +8,7 @@ from nuggets import api
 from nuggets.errors import NuggetsError
 from nuggets.recipe import TransferRecipe
 from nuggets.ui.frame import fields, live, safe, shell, waiting
+from nuggets.ui.frame.engine import engine
 from nuggets.ui.transfer import form, preview, prompt, recipes
 
 

@@ -48,7 +48,11 @@ def zeroed(weight: Tensor, at: Any) -> Iterator[None]:
 @contextmanager
 def shifted(module: nn.Module, shift: Float[Tensor, " out"]) -> Iterator[None]:
     """A module with a constant added to whatever it puts out."""
-    handle = module.register_forward_hook(lambda module, inputs, output: output + shift)
+
+    def shifted_output(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+        return output + shift
+
+    handle = module.register_forward_hook(shifted_output)
     try:
         yield
     finally:

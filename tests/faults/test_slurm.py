@@ -32,6 +32,10 @@ def slurm(store, tmp_path, monkeypatch):
     fake.end_all()
 
 
+def held_at(run, step):
+    return any(e.data.get("step") == step for e in run.events())
+
+
 def final(run):
     return (run.folder / "artifacts" / "final" / "adapter.bin").read_bytes()
 
@@ -62,10 +66,10 @@ def test_a_run_waits_is_cancelled_in_the_queue_and_runs_when_resumed(slurm, toy,
 def test_a_killed_nodes_run_is_interrupted_once_the_queue_says_so_and_no_byte_changes(
     slurm, toy, until
 ):
-    undisturbed, run = toy(steps=40), toy(steps=40, sleep=0.05)
+    undisturbed, run = toy(steps=12), toy(steps=12, hold_at=8)
     launch.start(undisturbed, ENGINE)
     launch.start(run, ENGINE)
-    until(lambda: len(run.events()) > 12)
+    until(lambda: held_at(run, 8))
     slurm.set("power cut")  # nobody there can tell the queue
     slurm.send(102, signal.SIGKILL)
     until(lambda: undisturbed.status() == "done" and not is_held(run.lock_path))
@@ -77,6 +81,7 @@ def test_a_killed_nodes_run_is_interrupted_once_the_queue_says_so_and_no_byte_ch
     assert run.status() == "running"  # nobody takes a job for dead unasked
     slurm.unset("down")
     assert run.status() == "interrupted"
+    (run.folder / "go").touch()
     launch.resume(run, ENGINE)
     until(lambda: run.status() == "done")
     assert final(run) == final(undisturbed)
@@ -94,14 +99,15 @@ def test_a_job_that_vanished_before_its_worker_began_can_be_resumed(slurm, toy):
 
 
 def test_a_run_whose_time_is_up_goes_back_into_the_queue_and_continues(slurm, toy, until):
-    run = toy(steps=60, sleep=0.05)
+    run = toy(steps=12, hold_at=8)
     launch.start(run, ENGINE)
-    until(lambda: len(run.events()) > 12)
+    until(lambda: held_at(run, 8))
     slurm.send(101, signal.SIGUSR2)
     until(lambda: slurm.state(101) == "PENDING")
     until(lambda: run.status() == "queued")
     assert run.record().status == "running"
     (slurm.root / "101" / "group").unlink()
+    (run.folder / "go").touch()
     slurm.begin(101, "node2")
     until(lambda: run.status() == "done")
     assert leases.newest(run.folder).lease.host == "node2"

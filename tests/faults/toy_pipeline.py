@@ -43,6 +43,9 @@ def _train(ctx, job):
         if step % 5 == 0 and not (ctx.checkpoints / f"step-{step}").exists():
             with commit_folder(ctx.checkpoints / f"step-{step}") as folder:
                 (folder / "state.bin").write_bytes(state)
+        while step == job.get("hold_at") and not (ctx.folder / "go").exists():
+            ctx.check_cancelled()
+            time.sleep(0.01)
         if step == job.get("die_at"):
             os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(job.get("sleep", 0))

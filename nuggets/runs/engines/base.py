@@ -14,7 +14,6 @@ GPU = "cuda"
 class EngineBase(Frozen):
     """How runs get their worker; its fields are this machine's settings, never a recipe's."""
 
-    kind: str
     elsewhere: ClassVar[bool] = False
     """Whether other machines compute."""
 

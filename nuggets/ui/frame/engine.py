@@ -16,4 +16,4 @@ def engine() -> None:
     except NuggetsError as problem:
         safe.problem(problem, "engine")
         return
-    st.caption(safe.label(f"{chosen.words()} {chosen.unavailable()}", 300))
+    st.text(f"{chosen.words()} {chosen.unavailable()}".strip())
