@@ -28,7 +28,7 @@ _INTERRUPTED = 130  # what newer typers return after Ctrl-C; older ones raise Ab
 _COMMANDS = {
     name: module
     for module, names in (
-        ("serve", "app"),
+        ("machine", "app"),
         ("measure", "doctor pairs preflight sensitivity"),
         ("erase", "erase"),
         ("measure", "align probe plan power extract cut convert"),
@@ -40,7 +40,7 @@ _COMMANDS = {
         ("transfers", "bundle import"),
         ("ask", "ask lens"),
         ("judge", "judge"),
-        ("transfers", "engines"),
+        ("machine", "engines"),
     )
     for name in names.split()
 }

@@ -47,10 +47,10 @@ def plan_sweep(sweep: SweepRecipe) -> SweepOutlook:
     trials = [look_ahead(sweep.trial_recipe(values)) for values in corners[::every]]
     confirming = look_ahead(sweep.confirming_recipe({}, "default"))
     looks = [*trials, confirming]
-    seconds = [look.seconds for look in trials if look.seconds is not None]
+    seconds = [look.seconds[1] for look in trials if look.seconds is not None]
     whole = None
     if seconds and confirming.seconds is not None:
-        whole = sweep.n_trials * sum(seconds) / len(seconds) + 2 * confirming.seconds
+        whole = sweep.n_trials * sum(seconds) / len(seconds) + 2 * confirming.seconds[1]
     one = sweep.trial_recipe({})
     cells = sum(arm.trains for arm in one.arms) * len(one.seeds) * len(one.train.rates)
     return SweepOutlook(

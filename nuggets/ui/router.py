@@ -55,10 +55,15 @@ MOVED = {"benchmarks": "results"}
 """Addresses of before, and the pages that answer there now."""
 
 
+READABLE = "<style>button kbd { color: inherit !important; opacity: 1 !important; }</style>"
+"""Streamlit's hint of a shortcut has too little contrast on a primary button (WCAG 1.4.3)."""
+
+
 def main() -> None:
     """Draws one view."""
     icon = str(carried("assets/icon.svg"))
     st.set_page_config("Nuggets", icon, layout="wide")
+    st.html(READABLE)
     st.logo(str(carried("assets/logo.svg")), size="large", icon_image=icon)
     offered = {page.name: _page(page) for page in PAGES}
     st.session_state[shell.PAGES] = offered

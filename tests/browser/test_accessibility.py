@@ -9,7 +9,7 @@ import pytest
 from nuggets import api
 from tests.browser.conftest import PAGES, idle
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.slow]  # `make browser` runs it, `make test` does not
 
 WORST = ("serious", "critical")
 _RULES = """() => axe.run({exclude: [['.katex-display'], ['.st-key-scale']]}, {

@@ -19,7 +19,7 @@ PACKAGED = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setupto
 DISTRIBUTIONS = packages_distributions()
 FIRST_PARTY = {"nuggets", "pages"}
 PLACES = {
-    "app": ("app.py", "pages/", "nuggets/ui/"),
+    "app": ("app.py", "pages/", "nuggets/ui/", "nuggets/figures.py"),
     "gguf": ("nuggets/models/loading.py",),
     "slurm": ("nuggets/runs/engines/slurm.py",),
     "eval": ("nuggets/evaluation/", "nuggets/data/sources.py"),

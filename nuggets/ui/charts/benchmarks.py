@@ -142,7 +142,7 @@ def runs_frame(reports: Mapping[str, BenchmarkReport], arm: str) -> pd.DataFrame
     """One row per run and step: an arm's mean over seeds with its band."""
     named = [(name, curves_frame(report)) for name, report in reports.items()]
     frames = [own[own["arm"] == arm].assign(run=name) for name, own in named]
-    return pd.concat(frames, ignore_index=True)[["run", "step", "mean", "low", "high"]]
+    return pd.concat(frames, ignore_index=True).filter(["run", "step", "mean", "low", "high"])
 
 
 def runs_figure(frame: pd.DataFrame, metric: str, look: Look = LIGHT) -> go.Figure:

@@ -154,9 +154,9 @@ def map_figure(
 def _outline(fig: go.Figure, grid: _Grid, name: str | None, look: Look) -> None:
     """Draws a frame around a cell, in ink and paper, which stands out from every colour."""
     for cell in (cell for cell in grid.cells if cell["name"] == name):
-        place = grid.columns.get(cell["role"])
-        left, right = grid.edges if place is None else (place - 0.5, place + 0.5)
-        y = grid.ends.get(cell["role"], cell["layer"])
+        x = grid.columns.get(cell["role"])
+        left, right = grid.edges if x is None else (x - 0.5, x + 0.5)
+        y = float(grid.ends.get(cell["role"]) or cell["layer"])
         for colour, width in ((look.paper, 6), (look.ink, 3)):
             fig.add_shape(x0=left, x1=right, y0=y - 0.5, y1=y + 0.5,
                           line={"color": colour, "width": width})  # fmt: skip

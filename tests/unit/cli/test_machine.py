@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from nuggets.cli import serve
+from nuggets.cli import machine
 from nuggets.cli.main import main
 
 
@@ -58,7 +58,7 @@ def test_listening_everywhere_answers_to_no_more_names(served):
 
 
 def test_without_the_extra_it_says_what_to_install(monkeypatch, capsys):
-    monkeypatch.setattr(serve, "find_spec", lambda name: None)
+    monkeypatch.setattr(machine, "find_spec", lambda name: None)
     monkeypatch.setattr(sys, "argv", ["nuggets", "app"])
     with pytest.raises(SystemExit) as ended:
         main()
