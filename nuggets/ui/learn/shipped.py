@@ -8,6 +8,7 @@ import pandas as pd
 from nuggets import api
 from nuggets.amounts import plain_name
 from nuggets.documents.figures import interval_text
+from nuggets.errors import BadInput
 from nuggets.recipe import AlignJob
 from nuggets.ui.charts import learn as learn_charts
 from nuggets.ui.frame.share import Origin, Picture
@@ -110,8 +111,9 @@ def transfer(asked: Asked) -> Scene:
 
 def words(asked: Asked) -> Scene:
     """The shipped run with word vectors: its baseline and content controls, then all arms."""
-    run = api.shipped_run()
-    report = api.report(run)
+    report = api.report(api.shipped_run())
+    if report is None or report.verdict.treatment is None:
+        raise BadInput("The finished run that comes with this installation has no report.")
     frame = pd.DataFrame(
         {
             "origin": plain_name(name),
