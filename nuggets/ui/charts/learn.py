@@ -18,7 +18,9 @@ HEIGHT = 360
 CLAIMS = {
     "percentile": "bootstrap alone",
     "student": "interval used here",
-    "helps": "verdict “helps”",
+    "helps_without_controls": "“helps”",
+    "hurts": "“hurts”",
+    "located": "“located”",
 }
 """Fields of a calibration's design → what was said of identical arms."""
 
@@ -96,6 +98,7 @@ def claims_frame(found: api.Calibration) -> pd.DataFrame:
             {"said": title, "seeds": design.n_seeds, **_rate(getattr(design, field))}
             for design in found.designs
             for field, title in CLAIMS.items()
+            if getattr(design, field) is not None
         ]
     )
 
@@ -130,7 +133,8 @@ def claims_figure(frame: pd.DataFrame, look: Look = LIGHT) -> go.Figure:
     )
     fig.add_vline(x=0.05, line={"color": look.muted, "width": 1.5, "dash": "dot"})
     title = "rate of false claims, 95 % intervals (dotted: 5 %)"
-    fig.update_xaxes(title=title, tickformat=".0%", range=[-0.005, 0.31])
+    room = 1.3 * max(float(frame["high"].max()), 0.05)
+    fig.update_xaxes(title=title, tickformat=".0%", range=[-0.005, room])
     fig.update_yaxes(autorange="reversed", showgrid=False)
     return charts.finish(fig, look, HEIGHT)
 

@@ -155,7 +155,7 @@ CHAPTERS: tuple[Chapter, ...] = (
         "mean difference ± t · standard error over seeds and items",
         "Suppose an arm is truly better by .20. With 3 seeds and 80 items, how often will the "
         "verdict be “helps”?",
-        ("nearly always", "about half the time", "nearly never"),
+        ("in more than 80 %", "in 20 to 80 %", "in less than 20 %"),
         "results",
     ),
     Chapter(

@@ -35,7 +35,7 @@ def erase(asked: Asked) -> Scene:
     for orders, only in ((ORDERS[:1], asked.task), (ORDERS, None)):
         shown = replace(report, curves={order: report.curves[order] for order in orders})
         frame = erasure_charts.curves_frame(shown)
-        frame = frame if only is None else frame[frame["skill"] == only]
+        frame = frame if only is None else frame.query("skill == @only")
         pictures.append(
             Picture(
                 erasure_charts.curves_figure(shown, frame, asked.look).update_xaxes(

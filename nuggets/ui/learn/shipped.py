@@ -53,7 +53,7 @@ def intervals(asked: Asked) -> Scene:
     """False claims, and true differences that are found."""
     found = api.lessons.calibration()
     about = (
-        f"{found.n_pool} training runs of {found.arm} on {found.task}, {found.n_items} items"
+        f"{found.n_pool:,} seeds of {found.arm} on {found.task}, {found.n_items} items"
         f"{', by the rules of 0.1' if found.edition == 1 else ''} · docs/calibration.md"
     )
     origin = Origin("nuggets calibrate")

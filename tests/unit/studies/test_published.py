@@ -9,7 +9,8 @@ import pytest
 
 from nuggets import api
 from nuggets.statistics.conditions import on_conditions
-from nuggets.statistics.verdict import EDITION, RULES, decide
+from nuggets.statistics.error_rates import BOUNDED
+from nuggets.statistics.verdict import EDITION, LEAST_SEEDS, RULES, decide
 from nuggets.studies.documents import published_report, save_study, study_markdown
 from nuggets.studies.figure import study_svg
 from nuggets.studies.index import INDEX
@@ -166,3 +167,22 @@ def test_the_shipped_lesson_of_cuts_is_that_of_the_graft_report():
         assert (each.value, each.low, each.high) == pytest.approx(
             (interval.mean, interval.low, interval.high), abs=5e-4
         )
+
+
+def test_the_verdict_claims_only_what_its_calibration_allows():
+    found = api.lessons.calibration()
+    assert found.edition == EDITION
+    assert found.passed
+    assert found.least_seeds is not None
+    assert found.least_seeds <= LEAST_SEEDS
+    readme = " ".join((ROOT / "README.md").read_text().split())
+    assert f"within {100 * max(d.bound for d in found.designs):.1f} % with 3 or 5 seeds" in readme
+    summary = " ".join((PAPER / "summary.md").read_text().split())
+    worst = [max(getattr(d, name).value for name in BOUNDED) for d in found.designs]
+    bounds = [d.bound for d in found.designs]
+    for one, other in (worst, bounds):
+        assert f"{one:.3f}"[1:] in summary
+        assert f"{other:.3f}"[1:] in summary
+    for design in found.designs:
+        for rate in (design.found["0.3"], design.not_located["0.2"]):
+            assert shown(rate.value, (rate.low, rate.high)) in summary
