@@ -377,9 +377,11 @@ def _validated(what: str, validate: Callable[[Any], Any], tree: Mapping[str, Any
         check_values(tree)
         return validate(dict(tree))
     except ValidationError as problem:
-        raise BadInput(f"The {what} is not valid: {first_faults(problem, n)}.") from None
+        said = first_faults(problem, n)
     except ValueError as problem:
-        raise BadInput(f"The {what} is not valid: {problem}.") from None
+        said = str(problem)
+    # Names of fields are anybody's text.
+    raise BadInput(f"The {what} is not valid: {' '.join(said.split())}.")
 
 
 def anchored(job: Frozen) -> Any:

@@ -95,7 +95,10 @@ class Held:
         """Says that nobody works any more; needs no space on the disk."""
         self.released = True
         with contextlib.suppress(OSError):
-            (self.folder / _OPEN).rename(self.folder / _RELEASED)
+            try:
+                (self.folder / _OPEN).rename(self.folder / _RELEASED)
+            except OSError:  # a lease that cannot be read is nobody's either
+                (self.folder / _OPEN).unlink()
 
     def lost(self) -> bool:
         """Whether somebody else took the run meanwhile."""

@@ -14,7 +14,7 @@ import pytest
 from nuggets.disk.home import runs_dir
 from nuggets.disk.manifest import verify_folder
 from nuggets.errors import NuggetsError
-from nuggets.runs import context, events, launch, schema
+from nuggets.runs import context, events, launch, processes, schema
 from nuggets.runs.store import RunStore
 from nuggets.worker import run_in_foreground
 
@@ -181,14 +181,14 @@ def test_a_home_of_any_name_works(name, tmp_path, monkeypatch, expected, counted
     monkeypatch.setenv("NUGGETS_HOME", str(tmp_path / name))
     run = RunStore(runs_dir()).create("toy", json.dumps({"steps": 6}), "toy")
     launch.start(run)
-    launch._children[-1].wait(timeout=120)
+    processes.children[-1].wait(timeout=120)
     assert result(run) == expected
     counted("F5", "homes with odd names", 1)
 
 
 def test_without_home_in_the_environment_the_home_is_found(tmp_path, counted):
     environment = {"PATH": os.environ["PATH"], "XDG_DATA_HOME": str(tmp_path)}
-    environment |= {"PYTHONPATH": os.environ["PYTHONPATH"]}
+    environment |= {"PYTHONPATH": os.environ.get("PYTHONPATH", "")}
     command = [sys.executable, "-m", "nuggets", "list", "--json"]
     ended = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "[]\n", "")

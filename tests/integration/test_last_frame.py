@@ -84,7 +84,7 @@ def test_a_run_keeps_the_sentence_and_its_log_the_trace(error, monkeypatch):
     def fail(run, ctx):
         raise error
 
-    monkeypatch.setattr("nuggets.worker._pipeline", lambda: fail)
+    monkeypatch.setattr("nuggets.worker._pipeline", lambda run: fail)
     run = api.create(api.load_recipe("quick", ["device=cpu"]))
     with pytest.raises(BaseException):  # noqa: B017, PT011 - whichever
         run_in_foreground(run, lambda event: None)
@@ -206,8 +206,8 @@ def test_any_value_in_a_config_is_taken_or_refused(tiny, tmp_path_factory, key, 
         one_line(refused)
 
 
-SLOW = ("doctor", "pairs", "calibrate", "ask")
-"""What computes without being asked for more."""
+SLOW = ("doctor", "pairs", "calibrate", "ask", "app")
+"""What computes without being asked for more, and what takes the process's place."""
 WORDS = st.sampled_from(
     ["--json", "--out", "--set", "--arm", "--seed", "--task", "--data", "--teacher", "--device",
      "--limit", "--benchmark", "--roles", "--layers", "--names", "", "-", "--", "x", "/dev/zero",
