@@ -133,7 +133,7 @@ def claims_figure(frame: pd.DataFrame, look: Look = LIGHT) -> go.Figure:
     )
     fig.add_vline(x=0.05, line={"color": look.muted, "width": 1.5, "dash": "dot"})
     title = "rate of false claims, 95 % intervals (dotted: 5 %)"
-    room = 1.3 * max(float(frame["high"].max()), 0.05)
+    room = 1.3 * max(0.05, *frame["high"])
     fig.update_xaxes(title=title, tickformat=".0%", range=[-0.005, room])
     fig.update_yaxes(autorange="reversed", showgrid=False)
     return charts.finish(fig, look, HEIGHT)
