@@ -376,12 +376,9 @@ def _validated(what: str, validate: Callable[[Any], Any], tree: Mapping[str, Any
     try:
         check_values(tree)
         return validate(dict(tree))
-    except ValidationError as problem:
-        said = first_faults(problem, n)
     except ValueError as problem:
-        said = str(problem)
-    # Names of fields are anybody's text.
-    raise BadInput(f"The {what} is not valid: {' '.join(said.split())}.")
+        said = first_faults(problem, n) if isinstance(problem, ValidationError) else str(problem)
+    raise BadInput(f"The {what} is not valid: {' '.join(said.split())}.")  # keys are anybody's text
 
 
 def anchored(job: Frozen) -> Any:

@@ -182,7 +182,9 @@ def _parquet(content: bytes) -> Iterator[dict[str, Any]]:
         import pyarrow
         from pyarrow import parquet
     except ImportError:
-        raise BadInput("Parquet needs the library pyarrow: pip install 'nuggets[app]'.") from None
+        raise BadInput(
+            "Parquet needs the library pyarrow: pip install 'nuggets[parquet]'."
+        ) from None
     try:
         file = parquet.ParquetFile(BytesIO(content))
         groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]

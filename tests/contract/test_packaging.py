@@ -24,6 +24,7 @@ PLACES = {
     "slurm": ("nuggets/runs/engines/slurm.py",),
     "eval": ("nuggets/evaluation/", "nuggets/data/sources.py"),
     "sweep": ("nuggets/sweeps/",),
+    "parquet": ("nuggets/data/tables.py",),
 }
 """Where the packages of an extra may be imported."""
 NEEDED_AT_IMPORT = ("nuggets.ui", "nuggets.evaluation.lm_eval_model")

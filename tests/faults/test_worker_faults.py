@@ -123,7 +123,7 @@ def test_of_many_starts_at_once_each_run_is_worked_on_once(toy, tmp_path, rounds
         "    except NuggetsError as error:\n"
         "        print(type(error).__name__)\n"
     )
-    races = 5 * rounds
+    races = (5 if rounds >= LONG else 2) * rounds
     runs = [toy(steps=1, fail=True) for _ in range(races)]
     (tmp_path / "races").mkdir()
     command = [sys.executable, "-c", starter, str(tmp_path / "races")]

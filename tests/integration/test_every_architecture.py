@@ -57,7 +57,7 @@ def command(nuggets, *words):
     return ended.json
 
 
-USUAL = ("llama", "gemma3_text", "gpt2", "gpt_neox", "phi3", "cohere")
+USUAL = ("llama", "gemma3_text", "gpt2", "phi3")
 """Kinds as different as there are; the others take minutes: `make architectures`."""
 each_kind = pytest.mark.parametrize(
     "kind", [pytest.param(k, marks=() if k in USUAL else pytest.mark.slow) for k in ARCHITECTURES]

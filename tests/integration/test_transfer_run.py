@@ -300,7 +300,7 @@ def kill_in(run, nursery, stage, draw):
 def test_a_run_killed_at_random_moments_ends_as_if_nothing_had_happened(
     finished, material, tmp_path, nursery, counted
 ):
-    rounds = int(os.environ.get("NUGGETS_FAULT_ROUNDS", "20"))
+    rounds = int(os.environ.get("NUGGETS_FAULT_ROUNDS", "10"))
     draw, hit, kills = random.Random(os.urandom(8)), set(), 0
     while kills < rounds:
         store = RunStore(tmp_path / f"home-{kills}" / "runs")

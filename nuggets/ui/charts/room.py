@@ -17,7 +17,7 @@ NUMBER = 4
 TITLE = 30
 """An axis' title, with its distance."""
 LEGEND = 49
-SCALE = 62
+SCALE = 74
 """A colour scale below the plot, with its numbers and title."""
 
 

@@ -63,7 +63,8 @@ def chosen(spec: api.ArchSpec) -> str:
     said = st.session_state.get("matrix", st.query_params.get("matrix"))
     if said not in places:
         said = next(name for name, (_, role) in places.items() if role == "down")
-    st.session_state["matrix"] = said
+    if st.session_state.get("matrix") != said:  # setting it draws it again
+        st.session_state["matrix"] = said
     return said
 
 
