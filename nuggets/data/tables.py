@@ -9,9 +9,10 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from io import BytesIO, TextIOWrapper
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,8 @@ PARTS = (
     *("question", "answer", "choices", "prompt", "completion", "instruction", "input", "output"),
     *("system", "messages", "conversations", "id"),
 )
+LOOKED_AT = 100
+"""Rows in which columns are looked for: those of JSON need not all have all."""
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 
 
@@ -68,8 +71,14 @@ def parse_columns(text: str) -> Columns:
 
 
 def column_names(content: bytes, name: str) -> list[str]:
-    """The columns of the table's first row. Raises BadInput where it cannot be read."""
-    return list(next((row for _, row in _numbered(content, name)), {}))
+    """The columns of a table. Raises BadInput where it cannot be read or has no rows."""
+    return _columns([row for _, row in islice(_numbered(content, name), LOOKED_AT)], name)
+
+
+def _columns(rows: Sequence[Mapping[str, Any]], name: str) -> list[str]:
+    if not rows:
+        raise BadInput(f"{name} contains no rows.")
+    return list(dict.fromkeys(column for row in rows for column in row))
 
 
 def samples_from(
@@ -89,17 +98,21 @@ def samples_from(
     lines: list[str] = []
 
     def convert(row: dict[str, Any]) -> dict[str, Any]:
-        record = _mapped(row, columns) if columns else row
-        lines.append(json.dumps(record, ensure_ascii=False, default=str))
+        filled = {column: cell for column, cell in row.items() if cell not in (None, "")}
+        record = _mapped(filled, columns) if columns else filled
+        own = {part: record[part] for part in PARTS if part in record}
+        lines.append(json.dumps(own, ensure_ascii=False, allow_nan=False, default=str))
         return record
 
-    known = column_names(content, name)
+    rows = islice(_numbered(content, name), limit)
+    first = list(islice(rows, LOOKED_AT))
+    known = _columns([row for _, row in first], name)
     missing = [each for names in columns.values() for each in names if each not in known]
     listed = ", ".join(map(repr, known[:20])) or "none"
     if missing:
         raise BadInput(f"{name} has no column {missing[0]!r}; its columns are {listed}.")
     try:
-        samples = read_rows(name, islice(table_rows(content, name), limit), convert=convert)
+        samples = read_rows(name, chain(first, rows), convert=convert)
     except BadInput as problem:
         if columns or SHAPES not in str(problem):
             raise
@@ -107,7 +120,7 @@ def samples_from(
             f"{name} has the columns {listed}. Say which holds what, such as --columns "
             "question=COLUMN,answer=COLUMN."
         ) from None
-    return samples, "".join(f"{line}\n" for line in lines).encode("utf-8", "surrogatepass")
+    return samples, "".join(f"{line}\n" for line in lines).encode()
 
 
 def _mapped(row: Mapping[str, Any], columns: Columns) -> dict[str, Any]:
@@ -126,17 +139,8 @@ def _plain(value: Any) -> Any:
     return value if value is None or isinstance(value, list | dict) else str(value)
 
 
-def table_rows(content: bytes, name: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The numbered rows of a table, from 1; cells that are empty are left out.
-
-    Raises:
-        BadInput: naming the file, the row and the reason.
-    """
-    for number, row in _numbered(content, name):
-        yield number, {column: cell for column, cell in row.items() if cell not in (None, "")}
-
-
 def _numbered(content: bytes, name: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The rows of a table, from 1; a fault names the file, the row and the reason."""
     stem = name.lower().removesuffix(".gz")
     ending = next((each for each in ENDINGS if stem.endswith(each)), None)
     if ending is None:
@@ -169,12 +173,20 @@ def _rows(content: bytes, ending: str) -> Iterator[Any]:
         yield from _parquet(content)
     elif ending in _DELIMITERS:
         lines = TextIOWrapper(BytesIO(content), encoding="utf-8-sig", newline="")
-        yield from csv.DictReader(lines, delimiter=_DELIMITERS[ending], strict=True)
+        rows = csv.DictReader(lines, delimiter=_DELIMITERS[ending], strict=True)
+        _check_once(rows.fieldnames or ())
+        yield from rows
     elif content.lstrip(b" \t\r\n\xef\xbb\xbf").startswith(b"["):
         yield from parse_json(content.removeprefix(b"\xef\xbb\xbf"))
     else:
         lines = content.removeprefix(b"\xef\xbb\xbf").splitlines()
         yield from (parse_json(line) for line in lines if line.strip())
+
+
+def _check_once(names: Sequence[str]) -> None:
+    """A dictionary would keep the last of two columns and lose the first unseen."""
+    if twice := [name for name, n in Counter(names).items() if n > 1]:
+        raise ValueError(f"{Counter(names)[twice[0]]} columns are called {twice[0]!r}")
 
 
 def _parquet(content: bytes) -> Iterator[dict[str, Any]]:
@@ -190,6 +202,7 @@ def _parquet(content: bytes) -> Iterator[dict[str, Any]]:
         groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
         if (size := sum(group.total_byte_size for group in groups)) > MAX_ARRAY_BYTES:
             raise ValueError(f"it holds {size:,} bytes, and at most {MAX_ARRAY_BYTES:,} are read")
+        _check_once(file.schema_arrow.names)
         for batch in file.iter_batches():
             yield from batch.to_pylist()
     except pyarrow.ArrowException as problem:

@@ -80,7 +80,10 @@ def test_columns_that_are_named_like_the_parts_need_no_names():
         (b"Frage,Antwort\na,\n", "t.csv", "question=Frage,answer=Antwort", "t.csv row 1: answer"),
         (b"a,b\n1,2,3\n", "t.csv", "question=a,answer=b", "row 1 cannot be read: it does not fit"),
         (b"a,b\n\xff,2\n", "t.csv", "question=a,answer=b", "t.csv row 1 cannot be read"),
-        (b"", "t.csv", "question=a,answer=b", "has no column 'a'; its columns are none"),
+        (b"", "t.csv", "question=a,answer=b", "t.csv contains no rows"),
+        (b"a,b\n", "t.csv", "question=a,answer=b", "t.csv contains no rows"),
+        (b"a,a\n1,2\n", "t.csv", "question=a,answer=a", "2 columns are called 'a'"),
+        (b'{"a": "\\ud83d", "b": "x"}', "t.jsonl", "question=a,answer=b", "half a character"),
         (b"PAR1 no", "t.parquet", "", "t.parquet row 1 cannot be read"),
         (b"\x1f\x8b no", "t.csv.gz", "", "is not a whole gzip file"),
         (gzip.compress(CSV)[:-9], "t.csv.gz", "", "is not a whole gzip file"),
@@ -113,6 +116,20 @@ def test_a_mapping_that_says_nothing_is_refused(text, said):
 def test_what_unpacks_to_too_much_is_refused():
     with pytest.raises(BadInput, match="holds more than"):
         samples_from(gzip.compress(b"\n" * (MAX_ARRAY_BYTES + 1), 1), "t.csv.gz", {})
+
+
+def test_a_column_that_the_first_row_lacks_is_found():
+    rows = b'{"q": "a", "a": "b"}\n{"q": "c", "a": "d", "more": "e"}\n'
+    columns = parse_columns("instruction=q,output=a,input=more")
+    samples, _ = samples_from(rows, "t.jsonl", columns)
+    assert samples[1].messages[0].content == "c\n\ne"
+
+
+def test_what_is_no_part_of_a_sample_is_left_out_of_its_line():
+    table = parquet([{"question": "a", "answer": "b", "score": float("nan")}])
+    samples, lines = samples_from(table, "t.parquet", {})
+    assert json.loads(lines, parse_constant=pytest.fail) == {"question": "a", "answer": "b"}
+    assert len(samples) == 1
 
 
 def test_only_as_many_rows_as_asked_for_are_read():
