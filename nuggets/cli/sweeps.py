@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,12 +11,11 @@ import typer
 from nuggets import amounts, api
 from nuggets.cli import options as o
 from nuggets.cli.output import bars, interval, out, print_json, say, table, tell_run
-from nuggets.cli.transfers import failed
+from nuggets.cli.transfers import failed, watch
 from nuggets.disk.commit import atomic_write
 from nuggets.errors import Damaged
 from nuggets.sweeps.samplers import SAMPLERS
 
-_POLL_S = 0.3
 _SHOWN = 20
 """Trials that a terminal shows: the best ones."""
 
@@ -111,7 +109,7 @@ def sweeps(
         path = api.sweeping.promote(found, promote)
         return say(f"Saved {path}. Run it with: nuggets run {promote}")
     if follow:
-        _follow(found)
+        watch(found)
         return _finish(found, json)
     return _show(found, json)
 
@@ -146,19 +144,6 @@ def _list(json: bool) -> None:
     if json:
         return print_json(rows)
     return table(("sweep", "status", "trials"), [tuple(row.values()) for row in rows])
-
-
-def _follow(found: api.Run) -> None:
-    seen = -1
-    with bars() as progress:
-        while True:
-            live = found.status() in api.LIVE
-            for event in found.events(after_seq=seen):
-                progress.show(event)
-                seen = event.seq
-            if not live:
-                return
-            time.sleep(_POLL_S)
 
 
 def _finish(found: api.Run, json: bool) -> None:

@@ -52,6 +52,12 @@ def follow(run_id: o.RunId, json: o.AsJson = False) -> None:
     found = api.open_run(run_id)
     if job := found.queued_job():
         say(f"{found.id} waits in the queue as {job}.")
+    watch(found)
+    finish(found, json)
+
+
+def watch(found: api.Run) -> None:
+    """Shows the progress of a run that computes elsewhere, until it ends."""
     seen = -1
     with bars() as progress:
         while True:
@@ -60,9 +66,8 @@ def follow(run_id: o.RunId, json: o.AsJson = False) -> None:
                 progress.show(event)
                 seen = event.seq
             if not live:
-                break
+                return
             time.sleep(_POLL_S)
-    finish(found, json)
 
 
 def cancel(run_id: o.RunId, json: o.AsJson = False) -> None:
