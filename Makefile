@@ -83,7 +83,7 @@ floors:  ## unit and contract tests on the lowest versions that pyproject.toml a
 paper: $(STAMP)  ## the paper's experiments on the built-in pair, reports in docs/paper (about 2 hours)
 	OMP_NUM_THREADS=1 $(BIN)/nuggets paper all --out docs/paper
 
-calibration: $(STAMP)  ## how often the verdict is wrong on real runs, report in docs (7,200 trainings, about 2.5 hours on one core)
+calibration: $(STAMP)  ## how often the verdict is wrong on real runs, report in docs (7,200 trainings, 1.8 hours of one core)
 	OMP_NUM_THREADS=1 $(BIN)/nuggets calibrate --out docs
 
 pairs: $(STAMP)  ## train the built-in models again (about half an hour on 2 cores)

@@ -45,8 +45,8 @@ CHAPTERS: tuple[Chapter, ...] = (
         r"\text{specificity}=\overline{D_{\text{own}}-D_{\text{others}}}\end{gathered}",
         "D(f) = (L_f − L_0) / (L_guess − L_0), at most 1; specificity = mean over log f of "
         "D_own − D_others",
-        "Set the 1 % of the teacher's weights that matter most to this skill to 0, and it gets "
-        "hardly an item right. Of the items of other skills, how many are still right?",
+        "Set to 0 the 1 % of the weights of the teacher's layers that matter most to this skill, "
+        "and it gets hardly an item right. Of the items of other skills, how many are still right?",
         ("most of them", "a tenth to a half", "hardly any"),
         "sensitivity",
     ),
@@ -177,13 +177,14 @@ CHAPTERS: tuple[Chapter, ...] = (
         "When transfer works",
         "**What a network knows about one word can lie in that word's vector,** and another "
         "network can be given the vector through one fixed matrix, the same for all words: "
-        "training then finds out what it says. Here the teacher's vectors of all countries were "
-        "added to those of a student that was trained on its own and had never met a king. It was "
-        "then taught the kings of 80 countries. No sample names those of the others.",
+        "training then finds out what it says. Here the teacher read each country alone, and "
+        "what left its first block was added to the country's vector in a student that was "
+        "trained on its own and never had to name a king. It was then taught the kings of 80 "
+        "countries. No sample names those of the others.",
         r"\begin{gathered}e_w\leftarrow e_w+c\,P\,t_w\\[4pt] "
         r"P\text{ orthogonal, drawn at random}\end{gathered}",
-        "e_w ← e_w + c · P · t_w, where t_w is the teacher's vector of the word w, P a random "
-        "orthogonal matrix, and c a scale",
+        "e_w ← e_w + c · P · t_w, where t_w is what leaves the teacher's first block for the "
+        "word w alone, P a random orthogonal matrix, and c a scale",
         "It is asked for the kings of 50 countries of which nobody told it. How many will it name "
         "rightly? Guessing gets 2 or 3.",
         ("4 at most", "5 to 12", "13 or more"),

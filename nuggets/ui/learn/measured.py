@@ -56,7 +56,8 @@ def erase(asked: Asked) -> Scene:
         f"Of the items of the other skills it gets {percent(others)} right, and of those of "
         f"{asked.task} {percent(right[asked.task])}. A share of sensitivity says on what a skill "
         "rests, and most of that is what all skills rest on. "
-        f"Without what other skills need too: {api.erasure_words.verdict(report, ORDERS[1])}"
+        "The score specific leaves out what other skills need too. Measured: "
+        f"{api.erasure_words.verdict(report, ORDERS[1])}"
     )
     answer = 2 - int(np.searchsorted([0.1, 0.5], others))
     return Scene(pictures[0], answer, because, pictures[1], instead=True)
