@@ -309,7 +309,7 @@ class TransferRecipe(Frozen):
         informed = next((arm.name for arm in self.arms if arm.kind == "teacher_labels"), "")
         skill = SKILLS.get(self.data.task or "")
         facts, chance = (skill.kind == "facts", skill.chance) if skill else (False, 0.0)
-        return Ground(facts, chance, informed)
+        return Ground(facts, chance, informed, self.data.items == "test")
 
 
 def _check_distinct(benchmarks: tuple[Benchmark, ...]) -> None:

@@ -22,11 +22,13 @@ class Ground(NamedTuple):
         chance: exact match by guessing.
         informed: the arm that learns from the teacher's answers, if there is one: where it stays
             at chance, nothing could have been seen.
+        counts_test: whether the report counts test items, and not those on which one chooses.
     """
 
     facts: bool = False
     chance: float = 0.0
     informed: str = ""
+    counts_test: bool = True
 
 
 NO_GROUND = Ground()
@@ -37,7 +39,8 @@ def on_conditions(
 ) -> Verdict:
     """Return the verdict if its conditions hold, with the learning rates in its sentence.
 
-    Otherwise it is "not measurable" (nothing was learned) or "not proven" (unequal rates).
+    Otherwise it is "not measurable" (nothing was learned) or "not proven" (unequal rates, or items
+    on which one chooses).
     """
     if verdict.treatment is None or verdict.difference is None:
         return verdict
@@ -45,6 +48,12 @@ def on_conditions(
     if reason := at_floor(arms, ground):
         sentence = f"Not measurable: {reason}"
         return verdict.model_copy(update=plain | {"kind": "not_measurable", "sentence": sentence})
+    if not ground.counts_test:
+        sentence = (
+            "Not proven: these are validation items, on which rates and settings are chosen, so "
+            "that the best of them had luck too. A claim needs the test items (data.items: test)."
+        )
+        return verdict.model_copy(update=plain | {"kind": "not_proven", "sentence": sentence})
     judged = [verdict.treatment, *first_family(parts, verdict.treatment)]
     judged += controls_of(parts, verdict.treatment, "location_control")
     trained = [arms[name] for name in judged if name in arms and arms[name].rates]

@@ -8,6 +8,7 @@ import pytest
 from nuggets.statistics.cells import CellOutcome, Learned, Trial
 from nuggets.statistics.conditions import NO_GROUND, Ground
 from nuggets.statistics.report import build_report
+from nuggets.workspace.recipes import load_recipe
 
 ROLES = {"plain": "baseline", "paper": "treatment", "permuted": "content_control"}
 RIGHT = {"plain": 0.3, "paper": 0.7, "permuted": 0.3, "labels": 0.9}
@@ -55,6 +56,14 @@ def test_rates_that_every_seed_chose_from_the_same_grid_are_fair():
     found = verdict(tuned)
     assert found.kind == "helps"
     assert found.sentence.endswith(" Every seed at its best of 2 learning rates.")
+
+
+def test_items_on_which_one_chooses_prove_nothing():
+    found = verdict(ground=Ground(counts_test=False))
+    assert (found.kind, found.location) == ("not_proven", None)
+    assert "these are validation items" in found.sentence
+    assert load_recipe("quick").ground.counts_test
+    assert not load_recipe("quick", ["data.items=validation"]).ground.counts_test
 
 
 @pytest.mark.parametrize("arm", ["paper", "permuted"])
