@@ -38,12 +38,13 @@ def create(sweep: SweepRecipe) -> Run:
     A sweep waits for other sweeps of its device; its trials wait for the device itself.
 
     Raises:
-        BadInput: if Optuna is missing, or the base cannot work.
+        BadInput: if Optuna is missing, or the base or a corner of the space cannot work.
     """
     check_optuna()
     engine = chosen()
     device = engine.place(sweep.base.device) or resolve_device_name(sweep.base.device)
-    check_job(sweep.confirming_recipe({}, "default").model_copy(update={"device": device}))
+    for recipe in (sweep.confirming_recipe({}, "default"), *sweep.corner_recipes()):
+        check_job(recipe.model_copy(update={"device": device}))
     engine.check(device)
     return store().create("sweep", dump_sweep(sweep), sweep.name, device=f"sweep_{device}")
 

@@ -7,9 +7,6 @@ from nuggets.planning.outlook import Outlook, look_ahead
 from nuggets.statistics.power import DetectableEffect
 from nuggets.sweeps.recipe import SweepRecipe
 
-LOOKED_AT = 12
-"""Corners of the space whose cost is counted; the others cost something between."""
-
 
 class SweepOutlook(Frozen):
     """A sweep's preflight.
@@ -42,9 +39,7 @@ def plan_sweep(sweep: SweepRecipe) -> SweepOutlook:
     Raises:
         BadInput: if a model is none at all, or the device is not there.
     """
-    corners = sweep.corners()
-    every = max(1, -(-len(corners) // LOOKED_AT))
-    trials = [look_ahead(sweep.trial_recipe(values)) for values in corners[::every]]
+    trials = [look_ahead(recipe) for recipe in sweep.corner_recipes()]
     confirming = look_ahead(sweep.confirming_recipe({}, "default"))
     looks = [*trials, confirming]
     seconds = [look.seconds[1] for look in trials if look.seconds is not None]

@@ -44,6 +44,8 @@ USUAL_TRIALS = 24
 MOST_TRIALS = 5000
 CORNERS = 256
 """Corners of the space that are checked before a sweep starts; more are drawn at random."""
+LOOKED_AT = 12
+"""Corners that are also held against the models before a sweep starts."""
 
 
 class Confirm(Frozen):
@@ -179,6 +181,11 @@ class SweepRecipe(Frozen):
             return found
         rng = np.random.default_rng(0)
         return [random_point(self.space, rng) for _ in range(CORNERS)]
+
+    def corner_recipes(self) -> list[TransferRecipe]:
+        """Trials of some corners, spread over all of them."""
+        corners = self.corners()
+        return [self.trial_recipe(each) for each in corners[:: -(-len(corners) // LOOKED_AT)]]
 
     def trial_recipe(self, values: Mapping[str, Any]) -> TransferRecipe:
         """The run of one trial: the arms that the objective needs, counted on validation items.

@@ -54,6 +54,9 @@ def test_a_space_that_cannot_be_is_refused_before_anything_starts(nuggets):
     ended = nuggets("sweep", "quick", "--set", "lora.r=4,eight")
     assert ended.code == 2
     assert "lora.r: Input should be a valid integer" in ended.err
+    ended = nuggets("sweep", "quick", "--set", "lora.r=4,9999")
+    assert ended.code == 2
+    assert "Rank 9999 is too large" in ended.err
     ended = nuggets("sweep", "quick", "--set", "lora.r=8")
     assert "give at least one field to search in space" in ended.err
     assert nuggets("sweeps", "--json").json == []
