@@ -11,7 +11,15 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from nuggets.statistics.intervals import LEVEL, Interval, PairedDifference, holm, mean_bounds
+from nuggets.statistics.intervals import (
+    LEVEL,
+    Interval,
+    PairedDifference,
+    holm,
+    mean_bounds,
+    student_bounds,
+    student_p,
+)
 from nuggets.statistics.power import detectable_difference
 from nuggets.statistics.spread import (
     Spread,
@@ -137,12 +145,10 @@ def _paired_areas(
 
 
 def _area_difference(delta: Sequence[float], n_items: int) -> PairedDifference:
-    from scipy import stats  # .5 s, which the app need not wait for
-
     mean, low, high = _over_seeds(delta)
     p = 1.0 if np.ptp(delta) == 0 == mean else 0.0
     if np.ptp(delta) > 0:
-        p = float(np.asarray(stats.ttest_1samp(delta, 0.0))[1])  # statistic and p-value
+        p = student_p(_seed_spread(delta))
     interval = Interval(
         mean=mean, low=low, high=high, level=LEVEL, n_seeds=len(delta), n_items=n_items
     )
@@ -150,17 +156,18 @@ def _area_difference(delta: Sequence[float], n_items: int) -> PairedDifference:
 
 
 def _detectable(delta: Sequence[float], level: float) -> float | None:
-    error = float(np.std(delta, ddof=1) / np.sqrt(len(delta)))
-    spread = Spread(float(np.mean(delta)), error, len(delta) - 1)
-    return detectable_difference(spread, 0.8, level) if error > 0 else None
+    spread = _seed_spread(delta)
+    return detectable_difference(spread, 0.8, level) if spread.error > 0 else None
+
+
+def _seed_spread(values: Sequence[float]) -> Spread:
+    error = float(np.std(values, ddof=1) / np.sqrt(len(values)))
+    return Spread(float(np.mean(values)), error, len(values) - 1)
 
 
 def _over_seeds(values: Sequence[float]) -> tuple[float, float, float]:
     """Return mean and Student's interval; one value, or equal ones, have no width."""
-    from scipy import stats
-
     mean = float(np.mean(values))
     if len(values) < 2 or np.ptp(values) == 0:
         return mean, mean, mean
-    bounds = stats.ttest_1samp(values, 0.0).confidence_interval(LEVEL)
-    return mean, float(bounds.low), float(bounds.high)
+    return (mean, *student_bounds(_seed_spread(values), LEVEL))

@@ -75,7 +75,7 @@ def mean_bounds(
     spread: Spread, n_items: int, binary: bool, level: float = LEVEL
 ) -> tuple[float, float]:
     """Return the ends of `mean_interval` for a mean whose spread is known."""
-    ends = _proportion_bounds(spread, n_items, level) if binary else _student_bounds(spread, level)
+    ends = _proportion_bounds(spread, n_items, level) if binary else student_bounds(spread, level)
     return min(ends[0], spread.mean), max(ends[1], spread.mean)  # rounding must not expel the mean
 
 
@@ -106,10 +106,10 @@ def paired_difference(a: ArrayLike, b: ArrayLike, level: float = LEVEL) -> Paire
     binary = is_binary(first) and is_binary(second)
     if binary and spread.error == 0:  # Student's interval would have no width
         return _constant_difference(delta, level)
-    low, high = _student_bounds(spread, level)
+    low, high = student_bounds(spread, level)
     bounds = (max(low, -1.0), min(high, 1.0)) if binary else (low, high)
     # With one seed the items are all there is, and their answers are few and discrete.
-    p = _mcnemar(delta) if binary and len(delta) == 1 else _student_p(spread)
+    p = _mcnemar(delta) if binary and len(delta) == 1 else student_p(spread)
     return PairedDifference(interval=_interval(spread.mean, bounds, level, delta), p=p)
 
 
@@ -134,12 +134,14 @@ def _interval(mean: float, bounds: tuple[float, float], level: float, array: Out
     return Interval(mean=mean, low=low, high=high, level=level, n_seeds=n_seeds, n_items=n_items)
 
 
-def _student_bounds(spread: Spread, level: float) -> tuple[float, float]:
+def student_bounds(spread: Spread, level: float) -> tuple[float, float]:
+    """Student's interval of a mean with its error and degrees of freedom."""
     half = float(-scipy.special.stdtrit(spread.df, (1 - level) / 2)) * spread.error
     return spread.mean - half, spread.mean + half
 
 
-def _student_p(spread: Spread) -> float:
+def student_p(spread: Spread) -> float:
+    """The two-sided p-value of a mean of 0."""
     if spread.error == 0:
         return 1.0 if spread.mean == 0 else 0.0
     return float(2 * scipy.special.stdtr(spread.df, -abs(spread.mean) / spread.error))

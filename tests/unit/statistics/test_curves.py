@@ -40,6 +40,15 @@ def test_areas_are_compared_by_the_paired_t_test_and_turned_for_losses():
     assert loss.worse
 
 
+def test_areas_that_differ_by_rounding_alone_warn_nobody():
+    near = np.nextafter(0.3, 1)
+    curves = {"arm": {0: [(0, 0.3), (1, 0.3)], 1: [(0, near), (1, near)]},
+              "plain": {0: [(0, 0.0), (1, 0.0)], 1: [(0, 0.0), (1, 0.0)]}}  # fmt: skip
+    found = compare_areas(curves, [("arm", "plain")], True, 10)[0]
+    assert found.interval.low == pytest.approx(0.3)
+    assert found.p < 1e-12
+
+
 def test_curves_over_other_steps_or_of_one_seed_are_not_compared():
     a = {0: [(0, 0.0), (10, 1.0)], 1: [(0, 0.0), (10, 1.0)]}
     b = {0: [(0, 0.0), (5, 1.0)], 1: [(0, 0.0), (5, 1.0)]}
