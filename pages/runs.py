@@ -104,8 +104,8 @@ def _overview(run: api.Run, status: api.RunStatus) -> None:
     if status == "done" and (erasure := api.erasure_of(run)) is not None:
         safe.notes(api.erasure_words.verdict(erasure, order) for order in erasure.curves)
     run_actions.notes(run)
-    st.text(f"Size on disk: {amounts.size(api.pruning.size_of(run.folder))}. `nuggets prune` lists "
-            "what can be deleted.")  # fmt: skip
+    size = amounts.size(api.pruning.size_of(run.folder))
+    st.text(f"Size on disk: {size}. The command nuggets prune lists what can be deleted.")
     with st.container(horizontal=True):
         if report is not None and st.button("Open Results", key="to-benchmarks"):
             shell.go("results")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from itertools import islice
 from pathlib import Path
@@ -197,8 +198,9 @@ class SweepRecipe(Frozen):
         wanted = {self.judged, self.baseline} if "difference" in self.objective else {self.judged}
         counted = {"items": "validation"}
         measured = counted if "retention" in self.objective else counted | {"old_skills": ()}
+        said = "-".join(f"{field.rpartition('.')[2]}-{value}" for field, value in values.items())
         changes = {
-            "name": f"{self.name}-trial",
+            "name": re.sub(r"[^\w.]+", "-", f"{self.name}-{said}")[:60].strip("-"),
             "description": "",
             "data": whole.data.model_copy(update=measured),
             "train": whole.train.model_copy(update={"evaluate_every": 0}),

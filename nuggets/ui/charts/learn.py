@@ -122,19 +122,18 @@ def claims_figure(frame: pd.DataFrame, look: Look = LIGHT) -> go.Figure:
             showlegend=False,
         )
     )
+    room = 1.3 * max(0.05, *frame["high"])
     fig.add_scatter(
-        x=frame["high"],
+        x=[room] * len(frame),  # one column, clear of every line
         y=names,
         mode="text",
-        text=[f"  {100 * value:.2g} %" for value in frame["rate"]],
-        textposition="middle right",
+        text=[f"{100 * value:.2g} %" for value in frame["rate"]],
+        textposition="middle left",
         hoverinfo="skip",
         showlegend=False,
     )
     fig.add_vline(x=0.05, line={"color": look.muted, "width": 1.5, "dash": "dot"})
-    title = "rate of false claims, 95 % intervals (dotted: 5 %)"
-    room = 1.3 * max(0.05, *frame["high"])
-    fig.update_xaxes(title=title, tickformat=".0%", range=[-0.005, room])
+    fig.update_xaxes(title="false claims (dotted: 5 %)", tickformat=".0%", range=[-0.005, room])
     fig.update_yaxes(autorange="reversed", showgrid=False)
     return charts.finish(fig, look, HEIGHT)
 

@@ -94,7 +94,7 @@ def test_what_is_told_has_no_verdict_before_the_confirmation(made):
     assert after[-1] == state.confirmed.verdict.sentence
 
 
-@pytest.mark.parametrize("where", ["trial", "confirmed"])
+@pytest.mark.parametrize("where", ["r-8-ratio-1", "confirmed"])
 def test_a_killed_sweep_goes_on_with_no_trial_lost_and_none_made_twice(
     where, made, tmp_path, monkeypatch
 ):
