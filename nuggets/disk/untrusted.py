@@ -12,6 +12,7 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any, NoReturn
 
+from nuggets.disk.commit import atomic_write
 from nuggets.errors import BadInput, Damaged
 
 LFS_MAGIC = b"version https://git-lfs"
@@ -194,8 +195,5 @@ def sha256_file(path: Path, cache: Path | None = None) -> str:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if memo is not None:
         memo.parent.mkdir(parents=True, exist_ok=True)
-        # Written aside and renamed, so that a process reading meanwhile sees all or nothing.
-        aside = memo.with_name(f"{memo.name}.{os.getpid()}.tmp")
-        aside.write_text(digest)
-        aside.replace(memo)
+        atomic_write(memo, digest)
     return digest

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
 import struct
 import subprocess
 import sys
+import threading
 import tracemalloc
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -292,3 +295,21 @@ def test_a_limit_of_this_machine_below_ours_is_kept_and_not_called_a_fault():
         "print(limited('json:dumps', 'read', seconds=90, about='X'))\n"
     )
     assert subprocess.check_output([sys.executable, "-c", code], text=True) == '"read"\n'
+
+
+def test_a_digest_is_remembered_by_many_threads_at_once(tmp_path, monkeypatch):
+    """Two drawings of one page ask for the same file at once."""
+    file = tmp_path / "weights"
+    file.write_bytes(b"x" * 1000)
+    together, rename = threading.Barrier(4, timeout=10), os.replace
+
+    def late(*names):  # every thread has written before the first one renames
+        together.wait()
+        rename(*names)
+
+    for name in ("replace", "rename"):
+        monkeypatch.setattr(os, name, late)
+    with ThreadPoolExecutor(4) as pool:
+        digests = set(pool.map(sha256_file, [file] * 4, [tmp_path / "cache"] * 4))
+    assert digests == {hashlib.sha256(file.read_bytes()).hexdigest()}
+    assert [each.suffix for each in (tmp_path / "cache" / "digests").iterdir()] == [""]
