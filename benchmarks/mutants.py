@@ -123,7 +123,7 @@ def main() -> int:
     tried, missed = 0, 0
     with tempfile.TemporaryDirectory() as place:
         copy = Path(place) / "copy"
-        left = shutil.ignore_patterns(".*", "__pycache__", "docs", "*.egg-info")
+        left = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info")
         shutil.copytree(ROOT, copy, symlinks=True, ignore=left)
         for package in asked.only or TESTS:
             n, unseen = survivors(package, asked.sample, asked.seed, copy)
