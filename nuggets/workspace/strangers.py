@@ -121,7 +121,11 @@ def check_recipe(job: Any, tree: Tree, path: Path) -> None:
 
 
 def check_upload(job: Any, allowed: Collection[str]) -> None:
-    """As `check_recipe` for a recipe that a browser sent, with the names that were ticked."""
+    """As `check_recipe` for a recipe that a browser sent, with the names that were ticked.
+
+    Raises:
+        BadInput: It asks for more than was ticked.
+    """
     _check_unsent(job, "The uploaded recipe")
     if missing := [want for want in wants(job) if want.name not in allowed]:
         raise BadInput(f"The uploaded recipe wants to {_list(missing)}. Tick what it may use.")
