@@ -38,6 +38,7 @@ from nuggets.builtin.pairs import PAIRS as PAIRS
 from nuggets.builtin.pairs import ModelCard as ModelCard
 from nuggets.builtin.pairs import model_card as model_card
 from nuggets.builtin.skills import Skill as Skill
+from nuggets.bundles import atlases as atlases
 from nuggets.bundles import bundle as bundles
 from nuggets.bundles.shipped import shipped_run as shipped_run
 from nuggets.data.jsonl import iter_samples as iter_samples
