@@ -13,7 +13,7 @@ import sys
 
 # What makes the real start slow, and what transformers brings when it is first used.
 import peft  # noqa: F401
-import torch._dynamo
+import torch._dynamo  # noqa: F401
 import transformers.models.llama.modeling_llama  # noqa: F401
 from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: F401
 
