@@ -151,9 +151,6 @@ def test_a_disk_without_room_for_the_shorter_log_costs_nothing_of_the_longer_one
         raise NuggetsError("The disk is full.")
 
     monkeypatch.setattr(events_module, "atomic_write", full)
-    log = EventLog(path)
     with pytest.raises(NuggetsError, match="full"):
-        for _ in range(200):
-            log.append("log", "", "y" * 100, {})
-    log.close()
+        append(path, *("y" * 100 for _ in range(200)))
     assert words(path)[: len(before)] == before
