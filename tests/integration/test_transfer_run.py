@@ -22,7 +22,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from nuggets import api
 from nuggets.disk.manifest import verify_folder
-from nuggets.errors import Cancelled
+from nuggets.errors import Cancelled, Damaged
 from nuggets.runs import processes, results
 from nuggets.runs.schema import LIVE
 from nuggets.runs.store import RunStore
@@ -454,6 +454,21 @@ def test_a_resume_with_changed_input_is_refused_and_names_it(change, material, t
         rf"its input changed: {name} was [\w:]+, is [\w:]+", run.record().error.message
     )
     assert committed_cells(run) == cells
+
+
+def test_a_teacher_that_changes_during_a_run_ends_it_before_anything_is_kept(
+    material, tmp_path, home
+):
+    own = dict(material, teacher=shutil.copytree(material["teacher"], tmp_path / "teacher"))
+    run = api.create(recipe_of(own))
+
+    def change(event):
+        if (event.type, event.message) == ("stage", "train"):
+            changed_teacher(run, own)
+
+    with pytest.raises(Damaged, match=r"teacher changed while they were in use"):
+        run_in_foreground(run, change)
+    assert committed_cells(run) == []
 
 
 def test_a_run_with_old_names_resumes_to_the_same_end(finished, tmp_path, nursery):
