@@ -13,6 +13,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from nuggets.disk.commit import atomic_write, disk_errors, write_all
+from nuggets.disk.untrusted import is_file
 from nuggets.errors import NuggetsError
 from nuggets.runs.schema import EventType, RunEvent, now
 
@@ -49,7 +50,8 @@ class EventLog:
 
     def _open(self) -> None:
         with disk_errors(self.path):
-            self._fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+            how = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK  # never waits for a pipe
+            self._fd = os.open(self.path, how, 0o666)
             newest = _newest(self.path)
             torn = len(newest) - (newest.rfind(b"\n") + 1)
             os.ftruncate(self._fd, os.fstat(self._fd).st_size - torn)
@@ -122,13 +124,12 @@ def _complete_lines(path: Path) -> list[bytes]:
 
 def _newest(path: Path) -> bytes:
     """What a log holds, as far as it is read: its writer keeps it shorter than that."""
-    try:
-        with path.open("rb") as file:
-            start = max(0, os.fstat(file.fileno()).st_size - 2 * MAX_BYTES)
-            file.seek(start)
-            data = file.read()
-    except FileNotFoundError:
+    if not is_file(path):
         return b""
+    with path.open("rb") as file:
+        start = max(0, os.fstat(file.fileno()).st_size - 2 * MAX_BYTES)
+        file.seek(start)
+        data = file.read()
     return data.partition(b"\n")[2] if start else data
 
 
