@@ -22,7 +22,7 @@ from typing import Any
 
 from nuggets.compute.memory import memory_reported
 from nuggets.disk.home import runs_dir
-from nuggets.disk.last_frame import sentence
+from nuggets.disk.last_frame import sentence, trim_log
 from nuggets.errors import BadInput, Cancelled, NuggetsError, RunBusy, hide_tokens
 from nuggets.runs.context import RunContext
 from nuggets.runs.devices import device_turn
@@ -127,8 +127,12 @@ def _attempt(run: Run, ctx: RunContext) -> None:
         _record_end(ctx, ctx.cancelled())
         run.clear_cancel()
 
+    def asked() -> bool:  # several times a second, whatever the work is doing
+        trim_log(run.log_path)
+        return run.cancel_requested()
+
     try:
-        with stoppable(ctx.request_stop, run.cancel_requested, last):
+        with stoppable(ctx.request_stop, asked, last):
             ctx.begin_attempt()
             with _device(run, ctx):
                 ctx.check_cancelled()

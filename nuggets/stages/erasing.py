@@ -53,7 +53,7 @@ def measure_erasure(request: EraseRequest, progress: Progress | None = None) -> 
     folder = request.folder
     eraser = Eraser(request, progress)
     report = eraser.report(folder.name)
-    keep_result(report.save, folder)
+    keep_result(report.save, folder, request.model)
     return report
 
 
