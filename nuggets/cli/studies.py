@@ -18,7 +18,9 @@ Documents = Annotated[
 
 
 def paper(
-    name: Annotated[str | None, typer.Argument(help="An experiment's name, or all.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="An experiment's name, all, or the YAML of your own.")
+    ] = None,
     list_: Annotated[bool, typer.Option("--list", help="The experiments there are.")] = False,
     pair: Annotated[str | None, typer.Option(help="A built-in pair, or TEACHER:STUDENT.")] = None,
     overrides: o.Overrides = None,
@@ -26,7 +28,7 @@ def paper(
     out_folder: Documents = Path("paper"),
     json: o.AsJson = False,
 ) -> None:
-    """Run one of the paper's experiments and write a report."""
+    """Run one of the paper's experiments, or one of your own, and write a report."""
     if list_ or name is None:
         return _list(json)
     changes = (

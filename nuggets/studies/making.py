@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 from nuggets.errors import BadInput
 from nuggets.recipe import CutJob, TransferRecipe, anchored
 from nuggets.runs import launch
 from nuggets.runs.schema import LIVE, RESUMABLE, RunEvent
 from nuggets.runs.store import Run
-from nuggets.stages.creating import create
+from nuggets.stages.creating import check_can_work, create
 from nuggets.studies.calibrating import POOL, pool_recipes
 from nuggets.studies.documents import study_report
 from nuggets.studies.report import StudyReport
 from nuggets.studies.running import find_run, model_path, study_models
 from nuggets.studies.schema import Study
-from nuggets.studies.shipped import open_study, study_recipes
+from nuggets.studies.shipped import cut_teacher, models_of, open_study, study_recipes
 from nuggets.worker import run_in_foreground, run_job
 
 OnEvent = Callable[[RunEvent], None]
@@ -23,7 +24,7 @@ OnRun = Callable[[str, int, int], None]
 
 
 def run_study(
-    name: str,
+    name: str | Path,
     overrides: Iterable[str] = (),
     on_event: OnEvent = lambda event: None,
     on_run: OnRun = lambda run, done, total: None,
@@ -31,7 +32,7 @@ def run_study(
     """Makes all runs of an experiment here and reports; finished ones are reused. Imports torch.
 
     Args:
-        name: one of `studies()`.
+        name: one of `studies()`, or the YAML file of another one.
         overrides: `path.to.field=value` for all its runs.
         on_event: called with every event of the run in progress.
         on_run: told the name of the next run, and how many of how many are done.
@@ -42,9 +43,11 @@ def run_study(
     """
     study, changes = open_study(name), tuple(overrides)
     study_recipes(study, changes)  # a wrong field is refused before anything is made
-    for made in study.models:
+    for made in models_of(study, changes):
         _make_model(study, made)
     recipes = study_recipes(study, changes, study_models(study))
+    for recipe in recipes.values():
+        check_can_work(recipe)
     for place, (run, recipe) in enumerate(recipes.items()):
         on_run(run, place, len(recipes))
         _finished(recipe, on_event)
@@ -54,7 +57,7 @@ def run_study(
     return found
 
 
-def start_study(name: str, overrides: Iterable[str] = ()) -> list[Run]:
+def start_study(name: str | Path, overrides: Iterable[str] = ()) -> list[Run]:
     """Starts all runs of an experiment that are missing, as workers that queue for the device.
 
     Returns:
@@ -64,7 +67,8 @@ def start_study(name: str, overrides: Iterable[str] = ()) -> list[Run]:
         BadInput: if the experiment needs a model that is not made yet, or a recipe cannot work.
     """
     study, changes = open_study(name), tuple(overrides)
-    missing = [each for each in study.models if not model_path(study, each).is_dir()]
+    used = models_of(study, changes)
+    missing = [each for each in used if not model_path(study, each).is_dir()]
     if missing:
         raise BadInput(
             f"The experiment {name} first has to train the models {', '.join(missing)}, which "
@@ -104,7 +108,8 @@ def _make_model(study: Study, name: str) -> None:
     if not folder.is_dir():
         from nuggets.stages.cutting import cut_to
 
-        cut_to(CutJob(**study.models[name].model_dump()), folder)
+        cut = study.models[name].model_dump() | {"teacher": cut_teacher(study, name)}
+        cut_to(CutJob(**cut), folder)
     if not (folder / "config.json").is_file():
         raise BadInput(
             f"The model {name} of the experiment is not at {folder}; delete that folder."

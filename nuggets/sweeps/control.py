@@ -9,12 +9,11 @@ from typing import Any
 
 from nuggets.disk.home import nuggets_home, runs_dir
 from nuggets.errors import BadInput
-from nuggets.planning.checks import check_job
-from nuggets.planning.machine import resolve_device_name
 from nuggets.runs import launch
-from nuggets.runs.engines.settings import chosen, here
+from nuggets.runs.engines.settings import here
 from nuggets.runs.schema import LIVE, RunEvent, RunStatus
 from nuggets.runs.store import Run, RunStore
+from nuggets.stages.creating import check_can_work
 from nuggets.sweeps.objectives import front, sign, winner
 from nuggets.sweeps.recipe import SweepRecipe, dump_sweep, parse_sweep_text
 from nuggets.sweeps.samplers import check_optuna
@@ -41,11 +40,9 @@ def create(sweep: SweepRecipe) -> Run:
         BadInput: if Optuna is missing, or the base or a corner of the space cannot work.
     """
     check_optuna()
-    engine = chosen()
-    device = engine.place(sweep.base.device) or resolve_device_name(sweep.base.device)
-    for recipe in (sweep.confirming_recipe({}, "default"), *sweep.corner_recipes()):
-        check_job(recipe.model_copy(update={"device": device}))
-    engine.check(device)
+    device = check_can_work(sweep.confirming_recipe({}, "default"))
+    for recipe in sweep.corner_recipes():
+        check_can_work(recipe)
     return store().create("sweep", dump_sweep(sweep), sweep.name, device=f"sweep_{device}")
 
 
