@@ -26,6 +26,7 @@ def paper(
     overrides: o.Overrides = None,
     device: o.Device = "auto",
     out_folder: Documents = Path("paper"),
+    engine: o.EngineName = None,
     json: o.AsJson = False,
 ) -> None:
     """Run one of the paper's experiments, or one of your own, and write a report."""
@@ -39,7 +40,7 @@ def paper(
     names = list(api.studies()) if name == "all" else [name]
     reports = []
     for each in names:
-        with bars() as progress:
+        with api.engines.using(engine), bars() as progress:
             report = api.run_study(each, changes, progress.show, lambda run, i, n: _tell(run, i, n))
         reports.append(report)
         files = api.save_study(report, out_folder)
@@ -113,6 +114,7 @@ def calibrate(
     arm: Annotated[str, typer.Option(help="The arm that is compared with itself.")] = "plain",
     comparisons: Annotated[int, typer.Option(help="A/A comparisons per number of seeds.")] = 400,
     out_folder: Documents = Path("calibration"),
+    engine: o.EngineName = None,
     json: o.AsJson = False,
 ) -> None:
     """Measure how often the verdict is wrong.
@@ -122,7 +124,7 @@ def calibrate(
     """
     if run_id is None:
         say(api.calibration_plan(pool))
-        with bars() as progress:
+        with api.engines.using(engine), bars() as progress:
             runs = api.calibration_runs(pool, progress.show)
     else:
         runs = [api.open_run(run_id)]

@@ -11,10 +11,12 @@ import yaml
 
 from nuggets import api
 from nuggets.disk.home import nuggets_home
-from nuggets.errors import BadInput
+from nuggets.errors import BadInput, NuggetsError
+from nuggets.runs import fan_out
 from nuggets.studies import making
 from nuggets.studies.documents import save_study, study_html, study_markdown
 from nuggets.studies.shipped import study_recipes
+from tests.unit.runs.test_fan_out import Threads
 from tests.unit.studies.test_studies import finish
 
 RECIPE = {
@@ -87,6 +89,35 @@ def test_a_file_runs_whole_and_a_second_time_computes_nothing(mine, nuggets, tmp
     assert again.code == 0
     assert "Two ranks" in again.out
     assert {run.id for run in api.runs()} == made
+
+
+def test_runs_spread_over_an_engine_that_takes_several(mine, monkeypatch):
+    monkeypatch.setenv("NUGGETS_PIPELINE", "sweep_pipeline:execute")
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "sweeps"))
+    alone = api.run_study(mine())
+    for run in api.runs():
+        run.delete()
+    monkeypatch.setattr(fan_out, "chosen", Threads)
+    monkeypatch.setattr(fan_out, "POLL_S", 0.01)
+    told = []
+    spread = api.run_study(mine(), on_run=lambda *place: told.append(place))
+    assert told == [("4", 0, 2), ("8", 1, 2), ("", 2, 2)]
+    assert [p.report for p in spread.panels] == [p.report for p in alone.panels]
+    made = {run.id for run in api.runs()}
+    assert len(made) == 2
+    pools = api.calibration_runs(2)
+    assert [run.status() for run in pools] == ["done"] * 4
+    assert {run.id for run in api.calibration_runs(2)} == {run.id for run in pools}
+
+
+def test_a_run_that_fails_on_an_engine_is_named_with_its_reason(mine, monkeypatch):
+    monkeypatch.setenv("NUGGETS_PIPELINE", "sweep_pipeline:execute")
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "sweeps"))
+    monkeypatch.setenv("SWEEP_DIVERGES", "8")
+    monkeypatch.setattr(fan_out, "chosen", Threads)
+    monkeypatch.setattr(fan_out, "POLL_S", 0.01)
+    with pytest.raises(NuggetsError, match="ended as failed: The training diverged at step 3"):
+        api.run_study(mine())
 
 
 def test_a_copy_of_every_shipped_file_works_under_another_name(tmp_path):
@@ -195,7 +226,7 @@ def test_models_that_no_run_uses_are_not_made(mine, monkeypatch):
     made = []
     monkeypatch.setattr(making, "_make_model", lambda study, name: made.append(name))
     monkeypatch.setattr(making, "check_can_work", lambda job: "cpu")
-    monkeypatch.setattr(making, "_finished", lambda recipe, heard: finish(api.create(recipe)))
+    monkeypatch.setattr(making, "_finished_here", lambda recipe, heard: finish(api.create(recipe)))
     api.run_study(mine(models=models))
     assert made == []
 
