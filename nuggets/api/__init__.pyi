@@ -116,6 +116,7 @@ from nuggets.runs.store import Run as Run
 from nuggets.sensitivity.maps import SensitivityMap as SensitivityMap
 from nuggets.stages.creating import create as create
 from nuggets.stages.exporting import save_benchmarks as save_benchmarks
+from nuggets.stages.parts import train_parts as train_parts
 from nuggets.statistics.error_rates import Calibration as Calibration
 from nuggets.statistics.power import DetectableEffect as DetectableEffect
 from nuggets.statistics.power import detectable_effect as detectable_effect

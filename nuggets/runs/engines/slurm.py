@@ -105,7 +105,7 @@ class SlurmEngine(EngineBase):
         """As requested."""
         return int((self.gpu_memory_gb if device.startswith(GPU) else self.memory_gb) * 1e9)
 
-    def at_once(self) -> int:
+    def at_once(self, device: str) -> int:
         """The queue holds back what does not fit; clusters limit how long it may be."""
         return 200
 
