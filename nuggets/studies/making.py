@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+from nuggets import demo
 from nuggets.errors import BadInput
 from nuggets.recipe import CutJob, TransferRecipe, anchored
 from nuggets.runs import launch
@@ -54,6 +55,7 @@ def run_study(
     return found
 
 
+@demo.refuses("experiments cannot be started, which are many runs")
 def start_study(name: str, overrides: Iterable[str] = ()) -> list[Run]:
     """Starts all runs of an experiment that are missing, as workers that queue for the device.
 

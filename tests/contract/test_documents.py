@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 import runpy
 import shlex
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from typer.main import get_command
 
 from nuggets import api
@@ -78,6 +80,18 @@ def test_every_relative_link_of_a_document_leads_to_a_file(name: str):
 @pytest.mark.parametrize(("name", "words"), TYPED, ids=[f"{n}:{shlex.join(w)}" for n, w in TYPED])
 def test_every_command_of_a_document_is_one_that_nuggets_takes(name: str, words: list[str]):
     parsed(words)
+
+
+def test_containers_run_commands_that_nuggets_takes():
+    services = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]
+    usual = re.findall(r"^CMD (.*)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    for words in (json.loads(usual[0]), services["demo"]["command"]):
+        parsed(words)
+    assert "--demo" in services["demo"]["command"]
+    shut = {"read_only": True, "cap_drop": ["ALL"]}
+    assert all(shut.items() <= service.items() for service in services.values())
+    for service in services.values():
+        assert all(port.startswith("127.0.0.1:") for port in service["ports"])
 
 
 @pytest.mark.parametrize("wrong", ["run quick --sett lora.r=8", "rnu quick", "power --items many"])
