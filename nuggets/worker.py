@@ -14,12 +14,14 @@ import contextlib
 import importlib
 import os
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from nuggets import demo
 from nuggets.compute.memory import memory_reported
 from nuggets.disk.home import runs_dir
 from nuggets.disk.last_frame import sentence, trim_log
@@ -139,7 +141,7 @@ def _attempt(run: Run, ctx: RunContext) -> None:
     try:
         with stoppable(ctx.request_stop, asked, last):
             ctx.begin_attempt()
-            with _device(run, ctx):
+            with _device(run, ctx), _demo_limit(run, ctx):
                 ctx.check_cancelled()
                 ctx.set_status("running")
                 with memory_reported("This run", "see `nuggets preflight` for what it needs"):
@@ -188,6 +190,22 @@ def _device(run: Run, ctx: RunContext) -> Iterator[None]:
     with device_turn(devices, run.id, wait) as device:
         ctx.use_device(CPU if device.startswith(f"{CPU}:") else device)  # all shares are one CPU
         yield
+
+
+@contextmanager
+def _demo_limit(run: Run, ctx: RunContext) -> Iterator[None]:
+    """Stops what the visitor of a demo started after the time that it may take."""
+    if not demo.on():
+        yield
+        return
+    ctx.log(f"On this demo server a run is stopped after {demo.MINUTES:g} minutes.")
+    timer = threading.Timer(60 * demo.MINUTES, run.request_cancel)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _pipeline(run: Run) -> Callable[[Run, RunContext], Any]:

@@ -140,7 +140,9 @@ def _map(head: Mapping[str, Any], tensors: Mapping[str, ndarray]) -> Sensitivity
     map = SensitivityMap.of(head, sums.__getitem__)
     spec = map.spec
     shapes = {module: spec.shape(role) for module, role, _ in spec.modules()}
-    wanted = {f"rows.{module}": (out,) for module, (out, _) in shapes.items()}
+    wanted: dict[str, tuple[int, ...]] = {
+        f"rows.{module}": (out,) for module, (out, _) in shapes.items()
+    }
     wanted |= {f"cols.{module}": (width,) for module, (_, width) in shapes.items()}
     wanted["totals"] = (map.n_samples, len(map.parameters))
     if map.score != "theta_grad" or set(sums) != set(wanted) or not map.n_samples:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
+from nuggets import demo
 from nuggets.errors import BadInput
 from nuggets.recipe import CutJob, TransferRecipe, anchored
 from nuggets.runs import launch
@@ -55,6 +56,7 @@ def run_study(
     return found
 
 
+@demo.refuses("experiments cannot be started, which are many runs")
 def start_study(name: str | Path, overrides: Iterable[str] = ()) -> list[Run]:
     """Starts all runs of an experiment that are missing, as workers that queue for the device.
 

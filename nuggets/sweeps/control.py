@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from nuggets import demo
 from nuggets.disk.home import nuggets_home, runs_dir
 from nuggets.errors import BadInput
 from nuggets.runs import launch
@@ -32,6 +33,7 @@ def store() -> RunStore:
     return RunStore(nuggets_home() / "sweeps")
 
 
+@demo.refuses("there are no sweeps, which are many runs")
 def create(sweep: SweepRecipe) -> Run:
     """Writes a sweep's folder without starting it.
 

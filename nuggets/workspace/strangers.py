@@ -14,6 +14,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
+from nuggets import demo
 from nuggets.builtin.pairs import MODELS
 from nuggets.disk.home import nuggets_home, runs_dir
 from nuggets.disk.untrusted import is_file
@@ -147,6 +148,7 @@ def wanted_by(what: str) -> tuple[Want, ...]:
     return tuple(want for want in _wants_of_file(path) if not _is_allowed(path, want))
 
 
+@demo.refuses("nothing can be allowed")
 def allow(what: str, names: Collection[str]) -> None:
     """Lets a run, or a recipe's file also when it is edited, use what it names.
 
