@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+DOCS := $(VENV)/.docs-installed
 FLOORS := .venv-floors
 PORT ?= 8501
 # Faults that are tried where the code is that meets them.
@@ -12,7 +13,7 @@ FAULTS := $(addprefix tests/, integration/test_transfer_run.py integration/test_
 	unit/models/test_loading.py unit/sensitivity/test_hooks.py contract/test_together.py \
 	unit/evaluation/test_lm_eval_adapter.py unit/compute/test_svd.py)
 
-.PHONY: help app demo test check format browser wheel notebooks bench bench-gpu real architectures faults mutants floors paper calibration pairs clean
+.PHONY: help app demo test check format browser wheel docs notebooks bench bench-gpu real architectures faults mutants floors paper calibration pairs clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -36,7 +37,7 @@ test: $(STAMP)  ## everything: unit, contract, integration, faults, app and brow
 	# are done take tests from others, since those in a browser take long.
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal -m 'not slow'
 
-check: $(STAMP)  ## lint, types, imports, dependencies
+check: $(STAMP) docs  ## lint, types, imports, dependencies, the documentation's links
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright
@@ -52,6 +53,14 @@ browser: $(STAMP)  ## only the tests in a real browser
 
 wheel: $(STAMP)  ## build the wheel, install it in an empty environment, try it and its app there
 	.ci/wheel
+
+$(DOCS): $(STAMP)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[docs]'
+	touch $@
+
+docs: $(DOCS)  ## the documentation as a site in build/site; a link that leads nowhere is an error
+	$(BIN)/python .ci/docs.py build/docs
+	$(BIN)/zensical build --clean --strict
 
 notebooks: $(STAMP)  ## run the notebooks of docs/notebooks (about a minute)
 	NUGGETS_HOME=$$(mktemp -d) $(BIN)/python .ci/notebooks.py docs/notebooks/*.ipynb

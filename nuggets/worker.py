@@ -14,25 +14,30 @@ import contextlib
 import importlib
 import os
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from nuggets import demo
 from nuggets.compute.memory import memory_reported
 from nuggets.disk.home import runs_dir
 from nuggets.disk.last_frame import sentence, trim_log
 from nuggets.errors import BadInput, Cancelled, NuggetsError, RunBusy, hide_tokens
 from nuggets.runs.context import RunContext
 from nuggets.runs.devices import device_turn
-from nuggets.runs.engines.settings import gpus, here
+from nuggets.runs.engines.base import CPU
+from nuggets.runs.engines.settings import chosen, here
 from nuggets.runs.leases import JOB
 from nuggets.runs.schema import RunError, RunEvent, RunRecord
 from nuggets.runs.stopping import own_process, stoppable
 from nuggets.runs.store import Run, RunStore
 
 BUSY_EXIT_CODE = 3
+SWEEP = "sweep"
+"""The kind of a run that is a sweep."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -109,7 +114,9 @@ def run_in_foreground(run: Run, on_event: Callable[[RunEvent], None]) -> RunReco
 
 
 def _work(run: Run, on_event: Callable[[RunEvent], None] | None) -> None:
-    with run.owned(), here():
+    # A sweep starts its trials through the engine; all other work is done in this process.
+    spreads = run.record().kind == SWEEP
+    with run.owned(), contextlib.nullcontext() if spreads else here():
         status = run.record().status
         if status == "done":
             return
@@ -134,7 +141,7 @@ def _attempt(run: Run, ctx: RunContext) -> None:
     try:
         with stoppable(ctx.request_stop, asked, last):
             ctx.begin_attempt()
-            with _device(run, ctx):
+            with _device(run, ctx), _demo_limit(run, ctx):
                 ctx.check_cancelled()
                 ctx.set_status("running")
                 with memory_reported("This run", "see `nuggets preflight` for what it needs"):
@@ -167,7 +174,7 @@ def _exit_code(error: BaseException) -> int:
 @contextmanager
 def _device(run: Run, ctx: RunContext) -> Iterator[None]:
     """Holds the run's device, after waiting for whoever has it; a cancel ends the wait."""
-    devices, announced = gpus(run.device()), None
+    devices, announced = chosen().places_here(run.device()), None
     if JOB in os.environ:  # the cluster gave this job what it computes on
         ctx.use_device(devices[0])
         yield
@@ -181,16 +188,32 @@ def _device(run: Run, ctx: RunContext) -> Iterator[None]:
         ctx.check_cancelled()
 
     with device_turn(devices, run.id, wait) as device:
-        ctx.use_device(device)
+        ctx.use_device(CPU if device.startswith(f"{CPU}:") else device)  # all shares are one CPU
         yield
+
+
+@contextmanager
+def _demo_limit(run: Run, ctx: RunContext) -> Iterator[None]:
+    """Stops what the visitor of a demo started after the time that it may take."""
+    if not demo.on():
+        yield
+        return
+    ctx.log(f"On this demo server a run is stopped after {demo.MINUTES:g} minutes.")
+    timer = threading.Timer(60 * demo.MINUTES, run.request_cancel)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _pipeline(run: Run) -> Callable[[Run, RunContext], Any]:
     # Imported late: the pipeline imports torch, and a queued run should not hold 350 MB. A sweep
     # makes runs itself, so it stands above this module.
     usual = os.environ.get("NUGGETS_PIPELINE", "nuggets.stages.pipeline:execute")
-    chosen = "nuggets.sweeps.working:execute" if run.record().kind == "sweep" else usual
-    module, _, function = chosen.partition(":")
+    named = "nuggets.sweeps.working:execute" if run.record().kind == SWEEP else usual
+    module, _, function = named.partition(":")
     return getattr(importlib.import_module(module), function)
 
 

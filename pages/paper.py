@@ -8,7 +8,7 @@ import streamlit as st
 from nuggets import api
 from nuggets.ui.benchmarks import arms as arm_tables
 from nuggets.ui.benchmarks import studies as study_part
-from nuggets.ui.frame import safe, share, shell
+from nuggets.ui.frame import safe, share, shell, visitors
 
 NONE = "choose one"
 
@@ -83,6 +83,8 @@ def _experiment(study: api.Study) -> None:
 
 
 def _start(study: api.Study, origin: share.Origin) -> None:
+    if visitors.not_here("experiments cannot be started, which are many runs"):
+        return
     with st.container(horizontal=True, vertical_alignment="center"):
         st.button("Start the missing runs", key="run-study", on_click=_run, args=(study.name,),
                   help=f"As `{origin.command}`, in the background, run by run.")  # fmt: skip

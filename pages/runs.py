@@ -5,10 +5,10 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
-from nuggets import amounts, api
+from nuggets import amounts, api, demo
 from nuggets.errors import NuggetsError
 from nuggets.recipe import TransferRecipe
-from nuggets.ui.frame import live, safe, share, shell
+from nuggets.ui.frame import live, safe, share, shell, visitors
 from nuggets.ui.frame.engine import engine
 from nuggets.ui.runs import actions as run_actions
 
@@ -92,13 +92,19 @@ def _details(run: api.Run) -> None:
     with compare, safe.shown_problems("compare"):
         run_actions.compare(run)
     with export, safe.shown_problems("export"):
-        job = None if status == "damaged" else api.job_of(run)
-        if isinstance(job, TransferRecipe):
-            run_actions.export(run, job)
-        if status not in (*api.LIVE, "damaged"):
-            run_actions.bundle(run)
+        _export(run, status)
     with recipe, safe.shown_problems("recipe"):
         st.code(run.recipe_text(), language="yaml", height=360)
+
+
+def _export(run: api.Run, status: api.RunStatus) -> None:
+    if visitors.not_here("nothing can be exported"):
+        return
+    job = None if status == "damaged" else api.job_of(run)
+    if isinstance(job, TransferRecipe):
+        run_actions.export(run, job)
+    if status not in (*api.LIVE, "damaged"):
+        run_actions.bundle(run)
 
 
 def _overview(run: api.Run, status: api.RunStatus) -> None:
@@ -109,11 +115,12 @@ def _overview(run: api.Run, status: api.RunStatus) -> None:
         safe.notes(api.erasure_words.verdict(erasure, order) for order in erasure.curves)
     run_actions.notes(run)
     size = amounts.size(api.pruning.run_size(run))
-    st.text(f"Size on disk: {size}. The command nuggets prune lists what can be deleted.")
+    clean = "" if demo.on() else " The command nuggets prune lists what can be deleted."
+    st.text(f"Size on disk: {size}.{clean}")
     with st.container(horizontal=True):
         if report is not None and st.button("Open Results", key="to-benchmarks"):
             shell.go("results")
-        if st.button("Delete…", key="delete", disabled=status in api.LIVE):
+        if not demo.on() and st.button("Delete…", key="delete", disabled=status in api.LIVE):
             run_actions.confirm_delete(run)
     if status != "damaged":
         with st.expander("Versions and digests"):

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nuggets import demo
 from nuggets.disk.home import runs_dir
 from nuggets.evaluation import permits
 from nuggets.runs import launch
@@ -52,6 +53,7 @@ def open_run(run_id: str) -> Run:
     return RunStore(runs_dir()).open(run_id)
 
 
+@demo.refuses("runs cannot be resumed")
 def resume(run_id: str) -> Run:
     """Continues an interrupted, failed or cancelled run in a worker process.
 
@@ -67,11 +69,13 @@ def resume(run_id: str) -> Run:
     return found
 
 
+@demo.refuses("runs cannot be stopped")
 def cancel(run_id: str, wait: float = 0.0) -> RunStatus:
     """Asks a run to stop and returns its status after at most `wait` seconds."""
     return launch.cancel(open_run(run_id), wait)
 
 
+@demo.refuses("runs cannot be deleted")
 def delete(run_id: str) -> None:
     """Deletes a run for good; refused while it is running."""
     RunStore(runs_dir()).delete(open_run(run_id).id)
@@ -84,6 +88,7 @@ def job_of(run: Run) -> AnyJob:
     return load_job(run.recipe_text())
 
 
+@demo.refuses("nothing is written to the server's disk")
 def export(
     run: Run, out: Path, arm: str, seed: int | None = None, merged: bool = False
 ) -> dict[str, Any]:

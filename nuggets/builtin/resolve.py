@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from nuggets import demo
 from nuggets.builtin.pairs import MODELS, model_folder
 from nuggets.errors import BadInput
 from nuggets.models.pair import Model, ModelPair
@@ -22,6 +23,8 @@ def resolve(name: str, weights: bool = True) -> ModelRef:
     """
     if name in MODELS:
         return ModelRef(source=name, path=model_folder(name).absolute(), shipped=True)
+    if demo.on():
+        raise demo.refused(f"there is no other model than {', '.join(MODELS)}")
     try:
         return parse_ref(name, weights)
     except BadInput as problem:

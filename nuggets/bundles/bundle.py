@@ -25,6 +25,7 @@ from typing import IO, Literal
 
 from pydantic import Field, ValidationError
 
+from nuggets import demo
 from nuggets.amounts import size
 from nuggets.bundles.page import report_page
 from nuggets.disk.commit import atomic_write, disk_errors, make_folder, new_folder
@@ -82,6 +83,7 @@ class Index(Frozen):
     left_out: tuple[str, ...] = ()
 
 
+@demo.refuses("nothing is written to the server's disk")
 def write_bundle(run: Run, out: Path, weights: bool = True) -> Index:
     """Writes a run that has ended as one file.
 
@@ -174,6 +176,7 @@ def read_bundle(path: Path) -> Run:
         raise Damaged(f"{path} is not a bundle of Nuggets, or is damaged: {problem}.") from None
 
 
+@demo.refuses("nothing can be uploaded")
 def read_upload(content: bytes) -> Run:
     """As `read_bundle`, for what a browser sent; nothing but the run is kept.
 

@@ -14,6 +14,7 @@ import typer
 from nuggets import api
 from nuggets.cli import options as o
 from nuggets.cli.output import print_json, say, table
+from nuggets.demo import SWITCH
 from nuggets.disk.carried import carried
 from nuggets.errors import BadInput
 
@@ -34,15 +35,23 @@ def app_(
     home: Annotated[
         Path | None, typer.Option(help="Folder of runs and caches, instead of NUGGETS_HOME.")
     ] = None,
+    demo: Annotated[
+        bool,
+        typer.Option(
+            "--demo", help="For visitors: built-in models, short runs, no uploads, no deletion."
+        ),
+    ] = False,
 ) -> None:
     """Open the app; Ctrl-C stops it, and runs in the background go on."""
     if find_spec("streamlit") is None:
         raise BadInput("The app is not installed. Install it with: pip install 'nuggets[app]'")
     if home is not None:
         os.environ["NUGGETS_HOME"] = str(home.absolute())
-    if not _is_this_machine(host):
+    if demo:
+        os.environ |= {SWITCH: "1", "HF_HUB_OFFLINE": "1"}  # type: ignore[assignment]
+    elif not _is_this_machine(host):
         say(f"Everybody who reaches {host} can use this app as you: there is no login.")
-    options = {"address": host, "headless": str(not open).lower()}
+    options = {"address": host, "headless": str(demo or not open).lower()}
     options |= {"showEmailPrompt": "false", "fileWatcherType": "none"}
     options |= {} if port is None else {"port": str(port)}
     flags = [f"--server.{option}={value}" for option, value in options.items()]

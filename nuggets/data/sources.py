@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from nuggets import demo
 from nuggets.data.jsonl import load_samples, read_rows
 from nuggets.data.samples import Sample
 from nuggets.disk.untrusted import at_home, exists, is_file, is_folder, parse_json
@@ -71,6 +72,8 @@ def load_source(
     Raises:
         BadInput: naming the source, the line or row, and the reason.
     """
+    if demo.on():
+        raise demo.refused("samples come from the built-in tasks alone")
     ref = parse_dataset(str(source))
     if ref is None:
         return load_samples(Path(source), limit)

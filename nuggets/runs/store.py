@@ -120,6 +120,9 @@ class Run:
         """The device this run computes on; runs of one device wait for each other.
 
         `cuda` is any GPU that its engine gives it, until its worker has one.
+
+        Raises:
+            Damaged: The file of the run names none.
         """
         device = self._given_device or self._read("device").strip()
         if not _DEVICE.fullmatch(device):

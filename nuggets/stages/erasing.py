@@ -63,6 +63,9 @@ def erase_to(
     """Writes the report into a new folder; with `save` also the model, erased as far as it goes.
 
     That is by the first score and the largest fraction. The user's model stays as it is.
+
+    Raises:
+        BadInput: The erased model is to be saved, but cannot be.
     """
     if save and request.job.ablation == "mean":
         raise BadInput(

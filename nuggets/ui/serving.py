@@ -21,6 +21,8 @@ from starlette.datastructures import Headers
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
+from nuggets import demo
+
 _HEADERS = (
     (b"content-security-policy", b"frame-ancestors 'none'"),
     (b"x-frame-options", b"DENY"),
@@ -104,12 +106,17 @@ class OwnPagesOnly:
             await send({"type": "http.response.body", "body": b""})
 
     def _refusal(self, scope: Any) -> int | None:
-        """The status that says why not: 403 for a foreign page, 411 and 413 for an upload."""
+        """The status that says why not: 403 for a foreign page, 411 and 413 for an upload.
+
+        A demo takes no uploads at all.
+        """
         headers = Headers(scope=scope)
         origin = headers.get("origin")
         if origin is not None and urlsplit(origin).netloc != headers.get("host"):
             return 403
         if scope["type"] == "http" and scope["method"] in ("POST", "PUT", "PATCH"):
+            if demo.on():
+                return 403
             length = headers.get("content-length", "")
             if not length.isdecimal():
                 return 411

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nuggets import demo
 from nuggets.disk.commit import atomic_write, disk_errors, make_folder
 from nuggets.disk.home import nuggets_home
 from nuggets.errors import BadInput
@@ -67,6 +68,7 @@ def show_recipe(source: str | Path, overrides: Iterable[str] = ()) -> TransferRe
         raise BadInput(f"{problem} Saved recipes: {names}.") from None
 
 
+@demo.refuses("recipes cannot be saved")
 def save_recipe(recipe: TransferRecipe, name: str, replace: bool = False) -> Path:
     """Keeps a recipe under a name; `nuggets run NAME` then runs it.
 
@@ -97,6 +99,7 @@ def save_recipe(recipe: TransferRecipe, name: str, replace: bool = False) -> Pat
     return path
 
 
+@demo.refuses("recipes cannot be deleted")
 def delete_recipe(name: str) -> None:
     """Deletes a saved recipe; runs made from it keep their own copy.
 

@@ -10,6 +10,7 @@ from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
 
+from nuggets import demo
 from nuggets.builtin.skills import SKILLS
 from nuggets.data.jsonl import iter_samples
 from nuggets.data.sources import parse_dataset
@@ -23,6 +24,7 @@ from nuggets.recipe_tree import RENAMED, SOURCES, with_new_names
 NAME_LENGTH = 40
 
 
+@demo.refuses("nothing can be uploaded")
 def save_upload(content: bytes, name: str = "", checked_as: str = "") -> Path:
     """Keeps an uploaded JSONL under a name made from its content, after checking every line.
 

@@ -7,7 +7,7 @@ import streamlit as st
 from nuggets import api
 from nuggets.ui.benchmarks import studies as study_part
 from nuggets.ui.charts import cross as cross_charts
-from nuggets.ui.frame import safe, share, shell
+from nuggets.ui.frame import safe, share, shell, visitors
 
 STUDY = "cross"
 USUAL = ("teacher", "independent")
@@ -61,6 +61,8 @@ def _start(missing: list[str], changes: tuple[str, ...], command: str) -> None:
             "saved. On the command line:"
         )
         st.code(command, language="bash", wrap_lines=True)
+        if visitors.not_here("experiments cannot be started, which are many runs"):
+            return
         with st.container(horizontal=True, vertical_alignment="center"):
             st.button("Start the missing runs", key="run-cross", on_click=_run, args=(changes,))
             shell.link("paper", "All experiments of the paper")

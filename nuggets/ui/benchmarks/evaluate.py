@@ -11,7 +11,7 @@ from nuggets.errors import BadInput
 from nuggets.evaluation.benchmarks import Benchmark
 from nuggets.frozen import members
 from nuggets.ui.charts import base as charts
-from nuggets.ui.frame import live, safe, shell
+from nuggets.ui.frame import live, safe, shell, visitors
 
 KINDS = members(Benchmark)
 _STARTED = "nuggets-evaluation"
@@ -19,6 +19,8 @@ _STARTED = "nuggets-evaluation"
 
 def form(run: api.Run | None, choice: shell.Choice) -> None:
     """What is measured on what, the command that does it, and the button."""
+    if visitors.not_here("there are no benchmarks"):
+        return
     if missing := api.eval_extra_missing():
         st.text(missing)
         return

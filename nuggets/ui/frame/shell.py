@@ -13,11 +13,11 @@ from typing import Any, Literal
 
 import streamlit as st
 
-from nuggets import amounts, api
+from nuggets import amounts, api, demo
 from nuggets.errors import NuggetsError
 from nuggets.models.references import short_name
 from nuggets.recipe import SensitivityConfig
-from nuggets.ui.frame import live, projector, safe
+from nuggets.ui.frame import live, projector, safe, visitors
 
 PAGES = "nuggets-pages"
 USUAL = "reverse"
@@ -95,6 +95,7 @@ def sidebar(pair: bool = True) -> Any:
     """Draws the sidebar; returns the place for `describe_machine`."""
     together = _follow_run()
     with st.sidebar:
+        visitors.notice()
         if pair:
             pair_input("teacher")
             pair_input("student")
@@ -105,7 +106,11 @@ def sidebar(pair: bool = True) -> Any:
                          help="A built-in skill, or your own samples.")  # fmt: skip
         with right:
             st.selectbox(
-                "Device", DEVICES, key="device", bind="query-params", accept_new_options=True
+                "Device",
+                DEVICES,
+                key="device",
+                bind="query-params",
+                accept_new_options=not demo.on(),
             )
         machine = st.empty()
         other = st.session_state.get("dtype") or st.query_params.get("dtype") or "auto"
@@ -137,15 +142,17 @@ def go(name: str) -> None:
 
 def pair_input(who: Literal["teacher", "student"]) -> None:
     """One of the two models: a built-in name, or anything that names a model."""
-    typed = st.session_state.get(who) or st.query_params.get(who)
+    typed = None if demo.on() else st.session_state.get(who) or st.query_params.get(who)
     st.selectbox(
         who.capitalize(),
         list(dict.fromkeys([*api.MODELS, *([typed] if typed else [])])),
         index=0 if who == "teacher" else 1,
         key=who,
         bind="query-params",
-        accept_new_options=True,
-        help="A built-in name, a folder, a .gguf file, or org/name@revision on the Hub.",
+        accept_new_options=not demo.on(),
+        help="A built-in name."
+        if demo.on()
+        else "A built-in name, a folder, a .gguf file, or org/name@revision on the Hub.",
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import streamlit as st
 
-from nuggets import amounts, api
+from nuggets import amounts, api, demo
 from nuggets.ui.frame import safe, shell
 
 Who = Literal["teacher", "student"]
@@ -37,8 +37,9 @@ def side(who: Who) -> Any:
     with st.container(border=True, height="stretch"):
         shell.pair_input(who)
         place = st.container(gap="xxsmall")
-        with st.popover("Hub id, folder or GGUF file", key=f"other-{who}"):
-            _other(who)
+        if not demo.on():
+            with st.popover("Hub id, folder or GGUF file", key=f"other-{who}"):
+                _other(who)
         safe.refused(f"{who}-refused", "This model cannot be used")
     return place
 

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from nuggets import api
+from nuggets import api, demo
 from nuggets.amounts import plain_name
 from nuggets.recipe import TransferRecipe
 from nuggets.ui.charts import benchmarks as benchmarks_charts
@@ -22,6 +22,8 @@ MOST_DOWNLOADED = 200 * 2**20
 
 def notes(run: api.Run) -> None:
     """The user's own words about a run, kept as soon as the field is left."""
+    if demo.on():
+        return
     key = f"notes-{run.id}"
     st.text_area(
         "Notes",
@@ -175,6 +177,8 @@ def bundle(run: api.Run) -> None:
 
 def import_bundle() -> None:
     """A bundle from an upload, or from a path for those that are too large to upload."""
+    if demo.on():
+        return
     with st.popover("Import a run", key="import"):
         file = st.file_uploader("Bundle", type=["zip"], key="bundle-upload")
         path = st.text_input("or a file on this machine", key="bundle-path")

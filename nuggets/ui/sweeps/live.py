@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from nuggets import api
+from nuggets import api, demo
 from nuggets.amounts import duration
 from nuggets.ui.frame import live, safe
 
@@ -29,11 +29,11 @@ def _panel(sweep: api.Run, was_live: bool, was_done: int) -> None:
         with st.container(horizontal=True, vertical_alignment="center"):
             st.text(title(sweep), help=safe.label(f"Sweep {sweep.id}", 80), width="content")
             safe.status(status)
-            if status in api.LIVE:
+            if status in api.LIVE and not demo.on():
                 asked = sweep.cancel_requested()
                 st.button("Stopping…" if asked else "Cancel", key="sweep-cancel", disabled=asked,
                           on_click=live.act, args=(api.sweeping.cancel, sweep.id))  # fmt: skip
-            if status in api.RESUMABLE:
+            if status in api.RESUMABLE and not demo.on():
                 st.button("Resume", key="sweep-resume", type="primary", on_click=live.act,
                           args=(api.sweeping.resume, sweep.id),
                           help="Goes on with the trial that was cut off.")  # fmt: skip

@@ -12,7 +12,7 @@ from nuggets.errors import BadInput
 from nuggets.recipe import TransferRecipe
 from nuggets.sweeps import space
 from nuggets.sweeps.samplers import SAMPLERS
-from nuggets.ui.frame import fields, safe, shell, waiting
+from nuggets.ui.frame import fields, safe, shell, visitors, waiting
 from nuggets.ui.transfer import form, recipes
 
 USUAL = ("lora.r", "extraction.ratio")
@@ -21,6 +21,8 @@ OBJECTIVES = ("value", "difference", "retention")
 
 def draw(choice: shell.Choice) -> None:
     """Draws the form, the preflight of the whole, and the button."""
+    if visitors.not_here("there are no sweeps, which are many runs"):
+        return
     base = recipes.picker(choice)
     with st.expander("Base recipe: what all trials share"):
         base = form.recipe(base, choice)

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import streamlit as st
 
-from nuggets import api
+from nuggets import api, demo
 from nuggets.data.jsonl import load_samples
 from nuggets.data.samples import Sample
-from nuggets.ui.frame import safe, shell
+from nuggets.ui.frame import safe, shell, visitors
 
 MOST_WORDS = 5
 """Unknown words that are named."""
@@ -19,12 +19,16 @@ SHAPES = '{"messages": [{"role": "user", "content": "…"}, {"role": "assistant"
 
 def popover() -> None:
     """A button that opens the uploader; what is used becomes the sidebar's task."""
+    if demo.on():
+        return
     with st.popover("Use your own samples", key="own-samples"):
         uploader()
 
 
 def uploader() -> None:
     """Takes a file, shows what was read, and gives it a name."""
+    if visitors.not_here("nothing can be uploaded"):
+        return
     file = st.file_uploader(
         "Samples as JSONL, or a table",
         type=["jsonl", "json", "csv", "tsv", "parquet", "gz"],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
-from nuggets import api
+from nuggets import api, demo
 from nuggets.errors import BadInput, NuggetsError
 from nuggets.recipe import TransferRecipe
 from nuggets.ui.frame import consent, fields, safe, share, shell
@@ -32,8 +32,9 @@ def picker(choice: shell.Choice) -> TransferRecipe:
             on_change=_picked,
             width=240,
         )
-        with st.popover("Upload a recipe"):
-            _upload()
+        if not demo.on():
+            with st.popover("Upload a recipe"):
+                _upload()
         own_samples.popover()
     safe.refused(REFUSED)
     base = _named(name, of_run)
@@ -56,6 +57,8 @@ def choose(name: str) -> None:
 
 def keep(recipe: TransferRecipe) -> None:
     """Saving under a name, and deleting; what is saved here, the command line runs."""
+    if demo.on():
+        return
     with st.popover("Save…", key="save", width="stretch"):
         name = st.text_input("Name", key="save-name", placeholder="one word", max_chars=60)
         saved = list(api.own_recipes())

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from nuggets import demo
 from nuggets.cli import machine
 from nuggets.cli.main import main
 
@@ -55,6 +56,17 @@ def test_listening_everywhere_answers_to_no_more_names(served):
     words = served("--host=0.0.0.0")
     assert "--server.address=0.0.0.0" in words
     assert names(words) == ["localhost", "127.0.0.1"]
+
+
+def test_a_demo_opens_no_browser_asks_no_hub_and_tells_its_workers(served, monkeypatch, capsys):
+    for name in ("NUGGETS_DEMO", "HF_HUB_OFFLINE"):
+        monkeypatch.setenv(name, "0")
+    words = served("--demo", "--host=0.0.0.0", "--name=demo.example")
+    assert "--server.headless=true" in words
+    assert names(words) == ["localhost", "127.0.0.1", "demo.example"]
+    assert (os.environ["NUGGETS_DEMO"], os.environ["HF_HUB_OFFLINE"]) == ("1", "1")
+    assert demo.on()
+    assert capsys.readouterr().err == ""
 
 
 def test_without_the_extra_it_says_what_to_install(monkeypatch, capsys):

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from nuggets import demo
 from nuggets.ui.serving import OwnPagesOnly, TellAddress
 
 OWN = "127.0.0.1:8501"
@@ -99,3 +100,10 @@ def test_a_page_is_told_its_servers_address_behind_a_proxys_prefix_too():
 def test_what_is_no_page_passes_as_it_is():
     headers, body = told("/runs", "*/*")
     assert (headers[b"content-length"], body) == (b"13", b"<head></head>")
+
+
+@pytest.mark.parametrize("method", ["PUT", "POST", "PATCH"])
+def test_a_demo_takes_no_uploads(method, monkeypatch):
+    monkeypatch.setenv(demo.SWITCH, "1")
+    assert ask(method=method, content_length="20")[0]["status"] == 403
+    assert "reached" in ask()
