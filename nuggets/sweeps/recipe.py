@@ -10,16 +10,15 @@ from typing import Any, Literal
 
 import numpy as np
 import yaml
-from pydantic import Field, PositiveInt, ValidationError, field_validator, model_validator
+from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from nuggets.disk.untrusted import is_file, read_text
 from nuggets.errors import BadInput
-from nuggets.frozen import Frozen, first_faults
-from nuggets.recipe import TransferRecipe, parse_job
+from nuggets.frozen import Frozen
+from nuggets.recipe import TransferRecipe, parse_job, validated
 from nuggets.recipe_tree import (
     MAX_BYTES,
     absolute_paths,
-    check_values,
     override,
     parse_yaml,
     shipped_recipes,
@@ -221,13 +220,7 @@ def parse_sweep(tree: Mapping[str, Any]) -> SweepRecipe:
     Raises:
         BadInput: with the first few faults in one sentence.
     """
-    try:
-        check_values(dict(tree))
-        return SweepRecipe.model_validate(dict(tree))
-    except ValidationError as problem:
-        raise BadInput(f"The sweep is not valid: {first_faults(problem, 0)}.") from None
-    except ValueError as problem:
-        raise BadInput(f"The sweep is not valid: {problem}.") from None
+    return validated("sweep", SweepRecipe.model_validate, tree, 0)
 
 
 def load_sweep(source: str | Path, settings: Iterable[str] = (), **fields: Any) -> SweepRecipe:
