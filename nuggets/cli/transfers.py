@@ -165,7 +165,7 @@ def _show_publication(found: api.Publication) -> None:
     who = "private" if found.private else "public"
     if found.url:
         return say(f"Published as the {who} model {found.url}.")
-    out.print(found.card, markup=False, highlight=False)
+    out.print(found.card, markup=False, soft_wrap=True)
     return say(f"Nothing was sent. Without --dry-run this becomes the {who} model {found.repo}.")
 
 

@@ -147,7 +147,7 @@ def _results(run: Run) -> str:
     if found is None:
         return "The run has no report: its arms were not all trained."
     rows = [
-        f"| {arm.name} | {arm.value:.3f} | [{arm.interval.low:.3f}, {arm.interval.high:.3f}] |"
+        f"| {arm.name} | {arm.value:.3f} | [{arm.interval[0]:.3f}, {arm.interval[1]:.3f}] |"
         for arm in found.arms.values()
     ]
     head = f"| arm | {found.metric.replace('_', ' ')}, {found.n_items} items | 95 % |"

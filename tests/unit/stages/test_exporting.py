@@ -16,11 +16,12 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from nuggets import api
-from nuggets.disk.manifest import write_manifest
+from nuggets.disk.manifest import MANIFEST, write_manifest
 from nuggets.errors import BadInput
 from nuggets.extraction.adapter import load_adapter, save_adapter, untie
 from nuggets.models.architecture import ArchSpec
 from nuggets.runs.results import cell_folder
+from tests.app.measured import write_benchmark
 
 IDS = torch.tensor([[3, 7, 12, 5]])
 
@@ -135,6 +136,22 @@ def test_a_dry_run_shows_all_that_would_be_sent_and_sends_nothing(made, hub, nug
     assert TOKEN not in ended.out + told.out + told.err
 
 
+def test_the_card_has_the_verdict_every_arm_and_both_licences(tmp_path, monkeypatch, hub):
+    monkeypatch.setenv("NUGGETS_HOME", str(tmp_path / "home"))
+    run = write_benchmark(api.load_recipe("quick", ["device=cpu"]))
+    card = api.publish(run, "me/x", "paper", dry_run=True).card
+    report = api.report(run)
+    assert f"**{report.verdict.sentence}**" in card
+    for arm in report.arms.values():
+        low, high = arm.interval
+        assert f"| {arm.name} | {arm.value:.3f} | [{low:.3f}, {high:.3f}] |" in card
+    assert "student independent: apache-2.0\n- teacher teacher: apache-2.0" in card
+    assert yaml.safe_load(card.split("---")[1])["license"] == "apache-2.0"
+    assert 'model_folder("independent")' in card
+    again = yaml.safe_load(card.split("```yaml")[1].split("```")[0])
+    assert api.parse_recipe(yaml.safe_dump(again)) == api.job_of(run)
+
+
 def test_what_is_sent_names_no_place_of_this_machine_and_no_token(made, hub, nuggets, tmp_path):
     run, student, _ = made
     ended = nuggets("export", run.id, "--push", "me/small")
@@ -206,6 +223,7 @@ def test_export_says_which_options_go_together(made, nuggets, options, words):
 def test_an_export_apart_is_made_by_a_child(made, tmp_path):
     cell = cell_folder(made[0], "paper", 0)
     shutil.rmtree(cell / "adapter")  # merging would load torch
+    (cell / MANIFEST).unlink()
     (cell / "model").mkdir()
     (cell / "model" / "config.json").write_text("{}")
     write_manifest(cell)
