@@ -7,6 +7,11 @@ STAMP := $(VENV)/.installed
 DOCS := $(VENV)/.docs-installed
 FLOORS := .venv-floors
 PORT ?= 8501
+# Faults that are tried where the code is that meets them.
+FAULTS := $(addprefix tests/, integration/test_transfer_run.py integration/test_runs_of_0_1_0.py \
+	app/test_two_servers.py unit/train/test_out_of_memory.py unit/train/test_finetune.py \
+	unit/models/test_loading.py unit/sensitivity/test_hooks.py contract/test_together.py \
+	unit/evaluation/test_lm_eval_adapter.py unit/compute/test_svd.py)
 
 .PHONY: help app demo test check format browser wheel docs notebooks bench bench-gpu real architectures faults mutants floors paper calibration pairs clean
 
@@ -72,7 +77,7 @@ real: $(STAMP)  ## the checks on SmolLM2-135M-Instruct
 	NUGGETS_SMOLLM2=$$(find $(VENV)/real -name '*.gguf') $(BIN)/python -m pytest -m real -s
 
 faults: $(STAMP)  ## the long fault-injection runs, with how often each fault was tried
-	NUGGETS_FAULT_ROUNDS=200 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -v tests/faults tests/integration/test_transfer_run.py
+	NUGGETS_FAULT_ROUNDS=200 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -v tests/faults $(FAULTS)
 
 architectures: $(STAMP)  ## all commands and pages on every supported architecture (about 12 minutes on one core)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto tests/integration/test_every_architecture.py

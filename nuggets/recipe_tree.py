@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -163,6 +164,30 @@ def override(tree: Tree, assignment: str) -> None:
         for rival in _RIVALS.get(leaf, ()) if value is not None else ():
             node.pop(rival, None)
     node[leaf] = value
+
+
+def run_tree(recipe: Tree, changes: Iterable[str], made: Mapping[str, str]) -> Tree:
+    """One run of an experiment: the shared recipe with some fields set.
+
+    Args:
+        recipe: the tree that all runs share; a copy is changed.
+        changes: `path.to.field=value`.
+        made: what stands for the models `{name}` that are made for the experiment.
+
+    Raises:
+        BadInput: for a change as in `override`, or a model that is not made.
+    """
+    tree = copy.deepcopy(recipe)
+    for change in changes:
+        override(tree, change)
+    for field in ("teacher", "student"):
+        name = str(tree.get(field, ""))
+        if name.startswith("{") and name.endswith("}"):
+            if name[1:-1] not in made:
+                known = f"these are: {', '.join(made)}" if made else "none is"
+                raise BadInput(f"{field}: no model {name[:60]} is made by the experiment; {known}.")
+            tree[field] = made[name[1:-1]]
+    return tree
 
 
 def with_new_names(data: Tree, tell: bool = True) -> Tree:

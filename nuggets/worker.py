@@ -24,17 +24,20 @@ from typing import Any
 from nuggets import demo
 from nuggets.compute.memory import memory_reported
 from nuggets.disk.home import runs_dir
-from nuggets.disk.last_frame import sentence
+from nuggets.disk.last_frame import sentence, trim_log
 from nuggets.errors import BadInput, Cancelled, NuggetsError, RunBusy, hide_tokens
 from nuggets.runs.context import RunContext
 from nuggets.runs.devices import device_turn
-from nuggets.runs.engines.settings import gpus, here
+from nuggets.runs.engines.base import CPU
+from nuggets.runs.engines.settings import chosen, here
 from nuggets.runs.leases import JOB
 from nuggets.runs.schema import RunError, RunEvent, RunRecord
 from nuggets.runs.stopping import own_process, stoppable
 from nuggets.runs.store import Run, RunStore
 
 BUSY_EXIT_CODE = 3
+SWEEP = "sweep"
+"""The kind of a run that is a sweep."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -111,7 +114,9 @@ def run_in_foreground(run: Run, on_event: Callable[[RunEvent], None]) -> RunReco
 
 
 def _work(run: Run, on_event: Callable[[RunEvent], None] | None) -> None:
-    with run.owned(), here():
+    # A sweep starts its trials through the engine; all other work is done in this process.
+    spreads = run.record().kind == SWEEP
+    with run.owned(), contextlib.nullcontext() if spreads else here():
         status = run.record().status
         if status == "done":
             return
@@ -129,8 +134,12 @@ def _attempt(run: Run, ctx: RunContext) -> None:
         _record_end(ctx, ctx.cancelled())
         run.clear_cancel()
 
+    def asked() -> bool:  # several times a second, whatever the work is doing
+        trim_log(run.log_path)
+        return run.cancel_requested()
+
     try:
-        with stoppable(ctx.request_stop, run.cancel_requested, last):
+        with stoppable(ctx.request_stop, asked, last):
             ctx.begin_attempt()
             with _device(run, ctx), _demo_limit(run, ctx):
                 ctx.check_cancelled()
@@ -165,7 +174,7 @@ def _exit_code(error: BaseException) -> int:
 @contextmanager
 def _device(run: Run, ctx: RunContext) -> Iterator[None]:
     """Holds the run's device, after waiting for whoever has it; a cancel ends the wait."""
-    devices, announced = gpus(run.device()), None
+    devices, announced = chosen().places_here(run.device()), None
     if JOB in os.environ:  # the cluster gave this job what it computes on
         ctx.use_device(devices[0])
         yield
@@ -179,7 +188,7 @@ def _device(run: Run, ctx: RunContext) -> Iterator[None]:
         ctx.check_cancelled()
 
     with device_turn(devices, run.id, wait) as device:
-        ctx.use_device(device)
+        ctx.use_device(CPU if device.startswith(f"{CPU}:") else device)  # all shares are one CPU
         yield
 
 
@@ -203,8 +212,8 @@ def _pipeline(run: Run) -> Callable[[Run, RunContext], Any]:
     # Imported late: the pipeline imports torch, and a queued run should not hold 350 MB. A sweep
     # makes runs itself, so it stands above this module.
     usual = os.environ.get("NUGGETS_PIPELINE", "nuggets.stages.pipeline:execute")
-    chosen = "nuggets.sweeps.working:execute" if run.record().kind == "sweep" else usual
-    module, _, function = chosen.partition(":")
+    named = "nuggets.sweeps.working:execute" if run.record().kind == SWEEP else usual
+    module, _, function = named.partition(":")
     return getattr(importlib.import_module(module), function)
 
 

@@ -45,9 +45,10 @@ def _filtered(runs: list[api.Run]) -> pd.DataFrame:
     with right:
         text = st.text_input("Search", key="containing", bind="query-params")
     rows = [live.row(run) | {"notes": " ".join(run.notes().split()), "id": run.id} for run in runs]
+    sizes = (api.pruning.run_size(run) / 1e6 for run in runs)
     return pd.DataFrame(
-        row
-        for row in rows
+        {**row, "size": size}
+        for row, size in zip(rows, sizes, strict=True)
         if status in (ANY, row["status"])
         and kind in (ANY, row["kind"])
         and text.strip().lower() in " ".join(row.values()).lower()
@@ -65,11 +66,14 @@ def _table(rows: pd.DataFrame) -> None:
         f"{len(rows)} {'run' if len(rows) == 1 else 'runs'}, newest first",
         share.Origin("nuggets list"),
         shown=rows.drop(columns="id"),
-        column_config={"run": st.column_config.TextColumn(width="large")},
+        column_config={
+            "run": st.column_config.TextColumn(width="large"),
+            "size": st.column_config.NumberColumn("size (MB)", format="%.1f"),
+        },
         on_select=lambda: _open_selected(ids),
         selection_mode="single-row",
         height=min(35 * (len(rows) + 1) + 3, 300),
-        alt="Runs with status, kind, duration and notes",
+        alt="Runs with status, kind, duration, notes and size on disk",
     )
 
 
@@ -110,7 +114,7 @@ def _overview(run: api.Run, status: api.RunStatus) -> None:
     if status == "done" and (erasure := api.erasure_of(run)) is not None:
         safe.notes(api.erasure_words.verdict(erasure, order) for order in erasure.curves)
     run_actions.notes(run)
-    size = amounts.size(api.pruning.size_of(run.folder))
+    size = amounts.size(api.pruning.run_size(run))
     clean = "" if demo.on() else " The command nuggets prune lists what can be deleted."
     st.text(f"Size on disk: {size}.{clean}")
     with st.container(horizontal=True):

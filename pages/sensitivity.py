@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from nuggets import api
 from nuggets.ui.frame import measure, safe, shell
+from nuggets.ui.sensitivity import atlas, prompt, sources, truth
 from nuggets.ui.sensitivity import map as parts
-from nuggets.ui.sensitivity import prompt, sources, truth
 from nuggets.ui.sensitivity import units as units_part
 from nuggets.ui.transfer import own_samples
 
@@ -31,6 +32,9 @@ def main() -> None:
                 "loss on answer tokens only.",
             )
             model, run = where(choice)
+        if model is None:
+            of_atlas(toolbar, choice)
+            return
         wanted = sources.jobs(choice, model)
         found = sources.measured(wanted)
         task = choice.label
@@ -51,12 +55,29 @@ def main() -> None:
         unmeasured(wanted, found)
 
 
-def where(choice: shell.Choice) -> tuple[str, str | None]:
-    """Which model's map, and from which run; both are part of the address."""
-    side = st.session_state.get("side")
-    model = choice.student if side == "student" else choice.teacher
-    st.segmented_control("Model", ("teacher", "student"), default="teacher", required=True,
-                         key="side", bind="query-params")  # fmt: skip
+def of_atlas(toolbar: DeltaGenerator, choice: shell.Choice) -> None:
+    """A map of an atlas: everything that needs no model."""
+    with toolbar:
+        found, skill = atlas.chosen()
+        view = compared(skill, found)
+    parts.overview(found, view, choice)
+    truth.truth(found[skill])
+    units_part.units(found, view.a, view.b)
+    parts.trust(found[skill], choice)
+    atlas.card(str(found[skill].atlas))
+
+
+def where(choice: shell.Choice) -> tuple[str | None, str | None]:
+    """Which model's map (none: an atlas's), and from which run; both are part of the address."""
+    sides = {"teacher": choice.teacher, "student": choice.student}
+    sides |= {"atlas": None} if api.atlases.atlases() else {}
+    side = st.segmented_control("Model", sides, default="teacher", required=True, key="side",
+                                bind="query-params",
+                                help="An atlas has maps of other models, which need not be here."
+                                )  # fmt: skip
+    model = sides.get(str(side), choice.teacher)
+    if model is None:
+        return None, None
     names = api.titles(sources.past_runs(model))
     with st.popover("Other samples", key="other-samples"):
         own_samples.uploader()

@@ -38,6 +38,7 @@ from nuggets.builtin.pairs import PAIRS as PAIRS
 from nuggets.builtin.pairs import ModelCard as ModelCard
 from nuggets.builtin.pairs import model_card as model_card
 from nuggets.builtin.skills import Skill as Skill
+from nuggets.bundles import atlases as atlases
 from nuggets.bundles import bundle as bundles
 from nuggets.bundles.shipped import shipped_run as shipped_run
 from nuggets.data.jsonl import iter_samples as iter_samples
@@ -116,6 +117,7 @@ from nuggets.sensitivity.maps import SensitivityMap as SensitivityMap
 from nuggets.stages.creating import create as create
 from nuggets.stages.exporting import export_apart as export_apart
 from nuggets.stages.exporting import save_benchmarks as save_benchmarks
+from nuggets.stages.parts import train_parts as train_parts
 from nuggets.stages.publishing import Publication as Publication
 from nuggets.stages.publishing import publish as publish
 from nuggets.statistics.error_rates import Calibration as Calibration

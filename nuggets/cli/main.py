@@ -40,6 +40,7 @@ _COMMANDS = {
         ("transfers", "bundle import"),
         ("ask", "ask lens"),
         ("judge", "judge"),
+        ("atlas", "atlas"),
         ("machine", "engines"),
     )
     for name in names.split()

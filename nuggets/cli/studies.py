@@ -18,15 +18,18 @@ Documents = Annotated[
 
 
 def paper(
-    name: Annotated[str | None, typer.Argument(help="An experiment's name, or all.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="An experiment's name, all, or the YAML of your own.")
+    ] = None,
     list_: Annotated[bool, typer.Option("--list", help="The experiments there are.")] = False,
     pair: Annotated[str | None, typer.Option(help="A built-in pair, or TEACHER:STUDENT.")] = None,
     overrides: o.Overrides = None,
     device: o.Device = "auto",
     out_folder: Documents = Path("paper"),
+    engine: o.EngineName = None,
     json: o.AsJson = False,
 ) -> None:
-    """Run one of the paper's experiments and write a report."""
+    """Run one of the paper's experiments, or one of your own, and write a report."""
     if list_ or name is None:
         return _list(json)
     changes = (
@@ -37,7 +40,7 @@ def paper(
     names = list(api.studies()) if name == "all" else [name]
     reports = []
     for each in names:
-        with bars() as progress:
+        with api.engines.using(engine), bars() as progress:
             report = api.run_study(each, changes, progress.show, lambda run, i, n: _tell(run, i, n))
         reports.append(report)
         files = api.save_study(report, out_folder)
@@ -111,6 +114,7 @@ def calibrate(
     arm: Annotated[str, typer.Option(help="The arm that is compared with itself.")] = "plain",
     comparisons: Annotated[int, typer.Option(help="A/A comparisons per number of seeds.")] = 400,
     out_folder: Documents = Path("calibration"),
+    engine: o.EngineName = None,
     json: o.AsJson = False,
 ) -> None:
     """Measure how often the verdict is wrong.
@@ -120,7 +124,7 @@ def calibrate(
     """
     if run_id is None:
         say(api.calibration_plan(pool))
-        with bars() as progress:
+        with api.engines.using(engine), bars() as progress:
             runs = api.calibration_runs(pool, progress.show)
     else:
         runs = [api.open_run(run_id)]

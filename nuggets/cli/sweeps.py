@@ -46,6 +46,7 @@ def sweep(
     confirm_seeds: Annotated[int | None, typer.Option(help="Fresh seeds, 3 or more; 4.")] = None,
     plan: Annotated[bool, typer.Option("--plan", help="Only say what it will take.")] = False,
     start: Annotated[bool, typer.Option("--start", help="Go on without this terminal.")] = False,
+    engine: o.EngineName = None,
     json: o.AsJson = False,
 ) -> None:
     """Search a recipe's fields on validation items, and confirm the winner on fresh seeds."""
@@ -60,14 +61,15 @@ def sweep(
         max_trials=max_trials,
         confirm=None if confirm_seeds is None else {"seeds": confirm_seeds},
     )
-    if plan:
-        return _plan(recipe, json)
-    if start:
-        made = api.sweeping.start(recipe)
-        said = f"Started {made.id}. Follow it with: nuggets sweeps {made.id} --follow"
-        return tell_run(made, said, json)
-    with bars() as progress:
-        made = api.sweeping.run(recipe, progress.show)
+    with api.engines.using(engine):
+        if plan:
+            return _plan(recipe, json)
+        if start:
+            made = api.sweeping.start(recipe)
+            said = f"Started {made.id}. Follow it with: nuggets sweeps {made.id} --follow"
+            return tell_run(made, said, json)
+        with bars() as progress:
+            made = api.sweeping.run(recipe, progress.show)
     return _finish(made, json)
 
 
@@ -84,6 +86,7 @@ def sweeps(
     promote: Annotated[
         str | None, typer.Option(help="Save the winner as a recipe of this name.")
     ] = None,
+    engine: o.EngineName = None,
     json: o.AsJson = False,
 ) -> None:
     """List sweeps; show, follow, cancel or resume one, or save its winner as a recipe."""
@@ -98,7 +101,8 @@ def sweeps(
             else say(f"{found.id}: {status}")
         )
     if resume:
-        api.sweeping.resume(found.id)
+        with api.engines.using(engine):
+            api.sweeping.resume(found.id)
         if not follow:
             return tell_run(found, f"Resumed {found.id}.", json)
     if yaml is not None:

@@ -17,15 +17,30 @@ from nuggets.errors import BadInput, NuggetsError
 _POLL_S = 0.3
 
 
-def run(asked: o.RecipeOptions, engine: o.EngineName = None, json: o.AsJson = False) -> None:
+def run(
+    asked: o.RecipeOptions,
+    engine: o.EngineName = None,
+    parts: Annotated[
+        int, typer.Option(min=1, help="Train the seeds in so many runs at once, then report.")
+    ] = 1,
+    json: o.AsJson = False,
+) -> None:
     """Run a transfer and its controls in this terminal."""
     recipe = asked.load()
     with api.engines.using(engine) as used:
+        trained = api.train_parts(recipe, parts, _tell_part) if parts > 1 else []
         if used.elsewhere:
-            return _run_elsewhere(recipe, json)
-        with bars() as progress:
-            made = api.run(recipe, progress.show)
-    return finish(made, json)
+            _run_elsewhere(recipe, json)
+        else:
+            with bars() as progress:
+                made = api.run(recipe, progress.show)
+            finish(made, json)
+        for part in trained:  # the run has all of their cells
+            api.delete(part.id)
+
+
+def _tell_part(part: api.Run, done: int, total: int) -> None:
+    say(f"Part {done} of {total} is trained: {part.id}")
 
 
 def _run_elsewhere(recipe: api.TransferRecipe, json: bool) -> None:

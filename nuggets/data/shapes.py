@@ -37,7 +37,11 @@ class Conversation(NamedTuple):
 
 
 def read_conversation(record: Mapping[str, Any]) -> Conversation:
-    """The conversation of one record, and the choices that compete."""
+    """The conversation of one record, and the choices that compete.
+
+    Raises:
+        ValueError: The record is none, or holds a column that would not be read.
+    """
     found = _read(record)
     read_input = "instruction" in record and "prompt" not in record
     for name in _UNREAD:
@@ -130,7 +134,11 @@ def _asked(prompt: str, answer: str) -> Conversation:
 
 
 def text_of(record: Mapping[str, Any], key: str) -> str:
-    """The text under a key; it is not blank."""
+    """The text under a key; it is not blank.
+
+    Raises:
+        ValueError: There is no such text.
+    """
     value = record.get(key)
     if not isinstance(value, str) or not value.strip():
         read = f" but {value!r}"[:60] if value is not None and not isinstance(value, str) else ""
@@ -139,7 +147,11 @@ def text_of(record: Mapping[str, Any], key: str) -> str:
 
 
 def encodable(text: str, key: str) -> str:
-    """The text; JSON can spell half a character (a lone surrogate), which no tokenizer can read."""
+    """The text; JSON can spell half a character (a lone surrogate), which no tokenizer can read.
+
+    Raises:
+        ValueError: It holds half a character.
+    """
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -141,7 +141,11 @@ def write_all(fd: int, data: bytes) -> None:
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turns an `OSError` of the block into one sentence about `path`."""
+    """Turns an `OSError` of the block into one sentence about `path`.
+
+    Raises:
+        NuggetsError: The disk is full or refuses; the sentence says why.
+    """
     try:
         yield
     except OSError as error:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import secrets
 import stat
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BufferedReader
@@ -18,6 +20,9 @@ from nuggets.errors import BadInput, Damaged
 LFS_MAGIC = b"version https://git-lfs"
 MAX_CONFIG_BYTES = 10_000_000
 MAX_TOKENIZER_BYTES = 60_000_000
+SETTLED_S = 2.0
+"""A file that changed less than so long ago may change again within one tick of its clock."""
+_UNSETTLED = " just now "
 PICKLE_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"})
 UNSAFE_PICKLE = (
     "unsafe pickle, which can run code when it is opened; convert to safetensors "
@@ -177,18 +182,24 @@ def check_inside(folder: Path, file: Path) -> None:
 def stamp(path: Path) -> str:
     """What changes whenever a file does: inode, size, and two times of which one cannot be set.
 
+    Of a file that changed a moment ago nobody can tell, so that its stamp is never the same twice.
+
     Raises:
         BadInput: as `open_file` does.
     """
     with open_file(path) as file:
         found = os.fstat(file.fileno())
-    return f"{found.st_ino} {found.st_size} {found.st_mtime_ns} {found.st_ctime_ns}"
+    marks = f"{found.st_ino} {found.st_size} {found.st_mtime_ns} {found.st_ctime_ns}"
+    settled = time.time() - found.st_ctime > SETTLED_S
+    return marks if settled else f"{marks}{_UNSETTLED}{secrets.token_hex(8)}"
 
 
 def sha256_file(path: Path, cache: Path | None = None) -> str:
     """The sha256 of a file, remembered under `cache` by path, inode, size and times."""
-    key = f"{path.resolve()}\n{stamp(path)}"
-    memo = None if cache is None else cache / "digests" / hashlib.sha256(key.encode()).hexdigest()
+    mark, memo = stamp(path), None
+    if cache is not None and _UNSETTLED not in mark:
+        name = hashlib.sha256(f"{path.resolve()}\n{mark}".encode()).hexdigest()
+        memo = cache / "digests" / name
     if memo is not None and memo.is_file() and len(known := memo.read_text()) == 64:
         return known
     with open_file(path) as file:

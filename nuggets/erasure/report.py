@@ -168,12 +168,14 @@ class ErasureReport:
         damage = np.array([[each.own.mean for each in found]])
         return float(rank_correlation(share, damage)[0]) if len(found) > 1 else float("nan")
 
-    def save(self, folder: Path) -> None:
-        """Writes `erasure.safetensors` and `erasure.json` into an existing folder."""
-        tensors = {f"curves.{name}": values for name, values in self.curves.items()}
-        tensors |= {"untouched": self.untouched, "without": self.without}
-        save_file({k: np.ascontiguousarray(v) for k, v in tensors.items()}, folder / TENSORS)
-        head = {
+    def outcomes(self) -> dict[str, ndarray]:
+        """The numbers by the names that they are saved under: all that `of` needs beside `head`."""
+        curves = {f"curves.{name}": values for name, values in self.curves.items()}
+        return curves | {"untouched": self.untouched, "without": self.without}
+
+    def head(self) -> dict[str, Any]:
+        """All but the numbers, as JSON."""
+        return {
             "schema": SCHEMA,
             "skills": dict(self.skills),
             "fractions": list(self.fractions),
@@ -183,7 +185,13 @@ class ErasureReport:
             "parts": [part.model_dump() for part in self.parts],
             "meta": dict(self.meta),
         }
-        (folder / META).write_text(json.dumps(head, indent=1, allow_nan=False), encoding="utf-8")
+
+    def save(self, folder: Path) -> None:
+        """Writes `erasure.safetensors` and `erasure.json` into an existing folder."""
+        tensors = {k: np.ascontiguousarray(v) for k, v in self.outcomes().items()}
+        save_file(tensors, folder / TENSORS)
+        text = json.dumps(self.head(), indent=1, allow_nan=False)
+        (folder / META).write_text(text, encoding="utf-8")
 
     @classmethod
     def load(cls, folder: Path) -> ErasureReport:
@@ -194,26 +202,35 @@ class ErasureReport:
         """
         try:
             head = json.loads((folder / META).read_text(encoding="utf-8"))
-            if head["schema"] != SCHEMA:
-                raise ValueError(f"schema {head['schema']}, not {SCHEMA}")
-            tensors = {k: v.astype(np.float64) for k, v in load_file(folder / TENSORS).items()}
-            _check(head, tensors)
-            return cls(
-                skills=head["skills"],
-                fractions=tuple(head["fractions"]),
-                counts=tuple(head["counts"]),
-                guess=head["guess"],
-                untouched=tensors["untouched"],
-                curves={name: tensors[f"curves.{name}"] for name in head["orders"]},
-                parts=tuple(Part.model_validate(part) for part in head["parts"]),
-                without=tensors["without"],
-                meta=head["meta"],
-            )
+            return cls.of(head, load_file(folder / TENSORS))
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as problem:
             raise Damaged(
                 f"The erasure in {folder} is damaged or incomplete ({problem}). Delete the folder "
                 "and measure it again."
             ) from None
+
+    @classmethod
+    def of(cls, head: Mapping[str, Any], tensors: Mapping[str, ndarray]) -> ErasureReport:
+        """A report from its head and its numbers.
+
+        Raises:
+            ValueError: if they do not fit, or are not finite.
+        """
+        if head["schema"] != SCHEMA:
+            raise ValueError(f"schema {head['schema']}, not {SCHEMA}")
+        tensors = {name: values.astype(np.float64) for name, values in tensors.items()}
+        _check(head, tensors)
+        return cls(
+            skills=head["skills"],
+            fractions=tuple(head["fractions"]),
+            counts=tuple(head["counts"]),
+            guess=head["guess"],
+            untouched=tensors["untouched"],
+            curves={name: tensors[f"curves.{name}"] for name in head["orders"]},
+            parts=tuple(Part.model_validate(part) for part in head["parts"]),
+            without=tensors["without"],
+            meta=head["meta"],
+        )
 
 
 def _check(head: Mapping[str, Any], tensors: Mapping[str, ndarray]) -> None:

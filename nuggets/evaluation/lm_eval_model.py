@@ -116,7 +116,11 @@ class InMemoryLM(TemplateLM):
         return [response["value"] for response in found]
 
     def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = False) -> list[float]:
-        """Not offered: no benchmark here measures perplexity of whole texts."""
+        """Not offered: no benchmark here measures perplexity of whole texts.
+
+        Raises:
+            BadInput: Always.
+        """
         raise BadInput("Perplexity of whole texts is not supported; choose a different benchmark.")
 
     def _in_chunks(

@@ -49,8 +49,20 @@ def digest_of(**parts: Any) -> str:
 
 
 def digest_model(model: Model) -> str:
-    """Names the content of a model that is on this machine: every file that it is read from."""
-    return ALL_FILES + digest_of(weights=model_digest(model.ref, cache_dir()))
+    """Names the content of a model that is on this machine: every file that it is read from.
+
+    Asked again after the work, it says whether that was all done on the same model.
+
+    Raises:
+        Damaged: if a file changed since this `Model` was first asked.
+    """
+    digest = ALL_FILES + digest_of(weights=model_digest(model.ref, cache_dir()))
+    if vars(model).setdefault("digest", digest) != digest:
+        raise Damaged(
+            f"The files of {model.ref.source} changed while they were in use, so nobody can tell "
+            "what was measured. Nothing of it is kept; start again."
+        )
+    return digest
 
 
 def digest_pair(pair: ModelPair) -> dict[str, str]:

@@ -118,6 +118,9 @@ def check_benchmarks(benchmarks: Sequence[Benchmark], learned: Sequence[Sample] 
     Args:
         benchmarks: what is to be measured.
         learned: seed and training samples.
+
+    Raises:
+        BadInput: One of them cannot be asked; the sentence says why and what to do.
     """
     check_permits(benchmarks)
     if benchmarks and (missing := eval_extra_missing()):
@@ -196,7 +199,11 @@ def _check_kept(recipe: TransferRecipe) -> None:
 
 
 def check_transfer(recipe: TransferRecipe, pair: ModelPair) -> Datasets:
-    """Refuses transfers that cannot work; returns their samples."""
+    """Refuses transfers that cannot work; returns their samples.
+
+    Raises:
+        BadInput: The first of what stands in the way.
+    """
     check_extraction(recipe, pair)
     if problems := preflight_recipe(recipe, pair).problems:
         raise BadInput(problems[0])

@@ -296,7 +296,11 @@ def write_reply(reply: Reply) -> None:
 
 @contextmanager
 def launching() -> Iterator[None]:
-    """Keeps questions from arriving while the worker leaves, and two workers from starting."""
+    """Keeps questions from arriving while the worker leaves, and two workers from starting.
+
+    Raises:
+        NuggetsError: Another process does not let go of the lock.
+    """
     make_folder(folder())
     lock = Lock(folder() / "launch.lock")
     deadline = time.monotonic() + LAUNCH_TIMEOUT_S

@@ -11,7 +11,6 @@ from typing import Any
 
 from nuggets.compute.versions import installed_versions
 from nuggets.disk.commit import atomic_write, commit_folder, make_folder, sweep_temps
-from nuggets.disk.last_frame import trim_log
 from nuggets.disk.manifest import verify_folder
 from nuggets.errors import BadInput, Cancelled, Damaged
 from nuggets.runs.events import EventLog
@@ -217,6 +216,5 @@ class RunContext:
         self.run.confirm_owner()
         stage = self._record.stage
         event = self._log.append(type_, stage, message, data or {}, durable=durable)
-        trim_log(self.run.log_path)
         if self._on_event is not None:
             self._on_event(event)

@@ -25,7 +25,8 @@ from pydantic import ValidationError
 from nuggets.disk.commit import atomic_write, new_folder
 from nuggets.disk.hosts import born, host_name, kernel_id
 from nuggets.disk.locks import is_held
-from nuggets.errors import NuggetsError, RunBusy
+from nuggets.disk.untrusted import read_text
+from nuggets.errors import BadInput, NuggetsError, RunBusy
 from nuggets.frozen import Frozen
 from nuggets.runs.queues import job_state
 
@@ -35,6 +36,7 @@ SILENCE_S = 300.0
 """After so long without a touch, an owner on another host that no queue knows counts as dead."""
 JOB, TICKET = "NUGGETS_JOB", "NUGGETS_TICKET"
 """What an engine tells its worker: its job in the queue, and the token of the waiting lease."""
+MAX_BYTES = 100_000
 _OPEN, _RELEASED = "lease.json", "released.json"
 
 
@@ -223,8 +225,8 @@ def _place(leases: Path, number: int) -> Path:
 def _read(place: Path) -> Held:
     for name, released in ((_OPEN, False), (_RELEASED, True), (_OPEN, False)):
         try:
-            lease = Lease.model_validate_json((place / name).read_text())
-        except (OSError, ValidationError):
+            lease = Lease.model_validate_json(read_text(place / name, MAX_BYTES))
+        except (BadInput, ValidationError):
             continue
         return Held(place, int(place.name), lease, released)
     # Damaged: the number counts, and nobody can be asked.

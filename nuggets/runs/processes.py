@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from nuggets.disk.home import nuggets_home
@@ -13,13 +14,16 @@ children: list[subprocess.Popen[bytes]] = []
 """Workers of this process, kept so that those that ended are reaped; never asked for status."""
 
 
-def spawn(module: str, folder: Path, log_path: Path) -> subprocess.Popen[bytes]:
+def spawn(
+    module: str, folder: Path, log_path: Path, variables: Mapping[str, str] | None = None
+) -> subprocess.Popen[bytes]:
     """Starts `python -m module folder` as a detached process that outlives this one.
 
     Args:
         module: one of ours.
         folder: its argument and its working folder.
         log_path: where its output is appended.
+        variables: of its environment, beside those of this process.
     """
     children[:] = [child for child in children if child.poll() is None]
     with log_path.open("ab") as log:
@@ -29,7 +33,7 @@ def spawn(module: str, folder: Path, log_path: Path) -> subprocess.Popen[bytes]:
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            env=os.environ | environment(),
+            env=os.environ | environment() | dict(variables or {}),
             start_new_session=True,
         )
     children.append(child)

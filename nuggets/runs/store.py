@@ -19,11 +19,14 @@ from nuggets.disk.commit import (
     sweep_temps,
 )
 from nuggets.disk.locks import Lock
+from nuggets.disk.untrusted import is_file, read_text
 from nuggets.errors import BadInput, Damaged, RunBusy, Unsupported
 from nuggets.runs import leases
 from nuggets.runs.events import read_events
 from nuggets.runs.schema import LIVE, Provenance, RunEvent, RunRecord, RunStatus, now, parse_record
 
+MAX_BYTES = 10_000_000
+"""Of a record or recipe."""
 _DEVICE = re.compile(r"[a-z][a-z0-9_]{0,15}(:\d{1,3})?")
 _OWN = ".own"
 """A folder of empty files, named by the sha256 of every recipe that was made or allowed here."""
@@ -96,6 +99,9 @@ class Run:
         """The device this run computes on; runs of one device wait for each other.
 
         `cuda` is any GPU that its engine gives it, until its worker has one.
+
+        Raises:
+            Damaged: The file of the run names none.
         """
         device = self._given_device or self._read("device").strip()
         if not _DEVICE.fullmatch(device):
@@ -116,11 +122,11 @@ class Run:
 
     def log_tail(self, lines: int = 50) -> str:
         """The last lines of the worker's output; at most 64 KiB are read."""
-        if not self.log_path.exists():
+        if not is_file(self.log_path):
             return ""
         with self.log_path.open("rb") as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - 65536))
-            text = file.read().decode(errors="replace")
+            text = file.read(65536).decode(errors="replace")
         return "\n".join(text.splitlines()[-lines:])
 
     def request_cancel(self) -> None:
@@ -139,7 +145,7 @@ class Run:
     def notes(self) -> str:
         """The user's notes; kept apart from the record, which only the worker writes."""
         path = self.folder / "notes.txt"
-        return path.read_text(errors="replace") if path.exists() else ""
+        return path.read_text(errors="replace") if is_file(path) else ""
 
     def set_notes(self, text: str) -> None:
         """Replaces the user's notes."""
@@ -192,12 +198,12 @@ class Run:
             remove_folder(self.folder)
 
     def _read(self, name: str) -> str:
+        path = self.folder / name
         try:
-            return (self.folder / name).read_text()
-        except (OSError, UnicodeDecodeError) as error:
+            return read_text(path, MAX_BYTES)
+        except BadInput as error:
             raise Damaged(
-                f"{self.folder / name} cannot be read: {error}. Restore it from a copy, or "
-                "delete the run."
+                f"{path} cannot be read. {error} Restore it from a copy, or delete the run."
             ) from error
 
 

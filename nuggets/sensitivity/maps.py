@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -123,13 +123,16 @@ class SensitivityMap:
             if layer is not None:
                 yield module, self.matrix(module)
 
+    def sums(self) -> dict[str, ndarray]:
+        """The sums by the names that they are saved under: all that `of` needs beside the head."""
+        sums = {"totals": self.totals}
+        sums |= {f"rows.{name}": values for name, values in self.rows.items()}
+        return sums | {f"cols.{name}": values for name, values in self.cols.items()}
+
     def save(self, folder: Path) -> None:
         """Writes `map.safetensors` and `map.json` into an existing folder."""
-        tensors = {"totals": self.totals}
-        tensors |= {f"rows.{name}": values for name, values in self.rows.items()}
-        tensors |= {f"cols.{name}": values for name, values in self.cols.items()}
+        tensors = self.sums() | pick_tensors(self.picks)
         tensors |= {f"full.{name}": values for name, values in self.full.items()}
-        tensors |= pick_tensors(self.picks)
         # safetensors writes a transposed view's bytes in the wrong order without a word.
         save_file({k: np.ascontiguousarray(v) for k, v in tensors.items()}, folder / TENSORS)
         write_head(self, folder, list(self.full))
@@ -146,30 +149,44 @@ class SensitivityMap:
             if head["schema"] != SCHEMA:
                 raise Damaged(f"The map in {folder} has schema {head['schema']}, not {SCHEMA}.")
             with safe_open(folder / TENSORS, framework="np") as file:
-                rows = {name: file.get_tensor(f"rows.{name}") for name in head["modules"]}
-                cols = {name: file.get_tensor(f"cols.{name}") for name in head["modules"]}
-                totals = file.get_tensor("totals")
+                full = StoredMatrices(folder / TENSORS, tuple(head["full"]))
                 picks = read_picks(head.get("picks", {}), file.get_tensor)
-            return cls(
-                spec=ArchSpec(**head["spec"]),
-                score=head["score"],
-                rows=rows,
-                cols=cols,
-                full=StoredMatrices(folder / TENSORS, tuple(head["full"])),
-                parameters=tuple(head["parameters"]),
-                totals=totals,
-                meta=head["meta"],
-                picks=picks,
-            )
+                return cls.of(head, file.get_tensor, full, picks)
         except (OSError, ValueError, KeyError, SafetensorError) as problem:
             raise Damaged(
                 f"The sensitivity map in {folder} is damaged or incomplete ({problem}). Delete "
                 "the folder and compute it again."
             ) from None
 
+    @classmethod
+    def of(
+        cls,
+        head: Mapping[str, Any],
+        read: Callable[[str], ndarray],
+        full: Mapping[str, ndarray] | None = None,
+        picks: Picks | None = None,
+    ) -> SensitivityMap:
+        """A map from its head and its sums, which `read` gives by the names of `sums`."""
+        return cls(
+            spec=ArchSpec(**head["spec"]),
+            score=head["score"],
+            rows={name: read(f"rows.{name}") for name in head["modules"]},
+            cols={name: read(f"cols.{name}") for name in head["modules"]},
+            full={} if full is None else full,
+            parameters=tuple(head["parameters"]),
+            totals=read("totals"),
+            meta=head["meta"],
+            picks=picks or {},
+        )
+
 
 def write_head(map: SensitivityMap, folder: Path, full: Sequence[str]) -> None:
     """Writes `map.json`: all but the numbers, and for which modules the full map is kept."""
+    (folder / META).write_text(json.dumps(head_of(map, full), indent=1))
+
+
+def head_of(map: SensitivityMap, full: Sequence[str] = ()) -> dict[str, Any]:
+    """All of a map but its numbers, as JSON."""
     head = {
         "schema": SCHEMA,
         "spec": map.spec.model_dump(),
@@ -181,4 +198,4 @@ def write_head(map: SensitivityMap, folder: Path, full: Sequence[str]) -> None:
     }
     if map.picks:
         head["picks"] = pick_head(map.picks)
-    (folder / META).write_text(json.dumps(head, indent=1))
+    return head

@@ -27,15 +27,28 @@ def create(job: Any) -> Run:
     """
     if demo.on():
         _admit(job)
-    engine = chosen()
-    device = engine.place(job.device) or resolve_device_name(job.device)
+    device = check_can_work(job)
     job = anchored(job)
-    check_job(job.model_copy(update={"device": device}))
-    engine.check(device)
     data = getattr(job, "data", None)
     if data is not None:
         remember(data)
     return RunStore(runs_dir()).create(job.job, dump_job(job), job.name, device=device)
+
+
+def check_can_work(job: Any) -> str:
+    """Refuses a job that cannot work here, as `create` does; nothing is made.
+
+    Returns:
+        The device that it gets.
+
+    Raises:
+        BadInput: as `create` does.
+    """
+    engine = chosen()
+    device = engine.place(job.device) or resolve_device_name(job.device)
+    check_job(anchored(job).model_copy(update={"device": device}))
+    engine.check(device)
+    return device
 
 
 def _admit(job: Any) -> None:

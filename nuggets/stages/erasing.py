@@ -53,7 +53,7 @@ def measure_erasure(request: EraseRequest, progress: Progress | None = None) -> 
     folder = request.folder
     eraser = Eraser(request, progress)
     report = eraser.report(folder.name)
-    keep_result(report.save, folder)
+    keep_result(report.save, folder, request.model)
     return report
 
 
@@ -63,6 +63,9 @@ def erase_to(
     """Writes the report into a new folder; with `save` also the model, erased as far as it goes.
 
     That is by the first score and the largest fraction. The user's model stays as it is.
+
+    Raises:
+        BadInput: The erased model is to be saved, but cannot be.
     """
     if save and request.job.ablation == "mean":
         raise BadInput(

@@ -200,7 +200,9 @@ def _subjects(
         @contextmanager
         def opened() -> Iterator[Asked]:
             loaded = Loaded(model, job.device, dtype)
-            yield loaded.model, loaded.tokenizer
+            asked = loaded.model, loaded.tokenizer
+            cache.digest_model(model)  # which says so if its files changed before they were loaded
+            yield asked
 
         short = Path(name).name
         unique = sum(Path(each).name == short for each in job.models) == 1

@@ -23,7 +23,11 @@ MODEL = "model"
 
 
 def export_arm(run: Run, out: Path, arm: str, seed: int | None, merged: bool) -> dict[str, Any]:
-    """Writes an arm's adapter for the untouched student, or its merged model."""
+    """Writes an arm's adapter for the untouched student, or its merged model.
+
+    Raises:
+        BadInput: The run is no transfer, or the arm has not finished or has no adapter.
+    """
     recipe = strangers.job_of(run)
     if not isinstance(recipe, TransferRecipe):
         raise BadInput(f"Run {run.id} is not a transfer, so it has no adapter to export.")

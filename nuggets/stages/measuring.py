@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ from nuggets.models.pair import Model, ModelPair, check_vocabularies
 from nuggets.models.references import model_path
 from nuggets.models.safetensors_headers import count_parameters
 from nuggets.models.stored_weights import StoredWeights
-from nuggets.planning.cache import MapRequest, alignment_folder, find_alignment
+from nuggets.planning.cache import MapRequest, alignment_folder, digest_model, find_alignment
 from nuggets.planning.checks import check_extraction
 from nuggets.planning.datasets import align_samples, align_tasks, source_label
 from nuggets.planning.jobs import alignment_job, map_request, pair_to_plan
@@ -135,7 +135,8 @@ def measure_map(
     meta = {**_meta(request), "digest": folder.name}
     if request.compared:
         maps = [measure_map(each, progress, loaded) for each in request.compared]
-        keep_result(lambda temp: _compare(config, maps, request.windows, meta, temp), folder)
+        write = partial(_compare, config, maps, request.windows, meta)
+        keep_result(write, folder, request.model)
         return SensitivityMap.load(folder)
     with loaded.threads():
         encoded = loaded.encode(request.samples, config.max_length, request.job.data.format)
@@ -180,14 +181,16 @@ def _measure(
         devices = devices_for(loaded.device, config.processes, "sensitivity")
         options = (config.score, keep, config.dtype, progress, meta, chosen)
         return keep_result(
-            lambda temp: measure_on(devices, loaded.ref, encoded, temp, *options), folder
+            lambda temp: measure_on(devices, loaded.ref, encoded, temp, *options),
+            folder,
+            loaded.source,
         )
     if not streamed:
         fit = samples_per_pass(loaded.spec, loaded.parameters, tokens)
         per_pass = fit if config.method == "auto" and not config.checkpoint else 1
         options = (config.score, keep, progress, meta, config.checkpoint, chosen, per_pass)
         map = compute_sensitivity(loaded.model, loaded.spec, encoded, *options)
-        return keep_result(map.save, folder)
+        return keep_result(map.save, folder, loaded.source)
     if progress is not None:
         progress.log(f"{loaded.name} is measured one block at a time, from its files.")
 
@@ -200,7 +203,7 @@ def _measure(
         if config.keep != "full":
             map.save(temp)
 
-    return keep_result(write, folder)
+    return keep_result(write, folder, loaded.source)
 
 
 def devices_for(device: str, processes: int, stage: str) -> list[str]:
@@ -236,12 +239,23 @@ def _needed(loaded: Loaded, config: SensitivityConfig, tokens: Sequence[int]) ->
     return hooks_bytes(loaded.spec, loaded.parameters, max(tokens), width, full=full)
 
 
-def keep_result(write: Callable[[Path], None], folder: Path) -> None:
-    """Puts a result into the cache, where another process may have been faster with the same."""
+def keep_result(write: Callable[[Path], None], folder: Path, *models: Model) -> None:
+    """Puts a result into the cache, where another process may have been faster with the same.
+
+    Args:
+        write: fills the folder.
+        folder: its place, which is named by the digests of the models.
+        models: what it was measured on.
+
+    Raises:
+        Damaged: if a model's files changed meanwhile.
+    """
     make_folder(folder.parent)
     try:
         with commit_folder(folder) as temp:
             write(temp)
+            for model in models:
+                digest_model(model)
     except NuggetsError:
         if not folder.is_dir():
             raise
@@ -294,7 +308,7 @@ def measure_alignment(
             progress=progress,
             stitch=job.stitch,
         )
-    keep_result(report.save, folder)
+    keep_result(report.save, folder, pair.teacher, pair.student)
     return AlignmentReport.load(folder)
 
 

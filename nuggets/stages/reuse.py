@@ -35,6 +35,7 @@ class KnownCells:
     """Where the cells of one recipe lie, if another run has them."""
 
     def __init__(self, recipe: TransferRecipe, pair: ModelPair) -> None:
+        self._pair = pair
         self._shared = {
             "versions": installed_versions(),
             # Which skills a built-in student was taught follows from its name.
@@ -47,6 +48,10 @@ class KnownCells:
         }
         # Ranks that follow from the energy of the teacher's matrices are shared by all arms.
         self._apart = recipe.lora.energy is None
+
+    def confirm_models(self) -> None:
+        """Refuses what was trained on models whose files changed meanwhile."""
+        digest_pair(self._pair)
 
     def take(self, arm: Arm, seed: int, ctx: RunContext) -> bool:
         """Copies a finished cell into this run; False if no other run has it."""

@@ -218,6 +218,7 @@ def _batch(
             wanted=missing,
         )
         for cell, result in found:
+            known.confirm_models()
             _keep(recipe, data, cell, result, ctx)
             known.remember(cell.arm, cell.seed, ctx.run)
     if checkpoints.exists():

@@ -57,28 +57,31 @@ def study_markdown(report: StudyReport) -> str:
 
 
 def study_html(report: StudyReport) -> str:
-    """The same as one HTML page that needs no other file; markup in the report stays text."""
+    """The same as one HTML page that needs no other file; markup in the report stays text.
+
+    Its figure is the only image, whatever an experiment's own words ask for.
+    """
     markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
+    figure = f"{report.study.name}.svg"
+    markdown.validateLink = lambda url: url == figure
     body = markdown.render(study_markdown(report))
     data = "data:image/svg+xml;base64," + base64.b64encode(study_svg(report).encode()).decode()
-    return html_page(
-        report.study.title, body.replace(f'src="{report.study.name}.svg"', f'src="{data}"')
-    )
+    return html_page(report.study.title, body.replace(f'src="{figure}"', f'src="{data}"'))
 
 
 def study_report(
-    name: str, overrides: Iterable[str] = (), command: str | None = None
+    name: str | Path, overrides: Iterable[str] = (), command: str | None = None
 ) -> StudyReport | None:
-    """What an experiment of the paper found so far; `None` before its first run is finished.
+    """What an experiment found so far; `None` before its first run is finished.
 
     Args:
-        name: one of `studies()`.
+        name: one of `studies()`, or the YAML file of another one.
         overrides: `path.to.field=value`, as its runs were made with.
         command: what made them, for the report; the usual command when not given.
     """
     study, changes = open_study(name), tuple(overrides)
     found = finished_runs(study, changes)
-    words = ["nuggets", "paper", name, *(word for each in changes for word in ("--set", each))]
+    words = ["nuggets", "paper", str(name), *(word for each in changes for word in ("--set", each))]
     return build_study_report(study, found, command or shlex.join(words)) if found else None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 from nuggets.disk.commit import atomic_write
@@ -15,10 +16,10 @@ INDEX = "README.md"
 BEFORE = "preregistration.md"
 SUMMARY = "summary.md"
 TITLE = "# The paper's experiments, with the controls and intervals that the paper lacks"
+OWN_TITLE = "# Experiments, with controls and intervals"
 ABOUT = (
     "Every report gives its command, versions and budget, each difference with its interval and "
-    "the difference that would be detected 80 % of the time, and the paper's own scores beside "
-    "ours."
+    "the difference that would be detected 80 % of the time{scores}."
 )
 SAID: dict[str, Kind] = {
     "The teacher's parameters **helped**": "helps",
@@ -61,7 +62,16 @@ def index_markdown(reports: list[StudyReport]) -> str:
             for report in reports]  # fmt: skip
     headers = ("experiment", "question", "found", "seeds × items", "date")
     words = ["## In plain words", "\n".join(plain_words(reports))] if reports else []
-    parts = [MARK, TITLE, ABOUT, *words, "## All reports", markdown_table(headers, rows, left=4)]
+    shipped = any(report.study.name in studies() for report in reports)
+    about = ABOUT.format(scores=", and the paper's own scores beside ours" * shipped)
+    parts = [
+        MARK,
+        TITLE if shipped else OWN_TITLE,
+        about,
+        *words,
+        "## All reports",
+        markdown_table(headers, rows, left=4),
+    ]
     return "\n\n".join(parts) + "\n"
 
 
@@ -102,8 +112,13 @@ def _places(where: list[tuple[str, str]]) -> str:
 
 
 def _reports(out: Path) -> list[StudyReport]:
+    """Those of shipped experiments in the order of the paper, then one's own."""
     files = [out / f"{name}.json" for name in studies()]
-    return [StudyReport.model_validate_json(f.read_text()) for f in files if f.is_file()]
+    found = [StudyReport.model_validate_json(f.read_text()) for f in files if f.is_file()]
+    for file in sorted({*out.glob("*.json")} - {*files}):
+        with suppress(ValueError):  # a JSON that is no report is somebody else's
+            found.append(StudyReport.model_validate_json(file.read_text()))
+    return found
 
 
 def _link(report: StudyReport) -> str:

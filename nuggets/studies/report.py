@@ -25,10 +25,8 @@ from nuggets.statistics.conditions import unequal_rates
 from nuggets.statistics.report import BenchmarkReport, build_report
 from nuggets.statistics.verdict import ArmRole, Difference, controls_of
 from nuggets.studies.findings import find_sentences, summarise
-from nuggets.studies.schema import Study
+from nuggets.studies.schema import Study, focus_of
 
-OWN = "{run}"
-"""The focus of an experiment whose runs are each about an arm of their own name."""
 KEPT = "kept"
 """The metric of the layout `retention`: exact match on the items of all old skills."""
 
@@ -90,8 +88,7 @@ def build_study_report(study: Study, runs: Mapping[str, Run], command: str) -> S
     """
     if not runs:
         raise BadInput(
-            f"No run of the experiment {study.name} has finished. Start them with: nuggets paper "
-            f"{study.name}"
+            f"No run of the experiment {study.name} has finished. Start them with: {command}"
         )
     panels = [_panel(study, name, run) for name, run in runs.items()]
     across = _across(study, runs)
@@ -110,11 +107,6 @@ def build_study_report(study: Study, runs: Mapping[str, Run], command: str) -> S
         versions=records[-1].provenance.versions,
         seconds=sum(_seconds(record.started, record.finished) for record in records),
     )
-
-
-def focus_of(study: Study, run: str) -> str:
-    """The arm that is judged: in a matrix, the target's own seed samples."""
-    return run if study.layout == "matrix" or study.focus == OWN else study.focus
 
 
 def baseline_difference(report: BenchmarkReport, arm: str) -> Difference | None:

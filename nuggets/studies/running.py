@@ -14,7 +14,7 @@ from nuggets.planning import cache
 from nuggets.recipe import TransferRecipe, load_job
 from nuggets.runs.store import Run, RunStore
 from nuggets.studies.schema import Study
-from nuggets.studies.shipped import study_recipes
+from nuggets.studies.shipped import cut_teacher, models_of, study_recipes
 
 
 def find_run(recipe: TransferRecipe, statuses: Sequence[str] = ("done",)) -> Run | None:
@@ -58,10 +58,10 @@ def _recipe(text: str) -> TransferRecipe | None:
 
 def finished_runs(study: Study, overrides: Iterable[str] = ()) -> dict[str, Run]:
     """The runs of an experiment that are there already; missing ones are left out."""
-    models = study_models(study)
-    if not all(Path(folder).is_dir() for folder in models.values()):
+    given, models = tuple(overrides), study_models(study)
+    if not all(Path(models[name]).is_dir() for name in models_of(study, given)):
         return {}
-    recipes = study_recipes(study, overrides, models)
+    recipes = study_recipes(study, given, models)
     done = _with_status(("done",))
     found = {name: _find(recipe, done) for name, recipe in recipes.items()}
     return {name: run for name, run in found.items() if run is not None}
@@ -75,5 +75,5 @@ def study_models(study: Study) -> dict[str, str]:
 def model_path(study: Study, name: str) -> Path:
     """Where a made model is kept, under a name made from how it is made."""
     how = study.models[name]
-    text = how.model_dump_json() + cache.digest_model(model_named(how.teacher))
+    text = how.model_dump_json() + cache.digest_model(model_named(cut_teacher(study, name)))
     return nuggets_home() / "models" / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
@@ -12,6 +12,13 @@ Layout = Literal["arms", "levels", "matrix", "retention"]
 """arms: one panel per run, a row per arm. levels: runs are levels of one setting, a line per arm.
 matrix: runs are target tasks, columns the tasks that located the parameters. retention: old skills
 instead of the target."""
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,39}$")]
+"""Also the name of a file or folder."""
+
+
+OWN = "{run}"
+"""The focus of an experiment whose runs are each about an arm of their own name."""
 
 
 class PaperNumbers(Frozen):
@@ -58,7 +65,7 @@ class Study(Frozen):
     """An experiment of the paper as a set of ordinary runs.
 
     Attributes:
-        name: word on the command line.
+        name: word on the command line, and of the report's files.
         title: of the report.
         question: what is asked, in one sentence.
         layout: how results are arranged.
@@ -72,20 +79,24 @@ class Study(Frozen):
             Holm over the runs.
         models: models to make first; recipes name them `{name}`.
         notes: deviations from the paper and reasons.
+        file: where it was read, from whose folder its paths are seen; empty for shipped ones.
     """
 
-    name: str
+    name: Name
     title: str
     question: str
     layout: Layout = "arms"
     axis: str = ""
     paper: PaperNumbers = Field(default_factory=PaperNumbers)
     recipe: dict[str, Any]
-    runs: tuple[StudyRun, ...] = (StudyRun(name="all"),)
+    runs: tuple[StudyRun, ...] = Field(
+        default=(StudyRun(name="all"),), min_length=1, max_length=200
+    )
     focus: str = "paper"
     versus: str = ""
-    models: dict[str, MadeModel] = Field(default_factory=dict)
+    models: dict[Name, MadeModel] = Field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    file: str = Field(default="", exclude=True)
 
     @model_validator(mode="after")
     def _names_differ(self) -> Study:
@@ -93,3 +104,8 @@ class Study(Frozen):
         if len(set(names)) != len(names):
             raise ValueError("two runs of the experiment have the same name")
         return self
+
+
+def focus_of(study: Study, run: str) -> str:
+    """The arm that is judged: in a matrix, the target's own seed samples."""
+    return run if study.layout == "matrix" or study.focus == OWN else study.focus

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
 
 from nuggets.disk.home import runs_dir
+from nuggets.recipe import TransferRecipe
 from nuggets.runs import results
 from nuggets.runs.context import RunContext
 from nuggets.runs.store import Run, RunStore
@@ -16,11 +18,23 @@ from nuggets.sweeps.objectives import optimism, score
 from nuggets.sweeps.recipe import SweepRecipe
 from nuggets.sweeps.trials import Confirmed, SweepState, SweepTrial, write_state
 
-Finish = Callable[..., Run]
+
+class Finish(Protocol):
+    """How runs are made or gone on with: name → the finished run."""
+
+    def __call__(
+        self,
+        recipes: Mapping[str, TransferRecipe],
+        known: Mapping[str, str],
+        began: Callable[[str, Run], None],
+        ctx: RunContext,
+    ) -> dict[str, Run]:
+        """Tells every run to `began`; `known` has the ids of those that were begun before."""
+        ...
 
 
 def confirm(
-    sweep: SweepRecipe, best: SweepTrial, state: SweepState, ctx: RunContext, finished: Finish
+    sweep: SweepRecipe, best: SweepTrial, state: SweepState, ctx: RunContext, finish: Finish
 ) -> None:
     """Makes the runs that confirm, and writes what they say.
 
@@ -29,7 +43,7 @@ def confirm(
         best: the winner.
         state: the finished search.
         ctx: the sweep's.
-        finished: makes a run or goes on with it.
+        finish: makes runs or goes on with them.
     """
     recipes = {
         "winner": sweep.confirming_recipe(best.values, "confirmed"),
@@ -38,18 +52,14 @@ def confirm(
     same = recipes["winner"].model_copy(update={"name": recipes["default"].name})
     if same == recipes["default"]:
         del recipes["default"]
-    runs: dict[str, Run] = {}
-    for place, (which, recipe) in enumerate(recipes.items()):
 
-        def began(run: Run, which: str = which) -> None:
-            nonlocal state
-            known = {**state.confirming, which: run.id}
-            state = state.model_copy(update={"confirming": known})
-            write_state(ctx.folder, state)
+    def began(which: str, run: Run) -> None:
+        nonlocal state
+        known = {**state.confirming, which: run.id}
+        state = state.model_copy(update={"confirming": known})
+        write_state(ctx.folder, state)
 
-        label = f"confirming the {which}"
-        known = state.confirming.get(which, "")
-        runs[which] = finished(recipe, known, began, ctx, label, place, len(recipes))
+    runs = finish(recipes, state.confirming, began, ctx)
     searched = results.cells(RunStore(runs_dir()).open(best.run))
     default = runs.get("default", runs["winner"])
     confirmed = results.cells(runs["winner"])

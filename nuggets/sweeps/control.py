@@ -10,18 +10,18 @@ from typing import Any
 from nuggets import demo
 from nuggets.disk.home import nuggets_home, runs_dir
 from nuggets.errors import BadInput
-from nuggets.planning.checks import check_job
-from nuggets.planning.machine import resolve_device_name
 from nuggets.runs import launch
-from nuggets.runs.engines.settings import chosen, here
+from nuggets.runs.engines.local import LocalEngine
 from nuggets.runs.schema import LIVE, RunEvent, RunStatus
 from nuggets.runs.store import Run, RunStore
+from nuggets.stages.creating import check_can_work
 from nuggets.sweeps.objectives import front, sign, winner
 from nuggets.sweeps.recipe import SweepRecipe, dump_sweep, parse_sweep_text
 from nuggets.sweeps.samplers import check_optuna
 from nuggets.sweeps.sentences import sentences
 from nuggets.sweeps.space import sweepable, with_values
 from nuggets.sweeps.trials import SweepState, SweepTrial, read_state
+from nuggets.sweeps.working import PREFIX
 from nuggets.worker import run_in_foreground
 from nuggets.workspace.recipes import save_recipe
 
@@ -43,38 +43,35 @@ def create(sweep: SweepRecipe) -> Run:
         BadInput: if Optuna is missing, or the base or a corner of the space cannot work.
     """
     check_optuna()
-    engine = chosen()
-    device = engine.place(sweep.base.device) or resolve_device_name(sweep.base.device)
-    for recipe in (sweep.confirming_recipe({}, "default"), *sweep.corner_recipes()):
-        check_job(recipe.model_copy(update={"device": device}))
-    engine.check(device)
-    return store().create("sweep", dump_sweep(sweep), sweep.name, device=f"sweep_{device}")
+    device = check_can_work(sweep.confirming_recipe({}, "default"))
+    for recipe in sweep.corner_recipes():
+        check_can_work(recipe)
+    return store().create("sweep", dump_sweep(sweep), sweep.name, device=f"{PREFIX}{device}")
 
 
 def start(sweep: SweepRecipe) -> Run:
-    """Starts a sweep in a worker process of its own; it outlives this one."""
+    """Starts a sweep in a worker process of its own on this machine; it outlives this one."""
     made = create(sweep)
-    launch.start(made)
+    launch.start(made, LocalEngine())
     return made
 
 
 def run(sweep: SweepRecipe, on_event: Callable[[RunEvent], None] = lambda event: None) -> Run:
-    """Does a sweep here, reporting events as they happen. Imports torch.
+    """Does a sweep here, reporting events as they happen. Imports torch, unless trials spread.
 
     Raises:
         BadInput: if the base cannot work, or every trial failed.
         NuggetsError: as a run does; `resume` goes on.
     """
-    with here():
-        made = create(sweep)
-        run_in_foreground(made, on_event)
+    made = create(sweep)
+    run_in_foreground(made, on_event)
     return made
 
 
 def resume(sweep_id: str) -> Run:
     """Continues an interrupted, failed or cancelled sweep in a worker process."""
     found = open_sweep(sweep_id)
-    launch.resume(found)
+    launch.resume(found, LocalEngine())
     return found
 
 

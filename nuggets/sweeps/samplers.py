@@ -58,4 +58,4 @@ SAMPLERS: dict[str, Callable[[int, int], Any]] = {
     "tpe": _tpe,
     "gp": _gp,
 }
-"""Name → (seed, how many trials there are) → Optuna's sampler for the next one."""
+"""Name → (seed, the number of the trial) → Optuna's sampler for the next one."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,14 +50,19 @@ class Search:
             for values in queued[len(self._study.get_trials(deepcopy=False)) :]:
                 self._study.enqueue_trial(self._places(values))
 
-    def ask(self) -> tuple[int, Values]:
-        """The number and the values of the next trial, or of one that a kill cut off."""
+    def ask(self, taken: Collection[int] = ()) -> tuple[int, Values]:
+        """The number and the values of the next trial, or of one that a kill cut off.
+
+        Args:
+            taken: trials that are at work, or that ended and were not told yet.
+        """
         from optuna.trial import Trial, TrialState
 
         known = self._study.get_trials(deepcopy=False)
-        turn = sum(each.state.is_finished() for each in known)
+        cut_off = (t for t in known if t.state == TrialState.RUNNING and t.number not in taken)
+        begun = next(cut_off, None)
+        turn = begun.number if begun else sum(t.state != TrialState.WAITING for t in known)
         self._study.sampler = SAMPLERS[self._sweep.sampler](self._sweep.seed, turn)
-        begun = next((each for each in known if each.state == TrialState.RUNNING), None)
         chosen: Values = {}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of experimental samplers

@@ -73,6 +73,7 @@ class SweepState(Frozen):
         stopped: why the search ended before its last trial, in one sentence.
         confirming: `winner` and `default` → the id of the run that confirms it.
         confirmed: the confirmation, once it is there.
+        seconds: what the search took, in all attempts together.
     """
 
     trials: tuple[SweepTrial, ...] = ()
@@ -80,6 +81,7 @@ class SweepState(Frozen):
     stopped: str = ""
     confirming: dict[str, str] = Field(default_factory=dict)
     confirmed: Confirmed | None = None
+    seconds: float = 0.0
 
     @property
     def done(self) -> list[SweepTrial]:

@@ -1,32 +1,35 @@
-"""What a worker does with a sweep: one trial after another, then the confirmation.
+"""What a worker does with a sweep: its trials, then the confirmation.
 
-Every trial is an ordinary run, done in this process, so that PyTorch and what it holds are loaded
-once. Whatever ended is written down before the next step, so that a kill costs no trial.
+Every trial is an ordinary run. Where this machine computes one run at a time, they are done one
+after another in this process, so that PyTorch and what it holds are loaded once; elsewhere they are
+spread over the engine. Whatever ended is written down before the next step, so that a kill costs no
+trial.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
-from nuggets.disk.home import runs_dir
-from nuggets.errors import BadInput, NonFinite, OutOfMemory
+from nuggets.errors import BadInput
 from nuggets.recipe import TransferRecipe
 from nuggets.runs import results
 from nuggets.runs.context import RunContext
+from nuggets.runs.engines.settings import chosen, here
+from nuggets.runs.fan_out import spreads
 from nuggets.runs.schema import RunEvent
 from nuggets.runs.store import Run, RunStore
-from nuggets.stages.creating import create
 from nuggets.sweeps.confirming import confirm
 from nuggets.sweeps.objectives import score, winner
 from nuggets.sweeps.recipe import SweepRecipe, parse_sweep_text
 from nuggets.sweeps.search import Search, same_values
+from nuggets.sweeps.spreading import TRIALS_OWN, Spread, finish_together, run_of
 from nuggets.sweeps.trials import SweepState, SweepTrial, read_state, write_state
 from nuggets.worker import run_in_foreground
 
 STAGES = ("search", "confirm")
-_TRIALS_OWN = (BadInput, NonFinite, OutOfMemory)
-"""Errors that say something about a trial and not about the machine: the search goes on."""
+PREFIX = "sweep_"
+"""Of a sweep's device, before that of its trials."""
 
 
 def execute(run: Run, ctx: RunContext) -> None:
@@ -41,27 +44,38 @@ def execute(run: Run, ctx: RunContext) -> None:
         raise BadInput(
             f"The sweep {run.id} was not made here. Run it from its YAML: nuggets sweep FILE."
         )
-    sweep = parse_sweep_text(text)
+    sweep, device = parse_sweep_text(text), run.device().removeprefix(PREFIX)
     ctx.plan(STAGES)
     ctx.stage("search")
-    state = _searched(sweep, ctx)
+    if spreads(device):
+        _work(sweep, ctx, chosen().at_once(device))
+    else:
+        with here():
+            _work(sweep, ctx, 0)
+
+
+def _work(sweep: SweepRecipe, ctx: RunContext, at_once: int) -> None:
+    """Searches and confirms; with `at_once`, through the engine."""
+    state = _searched(sweep, ctx, at_once)
     best = winner(sweep, state.trials)
     if best is None:
         first = next((t.reason for t in state.trials if t.reason), "")
         raise BadInput(f"All {len(state.trials)} trials failed. The first one: {first}")
     ctx.stage("confirm")
     if state.confirmed is None:
-        confirm(sweep, best, state, ctx, finished)
+        confirm(sweep, best, state, ctx, finish_together if at_once else _finish_in_turn)
 
 
-def _searched(sweep: SweepRecipe, ctx: RunContext) -> SweepState:
+def _searched(sweep: SweepRecipe, ctx: RunContext, at_once: int) -> SweepState:
     """Makes the trials that are missing."""
     search, state = Search(sweep, ctx.folder), read_state(ctx.folder)
+    if state.confirming:
+        return state
+    if at_once:
+        return Spread(sweep, search, state, ctx, at_once, _over).finish()
     for trial in state.trials:
         if trial.status != "running":
             search.tell(trial)  # a kill may have come between the two
-    if state.confirming:
-        return state
     n = sweep.n_trials
     while (ended := sum(trial.status != "running" for trial in state.trials)) < n:
         ctx.check_cancelled()
@@ -74,7 +88,8 @@ def _searched(sweep: SweepRecipe, ctx: RunContext) -> SweepState:
         known = next((t for t in state.trials if t.number == number), None)
         trial = _trial(sweep, known or SweepTrial(number=number, values=values), state, ctx)
         search.tell(trial)
-        state = state.with_trial(trial).model_copy(update={"importance": search.importance()})
+        found = {"importance": search.importance(), "seconds": state.seconds + trial.seconds}
+        state = state.with_trial(trial).model_copy(update=found)
         write_state(ctx.folder, state)
     write_state(ctx.folder, state)
     ctx.progress(n, n, "all trials")
@@ -87,47 +102,46 @@ def _trial(sweep: SweepRecipe, trial: SweepTrial, state: SweepState, ctx: RunCon
         found = {"run": same.run, "scores": same.scores, "status": "done"}
         return trial.model_copy(update=found)
 
-    def began(run: Run) -> None:
-        nonlocal trial
-        trial = trial.model_copy(update={"run": run.id})
-        write_state(ctx.folder, state.with_trial(trial))
-
     began_at = time.monotonic()
     label, n = f"trial {trial.number + 1}", sweep.n_trials
     try:
-        run = finished(sweep.trial_recipe(trial.values), trial.run, began, ctx,
-                       f"{label} of {n}", trial.number, n)  # fmt: skip
+        run = run_of(sweep.trial_recipe(trial.values), trial.run)
+        trial = trial.model_copy(update={"run": run.id})
+        write_state(ctx.folder, state.with_trial(trial))
+        _finish(run, ctx, f"{label} of {n}", trial.number, n)
         changes = {"scores": score(sweep, results.cells(run)), "status": "done"}
-    except _TRIALS_OWN as problem:
+    except TRIALS_OWN as problem:
         ctx.log(f"Trial {trial.number} failed: {problem}")
         changes = {"reason": str(problem), "status": "failed"}
     seconds = trial.seconds + time.monotonic() - began_at
     return trial.model_copy(update=changes | {"seconds": seconds})
 
 
-def finished(
-    recipe: TransferRecipe,
-    run_id: str,
-    began: Callable[[Run], None],
+def _finish_in_turn(
+    recipes: Mapping[str, TransferRecipe],
+    known: Mapping[str, str],
+    began: Callable[[str, Run], None],
     ctx: RunContext,
-    label: str,
-    before: int,
-    total: int,
-) -> Run:
-    """The finished run of a recipe: the one begun before goes on, or a new one is made.
+) -> dict[str, Run]:
+    """As `finish_together`, one run after the other in this process."""
+    runs: dict[str, Run] = {}
+    for place, (name, recipe) in enumerate(recipes.items()):
+        runs[name] = run_of(recipe, known.get(name, ""))
+        began(name, runs[name])
+        _finish(runs[name], ctx, f"confirming the {name}", place, len(recipes))
+    return runs
+
+
+def _finish(run: Run, ctx: RunContext, label: str, before: int, total: int) -> None:
+    """Works on a run here until it is done.
 
     Args:
-        recipe: what is run.
-        run_id: of the run that was begun, if one was and is still there.
-        began: told the run before it is worked on.
+        run: new, or begun before.
         ctx: the sweep's; its cancel stops the run.
         label: before what the run says of its progress.
         before: how many of the sweep's steps are behind it.
         total: how many there are.
     """
-    store = RunStore(runs_dir())
-    run = next((each for each in store.list() if each.id == run_id), None) or create(recipe)
-    began(run)
 
     def heard(event: RunEvent) -> None:
         if event.type in ("stage", "progress", "metric"):
@@ -140,7 +154,6 @@ def finished(
             ctx.progress(before + min(share, 0.999), total, f"{label}: {event.message}")
 
     run_in_foreground(run, heard)
-    return run
 
 
 def _over(sweep: SweepRecipe, state: SweepState) -> str:
@@ -148,10 +161,10 @@ def _over(sweep: SweepRecipe, state: SweepState) -> str:
     timed = [trial.seconds for trial in state.trials if trial.seconds]
     if sweep.max_hours is None or not timed:
         return ""
-    each = sum(timed) / len(timed)
+    spent, each = state.seconds or sum(timed), sum(timed) / len(timed)
     trial_cells = len(sweep.trial_recipe({}).arms) * len(sweep.base.seeds)
     confirming = 2 * each * len(sweep.base.arms) * sweep.confirm.seeds / trial_cells
-    if sum(timed) + each + confirming <= 3600 * sweep.max_hours:
+    if spent + each + confirming <= 3600 * sweep.max_hours:
         return ""
     return (
         f"The search ended after {len(state.done)} trials, because another one and the "

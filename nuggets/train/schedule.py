@@ -21,7 +21,11 @@ POINTS = 100
 
 
 def count_steps(config: TrainConfig, n_samples: int) -> int:
-    """Optimiser steps of a configuration; epochs count their last, smaller batch."""
+    """Optimiser steps of a configuration; epochs count their last, smaller batch.
+
+    Raises:
+        BadInput: There are no samples.
+    """
     if n_samples == 0 and (config.epochs or config.steps):
         raise BadInput("There are no samples to train on; give at least one.")
     if config.epochs is None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Collection, Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -36,13 +38,31 @@ class Piece(Frozen):
 
 def size_of(path: Path) -> int:
     """Bytes of a file, or of everything in a folder; links count for nothing."""
-    files = path.rglob("*") if path.is_dir() and not path.is_symlink() else [path]
-    total = 0
-    for file in files:
-        with contextlib.suppress(OSError):  # it went meanwhile
-            if file.is_file() and not file.is_symlink():
-                total += file.stat().st_size
+    if path.is_symlink() or not path.is_dir():
+        return 0 if path.is_symlink() or not path.exists() else path.stat().st_size
+    total, folders = 0, [os.fspath(path)]
+    while folders:
+        # With scandir, since pathlib takes three times as long. What went meanwhile is left out.
+        with contextlib.suppress(OSError), os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(entry.path)
+                elif entry.is_file(follow_symlinks=False):
+                    total += entry.stat(follow_symlinks=False).st_size
     return total
+
+
+def run_size(run: Run) -> int:
+    """Bytes of a run's folder, measured again only after its worker wrote something."""
+    try:
+        return _run_size(run.folder, run.record_path.stat().st_mtime_ns)
+    except OSError:
+        return size_of(run.folder)
+
+
+@lru_cache(maxsize=8192)
+def _run_size(folder: Path, _written: int) -> int:
+    return size_of(folder)
 
 
 def prunable(kinds: Collection[Kind] = KINDS, older_than: float = 30.0) -> tuple[Piece, ...]:

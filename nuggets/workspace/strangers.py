@@ -28,6 +28,7 @@ from nuggets.recipe_tree import (
     absolute_paths,
     named_values,
     read_recipe,
+    run_tree,
     shipped_recipes,
 )
 from nuggets.runs.store import Run, RunStore
@@ -101,11 +102,11 @@ def job_of(run: Run) -> Any:
 
 
 def check_recipe(job: Any, tree: Tree, path: Path) -> None:
-    """Refuses a recipe's file that names what nobody here allowed.
+    """Refuses a file with a recipe, a sweep or an experiment that names what nobody here allowed.
 
     Args:
         job: the recipe with the changes of the person who runs it.
-        tree: what the file says, paths made absolute.
+        tree: what the file says of it, paths made absolute.
         path: the file.
 
     Raises:
@@ -122,7 +123,11 @@ def check_recipe(job: Any, tree: Tree, path: Path) -> None:
 
 
 def check_upload(job: Any, allowed: Collection[str]) -> None:
-    """As `check_recipe` for a recipe that a browser sent, with the names that were ticked."""
+    """As `check_recipe` for a recipe that a browser sent, with the names that were ticked.
+
+    Raises:
+        BadInput: It asks for more than was ticked.
+    """
     _check_unsent(job, "The uploaded recipe")
     if missing := [want for want in wants(job) if want.name not in allowed]:
         raise BadInput(f"The uploaded recipe wants to {_list(missing)}. Tick what it may use.")
@@ -167,15 +172,31 @@ def _run_text(what: str) -> str:
 
 def _wants_of_file(path: Path) -> tuple[Want, ...]:
     """What the file itself names, which may be a recipe only with what is given beside it."""
-    tree, folder = read_recipe(path.absolute()), path.absolute().parent
+    folder, found = path.absolute().parent, list[Want]()
+    for given in _recipes_in(read_recipe(path.absolute()), str(path)):
+        tree = absolute_paths(given, folder)
+        try:
+            job = parse_job({"job": "transfer", **tree})
+        except BadInput:
+            found += (want for want in _named(tree) if not _came_along(want.name, folder))
+        else:
+            found += _checked(job, folder, str(path))
+    return tuple(dict.fromkeys(found))
+
+
+def _recipes_in(tree: Tree, source: str) -> list[Tree]:
+    """The recipes that a file holds: itself, a sweep's base, or the runs of an experiment."""
     if tree.get("job") == "sweep":  # what it searches names nothing outside; its base may
-        given = tree.get("base")
-        tree = absolute_paths(given, folder) if isinstance(given, dict) else {}
+        base = tree.get("base")
+        return [base] if isinstance(base, dict) else []
+    if "recipe" not in tree:
+        return [tree]
     try:
-        job = parse_job({"job": "transfer", **tree})
-    except BadInput:
-        return tuple(want for want in _named(tree) if not _came_along(want.name, folder))
-    return _checked(job, folder, str(path))
+        cut_from = {name: str(how["teacher"]) for name, how in tree.get("models", {}).items()}
+        changes = [run.get("set", ()) for run in tree.get("runs", ({},))]
+        return [run_tree(dict(tree["recipe"]), each, cut_from) for each in changes]
+    except (AttributeError, KeyError, TypeError, ValueError) as problem:
+        raise BadInput(f"{source} is no experiment: {problem}.") from None
 
 
 def _checked(job: Any, folder: Path | None, who: str) -> tuple[Want, ...]:

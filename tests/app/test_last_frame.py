@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from pathlib import Path
 
 import pytest
@@ -52,7 +53,25 @@ def test_a_page_shows_a_sentence_and_the_log_has_the_trace(
     assert type(error).__name__ in (nuggets_home() / "logs" / "unforeseen.log").read_text()
 
 
+def bound():
+    """Every name of a control that is bound to the address, as the sources write it."""
+    for file in sorted([*(ROOT / "nuggets/ui").rglob("*.py"), *(ROOT / "pages").glob("*.py")]):
+        tree = ast.parse(file.read_text())
+        constants = {
+            node.targets[0].id: node.value
+            for node in tree.body
+            if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
+        }
+        for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
+            named = {word.arg: word.value for word in call.keywords}
+            key = named.get("key") if "bind" in named else None
+            key = constants.get(key.id) if isinstance(key, ast.Name) else key
+            if isinstance(key, ast.Constant):
+                yield key.value
+
+
 KEYS = (
+    *bound(),
     "ahead", "blocks", "chapter", "containing", "counted", "curve_arms", "device", "dtype",
     "eval_arms", "eval_data", "eval_kinds", "eval_limit", "eval_models", "eval_shots",
     "experiment", "flips", "format", "kind", "left", "map_run", "maps", "matrix", "measure",

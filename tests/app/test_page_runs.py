@@ -33,6 +33,9 @@ def test_table_lists_all_newest_first(open_page, two):
     frame = table(open_page("runs"))
     assert list(frame["run"]) == list(api.titles(api.runs()).values())
     assert {run.id for run in two} == {run.id for run in api.runs()}
+    sizes = [api.pruning.size_of(run.folder) / 1e6 for run in api.runs()]
+    assert list(frame["size"]) == sizes
+    assert min(sizes) > 0
     assert not any(run.id in str(value) for run in two for value in frame.to_numpy().ravel())
 
 

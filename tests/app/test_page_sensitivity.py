@@ -312,9 +312,25 @@ def test_a_past_runs_map_can_be_shown_without_its_full_map(open_page: Open) -> N
     found.save(folder)
     at = open_page("sensitivity", map_run=run.id)
     assert f"reverse (run), teacher · 16 samples · map unnamed · run {run.id}" in shown(at)
-    assert "has only row and column sums" in shown(at)
+    assert "column sums were kept" in shown(at)
     share = found.total("lm_head") / sum(found.total(m) for m, _, _ in found.spec.modules())
     assert f"share of the total: {100 * share:.1f} %" in map_values(at)["lm_head"]
+
+
+def test_an_atlas_opens_without_its_model(open_page: Open, tmp_path: Path) -> None:
+    assert '"atlas"' not in str(open_page("sensitivity").get("button_group")[0].proto)
+    for number, label in enumerate(("gsm8k", "<img src=x>")):
+        (folder := tmp_path / str(number)).mkdir()
+        make_map(api.spec("teacher"), number, 5, {"label": label, "model": "Big-7B"}).save(folder)
+        api.atlases.add(folder, "big", about="Measured elsewhere.", licence="MIT")
+    at = open_page("sensitivity", side="atlas", atlas_skill="gsm8k", other="<img src=x>")
+    assert not at.exception
+    assert "gsm8k, Big-7B · 5 samples" in shown(at)
+    assert "column sums were kept" in shown(at)
+    assert "This atlas does not say what erasing shows of gsm8k." in shown(at)
+    assert "Big-7B. Measured elsewhere." in shown(at)
+    assert "<img" not in rendered(at)
+    assert not list(api.runs()), "nothing was measured"
 
 
 def test_a_caption_names_a_model_and_not_where_it_lies() -> None:

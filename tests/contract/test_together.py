@@ -81,11 +81,12 @@ def test_every_score_can_be_taken_together(score, tiny):
     )
 
 
-def test_a_loss_that_is_not_finite_names_its_sample(tiny):
+def test_a_loss_that_is_not_finite_names_its_sample(tiny, counted):
     model, spec = loaded(tiny("llama"))
     silent = ([3, 4, 5], [-100, -100, -100])  # no answer token: 0 / 0
     with pytest.raises(NonFinite, match="seed sample 3"):
         compute_sensitivity(model, spec, [*SAMPLES[:3], silent], per_pass=2)
+    counted("F9", "sensitivity that is not finite", 1)
 
 
 def test_a_cancel_ends_it_between_passes(tiny):

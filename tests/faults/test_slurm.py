@@ -2,6 +2,7 @@
 
 import os
 import signal
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +12,7 @@ from nuggets.disk.locks import is_held
 from nuggets.errors import BadInput, NuggetsError, RunBusy
 from nuggets.runs import launch, leases, queues
 from nuggets.runs.engines.slurm import SlurmEngine
+from nuggets.sweeps.spreading import Spread
 from tests.faults.fake_slurm import FakeSlurm
 
 ENGINE = SlurmEngine(gpus=0, cpus=1, memory_gb=1, hours=1)
@@ -185,3 +187,28 @@ def test_the_device_of_a_run_is_what_slurm_gives(gpus, device, placed):
 def test_a_device_that_is_not_asked_for_is_refused(gpus, device):
     with pytest.raises(BadInput, match="cannot be asked of Slurm"):
         SlurmEngine(gpus=gpus).place(device)
+
+
+def test_the_trials_of_a_sweep_are_jobs_and_one_that_its_node_lost_goes_on(slurm, monkeypatch):
+    tests = Path(__file__).parents[1]
+    monkeypatch.setenv("NUGGETS_PIPELINE", "sweep_pipeline:execute")
+    monkeypatch.setenv("PYTHONPATH", f"{tests.parent}{os.pathsep}{tests / 'unit' / 'sweeps'}")
+    monkeypatch.setenv("NUGGETS_ENGINE", "{kind: slurm, gpus: 0, cpus: 1, memory_gb: 4, hours: 1}")
+    looks = []
+
+    def node_fails(spread):
+        looks.append(slurm.jobs())
+        if len(looks) == 1:
+            slurm.send(101, signal.SIGKILL)
+            slurm.state(101, "NODE_FAIL")
+
+    monkeypatch.setattr(Spread, "_look", node_fails)
+    settings = ["lora.r=8,20", "seeds=[0,1]", "device=cpu"]
+    sweep = api.load_sweep("quick", settings, sampler="grid", confirm={"seeds": 3})
+    state = api.sweeping.state_of(api.sweeping.run(sweep))
+    assert len(looks[0]) == 2, "both trials were in the queue together"
+    assert [t.status for t in state.trials] == ["done", "done"]
+    assert state.confirmed is not None
+    assert len(slurm.jobs()) == 1 + 2 + 2
+    held = [leases.newest(api.open_run(t.run).folder).lease.job for t in state.trials]
+    assert held == ["slurm:103", "slurm:102"]

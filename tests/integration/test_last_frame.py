@@ -9,11 +9,13 @@ import re
 import struct
 import subprocess
 import sys
+from copy import deepcopy
 from pathlib import Path
+from typing import Any, get_args
 
 import pytest
 import yaml
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nuggets import api
@@ -21,11 +23,14 @@ from nuggets.cli.main import _COMMANDS
 from nuggets.disk import last_frame
 from nuggets.disk.home import nuggets_home
 from nuggets.errors import BadInput
+from nuggets.evaluation.benchmarks import Benchmark
 from nuggets.models.gguf.headers import read_gguf
 from nuggets.models.pair import Model
 from nuggets.models.references import parse_ref
 from nuggets.models.safetensors_headers import read_header
 from nuggets.recipe import dump_job, load_job
+from nuggets.sweeps.recipe import dump_sweep, parse_sweep_text
+from nuggets.train.arms.family import Arm
 from nuggets.worker import run_in_foreground
 
 quiet = settings(max_examples=60, suppress_health_check=list(HealthCheck))
@@ -128,6 +133,31 @@ VALUES = st.recursive(
                                                                 max_size=3),
     max_leaves=6,
 )  # fmt: skip
+
+
+def kinds(family):
+    """Every member of a family, by its name in recipes."""
+    return [get_args(one.model_fields["kind"].annotation)[0] for one in get_args(family)]
+
+
+SAMPLES = {"data": "/x.jsonl"}
+JUDGE = {"judge": {"kind": "endpoint", "url": "http://127.0.0.1:1/v1", "model": "m"}}
+OWN: dict[str, Any] = {"skill": {"skill": "add"}, "dialogue": {**SAMPLES, **JUDGE}}
+BENCHMARKS = [{"kind": kind, **OWN.get(kind, SAMPLES)} for kind in kinds(get_args(Benchmark)[0])]
+PAIR = {"teacher": "teacher", "student": "independent"}
+ARMS = [{"kind": kind} for kind in kinds(get_args(Arm)[0])]
+JOBS: dict[str, dict[str, Any]] = {
+    "transfer": PAIR | {"data": {"task": "add"}, "arms": ARMS, "benchmarks": BENCHMARKS},
+    "sensitivity": {"model": "teacher", "data": {"task": "add"}},
+    "align": PAIR,
+    "erase": {"model": "teacher", "data": {"task": "add"}},
+    "evaluate": {"models": ["teacher"], "benchmarks": BENCHMARKS},
+}
+TREES = {
+    name: yaml.safe_load(dump_job(api.parse_job({"job": name} | job))) for name, job in JOBS.items()
+}
+"""A recipe of every kind, with all arms and benchmarks."""
+SWEEP = yaml.safe_load(dump_sweep(api.load_sweep("quick", ["lora.r=2..8"])))
 QUICK = yaml.safe_load(dump_job(api.load_recipe("quick")))
 
 
@@ -141,15 +171,21 @@ def places(tree, path=()):
             yield (*path, key)
 
 
-@quiet
-@given(st.sampled_from([p for p in places(QUICK) if p]), VALUES)
-@example(("device",), "cuda:\n1")
-def test_any_value_in_any_field_of_a_recipe_is_taken_or_refused(place, value):
-    tree = json.loads(json.dumps(QUICK))
+def changed(tree, data):
+    """The tree with any value in one of its places."""
+    place, tree = data.draw(st.sampled_from([p for p in places(tree) if p])), deepcopy(tree)
     node = tree
     for key in place[:-1]:
         node = node[key]
-    node[place[-1]] = value
+    node[place[-1]] = data.draw(VALUES)
+    return tree
+
+
+@quiet
+@given(data=st.data())
+@pytest.mark.parametrize("name", TREES)
+def test_any_value_in_any_field_of_a_recipe_is_taken_or_refused(name, data):
+    tree = changed(TREES[name], data)
     try:
         job = load_job(yaml.safe_dump(tree))
     except BadInput as refused:
@@ -206,8 +242,25 @@ def test_any_value_in_a_config_is_taken_or_refused(tiny, tmp_path_factory, key, 
         one_line(refused)
 
 
-SLOW = ("doctor", "pairs", "calibrate", "ask", "app")
-"""What computes without being asked for more, and what takes the process's place."""
+def test_a_device_on_two_lines_is_refused_on_one():
+    with pytest.raises(BadInput, match="device") as refused:
+        load_job(yaml.safe_dump(QUICK | {"device": "cuda:\n1"}))
+    one_line(refused.value)
+
+
+@quiet
+@given(data=st.data())
+def test_any_value_in_any_field_of_a_sweep_is_taken_or_refused(data):
+    try:
+        sweep = parse_sweep_text(yaml.safe_dump(changed(SWEEP, data)))
+    except BadInput as refused:
+        one_line(refused)
+    else:
+        assert parse_sweep_text(dump_sweep(sweep)) == sweep
+
+
+COMPUTING = ("doctor", "measure_builtin", "calibration_runs")
+"""What commands do for minutes without being asked for more."""
 WORDS = st.sampled_from(
     ["--json", "--out", "--set", "--arm", "--seed", "--task", "--data", "--teacher", "--device",
      "--limit", "--benchmark", "--roles", "--layers", "--names", "", "-", "--", "x", "/dev/zero",
@@ -218,8 +271,15 @@ WORDS = st.sampled_from(
 
 @settings(max_examples=12, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
-@pytest.mark.parametrize("command", [name for name in _COMMANDS if name not in SLOW])
+@pytest.mark.parametrize("command", _COMMANDS)
 def test_any_words_after_a_command_are_taken_or_refused(nuggets, monkeypatch, command, data):
+    def stop(*_given, **_named):
+        raise BadInput("It would begin now.")
+
+    for name in COMPUTING:
+        monkeypatch.setattr(api, name, stop)
+    monkeypatch.setattr(api.playground, "ask", stop)
+    monkeypatch.setattr(os, "execv", stop)  # the app takes this process's place
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     words = data.draw(st.lists(WORDS, max_size=5))

@@ -48,6 +48,31 @@ def test_first_it_only_lists_with_sizes(nuggets):
     assert run.folder.is_dir()
 
 
+def test_a_size_counts_files_below_and_no_links(tmp_path):
+    (tmp_path / "a/b").mkdir(parents=True)
+    (tmp_path / "a/b/c").write_bytes(b"x" * 70)
+    (tmp_path / "a/d").write_bytes(b"x" * 30)
+    (tmp_path / "a/away").symlink_to("/usr")
+    (tmp_path / "a/file").symlink_to(tmp_path / "a/d")
+    assert pruning.size_of(tmp_path) == 100
+    assert (pruning.size_of(tmp_path / "a/d"), pruning.size_of(tmp_path / "a/away")) == (30, 0)
+    assert pruning.size_of(tmp_path / "none") == 0
+
+
+def test_a_run_is_measured_again_only_after_its_worker_wrote(monkeypatch):
+    run = ended()
+    size, real = pruning.run_size(run), os.scandir
+    assert size == pruning.size_of(run.folder) > 0
+    monkeypatch.setattr(os, "scandir", lambda path: pytest.fail("walked again"))
+    assert pruning.run_size(run) == size
+    monkeypatch.setattr(os, "scandir", real)
+    (run.folder / "output.log").write_bytes(b"x" * 1000)
+    os.utime(run.record_path)
+    assert pruning.run_size(run) == size + 1000
+    run.record_path.unlink()  # damaged
+    assert pruning.run_size(run) == pruning.size_of(run.folder)
+
+
 def test_with_yes_what_was_listed_is_gone_and_what_is_young_stays(nuggets):
     run, young = ended(), api.create(api.load_recipe("quick", ["device=cpu"]))
     assert nuggets("prune", "runs", "--yes").code == 0

@@ -15,7 +15,7 @@ LEFT = Path(__file__).parents[1] / "fixtures" / "v0.1.0"
 
 
 @pytest.fixture
-def home(tmp_path, monkeypatch):
+def home(tmp_path, monkeypatch, counted):
     """A home as 0.1.0 left it; the cancelled run finds its samples where they are now."""
     home = tmp_path / "home"
     shutil.copytree(LEFT / "home", home)
@@ -26,6 +26,7 @@ def home(tmp_path, monkeypatch):
     record["provenance"]["digests"]["recipe"] = hashlib.sha256(recipe.read_bytes()).hexdigest()
     (folder / "record.json").write_text(json.dumps(record))
     monkeypatch.setenv("NUGGETS_HOME", str(home))
+    counted("F12", "a home that 0.1.0 left", 1)
     return home
 
 

@@ -61,3 +61,24 @@ def test_a_space_that_cannot_be_is_refused_before_anything_starts(nuggets):
     assert "give at least one field to search in space" in ended.err
     assert nuggets("sweeps", "--json").json == []
     assert "No sweep id begins with 'nothing'" in nuggets("sweeps", "nothing").err
+
+
+@pytest.mark.slow
+def test_two_workers_at_once_train_the_same_weights_as_one_process(settings, tmp_path, monkeypatch):
+    """Bit for bit on the CPU: trials of two ranks share no cell, so lanes are grouped alike."""
+    found = []
+    for place, engine in (("alone", "local"), ("spread", "{kind: local, cpu: 2}")):
+        monkeypatch.setenv("NUGGETS_HOME", str(tmp_path / place))
+        monkeypatch.setenv("NUGGETS_ENGINE", engine)
+        sweep = api.load_sweep("quick", settings[1::2], sampler="grid", confirm={"seeds": 3})
+        state = api.sweeping.state_of(api.sweeping.run(sweep))
+        assert state.confirmed is not None
+        runs = [api.open_run(t.run) for t in state.trials]
+        runs.append(api.open_run(state.confirmed.run))
+        files = [file for run in runs for file in sorted(run.folder.rglob("*.safetensors"))]
+        weights = [(file.parent.parent.name, file.read_bytes()) for file in files]
+        outcomes = [[(c.arm, c.seed, c.outcomes) for c in api.cells(run)] for run in runs]
+        found.append((weights, outcomes, [t.scores for t in state.trials]))
+    alone, spread = found
+    assert len(alone[0]) >= 2 * 2 * 2
+    assert spread == alone

@@ -7,6 +7,7 @@ from typing import ClassVar
 from nuggets.frozen import Frozen
 from nuggets.runs.store import Run
 
+CPU = "cpu"
 GPU = "cuda"
 """The device of a run that computes on whichever GPU its engine gives it."""
 
@@ -17,8 +18,8 @@ class EngineBase(Frozen):
     elsewhere: ClassVar[bool] = False
     """Whether other machines compute."""
 
-    def at_once(self) -> int:
-        """How many runs it is given together where somebody waits for many."""
+    def at_once(self, device: str) -> int:
+        """How many runs of a device it is given together where somebody waits for many."""
         return 1
 
     def unavailable(self) -> str:
@@ -33,9 +34,9 @@ class EngineBase(Frozen):
         """The device of a run that asks for `device`; None where this machine's own decides."""
         raise NotImplementedError
 
-    def gpus_here(self) -> tuple[str, ...]:
-        """The GPUs of this machine among which a run takes a free one."""
-        return ("cuda:0",)
+    def places_here(self, device: str) -> tuple[str, ...]:
+        """The places of this machine among which a run of a device takes a free one."""
+        return ("cuda:0",) if device == GPU else (device,)
 
     def memory(self, device: str) -> int | None:
         """Bytes that a run has on a device; None where this machine's own memory counts."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import time
 from typing import Literal
@@ -9,7 +10,7 @@ from typing import Literal
 from pydantic import Field
 
 from nuggets.errors import NuggetsError
-from nuggets.runs.engines.base import GPU, EngineBase
+from nuggets.runs.engines.base import CPU, GPU, EngineBase
 from nuggets.runs.processes import spawn
 from nuggets.runs.store import Run
 
@@ -26,24 +27,32 @@ class LocalEngine(EngineBase):
         title="GPUs among which runs choose; empty: the first alone",
     )
 
-    def at_once(self) -> int:
-        """One run per GPU."""
-        return max(1, len(self.gpus))
+    cpu: int = Field(default=1, ge=1, le=256, title="Runs on the CPU at a time, which share it")
+
+    def at_once(self, device: str) -> int:
+        """One run per GPU, and as many on the CPU as are allowed."""
+        return len(self.places_here(device))
 
     def words(self) -> str:
         """Where runs compute."""
+        cpu = f" and {self.cpu} on the CPU" if self.cpu > 1 else ""
         if len(self.gpus) < 2:
-            return "Runs compute on this machine, one per device at a time."
-        names = ", ".join(self.gpus_here())
-        return f"Runs compute on this machine, one per GPU at a time, on {names}."
+            device = "GPU" if cpu else "device"
+            return f"Runs compute on this machine, one per {device}{cpu} at a time."
+        names = ", ".join(self.places_here(GPU))
+        return f"Runs compute on this machine, one per GPU{cpu} at a time, on {names}."
 
     def place(self, device: str) -> str | None:
         """Any of several GPUs, unless one is named."""
         return GPU if self.gpus and device in ("auto", GPU) else None
 
-    def gpus_here(self) -> tuple[str, ...]:
-        """Those of the setting, else the first."""
-        return tuple(f"cuda:{number}" for number in self.gpus) or super().gpus_here()
+    def places_here(self, device: str) -> tuple[str, ...]:
+        """The GPUs of the setting, else the first; of the CPU as many shares as are allowed."""
+        if device == CPU:
+            return (CPU, *(f"{CPU}:{share}" for share in range(1, self.cpu)))
+        if device == GPU and self.gpus:
+            return tuple(f"cuda:{number}" for number in self.gpus)
+        return super().places_here(device)
 
     def memory(self, device: str) -> int | None:
         """This machine's own."""
@@ -54,8 +63,11 @@ class LocalEngine(EngineBase):
 
     def start(self, run: Run) -> None:
         """Starts a worker that outlives this process; returns once it has taken the run."""
-        attempts = run.record().attempts
-        _wait_for_worker(run, spawn("nuggets.worker", run.folder, run.log_path), attempts)
+        attempts, threads = run.record().attempts, {}
+        if run.device() == CPU and self.cpu > 1 and "OMP_NUM_THREADS" not in os.environ:
+            threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // self.cpu))}
+        child = spawn("nuggets.worker", run.folder, run.log_path, threads)
+        _wait_for_worker(run, child, attempts)
 
 
 def _wait_for_worker(run: Run, child: subprocess.Popen[bytes], attempts: int) -> None:

@@ -16,7 +16,6 @@ from nuggets.disk.untrusted import damaged, read_json
 from nuggets.errors import BadInput
 from nuggets.frozen import first_faults, members
 from nuggets.recipe_tree import one_line, override, parse_yaml
-from nuggets.runs.engines.base import GPU
 from nuggets.runs.engines.local import LocalEngine
 from nuggets.runs.engines.slurm import SlurmEngine
 
@@ -35,11 +34,6 @@ def chosen() -> Engine:
     if named := os.environ.get(VARIABLE, "").strip():
         return parse(named)
     return _saved(_known().get("use", "local"))
-
-
-def gpus(device: str) -> tuple[str, ...]:
-    """The devices of this machine of which a run takes one: itself, or for `cuda` any GPU."""
-    return chosen().gpus_here() if device == GPU else (device,)
 
 
 @contextmanager

@@ -87,7 +87,11 @@ class SlurmEngine(EngineBase):
         return f"Runs compute on the cluster, as Slurm jobs{partition} with {self._request(GPU)}."
 
     def place(self, device: str) -> str | None:
-        """A GPU that Slurm gives it, or the CPUs."""
+        """A GPU that Slurm gives it, or the CPUs.
+
+        Raises:
+            BadInput: A run gets no GPU, but the device asks for one.
+        """
         if device == "cpu" or (device == "auto" and not self.gpus):
             return "cpu"
         if self.gpus and (device == "auto" or device.startswith(GPU)):
@@ -101,12 +105,16 @@ class SlurmEngine(EngineBase):
         """As requested."""
         return int((self.gpu_memory_gb if device.startswith(GPU) else self.memory_gb) * 1e9)
 
-    def at_once(self) -> int:
+    def at_once(self, device: str) -> int:
         """The queue holds back what does not fit; clusters limit how long it may be."""
         return 200
 
     def check(self, device: str) -> None:
-        """Compares the request with the nodes that `sinfo` lists."""
+        """Compares the request with the nodes that `sinfo` lists.
+
+        Raises:
+            BadInput: The cluster has no such node; the sentence lists what it has.
+        """
         if missing := self.unavailable():
             raise BadInput(missing)
         nodes = _nodes()

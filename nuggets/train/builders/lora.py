@@ -39,7 +39,11 @@ def injected(lab: Lab, seed: int, factors: Mapping[str, LowRankFactors], note: s
 
 
 def distilled(lab: Lab, seed: int) -> Trainee:
-    """A plain LoRA that is trained to imitate the teacher on the same samples."""
+    """A plain LoRA that is trained to imitate the teacher on the same samples.
+
+    Raises:
+        BadInput: The tokenizers differ.
+    """
     theirs = lab.teacher_tokenizer
     if theirs is not None and theirs.get_vocab() != lab.tokenizer.get_vocab():
         raise BadInput(
@@ -61,7 +65,11 @@ def distilled(lab: Lab, seed: int) -> Trainee:
 
 
 def with_teacher_labels(lab: Lab, seed: int, n: int) -> Trainee:
-    """A plain LoRA on the training samples and on prompts that the teacher answered."""
+    """A plain LoRA on the training samples and on prompts that the teacher answered.
+
+    Raises:
+        BadInput: The teacher finishes no answer.
+    """
     start = time.monotonic()
     prompts = lab.extra_prompts(n, seed)
     with evaluation(lab.teacher):

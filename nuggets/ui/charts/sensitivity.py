@@ -14,7 +14,7 @@ from nuggets.documents import colours
 from nuggets.documents.colours import LIGHT, Look
 from nuggets.ui.charts import base as charts
 from nuggets.ui.charts import ink
-from nuggets.views.matrices import Binned, Overlap, Placed
+from nuggets.views.matrices import Binned, Overlap, Placed, profile
 from nuggets.views.sensitivity import Values
 from nuggets.views.stability import LayerStability
 
@@ -100,6 +100,35 @@ def _add_profiles(
     fig.add_scatter(x=rows, y=row_at + 0.5, fill="tozerox", name="rows", row=2, col=2, **style)
     fig.update_xaxes(showticklabels=False, rangemode="tozero", row=2, col=2)
     fig.update_yaxes(showticklabels=False, rangemode="tozero", row=1, col=1)
+
+
+def sums_frame(rows: ndarray, cols: ndarray, axes: tuple[str, str]) -> pd.DataFrame:
+    """Every row's and column's sum over the matrix."""
+    named = ((f"rows: {axes[0]}", rows), (f"columns: {axes[1]}", cols))
+    parts = [pd.DataFrame({"axis": name, "at": range(len(v)), "sum": v}) for name, v in named]
+    return pd.concat(parts, ignore_index=True)
+
+
+def sums_figure(frame: pd.DataFrame, look: Look = LIGHT) -> go.Figure:
+    """Row and column sums of a matrix of which not every entry was kept, each in strips."""
+    names = list(dict.fromkeys(frame["axis"]))
+    fig = make_subplots(len(names), 1, subplot_titles=names, vertical_spacing=0.24)
+    for row, name in enumerate(names, 1):
+        at, means = profile(frame.loc[frame["axis"] == name, "sum"].to_numpy())
+        fig.add_scatter(
+            x=at,
+            y=means,
+            mode="lines",
+            fill="tozeroy",
+            line={"color": look.blue, "width": 1.5},
+            name=name,
+            showlegend=False,
+            hovertemplate="%{x:.0f}: %{y:.3g}<extra></extra>",
+            row=row,
+            col=1,
+        )
+    fig.update_yaxes(rangemode="tozero", title="sum", exponentformat="e")
+    return charts.finish(fig, look, MATRIX_HEIGHT)
 
 
 def _add_window(fig: go.Figure, window: Placed, name: str, colour: str, dash: str) -> None:

@@ -39,17 +39,23 @@ def matrix(found: Sources, a: str, b: str | None, show: str, choice: shell.Choic
     spec = found[a].map.spec
     chosen(spec)
     places = _places(spec)
+    shown = found[b] if show == "B" and b else found[a]
+    minus = found[b] if show == "A − B" and b else None
     with st.container(horizontal=True, vertical_alignment="bottom"):
         name = st.selectbox("Matrix", places, key="matrix", bind="query-params", width=220,
                             on_change=by_keyboard,
                             help="Click a cell of the map, or choose a matrix here.")  # fmt: skip
-        which = st.segmented_control("Blocks", ("mean", "max"), default="mean", required=True,
-                                     key="blocks", bind="query-params")  # fmt: skip
-    module, role = places[name]
+        module, role = places[name]
+        if any(each and module not in each.map.full for each in (shown, minus)):
+            which = None
+        else:
+            which = st.segmented_control("Blocks", ("mean", "max"), default="mean", required=True,
+                                         key="blocks", bind="query-params")  # fmt: skip
     with safe.shown_problems("matrix"):
-        shown = found[b] if show == "B" and b else found[a]
-        minus = found[b] if show == "A − B" and b else None
-        _matrix(shown, minus, module, role, "max" if which == "max" else "mean", choice)
+        if which is None:
+            _sums(shown, module, api.views.axis_name(spec, role))
+        else:
+            _matrix(shown, minus, module, role, "max" if which == "max" else "mean", choice)
 
 
 def _places(spec: api.ArchSpec) -> dict[str, tuple[str, str]]:
@@ -120,6 +126,21 @@ def _matrix(
         picture.draw(lambda: _zoom(key, large))
         if note:
             st.text(note)
+
+
+def _sums(shown: Source, module: str, axes: tuple[str, str]) -> None:
+    """What is left of a matrix whose entries were not kept."""
+    rows, cols = shown.map.rows[module], shown.map.cols[module]
+    frame = sensitivity_charts.sums_frame(rows, cols, axes)
+    share.Picture(
+        sensitivity_charts.sums_figure(frame, share.look()),
+        frame,
+        "matrix-sums",
+        f"{module} · only its {len(rows)} row and {len(cols)} column sums were kept · "
+        f"{shown.label}, {shown.about}",
+        shown.origin(f"print(map.rows[{module!r}], map.cols[{module!r}])"),
+        f"Sums over the rows and over the columns of {module}",
+    ).draw()
 
 
 def _part(large: Span) -> tuple[Span, Span]:

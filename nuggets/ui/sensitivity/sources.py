@@ -23,25 +23,35 @@ class Source:
 
     Attributes:
         label: what people call it.
-        job: the measurement that gives it.
+        job: the measurement that gives it; None for a map of an atlas.
         map: the map.
         run: the run that it was taken from, if it was chosen by its run.
+        atlas: the atlas that it is in.
+        erasure: what erasing showed, as the atlas has it.
     """
 
     label: str
-    job: SensitivityJob
+    job: SensitivityJob | None
     map: api.SensitivityMap
     run: str | None = None
+    atlas: str | None = None
+    erasure: api.ErasureReport | None = None
 
     def origin(self, then: str) -> share.Origin:
         """What gives the map again; `then` is Python that ends in what is shown of it."""
-        return share.Origin.of(self.job, then)
+        if self.job is not None:
+            return share.Origin.of(self.job, then)
+        python = f"from nuggets import api\n\natlas = api.atlases.open_atlas({self.atlas!r})\n"
+        python += (
+            f"map, report = (each.get({self.label!r}) for each in (atlas.maps, atlas.erasures))\n"
+        )
+        return share.Origin(f"nuggets atlas show {self.atlas}", python + then)
 
     @property
     def about(self) -> str:
         """Model, samples and identity, for captions."""
         digest = str(self.map.meta.get("digest", ""))[:8] or "unnamed"
-        model = short_name(self.map.meta.get("model", self.job.model))
+        model = short_name(self.map.meta.get("model") or (self.job.model if self.job else ""))
         run = f" · run {self.run}" if self.run else ""
         return f"{model} · {self.map.n_samples} samples · map {digest}{run}"
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import streamlit as st
 
 from nuggets import api
@@ -12,6 +15,7 @@ from nuggets.ui.frame import measure, safe, share
 from nuggets.ui.frame.share import Picture
 from nuggets.ui.sensitivity.sources import Source
 
+Origin = Callable[[str], share.Origin]
 KEY = "against"
 ABLATION = "erased"
 
@@ -19,6 +23,7 @@ ABLATION = "erased"
 def job_for(source: Source) -> EraseJob:
     """The erasure that tests a map against the skills that the page names."""
     job, own = source.job, api.own_data()
+    assert job is not None, "an atlas brings its erasures"
     names = [name for name in _chosen(KEY) if name in _others(source)]
     return EraseJob(
         name=f"erase-{job.name.removeprefix('sensitivity-')}",
@@ -42,11 +47,14 @@ def _chosen(key: str) -> list[str]:
 
 def _others(source: Source) -> list[str]:
     own = {name for name, data in api.own_data().items() if data.file or data.seed_samples}
-    return [name for name in (*api.skills(), *own) if name != api.name_of(source.job.data)]
+    asked = source.job and api.name_of(source.job.data)
+    return [name for name in (*api.skills(), *own) if name != asked]
 
 
 def found_for(source: Source) -> api.ErasureReport | None:
     """What erasing showed, if it was measured; whatever is wrong is told in the section itself."""
+    if source.job is None:
+        return source.erasure
     try:
         return measure.measured_erasure(job_for(source))
     except NuggetsError:
@@ -57,6 +65,9 @@ def found_for(source: Source) -> api.ErasureReport | None:
 def truth(source: Source) -> None:
     """The section: the choice of other skills, then curves and parts, or the offer to measure."""
     st.subheader("Is it true?", anchor=False)
+    if source.job is None:
+        _of_atlas(source)
+        return
     with st.container(horizontal=True, vertical_alignment="bottom"):
         st.multiselect(
             "Other skills", _others(source), key=KEY, bind="query-params", width=420,
@@ -85,11 +96,20 @@ def truth(source: Source) -> None:
             "truth",
         )
         return
-    _curves(report, source, job)
-    _parts(report, source, job)
+    origin = partial(share.Origin.of, job)
+    _curves(report, source, origin)
+    _parts(report, source, origin)
 
 
-def _curves(report: api.ErasureReport, source: Source, job: EraseJob) -> None:
+def _of_atlas(source: Source) -> None:
+    if source.erasure is None:
+        st.text(f"This atlas does not say what erasing shows of {source.label}.")
+        return
+    _curves(source.erasure, source, source.origin)
+    _parts(source.erasure, source, source.origin)
+
+
+def _curves(report: api.ErasureReport, source: Source, origin: Origin) -> None:
     words = api.erasure_words
     compared = [order for order in report.curves if order.split(" ")[0] in ("specific", "contrast")]
     safe.notes(words.verdict(report, order) for order in ("theta_grad", *compared))
@@ -103,15 +123,13 @@ def _curves(report: api.ErasureReport, source: Source, job: EraseJob) -> None:
         "Damage: the rise of the loss over the rise to guessing; below each name the specificity, "
         "the area between the two curves; 95 % intervals over items and resampled maps · "
         f"{source.label} against {', '.join(list(report.skills)[1:])} · {_about(report)}",
-        share.Origin.of(
-            job, "print({order: report.specificity(order) for order in report.curves})"
-        ),
+        origin("print({order: report.specificity(order) for order in report.curves})"),
         "Panels, one per order of weights: damage to the skill and to other skills against the "
         "share of weights set to 0. The table has the values.",
     ).draw()
 
 
-def _parts(report: api.ErasureReport, source: Source, job: EraseJob) -> None:
+def _parts(report: api.ErasureReport, source: Source, origin: Origin) -> None:
     if not report.kinds:
         return
     kind = st.segmented_control("Taken out one by one", report.kinds, default=report.kinds[0],
@@ -125,7 +143,7 @@ def _parts(report: api.ErasureReport, source: Source, job: EraseJob) -> None:
         f"without-{kind}",
         f"Each of the {kind} taken out by itself: the map's share beside the damage · "
         f"{source.label} · {_about(report)}",
-        share.Origin.of(job, f"print(report.part_damage({kind!r}))"),
+        origin(f"print(report.part_damage({kind!r}))"),
         f"Scatter plot of the {kind}: share of the sensitivity against the damage without each",
     ).draw()
 

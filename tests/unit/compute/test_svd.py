@@ -87,11 +87,12 @@ def test_bfloat16_weights_are_factorised_in_float32():
     torch.testing.assert_close(found.product(), weight.float(), atol=1e-5, rtol=1e-5)
 
 
-def test_nan_is_refused():
+def test_nan_is_refused(counted):
     weight = matrix()
     weight[3, 3] = float("nan")
     with pytest.raises(NonFinite, match="NaN or infinite"):
         truncated_svd(weight, 4)
+    counted("F9", "a matrix for the SVD that is not finite", 1)
 
 
 def test_zero_matrix_keeps_everything():

@@ -10,16 +10,19 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 import tracemalloc
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from nuggets import api
 from nuggets.bundles import bundle as bundles
 from nuggets.data.jsonl import load_samples
+from nuggets.disk import untrusted
 from nuggets.disk.limited import limited
 from nuggets.disk.untrusted import open_file, read_json, sha256_file
 from nuggets.errors import BadInput, Damaged, Unsupported
@@ -34,10 +37,10 @@ from nuggets.recipe_tree import parse_yaml
 
 @pytest.fixture(autouse=True)
 def patience(tmp_path, monkeypatch):
-    """Whoever waits for a file is interrupted after a minute, and fails."""
+    """Whoever waits for a file is interrupted after minutes, and fails."""
     monkeypatch.setenv("NUGGETS_HOME", str(tmp_path / "home"))
     signal.signal(signal.SIGALRM, lambda *_: pytest.fail("it waits for a file"))
-    signal.alarm(60)
+    signal.alarm(300)
     yield
     signal.alarm(0)
 
@@ -297,8 +300,27 @@ def test_a_limit_of_this_machine_below_ours_is_kept_and_not_called_a_fault():
     assert subprocess.check_output([sys.executable, "-c", code], text=True) == '"read"\n'
 
 
+@pytest.mark.parametrize(("age", "content"), [(10, b"a"), (0, b"b"), (-10, b"b")])
+def test_a_file_that_changed_a_moment_ago_is_read_again(age, content, tmp_path, monkeypatch):
+    """Within one tick of the clock a second change of the same size shows nowhere."""
+    file, real = tmp_path / "weights", os.fstat
+    tick = int((time.time() - age) * 1e9)
+
+    def coarse(fd):
+        found = real(fd)
+        kept = {name: getattr(found, name) for name in ("st_mode", "st_ino", "st_size")}
+        return SimpleNamespace(**kept, st_mtime_ns=tick, st_ctime_ns=tick, st_ctime=tick / 1e9)
+
+    monkeypatch.setattr(os, "fstat", coarse)
+    file.write_bytes(b"a")
+    sha256_file(file, tmp_path / "cache")
+    file.write_bytes(b"b")
+    assert sha256_file(file, tmp_path / "cache") == hashlib.sha256(content).hexdigest()
+
+
 def test_a_digest_is_remembered_by_many_threads_at_once(tmp_path, monkeypatch):
     """Two drawings of one page ask for the same file at once."""
+    monkeypatch.setattr(untrusted, "SETTLED_S", -60)
     file = tmp_path / "weights"
     file.write_bytes(b"x" * 1000)
     together, rename = threading.Barrier(4, timeout=10), os.replace

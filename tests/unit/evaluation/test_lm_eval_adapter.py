@@ -139,7 +139,7 @@ def test_a_cancel_is_heard_between_tokens(lm_of):
         lm_of(progress=progress).generate_until([Request("1", {"max_gen_toks": 3})])
 
 
-def test_nan_weights_are_refused_not_scored(tiny):
+def test_nan_weights_are_refused_not_scored(tiny, counted):
     from nuggets.evaluation.lm_eval_model import InMemoryLM
 
     ref = parse_ref(str(tiny("llama")))
@@ -151,6 +151,7 @@ def test_nan_weights_are_refused_not_scored(tiny):
         lm.loglikelihood([Request("1 2", " 3")])
     with pytest.raises(NonFinite, match="scores are NaN or infinite"):
         lm.generate_until([Request("1 2", {"max_gen_toks": 3})])
+    counted("F9", "scores that are not finite", 2)
 
 
 @pytest.mark.parametrize("skill", ["sub", "reverse"])
@@ -230,13 +231,14 @@ def test_dialogue_is_scored_by_the_judge_that_is_handed_in(tmp_path, written):
     assert found.outcome.outcomes == {"teacher_likelihood_win_rate": [1.0, 0.0]}
 
 
-def test_a_judge_that_says_nan_stops_the_run(tmp_path, written):
+def test_a_judge_that_says_nan_stops_the_run(tmp_path, written, counted):
     task = Dialogue(
         data=lines(tmp_path / "d.jsonl", [("a", "b"), ("c", "d")]),
         judge=TeacherJudge(teacher="teacher"),
     )
     with pytest.raises(NonFinite, match="'0' in dialogue"):
         written(task, ["x", "y"], lambda doc, answers: {"teacher_likelihood_win_rate": math.nan})
+    counted("F9", "scores that are not finite", 1)
 
 
 @pytest.fixture(scope="module")

@@ -78,8 +78,8 @@ def test_dtype_is_the_one_asked_for(tiny):
         load_model(ref(tiny()), "int8")
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_weights_that_are_not_finite_are_named(tiny_copy, value):
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_weights_that_are_not_finite_are_named(tiny_copy, value, counted):
     def spoil(weights):
         weights["model.layers.1.mlp.down_proj.weight"][3, 5:7] = value
 
@@ -89,6 +89,7 @@ def test_weights_that_are_not_finite_are_named(tiny_copy, value):
     )
     with pytest.raises(BadInput, match=match):
         load_model(ref(folder))
+    counted("F9", "weights on disk that are not finite", 1)
 
 
 def test_values_too_large_for_the_dtype_are_refused(tiny_copy):

@@ -3,6 +3,7 @@ import threading
 
 import pytest
 
+from nuggets.errors import NuggetsError
 from nuggets.runs import events as events_module
 from nuggets.runs import schema
 from nuggets.runs.events import EventLog, read_events
@@ -87,3 +88,69 @@ def test_readers_see_a_growing_prefix_while_the_writer_writes(path):
         assert len(numbers) >= seen
         seen = len(numbers)
     writer.join()
+
+
+@pytest.fixture
+def short(monkeypatch):
+    monkeypatch.setattr(events_module, "MAX_BYTES", 20_000)
+
+
+def test_a_run_that_writes_for_ever_fills_no_disk_and_a_follower_misses_nothing(path, short):
+    log, heard = EventLog(path), []
+    log.append("stage", "train", "train", {})
+    for step in range(600):
+        log.append("progress", "train", "", {"done": step, "total": 600})
+        for arm in ("plain", "paper"):
+            log.append("metric", "train", "", {"arm": arm, "seed": 0, "step": step, "loss": 0.5})
+        assert path.stat().st_size <= 20_000
+        heard += [event.seq for event in read_events(path, heard[-1] if heard else -1)]
+    assert heard == list(range(1801))
+    left = read_events(path)
+    assert [event.seq for event in left] == sorted(event.seq for event in left)
+    assert left[-1].seq == 1800
+    log.close()
+    append(path, "resumed")
+    assert words(path)[-1] == (1801, "resumed")
+
+
+def test_a_shortened_log_keeps_both_ends_of_every_curve_and_what_is_said_once(path, monkeypatch):
+    log = EventLog(path)
+    log.append("stage", "train", "train", {})
+    for step in range(80):
+        log.append("progress", "train", "", {"done": step, "total": 80})
+        for arm in ("plain", "paper"):
+            log.append("metric", "train", "", {"arm": arm, "seed": 0, "step": step})
+    monkeypatch.setattr(events_module, "MAX_BYTES", path.stat().st_size)
+    log.append("log", "train", "the one too many", {})
+    log.close()
+    left = read_events(path)
+    assert (left[0].type, left[-1].message) == ("stage", "the one too many")
+    for arm in ("plain", "paper"):
+        steps = [event.data["step"] for event in left if event.data.get("arm") == arm]
+        assert (steps[:19], steps[-39:]) == ([*range(0, 38, 2)], [*range(41, 80)])
+
+
+def test_a_log_that_is_too_long_already_is_read_from_its_end(path, short):
+    line = '{"seq":%d,"time":"2026-01-01T00:00:00Z","type":"log","message":"old"}\n'
+    path.write_text("".join(line % number for number in range(2000)))
+    numbers = [event.seq for event in read_events(path)]
+    assert numbers == list(range(numbers[0], 2000))
+    assert len(numbers) > 100
+    append(path, "new")
+    assert words(path)[-1] == (2000, "new")
+    assert path.stat().st_size <= 20_000
+
+
+def test_a_disk_without_room_for_the_shorter_log_costs_nothing_of_the_longer_one(
+    path, short, monkeypatch
+):
+    append(path, *("x" * 100 for _ in range(60)))
+    before = words(path)
+
+    def full(path, data):
+        raise NuggetsError("The disk is full.")
+
+    monkeypatch.setattr(events_module, "atomic_write", full)
+    with pytest.raises(NuggetsError, match="full"):
+        append(path, *("y" * 100 for _ in range(200)))
+    assert words(path)[: len(before)] == before

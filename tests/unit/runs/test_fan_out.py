@@ -10,6 +10,7 @@ import pytest
 from nuggets import worker
 from nuggets.errors import Cancelled, NonFinite
 from nuggets.runs import fan_out
+from nuggets.runs.context import RunContext
 from nuggets.runs.engines.base import EngineBase
 from nuggets.runs.schema import LIVE
 
@@ -19,7 +20,7 @@ class Threads(EngineBase):
 
     kind: Literal["threads"] = "threads"
 
-    def at_once(self):
+    def at_once(self, device):
         return 3
 
     def start(self, run):
@@ -69,6 +70,39 @@ def test_many_runs_are_worked_off_at_most_so_many_at_once(runs, pipeline):
     assert dict(ended)[runs[2]] == "failed"
     assert fan_out.submit_all(runs, Threads()) == ["done"] * 7
     assert [run.record().attempts for run in runs] == [1, 1, 2, 1, 1, 1, 1]
+
+
+def test_a_run_whose_worker_was_lost_is_continued_but_not_for_ever(runs, pipeline):
+    class Losing(Threads):
+        def start(self, run):
+            often = {runs[1].id: 3, runs[2].id: 9}.get(run.id, 0)
+            if run.record().attempts >= often:
+                return super().start(run)
+            with run.owned():  # what a worker leaves behind that is killed
+                ctx = RunContext(run)
+                ctx.begin_attempt()
+                ctx.set_status("running")
+                ctx.close()
+            return None
+
+    pipeline(lambda run, ctx: None)
+    ended = fan_out.submit_all(runs[:4], Losing())
+    assert ended == ["done", "done", "interrupted", "done"]
+    assert [run.record().attempts for run in runs[:4]] == [1, 4, 4, 1]
+
+
+def test_runs_are_asked_for_when_there_is_room(runs, pipeline):
+    at_work, most = [], []
+
+    def one_by_one():
+        for run in runs:
+            most.append(sum(each.status() in LIVE for each in at_work))
+            at_work.append(run)
+            yield run
+
+    pipeline(lambda run, ctx: time.sleep(0.02))
+    assert fan_out.submit_all(one_by_one(), Threads()) == ["done"] * 7
+    assert max(most) <= 2
 
 
 def test_who_stops_waiting_stops_what_was_started(runs, pipeline):

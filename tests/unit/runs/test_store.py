@@ -1,10 +1,13 @@
+import os
 import re
+import signal
 
 import pytest
 
 from nuggets.disk.locks import Lock
-from nuggets.errors import BadInput, Damaged, RunBusy, Unsupported
+from nuggets.errors import BadInput, Damaged, NuggetsError, RunBusy, Unsupported
 from nuggets.runs import leases
+from nuggets.runs.events import EventLog
 from nuggets.runs.store import RunStore
 
 
@@ -27,6 +30,24 @@ def test_any_name_stays_inside_the_store(store, name):
     run = store.create("transfer", "", name)
     assert run.folder.parent == store.root
     assert re.fullmatch(r"[a-z0-9-]{21,61}", run.id)
+
+
+@pytest.mark.parametrize("name", ["record.json", "recipe.yaml", "device", "events.jsonl",
+                                  "output.log", "notes.txt"])  # fmt: skip
+def test_a_pipe_in_a_run_folder_from_elsewhere_keeps_no_reader_waiting(store, name):
+    run = store.create("toy", "{}", "toy")
+    (run.folder / name).unlink(missing_ok=True)
+    os.mkfifo(run.folder / name)
+    signal.alarm(60)  # a reader that waits ends the test
+    assert run.status() == ("damaged" if name == "record.json" else "created")
+    assert (run.events(), run.log_tail(), run.notes()) == ([], "", "")
+    if name in ("recipe.yaml", "device"):
+        with pytest.raises(Damaged, match="is not a file but a pipe"):
+            _ = run.recipe_text(), run.device()
+    if name == "events.jsonl":
+        with pytest.raises(NuggetsError, match="Could not write"):
+            EventLog(run.events_path)
+    signal.alarm(0)
 
 
 def test_runs_are_listed_newest_first_from_their_folders_alone(store):

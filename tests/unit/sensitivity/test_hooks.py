@@ -196,12 +196,14 @@ def test_a_silent_hook_fails_loudly():
         compute_sensitivity(model, spec, samples())
 
 
-def test_nan_is_refused_naming_the_sample():
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_not_finite_is_refused_naming_the_sample(value, counted):
     model, spec = tiny()
     with torch.no_grad():
-        model.model.embed_tokens.weight[:] = float("nan")
+        model.model.embed_tokens.weight[:] = value
     with pytest.raises(NonFinite, match="loss of seed sample 0 is nan"):
         compute_sensitivity(model, spec, samples())
+    counted("F9", "sensitivity that is not finite", 1)
 
 
 def test_no_samples_is_one_sentence():

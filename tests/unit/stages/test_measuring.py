@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from nuggets.builtin.resolve import pair_named
 from nuggets.compute.threads import SMALL, each_on_a_thread, threads_for
-from nuggets.errors import BadInput
+from nuggets.errors import BadInput, Damaged
 from nuggets.planning.cache import MapRequest
 from nuggets.planning.checks import check_extraction
 from nuggets.planning.jobs import plan_from_cache
@@ -80,6 +80,26 @@ def test_samples_of_a_small_model_share_a_pass_unless_a_method_is_named(job, mon
     assert taken == [maps[0].n_samples, 1]
     for module, values in maps[1].full.items():
         np.testing.assert_allclose(maps[0].full[module], values, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("method", ["auto", "hooks", "streaming"])
+def test_a_map_of_files_that_changed_while_they_were_measured_is_not_kept(
+    method, job, tiny_copy, monkeypatch, tmp_path
+):
+    at_home(monkeypatch, tmp_path / "home")
+    folder = tiny_copy(num_hidden_layers=3)
+    changed = job(method=method).model_copy(update={"model": str(folder)})
+
+    class Intruder(InMemoryProgress):
+        def progress(self, *given, **named):
+            weights = load_file(folder / "model.safetensors")
+            weights["lm_head.weight"][0, 0] += 1
+            save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+    with pytest.raises(Damaged, match="changed while they were in use"):
+        measured(changed, Intruder())
+    assert not list((tmp_path / "home/cache/sensitivity").glob("*"))
+    assert measured(changed).full  # as they are now
 
 
 @pytest.mark.parametrize(("free", "given_back"), [(10**9, 0), (10**6, 1)])

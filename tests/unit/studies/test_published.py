@@ -137,6 +137,19 @@ def test_neither_layers_nor_entries_nor_seed_samples_are_said_to_matter(name):
         assert not any(each.better for each in panel.alternatives)
 
 
+def test_no_number_of_samples_no_rank_and_no_teacher_makes_a_difference():
+    text = " ".join((PAPER / "summary.md").read_text().split())
+    panels = {(n, p.name): p.report for n in ("samples", "seeds", "ranks", "teachers")
+              for p in published(n).panels}  # fmt: skip
+    assert {report.verdict.kind for report in panels.values()} == {"no_difference"}
+    few = [panels.pop(("samples", name)) for name in ("16", "64")]
+    seen = sorted(report.verdict.minimum_detectable for report in panels.values())
+    for pair in ((seen[0], seen[-1]), *zip(*((r.verdict.minimum_detectable, r.arms["plain"].value)
+                                             for r in few), strict=True)):  # fmt: skip
+        words = [f"{value:.3f}"[1:] for value in pair]
+        assert f"{words[0]} to {words[1]}" in text or f"{words[0]} and {words[1]}" in text
+
+
 def test_at_equal_rates_plain_lora_keeps_as_much_on_reverse():
     """An audit's case: at rates of their own, the paper's start seemed to keep more."""
     panels = {panel.name: panel.report for panel in published("retention").panels}

@@ -17,8 +17,8 @@ from nuggets.statistics.verdict import Difference, controls_of
 from nuggets.studies.documents import save_study, study_html, study_markdown
 from nuggets.studies.findings import compare_sentence
 from nuggets.studies.markdown import markdown_table
-from nuggets.studies.report import focus_of
 from nuggets.studies.running import find_run
+from nuggets.studies.schema import focus_of
 from nuggets.studies.shipped import open_study, studies, study_recipes
 
 RATES = {"window": 0.9, "plain": 0.3, "vanilla": 0.05}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 import random
 import shutil
 from itertools import chain
@@ -177,43 +178,66 @@ def test_a_checkpoint_of_another_model_is_refused(loaded, encoded, tmp_path):
         finetune(whole(loaded), encoded, CONFIG, 0, tmp_path)
 
 
-def bad_loss(model, ids, labels):
-    loss = answer_loss(model, ids, labels)
-    bad_loss.calls += 1
-    return loss * torch.nan if bad_loss.calls == 6 else loss
+def bad_loss(value, at):
+    """A loss that is a value at one step."""
+    calls = []
+
+    def compute(model, ids, labels):
+        calls.append(1)
+        loss = answer_loss(model, ids, labels)
+        return loss * value if len(calls) == at else loss
+
+    return compute
 
 
-def bad_gradient(model, ids, labels):
-    bad_gradient.calls += 1
-    loss = answer_loss(model, ids, labels)
-    if bad_gradient.calls < 6:
-        return loss
-    zero = (loss - loss.detach()) * 0  # √ has an infinite slope at 0, and 0 · ∞ is NaN
-    return loss + zero.abs().sqrt()
+def bad_gradient(at):
+    """A finite loss whose gradient is not, from one step on."""
+    calls = []
+
+    def compute(model, ids, labels):
+        calls.append(1)
+        loss = answer_loss(model, ids, labels)
+        if len(calls) < at:
+            return loss
+        zero = (loss - loss.detach()) * 0  # √ has an infinite slope at 0, and 0 · ∞ is NaN
+        return loss + zero.abs().sqrt()
+
+    return compute
 
 
+@pytest.mark.parametrize("at", [1, 6])
 @pytest.mark.parametrize(
-    ("loss", "message"),
-    [(bad_loss, "loss became nan at step 6"), (bad_gradient, "gradient norm became .* at step 6")],
+    ("what", "message"),
+    [
+        (math.nan, "loss became nan"),
+        (math.inf, "loss became inf"),
+        (-math.inf, "loss became -inf"),
+        ("gradient", "gradient norm became .*"),
+    ],
 )
 def test_training_stops_at_the_step_of_a_bad_value_and_keeps_a_finite_checkpoint(
-    loaded, encoded, tmp_path, loss, message
+    loaded, encoded, tmp_path, what, message, at, counted
 ):
-    loss.calls = 0
     model = with_lora(loaded)
-    with pytest.raises(NonFinite, match=message):
+    loss = bad_gradient(at) if what == "gradient" else bad_loss(what, at)
+    with pytest.raises(NonFinite, match=f"{message} at step {at}"):
         finetune(model, encoded, CONFIG, 0, tmp_path, loss=loss)
     newest = newest_valid(tmp_path, PREFIX)
+    counted("F9", "a loss or gradient that is not finite", 1)
+    if at == 1:
+        assert newest is None
+        return
     assert newest == tmp_path / "checkpoint-3"
     load_weights(model, newest)
     assert all(torch.isfinite(value).all() for value in weights(model).values())
 
 
-def test_training_stops_at_the_step_that_overflows_the_weights(loaded, encoded, tmp_path):
+def test_training_stops_at_the_step_that_overflows_the_weights(loaded, encoded, tmp_path, counted):
     config = TrainConfig(steps=10, batch_size=4, lr=1e39, warmup=0, checkpoint_every=1)
     with pytest.raises(NonFinite, match="weights became NaN or infinite at step 1 "):
         finetune(whole(loaded), encoded, config, 0, tmp_path)
     assert newest_valid(tmp_path, PREFIX) is None
+    counted("F9", "weights that overflow in a step", 1)
 
 
 def test_cancelling_stops_before_the_next_step(loaded, encoded):

@@ -90,7 +90,9 @@ def test_our_own_sentences_pass_unchanged():
 
 @pytest.mark.parametrize("name", ERRORS)
 @pytest.mark.parametrize("after", [0, 1])
-def test_a_batch_without_memory_is_halved_with_the_same_maths(name, after, loaded, encoded):
+def test_a_batch_without_memory_is_halved_with_the_same_maths(
+    name, after, loaded, encoded, counted
+):
     """5 samples become 3 + 2 with different numbers of answer tokens; the mean is over tokens."""
     expected, plain = trained(loaded, encoded)
     loss, calls = failing(ERRORS[name], after, limit=3)
@@ -104,6 +106,7 @@ def test_a_batch_without_memory_is_halved_with_the_same_maths(name, after, loade
         f"A batch of 5 did not fit into memory. From step {after + 1} on, batches are computed in "
         "two halves, which gives the same gradient."
     ]
+    counted("F8", "an allocator's error in a step", 1)
 
 
 def test_distillation_is_halved_with_the_same_maths(loaded, encoded, tiny):

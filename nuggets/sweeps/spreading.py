@@ -1,0 +1,197 @@
+"""Trials through this machine's engine: several at once, each with a worker of its own.
+
+What is proposed depends on how many are asked for at once and on nothing else. A sampler that
+learns is asked for as many trials as the engine takes, and told of none before all of them ended.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+
+from nuggets import errors
+from nuggets.disk.home import runs_dir
+from nuggets.errors import BadInput, NonFinite, OutOfMemory
+from nuggets.recipe import TransferRecipe
+from nuggets.runs import results
+from nuggets.runs.context import RunContext
+from nuggets.runs.fan_out import check_done, submit_all
+from nuggets.runs.schema import RunStatus
+from nuggets.runs.store import Run, RunStore
+from nuggets.stages.creating import create
+from nuggets.sweeps.objectives import score
+from nuggets.sweeps.recipe import SweepRecipe
+from nuggets.sweeps.search import Search, same_values
+from nuggets.sweeps.trials import SweepState, SweepTrial, write_state
+
+TRIALS_OWN = (BadInput, NonFinite, OutOfMemory)
+"""Errors that say something about a trial and not about the machine: the search goes on."""
+LEARNING = ("tpe", "gp")
+"""Samplers whose proposals depend on what earlier trials found."""
+
+
+def run_of(recipe: TransferRecipe, run_id: str) -> Run:
+    """The run that was begun for a recipe if it is still there, else a new one.
+
+    Raises:
+        BadInput: if the recipe cannot work.
+    """
+    known = next((run for run in RunStore(runs_dir()).list() if run.id == run_id), None)
+    return known or create(recipe)
+
+
+def finish_together(
+    recipes: Mapping[str, TransferRecipe],
+    known: Mapping[str, str],
+    began: Callable[[str, Run], None],
+    ctx: RunContext,
+) -> dict[str, Run]:
+    """The finished runs of some recipes, as many at once as the engine takes.
+
+    Args:
+        recipes: by name.
+        known: name → the id of the run that was begun before.
+        began: told of every run before it is worked on.
+        ctx: the sweep's; its cancel stops the runs.
+    """
+    runs: dict[str, Run] = {}
+    for name, recipe in recipes.items():
+        runs[name] = run_of(recipe, known.get(name, ""))
+        began(name, runs[name])
+    ended = 0
+
+    def look() -> None:
+        ctx.check_cancelled()
+        ctx.progress(ended, len(runs), f"confirming {' and '.join(runs)}")
+
+    def on_end(run: Run, status: RunStatus) -> None:
+        nonlocal ended
+        check_done(run, status)
+        ended += 1
+
+    submit_all(runs.values(), on_end=on_end, on_wait=look)
+    return runs
+
+
+class Spread:
+    """The trials of a sweep that are missing, through an engine that takes `at_once` of them."""
+
+    def __init__(
+        self,
+        sweep: SweepRecipe,
+        search: Search,
+        state: SweepState,
+        ctx: RunContext,
+        at_once: int,
+        over: Callable[[SweepRecipe, SweepState], str],
+    ) -> None:
+        self.state = state
+        self._sweep, self._search, self._ctx, self._over = sweep, search, ctx, over
+        learns = sweep.sampler in LEARNING
+        self._generation = at_once if learns else sweep.n_trials
+        self._told_together = at_once if learns else 1
+        self._told: set[int] = set()
+        self._open: dict[str, list[SweepTrial]] = {}
+        self._began, self._before = time.monotonic(), state.seconds
+
+    def finish(self) -> SweepState:
+        """Makes all of them, and returns what was found."""
+        n = self._sweep.n_trials
+        self._tell()
+        while self._n_ended < n and not self.state.stopped:
+            submit_all(self._next_runs(), on_end=self._ended, on_wait=self._look)
+        return self.state
+
+    @property
+    def _n_ended(self) -> int:
+        return sum(trial.status != "running" for trial in self.state.trials)
+
+    def _next_runs(self) -> Iterator[Run]:
+        """The runs of one generation's trials, each made when there is room for it."""
+        whole = len(self._told) // self._generation + 1
+        end = min(self._sweep.n_trials, whole * self._generation)
+        while len(taken := self._taken()) < end:
+            if stopped := self._over(self._sweep, self.state):
+                self._ctx.log(stopped)
+                self._save(self.state.model_copy(update={"stopped": stopped}))
+                return
+            number, values = self._search.ask(taken)
+            known = next((t for t in self.state.trials if t.number == number), None)
+            if run := self._begin(known or SweepTrial(number=number, values=values)):
+                yield run
+
+    def _taken(self) -> set[int]:
+        """Trials that ended, or are at work."""
+        ended = {trial.number for trial in self.state.trials if trial.status != "running"}
+        return ended | {trial.number for trials in self._open.values() for trial in trials}
+
+    def _begin(self, trial: SweepTrial) -> Run | None:
+        """The run of a trial; none where another trial has the same values, or it cannot be."""
+        if (same := same_values(self.state.trials, trial.values)) is not None:
+            self._end(trial, {"run": same.run, "scores": same.scores, "status": "done"})
+            return None
+        for trials in self._open.values():
+            if trials[0].values == trial.values:
+                trials.append(trial.model_copy(update={"run": trials[0].run}))
+                return None
+        try:
+            run = run_of(self._sweep.trial_recipe(trial.values), trial.run)
+        except TRIALS_OWN as problem:
+            self._end(trial, {"reason": str(problem), "status": "failed"})
+            return None
+        trial = trial.model_copy(update={"run": run.id})
+        self._open[run.id] = [trial]
+        self._save(self.state.with_trial(trial))
+        return run
+
+    def _ended(self, run: Run, status: RunStatus) -> None:
+        record = run.record()
+        ends = record.started, record.finished
+        spent = (ends[1] - ends[0]).total_seconds() if ends[0] and ends[1] else 0.0
+        first, *same = self._open.pop(run.id)
+        try:
+            if status == "failed" and record.error and _is_trials_own(record.error.type):
+                raise BadInput(record.error.message)
+            check_done(run, status)
+            changes = {"scores": score(self._sweep, results.cells(run)), "status": "done"}
+        except TRIALS_OWN as problem:
+            self._ctx.log(f"Trial {first.number} failed: {problem}")
+            changes = {"reason": str(problem), "status": "failed"}
+        self._end(first, changes | {"seconds": spent})
+        for trial in same:
+            self._end(trial, changes)
+
+    def _end(self, trial: SweepTrial, changes: dict) -> None:
+        state = self.state.with_trial(trial.model_copy(update=changes))
+        seconds = self._before + time.monotonic() - self._began
+        self._save(state.model_copy(update={"seconds": seconds}))
+        if self._tell():
+            self._save(self.state.model_copy(update={"importance": self._search.importance()}))
+
+    def _tell(self) -> bool:
+        """Tells the search of every generation that is complete; returns whether one was new."""
+        n, size, before = self._sweep.n_trials, self._told_together, len(self._told)
+        ended = {trial.number: trial for trial in self.state.trials if trial.status != "running"}
+        for start in sorted({number - number % size for number in ended.keys() - self._told}):
+            numbers = range(start, min(start + size, n))
+            if all(number in ended for number in numbers):
+                for number in numbers:
+                    self._search.tell(ended[number])
+                self._told.update(numbers)
+        return len(self._told) > before
+
+    def _look(self) -> None:
+        self._ctx.check_cancelled()
+        n = self._sweep.n_trials
+        at_work = len(self._open)
+        self._ctx.progress(self._n_ended, n, f"{self._n_ended} of {n} trials, {at_work} at work")
+
+    def _save(self, state: SweepState) -> None:
+        self.state = state
+        write_state(self._ctx.folder, state)
+
+
+def _is_trials_own(name: str) -> bool:
+    """Whether an error that a worker recorded says something about its trial."""
+    kind = getattr(errors, name, None)
+    return isinstance(kind, type) and issubclass(kind, TRIALS_OWN)
