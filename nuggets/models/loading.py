@@ -115,9 +115,10 @@ def check_model_loads(ref: ModelRef) -> ArchSpec:
         if "RotaryEmbedding" in type(part).__name__:  # its numbers follow from the config alone
             check_finite(type(part)(model.config), ref.source, f"{name}.")
     tokens = torch.zeros(1, 2, dtype=torch.long, device="meta")
+    seen = torch.zeros(1, 1, 2, 2, device="meta")  # any other mask is looked at, and has no values
     with _reported(f"The model {ref.source} cannot be run"), torch.no_grad():
         try:
-            logits = model(tokens, use_cache=False).logits
+            logits = model(tokens, attention_mask=seen, use_cache=False).logits
         except (RuntimeError, NotImplementedError) as problem:
             if "meta" not in str(problem):  # it looks at values, as GPT-2 does; it has none here
                 raise
