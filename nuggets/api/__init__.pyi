@@ -115,8 +115,11 @@ from nuggets.runs.schema import RunStatus as RunStatus
 from nuggets.runs.store import Run as Run
 from nuggets.sensitivity.maps import SensitivityMap as SensitivityMap
 from nuggets.stages.creating import create as create
+from nuggets.stages.exporting import export_apart as export_apart
 from nuggets.stages.exporting import save_benchmarks as save_benchmarks
 from nuggets.stages.parts import train_parts as train_parts
+from nuggets.stages.publishing import Publication as Publication
+from nuggets.stages.publishing import publish as publish
 from nuggets.statistics.error_rates import Calibration as Calibration
 from nuggets.statistics.power import DetectableEffect as DetectableEffect
 from nuggets.statistics.power import detectable_effect as detectable_effect

@@ -146,15 +146,42 @@ def prune(
 
 def export(
     run_id: o.RunId,
-    out_folder: Annotated[Path, typer.Option("--out", help="A new folder.")],
+    out_folder: Annotated[Path | None, typer.Option("--out", help="A new folder.")] = None,
     arm: Annotated[str, typer.Option(help="Which arm.")] = "paper",
     seed: Annotated[int | None, typer.Option(help="Which seed; the first when not given.")] = None,
     merged: Annotated[bool, typer.Option(help="The whole model instead of an adapter.")] = False,
+    push: Annotated[
+        str | None, typer.Option(help="Publish it on the Hugging Face Hub as org/name, private.")
+    ] = None,
+    public: Annotated[bool, typer.Option("--public", help="With --push: for all to see.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="With --push: show all that would be sent.")
+    ] = False,
     json: o.AsJson = False,
 ) -> None:
-    """Export an arm's adapter (for the untouched student) or model."""
+    """Export an arm's adapter (for the untouched student) or model, or publish it."""
+    if (out_folder is None) == (push is None):
+        raise BadInput("Give either --out FOLDER or --push org/name.")
+    if push is not None:
+        found = api.publish(
+            api.open_run(run_id), push, arm, seed, merged, private=not public, dry_run=dry_run
+        )
+        return print_json(found) if json else _show_publication(found)
+    if public or dry_run:
+        raise BadInput("--public and --dry-run belong to --push org/name.")
+    assert out_folder is not None
     card = api.export(api.open_run(run_id), out_folder, arm, seed, merged)
     return print_json(card) if json else say(f"Wrote {out_folder}.")
+
+
+def _show_publication(found: api.Publication) -> None:
+    """What was sent, or would be: every file with its size, and the card."""
+    table(("file", "size"), [(name, amounts.size(size)) for name, size in found.files.items()])
+    who = "private" if found.private else "public"
+    if found.url:
+        return say(f"Published as the {who} model {found.url}.")
+    out.print(found.card, markup=False, soft_wrap=True)
+    return say(f"Nothing was sent. Without --dry-run this becomes the {who} model {found.repo}.")
 
 
 def compare(run_ids: list[str], json: o.AsJson = False) -> None:

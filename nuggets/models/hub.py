@@ -175,6 +175,55 @@ def hub_shapes(hub_id: str, revision: str | None) -> dict[str, tuple[str, tuple[
     return _told(hub_id, revision, fetch)
 
 
+def hub_licence(hub_id: str, revision: str | None) -> str:
+    """What a model's page says of its licence; empty where it or the hub does not."""
+    from huggingface_hub import HfApi
+
+    if not reachable():
+        return ""
+    found = _told(hub_id, revision, lambda: HfApi().model_info(hub_id, revision=revision))
+    return str(getattr(found.card_data, "license", None) or "")
+
+
+def send_model(repo: str, folder: Path, private: bool) -> str:
+    """Sends a folder as a new model, and returns its address; nothing there is overwritten.
+
+    Raises:
+        BadInput: without a token that may write, if the model exists and has files or another
+            visibility, or if the hub refuses.
+    """
+    from huggingface_hub import HfApi, errors, get_token
+
+    if offline():
+        raise BadInput("HF_HUB_OFFLINE is set. Unset it to publish.")
+    if get_token() is None:
+        raise BadInput("No access token was found. Set HF_TOKEN, or run `hf auth login`.")
+    hub = HfApi()
+    try:
+        hub.create_repo(repo, private=private, exist_ok=True)
+        there = hub.model_info(repo)
+        names = {file.rfilename for file in there.siblings or ()} - {".gitattributes"}
+        if names or there.private is not private:
+            what = (
+                f"has {len(names)} files"
+                if names
+                else "is not private"
+                if private
+                else "is private"
+            )
+            raise BadInput(f"{repo} exists and {what}. Choose a new name; nothing was sent.")
+        hub.upload_folder(repo_id=repo, folder_path=folder, commit_message="Made by Nuggets")
+    except (_http_error(), errors.HFValidationError, OSError) as problem:
+        status = getattr(getattr(problem, "response", None), "status_code", None)
+        if status in (401, 403):
+            raise BadInput(
+                f"Your token may not write to {repo}. Set HF_TOKEN to one that may, or run "
+                "`hf auth login`."
+            ) from None
+        raise BadInput(hub_sentence(problem, repo, None)) from None
+    return f"https://huggingface.co/{repo}"
+
+
 def _told(hub_id: str, revision: str | None, fetch: Callable[[], T]) -> T:
     """Runs a hub call and turns what can go wrong into a sentence."""
     from huggingface_hub import errors

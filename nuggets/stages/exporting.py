@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+from nuggets import demo
 from nuggets.disk.manifest import verify_folder
 from nuggets.disk.outputs import output_folder, refuse_existing
 from nuggets.errors import BadInput
@@ -51,6 +55,27 @@ def export_arm(run: Run, out: Path, arm: str, seed: int | None, merged: bool) ->
             if not merged and not {"embed", "head"}.isdisjoint(recipe.extraction.roles):
                 _untie(recipe, target)
     return {"out": str(out), "run": run.id, "arm": arm, "seed": seed, "merged": merged}
+
+
+@demo.refuses("nothing is written to the server's disk")
+def export_apart(run: Run, out: Path, arm: str, seed: int, merged: bool = False) -> None:
+    """As `export_arm`, in a child process: this one stays without torch.
+
+    Raises:
+        BadInput: in the child's words.
+    """
+    words = ["export", run.id, "--arm", arm, "--seed", str(seed), "--out", str(out), "--json"]
+    child = subprocess.run(  # noqa: S603 - our own interpreter and program
+        [sys.executable, "-P", "-m", "nuggets", *words, *(["--merged"] if merged else [])],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if child.returncode:
+        try:
+            raise BadInput(json.loads(child.stdout)["error"]["message"])
+        except (ValueError, KeyError):
+            raise BadInput(f"The export ended early: {child.stderr.strip()[-500:]}") from None
 
 
 def save_benchmarks(run: Run, out: Path) -> None:

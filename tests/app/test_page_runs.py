@@ -9,6 +9,7 @@ import pytest
 
 from nuggets import api
 from nuggets.statistics.cells import CellOutcome
+from nuggets.ui.runs.actions import WHOLE
 from tests.app.conftest import HOSTILE, rendered, shown
 from tests.app.measured import write_benchmark
 
@@ -104,7 +105,11 @@ def test_differences_between_runs_are_paired_by_seed_and_item(two):
 
 def test_export_writes_what_the_api_writes(open_page, two, tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr(api, "export", lambda run, out, arm, seed: asked.append((arm, seed, out)))
+    monkeypatch.setattr(
+        api,
+        "export_apart",
+        lambda run, out, arm, seed, whole: asked.append((arm, seed, whole, out)),
+    )
     at = open_page("runs", run=two[0].id)
     assert at.selectbox("export-arm").value == "paper"  # what the verdict is about, no control
     at.selectbox("export-arm").select("permuted").run()
@@ -113,7 +118,12 @@ def test_export_writes_what_the_api_writes(open_page, two, tmp_path, monkeypatch
     at.text_input(f"export-{two[0].id}-paper-1").set_value(str(tmp_path / "out")).run()
     at.button("export").click().run()
     assert not at.exception
-    assert asked == [("paper", 1, tmp_path / "out")]
+    assert asked == [("paper", 1, False, tmp_path / "out")]
+    at.radio("export-what").set_value(WHOLE).run()
+    at.button("export").click().run()
+    folder = api.exports_dir() / f"{two[0].id}-paper-1-whole"
+    assert asked[1:] == [("paper", 1, True, folder)]
+    assert "--seed 1 --merged --push org/name --dry-run" in shown(at)
 
 
 def test_export_of_a_missing_adapter_is_one_sentence(open_page, two):

@@ -47,6 +47,7 @@ REFUSED = {
     "cancelling": lambda: api.cancel("run"),
     "resuming": lambda: api.resume("run"),
     "deleting": lambda: api.delete("run"),
+    "publishing": lambda: api.publish(api.Run(Path("run")), "me/x", "paper"),
     "exporting": lambda: api.export(api.Run(Path("run")), Path("out"), "paper"),
     "bundling": lambda: api.bundles.write_bundle(api.Run(Path("run")), Path("out")),
 }

@@ -15,6 +15,8 @@ from nuggets.ui.charts import benchmarks as benchmarks_charts
 from nuggets.ui.frame import heading, safe, share, shell
 
 NOTES_LENGTH = 4000
+ADAPTER = "PEFT adapter, for the untouched student"
+WHOLE = "Whole model, merged (ready for GGUF conversion)"
 MOST_COMPARED = 7
 MOST_DOWNLOADED = 200 * 2**20
 """Bytes of a run that the browser may be given at once; a larger one is written to disk."""
@@ -124,7 +126,7 @@ def _overlaid(runs: dict[str, api.Run], origin: share.Origin) -> None:
 
 
 def export(run: api.Run, job: TransferRecipe) -> None:
-    """Writes an arm's adapter, for the untouched student, into a new folder."""
+    """Writes an arm's adapter, or the whole model, into a new folder."""
     finished = {(cell.arm, cell.seed) for cell in api.cells(run)}
     arms = [arm.name for arm in job.arms if any(arm.name == name for name, _ in finished)]
     if not arms:
@@ -140,16 +142,20 @@ def export(run: api.Run, job: TransferRecipe) -> None:
     with right:
         seeds = [seed for name, seed in sorted(finished) if name == arm]
         seed = st.selectbox("Seed", seeds, key="export-seed")
-    folder = api.exports_dir() / f"{run.id}-{arm}-{seed}"
-    out = st.text_input("New folder", str(folder), key=f"export-{run.id}-{arm}-{seed}")
+    what = st.radio("What", (ADAPTER, WHOLE), key="export-what", horizontal=True)
+    option, ending = (" --merged", "-whole") if what == WHOLE else ("", "")
+    folder = api.exports_dir() / f"{run.id}-{arm}-{seed}{ending}"
+    out = st.text_input("New folder", str(folder), key=f"export-{run.id}-{arm}-{seed}{ending}")
+    words = f"nuggets export {run.id} --arm {arm} --seed {seed}{option}"
     st.code(
-        f"nuggets export {run.id} --arm {arm} --seed {seed} --out {out}",
+        f"{words} --out {out}\n{words} --push org/name --dry-run  # to the Hugging Face Hub",
         language="bash",
         wrap_lines=True,
     )
-    if st.button("Export the PEFT adapter", type="primary", key="export"):
+    if st.button("Export", type="primary", key="export"):
         with safe.shown_problems("exported"):
-            api.export(run, Path(out).expanduser(), arm, seed)
+            with st.spinner("Writing the folder"):
+                api.export_apart(run, Path(out).expanduser(), arm, seed, what == WHOLE)
             st.badge("Written", color="green")
             st.code(out, language=None)
 
