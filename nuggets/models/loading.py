@@ -111,10 +111,14 @@ def check_model_loads(ref: ModelRef) -> ArchSpec:
         return spec
     _check_stored_head(ref, spec)
     model = _read(ref, spec, torch.float32, device_map="meta")
+    for name, part in model.named_modules():
+        if "RotaryEmbedding" in type(part).__name__:  # its numbers follow from the config alone
+            check_finite(type(part)(model.config), ref.source, f"{name}.")
     tokens = torch.zeros(1, 2, dtype=torch.long, device="meta")
+    seen = torch.zeros(1, 1, 2, 2, device="meta")  # any other mask is looked at, and has no values
     with _reported(f"The model {ref.source} cannot be run"), torch.no_grad():
         try:
-            logits = model(tokens, use_cache=False).logits
+            logits = model(tokens, attention_mask=seen, use_cache=False).logits
         except (RuntimeError, NotImplementedError) as problem:
             if "meta" not in str(problem):  # it looks at values, as GPT-2 does; it has none here
                 raise
@@ -238,8 +242,10 @@ def check_trainable(model: torch.nn.Module, name: str) -> None:
 
 
 @torch.no_grad()
-def check_finite(model: torch.nn.Module, name: str) -> None:
-    """Refuses a model with a NaN or infinite value in a parameter or buffer.
+def check_finite(model: torch.nn.Module, name: str, prefix: str = "") -> None:
+    """Refuses a model, or its part below `prefix`, with a NaN or infinite value.
+
+    Parameters and buffers count alike.
 
     Raises:
         Damaged: naming the tensor and how many of its values are not finite.
@@ -251,8 +257,8 @@ def check_finite(model: torch.nn.Module, name: str) -> None:
         if not (finite := torch.isfinite(tensor)).all():
             count = int((~finite).sum())
             raise Damaged(
-                f"{key} of {name} holds {count:,} NaN or infinite values of {tensor.numel():,}; "
-                "the model is damaged, or its values do not fit this dtype."
+                f"{prefix}{key} of {name} holds {count:,} NaN or infinite values of "
+                f"{tensor.numel():,}; the model is damaged, or its values do not fit this dtype."
             )
 
 

@@ -16,7 +16,7 @@ from nuggets.disk.home import cache_dir
 from nuggets.disk.manifest import MANIFEST, verify_folder
 from nuggets.errors import NuggetsError
 from nuggets.models.pair import ModelPair
-from nuggets.planning.cache import digest_files, digest_of, digest_pair
+from nuggets.planning.cache import digest_of, digest_pair
 from nuggets.recipe import TransferRecipe
 from nuggets.runs import results
 from nuggets.runs.context import RunContext
@@ -34,7 +34,8 @@ LOCATING = {"seed_samples", "n_seed_samples"}
 class KnownCells:
     """Where the cells of one recipe lie, if another run has them."""
 
-    def __init__(self, recipe: TransferRecipe, pair: ModelPair) -> None:
+    def __init__(self, recipe: TransferRecipe, pair: ModelPair, files: dict[str, str]) -> None:
+        """Names what all cells share; `files` as `digest_files` gave them when they were read."""
         self._pair = pair
         self._shared = {
             "versions": installed_versions(),
@@ -42,7 +43,7 @@ class KnownCells:
             "student name": recipe.student if recipe.student in MODELS else "",
             "device": recipe.device.partition(":")[0],
             **digest_pair(pair),
-            **digest_files(recipe.data),
+            **files,
             **recipe.model_dump(mode="json", include={"data", "sensitivity", "extraction", "lora"}),
             "train": recipe.train.model_dump(mode="json", exclude=HOW),
         }

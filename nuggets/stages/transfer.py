@@ -62,22 +62,26 @@ def run_transfer(recipe: TransferRecipe, ctx: RunContext) -> None:
     pair = pair_named(recipe.teacher, recipe.student)
     threads = torch.get_num_threads()
     with threads_for(pair.teacher.spec.n_matrix_parameters, recipe.device):
-        lab, data = _prepare(recipe, pair, ctx)
+        files = cache.digest_files(recipe.data)
+        lab, data = _prepare(recipe, pair, files, ctx)
         lab = replace(lab, threads=threads, helpers=helpers)
         ctx.stage("plan")
         _keep_plan(recipe, lab, ctx)
         ctx.stage("train")
-        _cells(recipe, lab, data, KnownCells(recipe, pair), ctx)
+        _cells(recipe, lab, data, KnownCells(recipe, pair, files), ctx)
         _benchmarks(recipe, lab, ctx)
     ctx.stage("report")
     _report(recipe, data, ctx)
 
 
-def _prepare(recipe: TransferRecipe, pair: ModelPair, ctx: RunContext) -> tuple[Lab, Datasets]:
+def _prepare(
+    recipe: TransferRecipe, pair: ModelPair, files: dict[str, str], ctx: RunContext
+) -> tuple[Lab, Datasets]:
     """Samples, models and map; refuses whatever cannot work before training starts."""
-    ctx.provenance(**cache.digest_pair(pair), **cache.digest_files(recipe.data))
+    ctx.provenance(**cache.digest_pair(pair), **files)
     data = check_transfer(recipe, pair)
-    ctx.provenance(samples=_digest(data, recipe))
+    # Once more: what was read between the two is what they name.
+    ctx.provenance(samples=_digest(data, recipe), **cache.digest_files(recipe.data))
     teacher = Loaded(pair.teacher, recipe.device, progress=ctx)
     student = Loaded(pair.student, recipe.device, progress=ctx)
     judged = [*data.test, *data.validation, *chain.from_iterable(data.old.values())]

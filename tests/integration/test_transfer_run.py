@@ -22,10 +22,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from nuggets import api
 from nuggets.disk.manifest import verify_folder
-from nuggets.errors import Cancelled, Damaged
+from nuggets.errors import BadInput, Cancelled, Damaged
 from nuggets.runs import processes, results
 from nuggets.runs.schema import LIVE
 from nuggets.runs.store import RunStore
+from nuggets.stages import transfer
 from nuggets.worker import run_in_foreground
 
 ARMS = ("vanilla", "plain", "paper", "permuted")
@@ -469,6 +470,19 @@ def test_a_teacher_that_changes_during_a_run_ends_it_before_anything_is_kept(
     with pytest.raises(Damaged, match=r"teacher changed while they were in use"):
         run_in_foreground(run, change)
     assert committed_cells(run) == []
+
+
+def test_samples_that_change_while_they_are_read_end_the_run(material, tmp_path, home, monkeypatch):
+    own = dict(material, train=Path(shutil.copy(material["train"], tmp_path)))
+    run, real = api.create(recipe_of(own)), transfer.check_transfer
+
+    def reading(*given):
+        changed_training_data(run, own)
+        return real(*given)
+
+    monkeypatch.setattr(transfer, "check_transfer", reading)
+    with pytest.raises(BadInput, match=r"its input changed: data\.train was"):
+        run_in_foreground(run, lambda event: None)
 
 
 def test_a_run_with_old_names_resumes_to_the_same_end(finished, tmp_path, nursery):

@@ -135,6 +135,8 @@ def _configs() -> dict[str, Spoil]:
         "rope_parameters": [
             {"rope_type": "nosuch"}, {"rope_type": "linear"}, {"rope_type": "yarn", "factor": "x"},
             {"rope_type": "llama3", "factor": 8.0}, [], "linear", 7, {"rope_type": ["default"]},
+            {"rope_type": "default", "rope_theta": 0},
+            {"rope_type": "linear", "factor": 0.0, "rope_theta": 10000.0},
             {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0},
             {"rope_type": "linear", "factor": 2.0, "rope_theta": 10000.0},
         ],

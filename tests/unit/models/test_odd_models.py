@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers.models.llama import modeling_llama
 
 from nuggets import api
 from nuggets.disk import untrusted
@@ -80,3 +81,11 @@ def test_a_folder_is_tried_again_after_any_byte_of_it_changed(tiny_copy, tmp_pat
         file.write_bytes(changed)
         tried.try_loading(ref, tmp_path / "cache")
     assert len(calls) == 3
+
+
+def test_checking_runs_the_model_to_its_end(tiny, monkeypatch):
+    def reached(*_):
+        raise ValueError("its last layer was reached")
+
+    monkeypatch.setattr(modeling_llama.LlamaMLP, "forward", reached)
+    assert "its last layer was reached" in refusal(check_loading, tiny())
