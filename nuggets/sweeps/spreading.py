@@ -37,8 +37,8 @@ def run_of(recipe: TransferRecipe, run_id: str) -> Run:
     Raises:
         BadInput: if the recipe cannot work.
     """
-    known = next((run for run in RunStore(runs_dir()).list() if run.id == run_id), None)
-    return known or create(recipe)
+    known = runs_dir() / run_id
+    return Run(known) if run_id and known.is_dir() else create(recipe)
 
 
 def finish_together(
