@@ -25,12 +25,12 @@ def drag_to(page, thumb, value: str) -> None:
     x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
     page.mouse.move(x, y)
     page.mouse.down()
-    while thumb.get_attribute("aria-valuenow") != value and x > 0:
+    while thumb.input_value() != value and x > 0:
         x -= 2
         page.mouse.move(x, y)
     page.mouse.up()
     idle(page)
-    assert thumb.get_attribute("aria-valuenow") == value
+    assert thumb.input_value() == value
 
 
 def test_a_person_finds_and_confirms_the_best_rank_and_ratio(open_context, shoot):
