@@ -360,7 +360,7 @@ def parse_job(tree: Mapping[str, Any]) -> Any:
     Raises:
         BadInput: with the first few faults in one sentence.
     """
-    return _validated("recipe", _JOBS.validate_python, tree, 1)
+    return validated("recipe", _JOBS.validate_python, tree, 1)
 
 
 def parse_cut(tree: Mapping[str, Any]) -> CutJob:
@@ -369,10 +369,11 @@ def parse_cut(tree: Mapping[str, Any]) -> CutJob:
     Raises:
         BadInput: with the first few faults in one sentence.
     """
-    return _validated("cut", CutJob.model_validate, tree, 0)
+    return validated("cut", CutJob.model_validate, tree, 0)
 
 
-def _validated(what: str, validate: Callable[[Any], Any], tree: Mapping[str, Any], n: int) -> Any:
+def validated(what: str, validate: Callable[[Any], Any], tree: Mapping[str, Any], n: int) -> Any:
+    """What `validate` makes of a tree; BadInput on one line, whatever a key holds."""
     try:
         check_values(tree)
         return validate(dict(tree))

@@ -44,6 +44,10 @@ def sweep(
     max_hours: Annotated[float | None, typer.Option(help="Of the search and confirmation.")] = None,
     max_trials: Annotated[int | None, typer.Option(help="The most trials.")] = None,
     confirm_seeds: Annotated[int | None, typer.Option(help="Fresh seeds, 3 or more; 4.")] = None,
+    prune: Annotated[
+        int | None,
+        typer.Option(help="Step from which trials are stopped whose learning curves fall behind."),
+    ] = None,
     plan: Annotated[bool, typer.Option("--plan", help="Only say what it will take.")] = False,
     start: Annotated[bool, typer.Option("--start", help="Go on without this terminal.")] = False,
     engine: o.EngineName = None,
@@ -60,6 +64,7 @@ def sweep(
         max_hours=max_hours,
         max_trials=max_trials,
         confirm=None if confirm_seeds is None else {"seeds": confirm_seeds},
+        prune=None if prune is None else {"first": prune},
     )
     with api.engines.using(engine):
         if plan:

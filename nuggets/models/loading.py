@@ -40,6 +40,7 @@ from nuggets.models.references import (
     parse_ref,
 )
 from nuggets.models.safetensors_headers import check_keys, some
+from nuggets.models.stored_weights import StoredWeights
 from nuggets.models.tried import try_tokenizer
 from nuggets.models.vocabulary import check_ids, tokenizer_settings
 
@@ -108,6 +109,7 @@ def check_model_loads(ref: ModelRef) -> ArchSpec:
     check_keys(ref, spec)
     if ref.format == "gguf":  # its numbers are unpacked while it is built
         return spec
+    _check_stored_head(ref, spec)
     model = _read(ref, spec, torch.float32, device_map="meta")
     tokens = torch.zeros(1, 2, dtype=torch.long, device="meta")
     with _reported(f"The model {ref.source} cannot be run"), torch.no_grad():
@@ -203,10 +205,22 @@ def _check_loading_info(ref: ModelRef, info: dict[str, Any], spec: ArchSpec) -> 
 def _check_tied(ref: ModelRef, model: Any, tied: bool) -> None:
     """Refuses a head that transformers untied without a word, because another one is stored."""
     if (model.get_output_embeddings().weight is model.get_input_embeddings().weight) != tied:
-        raise Damaged(
-            f"The config of {ref.source} ties head and embedding, but the weights contain two "
-            "different matrices. Set tie_word_embeddings to false, or remove lm_head.weight."
-        )
+        raise _two_heads(ref)
+
+
+def _check_stored_head(ref: ModelRef, spec: ArchSpec) -> None:
+    """Refuses the same from the files: a tied head may be stored, as a copy of the embedding."""
+    if spec.tied and (stored := StoredWeights(ref, spec)).has(head := spec.module("head")):
+        embedding, copy = (stored.weight(name) for name in (spec.module("embed"), head))
+        if not torch.equal(embedding, copy.to(embedding.dtype)):
+            raise _two_heads(ref)
+
+
+def _two_heads(ref: ModelRef) -> Damaged:
+    return Damaged(
+        f"The config of {ref.source} ties head and embedding, but the weights contain two "
+        "different matrices. Set tie_word_embeddings to false, or remove lm_head.weight."
+    )
 
 
 def check_trainable(model: torch.nn.Module, name: str) -> None:

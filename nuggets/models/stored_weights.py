@@ -41,6 +41,10 @@ class StoredWeights:
             for key in read_header(path)
         }
 
+    def has(self, module: str) -> bool:
+        """Whether a module's weight is stored: a tied head's may be."""
+        return f"{module}.weight" in self._files
+
     def weight(self, module: str) -> Tensor:
         """The weight of a module, `[out, in]`, in the stored number format."""
         return self.parameter(f"{module}.weight")

@@ -14,10 +14,10 @@ from nuggets.disk.commit import atomic_write, make_folder
 from nuggets.disk.limited import limited
 from nuggets.disk.untrusted import (
     MAX_TOKENIZER_BYTES,
-    open_file,
     read_json,
     read_text,
     sha256_file,
+    stamp,
 )
 from nuggets.errors import BadInput
 from nuggets.models.gguf.headers import read_gguf
@@ -95,7 +95,7 @@ def try_loading(ref: ModelRef, cache: Path) -> None:
     lines = [version("transformers"), ref.source]
     for name, file in model_files(ref).items():
         weights = name.endswith((".safetensors", ".gguf"))
-        lines.append(f"{name} {header_digest(file) if weights else sha256_file(file)}")
+        lines.append(f"{name} {stamp(file) if weights else sha256_file(file)}")
     known = cache / "tried" / hashlib.sha256("\n".join(lines).encode()).hexdigest()
     if not known.is_file():
         source = ref.source if ref.path is None else str(ref.path)
@@ -109,13 +109,6 @@ def try_loading(ref: ModelRef, cache: Path) -> None:
         atomic_write(known, sentence)
     if sentence := known.read_text():
         raise BadInput(sentence)
-
-
-def header_digest(file: Path) -> str:
-    """The sha256 of a file's first bytes, in which its header is, and of its length."""
-    with open_file(file) as stream:
-        start = stream.read(1_000_000)
-    return hashlib.sha256(start + str(file.stat().st_size).encode()).hexdigest()
 
 
 def probe(file: str | None, templates: Sequence[str]) -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from nuggets.disk.commit import atomic_write, sweep_temps
-from nuggets.disk.last_frame import is_fault, sentence
+from nuggets.disk.last_frame import is_fault, sentence, trim_log
 from nuggets.disk.locks import Lock
 from nuggets.errors import BadInput, Cancelled, NuggetsError
 from nuggets.playground import mailbox as playground
@@ -102,6 +102,7 @@ def _answer(path: Path, speakers: Any) -> None:
         reply = reply.model_copy(update={"status": "failed", "problem": problem})
     playground.write_reply(reply)
     working.unlink()
+    trim_log(playground.folder() / "output.log")
 
 
 def _listener(reply: Reply, speaker: Speaker) -> Callable[[Token], None]:

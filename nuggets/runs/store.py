@@ -38,13 +38,34 @@ class Run:
     def __init__(self, folder: Path) -> None:
         self.folder = folder.absolute()
         self.id = folder.name
-        self.lock_path = self.folder / "lock"  # held by the worker for life
-        self.record_path = self.folder / "record.json"  # replaced atomically by the worker
-        self.events_path = self.folder / "events.jsonl"  # appended by the worker
-        self.log_path = self.folder / "output.log"  # everything that the worker printed
-        self._cancel_path = self.folder / "cancel"
         self._given_device = ""
         self._lease: leases.Held | None = None
+
+    # Joined when they are asked for: a page makes thousands of these objects.
+
+    @property
+    def lock_path(self) -> Path:
+        """Held by the worker for life."""
+        return self.folder / "lock"
+
+    @property
+    def record_path(self) -> Path:
+        """Replaced atomically by the worker."""
+        return self.folder / "record.json"
+
+    @property
+    def events_path(self) -> Path:
+        """Appended by the worker."""
+        return self.folder / "events.jsonl"
+
+    @property
+    def log_path(self) -> Path:
+        """Everything that the worker printed."""
+        return self.folder / "output.log"
+
+    @property
+    def _cancel_path(self) -> Path:
+        return self.folder / "cancel"
 
     def __repr__(self) -> str:
         return f"Run({str(self.folder)!r})"

@@ -1,77 +1,30 @@
-"""Measured results that are shipped for teaching, in `assets/learn`.
-
-Each file names the command that made it; nothing here is computed again.
-"""
+"""The published results that Learn tells of; nothing here is computed again."""
 
 from __future__ import annotations
 
 from nuggets.disk.carried import carried
 from nuggets.errors import BadInput
-from nuggets.frozen import Frozen
 from nuggets.statistics.error_rates import Calibration
 from nuggets.statistics.report import BenchmarkReport
-from nuggets.statistics.verdict import ArmRole
+from nuggets.studies.documents import published_report
+
+CUTS = ("graft", "reverse 64")
+"""The experiment and its run in which students are pruned in several ways."""
+TRANSFER = ("main", "reverse")
+"""The paper's initialisation on the same skill."""
 
 
-class ControlsLesson(Frozen):
-    """A finished transfer with its controls.
+def result(study: str, run: str) -> BenchmarkReport:
+    """The report of one run of a published experiment.
 
-    Attributes:
-        command: what made it.
-        run: the id of the run.
-        date: when it was made.
-        setting: task, samples, steps, seeds in one line.
-        step0_difference: arm → largest absolute logit difference before training, over seeds.
-        report: as `api.report` gives it.
+    Raises:
+        BadInput: where it is not shipped.
     """
-
-    command: str
-    run: str
-    date: str
-    setting: str
-    step0_difference: dict[str, float]
-    report: BenchmarkReport
-
-
-class Cut(Frozen):
-    """Students cut out of the teacher in one way, then tuned: exact match with its interval."""
-
-    origin: str
-    role: ArmRole
-    value: float
-    low: float
-    high: float
-
-
-class CutDifference(Frozen):
-    """Cut by sensitivity minus cut in another way."""
-
-    versus: str
-    value: float
-    low: float
-    high: float
-
-
-class GraftLesson(Frozen):
-    """How students do by the way they were cut, and the verdict; see `ControlsLesson`."""
-
-    command: str
-    run: str | None
-    date: str
-    setting: str
-    arms: tuple[Cut, ...]
-    differences: tuple[CutDifference, ...]
-    verdict: str
-
-
-def controls() -> ControlsLesson:
-    """The paper's start beside its controls. Raises BadInput where it is not shipped."""
-    return ControlsLesson.model_validate_json(_read("assets/learn/controls.json"))
-
-
-def graft() -> GraftLesson:
-    """Cuts by sensitivity beside their controls. Raises BadInput where it is not shipped."""
-    return GraftLesson.model_validate_json(_read("assets/learn/graft.json"))
+    found = published_report(study)
+    for panel in found.panels if found else ():
+        if panel.name == run:
+            return panel.report
+    raise BadInput(f"No report of {run} in the experiment {study} comes with this installation.")
 
 
 def calibration() -> Calibration:

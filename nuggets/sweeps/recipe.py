@@ -10,16 +10,15 @@ from typing import Any, Literal
 
 import numpy as np
 import yaml
-from pydantic import Field, PositiveInt, ValidationError, field_validator, model_validator
+from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from nuggets.disk.untrusted import is_file, read_text
 from nuggets.errors import BadInput
-from nuggets.frozen import Frozen, first_faults
-from nuggets.recipe import TransferRecipe, parse_job
+from nuggets.frozen import Frozen
+from nuggets.recipe import TransferRecipe, parse_job, validated
 from nuggets.recipe_tree import (
     MAX_BYTES,
     absolute_paths,
-    check_values,
     override,
     parse_yaml,
     shipped_recipes,
@@ -59,6 +58,20 @@ class Confirm(Frozen):
     seeds: int = Field(default=4, ge=LEAST_SEEDS, le=1000)
 
 
+class Prune(Frozen):
+    """Successive halving: at some steps, only the best trials so far go on.
+
+    Source: Li et al., MLSys 2020 (arXiv 1810.05934), asynchronous, as in Optuna.
+
+    Attributes:
+        first: the first step at which a trial may be stopped; then `factor` times as many.
+        factor: of so many trials that reach such a step, about one goes on.
+    """
+
+    first: PositiveInt
+    factor: int = Field(default=3, ge=2, le=100)
+
+
 class SweepRecipe(Frozen):
     """Everything that a sweep needs.
 
@@ -73,6 +86,7 @@ class SweepRecipe(Frozen):
         max_hours: no trial starts that would not leave time for the confirmation.
         max_trials: the most trials.
         confirm: how the winner is confirmed.
+        prune: how trials are stopped whose learning curves fall behind; all are finished without.
         seed: of the sampler.
     """
 
@@ -87,6 +101,7 @@ class SweepRecipe(Frozen):
     max_hours: float | None = Field(default=None, gt=0)
     max_trials: int | None = Field(default=None, ge=1, le=MOST_TRIALS)
     confirm: Confirm = Field(default_factory=Confirm)
+    prune: Prune | None = None
     seed: int = Field(default=0, ge=0, lt=2**31)
 
     @field_validator("objective", mode="before")
@@ -109,6 +124,8 @@ class SweepRecipe(Frozen):
         self._check_base()
         check_space(self.base, self.space)
         self._check_size()
+        if self.prune is not None:
+            self._check_prune(self.prune.first)
         try:
             for corner in self.corners():
                 self.trial_recipe(corner)
@@ -150,6 +167,20 @@ class SweepRecipe(Frozen):
                 )
         elif (self.trials or 0) > MOST_TRIALS:
             raise ValueError(f"{self.trials:,} trials; at most {MOST_TRIALS:,} can be made")
+
+    def _check_prune(self, first: int) -> None:
+        if self.objective not in (("value",), ("difference",)):
+            raise ValueError("prune needs value or difference as the only objective: a learning "
+                             "curve shows nothing else")  # fmt: skip
+        train = self.base.train
+        if train.lr_grid:
+            raise ValueError("prune needs one learning rate per training, but train.lr_grid has "
+                             "several; search train.lr instead")  # fmt: skip
+        if train.epochs is not None or {"train.steps", "train.epochs"} & set(self.space):
+            raise ValueError("prune compares equally long trainings step by step; give train.steps "
+                             "in the base, and search neither steps nor epochs")  # fmt: skip
+        if first >= train.steps:
+            raise ValueError(f"prune.first is {first}, but trainings end at step {train.steps}")
 
     @property
     def n_trials(self) -> int:
@@ -196,14 +227,14 @@ class SweepRecipe(Frozen):
         """
         whole = with_values(self.base, values)
         wanted = {self.judged, self.baseline} if "difference" in self.objective else {self.judged}
-        counted = {"items": "validation"}
+        counted, every = {"items": "validation"}, self.prune.first if self.prune else 0
         measured = counted if "retention" in self.objective else counted | {"old_skills": ()}
         said = "-".join(f"{field.rpartition('.')[2]}-{value}" for field, value in values.items())
         changes = {
             "name": re.sub(r"[^\w.]+", "-", f"{self.name}-{said}")[:60].strip("-"),
             "description": "",
             "data": whole.data.model_copy(update=measured),
-            "train": whole.train.model_copy(update={"evaluate_every": 0}),
+            "train": whole.train.model_copy(update={"evaluate_every": every}),
             "arms": tuple(arm for arm in whole.arms if arm.name in wanted),
             "benchmarks": (),
         }
@@ -221,13 +252,7 @@ def parse_sweep(tree: Mapping[str, Any]) -> SweepRecipe:
     Raises:
         BadInput: with the first few faults in one sentence.
     """
-    try:
-        check_values(dict(tree))
-        return SweepRecipe.model_validate(dict(tree))
-    except ValidationError as problem:
-        raise BadInput(f"The sweep is not valid: {first_faults(problem, 0)}.") from None
-    except ValueError as problem:
-        raise BadInput(f"The sweep is not valid: {problem}.") from None
+    return validated("sweep", SweepRecipe.model_validate, tree, 0)
 
 
 def load_sweep(source: str | Path, settings: Iterable[str] = (), **fields: Any) -> SweepRecipe:

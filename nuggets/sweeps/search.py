@@ -45,6 +45,11 @@ class Search:
             directions=[up] * len(sweep.objective),
             load_if_exists=True,
         )
+        if sweep.prune is not None:
+            self._study.pruner = optuna.pruners.SuccessiveHalvingPruner(
+                min_resource=sweep.prune.first, reduction_factor=sweep.prune.factor
+            )
+        self._asked: dict[int, Any] = {}
         if sweep.sampler == "grid":
             queued = list(points(sweep.space))
             for values in queued[len(self._study.get_trials(deepcopy=False)) :]:
@@ -70,7 +75,16 @@ class Search:
             for field, dimension in self._sweep.space.items():
                 if active(dimension, chosen):
                     chosen[field] = _suggest(trial, field, dimension)
+        self._asked[trial.number] = trial
         return trial.number, chosen
+
+    def falls_behind(self, number: int, step: int, value: float) -> bool:
+        """Tells a point of a trial's curve, larger is better; whether the trial is to stop."""
+        trial = self._asked[number]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a point that was told before a kill
+            trial.report(value, step)
+        return trial.should_prune()
 
     def tell(self, trial: SweepTrial) -> None:
         """Tells the study how a trial ended; again is as once."""
@@ -81,7 +95,8 @@ class Search:
             values = [s * found.mean for s, found in zip(signs, trial.scores, strict=True)]
             self._study.tell(trial.number, values, skip_if_finished=True)
         else:
-            self._study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
+            state = TrialState.PRUNED if trial.status == "pruned" else TrialState.FAIL
+            self._study.tell(trial.number, state=state, skip_if_finished=True)
 
     def importance(self) -> tuple[dict[str, float], ...]:
         """Per objective, field → importance by PED-ANOVA; empty while there is too little to say.
@@ -143,5 +158,11 @@ def _suggest(trial: Any, field: str, dimension: Dimension) -> Any:
 
 
 def same_values(trials: Sequence[SweepTrial], values: Values) -> SweepTrial | None:
-    """A finished trial of the same values, which is not computed again."""
-    return next((t for t in trials if t.status == "done" and t.values == values), None)
+    """A finished or pruned trial of the same values, which is not computed again."""
+    ended = (trial for trial in trials if trial.status in ("done", "pruned"))
+    return next((trial for trial in ended if trial.values == values), None)
+
+
+def outcome_of(trial: SweepTrial) -> dict[str, Any]:
+    """What another trial of the same values found, too."""
+    return {name: getattr(trial, name) for name in ("run", "scores", "status", "reason")}

@@ -18,6 +18,9 @@ def sentences(sweep: SweepRecipe, state: SweepState) -> list[str]:
     said = [state.stopped] if state.stopped else []
     if failed := [trial for trial in state.trials if trial.status == "failed"]:
         said.append(f"{len(failed)} trials failed; the first one: {failed[0].reason}")
+    if pruned := [trial for trial in state.trials if trial.status == "pruned"]:
+        said.append(f"{len(pruned)} of {len(state.trials)} trials were pruned before their last "
+                    "step, because others had come further; none of them can win.")  # fmt: skip
     if best is None:
         return said
     where = f"trial {best.number} ({_values(best.values)})"

@@ -20,8 +20,9 @@ from nuggets.runs.schema import RunStatus
 from nuggets.runs.store import Run, RunStore
 from nuggets.stages.creating import create
 from nuggets.sweeps.objectives import score
+from nuggets.sweeps.pruning import Pruned, Watch
 from nuggets.sweeps.recipe import SweepRecipe
-from nuggets.sweeps.search import Search, same_values
+from nuggets.sweeps.search import Search, outcome_of, same_values
 from nuggets.sweeps.trials import SweepState, SweepTrial, write_state
 
 TRIALS_OWN = (BadInput, NonFinite, OutOfMemory)
@@ -92,6 +93,7 @@ class Spread:
         self._told_together = at_once if learns else 1
         self._told: set[int] = set()
         self._open: dict[str, list[SweepTrial]] = {}
+        self._watched: dict[str, Watch] = {}
         self._began, self._before = time.monotonic(), state.seconds
 
     def finish(self) -> SweepState:
@@ -128,7 +130,10 @@ class Spread:
     def _begin(self, trial: SweepTrial) -> Run | None:
         """The run of a trial; none where another trial has the same values, or it cannot be."""
         if (same := same_values(self.state.trials, trial.values)) is not None:
-            self._end(trial, {"run": same.run, "scores": same.scores, "status": "done"})
+            self._end(trial, outcome_of(same))
+            return None
+        if trial.reason:  # it was being pruned when a kill came
+            self._end(trial, {"status": "pruned"})
             return None
         for trials in self._open.values():
             if trials[0].values == trial.values:
@@ -141,6 +146,8 @@ class Spread:
             return None
         trial = trial.model_copy(update={"run": run.id})
         self._open[run.id] = [trial]
+        if self._sweep.prune is not None:
+            self._watched[run.id] = Watch(self._sweep, self._search, trial.number, run)
         self._save(self.state.with_trial(trial))
         return run
 
@@ -149,11 +156,16 @@ class Spread:
         ends = record.started, record.finished
         spent = (ends[1] - ends[0]).total_seconds() if ends[0] and ends[1] else 0.0
         first, *same = self._open.pop(run.id)
+        self._watched.pop(run.id, None)
         try:
+            if status == "cancelled" and first.reason:
+                raise Pruned(first.reason)
             if status == "failed" and record.error and _is_trials_own(record.error.type):
                 raise BadInput(record.error.message)
             check_done(run, status)
             changes = {"scores": score(self._sweep, results.cells(run)), "status": "done"}
+        except Pruned as behind:
+            changes = {"reason": str(behind), "status": "pruned"}
         except TRIALS_OWN as problem:
             self._ctx.log(f"Trial {first.number} failed: {problem}")
             changes = {"reason": str(problem), "status": "failed"}
@@ -182,6 +194,13 @@ class Spread:
 
     def _look(self) -> None:
         self._ctx.check_cancelled()
+        for run_id, watch in list(self._watched.items()):
+            if behind := watch.look():
+                del self._watched[run_id]
+                first = self._open[run_id][0].model_copy(update={"reason": behind})
+                self._open[run_id][0] = first
+                self._save(self.state.with_trial(first))
+                RunStore(runs_dir()).open(run_id).request_cancel()
         n = self._sweep.n_trials
         at_work = len(self._open)
         self._ctx.progress(self._n_ended, n, f"{self._n_ended} of {n} trials, {at_work} at work")

@@ -23,14 +23,15 @@ class SweepTrial(Frozen):
         number: from 0, in the order in which trials were chosen.
         values: field → value of every field that was active.
         run: the id of its run; empty before it began.
-        scores: each objective with its interval, on validation items; empty where it failed.
-        reason: why it failed, in one sentence.
+        scores: each objective with its interval, on validation items; empty where it failed or
+            was pruned.
+        reason: why it failed or was pruned, in one sentence.
         seconds: what it took; nothing where another trial had the same recipe.
     """
 
     number: int
     values: dict[str, Any]
-    status: Literal["running", "done", "failed"] = "running"
+    status: Literal["running", "done", "failed", "pruned"] = "running"
     run: str = ""
     scores: tuple[Interval, ...] = ()
     reason: str = ""

@@ -21,8 +21,9 @@ from nuggets.runs.schema import RunEvent
 from nuggets.runs.store import Run, RunStore
 from nuggets.sweeps.confirming import confirm
 from nuggets.sweeps.objectives import score, winner
+from nuggets.sweeps.pruning import Pruned, Watch
 from nuggets.sweeps.recipe import SweepRecipe, parse_sweep_text
-from nuggets.sweeps.search import Search, same_values
+from nuggets.sweeps.search import Search, outcome_of, same_values
 from nuggets.sweeps.spreading import TRIALS_OWN, Spread, finish_together, run_of
 from nuggets.sweeps.trials import SweepState, SweepTrial, read_state, write_state
 from nuggets.worker import run_in_foreground
@@ -86,7 +87,8 @@ def _searched(sweep: SweepRecipe, ctx: RunContext, at_once: int) -> SweepState:
             break
         number, values = search.ask()
         known = next((t for t in state.trials if t.number == number), None)
-        trial = _trial(sweep, known or SweepTrial(number=number, values=values), state, ctx)
+        known = known or SweepTrial(number=number, values=values)
+        trial = _trial(sweep, search, known, state, ctx)
         search.tell(trial)
         found = {"importance": search.importance(), "seconds": state.seconds + trial.seconds}
         state = state.with_trial(trial).model_copy(update=found)
@@ -96,11 +98,12 @@ def _searched(sweep: SweepRecipe, ctx: RunContext, at_once: int) -> SweepState:
     return state
 
 
-def _trial(sweep: SweepRecipe, trial: SweepTrial, state: SweepState, ctx: RunContext) -> SweepTrial:
+def _trial(
+    sweep: SweepRecipe, search: Search, trial: SweepTrial, state: SweepState, ctx: RunContext
+) -> SweepTrial:
     """One trial with its scores, or with the reason why it failed."""
     if (same := same_values(state.trials, trial.values)) is not None:
-        found = {"run": same.run, "scores": same.scores, "status": "done"}
-        return trial.model_copy(update=found)
+        return trial.model_copy(update=outcome_of(same))
 
     began_at = time.monotonic()
     label, n = f"trial {trial.number + 1}", sweep.n_trials
@@ -108,8 +111,11 @@ def _trial(sweep: SweepRecipe, trial: SweepTrial, state: SweepState, ctx: RunCon
         run = run_of(sweep.trial_recipe(trial.values), trial.run)
         trial = trial.model_copy(update={"run": run.id})
         write_state(ctx.folder, state.with_trial(trial))
-        _finish(run, ctx, f"{label} of {n}", trial.number, n)
+        watch = Watch(sweep, search, trial.number, run) if sweep.prune else None
+        _finish(run, ctx, f"{label} of {n}", trial.number, n, watch)
         changes = {"scores": score(sweep, results.cells(run)), "status": "done"}
+    except Pruned as behind:
+        changes = {"reason": str(behind), "status": "pruned"}
     except TRIALS_OWN as problem:
         ctx.log(f"Trial {trial.number} failed: {problem}")
         changes = {"reason": str(problem), "status": "failed"}
@@ -132,7 +138,9 @@ def _finish_in_turn(
     return runs
 
 
-def _finish(run: Run, ctx: RunContext, label: str, before: int, total: int) -> None:
+def _finish(
+    run: Run, ctx: RunContext, label: str, before: int, total: int, watch: Watch | None = None
+) -> None:
     """Works on a run here until it is done.
 
     Args:
@@ -141,11 +149,17 @@ def _finish(run: Run, ctx: RunContext, label: str, before: int, total: int) -> N
         label: before what the run says of its progress.
         before: how many of the sweep's steps are behind it.
         total: how many there are.
+        watch: that may stop it.
+
+    Raises:
+        Pruned: if `watch` stopped it.
     """
 
     def heard(event: RunEvent) -> None:
         if event.type in ("stage", "progress", "metric"):
             ctx.check_cancelled()
+        if watch is not None and "point" in event.data and (behind := watch.look()):
+            raise Pruned(behind)
         if "holder" in event.data:
             ctx.waiting_for(str(event.data["device"]), str(event.data["holder"]))
         if event.type == "progress":

@@ -266,12 +266,14 @@ class _Steps(TrainerCallback):
         trainer, step, last = self.trainer, state.global_step, state.max_steps
         trainer.check_weights()
         every = trainer.config.evaluate_every
-        if step == last or (every and step % every == 0):
+        measured = step == last or (every and step % every == 0)
+        if measured:
             trainer.measure(step)
         if trainer.progress is not None:
-            if step == last or step % max(1, last // POINTS) == 0:
+            if measured or step % max(1, last // POINTS) == 0:
                 rate = trainer._get_learning_rate()
-                trainer.progress.metric(step=step, loss=trainer.losses[-1], lr=rate)
+                point = {"point": trainer.curve[-1][1]} if measured and trainer.curve else {}
+                trainer.progress.metric(step=step, loss=trainer.losses[-1], lr=rate, **point)
             trainer.progress.progress(step, last, "training")
         due = step == last or step % trainer.config.checkpoint_every == 0
         control.should_save = trainer.training.folder is not None and due

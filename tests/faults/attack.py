@@ -132,6 +132,15 @@ def a_pipe_as_bundle(victim: Victim) -> None:
     victim.refuses("import", victim.folder / "bundle.zip")
 
 
+def a_pipe_as_the_record_of_a_run(victim: Victim) -> None:
+    folder = victim.folder / "home" / "runs" / "20260101-000000-theirs-0000"
+    folder.mkdir(parents=True)
+    os.mkfifo(folder / "record.json")
+    ended = victim.run("list")
+    shutil.rmtree(folder)
+    assert (ended.code, "damaged" in ended.said) == (0, True), ended.said[-200:]
+
+
 def a_gguf_that_claims_gigabytes(victim: Victim) -> None:
     field = struct.pack("<Q", 1) + b"x" + struct.pack("<IIQ", 9, 0, 90_000_000)
     path = victim.folder / "sparse.gguf"
@@ -234,6 +243,7 @@ ATTACKS: tuple[Callable[[Victim], None], ...] = (
     no_key_value_heads,
     a_pipe_as_configuration,
     a_pipe_as_bundle,
+    a_pipe_as_the_record_of_a_run,
     a_gguf_that_claims_gigabytes,
     a_chat_template_without_end,
     yaml_that_multiplies,

@@ -248,6 +248,13 @@ def test_a_device_on_two_lines_is_refused_on_one():
     one_line(refused.value)
 
 
+@pytest.mark.parametrize("value", [None, 1e16])
+def test_a_key_on_two_lines_of_a_sweep_is_refused_on_one(value):
+    with pytest.raises(BadInput, match="The sweep is not valid") as refused:
+        parse_sweep_text(yaml.safe_dump(SWEEP | {"job": {"\n": value}}))
+    one_line(refused.value)
+
+
 @quiet
 @given(data=st.data())
 def test_any_value_in_any_field_of_a_sweep_is_taken_or_refused(data):

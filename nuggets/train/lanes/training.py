@@ -283,13 +283,15 @@ class TrainingLoop:
     def _after(self, step: int) -> None:
         """Measures, reports and saves, in this order."""
         last, every = self.config.steps, self.config.evaluate_every
-        if step == last or (every and step % every == 0):
+        measured = step == last or (every and step % every == 0)
+        if measured:
             self._measure(step)
-        if step == last or step % max(1, last // POINTS) == 0:
+        if measured or step % max(1, last // POINTS) == 0:
             for lane in self.lanes:
                 if lane.progress is not None:
                     rate = lane.lr * self.trainers[0].shares[step]
-                    lane.progress.metric(step=step, loss=lane.losses[-1], lr=rate)
+                    point = {"point": lane.curve[-1][1]} if measured and lane.curve else {}
+                    lane.progress.metric(step=step, loss=lane.losses[-1], lr=rate, **point)
         if self.progress is not None:
             self.progress.progress(step, last, "training")
         if self.folder is not None and (step == last or step % self.config.checkpoint_every == 0):

@@ -199,11 +199,6 @@ def explained_figure(frame: pd.DataFrame, look: Look = LIGHT) -> go.Figure:
     return charts.finish(fig, look, HEIGHT, barmode="group", showlegend=True)
 
 
-def cuts_frame(found: api.lessons.GraftLesson) -> pd.DataFrame:
-    """Exact match per way of cutting, with its interval."""
-    return pd.DataFrame([cut.model_dump() for cut in found.arms])
-
-
 def cuts_figure(frame: pd.DataFrame, look: Look = LIGHT) -> go.Figure:
     """Bars per way of cutting with intervals."""
     fig = go.Figure(

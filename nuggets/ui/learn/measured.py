@@ -193,7 +193,6 @@ def subtraction(asked: Asked) -> Scene:
     """How large the injected product is, and what is left at step 0."""
     found = _factors(asked)
     frame = learn_charts.injected_frame(found)
-    shipped = api.lessons.controls()
     picture = Picture(
         learn_charts.injected_figure(frame, asked.look),
         frame,
@@ -202,14 +201,13 @@ def subtraction(asked: Asked) -> Scene:
         Origin.of_plan(asked.recipe(), _FACTORS),
         "Bars: relative norm of the injected product per student matrix",
     )
-    step0 = shipped.step0_difference["paper"]
+    left = float(np.max(frame["left_at_step_0"]))
     size = float(np.median(frame["injected"]))
     because = (
         f"The median norm of the injected product is {percent(size)} of the weight's. What "
-        "remains after subtracting it and adding it back is at most "
-        f"{frame['left_at_step_0'].max():.0e} of the largest entry. In the run {shipped.run} "
-        f"({shipped.command}) the largest difference between logits was {step0:.1e}, which is "
-        "rounding."
+        f"remains after subtracting it and adding it back is at most {left:.0e} of the largest "
+        "entry, which is rounding. Every run measures the difference between logits before its "
+        "first step."
     )
-    answer = 0 if step0 == 0 else 1 if step0 < 1e-3 else 2
+    answer = 0 if left == 0 else 1 if left < 1e-3 else 2
     return Scene(picture, answer, because)

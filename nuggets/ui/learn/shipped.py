@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
 
@@ -10,43 +12,81 @@ from nuggets.amounts import plain_name
 from nuggets.documents.figures import interval_text
 from nuggets.errors import BadInput
 from nuggets.recipe import AlignJob
+from nuggets.statistics.intervals import Interval
 from nuggets.ui.charts import learn as learn_charts
 from nuggets.ui.frame.share import Origin, Picture
 from nuggets.ui.learn.asked import SIBLING, STUDENT, TEACHER, Asked, NotMeasured, Scene, percent
 
-FIRST = "first dimensions"
-"""The cut of which the last chapter asks."""
+CUTS = {
+    "plain": "not pruned: plain LoRA",
+    "by_target": "by sensitivity",
+    "permuted": "permuted",
+    "random": "random dimensions",
+    "by_capital": "another task's sensitivity",
+    "first": "first dimensions",
+}
+"""Arms of the published experiment, and what Learn calls them."""
 
 
 def controls(asked: Asked) -> Scene:
     """Pruned students beside plain LoRA, then beside both kinds of control."""
-    shipped = api.lessons.graft()
-    frame = learn_charts.cuts_frame(shipped)
+    report = api.lessons.result(*api.lessons.CUTS)
+    frame = _arms_frame(report, CUTS)
     few = frame.query("role in ('baseline', 'treatment')")
-    both = frame.query("origin != @FIRST")
+    # The last chapter asks of the first dimensions.
+    both = _arms_frame(report, {name: said for name, said in CUTS.items() if name != "first"})
     pictures = [
-        _cuts(shipped, few, asked, "learn-controls"),
-        _cuts(shipped, both, asked, "learn-controls-all"),
+        _cuts(report, few, asked, "learn-controls"),
+        _cuts(report, both, asked, "learn-controls-all"),
     ]
-    by = {difference.versus: difference for difference in shipped.differences}
-    permuted, random = by["permuted"], by["random"]
+    permuted, random = (_over(report, versus) for versus in ("permuted", "random"))
     answer = 0 if permuted.low <= 0 else 1 if random.low <= 0 else 2
     because = (
         f"Over the permuted cut: {_signed(permuted)}. Over the random cut: {_signed(random)}. "
-        f"Verdict: {shipped.verdict} The paper's initialisation did not get so far: "
-        f"{api.lessons.controls().report.verdict.sentence}"
+        f"Verdict: {report.verdict.sentence} The paper's initialisation did not get so far: "
+        f"{api.lessons.result(*api.lessons.TRANSFER).verdict.sentence}"
     )
     return Scene(pictures[0], answer, because, pictures[1], instead=True)
 
 
-def _cuts(shipped: api.lessons.GraftLesson, frame: pd.DataFrame, asked: Asked, key: str) -> Picture:
+def _arms_frame(report: api.BenchmarkReport, names: Mapping[str, str]) -> pd.DataFrame:
+    """The value of each arm with its interval, by the arm's name for people."""
+    return pd.DataFrame(
+        {
+            "origin": said,
+            "role": report.arms[name].role,
+            "value": report.arms[name].value,
+            "low": report.arms[name].interval[0],
+            "high": report.arms[name].interval[1],
+        }
+        for name, said in names.items()
+    )
+
+
+def _over(report: api.BenchmarkReport, versus: str) -> Interval:
+    """The pruning by sensitivity minus another arm."""
+    return next(
+        each.interval
+        for each in report.differences
+        if (each.arm, each.versus) == (report.verdict.treatment, versus)
+    )
+
+
+def _cuts(report: api.BenchmarkReport, frame: pd.DataFrame, asked: Asked, key: str) -> Picture:
+    study, run = api.lessons.CUTS
+    cut = report.arms["by_target"]
     return Picture(
-        learn_charts.cuts_figure(frame, asked.look), frame, key,
-        f"{shipped.setting} · {shipped.command}",
-        Origin(shipped.command,
-               'report = api.run_study("graft")\nprint(report.panels[1].report.arms)'),
+        learn_charts.cuts_figure(frame, asked.look),
+        frame,
+        key,
+        f"{report.task}, {cut.samples} samples, {cut.steps} steps · {len(cut.seeds)} students per "
+        f"kind of cut × {report.n_items} unseen items · nuggets paper {study}",
+        Origin(
+            f"nuggets paper {study}",
+            f"print(api.lessons.result({study!r}, {run!r}).arms)",
+        ),
         "Bars: exact match by the way the student was pruned",
-    )  # fmt: skip
+    )
 
 
 def intervals(asked: Asked) -> Scene:
@@ -98,9 +138,9 @@ def transfer(asked: Asked) -> Scene:
         "Bars: R² of the best linear map for each student layer, independent and sibling side "
         "by side",
     )  # fmt: skip
-    shipped = api.lessons.graft()
-    revealed = _cuts(shipped, learn_charts.cuts_frame(shipped), asked, "learn-cuts")
-    first = next(each for each in shipped.differences if each.versus == "first")
+    report = api.lessons.result(*api.lessons.CUTS)
+    revealed = _cuts(report, _arms_frame(report, CUTS), asked, "learn-cuts")
+    first = _over(report, "first")
     answer = 0 if first.low > 0 else 2 if first.high < 0 else 1
     because = (
         f"By sensitivity minus the first dimensions: {_signed(first)}. What helped was to keep the "
@@ -114,16 +154,7 @@ def words(asked: Asked) -> Scene:
     report = api.report(api.shipped_run())
     if report is None or report.verdict.treatment is None:
         raise BadInput("The finished run that comes with this installation has no report.")
-    frame = pd.DataFrame(
-        {
-            "origin": plain_name(name),
-            "role": arm.role,
-            "value": arm.value,
-            "low": arm.interval[0],
-            "high": arm.interval[1],
-        }
-        for name, arm in report.arms.items()
-    )
+    frame = _arms_frame(report, {name: plain_name(name) for name in report.arms})
     treatment = report.arms[report.verdict.treatment]
     few = frame.query("role in ('baseline', 'content_control')")
     pictures = [
@@ -149,5 +180,5 @@ def words(asked: Asked) -> Scene:
     return Scene(pictures[0], answer, because, pictures[1], instead=True)
 
 
-def _signed(difference: api.lessons.CutDifference) -> str:
-    return interval_text(difference.value, difference.low, difference.high, signed=True)
+def _signed(difference: Interval) -> str:
+    return interval_text(difference.mean, difference.low, difference.high, signed=True)

@@ -75,6 +75,9 @@ def _options() -> dict[str, Any]:
     with right:
         hours = fields.number("Hours at most", 0.0, 1000.0, 0.0, "hours",
                               "0 for no limit; time for the confirmation is kept.")  # fmt: skip
+        prune = fields.number("Prune from step", 0, 1_000_000, 0, "prune",
+                              "Trials whose learning curves fall behind are stopped from here on "
+                              "(successive halving); 0 finishes all.")  # fmt: skip
         trials = None
         if sampler != "grid":  # which has all its points
             trials = fields.number("Trials", 1, 5000, 24, "trials")
@@ -89,6 +92,7 @@ def _options() -> dict[str, Any]:
         "objective": objective,
         "max_hours": hours or None,
         "confirm": {"seeds": seeds},
+        "prune": {"first": prune} if prune else None,
     }
 
 

@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from nuggets import api
+from nuggets.disk import untrusted
 from nuggets.errors import BadInput
+from nuggets.models import tried
 from nuggets.models.loading import check_loading, load_model, load_tokenizer
 from nuggets.models.references import parse_ref
 from tests.unit.models.odd_models import ODD, ONLY_VALUES, edit
@@ -61,3 +63,20 @@ def test_the_preflight_of_commands_and_pages_gives_the_sentence_of_loading(
     said = refusal(check_loading, folder)
     assert "nosuch" in said
     assert api.preflight(str(folder), str(tiny())).problems == (said,)
+
+
+def test_a_folder_is_tried_again_after_any_byte_of_it_changed(tiny_copy, tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr(tried, "limited", lambda *_, **__: calls.append(1))
+    monkeypatch.setattr(untrusted, "SETTLED_S", -60)  # as if nothing had changed just now
+    ref = parse_ref(str(folder := tiny_copy()))
+    for _ in range(3):
+        tried.try_loading(ref, tmp_path / "cache")
+    assert len(calls) == 1
+    weights = folder / "model.safetensors"
+    for file, at in ((weights, -1), (folder / "tokenizer.json", 40)):
+        changed = bytearray(file.read_bytes())
+        changed[at] ^= 1
+        file.write_bytes(changed)
+        tried.try_loading(ref, tmp_path / "cache")
+    assert len(calls) == 3

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from nuggets.disk.last_frame import MAX_LOG_BYTES
 from nuggets.disk.locks import is_held
 from nuggets.errors import BadInput, NuggetsError
 from nuggets.playground import mailbox as playground
@@ -53,9 +54,12 @@ def test_every_speaker_answers_in_order():
 
 def test_the_worker_stays_for_the_next_question_and_is_freed_on_request(home):
     playground.ask(question("a"), timeout=120)
-    first = worker_pid()
+    first, log = worker_pid(), home / "playground" / "output.log"
+    log.write_bytes(b"x" * (MAX_LOG_BYTES + 1))  # as libraries print it
     playground.ask(question("b"), timeout=120)
     assert worker_pid() == first
+    playground.ask(question("another"), timeout=120)  # when the log was looked at
+    assert log.stat().st_size < MAX_LOG_BYTES
     assert playground.state().loaded == ("teacher",)
     assert not playground.free(wait=120).alive
     assert not is_held(home / "playground" / "lock")

@@ -170,18 +170,6 @@ def test_the_four_pre_registered_attempts_have_no_success():
     assert "helps" not in kinds
 
 
-def test_the_shipped_lesson_of_cuts_is_that_of_the_graft_report():
-    report, lesson = grafts()["reverse 64"], api.lessons.graft()
-    assert lesson.verdict == report.verdict.sentence
-    arms = [arm.value for arm in report.arms.values()]
-    assert sorted(cut.value for cut in lesson.arms) == pytest.approx(sorted(arms), abs=5e-4)
-    for each in lesson.differences:
-        interval = beaten(report, each.versus).interval
-        assert (each.value, each.low, each.high) == pytest.approx(
-            (interval.mean, interval.low, interval.high), abs=5e-4
-        )
-
-
 def test_the_verdict_claims_only_what_its_calibration_allows():
     found = api.lessons.calibration()
     assert found.edition == EDITION

@@ -7,6 +7,7 @@ the recipe counts, so that a test sees on which of them a choice was made.
 from __future__ import annotations
 
 import os
+import time
 import zlib
 from pathlib import Path
 
@@ -55,6 +56,14 @@ def execute(run, ctx):
     if told and Path(told).is_file() and run.record().name.endswith(Path(told).read_text()):
         Path(told).unlink()
         raise KeyboardInterrupt
+    for step in range(every := recipe.train.evaluate_every, recipe.train.steps, every or 1):
+        for arm in recipe.arms if every else ():
+            for seed in recipe.seeds:
+                point = rate(recipe, arm.name) * step / recipe.train.steps
+                ctx.metric(arm=arm.name, seed=seed, step=step, loss=1.0, point=point)
+        for _ in range(int(os.environ.get("SWEEP_LINGERS", "0"))):  # so long others may decide
+            ctx.check_cancelled()
+            time.sleep(0.01)
     found = []
     for arm in recipe.arms:
         for seed in recipe.seeds:

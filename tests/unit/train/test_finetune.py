@@ -249,8 +249,12 @@ def test_cancelling_stops_before_the_next_step(loaded, encoded):
 
 def test_events_carry_step_loss_and_the_rate_of_that_schedule(loaded, encoded):
     progress = InMemoryProgress()
-    log = finetune(with_lora(loaded), encoded, CONFIG, 0, progress=progress)
+    log = finetune(
+        with_lora(loaded), encoded, CONFIG, 0, progress=progress, on_evaluate=lambda step: step / 2
+    )
     assert [m["loss"] for m in progress.metrics] == log.losses
+    points = {m["step"]: m["point"] for m in progress.metrics if "point" in m}
+    assert points == {4: 2.0, 8: 4.0, 10: 5.0}
     assert progress.fraction == 1.0
     assert progress.metrics[1]["lr"] == pytest.approx(CONFIG.lr)  # after warm-up
 
