@@ -9,7 +9,7 @@ import time
 import pytest
 
 from nuggets import api
-from tests.browser.conftest import idle, until
+from tests.browser.conftest import WORK_MS, idle, until
 from tests.browser.test_journeys import go
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
@@ -42,8 +42,10 @@ def test_a_person_finds_and_confirms_the_best_rank_and_ratio(open_context, shoot
     page.get_by_text("Base recipe: what all trials share").click()
     page.get_by_role("tab", name="Compare").click()
     drag_to(page, page.get_by_role("slider", name="Seeds"), "2")
+    ready = page.get_by_role("button", name="Start the sweep")
+    ready.wait_for(timeout=WORK_MS)
     shoot(page, "sweep-before")
-    page.get_by_role("button", name="Start the sweep").click()
+    ready.click()
     until(lambda: bool(api.sweeping.sweeps()))
     (made,) = api.sweeping.sweeps()
     sweep = api.sweeping.recipe_of(made)
