@@ -24,7 +24,16 @@ from nuggets.disk.untrusted import is_file, read_text
 from nuggets.errors import BadInput, Damaged, RunBusy, Unsupported
 from nuggets.runs import leases
 from nuggets.runs.events import read_events
-from nuggets.runs.schema import LIVE, Provenance, RunEvent, RunRecord, RunStatus, now, parse_record
+from nuggets.runs.schema import (
+    LIVE,
+    RESUMABLE,
+    Provenance,
+    RunEvent,
+    RunRecord,
+    RunStatus,
+    now,
+    parse_record,
+)
 
 MAX_BYTES = 10_000_000
 """Of a record or recipe."""
@@ -94,7 +103,8 @@ class Run:
                 record = again  # it was written between the two looks: look once more
         except (Damaged, Unsupported):
             return "damaged"
-        if owner == "queue":
+        # Owned, and still as the last attempt ended: the next one is about to begin.
+        if owner == "queue" or (owner and record.status in RESUMABLE):
             return "queued"
         begun = record.status in LIVE or (record.status == "created" and self.queued_before())
         return "interrupted" if begun and not owner else record.status

@@ -50,6 +50,17 @@ def test_a_pipe_in_a_run_folder_from_elsewhere_keeps_no_reader_waiting(store, na
     signal.alarm(0)
 
 
+@pytest.mark.parametrize("status", ["failed", "cancelled"])
+def test_a_resumed_run_is_queued_from_its_workers_first_moment(store, status):
+    """A follower that takes the last attempt's end for this one's would leave."""
+    run = store.create("toy", "{}", "toy")
+    rewrite(run, status=status, attempts=1)
+    assert run.status() == status
+    with run.owned():
+        assert run.status() == "queued"
+    assert run.status() == status
+
+
 def test_runs_are_listed_newest_first_from_their_folders_alone(store):
     first, second = (store.create("t", "", name) for name in "ab")
     first.folder.rename(store.root / "20200101-000000-old-0000")
