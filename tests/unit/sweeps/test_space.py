@@ -149,7 +149,8 @@ BAD = {
     "no old skill": (tree(base=load_recipe("quick", ["data.old_skills=[]"]), objective="retention"),
                      "needs old skills"),
     "validation base": (tree(base=load_recipe("quick", ["data.items=validation"])), "must be test"),
-    "unknown option": (tree(prune=True), "there is no field prune"),
+    "prune": (tree(prune=True), "prune: Input should be a valid dictionary"),
+    "unknown option": (tree(hyperband=True), "there is no field hyperband"),
 }  # fmt: skip
 
 
