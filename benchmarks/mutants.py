@@ -24,7 +24,8 @@ from typing import Any, NamedTuple
 
 ROOT = Path(__file__).parents[1]
 TESTS = {
-    "sensitivity": "unit/sensitivity contract/test_scores.py contract/test_streaming.py",
+    "sensitivity": "unit/sensitivity unit/extraction/test_extraction_ratio.py "
+    "contract/test_scores.py contract/test_streaming.py",
     "extraction": "unit/extraction",
     "train": "unit/train integration/test_training.py integration/test_concurrent.py "
     "integration/test_team.py",

@@ -41,6 +41,8 @@ from nuggets.builtin.skills import Skill as Skill
 from nuggets.bundles import atlases as atlases
 from nuggets.bundles import bundle as bundles
 from nuggets.bundles.shipped import shipped_run as shipped_run
+from nuggets.bundles.tracking import check_tracker as check_tracker
+from nuggets.bundles.tracking import track as track
 from nuggets.data.jsonl import iter_samples as iter_samples
 from nuggets.data.samples import Sample as Sample
 from nuggets.data.tables import column_names as column_names

@@ -15,7 +15,7 @@ import numpy as np
 from nuggets.builtin.pairs import MODELS, PAIRS, measured_root
 from nuggets.builtin.resolve import model_named, pair_named
 from nuggets.builtin.skills import SKILLS
-from nuggets.bundles.bundle import read_bundle, write_bundle
+from nuggets.bundles.bundle import opened, write_bundle
 from nuggets.disk.commit import remove_folder
 from nuggets.disk.home import runs_dir
 from nuggets.erasure.report import ErasureReport
@@ -44,7 +44,7 @@ def shipped_run() -> Run:
     if not found:
         raise BadInput(f"No finished run comes with this installation: {measured_root()} has none.")
     here = runs_dir() / found[-1].name.removesuffix(ENDING)
-    return Run(here) if here.is_dir() else read_bundle(found[-1])
+    return Run(here) if here.is_dir() else opened(found[-1])
 
 
 def lighter(map: SensitivityMap, student: str, whole: bool) -> SensitivityMap:

@@ -34,7 +34,7 @@ _COMMANDS = {
         ("measure", "align probe plan power extract cut convert"),
         ("evaluate", "evaluate prompt"),
         ("recipes", "samples recipes allow"),
-        ("transfers", "run start follow cancel resume show list prune export compare"),
+        ("transfers", "run start follow cancel resume show list prune export compare track"),
         ("sweeps", "sweep sweeps"),
         ("studies", "paper calibrate"),
         ("transfers", "bundle import"),

@@ -63,6 +63,14 @@ EngineName = Annotated[
         "--engine", help="local, slurm or '{kind: slurm, gpus: 2}', instead of `nuggets engines`."
     ),
 ]
+Track = Annotated[
+    str | None,
+    typer.Option(
+        "--track",
+        help="Log the result with trackio or wandb, on this machine; trackio:USER/SPACE or "
+        "wandb:ENTITY sends it there.",
+    ),
+]
 RunId = Annotated[str, typer.Argument(help="A run's id, or the beginning of one.")]
 
 

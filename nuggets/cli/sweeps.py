@@ -13,7 +13,7 @@ from nuggets.cli import options as o
 from nuggets.cli.output import bars, interval, out, print_json, say, table, tell_run
 from nuggets.cli.transfers import failed, watch
 from nuggets.disk.commit import atomic_write
-from nuggets.errors import Damaged
+from nuggets.errors import BadInput, Damaged
 from nuggets.sweeps.samplers import SAMPLERS
 
 _SHOWN = 20
@@ -51,6 +51,7 @@ def sweep(
     plan: Annotated[bool, typer.Option("--plan", help="Only say what it will take.")] = False,
     start: Annotated[bool, typer.Option("--start", help="Go on without this terminal.")] = False,
     engine: o.EngineName = None,
+    track: o.Track = None,
     json: o.AsJson = False,
 ) -> None:
     """Search a recipe's fields on validation items, and confirm the winner on fresh seeds."""
@@ -69,13 +70,26 @@ def sweep(
     with api.engines.using(engine):
         if plan:
             return _plan(recipe, json)
-        if start:
-            made = api.sweeping.start(recipe)
-            said = f"Started {made.id}. Follow it with: nuggets sweeps {made.id} --follow"
-            return tell_run(made, said, json)
-        with bars() as progress:
-            made = api.sweeping.run(recipe, progress.show)
-    return _finish(made, json)
+        return _start(recipe, track, json) if start else _run(recipe, track, json)
+
+
+def _start(recipe: api.SweepRecipe, track: str | None, json: bool) -> None:
+    if track:
+        raise BadInput("--track logs when this terminal has seen the end, which --start does not "
+                       "wait for; log its runs later with: nuggets track RUN")  # fmt: skip
+    made = api.sweeping.start(recipe)
+    said = f"Started {made.id}. Follow it with: nuggets sweeps {made.id} --follow"
+    tell_run(made, said, json)
+
+
+def _run(recipe: api.SweepRecipe, track: str | None, json: bool) -> None:
+    if track:
+        api.check_tracker(track)
+    with bars() as progress:
+        made = api.sweeping.run(recipe, progress.show)
+    _finish(made, json)
+    for each in api.sweeping.runs_of(made) if track else ():
+        api.track(each, track or "", made.id)
 
 
 def sweeps(

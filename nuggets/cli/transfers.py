@@ -23,18 +23,23 @@ def run(
     parts: Annotated[
         int, typer.Option(min=1, help="Train the seeds in so many runs at once, then report.")
     ] = 1,
+    track: o.Track = None,
     json: o.AsJson = False,
 ) -> None:
     """Run a transfer and its controls in this terminal."""
     recipe = asked.load()
+    if track:
+        api.check_tracker(track)
     with api.engines.using(engine) as used:
         trained = api.train_parts(recipe, parts, _tell_part) if parts > 1 else []
         if used.elsewhere:
-            _run_elsewhere(recipe, json)
+            made = _run_elsewhere(recipe, json)
         else:
             with bars() as progress:
                 made = api.run(recipe, progress.show)
             finish(made, json)
+        if track:
+            api.track(made, track)
         for part in trained:  # the run has all of their cells
             api.delete(part.id)
 
@@ -43,7 +48,7 @@ def _tell_part(part: api.Run, done: int, total: int) -> None:
     say(f"Part {done} of {total} is trained: {part.id}")
 
 
-def _run_elsewhere(recipe: api.TransferRecipe, json: bool) -> None:
+def _run_elsewhere(recipe: api.TransferRecipe, json: bool) -> api.Run:
     """Starts a run on a cluster and follows it; Ctrl-C stops both."""
     made = api.start(recipe)
     try:
@@ -52,6 +57,7 @@ def _run_elsewhere(recipe: api.TransferRecipe, json: bool) -> None:
         with contextlib.suppress(BadInput):  # it ended by itself
             api.cancel(made.id)
         raise
+    return made
 
 
 def start(asked: o.RecipeOptions, engine: o.EngineName = None, json: o.AsJson = False) -> None:
@@ -60,6 +66,16 @@ def start(asked: o.RecipeOptions, engine: o.EngineName = None, json: o.AsJson = 
     with api.engines.using(engine):
         made = api.start(recipe)
     tell_run(made, f"Started {made.id}. Follow it with: nuggets follow {made.id}", json)
+
+
+def track(
+    run_id: o.RunId,
+    to: Annotated[str, typer.Option(help="As --track of `nuggets run`.")] = "trackio",
+) -> None:
+    """Log a finished run in a tracker of experiments: curves, recipe, verdict, report page."""
+    found = api.open_run(run_id)
+    api.track(found, to)
+    say(f"Logged {found.id} with {to}, in the project nuggets.")
 
 
 def follow(run_id: o.RunId, json: o.AsJson = False) -> None:

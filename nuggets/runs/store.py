@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from nuggets import demo
 from nuggets.disk.commit import (
     atomic_write,
     disk_errors,
@@ -178,6 +179,7 @@ class Run:
         path = self.folder / "notes.txt"
         return path.read_text(errors="replace") if is_file(path) else ""
 
+    @demo.refuses("notes are not kept")
     def set_notes(self, text: str) -> None:
         """Replaces the user's notes."""
         atomic_write(self.folder / "notes.txt", text)

@@ -165,7 +165,7 @@ def _proportion_bounds(spread: Spread, n_items: int, level: float) -> tuple[floa
 
 def _constant_difference(delta: Outcomes, level: float) -> PairedDifference:
     """Judge 0/1 arms whose difference is −1, 0 or 1 in every seed and item."""
-    value, n_items = float(delta[0, 0]), delta.shape[1]
+    value, n_items = float(delta.mean()), delta.shape[1]
     # Up to this share of unseen items may differ otherwise: from 0 to both sides, from ±1 inwards.
     unseen = unseen_share(n_items, level)
     bounds = (value - unseen * (1 + value), value + unseen * (1 - value))

@@ -10,6 +10,8 @@ from nuggets.studies.documents import published_report
 
 CUTS = ("graft", "reverse 64")
 """The experiment and its run in which students are pruned in several ways."""
+OTHER = ("graft", "sub 64")
+"""The same on another skill."""
 TRANSFER = ("main", "reverse")
 """The paper's initialisation on the same skill."""
 

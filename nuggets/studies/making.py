@@ -7,7 +7,7 @@ from pathlib import Path
 
 from nuggets import demo
 from nuggets.errors import BadInput
-from nuggets.recipe import CutJob, TransferRecipe, anchored
+from nuggets.recipe import TransferRecipe, anchored, parse_cut
 from nuggets.runs import launch
 from nuggets.runs.fan_out import check_done, spreads, submit_all
 from nuggets.runs.schema import LIVE, RESUMABLE, RunEvent
@@ -134,8 +134,8 @@ def _make_model(study: Study, name: str) -> None:
     if not folder.is_dir():
         from nuggets.stages.cutting import cut_to
 
-        cut = study.models[name].model_dump() | {"teacher": cut_teacher(study, name)}
-        cut_to(CutJob(**cut), folder)
+        own = {**study.models[name].model_dump(), "teacher": cut_teacher(study, name)}
+        cut_to(parse_cut(own), folder)
     if not (folder / "config.json").is_file():
         raise BadInput(
             f"The model {name} of the experiment is not at {folder}; delete that folder."

@@ -122,6 +122,14 @@ def state_of(sweep: Run) -> SweepState:
     return read_state(sweep.folder)
 
 
+def runs_of(sweep: Run) -> list[Run]:
+    """The finished runs of its trials and of the confirmation, each once; deleted ones are not."""
+    state = state_of(sweep)
+    wanted = [*(trial.run for trial in state.done), *state.confirming.values()]
+    known = {run.id: run for run in RunStore(runs_dir()).list()}
+    return [known[run] for run in dict.fromkeys(wanted) if run in known]
+
+
 def ranked(recipe: SweepRecipe, state: SweepState) -> list[SweepTrial]:
     """The finished trials, best first in the first objective."""
     turned = sign(recipe, recipe.objective[0])

@@ -59,7 +59,7 @@ class Search:
         """The number and the values of the next trial, or of one that a kill cut off.
 
         Args:
-            taken: trials that are at work, or that ended and were not told yet.
+            taken: trials that are at work.
         """
         from optuna.trial import Trial, TrialState
 

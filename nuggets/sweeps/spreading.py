@@ -1,7 +1,7 @@
 """Trials through this machine's engine: several at once, each with a worker of its own.
 
-What is proposed depends on how many are asked for at once and on nothing else. A sampler that
-learns is asked for as many trials as the engine takes, and told of none before all of them ended.
+What is proposed depends on how many are asked for at once and on nothing else: a sampler that
+learns is asked for as many trials as the engine takes, and for more when all of these have ended.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ def run_of(recipe: TransferRecipe, run_id: str) -> Run:
     Raises:
         BadInput: if the recipe cannot work.
     """
-    known = next((run for run in RunStore(runs_dir()).list() if run.id == run_id), None)
-    return known or create(recipe)
+    known = runs_dir() / run_id
+    return Run(known) if run_id and known.is_dir() else create(recipe)
 
 
 def finish_together(
@@ -88,10 +88,7 @@ class Spread:
     ) -> None:
         self.state = state
         self._sweep, self._search, self._ctx, self._over = sweep, search, ctx, over
-        learns = sweep.sampler in LEARNING
-        self._generation = at_once if learns else sweep.n_trials
-        self._told_together = at_once if learns else 1
-        self._told: set[int] = set()
+        self._generation = at_once if sweep.sampler in LEARNING else sweep.n_trials
         self._open: dict[str, list[SweepTrial]] = {}
         self._watched: dict[str, Watch] = {}
         self._began, self._before = time.monotonic(), state.seconds
@@ -99,7 +96,9 @@ class Spread:
     def finish(self) -> SweepState:
         """Makes all of them, and returns what was found."""
         n = self._sweep.n_trials
-        self._tell()
+        for trial in self.state.trials:
+            if trial.status != "running":
+                self._search.tell(trial)  # a kill may have come between the two
         while self._n_ended < n and not self.state.stopped:
             submit_all(self._next_runs(), on_end=self._ended, on_wait=self._look)
         return self.state
@@ -109,8 +108,12 @@ class Spread:
         return sum(trial.status != "running" for trial in self.state.trials)
 
     def _next_runs(self) -> Iterator[Run]:
-        """The runs of one generation's trials, each made when there is room for it."""
-        whole = len(self._told) // self._generation + 1
+        """The runs of one generation's trials, each made when there is room for it.
+
+        There is room for all of a generation that learns before the first one is seen to have
+        ended, so that none is proposed by what another of them found.
+        """
+        whole = self._n_ended // self._generation + 1
         end = min(self._sweep.n_trials, whole * self._generation)
         while len(taken := self._taken()) < end:
             if stopped := self._over(self._sweep, self.state):
@@ -174,23 +177,11 @@ class Spread:
             self._end(trial, changes)
 
     def _end(self, trial: SweepTrial, changes: dict) -> None:
-        state = self.state.with_trial(trial.model_copy(update=changes))
-        seconds = self._before + time.monotonic() - self._began
-        self._save(state.model_copy(update={"seconds": seconds}))
-        if self._tell():
-            self._save(self.state.model_copy(update={"importance": self._search.importance()}))
-
-    def _tell(self) -> bool:
-        """Tells the search of every generation that is complete; returns whether one was new."""
-        n, size, before = self._sweep.n_trials, self._told_together, len(self._told)
-        ended = {trial.number: trial for trial in self.state.trials if trial.status != "running"}
-        for start in sorted({number - number % size for number in ended.keys() - self._told}):
-            numbers = range(start, min(start + size, n))
-            if all(number in ended for number in numbers):
-                for number in numbers:
-                    self._search.tell(ended[number])
-                self._told.update(numbers)
-        return len(self._told) > before
+        trial = trial.model_copy(update=changes)
+        self._search.tell(trial)
+        found = {"importance": self._search.importance(),
+                 "seconds": self._before + time.monotonic() - self._began}  # fmt: skip
+        self._save(self.state.with_trial(trial).model_copy(update=found))
 
     def _look(self) -> None:
         self._ctx.check_cancelled()

@@ -40,6 +40,8 @@ REFUSED = {
     "a sweep": lambda: api.sweeping.start(api.load_sweep("quick", ["lora.r=4,8"])),
     "an experiment": lambda: api.start_study("layers"),
     "an upload": lambda: api.save_upload(b'{"question": "a", "answer": "b"}'),
+    "a bundle by its path": lambda: api.bundles.read_bundle(Path("/etc/passwd")),
+    "a note": lambda: api.Run(Path("run")).set_notes("mine"),
     "a bundle": lambda: api.bundles.read_upload(b"PK"),
     "a recipe": lambda: api.save_recipe(quick(), "mine"),
     "deleting a recipe": lambda: api.delete_recipe("mine"),
@@ -65,6 +67,10 @@ def test_built_in_models_and_tasks_are_all_there():
     assert api.spec("teacher").n_layers == 6
     assert len(api.seed_samples(api.DataConfig(task="king", n_seed_samples=3))) == 3
     assert create(quick()).status() == "created"
+
+
+def test_the_run_that_comes_with_the_app_opens():
+    assert api.shipped_run().status() == "done"
 
 
 def test_the_queue_is_bounded_and_old_runs_make_room(store: RunStore, monkeypatch):

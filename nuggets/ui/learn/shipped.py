@@ -144,7 +144,8 @@ def transfer(asked: Asked) -> Scene:
     answer = 0 if first.low > 0 else 2 if first.high < 0 else 1
     because = (
         f"By sensitivity minus the first dimensions: {_signed(first)}. What helped was to keep the "
-        "same dimensions in every layer. A benefit of choosing them by sensitivity was not shown."
+        "same dimensions in every layer. Whether it matters which ones depends on the skill; on "
+        f"sub: {api.lessons.result(*api.lessons.OTHER).verdict.sentence}"
     )
     return Scene(picture, answer, because, revealed)
 

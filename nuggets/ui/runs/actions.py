@@ -152,7 +152,8 @@ def export(run: api.Run, job: TransferRecipe) -> None:
         language="bash",
         wrap_lines=True,
     )
-    if st.button("Export", type="primary", key="export"):
+    thing = "whole model" if what == WHOLE else "PEFT adapter"
+    if st.button(f"Export the {thing}", type="primary", key="export"):
         with safe.shown_problems("exported"):
             with st.spinner("Writing the folder"):
                 api.export_apart(run, Path(out).expanduser(), arm, seed, what == WHOLE)

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from nuggets.compute.svd import truncated_svd
-from nuggets.errors import BadInput
+from nuggets.errors import BadInput, Unsupported
 from nuggets.extraction.adapter import (
     add_lora,
     inject,
@@ -20,6 +20,7 @@ from nuggets.extraction.adapter import (
     stack_factors,
     untie_adapter,
 )
+from nuggets.extraction.adapter_options import check_options
 from nuggets.extraction.plan import LoraConfig
 from nuggets.models.architecture import ROLES, ArchSpec
 
@@ -238,3 +239,49 @@ def test_untouched_weights_are_not_shared_with_the_factors():
     disturb(inject(model, factors, lora))
     for name, factor in factors.items():
         np.testing.assert_array_equal(factor.a.numpy(), before[name].numpy())
+
+
+def kept(tmp_path):
+    """A trained adapter on disk, the student it is for, and what it computes."""
+    untouched, spec, factors, peft = trained(False, LORAS[0])
+    save_adapter(tmp_path, read_factors(peft), dict.fromkeys(factors, 1.0), spec, "s", "card")
+    return untouched, load_adapter(copy.deepcopy(untouched), tmp_path)(prompt()).logits
+
+
+def test_an_adapter_of_a_wrapper_fits_the_text_model_inside_it(tmp_path):
+    untouched, logits = kept(tmp_path)
+    file, config = tmp_path / "adapter_model.safetensors", tmp_path / "adapter_config.json"
+    inner = {k.replace(".model.model.", ".model.model.language_model."): v
+             for k, v in load_file(file).items()}  # fmt: skip
+    save_file(inner, file)
+    config.write_text(config.read_text().replace('"model.layers', '"model.language_model.layers'))
+    torch.testing.assert_close(load_adapter(untouched, tmp_path)(prompt()).logits, logits)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "fits"),
+    [
+        ("peft_type", "IA3", False),
+        ("bias", "all", False),
+        ("init_lora_weights", "pissa", False),
+        ("init_lora_weights", False, True),
+        ("use_dora", True, False),
+        ("use_dora", False, True),
+        ("megatron_core", "megatron.core", True),
+        ("an_option_of_tomorrow", 1, False),
+        ("an_option_of_tomorrow", None, True),
+    ],
+)
+def test_only_plain_lora_is_loaded(option, value, fits, tmp_path):
+    untouched, _ = kept(tmp_path)
+    config = tmp_path / "adapter_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {option: value}))
+    if fits and option != "an_option_of_tomorrow":
+        load_adapter(untouched, tmp_path)
+        return
+    ranks = {LORAS[0].r}
+    if fits:
+        check_options(config, ranks, ())
+        return
+    with pytest.raises(Unsupported, match=f"sets {option} to"):
+        load_adapter(untouched, tmp_path)

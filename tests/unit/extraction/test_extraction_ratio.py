@@ -45,6 +45,7 @@ def test_cut_matrix_is_the_whole_choice_with_the_others_zero(kind):
         total = map.total(item.teacher_module)
         assert item.kept_mass == pytest.approx(float(part.double().sum()) / total, rel=1e-5)
         assert item.area == pytest.approx(n / scores.numel())
+        assert all_of.area == pytest.approx(full.numel() / scores.numel())
 
 
 def test_without_the_map_a_ratio_cannot_be_extracted():

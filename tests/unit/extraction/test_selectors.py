@@ -319,3 +319,11 @@ def test_a_matrix_without_any_sensitivity_is_planned_with_a_share_of_zero():
     items = make_plan(map, STUDENT, config, LoraConfig(r=2)).items
     (item,) = [each for each in items if each.teacher_module == name]
     assert item.kept_mass == item.runner_up[2] == 0
+
+
+def test_what_a_recipe_leaves_out_keeps_its_meaning():
+    """Defaults are part of every recipe and report that does not spell them out."""
+    assert {kind().kind: kind().model_dump(exclude={"kind"}) for kind in MATRIX_KINDS} == {
+        "window": {}, "rows_cols": {}, "neurons": {}, "weights": {}, "random_window": {"seed": 0},
+        "consistent": {"order": "sensitivity", "seed": 0},
+    }  # fmt: skip

@@ -43,6 +43,19 @@ def test_matrices_that_cannot_be_cut_start_plain(changes, whole_heads, plain):
     assert len(sites) + len(uncut) == 14
 
 
+def test_a_tied_teacher_gives_its_embedding_as_head_and_all_else_under_its_own_name():
+    roles = (*LAYER_ROLES, "head")
+    for tied in (False, True):
+        teacher = TEACHER.model_copy(update={"tied": tied})
+        sites, _ = split(STUDENT, roles, teacher=teacher)
+        names = {site.role: site.teacher_module for site in sites}
+        assert names.pop("head") == teacher.module("embed" if tied else "head")
+        assert set(names) == set(LAYER_ROLES)
+        for site in sites:
+            if site.role != "head":
+                assert site.teacher_module == teacher.module(site.role, site.teacher_layer)
+
+
 def test_a_deeper_student_receives_every_layer_once_at_the_same_depth():
     deep = STUDENT.model_copy(update={"n_layers": 7})
     plan = make_plan(make_map(), deep, ExtractionConfig(), LORA)

@@ -57,10 +57,11 @@ def test_top_entries_are_those_of_a_stable_sort_of_all(k):
     np.testing.assert_array_equal(values, entries[order])
 
 
-def test_specific_leaves_out_exactly_what_is_top_in_another_map():
+@pytest.mark.parametrize("q", [0.1, 0.3])
+def test_specific_leaves_out_exactly_what_is_top_in_another_map(q):
     own, others = drawn(0), [drawn(1), drawn(2)]
-    found = compare_maps(Specific(q=0.1), own, others)
-    bounds = [np.sort(blocks(o))[::-1][round(0.1 * len(blocks(o))) - 1] for o in others]
+    found = compare_maps(Specific(q=q), own, others)
+    bounds = [np.sort(blocks(o))[::-1][round(q * len(blocks(o))) - 1] for o in others]
     for module, matrix in own.full.items():
         top = np.zeros(matrix.shape, bool)
         for other, bound in zip(others, bounds, strict=True):
@@ -75,6 +76,11 @@ def test_a_map_that_is_zero_nearly_everywhere_has_no_top_weights_among_its_zeros
     zeros = {module: np.zeros_like(matrix) for module, matrix in silent.full.items()}
     found = compare_maps(Specific(q=0.5), own, [dataclasses.replace(silent, full=zeros)])
     np.testing.assert_array_equal(blocks(found), blocks(own))
+
+
+def test_one_percent_is_the_top_where_a_recipe_does_not_say():
+    assert Specific().q == 0.01
+    assert Contrast().unit == "share"
 
 
 @pytest.mark.parametrize("unit", ["share", "log_ratio"])

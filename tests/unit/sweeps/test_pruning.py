@@ -40,9 +40,8 @@ def test_a_trial_stops_where_half_of_those_before_were_better():
         (12, "done"), (20, "done"), (8, "pruned"), (16, "pruned"), (4, "pruned")]  # fmt: skip
     for trial in state.trials[2:]:
         assert trial.scores == ()
-        assert re.match(
-            rf"Trial {trial.number} was pruned at step \d0, where its dif", trial.reason
-        )
+        said = rf"Trial {trial.number} was pruned at step \d0, where its difference"
+        assert re.match(said, trial.reason)
         run = api.open_run(trial.run)
         assert run.status() == "cancelled"
         assert not list(run.folder.glob("artifacts/cells/*")), "it was not trained to its end"

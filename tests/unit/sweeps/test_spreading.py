@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 
+import optuna
 import pytest
 
 from nuggets import api
@@ -12,6 +14,7 @@ from nuggets.errors import Cancelled
 from nuggets.runs import fan_out
 from nuggets.runs.engines.settings import VARIABLE
 from nuggets.sweeps import control, working
+from nuggets.sweeps.samplers import SAMPLERS
 from nuggets.sweeps.spreading import Spread
 from nuggets.worker import run_in_foreground
 from tests.unit.runs.test_fan_out import Threads
@@ -82,6 +85,8 @@ def test_a_search_that_was_stopped_amid_a_generation_proposes_what_it_would_have
     settings = [*WIDE, "seeds=[0,1]", "device=cpu"]
     sweep = api.load_sweep("quick", settings, sampler="tpe", trials=7)
     monkeypatch.setattr(working, "confirm", lambda *given: None)
+    learning = partial(optuna.samplers.TPESampler, n_startup_trials=2)  # usually 10
+    monkeypatch.setitem(SAMPLERS, "tpe", lambda seed, turn: learning(seed=turn))
     whole = control.state_of(control.run(sweep))
     assert len({str(t.values) for t in whole.trials}) == 7
     monkeypatch.setenv("NUGGETS_HOME", str(tmp_path / "other"))
