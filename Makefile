@@ -94,7 +94,7 @@ floors:  ## unit and contract tests on the lowest versions that pyproject.toml a
 	# Old packages warn of newer ones that they need: shown, no failure.
 	OMP_NUM_THREADS=1 $(FLOORS)/bin/python -m pytest -n auto -m 'not slow' -o filterwarnings=default tests/unit tests/contract
 
-paper: $(STAMP)  ## the paper's experiments on the built-in pair, reports in docs/paper (about 2 hours)
+paper: $(STAMP)  ## the paper's experiments on the built-in pair, reports in docs/paper (about 3 hours of one core)
 	OMP_NUM_THREADS=1 $(BIN)/nuggets paper all --out docs/paper
 
 calibration: $(STAMP)  ## how often the verdict is wrong on real runs, report in docs (7,200 trainings, 1.8 hours of one core)
