@@ -36,6 +36,7 @@ from nuggets.sensitivity.maps import SensitivityMap, head_of
 ENDING = ".atlas.safetensors"
 MAX_BYTES = 256_000_000
 MAX_NAME = 100
+_NUMBERS = ("n_weights", "n_seed_samples", "seed")
 KEY = "nuggets_atlas"
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,59}")
 
@@ -96,6 +97,8 @@ class Atlas:
         try:
             with open_file(path, MAX_BYTES), safe_open(path, framework="np") as file:
                 heads = parse_json((file.metadata() or {})[KEY])
+                for head in (*heads["maps"].values(), *heads["erasures"].values()):
+                    _check_facts(head)
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             return cls(
                 card=Card.model_validate(heads["card"]),
@@ -127,6 +130,18 @@ def _names(heads: Mapping[str, Any]) -> list[str]:
     if bad := [name for name in heads if not name.isprintable() or not 0 < len(name) <= MAX_NAME]:
         raise ValueError(f"the skill {bad[0][:MAX_NAME]!r} has a name that cannot be shown")
     return list(heads)
+
+
+def _check_facts(head: Mapping[str, Any]) -> None:
+    """Refuses facts of other kinds than ours: they are told in captions and sentences.
+
+    Raises:
+        ValueError: naming the fact.
+    """
+    for name, value in head["meta"].items():
+        whole = name in _NUMBERS
+        if not isinstance(value, int if whole else (str, int, float)) and name != "against":
+            raise ValueError(f"the fact {name[:MAX_NAME]!r} is no {'number' if whole else 'text'}")
 
 
 def _part(tensors: Mapping[str, ndarray], kind: str, skill: str) -> dict[str, ndarray]:

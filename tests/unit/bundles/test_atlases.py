@@ -119,6 +119,9 @@ CHANGES = {
     "a tensor less": lambda h, t: t.pop(next(iter(t))),
     "an erasure without numbers": lambda h, t: h["erasures"].update(reverse={"schema": 1}),
     "maps as a list": lambda h, t: h.update(maps=[]),
+    "facts as a list": lambda h, t: h["maps"]["reverse"].update(meta=["model"]),
+    "a digest that is a list": lambda h, t: h["maps"]["reverse"]["meta"].update(digest=[1]),
+    "a number as text": lambda h, t: h["maps"]["reverse"]["meta"].update(n_weights="9"),
 }
 
 
