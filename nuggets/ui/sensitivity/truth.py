@@ -151,4 +151,5 @@ def _parts(report: api.ErasureReport, source: Source, origin: Origin) -> None:
 def _about(report: api.ErasureReport) -> str:
     items = next(iter(report.skills.values()))
     maps = max(len(curve) for curve in report.curves.values())
-    return f"{items} items per skill, {maps} maps · erasure {str(report.meta.get('digest', ''))[:8]}"
+    digest = str(report.meta.get("digest", "unnamed"))[:8]
+    return f"{items} items per skill, {maps} maps · erasure {digest}"
