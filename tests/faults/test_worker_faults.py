@@ -112,7 +112,7 @@ def test_of_many_starts_at_once_each_run_is_worked_on_once(toy, tmp_path, rounds
         "            self.code = os.waitstatus_to_exitcode(status) if pid else None\n"
         "        return self.code\n"
         "forked = []\n"
-        "def fork(module, folder, log):\n"
+        "def fork(module, folder, log, threads=None):\n"
         "    forked.append(folder)\n"
         "    child = Child()\n"
         "    child.pid = os.fork()\n"

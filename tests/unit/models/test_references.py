@@ -6,6 +6,7 @@ import os
 
 import pytest
 
+from nuggets.disk import untrusted
 from nuggets.errors import BadInput
 from nuggets.models import hub
 from nuggets.models.pair import read_spec
@@ -120,7 +121,8 @@ def test_digest_changes_with_every_file_that_is_read_and_with_no_other(tiny_copy
     assert model_digest(ref) == seen[0]
 
 
-def test_digest_is_remembered_until_the_file_changes(tiny_copy, tmp_path):
+def test_digest_is_remembered_until_the_file_changes(tiny_copy, tmp_path, monkeypatch):
+    monkeypatch.setattr(untrusted, "SETTLED_S", -60)  # as if nothing had changed just now
     folder, cache = tiny_copy(), tmp_path / "cache"
     ref = parse_ref(str(folder))
     first = model_digest(ref, cache)
