@@ -176,7 +176,7 @@ def own_root() -> Path:
 def atlases() -> dict[str, Path]:
     """Name → file of every atlas: those that ship, then this machine's own."""
     found = {}
-    for root in (measured_root() / "atlas", own_root()):
+    for root in (measured_root().parent / "atlas", own_root()):
         found |= {path.name.removesuffix(ENDING): path for path in sorted(root.glob(f"*{ENDING}"))}
     return found
 

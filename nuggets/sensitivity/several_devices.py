@@ -5,6 +5,7 @@ Averaging gradients first, as training does, would give another quantity: |Σ g|
 
 from __future__ import annotations
 
+import os
 import signal
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -13,7 +14,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.multiprocessing.spawn import ProcessRaisedException, spawn
+from torch.multiprocessing.spawn import ProcessException, spawn
 
 from nuggets.compute.threads import threads_of
 from nuggets.data.samples import Encoded
@@ -70,7 +71,7 @@ def measure_on(
             while not running.join(timeout=POLL_S):
                 if progress is not None:
                     progress.check_cancelled()
-        except ProcessRaisedException as problem:
+        except ProcessException as problem:
             raise NuggetsError(f"A process of {len(devices)} failed: {problem}") from problem
         finally:
             for process in running.processes:
@@ -117,3 +118,5 @@ def _rank(
             map.save(folder)
     finally:
         dist.destroy_process_group()
+    # Threads that gloo leaves behind now and then abort a process that ends in the usual way.
+    os._exit(0)

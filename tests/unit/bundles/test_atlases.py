@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -143,3 +144,23 @@ def test_what_is_no_safetensors_file_is_refused(content, tmp_path):
     (odd := tmp_path / "odd.atlas.safetensors").write_bytes(content)
     with pytest.raises(Damaged):
         Atlas.load(odd)
+
+
+def test_what_is_said_of_the_real_model_is_what_its_atlas_has(monkeypatch):
+    monkeypatch.delenv("NUGGETS_ASSETS", raising=False)
+    atlas = open_atlas("smollm2-135m-instruct")
+    assert set(atlas.maps) == {"gsm8k", "mmlu", "super_ni"}
+    paper = Path(__file__).parents[3] / "docs" / "paper"
+    texts = [" ".join((paper / f"{name}.md").read_text().split())
+             for name in ("summary", "preregistration")]  # fmt: skip
+    for report in atlas.erasures.values():
+        found = report.specificity("specific")
+        assert found.low > 0.002 >= report.specificity("theta_grad").low, "double dissociation"
+        said = f"{found.mean:.3f} [{found.low:.3f}, {found.high:.3f}]".replace("0.", ".")
+        assert all(said in text for text in texts)
+    points = atlas.erasures["gsm8k"].points("specific")
+    own, other = (next(p.rise for p in points if p.skill == skill and p.weights == 10_617)
+                  for skill in ("gsm8k", "mmlu"))  # fmt: skip
+    for each in (own, other):
+        said = f"{each.mean:.2f} [{each.low:.2f}, {each.high:.2f}]".replace("0.", ".")
+        assert all(said.replace("-", "−") in text for text in texts)
