@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import numpy as np
@@ -221,9 +222,20 @@ def add(source: Path, name: str, about: str = "", licence: str = "") -> Path:
     else:
         raise BadInput(f"There is an atlas {name} already; choose another name with --name.")
     said = {key: text for key, text in (("about", about), ("licence", licence)) if text}
-    card = Card.model_validate(new.card.model_dump() | said)
+    try:
+        card = Card.model_validate(new.card.model_dump() | said)
+    except ValidationError as problem:
+        raise BadInput(f"The card of an atlas does not fit: {first_fault(problem)}.") from None
     make_folder(place.parent)
-    replace(new, card=card).save(place)
+    with TemporaryDirectory(dir=place.parent, prefix=".tmp-") as folder:
+        trial = Path(folder) / place.name
+        replace(new, card=card).save(trial)
+        try:
+            Atlas.load(trial)  # what would not open again must not take the place of what does
+        except Damaged as problem:
+            why = str(problem).replace(str(trial), "it")
+            raise BadInput(f"{source} cannot be put into an atlas: {why}") from None
+        trial.replace(place)
     return place
 
 

@@ -10,6 +10,7 @@ import typer
 from nuggets import api
 from nuggets.cli import options as o
 from nuggets.cli.output import print_json, say, table
+from nuggets.errors import NuggetsError
 
 app = typer.Typer(
     help="Look at maps that open without their model, and share one's own.",
@@ -26,10 +27,17 @@ def list_(json: o.AsJson = False) -> None:
     files = api.atlases.atlases()
     if json:
         return print_json({name: str(path) for name, path in files.items()})
-    found = {name: api.atlases.open_atlas(name) for name in files}
-    rows = [(name, a.card.model, ", ".join(a.maps), ", ".join(a.erasures) or "–")
-            for name, a in found.items()]  # fmt: skip
-    return table(("atlas", "model", "maps of", "erased for"), rows)
+    return table(("atlas", "model", "maps of", "erased for"), [_row(name) for name in files])
+
+
+def _row(name: str) -> tuple[str, ...]:
+    """What is in an atlas; one that cannot be read does not hide the others."""
+    try:
+        atlas = api.atlases.open_atlas(name)
+    except NuggetsError as problem:
+        say(str(problem))
+        return name, "cannot be read", "–", "–"
+    return name, atlas.card.model, ", ".join(atlas.maps), ", ".join(atlas.erasures) or "–"
 
 
 @app.command()

@@ -99,6 +99,19 @@ def test_a_folder_of_something_else_is_refused(tmp_path):
         add(tmp_path, "tiny")
 
 
+@pytest.mark.parametrize("fault", ["NaN", "label", "card"])
+def test_what_would_not_open_again_takes_no_place(fault, map_folder):
+    place = add(map_folder("reverse"), "tiny")
+    before = place.read_bytes()
+    found = make_map(api.spec("teacher"), 3, 5, {})
+    broken = {"rows": {k: v * math.nan for k, v in found.rows.items()}} if fault == "NaN" else {}
+    folder = map_folder("a\nb" if fault == "label" else "sub", **broken)
+    with pytest.raises(BadInput, match=r"cannot be put into|does not fit"):
+        add(folder, "tiny", about="x" * 10_001 if fault == "card" else "")
+    assert place.read_bytes() == before
+    assert list(place.parent.iterdir()) == [place]
+
+
 def rename(heads, tensors, name):
     heads["maps"][name] = heads["maps"].pop("reverse")
 
