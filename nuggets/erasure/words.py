@@ -14,6 +14,8 @@ from nuggets.statistics.intervals import Interval
 
 NOTABLE = 0.05
 """Damage below which a part is said to do next to nothing."""
+RANDOM = "random"
+"""The order of weights that finds nothing."""
 NEGLIGIBLE = 0.002
 """Specificity that is none: skills differ in how much a random weight matters to them, by 1e-5."""
 SPARED = 0.1
@@ -36,15 +38,32 @@ def verdict(report: ErasureReport, order: str) -> str:
     found = report.specificity(order)
     skill, name = report.skill, order_name(order)
     others = _telling(report, order)[1]
-    if found.low > NEGLIGIBLE and others.damage.mean < SPARED:
+    low, high, chance = _by_chance(report, order)
+    if found.low > high and others.damage.mean < SPARED:
         said = f"{name} finds weights that are specific to {skill}"
-    elif found.low > NEGLIGIBLE:
+    elif found.low > high:
         said = f"{name} finds weights that {skill} needs more than other skills, but these need too"
-    elif found.high < -NEGLIGIBLE:
+    elif found.high < low:
         said = f"{name} finds weights that other skills need more than {skill}"
     else:
         said = f"{name} does not tell {skill} from other skills"
-    return f"{said}: specificity {with_bounds(found)}. {effect(report, order)}"
+    return f"{said}: specificity {with_bounds(found)}{chance}. {effect(report, order)}"
+
+
+def _by_chance(report: ErasureReport, order: str) -> tuple[float, float, str]:
+    """What any weights show: one skill may bear less damage than another, whatever is erased.
+
+    Returns:
+        The bounds that a specificity has to be beyond, and random's own, in words, where it is
+        another's and no bound of the negligible.
+    """
+    bounds, said = (-NEGLIGIBLE, NEGLIGIBLE), ""
+    if RANDOM in report.curves:
+        random = report.specificity(RANDOM)
+        bounds = min(random.low, bounds[0]), max(random.high, bounds[1])
+        if order != RANDOM and bounds != (-NEGLIGIBLE, NEGLIGIBLE):
+            said = f" (random weights {with_bounds(random)})"
+    return *bounds, said
 
 
 def ablation(report: ErasureReport) -> str:

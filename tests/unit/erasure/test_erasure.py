@@ -360,6 +360,22 @@ def test_a_verdict_tells_specific_weights_from_those_that_others_need_too():
     assert "finds weights that gsm needs more than other skills, but these need too" in said
 
 
+def test_what_random_weights_show_too_is_not_found():
+    """One skill may bear less damage than the other, whatever is erased."""
+    frail, found, more = (report(own, (0, 0.1, 0.2)).curves["specific"]
+                          for own in ((0, 0.2, 0.4), (0, 0.2, 0.4), (0, 0.5, 0.9)))  # fmt: skip
+    made = dataclasses.replace(report((0,) * 3, (0,) * 3), curves={
+        "random": frail, "theta_grad": found, "specific": more,
+    })  # fmt: skip
+    assert "specific finds weights" in words.verdict(made, "specific")
+    assert "(random weights 0.1" in words.verdict(made, "specific")
+    for order in ("theta_grad", "random"):
+        assert "does not tell gsm from other skills" in words.verdict(made, order)
+    assert "(random weights" not in words.verdict(made, "random")
+    alone = dataclasses.replace(made, curves={"theta_grad": found})
+    assert "|θ·g| finds weights" in words.verdict(alone, "theta_grad")
+
+
 def test_damages_of_exactly_0_have_no_width():
     made = report((0, 0, 0), (0, 0, 0))
     still = {"specific": np.ones_like(made.curves["specific"])}
