@@ -20,6 +20,7 @@ import streamlit as st
 from starlette.datastructures import Headers
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
+from streamlit import config
 
 from nuggets import demo
 
@@ -55,7 +56,11 @@ async def lifespan(_app: Any) -> AsyncIterator[None]:
 
     Import locks let a page that comes too early wait for the module that it needs, no more. When
     the server ends, models that it had loaded for questions leave memory; runs go on.
+
+    The terminal has read the address by now. From here on Streamlit's welcome would be a card that
+    lies over the controls of every page and offers to install instructions for coding agents.
     """
+    config.set_option("logger.hideWelcomeMessage", True)
     Thread(target=_import_all, name=_BEHIND, daemon=True).start()
     yield
     import_module("nuggets.playground.mailbox").free_own()

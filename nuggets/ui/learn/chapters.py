@@ -132,11 +132,10 @@ CHAPTERS: tuple[Chapter, ...] = (
         "learning rates. "
         "The first kind answers whether the teacher's parameters helped, the second whether it "
         "mattered where they were taken from.",
-        r"\begin{gathered}\text{helps}\iff \Delta_{\text{plain}}>0\text{ and }\Delta_{c}>0"
-        r"\text{ for every content control }c\\ \text{located}\iff\text{helps and }"
-        r"\Delta_{l}>0\text{ for every location control }l\end{gathered}",
-        "helps ⇔ better than plain LoRA and than every content control; located ⇔ helps, and "
-        "better than every location control",
+        r"\begin{gathered}\text{helps}\iff\Delta_{\text{plain}}>0,\ \Delta_{c}>0\ \forall c\\"
+        r"\text{located}\iff\text{helps},\ \Delta_{l}>0\ \forall l\end{gathered}",
+        "helps ⇔ better than plain LoRA and than every content control c; located ⇔ helps, and "
+        "better than every location control l",
         "A student pruned from the teacher by sensitivity does far better than plain LoRA. One "
         "control permutes what was kept (content), the other keeps random dimensions of the "
         "teacher (location). Which one comes close to it?",

@@ -6,8 +6,10 @@ import asyncio
 from typing import Any
 
 import pytest
+from streamlit import config
 
 from nuggets import demo
+from nuggets.ui import serving
 from nuggets.ui.serving import OwnPagesOnly, TellAddress
 
 OWN = "127.0.0.1:8501"
@@ -107,3 +109,23 @@ def test_a_demo_takes_no_uploads(method, monkeypatch):
     monkeypatch.setenv(demo.SWITCH, "1")
     assert ask(method=method, content_length="20")[0]["status"] == 403
     assert "reached" in ask()
+
+
+def test_no_card_of_streamlits_lies_over_the_pages(monkeypatch):
+    """It offers to write instructions for coding agents into the folder of the app."""
+    skills = pytest.importorskip("streamlit.web.skills")  # older ones have no such card
+    monkeypatch.setattr(serving, "_import_all", lambda: None)
+    monkeypatch.setattr("nuggets.playground.mailbox.free_own", lambda: None)
+    monkeypatch.setattr(skills, "agent_harness_present", lambda: True)
+    before = config.get_option("logger.hideWelcomeMessage"), config.get_option("server.headless")
+    config.set_option("server.headless", False)
+
+    async def started() -> str:
+        async with serving.lifespan(None):
+            return skills.nudge_suppression_reason()
+
+    try:
+        assert asyncio.run(started()) == "welcome_hidden"
+    finally:
+        config.set_option("logger.hideWelcomeMessage", before[0])
+        config.set_option("server.headless", before[1])
