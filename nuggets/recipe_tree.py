@@ -34,6 +34,7 @@ SOURCE_PATHS = (*(f"data.{name}" for name in SOURCES), "benchmarks.data", "bench
 """Dotted fields, list places left out, that name what lies outside a recipe."""
 REFERENCE_PATHS = (
     "against", "score.against", "scores.against", "sensitivity.score.against", "arms.score.against",
+    "arms.task",
 )  # fmt: skip
 """Each value is a built-in task, or a source of samples."""
 _APART = ("seed_samples", "train", "test")

@@ -148,9 +148,8 @@ def check_extraction(recipe: TransferRecipe, pair: ModelPair) -> None:
         if student.has(role):
             recipe.lora.rank(role, student.shape(role))
     _check_selectors(recipe, teacher, student)
-    scored = [arm for arm in recipe.arms if getattr(arm, "score", None) is not None]
-    others = (other_map_job(recipe, arm.task, arm.score) for arm in scored)  # type: ignore[union-attr]
-    for job in (map_job(recipe), *others):
+    named = {(getattr(arm, "task", None), getattr(arm, "score", None)) for arm in recipe.arms}
+    for job in (map_job(recipe), *(other_map_job(recipe, *each) for each in named)):
         for data in (job.data, *reference_data(job.sensitivity.score, job.data).values()):
             seed_samples(data)
 
