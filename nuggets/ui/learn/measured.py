@@ -58,8 +58,8 @@ def erase(asked: Asked) -> Scene:
         f"{asked.task} {percent(right[asked.task])}. A share of sensitivity says on what a skill "
         "rests, and most of that is what all skills rest on. "
         "The score specific leaves out what other skills need too. Measured: "
-        f"{api.erasure_words.verdict(report, ORDERS[1])} Windows and cuts chosen by it transferred "
-        f"better than by the paper's score in {better} of {settings} registered settings, and worse "
+        f"{api.erasure_words.verdict(report, ORDERS[1])} Windows and cuts chosen by it transfer "
+        f"better than by the paper's score in {better} of {settings} registered settings, worse "
         f"in {worse} (nuggets paper {api.lessons.SPECIFIC})."
     )
     answer = 2 - int(np.searchsorted([0.1, 0.5], others))
