@@ -10,6 +10,7 @@ import torch
 from pydantic import TypeAdapter
 from transformers import AutoModelForCausalLM
 
+from nuggets.data.samples import encode
 from nuggets.errors import BadInput
 from nuggets.extraction.adapter import load_adapter
 from nuggets.extraction.layers import LastLayers
@@ -17,6 +18,7 @@ from nuggets.extraction.plan import ExtractionConfig, LoraConfig
 from nuggets.extraction.selectors import ConsistentSelector
 from nuggets.frozen import Frozen, members
 from nuggets.models.forward import evaluation, pad_right
+from nuggets.sensitivity.hooks import compute_sensitivity
 from nuggets.sensitivity.scores import Contrast, Specific
 from nuggets.statistics.verdict import ArmRole
 from nuggets.train.arms.aligned import Hints, Memories, Regressed, States
@@ -308,3 +310,22 @@ def test_an_arm_with_a_score_of_its_own_is_located_by_that_map(lab):
     same = dataclasses.replace(by_map).model.state_dict()
     assert all(torch.equal(cut[name], same[name]) for name in cut if "lora" not in name)
     assert asked == [(None, Specific(q=0.1)), ("copy", Contrast())]
+
+
+def test_a_teacher_that_is_the_student_has_nothing_to_add_to_it(lab):
+    import dataclasses
+
+    encoded = [encode(sample, lab.tokenizer) for sample in letters(4, 7)]
+    own = compute_sensitivity(lab.student, lab.student_spec, encoded)
+    twin = dataclasses.replace(
+        lab, teacher=lab.student, teacher_spec=lab.student_spec, map=own, _cache={}
+    )
+
+    def change(lab):
+        made = Regressed(n_general=64).build(lab, 0)
+        return max(
+            float((f.b @ f.a).norm() / lab.student.get_submodule(name).weight.norm())
+            for name, f in made.initial.items()
+        )
+
+    assert change(twin) < 0.1 * change(lab)

@@ -24,6 +24,7 @@ from nuggets.train.arms.family import Distill
 from nuggets.train.checkpoints import PREFIX, load_weights, trainable
 from nuggets.train.config import TrainConfig
 from nuggets.train.finetune import finetune
+from nuggets.train.lanes import training
 from nuggets.train.lanes.training import learning_rates
 from nuggets.train.losses import DistillationLoss, answer_loss
 from nuggets.train.randomness import generator, seeded
@@ -402,3 +403,36 @@ def test_generators_differ_by_seed_and_name_and_never_change():
     # What every recorded run rests on: NumPy promises that seed sequences never change.
     assert first(7, "a") == 3447617405717033089
     assert first(0) == 6569863346532939966
+
+
+def test_inside_a_seed_all_three_libraries_draw_what_follows_from_it():
+    def drawn(seed):
+        with seeded(seed):
+            return random.random(), float(np.random.random()), float(torch.rand(()))
+
+    first, other = drawn(3), drawn(4)
+    assert drawn(3) == first
+    assert all(a != b for a, b in zip(first, other, strict=True))
+    assert drawn(-1) == drawn(-1)  # NumPy takes no negative seed
+
+
+def test_the_teachers_answers_are_kept_as_long_as_they_fit(monkeypatch):
+    words, asked = 7, []
+
+    class Teacher:
+        def wanted(self, ids, labels):
+            asked.append(len(ids))
+            answers = labels[:, 1:] != -100
+            return ids[:, 1:][answers][:, None].expand(-1, words).double()
+
+    batch = [([i, 10 + i, 20 + i], [-100, -100, 20 + i]) for i in range(4)]
+    size = words * 8  # one answer token each, in float64
+    monkeypatch.setattr(training, "TEACHER_CACHE", 3 * size + size // 2)
+    cache = training._TeacherCache()
+    for part in (batch[:2], batch, batch, [batch[3], batch[0], batch[0]]):
+        found = cache.of(Teacher(), part, torch.device("cpu"))
+        assert found[:, 0].tolist() == [float(ids[-1]) for ids, _ in part]
+    # Two, then the two new ones, and then again and again the one that found no room.
+    assert asked == [2, 2, 1, 1]
+    assert len(cache.known) == 3
+    assert cache.bytes == sum(rows.untyped_storage().nbytes() for rows in cache.known.values())
