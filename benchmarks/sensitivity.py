@@ -121,7 +121,7 @@ def run_once(way: str, folder: str, memory: str = "returned") -> dict[str, float
     start = time.perf_counter()
     kept = _run(way, folder, model, encoded)
     seconds = time.perf_counter() - start
-    peak = _high_water()
+    peak = high_water()
     del kept
     part = _largest_part(folder) if streamed else 0
     return {"seconds": seconds, "peak": peak - start_rss - part, "whole": float(peak - before)}
@@ -166,7 +166,8 @@ def _largest_part(folder: str) -> int:
     return 4 * spec.vocab_size * spec.hidden_size
 
 
-def _high_water() -> int:
+def high_water() -> int:
+    """The most memory that this process had since its mark was cleared."""
     status = Path("/proc/self/status").read_text()
     line = next(line for line in status.splitlines() if line.startswith("VmHWM:"))
     return int(line.split()[1]) * 1024

@@ -324,6 +324,7 @@ def work_of(recipe: TransferRecipe, teacher: Model, device: str) -> Work:
         steps=steps,
         trainings=trained * len(recipe.seeds) * len(train.rates),
         n_test=data.n_test,
+        checkpointed=train.activation_checkpointing,
         dtype=_dtype(recipe.sensitivity.dtype, device),
         runs_teacher=any(arm.runs_teacher for arm in recipe.arms),
         keeps_map=recipe.sensitivity.keep == "full",

@@ -12,7 +12,14 @@ from typing import Literal
 from nuggets.compute.speed import Speed
 from nuggets.frozen import Frozen
 from nuggets.models.architecture import ArchSpec
-from nuggets.sensitivity.footprint import FLOAT32, activation_bytes, hooks_bytes, streaming_bytes
+from nuggets.sensitivity.footprint import (
+    FLOAT32,
+    head_bytes,
+    hooks_bytes,
+    row_bytes,
+    rows_at_once,
+    streaming_bytes,
+)
 
 Stage = Literal[
     "download",
@@ -30,6 +37,8 @@ _REACHED = 0.5
 Llamas of 0.1–138 M parameters, which also pay for norms, softmax and Python."""
 FASTER, SLOWER = _REACHED / 0.75, _REACHED / 0.35
 """By what a time may differ from its estimate."""
+_HEAP = 1.3
+"""Memory of activations with what the allocator keeps of freed ones, measured with SmolLM2-135M."""
 STARTING_S = 6.0
 """Seconds in which a worker imports PyTorch and its libraries, once for each run."""
 
@@ -46,6 +55,7 @@ class Work(Frozen):
         steps: training steps of one arm with one seed.
         trainings: arms × seeds that are trained.
         n_test: samples that each training is measured on.
+        checkpointed: whether training computes blocks twice rather than keep their activations.
         dtype: number format in which the models compute.
         runs_teacher: whether an arm runs the teacher, which then has to be loaded whole.
         keeps_map: whether the full sensitivity map is kept on disk, rather than windows or sums.
@@ -59,6 +69,7 @@ class Work(Frozen):
     steps: int = 200
     trainings: int = 1
     n_test: int = 80
+    checkpointed: bool = False
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     runs_teacher: bool = False
     keeps_map: bool = True
@@ -128,7 +139,7 @@ def estimate_stages(
         _load(teacher, work, machine),
         *_sensitivity(teacher, work, machine.speed),
         _extraction(teacher, student, work, machine.speed),
-        _training(student, work, machine.speed),
+        _training(student, work, machine),
         _evaluation(student, work, machine.speed),
     )
     return tuple(_judged(need, machine) for need in needs)
@@ -209,15 +220,19 @@ def _extraction(teacher: Size, student: Size, work: Work, speed: Speed | None) -
     )
 
 
-def _training(student: Size, work: Work, speed: Speed | None) -> StageNeed:
+def _training(student: Size, work: Work, machine: Machine) -> StageNeed:
     """A LoRA on frozen weights: forward, and backward through activations only.
 
-    Its own gradients and optimiser are small beside the activations of a batch.
+    A batch is computed in parts where memory is short; its logits never are there whole. Gradients
+    and optimiser of a LoRA are small beside the activations.
     """
-    width, spec = BYTES[work.dtype], student.spec
+    width, spec, speed = BYTES[work.dtype], student.spec, machine.speed
     factors = work.rank * sum(sum(spec.shape(role)) for _, role, _ in spec.modules())
     needed = student.parameters * width + 4 * factors * FLOAT32
-    needed += work.batch_size * activation_bytes(spec, work.max_tokens, width)
+    row = row_bytes(spec, work.max_tokens, width, work.checkpointed)
+    free = max(0, machine.memory_free - needed)
+    rows = min(work.batch_size, rows_at_once(row, free, machine.device))
+    needed += int(_HEAP * rows * row) + head_bytes(spec, rows * work.max_tokens, machine.device)
     steps = work.steps * work.trainings
     tokens = steps * work.batch_size * work.tokens
     return StageNeed(

@@ -1,4 +1,4 @@
-"""How much memory measuring a model takes, by hooks and by streaming."""
+"""How much memory measuring a model takes, by hooks and by streaming, and training it."""
 
 from __future__ import annotations
 
@@ -6,8 +6,13 @@ import math
 from collections.abc import Sequence
 
 from nuggets.models.architecture import ArchSpec
+from nuggets.models.chunks import COPIES, positions_at_once
 
 FLOAT32 = 4
+SHARE = 0.5
+"""Of the free memory that a training may plan for: estimates are rough."""
+CPU_ROOM = 2**31
+"""Bytes of activations beyond which more samples at once make no step on a processor faster."""
 
 
 def activation_bytes(spec: ArchSpec, tokens: int, width: int) -> int:
@@ -23,6 +28,45 @@ def activation_bytes(spec: ArchSpec, tokens: int, width: int) -> int:
         width: bytes per number.
     """
     return tokens * (spec.n_layers * _block_numbers(spec) * width + _logit_bytes(spec, width))
+
+
+def row_bytes(spec: ArchSpec, tokens: int, width: int, checkpointed: bool = False) -> int:
+    """Bytes that training keeps of one sample for the backward pass, without the head's.
+
+    Args:
+        spec: of the model.
+        tokens: of the sample.
+        width: bytes per number.
+        checkpointed: whether blocks are computed twice, so that only what enters them is kept.
+    """
+    block = _block_numbers(spec)
+    numbers = spec.n_layers * (spec.hidden_size if checkpointed else block)
+    return tokens * width * (numbers + (block if checkpointed else 0))
+
+
+def head_bytes(spec: ArchSpec, positions: int, device: str) -> int:
+    """Bytes for the logits of a training at once, and what the loss makes of them.
+
+    Args:
+        spec: of the model.
+        positions: that predict an answer token.
+        device: such as `cpu` or `cuda:0`.
+    """
+    at_once = min(positions, positions_at_once(spec.vocab_size, device))
+    return COPIES * FLOAT32 * at_once * spec.vocab_size
+
+
+def rows_at_once(row: int, free: int, device: str) -> int:
+    """Samples whose activations are in memory together; a batch of more is computed in parts.
+
+    Args:
+        row: `row_bytes` of the longest.
+        free: bytes that are free on the device, the model loaded.
+        device: such as `cpu` or `cuda:0`.
+    """
+    room = int(SHARE * free)
+    room = room if device.startswith("cuda") else min(room, CPU_ROOM)
+    return max(1, room // row)
 
 
 def _block_numbers(spec: ArchSpec) -> int:

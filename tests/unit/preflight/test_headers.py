@@ -187,6 +187,22 @@ def test_disk_shortage_is_a_problem(pair):
     assert any("sensitivity (full map) needs about" in s and "of disk" in s for s in found.notes)
 
 
+def test_training_needs_what_a_batch_in_parts_does(tiny):
+    """More samples than find room are computed in parts, so that they need no more memory."""
+    ref = parse_ref(str(tiny(num_hidden_layers=6)))
+
+    def needed(n, memory, **more):
+        work = Work(batch_size=n, **more)
+        stages = check(ref, ref, work=work, machine=machine(memory, device="cuda:0")).stages
+        return next(need.bytes_needed for need in stages if need.stage == "training")
+
+    plenty, one = [needed(n, 10**12) for n in (1, 2, 64)], needed(1, 10**6)
+    assert plenty[0] < plenty[1] < plenty[2]
+    assert needed(64, 10**6) == needed(10**4, 10**6) < plenty[2]
+    assert one == plenty[0], "one sample is the least"
+    assert needed(64, 10**12, checkpointed=True) < plenty[2] / 2
+
+
 def test_a_gpu_needs_its_own_memory_and_the_machines_to_load(pair):
     """Weights pass through the machine's memory; what is computed stays on the GPU."""
     gpu = machine(device="cuda:0", ram_free=1000)

@@ -20,6 +20,7 @@ from nuggets.extraction.adapter import add_lora
 from nuggets.extraction.plan import LoraConfig
 from nuggets.models.forward import answer_logits, pad_right
 from nuggets.progress import InMemoryProgress
+from nuggets.train import micro_batches
 from nuggets.train.arms.family import Distill
 from nuggets.train.checkpoints import PREFIX, load_weights, trainable
 from nuggets.train.config import TrainConfig
@@ -338,6 +339,28 @@ def test_grouped_batches_hold_every_sample_once_and_less_padding():
     firsts = [max(lengths[i] for i in batch) for batch in grouped[:8]]
     assert firsts != sorted(firsts)  # short samples do not come first
     assert grouped == sample_order(50, 26, 4, 0, lengths)
+
+
+@pytest.mark.parametrize("make", [with_lora, whole])
+def test_a_batch_in_parts_takes_the_steps_of_the_whole(make, loaded, encoded, monkeypatch):
+    """Batches of four as 2 + 2 (3 would fit) and one by one; answers differ in length."""
+    expected = make(loaded)
+    log = finetune(expected, encoded, CONFIG, 0)
+    calls = []
+
+    def counting(model, ids, labels):
+        calls.append(len(ids))
+        return answer_loss(model, ids, labels)
+
+    for fit, sizes in ((3, {2}), (1, {1})):
+        monkeypatch.setattr(micro_batches, "rows_at_once", lambda *_, fit=fit: fit)
+        model = make(loaded)
+        calls.clear()
+        found = finetune(model, encoded, CONFIG, 0, loss=counting)
+        assert set(calls) == sizes
+        assert found.losses == pytest.approx(log.losses, rel=1e-5)
+        for name, weight in weights(expected).items():
+            torch.testing.assert_close(weights(model)[name], weight, atol=2e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("make", [with_lora, whole])
