@@ -440,21 +440,21 @@ def test_inside_a_seed_all_three_libraries_draw_what_follows_from_it():
 
 
 def test_the_teachers_answers_are_kept_as_long_as_they_fit(monkeypatch):
-    words, asked = 7, []
+    width, asked = 7, []
 
     class Teacher:
-        def wanted(self, ids, labels):
+        def states(self, ids, labels):
             asked.append(len(ids))
             answers = labels[:, 1:] != -100
-            return ids[:, 1:][answers][:, None].expand(-1, words).double()
+            return ids[:, 1:][answers][:, None].expand(-1, width).double()[None]
 
     batch = [([i, 10 + i, 20 + i], [-100, -100, 20 + i]) for i in range(4)]
-    size = words * 8  # one answer token each, in float64
+    size = width * 8  # one answer token each, in float64
     monkeypatch.setattr(training, "TEACHER_CACHE", 3 * size + size // 2)
     cache = training._TeacherCache()
     for part in (batch[:2], batch, batch, [batch[3], batch[0], batch[0]]):
         found = cache.of(Teacher(), part, torch.device("cpu"))
-        assert found[:, 0].tolist() == [float(ids[-1]) for ids, _ in part]
+        assert found[0, :, 0].tolist() == [float(ids[-1]) for ids, _ in part]
     # Two, then the two new ones, and then again and again the one that found no room.
     assert asked == [2, 2, 1, 1]
     assert len(cache.known) == 3
