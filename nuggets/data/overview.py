@@ -31,9 +31,8 @@ class Overview(NamedTuple):
     def sentences(self) -> list[str]:
         """What it holds, and what follows from it."""
         said = [
-            f"{self.n:,} samples of {self.words / self.n:.0f} words on average; the longest, number "
-            f"{self.place:,}, has {self.longest:,}. What is longer than train.max_length tokens is "
-            "cut."
+            f"{self.n:,} samples of {self.words / self.n:.0f} words on average; the longest, "
+            f"number {self.place:,}, has {self.longest:,}. Tokens beyond train.max_length are cut."
         ]
         if self.repeated:
             ask = "asks" if self.repeated == 1 else "ask"
