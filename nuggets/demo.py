@@ -33,9 +33,7 @@ def on() -> bool:
 
 def sentence(why: str) -> str:
     """What a visitor reads where a demo does not offer something."""
-    return (
-        f"On this demo server {why}. Nuggets on your own machine does: pip install 'nuggets[app]'"
-    )
+    return f"On this demo server {why}. Nuggets on your own machine does."
 
 
 def refused(why: str) -> BadInput:

@@ -73,7 +73,8 @@ def _map(task: str) -> None:
     source, view = Source(task, job, found), maps.View(task, None, "A")
     picture = maps.map_picture({task: source}, view, maps.Values("share", False), share.look())
     picture._replace(key="home-map", caption=f"Where the teacher keeps “{task}”: share of its "
-                     "sensitivity by layer and matrix").draw()  # fmt: skip
+                     "sensitivity by layer and matrix. On the right the damage when a layer is "
+                     "skipped: 1 is guessing.").draw()  # fmt: skip
 
 
 def _pairs() -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from functools import partial
+from concurrent.futures import ThreadPoolExecutor
 
 import pandas as pd
 import streamlit as st
+from streamlit.runtime.scriptrunner import add_script_run_ctx, get_script_run_ctx
 
 from nuggets.documents import colours
 from nuggets.ui.frame import measure, safe, share, shell, tour
@@ -49,10 +50,16 @@ def _steps(found: Chapter) -> None:
 
 
 def _print(asked: Asked) -> None:
-    light = asked._replace(look=colours.LIGHT)
+    light, session = asked._replace(look=colours.LIGHT), get_script_run_ctx()
+
+    def document() -> str:
+        """Made when asked for, in a thread that belongs to the session, whose caches it uses."""
+        with ThreadPoolExecutor(1, initializer=lambda: add_script_run_ctx(ctx=session)) as pool:
+            return pool.submit(learn_print.document, light).result()
+
     st.download_button(
         "Print all chapters (HTML)",
-        partial(learn_print.document, light),
+        document,
         "nuggets-learn.html",
         "text/html",
         key="learn-print",

@@ -15,7 +15,7 @@ NONE = "choose one"
 
 def main() -> None:
     """Draws the page."""
-    st.title("The paper's experiments")
+    st.title("The paper's experiments", anchor=False)
     st.markdown(
         "Every figure and table of the paper, reproduced as ordinary runs, **with the controls "
         "and intervals that the paper lacks** and next to the paper's own numbers."

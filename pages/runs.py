@@ -19,7 +19,7 @@ STATUSES = (ANY, *safe.STATUS_COLOURS)
 
 def main() -> None:
     """Draws the page."""
-    st.title("Runs")
+    st.title("Runs", anchor=False)
     safe.refused()
     runs = api.runs()
     run_actions.import_bundle()

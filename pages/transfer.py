@@ -14,7 +14,7 @@ from nuggets.ui.transfer import form, preview, prompt, recipes
 
 def main() -> None:
     """Draws the page."""
-    st.title("Plan a transfer")
+    st.title("Plan a transfer", anchor=False)
     safe.refused()
     choice = shell.current()
     _chosen_run(choice)

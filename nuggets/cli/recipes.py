@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
 from typing import Annotated
@@ -13,6 +12,7 @@ from nuggets import api
 from nuggets.cli import options as o
 from nuggets.cli.output import bars, print_json, say, table
 from nuggets.cli.output import out as console
+from nuggets.data.overview import overview
 
 
 def recipes(
@@ -91,22 +91,19 @@ def samples(
         found, lines = api.samples_from(
             api.read_table(file), file.name, api.parse_columns(columns), limit
         )
-        n, first = len(found), found[0]
+        seen = overview(found)
         if out is not None:
             api.write_samples(lines, out)
     else:
         with bars() as progress:
-            n, first = _counted(islice(api.iter_samples(file, progress=progress), limit))
+            seen = overview(islice(api.iter_samples(file, progress=progress), limit))
     if json:
-        return print_json({"samples": n, "out": None if out is None else str(out), "first": first})
-    say(f"{n:,} samples. The first one:")
-    console.print(first.prompt, style="dim", markup=False)
-    console.print(first.answer, style="bold", markup=False)
+        return print_json({
+            "samples": seen.n, "out": None if out is None else str(out), "first": seen.first,
+            "repeated": seen.repeated, "longest": seen.longest,
+        })  # fmt: skip
+    for sentence in (*seen.sentences, "The first one:"):
+        say(sentence)
+    console.print(seen.first.prompt, style="dim", markup=False)
+    console.print(seen.first.answer, style="bold", markup=False)
     return None if out is None else say(f"Written to {out}.")
-
-
-def _counted(found: Iterable[api.Sample]) -> tuple[int, api.Sample]:
-    """How many there are, and the first: a file without any is refused."""
-    iterator = iter(found)
-    first = next(iterator)
-    return 1 + sum(1 for _ in iterator), first

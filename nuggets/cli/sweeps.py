@@ -14,6 +14,7 @@ from nuggets.cli.output import bars, interval, out, print_json, say, table, tell
 from nuggets.cli.transfers import failed, watch
 from nuggets.disk.commit import atomic_write
 from nuggets.errors import BadInput, Damaged
+from nuggets.sweeps.outlook import smallest
 from nuggets.sweeps.samplers import SAMPLERS
 
 _SHOWN = 20
@@ -141,15 +142,13 @@ def _plan(recipe: api.SweepRecipe, json: bool) -> None:
     found = api.plan_sweep(recipe)
     if json:
         return print_json(found)
-    seen = found.seen_in_search, found.seen_in_confirmation
-    search, confirmation = (f"{each.value:.3f}" if each else "unknown" for each in seen)
     rows = [
         ("trials", f"{found.n_trials:,}"),
         ("trainings in the search", f"{found.n_trainings:,}"),
         ("time, at most", amounts.duration(found.seconds)),
         ("memory", amounts.size(found.memory) if found.memory else "unknown"),
-        ("smallest difference a trial can show", search),
-        ("smallest difference the confirmation can show", confirmation),
+        ("smallest difference a trial can show", smallest(found.seen_in_search)),
+        ("smallest difference the confirmation can show", smallest(found.seen_in_confirmation)),
     ]
     table(("sweep", recipe.name), rows)
     for sentence in found.refusals:

@@ -292,13 +292,21 @@ def source_label(source: str) -> str:
 
 
 def _split_file(data: DataConfig) -> tuple[list[Sample], list[Sample], list[Sample]]:
-    """Splits one file by a hash of the ids, so that adding lines never moves a sample."""
+    """Splits one file by a hash of the ids, so that adding lines never moves a sample.
+
+    What is asked in the test is left out of training, however often the file asks it.
+    """
     samples = samples_from(str(data.file))
     ranked = sorted(samples, key=lambda s: blake2b(s.id.encode(), digest_size=8).hexdigest())
     held = max(1, len(ranked) // TEST_SHARE)
-    test, pool = ranked[:held], ranked[held:]
+    test = ranked[:held]
+    repeated = {id(sample) for sample in shared_samples(test, ranked[held:])}
+    pool = [sample for sample in ranked[held:] if id(sample) not in repeated]
     if not pool:
-        raise BadInput(f"{data.file} has {len(samples)} sample; at least 2 are needed to split.")
+        raise BadInput(
+            f"{data.file} has {len(samples)} sample{'s' * (len(samples) != 1)} and too few "
+            "different questions: one for the test and one for training are needed at least."
+        )
     return pool[: data.n_seed_samples], pool, test
 
 

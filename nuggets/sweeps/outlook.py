@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from nuggets.errors import BadInput
 from nuggets.frozen import Frozen
 from nuggets.planning.outlook import Outlook, look_ahead
 from nuggets.statistics.power import DetectableEffect
 from nuggets.sweeps.recipe import SweepRecipe
+from nuggets.sweeps.samplers import check_optuna
 
 
 class SweepOutlook(Frozen):
@@ -31,6 +33,13 @@ class SweepOutlook(Frozen):
     seen_in_confirmation: DetectableEffect | None
 
 
+def smallest(seen: DetectableEffect | None) -> str:
+    """The smallest difference that a design can show, in two decimals, or why there is none."""
+    if seen is None:
+        return "unknown"
+    return "none" if seen.value is None else f"{seen.value:.2f}"
+
+
 def plan_sweep(sweep: SweepRecipe) -> SweepOutlook:
     """Looks at trials in the corners of the space, and at the confirmation.
 
@@ -48,8 +57,13 @@ def plan_sweep(sweep: SweepRecipe) -> SweepOutlook:
         whole = sweep.n_trials * sum(seconds) / len(seconds) + 2 * confirming.seconds[1]
     one = sweep.trial_recipe({})
     cells = sum(arm.trains for arm in one.arms) * len(one.seeds) * len(one.train.rates)
+    refusals = [said for look in looks for said in look.refusals]
+    try:
+        check_optuna()
+    except BadInput as missing:
+        refusals.append(str(missing))
     return SweepOutlook(
-        refusals=tuple(dict.fromkeys(said for look in looks for said in look.refusals)),
+        refusals=tuple(dict.fromkeys(refusals)),
         n_trials=sweep.n_trials,
         n_trainings=sweep.n_trials * cells,
         seconds=whole,

@@ -334,7 +334,10 @@ def suggested(base: TransferRecipe, field: str) -> str:
     options = get_args(type(owners[-1]).model_fields[leaf].annotation)
     if options and all(isinstance(each, str) for each in options):
         return ",".join(options)
-    return _around(value) or json.dumps(value, default=str)
+    bounds = type(owners[-1]).model_fields[leaf].metadata
+    most = min((each.le for each in bounds if getattr(each, "le", None) is not None),
+               default=math.inf)  # fmt: skip
+    return _around(value, most) or json.dumps(value, default=str)
 
 
 def _by_itself(cls: Any) -> bool:
@@ -342,13 +345,13 @@ def _by_itself(cls: Any) -> bool:
     return not any(each.is_required() for each in cls.model_fields.values())
 
 
-def _around(value: Any) -> str:
+def _around(value: Any, most: float) -> str:
+    """Half a number, the number and its double, none above `most`."""
     if isinstance(value, bool):
         return "true,false"
-    if isinstance(value, int) and value > 0:
-        return ",".join(str(each) for each in sorted({max(1, value // 2), value, 2 * value}))
     if isinstance(value, float) and value == 1:
         return "0.25,0.5,1"
-    if isinstance(value, float) and value > 0:
-        return ",".join(f"{each:g}" for each in (value / 2, value, value * 2))
+    if isinstance(value, int | float) and value > 0:
+        half = max(1, value // 2) if isinstance(value, int) else value / 2
+        return ",".join(f"{each:.12g}" for each in sorted({half, value, min(2 * value, most)}))
     return ""

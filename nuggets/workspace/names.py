@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 from nuggets.errors import NuggetsError
 from nuggets.models.references import short_name
-from nuggets.recipe import AnyJob, load_job
+from nuggets.recipe import AnyJob, TransferRecipe, load_job, load_recipe
+from nuggets.recipe_tree import shipped_recipes
 from nuggets.runs.store import Run
 from nuggets.workspace.samples import name_of
 
@@ -23,6 +24,7 @@ class About(NamedTuple):
         recipe: the recipe of a transfer; of anything else, what it does.
         data: the skill, or the user's own name for the samples; empty where there is no one set.
         models: teacher → student, or the models that were measured.
+        settings: of a transfer, how rank and ratio differ from the shipped recipe of its name.
         teacher: of a run about a pair, as its recipe names it.
         student: likewise.
         when: its beginning, in this machine's time.
@@ -34,11 +36,13 @@ class About(NamedTuple):
     teacher: str | None = None
     student: str | None = None
     when: str = ""
+    settings: str = ""
 
     @property
     def title(self) -> str:
         """The run's name for people."""
-        return " · ".join(filter(None, (self.recipe, self.data, self.models, self.when)))
+        parts = self.recipe, self.settings, self.data, self.models, self.when
+        return " · ".join(filter(None, parts))
 
 
 def about(run: Run) -> About:
@@ -71,9 +75,25 @@ def _about(job: AnyJob) -> About:
     teacher, student = getattr(job, "teacher", None), getattr(job, "student", None)
     if teacher is not None and student is not None:
         models = f"{short_name(teacher)} → {short_name(student)}"
-        return About(name, data, models, teacher, student)
+        settings = _settings(job) if job.job == "transfer" else ""
+        return About(name, data, models, teacher, student, settings=settings)
     named = getattr(job, "models", None) or filter(None, (getattr(job, "model", teacher),))
     return About(name, data, ", ".join(map(_model, named)))
+
+
+def _settings(job: TransferRecipe) -> str:
+    """`r 8, ratio 0.74`: what runs of a shipped recipe are told apart by, where it was changed."""
+    usual = _shipped(job.name)
+    if usual is None:  # a recipe of one's own, or a sweep's, is told by its name
+        return ""
+    parts = [f"r {job.lora.r}"] * (job.lora.r != usual.lora.r)
+    parts += [f"ratio {job.extraction.ratio:g}"] * (job.extraction.ratio != usual.extraction.ratio)
+    return ", ".join(parts)
+
+
+@lru_cache(maxsize=32)
+def _shipped(name: str) -> TransferRecipe | None:
+    return load_recipe(name) if name in shipped_recipes() else None
 
 
 def _model(name: str) -> str:

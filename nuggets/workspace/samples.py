@@ -88,9 +88,17 @@ def own_data() -> dict[str, DataConfig]:
         if not all(map(_is_there, filter(None, sources(data)))):
             continue
         if not name or name in found or name in SKILLS:
-            name = f"{name} ({path.stem[:6]})"
+            name = f"{name} ({_whereabouts(data)})"
+        if name in found:
+            name = f"{name} {path.stem[:6]}"
         found[name] = data
     return found
+
+
+def _whereabouts(data: DataConfig) -> str:
+    """What tells data sets of one name apart: uploaded, or the folder of the first file."""
+    source = Path(next(filter(None, sources(data))))
+    return "upload" if source.parent == nuggets_home() / "data" else source.parent.name or "file"
 
 
 @lru_cache(maxsize=1024)

@@ -107,6 +107,7 @@ def test_an_unknown_chapter_is_the_first(open_page: Open) -> None:
 
 def test_print_holds_every_chapter_and_needs_no_network(measured: api.SensitivityMap) -> None:
     page = learn_print.document(ASKED)
+    assert "<i>and of others</i>" in page
     assert all(f"<h2>{title.replace(' ', '. ', 1)}</h2>" in page for title in TITLES.values())
     assert all(f"<dt>{html.escape(term)}</dt>" in page for term, _ in GLOSSARY)
     assert not re.search(r"<(?:script|link|img)[^>]+(?:src|href)=", page)

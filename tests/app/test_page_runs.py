@@ -67,17 +67,13 @@ def test_comparison_shows_recipe_and_results(open_page, two):
     at = open_page("runs", run=two[0].id, **{"with": other.id})
     frames = [part.value for part in at.dataframe]
     recipe = next(frame for frame in frames if "recipe" in frame.columns)
-    assert (
-        dict(zip(recipe["recipe"], recipe[api.titles([two[0], other])[other.id]], strict=True))[
-            "lora.r"
-        ]
-        == "4"
-    )
+    assert dict(zip(recipe["recipe"], recipe["B"], strict=True))["lora.r"] == "4"
     results = next(frame for frame in frames if "results" in frame.columns)
     assert "paper" in set(results["results"])
     assert list(results.columns)[-1] == " − ".join(reversed(results.columns[1:3]))
     drawn = json.loads(at.get("plotly_chart")[-1].proto.spec)["data"]
-    assert [t["name"] for t in drawn if t.get("mode") == "lines+markers"] == [*results.columns[1:3]]
+    assert [t["name"] for t in drawn if t.get("mode") == "lines+markers"] == ["A", "B"]
+    assert f"B: {api.about(other).title}" in shown(at)
     curve = [point[1] for point in api.report(other).arms["paper"].curve]
     assert drawn[-1]["y"] == pytest.approx(curve)
 

@@ -112,7 +112,7 @@ def test_what_is_distinctive_is_set_against_all_builtin_tasks_and_nothing_else(
         expected = api.views.module_values(map, "distinctive", fixed).mean
         text = map_values(at)["model.embed_tokens"]
         assert f"{expected[0]:+.2f}".replace("-", "−") in text
-        assert "log₂ of share ÷ mean share of all built-in tasks; hover for" in shown(at)
+        assert "Log₂ of share ÷ mean share of all built-in tasks; hover for" in shown(at)
 
 
 def test_a_link_restores_the_whole_view(open_page: Open) -> None:

@@ -73,6 +73,14 @@ def test_a_sweep_starts_by_mouse_alone(open_page):
     api.sweeping.cancel(made.id, wait=60)
 
 
+def test_two_seeds_that_can_show_nothing_can_be_swept(open_page):
+    """Trials of two seeds have no interval narrow enough; only the confirmation gets a verdict."""
+    at = open_page("sweeps", seeds="2")
+    assert "one trial alone detects: none." in shown(at)
+    assert float({part.label: part.value for part in at.metric}["Confirmation detects"]) > 0
+    assert not at.button("start-sweep").disabled
+
+
 def test_a_link_says_what_is_searched(open_page):
     at = open_page("sweeps", fields="train.lr", sampler="tpe", trials="7",
                    **{"space-train.lr": "1e-4..1e-2:log"})  # fmt: skip

@@ -81,8 +81,18 @@ def test_runs_are_called_by_what_they_are_about(tmp_path):
     assert names[quick.id].startswith("quick · reverse · teacher → independent · ")
     assert names[again.id] != names[quick.id]
     assert names[own.id].startswith("sensitivity · my letters · teacher · ")
+    narrow = api.create(api.load_recipe("quick", ["lora.r=8", "extraction.ratio=0.74"]))
+    assert api.about(narrow).title.startswith("quick · r 8, ratio 0.74 · reverse · teacher → ")
+    mine = api.create(api.load_recipe("quick", ["name=mine"]))
+    assert api.about(mine).title.startswith("mine · reverse · ")
     (own.folder / "recipe.yaml").write_text("x")
     assert api.about(api.open_run(own.id)).title == names[own.id]  # a recipe is read once
+
+
+def test_a_link_to_a_run_that_is_not_here_says_so(open_page):
+    at = open_page("results", run="20260101-000000-quick-gone")
+    assert "Run 20260101-000000-quick-gone is not on this machine." in shown(at)
+    assert "not on this machine" not in shown(open_page("results"))
 
 
 def test_address_may_name_any_model(open_page):
@@ -165,6 +175,9 @@ def test_estimate_follows_the_last_ticks_and_is_withheld_early():
     assert live.remaining(ticks, last + timedelta(seconds=5)) == pytest.approx((55, 55))
     assert live.remaining(ticks, last + timedelta(hours=1)) == (0, 0)
     assert live.remaining(ticks[:2], last) is None  # the first step may count warming up
+    assert [live._between(left) for left in (None, (7.0, 394.0), (0.4, 6.0), (29.0, 36.0))] == [
+        "no estimate yet", "no estimate yet", "0.4 s to 6.0 s", "29 s to 36 s"
+    ]  # fmt: skip
     uneven = [*ticks, (last + timedelta(seconds=30), 0.5)]
     assert live.remaining(uneven, uneven[-1][0]) == pytest.approx((50, 150))
     skipped = [(start, 0.0), *[(start, 0.5)] * 9]

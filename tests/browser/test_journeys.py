@@ -169,7 +169,7 @@ def test_engineer_brings_samples_and_leaves_with_an_adapter(
     page.goto("/sensitivity?device=cpu")
     page.get_by_role("button", name="Other samples").click()
     page.locator("input[type=file]").first.set_input_files(own_samples)
-    page.get_by_text("Read 40 samples").wait_for()
+    page.get_by_text(re.compile("^40 samples")).wait_for()
     page.get_by_role("button", name="Use this dataset", exact=True).click()
     page.get_by_text(
         "How strongly the loss on doubled depends on each weight of teacher"

@@ -49,7 +49,8 @@ def normal(distribution: str) -> str:
 
 def declared(group: str) -> set[str]:
     lines = PROJECT["dependencies"] if group == "core" else PROJECT["optional-dependencies"][group]
-    return {normal(re.split(r"[<>=!\[ ]", line)[0]) for line in lines}
+    names = {normal(re.split(r"[<>=!\[ ]", line)[0]) for line in lines}
+    return names - {"nuggets"}  # another extra of ours
 
 
 def group_of(path: str) -> str:
@@ -124,3 +125,12 @@ def test_the_version_is_written_once_and_told_without_the_command_line():
     child = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert (child.returncode, child.stdout) == (0, f"nuggets {nuggets.__version__}\n"), child.stderr
     assert f"## [{nuggets.__version__}]" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_nobody_is_told_to_install_another_project_of_that_name():
+    """`nuggets` on the Python Package Index is not ours: the first install names the wheel."""
+    told = "pip install 'nuggets[app]'"
+    texts = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("docs/**/*.ipynb"),
+             *ROOT.glob("nuggets/**/*.py"), *ROOT.glob("pages/*.py")]  # fmt: skip
+    naming = {str(file.relative_to(ROOT)) for file in texts if told in file.read_text("utf-8")}
+    assert naming <= {"nuggets/cli/machine.py"}  # whose reader has installed ours

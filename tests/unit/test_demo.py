@@ -57,7 +57,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("what", REFUSED)
 def test_a_demo_refuses(what: str, store: RunStore, tmp_path: Path):
-    with pytest.raises(BadInput, match=r"^On this demo server .*pip install 'nuggets\[app\]'$"):
+    with pytest.raises(BadInput, match=r"^On this demo server .*on your own machine does\.$"):
         REFUSED[what]()
     assert store.list() == []
     assert not (tmp_path / "home" / "data").exists()

@@ -10,6 +10,7 @@ import pandas as pd
 import streamlit as st
 
 from nuggets import api
+from nuggets.amounts import plain_name
 from nuggets.errors import BadInput
 from nuggets.extraction.selectors import MatrixSelector
 from nuggets.frozen import members
@@ -72,7 +73,7 @@ def _plans(choice: shell.Choice, layers: tuple[int, ...] | None, digest: str) ->
         try:
             plans[kind] = _plan(api.dump_job(wanted) + digest, wanted)
         except BadInput as problem:
-            refused.append(str(problem))
+            refused.append(f"Without the selector {plain_name(kind)}. {problem}")
     safe.notes(dict.fromkeys(refused))
     return plans
 

@@ -36,9 +36,17 @@ def budget_frame(report: BenchmarkReport) -> pd.DataFrame:
     )
 
 
+BUDGET = (
+    "learned: share of training items right; parameters: trainable ones; operations and time: per "
+    "seed, and the time at all learning rates"
+)
+"""What the short headings of `budget_shown` stand for."""
+
+
 def budget_shown(frame: pd.DataFrame) -> pd.DataFrame:
     """`budget_frame` for people; zero stands for nothing trained or nothing counted."""
     some = {
+        "arm": frame["arm"].map(charts.plain_name),
         "learning_rate": frame["learning_rate"].fillna("–"),
         "learned": frame["learned"].map(lambda v: "–" if pd.isna(v) else f"{v:.2f}"),
         "trainable_parameters": frame["trainable_parameters"].map(_or_dash(amounts.count)),
@@ -48,12 +56,11 @@ def budget_shown(frame: pd.DataFrame) -> pd.DataFrame:
     }
     return frame.assign(**some).rename(
         columns={
-            "learning_rate": "learning rate",
-            "trainable_parameters": "trainable parameters",
-            "flops": "operations per seed",
-            "seconds_per_seed": "time per seed",
-            "seconds_all_rates": "at all rates",
-            "learned": "training items right",
+            "learning_rate": "rate",
+            "trainable_parameters": "parameters",
+            "flops": "operations",
+            "seconds_per_seed": "time",
+            "seconds_all_rates": "all rates",
         }
     )
 

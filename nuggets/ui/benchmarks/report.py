@@ -9,6 +9,7 @@ import streamlit as st
 
 from nuggets import api
 from nuggets.errors import Damaged
+from nuggets.recipe import TransferRecipe
 from nuggets.statistics.verdict import Difference, controls_of
 from nuggets.ui.benchmarks import arms as arm_tables
 from nuggets.ui.charts import base as charts
@@ -22,6 +23,7 @@ class Sources:
 
     def __init__(self, run: api.Run) -> None:
         self.id, self._job, self.title = run.id, api.job_of(run), api.about(run).title
+        self.arms = self._job.arms if isinstance(self._job, TransferRecipe) else ()
 
     def of(self, then: str) -> Origin:
         """What makes the run again, and prints what is shown of its `report`."""
@@ -217,7 +219,7 @@ def budget(report: api.BenchmarkReport, run: Sources) -> None:
     share.table(
         frame,
         "budget",
-        f"Equal for all arms unless shown otherwise; means over seeds{tuned} · {run.title}",
+        f"Means over seeds{tuned}; {arm_tables.BUDGET} · {run.title}",
         run.of(code),
         shown=arm_tables.budget_shown(frame),
         height="content",

@@ -10,6 +10,7 @@ from nuggets.documents.figures import interval_text
 from nuggets.statistics.verdict import Kind, Location, Verdict
 from nuggets.ui.benchmarks.report import Sources, forest
 from nuggets.ui.frame import safe
+from nuggets.ui.transfer.form_compare import in_short
 
 LINES: dict[Kind, str] = {
     "helps": "{arm} helps",
@@ -41,6 +42,12 @@ def draw(report: api.BenchmarkReport, run: Sources) -> None:
     found = report.verdict
     with st.container(border=True, key="verdict", gap="small"):
         st.header(safe.label(line(found), 200), anchor=False)
+        if (effect := found.difference) is not None:
+            st.caption(
+                f"Difference in {plain_name(report.metric)} on {safe.label(report.task, 60)} to "
+                f"plain LoRA, with its 95 % interval over {effect.n_seeds} seeds and "
+                f"{effect.n_items} items"
+            )
         left, right = st.columns([4, 5], gap="medium")
         with left:
             _answer("Did the teacher's parameters help?", HELPED[found.kind])
@@ -48,6 +55,7 @@ def draw(report: api.BenchmarkReport, run: Sources) -> None:
             with st.popover("In words, and the rules", width="stretch"):
                 for sentence in (found.sentence, *_others(report), could_show(report)):
                     st.text(sentence)
+                st.text("\n".join(f"{arm.name}: {in_short(arm)}" for arm in run.arms))
                 st.text(report.rules)
         with right:
             forest(report, run)

@@ -211,8 +211,11 @@ def colour_axis(
         }
         bar["title"] |= {"side": "bottom", "font": {"size": 14}}
     if log:
-        ticks = np.linspace(low, high, 5).tolist()
-        labels = [f"{100 * 10**t:.2g} %" if percent else f"{10**t:.3g}" for t in ticks]
+        decades = np.arange(np.ceil(low), np.floor(high) + 1)
+        whole = len(decades) > 1  # a scale of less than two has no other round numbers
+        ticks = (decades[:: -(-len(decades) // 5)] if whole else np.linspace(low, high, 3)).tolist()
+        labels = [f"{100 * 10**t:.2g} %" if percent else f"{10**t:.2g}" for t in ticks]
+        labels = [label.replace("e-0", "e−") for label in labels]
         bar |= {"tickvals": ticks, "ticktext": labels}
     elif percent:
         bar["tickformat"] = "+.2~%" if signed else ".2~%"

@@ -68,7 +68,8 @@ def curves_figure(report: ErasureReport, frame: pd.DataFrame, look: Look = LIGHT
                 continue
             own = groups.get_group((order, skill))
             _add_band(fig, own, name, colour, place == 0, at)
-    fig.update_xaxes(type="log", tickformat=".0e", dtick=2, showgrid=False)
+    fig.update_xaxes(type="log", tickvals=[1e-6, 1e-4, 1e-2, 1], showgrid=False,
+                     ticktext=["0.0001%", "0.01%", "1%", "100%"])  # fmt: skip
     fig.update_xaxes(title="share of weights at 0", row=rows)
     fig.update_yaxes(**DAMAGE_TICKS)
     fig.update_yaxes(title="damage", col=1)

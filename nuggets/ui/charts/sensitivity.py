@@ -140,7 +140,7 @@ def _add_window(fig: go.Figure, window: Placed, name: str, colour: str, dash: st
             y=[window.row, window.row, bottom, bottom, window.row],
             mode="lines",
             line={"color": stroke, "width": width, "dash": style},
-            name=f"{name}: {100 * window.share:.1f} % of the sensitivity",
+            name=f"{name}: holds {100 * window.share:.1f} %",  # short: the toolbar is beside it
             showlegend=stroke == colour,
             hoverinfo="skip",
             row=2,

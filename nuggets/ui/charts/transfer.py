@@ -56,9 +56,9 @@ def windows_frame(plan: ExtractionPlan) -> pd.DataFrame:
             "matrix": charts.short_module(item.student_module),
             "from": "–" if item.teacher_layer is None else f"L{item.teacher_layer}",
             "rows": extent(item.rows),
-            "columns": extent(item.cols),
+            "cols": extent(item.cols),
             "keeps": item.kept_mass,
-            "of its entries": item.area,
+            "entries": item.area,
             "runner-up": None if item.runner_up is None else item.runner_up[2],
         }
         for item in plan.items
@@ -142,7 +142,8 @@ def _grid_figure(
     ink.add_cells(fig, z.to_numpy(), text.to_numpy(), axis, hover, **cells)
     fig.update_yaxes(autorange="reversed", showgrid=False, title="teacher → student")
     fig.update_xaxes(side="top", showgrid=False)
-    return charts.finish(fig, look, 56 + height * len(z), margin={"t": 36, "b": 4})
+    # The toolbar stands above the headings.
+    return charts.finish(fig, look, 78 + height * len(z), margin={"t": 58, "b": 4})
 
 
 def losses_frame(rows: Sequence[Mapping[str, float | str]]) -> pd.DataFrame:

@@ -6,6 +6,7 @@ is another process: a reload, another page or a restart of the app does not touc
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -16,6 +17,7 @@ import streamlit as st
 
 from nuggets import api, demo
 from nuggets.amounts import duration
+from nuggets.errors import NuggetsError
 from nuggets.recipe import TransferRecipe
 from nuggets.runs.schema import RunRecord, now
 from nuggets.statistics.verdict import ArmRole
@@ -26,6 +28,9 @@ ACTED = "nuggets-acted"
 """Set by the buttons of a panel: the whole page has to be drawn again."""
 WINDOW = 7
 """Ticks of progress from which the speed is taken."""
+VAGUE = 8
+"""Times the shorter end of an estimate, beyond which the longer one says nothing."""
+RUN_ID = re.compile(r"\d{8}-\d{6}-[\w-]+")
 QUIET = ("", "queued", "running", "done")
 """Messages that say no more than the status does."""
 STAGE_WEIGHTS = {"train": 40, "sensitivity": 2}
@@ -174,7 +179,7 @@ def remaining(
 
 
 def _between(left: tuple[float, float] | None) -> str:
-    if left is None:
+    if left is None or left[1] > VAGUE * max(left[0], 1.0):
         return "no estimate yet"
     low, high = map(duration, left)
     return f"about {low}" if low == high else f"{low} to {high}"
@@ -183,8 +188,9 @@ def _between(left: tuple[float, float] | None) -> str:
 def _clocks(record: RunRecord, status: api.RunStatus, known: Told, job: str) -> None:
     place = record.stages.index(record.stage) + 1 if record.stage in record.stages else 0
     stage = f"{record.stage} ({place} of {len(record.stages)})" if place else record.stage
-    if known.doing and status in api.LIVE:
-        stage = f"{stage}, {known.doing}" if stage and status == "running" else known.doing
+    if known.doing and known.doing != record.stage and status in api.LIVE:
+        doing = RUN_ID.sub(lambda found: _named(found[0]), known.doing)
+        stage = f"{stage}, {doing}" if stage and status == "running" else doing.rstrip(".")
     begun = "starting (loading PyTorch)" if status == "running" else "not started"
     if job:
         begun = f"waiting in the queue as {job}"
@@ -196,6 +202,14 @@ def _clocks(record: RunRecord, status: api.RunStatus, known: Told, job: str) -> 
         parts.append(f"Time left: {_between(left)}")
     parts.append(f"Device: {record.provenance.device}")
     st.text("  ·  ".join(parts))
+
+
+def _named(run_id: str) -> str:
+    """Another run's name for people, where it is still there."""
+    try:
+        return f"“{api.about(api.open_run(run_id)).title}”"
+    except NuggetsError:
+        return run_id
 
 
 def _losses(run: api.Run, key: str) -> None:

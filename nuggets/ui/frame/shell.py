@@ -26,6 +26,8 @@ DEVICES = ("auto", "cpu", "cuda", "mps")
 DTYPES = ("auto", "float32", "bfloat16")
 _FOLLOWED = "nuggets-followed"
 """The run whose pair and task the sidebar has taken over."""
+_ABSENT = "nuggets-absent"
+"""The run that the session's first link named, where there is no such run."""
 
 
 @dataclass(frozen=True)
@@ -214,8 +216,15 @@ def keep_in_address(key: str) -> None:
 def _follow_run() -> bool:
     """Brings sidebar and run together; whether they are, once the sidebar is drawn."""
     state, runs = st.session_state, {run.id: run for run in api.runs()}
+    if _FOLLOWED not in state and (said := st.query_params.get("run")) and said not in runs:
+        state[_ABSENT] = said
     from_address("run", runs)
     found = runs.get(state["run"])
+    if found is None and state.get(_ABSENT):
+        sentence = (
+            f"Run {state[_ABSENT]} is not on this machine. Import its bundle, or choose another."
+        )
+        safe.problem(sentence, "absent-run", "This link was followed in part")
     if found is not None:
         told = api.about(found)
         offered = (*api.skills(), *api.own_data())

@@ -39,7 +39,7 @@ def erase(asked: Asked) -> Scene:
         pictures.append(
             Picture(
                 erasure_charts.curves_figure(shown, frame, asked.look).update_xaxes(
-                    tickvals=[1e-5, 1e-3]
+                    tickvals=[1e-4, 1e-2], ticktext=["0.01%", "1%"]
                 ),
                 frame,
                 f"learn-erase-{len(orders)}",

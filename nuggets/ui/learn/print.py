@@ -52,7 +52,7 @@ def _section(number: int, chapter: Chapter, pictures: str) -> str:
     options = "".join(f"<li>☐ {html.escape(option)}</li>" for option in chapter.options)
     return (
         f"<section><h2>{number}. {html.escape(chapter.title)}</h2>"
-        f"<p>{_bold(chapter.text)}</p><pre>{html.escape(chapter.plain)}</pre>{pictures}"
+        f"<p>{_marked(chapter.text)}</p><pre>{html.escape(chapter.plain)}</pre>{pictures}"
         f"<p><b>Guess:</b> {html.escape(chapter.question)}</p>"
         f'<ul style="list-style:none">{options}</ul></section>'
     )
@@ -66,6 +66,7 @@ def _figure(picture: Picture, script: bool) -> str:
     return f"<figure>{drawn}<figcaption>{html.escape(picture.caption)}</figcaption></figure>"
 
 
-def _bold(text: str) -> str:
-    """Our own text, whose only Markdown is `**bold**`."""
-    return re.sub(r"\*\*(.+?)\*\*", r"<b>\1</b>", html.escape(text))
+def _marked(text: str) -> str:
+    """Our own text, whose only Markdown is `**bold**` and `*stressed*`."""
+    bold = re.sub(r"\*\*(.+?)\*\*", r"<b>\1</b>", html.escape(text))
+    return re.sub(r"\*(.+?)\*", r"<i>\1</i>", bold)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from string import ascii_uppercase
 from typing import Any
 
 import pandas as pd
@@ -66,19 +67,14 @@ def compare(run: api.Run) -> None:
         return
     found = api.compare([api.open_run(run_id) for run_id in ids])
     origin = share.Origin(f"nuggets compare {' '.join(ids)}")
-    shown = [names[each] for each in ids]
-    left, right = st.columns(2)
-    with left:
-        _differences(found["recipe"], "recipe", "The recipes are the same.", shown, origin)
-    with right:
-        minus = [f"{name} − {shown[0]}" for name in shown[1:]]
-        results = {
-            arm: [*each, *found["differences"][arm]] for arm, each in found["results"].items()
-        }
-        _differences(results, "results", "No results yet.", [*shown, *minus], origin)
-    _overlaid({names[each]: api.open_run(each) for each in ids}, origin)
-    for name, sentence in zip(shown, found["verdicts"], strict=True):
-        st.text(f"{name}: {sentence or 'no verdict'}")
+    letters = ascii_uppercase[: len(ids)]  # names of runs are too long for columns
+    for letter, each, sentence in zip(letters, ids, found["verdicts"], strict=True):
+        st.text(f"{letter}: {names[each]}. {sentence or 'No verdict.'}")
+    _differences(found["recipe"], "recipe", "The recipes are the same.", list(letters), origin)
+    minus = [f"{letter} − A" for letter in letters[1:]]
+    results = {arm: [*each, *found["differences"][arm]] for arm, each in found["results"].items()}
+    _differences(results, "results", "No results yet.", [*letters, *minus], origin)
+    _overlaid(dict(zip(letters, map(api.open_run, ids), strict=True)), origin)
 
 
 def _alike(one: api.Run, other: api.Run) -> bool:
@@ -119,7 +115,8 @@ def _overlaid(runs: dict[str, api.Run], origin: share.Origin) -> None:
         benchmarks_charts.runs_figure(frame, plain_name(metrics.pop()), share.look()),
         frame,
         "overlaid",
-        f"Learning curves of {arm}: mean over seeds, 95 % bands",
+        f"Learning curves of {arm}: mean over seeds, 95 % bands · "
+        + " · ".join(f"{letter}: {api.about(runs[letter]).title}" for letter in with_it),
         origin,
         f"Learning curves of {arm}, one for each run",
     ).draw()

@@ -147,8 +147,8 @@ def map_picture(
         heatmap.map_figure(frame, shown, compare, look, damage, chosen),
         frame,
         "sensitivity-map",
-        f"{shown.title}{' of all built-in tasks' if fixed else ''}; hover for 95 % intervals over "
-        f"samples · {what}, {source.about}"
+        f"{shown.title[:1].upper()}{shown.title[1:]}{' of all built-in tasks' if fixed else ''}; "
+        f"hover for 95 % intervals over samples · {what}, {source.about}"
         + ("" if damage is None else f" · damage to {what} without a layer: 1 is guessing"),
         source.origin(f"print(api.views.module_values(map, {mode!r})){note}"),
         f"Heatmap of layers by modules: {shown.title} for {what}. The table has the values.",

@@ -88,7 +88,7 @@ def truth(source: Source) -> None:
     if report is None:
         measure.missing(
             "Not tested yet",
-            f"Sets the weights that the map puts first to 0, in memory only, and measures what is "
+            f"Erases the weights that the map puts first, in memory only, and measures what is "
             f"left of {source.label} and of other skills; likewise for scores that compare "
             "skills, and for controls such as random weights. This takes less than a minute on a "
             "built-in model, and the result is saved.",

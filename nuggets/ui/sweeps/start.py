@@ -11,6 +11,7 @@ from nuggets import amounts, api
 from nuggets.errors import BadInput
 from nuggets.recipe import TransferRecipe
 from nuggets.sweeps import space
+from nuggets.sweeps.outlook import smallest
 from nuggets.sweeps.samplers import SAMPLERS
 from nuggets.ui.frame import fields, safe, shell, visitors, waiting
 from nuggets.ui.transfer import form, recipes
@@ -100,16 +101,16 @@ def _outlook(sweep: api.SweepRecipe) -> bool:
     """Says what the sweep will take and can show; whether it can be started."""
     text = api.sweeping.dump_sweep(sweep)
     found = waiting.read("sweep", text, lambda: api.plan_sweep(sweep), "Reading models…")
-    seen = found.seen_in_search, found.seen_in_confirmation
-    search, confirmation = (f"{each.value:.2f}" if each else "–" for each in seen)
+    search = smallest(found.seen_in_search)
     with st.container(border=True):
         one, two = st.columns(2)
         one.metric("Trials", f"{found.n_trials:,}")
         two.metric("Time, at most", amounts.duration(found.seconds))
         one.metric("Memory", amounts.size(found.memory) if found.memory else "–")
-        two.metric("Confirmation detects", confirmation)
+        two.metric("Confirmation detects", smallest(found.seen_in_confirmation))
         st.text(
-            f"Trials choose on validation items, where one alone detects a difference of {search}. "
+            "Trials choose on validation items. Smallest difference that one trial alone detects: "
+            f"{search}. "
             f"The winner and the base then run on {len(sweep.fresh_seeds)} fresh seeds and on test "
             f"items that no trial saw, with {len(sweep.base.arms)} arms; only that gets a verdict. "
             "Cells that trials share are trained once."

@@ -89,14 +89,15 @@ def _explained(offered: dict[str, Any]) -> None:
                 "arm": name,
                 "what": arm.title,
                 "role": arm.role.replace("_", " "),
-                "in short": _short(arm),
+                "in short": in_short(arm),
             }
             for name, arm in offered.items()
         ]
         st.dataframe(pd.DataFrame(rows), hide_index=True, height=320)
 
 
-def _short(arm: Any) -> str:
+def in_short(arm: Any) -> str:
+    """What an arm is, in the sentence that its class begins with."""
     return (type(arm).__doc__ or "").strip().split("\n\n")[0].replace("\n    ", " ")
 
 

@@ -9,6 +9,7 @@ import streamlit as st
 
 from nuggets import api, demo
 from nuggets.data.jsonl import load_samples
+from nuggets.data.overview import overview
 from nuggets.data.samples import Sample
 from nuggets.ui.frame import safe, shell, visitors
 
@@ -47,7 +48,8 @@ def uploader() -> None:
             return
         path = api.save_upload(content, checked_as=file.name)
         samples = load_samples(path)
-        st.text(f"Read {len(samples)} samples. The first one:")
+        for sentence in overview(samples).sentences:
+            st.text(sentence)
         _unknown(samples)
         st.code(samples[0].prompt[:400], language=None, wrap_lines=True)
         st.code(samples[0].answer[:400], language=None, wrap_lines=True)

@@ -62,9 +62,9 @@ def _offer(recipe: TransferRecipe, missing: str) -> None:
     if missing == "map":
         job = api.map_job(recipe)
         sentence = (
-            f"The sensitivity of {job.model} to these samples has not been measured yet. Once it "
-            "has, the plan updates with every control. Takes a few seconds on the built-in "
-            "models."
+            f"The sensitivity of {job.model} to these samples has not been measured here yet, or "
+            "only in sums, which do not tell this choice. Once it has, the plan updates with every "
+            "control. Takes a few seconds on the built-in models."
         )
         measure.missing("No plan yet", sentence, {"Measure": [job]}, "plan-map")
     else:
@@ -113,12 +113,13 @@ def _windows(recipe: TransferRecipe, plan: api.ExtractionPlan) -> None:
     share.table(
         transfer_charts.windows_frame(plan),
         "plan-windows",
-        f"What each of the {len(plan.items)} matrices takes from the teacher",
+        f"What each of the {len(plan.items)} matrices takes from the teacher: the share of its "
+        "sensitivity and of its entries, and what the runner-up would keep",
         origin,
         height=220,
         column_config={
-            name: st.column_config.NumberColumn(format="percent")
-            for name in ("keeps", "of its entries", "runner-up")
+            name: st.column_config.NumberColumn(format="percent", width=width)
+            for name, width in (("keeps", 62), ("entries", 58), ("runner-up", 76))
         },
     )
 

@@ -42,6 +42,20 @@ def test_validation_items_of_one_file_are_never_test_items(jsonl, tmp_path, n_te
     assert len(data.test) + len(data.validation) == 24  # a fifth of the file
 
 
+def test_a_file_that_asks_the_same_again_is_split_so_that_the_test_stays_unseen(jsonl, tmp_path):
+    """Such as an Alpaca file of a few templates: nobody has to look for the copies by hand."""
+    path = tmp_path / "often.jsonl"
+    lines = [f'{{"prompt": "{i % 30} plus 1", "completion": "{i % 30 + 1}"}}\n' for i in range(90)]
+    path.write_text("".join(lines))
+    data = load_datasets(DataConfig(file=str(path), n_test=80, n_train=500), (), ())
+    assert_apart(data)
+    assert len(data.test) == 18  # a fifth of the file
+    assert len(data.train(0)) == 90 - 3 * len(prompts(data.test))
+    path.write_text(lines[0] * 9)
+    with pytest.raises(BadInput, match="9 samples and too few different questions"):
+        load_datasets(DataConfig(file=str(path)), (), ())
+
+
 def test_a_question_that_stands_twice_among_test_samples_is_not_tuned_on(jsonl, tmp_path):
     lines = [f'{{"id": "{i}", "prompt": "{i % 40} plus 1", "completion": "{i % 40 + 1}"}}\n'
              for i in range(100)]  # fmt: skip

@@ -85,6 +85,12 @@ def test_every_field_that_is_offered_can_be_searched_with_what_is_suggested():
         assert suggested(base, field)
 
 
+def test_what_is_suggested_stays_within_the_bounds_of_the_field():
+    base = load_recipe("quick", ["extraction.ratio=0.74", "train.lr=0.003"])
+    assert suggested(base, "extraction.ratio") == "0.37,0.74,1"
+    assert suggested(base, "train.lr") == "0.0015,0.003,0.006"
+
+
 def tree(**fields):
     return {"base": load_recipe("quick"), "space": GRID, **fields}
 

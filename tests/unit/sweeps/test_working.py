@@ -251,6 +251,7 @@ def test_without_optuna_the_sentence_says_what_to_install(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(BadInput, match=r"pip install 'nuggets\[sweep\]'"):
         control.create(grid())
+    assert "pip install 'nuggets[sweep]'" in api.plan_sweep(grid()).refusals[0]
 
 
 def test_the_outlook_adds_up_trials_and_confirmation():

@@ -181,10 +181,10 @@ def test_matrix_figure_draws_blocks_windows_and_profiles() -> None:
     assert (heatmap.z == binned.max.astype(np.float32)).all()
     assert (heatmap.y == binned.rows).all()
     named = {trace.name: trace for trace in fig.data if trace.showlegend}
-    chosen = named["chosen: 30.0 % of the sensitivity"]
+    chosen = named["chosen: holds 30.0 %"]
     assert (min(chosen.x), max(chosen.x)) == (4, 9)
     assert (min(chosen.y), max(chosen.y)) == (3, 11)
-    assert "runner-up: 20.0 % of the sensitivity" in named
+    assert "runner-up: holds 20.0 %" in named
     by_name = {trace.name: trace for trace in fig.data}
     assert (by_name["columns"].y == profiles[1][1]).all()
     assert (by_name["rows"].x == profiles[0][1]).all()
@@ -393,11 +393,11 @@ def test_budget_lists_what_every_arm_was_given() -> None:
     assert frame["trainable_parameters"].tolist() == [100] * 4
     assert frame["seeds"].tolist() == [3] * 4
     shown = arm_tables.budget_shown(frame.assign(flops=5032799704420.999))
-    assert shown["operations per seed"].tolist() == ["5.03 TFLOP"] * 4
-    assert shown["trainable parameters"].tolist() == ["100"] * 4
+    assert shown["operations"].tolist() == ["5.03 TFLOP"] * 4
+    assert shown["parameters"].tolist() == ["100"] * 4
     assert not [name for name in shown if "_" in name]
     nothing = arm_tables.budget_shown(frame.assign(flops=0.0, learning_rate=None))
-    assert set(nothing["operations per seed"]) == set(nothing["learning rate"]) == {"–"}
+    assert set(nothing["operations"]) == set(nothing["rate"]) == {"–"}
 
 
 def test_outcomes_are_right_or_wrong_for_people_and_losses_stay_numbers() -> None:
@@ -575,6 +575,17 @@ def test_room_grows_with_what_is_written_around_a_plot() -> None:
     assert room(map_, coloraxis=scale | {"showscale": False}).r == room(bars).r
     assert room([bars, long]).t > room(bars).t == room([bars, long], showlegend=False).t
     assert room(bars, margin={"t": 74}).t == 74
+
+
+def test_a_scale_by_decades_is_labelled_with_round_numbers() -> None:
+    def labels(low: float, high: float, percent: bool = False) -> list[str]:
+        axis = charts.colour_axis([np.array([low, high])], False, "x", log=True, percent=percent)
+        return axis["colorbar"]["ticktext"]
+
+    assert labels(-7.67, -4.2) == ["1e−7", "1e−6", "1e−5"]
+    assert labels(-9.0, 0.5) == ["1e−9", "1e−7", "1e−5", "0.001", "0.1"]
+    assert labels(-3.2, -0.9, percent=True) == ["0.1 %", "1 %", "10 %"]
+    assert len(labels(-0.4, 0.1)) == 3  # within a decade there are no round numbers
 
 
 def test_an_arm_looks_the_same_while_it_trains_and_in_its_report() -> None:
