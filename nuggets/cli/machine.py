@@ -57,6 +57,8 @@ def app_(
     flags = [f"--server.{option}={value}" for option, value in options.items()]
     names = dict.fromkeys(["localhost", "127.0.0.1", *_named(host), *(name or ())])
     flags += [f"--server.allowedHosts={each}" for each in names]
+    if not _named(host):  # else Streamlit asks another server what this machine's address is
+        flags += [f"--browser.serverAddress={(name or ['localhost'])[0]}"]
     # The server takes this process's place: Ctrl-C and signals reach it, and nothing is left over.
     # -P: a `streamlit.py` in the folder where somebody happens to be is not the one to run.
     words = [sys.executable, "-P", "-m", "streamlit", "run", str(carried("app.py")), *flags]

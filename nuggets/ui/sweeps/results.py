@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pandas as pd
 import streamlit as st
 
@@ -195,8 +197,9 @@ def files(sweep: api.Run, state: api.SweepState) -> None:
         with st.container(horizontal=True):
             st.download_button("Sweep (YAML)", text, "sweep.yaml", "application/yaml",
                                key="this-sweep-yaml", on_click="ignore")  # fmt: skip
-            found = state.model_dump_json(indent=1)
-            st.download_button("Results (JSON)", found, "sweep.json", "application/json",
-                               key="this-sweep-json", on_click="ignore")  # fmt: skip
+            # Made when asked for: a file that every trial replaces is gone when it is looked up.
+            st.download_button("Results (JSON)", partial(state.model_dump_json, indent=1),
+                               "sweep.json", "application/json", key="this-sweep-json",
+                               on_click="ignore")  # fmt: skip
         st.code(f"nuggets sweeps {sweep.id} --json", language="bash")
         st.code(text, language="yaml", height=300)

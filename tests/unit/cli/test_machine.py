@@ -76,3 +76,10 @@ def test_without_the_extra_it_says_what_to_install(monkeypatch, capsys):
         main()
     assert ended.value.code == 2
     assert capsys.readouterr().err.strip().endswith("pip install 'nuggets[app]'")
+
+
+def test_on_all_addresses_no_other_server_is_asked_for_this_machines_own(served):
+    """Streamlit looks its outer address up elsewhere unless it is told one."""
+    assert "--browser.serverAddress=localhost" in served("--host=0.0.0.0", "--no-open")
+    assert "--browser.serverAddress=a.org" in served("--host=0.0.0.0", "--name=a.org", "--no-open")
+    assert not [word for word in served("--host=127.0.0.1") if "serverAddress" in word]
