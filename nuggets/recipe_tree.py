@@ -228,6 +228,16 @@ def absolute_paths(tree: Tree, base: Path) -> Tree:
     return _seen_from(base, found)
 
 
+def without_folders(value: Any) -> Any:
+    """A copy in which a path of this machine is the name of its file alone, for other eyes."""
+    if isinstance(value, dict):
+        return {name: without_folders(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_folders(each) for each in value]
+    local = isinstance(value, str) and value.startswith(("/", "~"))
+    return Path(value).name if local else value
+
+
 def _seen_from(base: Path, value: Any, path: str = "") -> Any:
     if isinstance(value, dict):
         return {k: _seen_from(base, v, f"{path}.{k}".removeprefix(".")) for k, v in value.items()}

@@ -76,10 +76,11 @@ class Held:
         if self.released:
             return False
         state = job_state(lease.job) if lease.job else "unknown"
-        if state not in ("lost", "unknown"):
-            return state != "gone"
-        if state == "lost" and lease.waiting:
+        if state == "gone" or (state == "lost" and lease.waiting):
             return False
+        # Slurm may start a dead worker's job anew; a worker of Ray's that died is dead.
+        if state in ("pending", "running") and (lease.waiting or outlives_silence(lease.job)):
+            return True
         if lease.kernel == kernel_id() and not (lease.job and lease.waiting):
             return born(lease.pid) == lease.since
         return outlives_silence(lease.job) or not self._silent()
