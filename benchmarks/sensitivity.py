@@ -40,9 +40,9 @@ WAYS = {
 STUDENT = {"hidden_size": 832, "intermediate_size": 2240, "num_hidden_layers": 10}
 """Whose windows are searched on the fly: about as much narrower as Llama-2-7B is than 13B."""
 N, TOKENS = 8, 64
-DEEP, FEW_WORDS = {"hidden_size": 1024, "intermediate_size": 2816, "num_hidden_layers": 8}, 1000
-MANY = 160
-"""Samples whose states between the blocks of `DEEP` are eight times a block."""
+DEEP, FEW_WORDS = {"hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 14}, 1000
+MANY = 48
+"""Samples whose states between the blocks of `DEEP` are seven times a block."""
 ROUNDS = 2
 _MB = 2**20
 
