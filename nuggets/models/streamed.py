@@ -16,11 +16,11 @@ import transformers  # its parts are imported when they are first used
 from torch import Tensor, nn
 
 from nuggets.models.architecture import ArchSpec
-from nuggets.models.boundaries import Boundaries, InMemory
 from nuggets.models.forward import blocks_of, replaced_forward
 from nuggets.models.fused import split_fused
 from nuggets.models.loading import checked_folder
 from nuggets.models.pair import read_spec
+from nuggets.models.piecewise.boundaries import Boundaries, InMemory
 from nuggets.models.references import ModelRef
 from nuggets.models.stored_weights import StoredWeights
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from nuggets.models.architecture import ArchSpec
-from nuggets.models.chunks import COPIES, positions_at_once
+from nuggets.models.piecewise.chunks import COPIES, positions_at_once
 
 FLOAT32 = 4
 SHARE = 0.5

@@ -20,9 +20,9 @@ from nuggets.amounts import size
 from nuggets.compute.device import free_memory
 from nuggets.compute.memory import trim_heap
 from nuggets.data.samples import Encoded
-from nuggets.models.boundaries import Boundaries, InMemory, OnDisk
 from nuggets.models.forward import pad_right, reading_states
 from nuggets.models.pair import read_spec
+from nuggets.models.piecewise.boundaries import Boundaries, InMemory, OnDisk
 from nuggets.models.references import ModelRef
 from nuggets.models.streamed import Pass, StreamedModel
 from nuggets.progress import InMemoryProgress, Progress

@@ -13,10 +13,10 @@ from nuggets.extraction.selectors import NeuronsSelector, WindowSelector
 from nuggets.extraction.window_request import WindowRequest
 from nuggets.extraction.windows_while_measuring import ChosenParts
 from nuggets.models.architecture import ARCHITECTURES, LAYER_ROLES
-from nuggets.models.boundaries import InMemory
 from nuggets.models.forward import blocks_of
 from nuggets.models.loading import load_model
 from nuggets.models.pair import read_spec
+from nuggets.models.piecewise.boundaries import InMemory
 from nuggets.models.references import parse_ref
 from nuggets.progress import InMemoryProgress
 from nuggets.sensitivity import streaming

@@ -8,7 +8,7 @@ from contextlib import closing
 import pytest
 import torch
 
-from nuggets.models.boundaries import InMemory, OnDisk
+from nuggets.models.piecewise.boundaries import InMemory, OnDisk
 
 CPU = torch.device("cpu")
 
