@@ -15,7 +15,7 @@ from rich.table import Table
 from benchmarks import extraction, machine, sensitivity, startup, training
 from benchmarks.rows import Row
 
-PARTS = ("startup", "extraction", "sensitivity", "training", "machine")
+PARTS = ("startup", "extraction", "sensitivity", "states", "training", "machine")
 
 
 def main() -> None:
@@ -53,6 +53,8 @@ def measure(part: str, small: bool, roomy: bool) -> list[Row]:
         return extraction.measure(8 if small else 1)
     if part == "sensitivity":
         return sensitivity.measure(small, roomy)
+    if part == "states":
+        return sensitivity.measure_states()
     if part == "training":
         return training.measure(small)
     return machine.measure(small)

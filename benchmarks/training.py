@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import subprocess
 import sys
@@ -103,6 +104,7 @@ def _times(model: Any, spec: ArchSpec, tokens: int) -> tuple[float, float]:
 def run_once(batch: int, tokens: int) -> dict[str, float]:
     """Trains one step in this process: its memory before and at most, and CPU seconds."""
     model, spec = adapted()
+    student = copy.deepcopy(model)  # the untouched one stays beside it in a run
     encoded = samples(batch, tokens, spec.vocab_size)
     tiny = TrainConfig(steps=1, batch_size=1)
     with threads_of(model, "cpu"):
@@ -110,6 +112,7 @@ def run_once(batch: int, tokens: int) -> dict[str, float]:
         Path("/proc/self/clear_refs").write_text("5")  # start the high-water mark from here
         before, start = high_water(), time.process_time()
         finetune(model, encoded, TrainConfig(steps=1, batch_size=batch), 0)
+    del student
     return {"peak": high_water(), "start": before, "cpu": time.process_time() - start}
 
 

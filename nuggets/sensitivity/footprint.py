@@ -6,12 +6,12 @@ import math
 from collections.abc import Sequence
 
 from nuggets.models.architecture import ArchSpec
-from nuggets.models.chunks import COPIES, positions_at_once
+from nuggets.models.piecewise.chunks import COPIES, positions_at_once
 
 FLOAT32 = 4
 SHARE = 0.5
 """Of the free memory that a training may plan for: estimates are rough."""
-CPU_ROOM = 2**31
+CPU_ROOM = 2**30
 """Bytes of activations beyond which more samples at once make no step on a processor faster."""
 
 
@@ -90,8 +90,24 @@ def hooks_bytes(spec: ArchSpec, parameters: int, tokens: int, width: int, *, ful
     return needed + (parameters * FLOAT32 if full else 0)
 
 
+def state_bytes(spec: ArchSpec, tokens: Sequence[int], width: int) -> int:
+    """Bytes of what stands between the blocks of a streamed model, of all samples.
+
+    Args:
+        spec: of the model.
+        tokens: of each sample.
+        width: bytes per number.
+    """
+    return sum(tokens) * spec.hidden_size * (spec.n_layers + 2) * width
+
+
+def spills(states: int, free: int) -> bool:
+    """Whether states between blocks go to disk, with so many bytes of memory free."""
+    return states > SHARE * free
+
+
 def streaming_bytes(spec: ArchSpec, tokens: Sequence[int], width: int) -> int:
-    """Peak of `stream_sensitivity`, the map on disk: one part of the model, and all states.
+    """Peak of `stream_sensitivity` without the map and the states between blocks: one part.
 
     Args:
         spec: of the model.
@@ -101,6 +117,5 @@ def streaming_bytes(spec: ArchSpec, tokens: Sequence[int], width: int) -> int:
     block = sum(math.prod(spec.shape(role)) for role in spec.architecture.roles)
     outer = math.prod(spec.shape("embed"))
     part = max(block, outer)
-    states = sum(tokens) * spec.hidden_size * (spec.n_layers + 2) * width
     longest = max(tokens) * max(_block_numbers(spec) * width, _logit_bytes(spec, width))
-    return part * (width + FLOAT32) + max(outer, block // 3) * 2 * FLOAT32 + states + longest
+    return part * (width + FLOAT32) + max(outer, block // 3) * 2 * FLOAT32 + longest

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, kl_div, log_softmax, pad
 
 from nuggets.data.samples import IGNORED
-from nuggets.models.answers import Judge, answers_of, at_answers, head_of
+from nuggets.models.piecewise.answers import Judge, answers_of, at_answers, head_of
 
 Loss = Callable[[Any, Tensor, Tensor], Tensor]
 """`(model, input_ids [items, length], labels [items, length])` → a scalar."""

@@ -19,8 +19,8 @@ from torch import Tensor
 from nuggets.data.samples import IGNORED, Encoded
 from nuggets.disk.commit import commit_folder, newest_valid
 from nuggets.errors import Damaged, NonFinite
-from nuggets.models.answers import Judge, at_answers
 from nuggets.models.forward import pad_right
+from nuggets.models.piecewise.answers import Judge, at_answers
 from nuggets.progress import Progress
 from nuggets.train.checkpoints import LOG, PREFIX, WEIGHTS, TrainLog, drop_old, step_of
 from nuggets.train.config import TrainConfig

@@ -12,6 +12,8 @@ from nuggets.sensitivity.footprint import (
     hooks_bytes,
     row_bytes,
     rows_at_once,
+    spills,
+    state_bytes,
     streaming_bytes,
 )
 from nuggets.sensitivity.several_samples import samples_per_pass
@@ -61,12 +63,15 @@ def test_hooks_keep_the_model_the_activations_and_the_largest_gradient_with_its_
     ("spec", "part", "score", "longest"),
     [(SPEC, 448, 448 // 3, 5 * 142 * 2), (WIDE, 8000, 8000, 5 * 10_000)],
 )
-def test_streaming_keeps_one_part_its_scores_all_states_and_the_longest_sample(
-    spec, part, score, longest
-):
+def test_streaming_keeps_one_part_its_scores_and_the_longest_sample(spec, part, score, longest):
+    assert streaming_bytes(spec, [3, 5], 2) == part * (2 + 4) + score * 2 * 4 + longest
+
+
+def test_states_between_blocks_stay_in_memory_where_half_of_what_is_free_holds_them():
     states = (3 + 5) * 8 * (3 + 2) * 2
-    expected = part * (2 + 4) + score * 2 * 4 + states + longest
-    assert streaming_bytes(spec, [3, 5], 2) == expected
+    assert state_bytes(SPEC, [3, 5], 2) == states
+    assert not spills(states, 2 * states)
+    assert spills(states, 2 * states - 1)
 
 
 def test_samples_of_a_pass_are_as_many_as_fit_with_their_attention():

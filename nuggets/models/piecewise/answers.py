@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from nuggets.data.samples import IGNORED
-from nuggets.models.chunks import positions_at_once
 from nuggets.models.forward import replaced_forward
+from nuggets.models.piecewise.chunks import positions_at_once
 
 R = TypeVar("R")
 
