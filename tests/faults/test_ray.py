@@ -200,6 +200,7 @@ def test_a_keeper_without_work_ends_and_the_next_run_gets_another(ray, toy, unti
 
 def test_the_command_line_follows_runs_and_stops_them(ray, nuggets, monkeypatch):
     monkeypatch.setenv("NUGGETS_PIPELINE", "toy_pipeline:nothing")
+    monkeypatch.setenv("NUGGETS_RAY_IDLE_S", "3")  # the keeper outlives the command
     said = nuggets("run", "quick", "--engine", "{kind: ray, gpus: 0, address: auto}")
     assert said.code == 0
     (run,) = api.runs()
