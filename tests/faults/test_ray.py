@@ -11,7 +11,7 @@ import pytest
 
 from nuggets import api
 from nuggets.errors import BadInput, NuggetsError, RunBusy
-from nuggets.runs import launch, leases, ray_tasks
+from nuggets.runs import launch, leases, processes, ray_tasks
 from nuggets.runs.engines.ray import RayEngine
 from nuggets.runs.fan_out import submit_all
 
@@ -31,11 +31,8 @@ class FakeCluster:
         (self.root / "new").rename(self.root / "nodes.json")
 
     def keepers(self):
-        return [
-            p
-            for p in psutil.Process().children()
-            if p.is_running() and "nuggets.runs.engines.ray_keeper" in p.cmdline()
-        ]
+        own = (c for c in processes.children if "nuggets.runs.engines.ray_keeper" in c.args)
+        return [psutil.Process(child.pid) for child in own if child.poll() is None]
 
 
 @pytest.fixture
@@ -203,6 +200,7 @@ def test_a_keeper_without_work_ends_and_the_next_run_gets_another(ray, toy, unti
 
 def test_the_command_line_follows_runs_and_stops_them(ray, nuggets, monkeypatch):
     monkeypatch.setenv("NUGGETS_PIPELINE", "toy_pipeline:nothing")
+    monkeypatch.setenv("NUGGETS_RAY_IDLE_S", "3")  # the keeper outlives the command
     said = nuggets("run", "quick", "--engine", "{kind: ray, gpus: 0, address: auto}")
     assert said.code == 0
     (run,) = api.runs()

@@ -13,7 +13,7 @@ import pytest
 
 from nuggets import api
 from nuggets.errors import BadInput, NuggetsError
-from nuggets.runs import launch, ray_tasks
+from nuggets.runs import launch, processes, ray_tasks
 from nuggets.runs.engines.ray import RayEngine
 from nuggets.runs.fan_out import submit_all
 
@@ -159,12 +159,11 @@ def test_a_killed_keeper(cluster, engine, toy, until, kills, counted):
     for _ in range(kills):
         run, _ = at_work(toy, engine, until)
         (keeper,) = (
-            p
-            for p in psutil.Process().children()
-            if p.status() != psutil.STATUS_ZOMBIE
-            and "nuggets.runs.engines.ray_keeper" in p.cmdline()
+            child
+            for child in processes.children
+            if "nuggets.runs.engines.ray_keeper" in child.args and child.poll() is None
         )
-        end(keeper)
+        keeper.kill()
         continued(run, engine, undisturbed, until)
     counted("F11", "keepers killed", kills)
 
@@ -177,8 +176,8 @@ def test_a_killed_head(cluster, engine, toy, until, kills, counted):
         run, worker = at_work(toy, engine, until)
         waiting = toy(device="cuda", steps=12)
         launch.start(waiting, RayEngine(address=cluster.address, gpus=2, cpus=2))
-        for processes in list(cluster.head_node.all_processes.values()):
-            for each in processes:
+        for group in list(cluster.head_node.all_processes.values()):
+            for each in group:
                 each.process.kill()
                 each.process.wait()
         until(lambda run=run: _all_reaped(cluster) and run.status() == "interrupted")
@@ -202,8 +201,8 @@ def test_a_killed_head(cluster, engine, toy, until, kills, counted):
 def _all_reaped(cluster):
     """Nobody but this process waits for the nodes' processes, and Ray looks for its raylet."""
     for node in cluster.worker_nodes:
-        for processes in node.all_processes.values():
-            for each in processes:
+        for group in node.all_processes.values():
+            for each in group:
                 each.process.poll()
     return True
 
