@@ -13,7 +13,7 @@ FAULTS := $(addprefix tests/, integration/test_transfer_run.py integration/test_
 	unit/models/test_loading.py unit/sensitivity/test_hooks.py contract/test_together.py \
 	unit/evaluation/test_lm_eval_adapter.py unit/compute/test_svd.py)
 
-.PHONY: help app demo test check format browser wheel docs notebooks bench bench-gpu real architectures faults mutants floors paper calibration pairs clean
+.PHONY: help app demo test check format browser wheel docs notebooks bench bench-gpu real engines architectures faults mutants floors paper calibration pairs clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -78,6 +78,11 @@ real: $(STAMP)  ## the checks on SmolLM2-135M-Instruct
 
 faults: $(STAMP)  ## the long fault-injection runs, with how often each fault was tried
 	NUGGETS_FAULT_ROUNDS=200 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -v tests/faults $(FAULTS)
+
+engines: $(STAMP)  ## workers, nodes, keepers and heads of a real Ray killed 20 times each; runs spread over workers (about 20 minutes)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[ray]'
+	NUGGETS_FAULT_ROUNDS=200 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -v -m slow tests/faults/test_ray_cluster.py \
+	tests/integration/test_sweep.py tests/integration/test_parts.py
 
 architectures: $(STAMP)  ## all commands and pages on every supported architecture (about 12 minutes on one core)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto tests/integration/test_every_architecture.py

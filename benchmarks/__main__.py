@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: one table of time and memory, ratios taken in one run."""
+"""`python -m benchmarks`: tables of time and memory, ratios taken in one run."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import extraction, machine, sensitivity, startup
+from benchmarks import extraction, machine, sensitivity, startup, training
 from benchmarks.rows import Row
 
-PARTS = ("startup", "extraction", "sensitivity", "machine")
+PARTS = ("startup", "extraction", "sensitivity", "states", "training", "machine")
 
 
 def main() -> None:
-    """Runs the benchmarks and prints the table."""
+    """Runs the benchmarks and prints the table of each part as soon as it is known."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path, help="also write the rows here")
     parser.add_argument("--only", choices=PARTS)
@@ -37,8 +37,9 @@ def main() -> None:
     for part in PARTS:
         if arguments.only in (None, part):
             with console.status(f"{part} …"):
-                rows += measure(part, arguments.small, arguments.roomy)
-    console.print(table(title, rows))
+                found = measure(part, arguments.small, arguments.roomy)
+            console.print(table(f"{part}: {title}", found))
+            rows += found
     if arguments.json:
         found = {"machine": title, "rows": [row._asdict() for row in rows]}
         arguments.json.write_text(json.dumps(found, indent=1, ensure_ascii=False))
@@ -52,11 +53,15 @@ def measure(part: str, small: bool, roomy: bool) -> list[Row]:
         return extraction.measure(8 if small else 1)
     if part == "sensitivity":
         return sensitivity.measure(small, roomy)
+    if part == "states":
+        return sensitivity.measure_states()
+    if part == "training":
+        return training.measure(small)
     return machine.measure(small)
 
 
 def table(title: str, rows: list[Row]) -> Table:
-    """All rows as one table."""
+    """Rows as one table."""
     shown = Table(title=title, title_justify="left")
     for name in ("what", "published or machine", "nuggets", "ratio", "aim", "note"):
         shown.add_column(name, justify="left" if name in ("what", "note") else "right")

@@ -28,7 +28,7 @@ TESTS = {
     "contract/test_scores.py contract/test_streaming.py",
     "extraction": "unit/extraction",
     "train": "unit/train integration/test_training.py integration/test_concurrent.py "
-    "integration/test_team.py",
+    "integration/test_team.py integration/test_healing.py contract/test_arms.py",
     "statistics": "unit/statistics",
 }
 """Package → its tests, below `tests/`."""

@@ -27,6 +27,9 @@ from nuggets.sweeps import working
 
 NODES = 8
 TRIAL_S = 1.0
+QUARTER = 4
+_head: list[float] = []
+"""The head's seconds of CPU at the start of each trial."""
 
 
 class Nodes(EngineBase):
@@ -51,6 +54,7 @@ class Nodes(EngineBase):
 
     def start(self, run: Run) -> None:
         """Returns once the thread has the run."""
+        _head.append(time.thread_time())
         threading.Thread(target=worker.run_in_foreground, args=(run, lambda event: None)).start()
         while not run.record().attempts:
             time.sleep(0.002)
@@ -92,6 +96,9 @@ def main() -> None:
         f"{n} trials of {TRIAL_S:g} s on {NODES} nodes: {took:.0f} s, {took / ideal:.2f} of ideal"
     )
     print(f"the head: {own:.0f} s of CPU, {1000 * own / n:.0f} ms a trial")
+    few = n // QUARTER
+    early, late = (_head[few] - _head[0]) / few, (_head[-1] - _head[-1 - few]) / few
+    print(f"of the first quarter {1000 * early:.0f} ms a trial, of the last {1000 * late:.0f}")
 
 
 if __name__ == "__main__":

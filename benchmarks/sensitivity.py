@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 import tempfile
@@ -20,8 +21,11 @@ from nuggets.compute.threads import threads_for
 from nuggets.extraction.selectors import WindowSelector
 from nuggets.extraction.window_request import WindowRequest
 from nuggets.extraction.windows_while_measuring import ChosenParts
+from nuggets.models.architecture import LAYER_ROLES
 from nuggets.models.pair import read_spec
 from nuggets.models.references import parse_ref
+from nuggets.sensitivity import streaming
+from nuggets.sensitivity.footprint import state_bytes
 from nuggets.sensitivity.hooks import compute_sensitivity
 from nuggets.sensitivity.map_writer import MapWriter
 from nuggets.sensitivity.streaming import stream_sensitivity
@@ -36,6 +40,9 @@ WAYS = {
 STUDENT = {"hidden_size": 832, "intermediate_size": 2240, "num_hidden_layers": 10}
 """Whose windows are searched on the fly: about as much narrower as Llama-2-7B is than 13B."""
 N, TOKENS = 8, 64
+DEEP, FEW_WORDS = {"hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 14}, 1000
+MANY = 48
+"""Samples whose states between the blocks of `DEEP` are seven times a block."""
 ROUNDS = 2
 _MB = 2**20
 
@@ -85,6 +92,26 @@ def measure(small: bool = False, roomy: bool = False) -> list[Row]:
     return rows
 
 
+def measure_states() -> list[Row]:
+    """Streaming of many samples, whose states between blocks exceed a block, against two."""
+    with tempfile.TemporaryDirectory() as folder:
+        random_llama(DEEP, vocab_size=FEW_WORDS)[0].save_pretrained(folder)
+        few, many = (_child(way, folder, False) for way in ("states of 2", f"states of {MANY}"))
+        spec = read_spec(parse_ref(folder))
+    block = 4 * sum(math.prod(spec.shape(role)) for role in LAYER_ROLES)
+    states = state_bytes(spec, [TOKENS] * MANY, 4)
+    return [
+        Row(
+            f"streamed, sums, states between blocks on disk: memory of 2 → {MANY} samples",
+            f"{few['peak'] / _MB:.0f} MB",
+            f"{many['peak'] / _MB:.0f} MB",
+            f"{many['peak'] / few['peak']:.2f}",
+            "≤ 1.2",
+            f"a block: {block / _MB:.0f} MB; states: {states / block:.1f} blocks",
+        )
+    ]
+
+
 def _child(way: str, folder: str, roomy: bool) -> dict[str, float]:
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.sensitivity", way, folder, *["roomy"] * roomy],
@@ -107,8 +134,9 @@ def run_once(way: str, folder: str, memory: str = "returned") -> dict[str, float
     from transformers import AutoModelForCausalLM
 
     before = psutil.Process().memory_info().rss
-    encoded = samples(N, TOKENS)
-    streamed = way.startswith("streamed")
+    states = way.startswith("states")
+    encoded = samples(int(way.split()[-1]), TOKENS, FEW_WORDS) if states else samples(N, TOKENS)
+    streamed = way.startswith("streamed") or states
     model = None if streamed else AutoModelForCausalLM.from_pretrained(folder).eval()
     if model is None:
         _warm_up()
@@ -121,10 +149,14 @@ def run_once(way: str, folder: str, memory: str = "returned") -> dict[str, float
     start = time.perf_counter()
     kept = _run(way, folder, model, encoded)
     seconds = time.perf_counter() - start
-    peak = _high_water()
+    peak = high_water()
     del kept
-    part = _largest_part(folder) if streamed else 0
-    return {"seconds": seconds, "peak": peak - start_rss - part, "whole": float(peak - before)}
+    part = _largest_part(folder) if way.startswith("streamed") else 0
+    return {
+        "seconds": seconds,
+        "peak": peak - start_rss - part,
+        "whole": float(peak - before),
+    }
 
 
 def _warm_up() -> None:
@@ -147,6 +179,10 @@ def _run_ours(way: str, folder: str, model: object, encoded: list) -> object:  #
 
 
 def _run_in_threads(way: str, folder: str, model: object, encoded: list) -> object:  # type: ignore[type-arg]
+    if way.startswith("states"):
+        streaming.free_memory = lambda device: 1
+        with tempfile.TemporaryDirectory() as spill:
+            return stream_sensitivity(parse_ref(folder), encoded, keep="sums", spill=Path(spill))
     if way.startswith("streamed"):
         ref = parse_ref(folder)
         if way == "streamed, sums":
@@ -166,7 +202,8 @@ def _largest_part(folder: str) -> int:
     return 4 * spec.vocab_size * spec.hidden_size
 
 
-def _high_water() -> int:
+def high_water() -> int:
+    """The most memory that this process had since its mark was cleared."""
     status = Path("/proc/self/status").read_text()
     line = next(line for line in status.splitlines() if line.startswith("VmHWM:"))
     return int(line.split()[1]) * 1024

@@ -34,6 +34,7 @@ SOURCE_PATHS = (*(f"data.{name}" for name in SOURCES), "benchmarks.data", "bench
 """Dotted fields, list places left out, that name what lies outside a recipe."""
 REFERENCE_PATHS = (
     "against", "score.against", "scores.against", "sensitivity.score.against", "arms.score.against",
+    "arms.task",
 )  # fmt: skip
 """Each value is a built-in task, or a source of samples."""
 _APART = ("seed_samples", "train", "test")
@@ -225,6 +226,16 @@ def absolute_paths(tree: Tree, base: Path) -> Tree:
     if isinstance(found.get("data"), dict):
         found["data"] = with_new_names(found["data"])
     return _seen_from(base, found)
+
+
+def without_folders(value: Any) -> Any:
+    """A copy in which a path of this machine is the name of its file alone, for other eyes."""
+    if isinstance(value, dict):
+        return {name: without_folders(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_folders(each) for each in value]
+    local = isinstance(value, str) and value.startswith(("/", "~"))
+    return Path(value).name if local else value
 
 
 def _seen_from(base: Path, value: Any, path: str = "") -> Any:

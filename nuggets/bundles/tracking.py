@@ -2,7 +2,7 @@
 
 Trackio and Weights & Biases share one interface: `init`, `log`, `save` and `finish`. What is logged
 is read from the run's folder, so that it does not matter where or when the run computed. Nothing
-leaves this machine unless a destination is named.
+leaves this machine unless a destination is named, and then no path of a local file does.
 """
 
 from __future__ import annotations
@@ -17,9 +17,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from nuggets.bundles.page import report_page
 from nuggets.errors import BadInput
-from nuggets.recipe_tree import leaves, parse_yaml
+from nuggets.recipe_tree import leaves, parse_yaml, without_folders
 from nuggets.runs import results
 from nuggets.runs.store import Run
 
@@ -64,7 +66,11 @@ def track(run: Run, to: str, group: str = "") -> None:
     if report is None:
         raise BadInput(f"Run {run.id} has no report yet, so there is nothing to log.")
     record = run.record()
-    recipe = parse_yaml(run.recipe_text(), run.id)
+    text = run.recipe_text()
+    recipe = parse_yaml(text, run.id)
+    if destination:  # others' eyes
+        recipe = without_folders(recipe)
+        text = yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True)
     config = {
         **leaves(recipe),
         "verdict": report.verdict.sentence,
@@ -87,7 +93,7 @@ def track(run: Run, to: str, group: str = "") -> None:
             module.log(_arms(report), step=rows[-1][0] + 1 if rows else 0)
             with tempfile.TemporaryDirectory() as folder:
                 page = Path(folder) / f"{run.id}.html"
-                page.write_text(report_page(record, report, run.recipe_text()))
+                page.write_text(report_page(record, report, text))
                 module.save(str(page), **({"base_path": folder} if name == "wandb" else {}))
                 module.finish()  # it copies or uploads the page, which must still be there
         except BaseException:

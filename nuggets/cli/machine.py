@@ -80,7 +80,8 @@ def _named(host: str) -> list[str]:
 
 def engines(
     use: Annotated[
-        str | None, typer.Option(help="Start runs through this engine from now on: local or slurm.")
+        str | None,
+        typer.Option(help="Start runs through this engine from now on: local, slurm or ray."),
     ] = None,
     changes: Annotated[
         list[str] | None,

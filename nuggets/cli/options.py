@@ -60,7 +60,8 @@ RecipeName = Annotated[
 EngineName = Annotated[
     str | None,
     typer.Option(
-        "--engine", help="local, slurm or '{kind: slurm, gpus: 2}', instead of `nuggets engines`."
+        "--engine",
+        help="local, slurm, ray or '{kind: slurm, gpus: 2}', instead of `nuggets engines`.",
     ),
 ]
 Track = Annotated[

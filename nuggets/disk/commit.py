@@ -132,6 +132,32 @@ def make_folder(path: Path) -> None:
         _sync(path.parent)
 
 
+def append_line(path: Path, text: str) -> None:
+    """Adds a line to a file of one writer, synced; one that a power cut tore is cut before.
+
+    Raises:
+        NuggetsError: if the disk is full or refuses; nothing of the line stays.
+    """
+    with disk_errors(path):
+        new = not path.exists()
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+        try:
+            size = os.fstat(fd).st_size
+            if size and os.pread(fd, 1, size - 1) != b"\n":
+                size = path.read_bytes().rfind(b"\n") + 1
+            os.ftruncate(fd, size)
+            try:
+                write_all(fd, text.encode() + b"\n")
+                os.fsync(fd)
+            except BaseException:
+                os.ftruncate(fd, size)
+                raise
+        finally:
+            os.close(fd)
+        if new:
+            _sync(path.parent)
+
+
 def write_all(fd: int, data: bytes) -> None:
     """Writes every byte: a nearly full disk may accept only some of them at first."""
     view = memoryview(data)

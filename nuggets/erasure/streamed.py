@@ -84,7 +84,8 @@ class StreamedSubject(Subject):
 
     @property
     def _entering(self) -> list[Tensor]:
-        return [sample.states[0] for sample in self.stream.samples]
+        between, cpu = self.stream.between, torch.device("cpu")
+        return [between.take((0, index), cpu) for index in range(len(self.stream.samples))]
 
     def _sweep(self, start: int, states: list[Tensor] | None) -> Iterator[list[Tensor]]:
         """What leaves each layer from `start` on, all batches together."""

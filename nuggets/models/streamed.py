@@ -20,6 +20,7 @@ from nuggets.models.forward import blocks_of, replaced_forward
 from nuggets.models.fused import split_fused
 from nuggets.models.loading import checked_folder
 from nuggets.models.pair import read_spec
+from nuggets.models.piecewise.boundaries import Boundaries, InMemory
 from nuggets.models.references import ModelRef
 from nuggets.models.stored_weights import StoredWeights
 
@@ -39,17 +40,11 @@ class Pass:
         ids: token ids `[samples, tokens]`, on the device.
         labels: likewise.
         calls: per block, its arguments after the states: masks, positions.
-        states: what enters each block `[samples, tokens, hidden]`, in the machine's memory.
-        leaving: what leaves the last block, where a tied head asks for it once more.
-        gradient: of the loss, with respect to the states last looked at, likewise shaped.
     """
 
     ids: Tensor
     labels: Tensor
     calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = field(default_factory=list)
-    states: list[Tensor] = field(default_factory=list)
-    leaving: Tensor | None = None
-    gradient: Tensor | None = None
 
 
 class StreamedModel:
@@ -57,20 +52,30 @@ class StreamedModel:
 
     Attributes:
         erased: parameter → index of entries that are 0 whenever it is loaded.
+        between: `(layer, sample)` → what enters that block `[samples, tokens, hidden]`; what leaves
+            the last one comes after it.
     """
 
-    def __init__(self, ref: ModelRef, dtype: torch.dtype, device: torch.device | str) -> None:
+    def __init__(
+        self,
+        ref: ModelRef,
+        dtype: torch.dtype,
+        device: torch.device | str,
+        between: Boundaries | None = None,
+    ) -> None:
         """Builds the model without weights.
 
         Args:
             ref: a model in safetensors, on this machine or on the hub.
             dtype: of weights and activations.
             device: where a block computes.
+            between: where states between blocks are kept; in memory when not given.
 
         Raises:
             Unsupported: if the weights cannot be read one by one.
             Damaged: if the weights are not those that the config describes.
         """
+        self.between = InMemory() if between is None else between
         self.ref, self.spec = ref, read_spec(ref)
         self.dtype, self.device = dtype, torch.device(device)
         self.weights = StoredWeights(ref, self.spec)
@@ -84,16 +89,16 @@ class StreamedModel:
     def enter(self) -> None:
         """Embeds all samples, and learns with which arguments each block is called."""
         with self.loaded(self.front, check=True):
-            for sample in self.samples:
-                sample.states.append(self.embed(sample).cpu())
+            for index, sample in enumerate(self.samples):
+                self.between.put((0, index), self.embed(sample))
 
     @torch.no_grad()
     def forward(self, layer: int) -> None:
         """Sends all samples through one block."""
         with self.loaded(self.of_layer(layer), check=True):
-            for sample in self.samples:
-                entering = sample.states[-1].to(self.device)
-                sample.states.append(self.block(layer, sample, entering).cpu())
+            for index, sample in enumerate(self.samples):
+                entering = self.between.take((layer, index), self.device)
+                self.between.put((layer + 1, index), self.block(layer, sample, entering))
 
     @property
     def front(self) -> list[str]:
@@ -196,7 +201,10 @@ def stream_words(
     stream.enter()
     for layer in range(blocks):
         stream.forward(layer)
-    return torch.cat([sample.states[-1][:, 0] for sample in stream.samples])
+    leaving = [
+        stream.between.take((blocks, index), torch.device("cpu")) for index in range(len(parts))
+    ]
+    return torch.cat([states[:, 0] for states in leaving])
 
 
 def _skeleton(ref: ModelRef, spec: ArchSpec, dtype: torch.dtype, device: torch.device) -> Any:

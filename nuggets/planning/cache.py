@@ -33,13 +33,16 @@ from nuggets.planning.datasets import (
     seed_samples,
 )
 from nuggets.planning.machine import resolve_device_name
-from nuggets.recipe import AlignJob, DataConfig, SensitivityConfig, SensitivityJob
-from nuggets.recipe_tree import SOURCES
+from nuggets.recipe import AlignJob, SensitivityConfig, SensitivityJob, TransferRecipe
+from nuggets.recipe_tree import REFERENCE_PATHS, SOURCE_PATHS, named_values
 from nuggets.runs.schema import ALL_FILES
 from nuggets.sensitivity.maps import SensitivityMap
 from nuggets.sensitivity.scores import ThetaGrad
 
 T = TypeVar("T")
+
+OTHER = "other skill "
+"""How the digests of samples of other skills begin."""
 
 
 def digest_of(**parts: Any) -> str:
@@ -70,24 +73,32 @@ def digest_pair(pair: ModelPair) -> dict[str, str]:
     return {"teacher": digest_model(pair.teacher), "student": digest_model(pair.student)}
 
 
-def digest_files(data: DataConfig) -> dict[str, str]:
+def digest_files(recipe: TransferRecipe) -> dict[str, str]:
     """Names the content of the user's samples; keys are fields, such as `data.train`.
 
-    Of a data set on this machine every file counts, of one on the hub every sample: a branch
-    moves.
+    Those of other skills, which locate or compare, have the keys `OTHER` and their source.
     """
-    sources = {name: path for name in SOURCES if (path := getattr(data, name)) is not None}
+    tree = recipe.model_dump(mode="json", include={"data", "sensitivity", "arms"})
     found = {}
-    for name, source in sources.items():
-        if is_file(source):
-            found[f"data.{name}"] = sha256_file(Path(source), cache_dir())
-        elif is_folder(folder := Path(source.rpartition(":")[0] or "/dev/null")):
-            files = sorted(file for file in folder.rglob("*") if file.is_file())
-            parts = [[str(f.relative_to(folder)), sha256_file(f, cache_dir())] for f in files]
-            found[f"data.{name}"] = digest_of(files=parts)
-        elif on_hub(source):
-            found[f"data.{name}"] = samples_digest(samples_from(source))
-    return found
+    for place, source in named_values(tree):
+        if place in SOURCE_PATHS or place in REFERENCE_PATHS:
+            name = place if place in SOURCE_PATHS else OTHER + source
+            found[name] = _source_digest(source)
+    return {name: digest for name, digest in found.items() if digest is not None}
+
+
+def _source_digest(source: str) -> str | None:
+    """Of a data set on this machine every file counts, of one on the hub every sample.
+
+    A branch of the hub moves. None if there is no such source.
+    """
+    if is_file(source):
+        return sha256_file(Path(source), cache_dir())
+    if is_folder(folder := Path(source.rpartition(":")[0] or "/dev/null")):
+        files = sorted(file for file in folder.rglob("*") if file.is_file())
+        parts = [[str(f.relative_to(folder)), sha256_file(f, cache_dir())] for f in files]
+        return digest_of(files=parts)
+    return samples_digest(samples_from(source)) if on_hub(source) else None
 
 
 @dataclass(frozen=True)

@@ -148,9 +148,8 @@ def check_extraction(recipe: TransferRecipe, pair: ModelPair) -> None:
         if student.has(role):
             recipe.lora.rank(role, student.shape(role))
     _check_selectors(recipe, teacher, student)
-    scored = [arm for arm in recipe.arms if getattr(arm, "score", None) is not None]
-    others = (other_map_job(recipe, arm.task, arm.score) for arm in scored)  # type: ignore[union-attr]
-    for job in (map_job(recipe), *others):
+    named = {(getattr(arm, "task", None), getattr(arm, "score", None)) for arm in recipe.arms}
+    for job in (map_job(recipe), *(other_map_job(recipe, *each) for each in named)):
         for data in (job.data, *reference_data(job.sensitivity.score, job.data).values()):
             seed_samples(data)
 
@@ -325,6 +324,7 @@ def work_of(recipe: TransferRecipe, teacher: Model, device: str) -> Work:
         steps=steps,
         trainings=trained * len(recipe.seeds) * len(train.rates),
         n_test=data.n_test,
+        checkpointed=train.activation_checkpointing,
         dtype=_dtype(recipe.sensitivity.dtype, device),
         runs_teacher=any(arm.runs_teacher for arm in recipe.arms),
         keeps_map=recipe.sensitivity.keep == "full",

@@ -12,6 +12,7 @@ from nuggets.extraction.selectors import Searching, WindowSelector
 from nuggets.extraction.window_request import SearchedSelector
 from nuggets.models.pair import ModelPair
 from nuggets.planning.cache import MapRequest, alignment_folder, find_alignment
+from nuggets.planning.datasets import named_data
 from nuggets.recipe import AlignJob, DataConfig, SensitivityJob, TransferRecipe
 from nuggets.sensitivity.scores import Compared, Score
 
@@ -37,20 +38,25 @@ def map_job(recipe: TransferRecipe) -> SensitivityJob:
 def other_map_job(
     recipe: TransferRecipe, task: str | None, score: Score | None = None
 ) -> SensitivityJob:
-    """As `map_job`, of another built-in task or by another score.
+    """As `map_job`, of another task (built-in, or a source of samples) or by another score.
 
     A reference set that was named for the target may hold the other task: this one is then set
     against all other built-in tasks.
     """
     job = map_job(recipe)
     score = score or recipe.sensitivity.score
-    if task is not None:
-        data = DataConfig(task=task, n_seed_samples=recipe.data.n_seed_samples)
+    if task not in (None, recipe.data.task):
+        [data] = named_data([task], job.data, "An arm").values()
         job = job.model_copy(update={"data": data})
         if isinstance(score, Compared):
             score = score.model_copy(update={"against": ()})
     config = recipe.sensitivity.model_copy(update={"score": score})
     return job.model_copy(update={"sensitivity": config})
+
+
+def unlike(recipe: TransferRecipe) -> str:
+    """A built-in task that is not the target."""
+    return "add" if recipe.data.task == "copy" else "copy"
 
 
 def _searching(recipe: TransferRecipe) -> tuple[SearchedSelector, ...]:

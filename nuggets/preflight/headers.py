@@ -166,7 +166,8 @@ def preflight(
     work = work.model_copy(update={"max_tokens": min([work.max_tokens, *longest])})
     stages = estimate_stages(_size(large), _size(small), work, machine)
     _judge(stages, machine, large, work, problems, notes)
-    disk_needed = sum(need.disk_needed for need in stages)
+    # What streaming writes is gone when it ends, and only a teacher that does not fit is streamed.
+    disk_needed = sum(need.disk_needed for need in stages if need.stage != _STREAMED)
     if disk_needed > machine.disk_free:
         fewer = " Keep no full map (sensitivity.keep: windows)." if work.keeps_map else ""
         problems.append(f"{_against(disk_needed, 'of disk are needed', machine.disk_free)}.{fewer}")

@@ -12,7 +12,16 @@ from typing import Literal
 from nuggets.compute.speed import Speed
 from nuggets.frozen import Frozen
 from nuggets.models.architecture import ArchSpec
-from nuggets.sensitivity.footprint import FLOAT32, activation_bytes, hooks_bytes, streaming_bytes
+from nuggets.sensitivity.footprint import (
+    FLOAT32,
+    head_bytes,
+    hooks_bytes,
+    row_bytes,
+    rows_at_once,
+    spills,
+    state_bytes,
+    streaming_bytes,
+)
 
 Stage = Literal[
     "download",
@@ -30,6 +39,8 @@ _REACHED = 0.5
 Llamas of 0.1–138 M parameters, which also pay for norms, softmax and Python."""
 FASTER, SLOWER = _REACHED / 0.75, _REACHED / 0.35
 """By what a time may differ from its estimate."""
+_HEAP = 1.3
+"""Memory of activations with what the allocator keeps of freed ones, measured with SmolLM2-135M."""
 STARTING_S = 6.0
 """Seconds in which a worker imports PyTorch and its libraries, once for each run."""
 
@@ -46,6 +57,7 @@ class Work(Frozen):
         steps: training steps of one arm with one seed.
         trainings: arms × seeds that are trained.
         n_test: samples that each training is measured on.
+        checkpointed: whether training computes blocks twice rather than keep their activations.
         dtype: number format in which the models compute.
         runs_teacher: whether an arm runs the teacher, which then has to be loaded whole.
         keeps_map: whether the full sensitivity map is kept on disk, rather than windows or sums.
@@ -59,6 +71,7 @@ class Work(Frozen):
     steps: int = 200
     trainings: int = 1
     n_test: int = 80
+    checkpointed: bool = False
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     runs_teacher: bool = False
     keeps_map: bool = True
@@ -96,7 +109,7 @@ class StageNeed(Frozen):
         stage: its name.
         bytes_needed: peak memory on the computing device.
         ram_needed: peak of the machine's own memory; equal to `bytes_needed` on the CPU.
-        disk_needed: bytes that the stage leaves on disk.
+        disk_needed: bytes that the stage leaves on disk, or needs there while it streams.
         seconds: about how long it takes here; None if the device was not measured.
         fits: whether memory and disk suffice.
     """
@@ -126,9 +139,9 @@ def estimate_stages(
     needs = (
         _download(teacher, student),
         _load(teacher, work, machine),
-        *_sensitivity(teacher, work, machine.speed),
+        *_sensitivity(teacher, work, machine),
         _extraction(teacher, student, work, machine.speed),
-        _training(student, work, machine.speed),
+        _training(teacher, student, work, machine),
         _evaluation(student, work, machine.speed),
     )
     return tuple(_judged(need, machine) for need in needs)
@@ -164,12 +177,18 @@ def _load(teacher: Size, work: Work, machine: Machine) -> StageNeed:
 
 
 def _sensitivity(
-    teacher: Size, work: Work, speed: Speed | None
+    teacher: Size, work: Work, machine: Machine
 ) -> tuple[StageNeed, StageNeed, StageNeed]:
     """Whole model with sums, whole model with the full map, and block by block."""
-    width, weights, spec = BYTES[work.dtype], teacher.parameters, teacher.spec
+    width, weights, spec, speed = (
+        BYTES[work.dtype], teacher.parameters, teacher.spec, machine.speed,
+    )  # fmt: skip
     sums = hooks_bytes(spec, weights, work.max_tokens, width, full=False)
-    streaming = streaming_bytes(spec, [work.max_tokens] * work.n_seed_samples, width)
+    lengths = [work.max_tokens] * work.n_seed_samples
+    states = state_bytes(spec, lengths, width)
+    on_disk = spills(states, machine.ram_free)
+    streaming, kept = streaming_bytes(spec, lengths, width), 0 if on_disk else states
+    on_cpu = kept if machine.device == "cpu" else 0
     map_bytes = weights * FLOAT32
     tokens = work.n_seed_samples * work.tokens
     scoring = (
@@ -187,7 +206,13 @@ def _sensitivity(
             disk_needed=map_bytes if work.keeps_map else 0,
             seconds=seconds,
         ),
-        StageNeed(stage="sensitivity (streaming)", bytes_needed=streaming, seconds=recomputed),
+        StageNeed(
+            stage="sensitivity (streaming)",
+            bytes_needed=streaming + on_cpu,
+            ram_needed=streaming + kept,  # weights and scores pass through it
+            disk_needed=states if on_disk else 0,
+            seconds=recomputed,
+        ),
     )
 
 
@@ -209,15 +234,21 @@ def _extraction(teacher: Size, student: Size, work: Work, speed: Speed | None) -
     )
 
 
-def _training(student: Size, work: Work, speed: Speed | None) -> StageNeed:
+def _training(teacher: Size, student: Size, work: Work, machine: Machine) -> StageNeed:
     """A LoRA on frozen weights: forward, and backward through activations only.
 
-    Its own gradients and optimiser are small beside the activations of a batch.
+    The untouched student stays beside the one that is trained. A batch is computed in parts where
+    memory is short; its logits never are there whole. Gradients and optimiser of a LoRA are small
+    beside the activations.
     """
-    width, spec = BYTES[work.dtype], student.spec
+    width, spec, speed = BYTES[work.dtype], student.spec, machine.speed
     factors = work.rank * sum(sum(spec.shape(role)) for _, role, _ in spec.modules())
-    needed = student.parameters * width + 4 * factors * FLOAT32
-    needed += work.batch_size * activation_bytes(spec, work.max_tokens, width)
+    weights = 2 * student.parameters + (teacher.parameters if work.runs_teacher else 0)
+    needed = weights * width + 4 * factors * FLOAT32
+    row = row_bytes(spec, work.max_tokens, width, work.checkpointed)
+    free = max(0, machine.memory_free - needed)
+    rows = min(work.batch_size, rows_at_once(row, free, machine.device))
+    needed += int(_HEAP * rows * row) + head_bytes(spec, rows * work.max_tokens, machine.device)
     steps = work.steps * work.trainings
     tokens = steps * work.batch_size * work.tokens
     return StageNeed(

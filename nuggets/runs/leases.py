@@ -4,8 +4,8 @@ A lock (`nuggets.disk.locks`) holds among the processes of one kernel, and on a 
 nowhere else. So each attempt also leaves a lease, `leases/<n>`: a folder that appears by a rename,
 which fails for all but one wherever renames are atomic (NFS too). The greatest n owns the run. It
 is over when its owner says so, when its kernel knows no such process, when the queue says that its
-job is gone or, on another host without a job to ask for, when it was not touched for `SILENCE_S` by
-the clock of the disk. An owner that was taken for dead meets a greater n before it writes again,
+job is gone or, on another host where no queue can be asked, when it was not touched for `SILENCE_S`
+by the clock of the disk. An owner that was taken for dead meets a greater n before it writes again,
 and stops.
 """
 
@@ -28,7 +28,7 @@ from nuggets.disk.locks import is_held
 from nuggets.disk.untrusted import read_text
 from nuggets.errors import BadInput, NuggetsError, RunBusy
 from nuggets.frozen import Frozen
-from nuggets.runs.queues import job_state
+from nuggets.runs.queues import job_state, outlives_silence
 
 HEARTBEAT_S = 20.0
 """A working owner touches its lease this often."""
@@ -75,11 +75,15 @@ class Held:
         lease = self.lease
         if self.released:
             return False
-        if lease.job and (state := job_state(lease.job)) != "unknown":
-            return state != "gone"
+        state = job_state(lease.job) if lease.job else "unknown"
+        if state == "gone" or (state == "lost" and lease.waiting):
+            return False
+        # Slurm may start a dead worker's job anew; a worker of Ray's that died is dead.
+        if state in ("pending", "running") and (lease.waiting or outlives_silence(lease.job)):
+            return True
         if lease.kernel == kernel_id() and not (lease.job and lease.waiting):
             return born(lease.pid) == lease.since
-        return bool(lease.job) or not self._silent()  # nobody takes a job for dead unasked
+        return outlives_silence(lease.job) or not self._silent()
 
     def waits(self) -> bool:
         """Whether a queue is to start the worker, or to start it again elsewhere."""
@@ -109,8 +113,7 @@ class Held:
     def beat(self, ended: threading.Event) -> None:
         """Shows hosts that cannot see the process that it lives."""
         while not ended.wait(HEARTBEAT_S):
-            with contextlib.suppress(OSError):
-                os.utime(self.folder / _OPEN)
+            touch(self.folder)
 
     def _silent(self) -> bool:
         try:
@@ -119,6 +122,12 @@ class Held:
                 return os.fstat(now.fileno()).st_mtime - touched > SILENCE_S
         except OSError:
             return False
+
+
+def touch(lease: Path) -> None:
+    """Shows that whoever has a lease lives, or that its worker is still to come."""
+    with contextlib.suppress(OSError):
+        os.utime(lease / _OPEN)
 
 
 def newest(run_folder: Path) -> Held | None:

@@ -1,7 +1,8 @@
 """What the queue of a cluster says about a job: the one witness that other hosts have.
 
 A job is written `slurm:1234`. All jobs of this user are asked for in one command, at most once in
-`ASK_EVERY_S`, so that a page with hundreds of runs costs the cluster one question.
+`ASK_EVERY_S`, so that a page with hundreds of runs costs the cluster one question. Ray's tasks
+(`ray:…`) are asked of the process that keeps them (`nuggets.runs.ray_tasks`).
 """
 
 from __future__ import annotations
@@ -12,8 +13,11 @@ import subprocess
 import time
 from typing import Literal
 
-JobState = Literal["pending", "running", "gone", "unknown"]
-"""`unknown`: the queue could not be asked, so nobody may take the job for dead."""
+from nuggets.runs import ray_tasks
+
+JobState = Literal["pending", "running", "gone", "lost", "unknown"]
+"""`lost`: nobody will start it any more, and whoever was started answers for itself; `unknown`: the
+queue could not be asked, so nobody may take the job for dead."""
 
 ASK_EVERY_S = 2.0
 ASK_TIMEOUT_S = 20.0
@@ -34,6 +38,8 @@ _gone: set[str] = set()
 def job_state(job: str) -> JobState:
     """The state of a job such as `slurm:1234`."""
     global _heard
+    if job.startswith(ray_tasks.JOB_PREFIX):
+        return ray_tasks.state(job)
     number = job.removeprefix("slurm:")
     if number in _gone:
         return "gone"
@@ -53,7 +59,15 @@ def job_state(job: str) -> JobState:
 
 def end_job(job: str) -> None:
     """Takes a job out of the queue, or stops it; what came of it is seen in its state."""
-    ask("scancel", job.removeprefix("slurm:"))
+    if job.startswith(ray_tasks.JOB_PREFIX):
+        ray_tasks.end(job)
+    else:
+        ask("scancel", job.removeprefix("slurm:"))
+
+
+def outlives_silence(job: str) -> bool:
+    """Whether a queue that does not answer now will do so later, and knows the job then."""
+    return bool(job) and not job.startswith(ray_tasks.JOB_PREFIX)
 
 
 def forget_answers() -> None:

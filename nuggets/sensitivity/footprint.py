@@ -1,4 +1,4 @@
-"""How much memory measuring a model takes, by hooks and by streaming."""
+"""How much memory measuring a model takes, by hooks and by streaming, and training it."""
 
 from __future__ import annotations
 
@@ -6,8 +6,13 @@ import math
 from collections.abc import Sequence
 
 from nuggets.models.architecture import ArchSpec
+from nuggets.models.piecewise.chunks import COPIES, positions_at_once
 
 FLOAT32 = 4
+SHARE = 0.5
+"""Of the free memory that a training may plan for: estimates are rough."""
+CPU_ROOM = 2**30
+"""Bytes of activations beyond which more samples at once make no step on a processor faster."""
 
 
 def activation_bytes(spec: ArchSpec, tokens: int, width: int) -> int:
@@ -23,6 +28,45 @@ def activation_bytes(spec: ArchSpec, tokens: int, width: int) -> int:
         width: bytes per number.
     """
     return tokens * (spec.n_layers * _block_numbers(spec) * width + _logit_bytes(spec, width))
+
+
+def row_bytes(spec: ArchSpec, tokens: int, width: int, checkpointed: bool = False) -> int:
+    """Bytes that training keeps of one sample for the backward pass, without the head's.
+
+    Args:
+        spec: of the model.
+        tokens: of the sample.
+        width: bytes per number.
+        checkpointed: whether blocks are computed twice, so that only what enters them is kept.
+    """
+    block = _block_numbers(spec)
+    numbers = spec.n_layers * (spec.hidden_size if checkpointed else block)
+    return tokens * width * (numbers + (block if checkpointed else 0))
+
+
+def head_bytes(spec: ArchSpec, positions: int, device: str) -> int:
+    """Bytes for the logits of a training at once, and what the loss makes of them.
+
+    Args:
+        spec: of the model.
+        positions: that predict an answer token.
+        device: such as `cpu` or `cuda:0`.
+    """
+    at_once = min(positions, positions_at_once(spec.vocab_size, device))
+    return COPIES * FLOAT32 * at_once * spec.vocab_size
+
+
+def rows_at_once(row: int, free: int, device: str) -> int:
+    """Samples whose activations are in memory together; a batch of more is computed in parts.
+
+    Args:
+        row: `row_bytes` of the longest.
+        free: bytes that are free on the device, the model loaded.
+        device: such as `cpu` or `cuda:0`.
+    """
+    room = int(SHARE * free)
+    room = room if device.startswith("cuda") else min(room, CPU_ROOM)
+    return max(1, room // row)
 
 
 def _block_numbers(spec: ArchSpec) -> int:
@@ -46,8 +90,24 @@ def hooks_bytes(spec: ArchSpec, parameters: int, tokens: int, width: int, *, ful
     return needed + (parameters * FLOAT32 if full else 0)
 
 
+def state_bytes(spec: ArchSpec, tokens: Sequence[int], width: int) -> int:
+    """Bytes of what stands between the blocks of a streamed model, of all samples.
+
+    Args:
+        spec: of the model.
+        tokens: of each sample.
+        width: bytes per number.
+    """
+    return sum(tokens) * spec.hidden_size * (spec.n_layers + 2) * width
+
+
+def spills(states: int, free: int) -> bool:
+    """Whether states between blocks go to disk, with so many bytes of memory free."""
+    return states > SHARE * free
+
+
 def streaming_bytes(spec: ArchSpec, tokens: Sequence[int], width: int) -> int:
-    """Peak of `stream_sensitivity`, the map on disk: one part of the model, and all states.
+    """Peak of `stream_sensitivity` without the map and the states between blocks: one part.
 
     Args:
         spec: of the model.
@@ -57,6 +117,5 @@ def streaming_bytes(spec: ArchSpec, tokens: Sequence[int], width: int) -> int:
     block = sum(math.prod(spec.shape(role)) for role in spec.architecture.roles)
     outer = math.prod(spec.shape("embed"))
     part = max(block, outer)
-    states = sum(tokens) * spec.hidden_size * (spec.n_layers + 2) * width
     longest = max(tokens) * max(_block_numbers(spec) * width, _logit_bytes(spec, width))
-    return part * (width + FLOAT32) + max(outer, block // 3) * 2 * FLOAT32 + states + longest
+    return part * (width + FLOAT32) + max(outer, block // 3) * 2 * FLOAT32 + longest

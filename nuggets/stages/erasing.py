@@ -197,7 +197,9 @@ class Eraser:
         if self.streamed:
             parts = MapWriter(Path(mkdtemp(dir=self.scratch)))
             ref, device = self.loaded.ref, self.loaded.device
-            return stream_sensitivity(ref, chosen, score, "full", self.dtype, device, parts)
+            return stream_sensitivity(
+                ref, chosen, score, "full", self.dtype, device, parts, spill=Path(self.scratch)
+            )
         return compute_sensitivity(
             self.loaded.model, self.spec, chosen, score, "full", per_pass=per_pass
         )

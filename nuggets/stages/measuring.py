@@ -198,7 +198,7 @@ def _measure(
         parts = MapWriter(temp) if config.keep == "full" else chosen
         map = stream_sensitivity(
             loaded.ref, encoded, config.score, keep, getattr(torch, config.dtype), loaded.device,
-            parts, progress, meta,
+            parts, progress, meta, temp,
         )  # fmt: skip
         if config.keep != "full":
             map.save(temp)

@@ -16,7 +16,7 @@ from nuggets.disk.home import cache_dir
 from nuggets.disk.manifest import MANIFEST, verify_folder
 from nuggets.errors import NuggetsError
 from nuggets.models.pair import ModelPair
-from nuggets.planning.cache import digest_of, digest_pair
+from nuggets.planning.cache import OTHER, digest_of, digest_pair
 from nuggets.recipe import TransferRecipe
 from nuggets.runs import results
 from nuggets.runs.context import RunContext
@@ -87,7 +87,8 @@ class KnownCells:
         own = arm.model_dump(mode="json", exclude={"label"})
         shared = self._shared
         if self._apart and not arm.needs_teacher:
-            shared = {name: value for name, value in shared.items() if name not in TEACHERS}
+            located = {name for name in shared if name.startswith(OTHER)} | TEACHERS
+            shared = {name: value for name, value in shared.items() if name not in located}
             shared["data"] = {k: v for k, v in shared["data"].items() if k not in LOCATING}
             shared["roles"] = self._shared["extraction"]["roles"]
         return cache_dir() / "cells" / digest_of(**shared, arm=own, seed=seed)

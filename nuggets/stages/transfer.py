@@ -23,7 +23,13 @@ from nuggets.planning import cache
 from nuggets.planning.cache import MapRequest
 from nuggets.planning.checks import check_transfer
 from nuggets.planning.datasets import Datasets
-from nuggets.planning.jobs import alignment_job, extractions, map_request, other_map_job
+from nuggets.planning.jobs import (
+    alignment_job,
+    extractions,
+    map_request,
+    other_map_job,
+    unlike,
+)
 from nuggets.recipe import TransferRecipe
 from nuggets.runs import results
 from nuggets.runs.context import RunContext
@@ -62,7 +68,7 @@ def run_transfer(recipe: TransferRecipe, ctx: RunContext) -> None:
     pair = pair_named(recipe.teacher, recipe.student)
     threads = torch.get_num_threads()
     with threads_for(pair.teacher.spec.n_matrix_parameters, recipe.device):
-        files = cache.digest_files(recipe.data)
+        files = cache.digest_files(recipe)
         lab, data = _prepare(recipe, pair, files, ctx)
         lab = replace(lab, threads=threads, helpers=helpers)
         ctx.stage("plan")
@@ -81,7 +87,7 @@ def _prepare(
     ctx.provenance(**cache.digest_pair(pair), **files)
     data = check_transfer(recipe, pair)
     # Once more: what was read between the two is what they name.
-    ctx.provenance(samples=_digest(data, recipe), **cache.digest_files(recipe.data))
+    ctx.provenance(samples=_digest(data, recipe), **cache.digest_files(recipe))
     teacher = Loaded(pair.teacher, recipe.device, progress=ctx)
     student = Loaded(pair.student, recipe.device, progress=ctx)
     judged = [*data.test, *data.validation, *chain.from_iterable(data.old.values())]
@@ -103,17 +109,14 @@ def _lab(
     data: Datasets,
     ctx: RunContext,
 ) -> Lab:
-    cka, wrong = None, None
+    cka = None
 
-    def other_map(task: str | None, score: Score | None = None) -> SensitivityMap:
+    def other_map(task: str | None, score: Score | None) -> SensitivityMap:
         job = other_map_job(recipe, task, score)
         return measure_map(MapRequest.of(job, pair.teacher, pair.student), ctx)
 
     if any(extraction.layers.needs_cka for extraction in extractions(recipe)):
         cka = measure_alignment(alignment_job(recipe), pair, ctx).matrices["cka"]
-    if any(arm.needs_other_task for arm in recipe.arms):
-        other = next(skill for skill in ("copy", "add") if skill != recipe.data.task)
-        wrong = other_map(other)
     runs_teacher = any(arm.runs_teacher for arm in recipe.arms)
     return Lab(
         teacher=teacher.model if runs_teacher else None,
@@ -125,8 +128,8 @@ def _lab(
         tokenizer=student.tokenizer,
         teacher_tokenizer=teacher.tokenizer,
         map=map,
-        wrong_map=wrong,
         other_map=other_map,
+        unlike=unlike(recipe),
         cka=cka,
         extraction=recipe.extraction,
         lora=recipe.lora,

@@ -14,6 +14,8 @@ OTHER = ("graft", "sub 64")
 """The same on another skill."""
 TRANSFER = ("main", "reverse")
 """The paper's initialisation on the same skill."""
+SPECIFIC = "specific"
+"""The experiment that chooses windows and cuts by specific weights, and by the paper's score."""
 
 
 def result(study: str, run: str) -> BenchmarkReport:
@@ -27,6 +29,19 @@ def result(study: str, run: str) -> BenchmarkReport:
         if panel.name == run:
             return panel.report
     raise BadInput(f"No report of {run} in the experiment {study} comes with this installation.")
+
+
+def chosen_by_specific() -> tuple[int, int, int]:
+    """In how many settings what is chosen by specific weights does better, worse, and of how many.
+
+    Raises:
+        BadInput: where the experiment is not shipped.
+    """
+    found = published_report(SPECIFIC)
+    if found is None:
+        raise BadInput(f"No report of the experiment {SPECIFIC} comes with this installation.")
+    better, worse = (sum(getattr(d, way) for d in found.across) for way in ("better", "worse"))
+    return better, worse, len(found.across)
 
 
 def calibration() -> Calibration:

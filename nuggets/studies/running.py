@@ -30,7 +30,7 @@ def _find(recipe: TransferRecipe, runs: Iterable[Run]) -> Run | None:
     wanted = recipe.model_copy(update={"name": ""})
     digests = {
         **cache.digest_pair(pair_named(recipe.teacher, recipe.student)),
-        **cache.digest_files(recipe.data),
+        **cache.digest_files(recipe),
     }
     for run in runs:
         if _unnamed(run) != wanted:

@@ -57,7 +57,7 @@ def confirm(
         nonlocal state
         known = {**state.confirming, which: run.id}
         state = state.model_copy(update={"confirming": known})
-        write_state(ctx.folder, state)
+        write_state(ctx.folder, state, ())
 
     runs = finish(recipes, state.confirming, began, ctx)
     searched = results.cells(RunStore(runs_dir()).open(best.run))
@@ -66,7 +66,7 @@ def confirm(
     cells = results.cells(default) if "default" in runs else confirmed
     found = summarise(sweep, best, searched, confirmed, cells)
     found = found.model_copy(update={"run": runs["winner"].id, "default_run": default.id})
-    write_state(ctx.folder, state.model_copy(update={"confirmed": found}))
+    write_state(ctx.folder, state.model_copy(update={"confirmed": found}), ())
 
 
 def summarise(

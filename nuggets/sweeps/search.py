@@ -50,6 +50,8 @@ class Search:
                 min_resource=sweep.prune.first, reduction_factor=sweep.prune.factor
             )
         self._asked: dict[int, Any] = {}
+        self._told = 0
+        self._importance: tuple[int, tuple[dict[str, float], ...]] = (0, ())
         if sweep.sampler == "grid":
             queued = list(points(sweep.space))
             for values in queued[len(self._study.get_trials(deepcopy=False)) :]:
@@ -90,6 +92,7 @@ class Search:
         """Tells the study how a trial ended; again is as once."""
         from optuna.trial import TrialState
 
+        self._told += 1
         if trial.status == "done":
             signs = (sign(self._sweep, name) for name in self._sweep.objective)
             values = [s * found.mean for s, found in zip(signs, trial.scores, strict=True)]
@@ -98,8 +101,11 @@ class Search:
             state = TrialState.PRUNED if trial.status == "pruned" else TrialState.FAIL
             self._study.tell(trial.number, state=state, skip_if_finished=True)
 
-    def importance(self) -> tuple[dict[str, float], ...]:
+    def importance(self, whole: bool = False) -> tuple[dict[str, float], ...]:
         """Per objective, field → importance by PED-ANOVA; empty while there is too little to say.
+
+        It looks at all trials, so it is found anew only when a twentieth more have ended, or when
+        the `whole` is asked for.
 
         Source: Watanabe, Bansal, Hutter, IJCAI 2023 (arXiv 2304.10255). Fields that only some
         trials have are left out.
@@ -118,8 +124,11 @@ class Search:
             except (ValueError, RuntimeError):  # fewer than two trials, or none differ
                 return {}
 
-        found = [one(place) for place in range(len(self._sweep.objective))]
-        return tuple({k: float(v) for k, v in each.items() if v == v} for each in found)
+        if whole or self._told >= 1.05 * self._importance[0]:
+            found = [one(place) for place in range(len(self._sweep.objective))]
+            finite = tuple({k: float(v) for k, v in each.items() if v == v} for each in found)
+            self._importance = (self._told, finite)
+        return self._importance[1]
 
     def _places(self, values: Values) -> dict[str, Any]:
         space = self._sweep.space

@@ -101,6 +101,8 @@ class Spread:
                 self._search.tell(trial)  # a kill may have come between the two
         while self._n_ended < n and not self.state.stopped:
             submit_all(self._next_runs(), on_end=self._ended, on_wait=self._look)
+        whole = {"importance": self._search.importance(whole=True)}
+        self._save(self.state.model_copy(update=whole))
         return self.state
 
     @property
@@ -151,7 +153,7 @@ class Spread:
         self._open[run.id] = [trial]
         if self._sweep.prune is not None:
             self._watched[run.id] = Watch(self._sweep, self._search, trial.number, run)
-        self._save(self.state.with_trial(trial))
+        self._save(self.state.with_trial(trial), trial)
         return run
 
     def _ended(self, run: Run, status: RunStatus) -> None:
@@ -181,7 +183,7 @@ class Spread:
         self._search.tell(trial)
         found = {"importance": self._search.importance(),
                  "seconds": self._before + time.monotonic() - self._began}  # fmt: skip
-        self._save(self.state.with_trial(trial).model_copy(update=found))
+        self._save(self.state.with_trial(trial).model_copy(update=found), trial)
 
     def _look(self) -> None:
         self._ctx.check_cancelled()
@@ -190,15 +192,15 @@ class Spread:
                 del self._watched[run_id]
                 first = self._open[run_id][0].model_copy(update={"reason": behind})
                 self._open[run_id][0] = first
-                self._save(self.state.with_trial(first))
+                self._save(self.state.with_trial(first), first)
                 RunStore(runs_dir()).open(run_id).request_cancel()
         n = self._sweep.n_trials
         at_work = len(self._open)
         self._ctx.progress(self._n_ended, n, f"{self._n_ended} of {n} trials, {at_work} at work")
 
-    def _save(self, state: SweepState) -> None:
+    def _save(self, state: SweepState, *changed: SweepTrial) -> None:
         self.state = state
-        write_state(self._ctx.folder, state)
+        write_state(self._ctx.folder, state, changed)
 
 
 def _is_trials_own(name: str) -> bool:

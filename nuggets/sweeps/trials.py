@@ -1,19 +1,26 @@
-"""What a sweep has found so far: one document in its folder, replaced whole after every step."""
+"""What a sweep has found so far: a journal in its folder, to which every step adds one line.
+
+A line is a `SweepState` with the trials that changed; later lines win. Earlier versions replaced
+one document, `sweep.json`, which counts as the first line.
+"""
 
 from __future__ import annotations
 
+import json
+from bisect import bisect_left
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
 
-from nuggets.disk.commit import atomic_write
+from nuggets.disk.commit import append_line
 from nuggets.errors import Damaged
 from nuggets.frozen import Frozen
 from nuggets.statistics.intervals import Interval
 from nuggets.statistics.verdict import Difference, Verdict
 
-STATE = "sweep.json"
+STATE, WHOLE = "sweep.jsonl", "sweep.json"
 
 
 class SweepTrial(Frozen):
@@ -91,9 +98,10 @@ class SweepState(Frozen):
 
     def with_trial(self, trial: SweepTrial) -> SweepState:
         """The same with one trial added or replaced."""
-        others = [each for each in self.trials if each.number != trial.number]
-        ordered = sorted([*others, trial], key=lambda each: each.number)
-        return self.model_copy(update={"trials": tuple(ordered)})
+        place = bisect_left(self.trials, trial.number, key=lambda each: each.number)
+        old = [each for each in self.trials[place : place + 1] if each.number == trial.number]
+        after = self.trials[place + len(old) :]
+        return self.model_copy(update={"trials": (*self.trials[:place], trial, *after)})
 
 
 def read_state(folder: Path) -> SweepState:
@@ -102,18 +110,30 @@ def read_state(folder: Path) -> SweepState:
     Raises:
         Damaged: if it cannot be read.
     """
-    path = folder / STATE
-    if not path.is_file():
-        return SweepState()
+    read = SweepState().model_dump()
+    trials: dict[int, Any] = {}
+    path = folder / WHOLE
     try:
-        return SweepState.model_validate_json(path.read_bytes())
-    except ValueError as problem:
+        lines = [path.read_bytes()] if path.is_file() else []
+        path = folder / STATE
+        if path.is_file():  # a last line without an end is one that is being written
+            lines += path.read_bytes().split(b"\n")[:-1]
+        for line in lines:
+            read = json.loads(line)
+            trials |= {trial["number"]: trial for trial in read["trials"]}
+        ordered = [trials[number] for number in sorted(trials)]
+        return SweepState.model_validate({**read, "trials": ordered})
+    except (ValueError, LookupError, TypeError) as problem:
         raise Damaged(
             f"{path} cannot be read ({type(problem).__name__}). Its trials are ordinary runs and "
             "still there; delete the sweep and start it again, which computes nothing twice."
         ) from None
 
 
-def write_state(folder: Path, state: SweepState) -> None:
-    """Replaces the document."""
-    atomic_write(folder / STATE, state.model_dump_json())
+def write_state(
+    folder: Path, state: SweepState, changed: Iterable[SweepTrial] | None = None
+) -> None:
+    """Adds what changed since it was written last; all trials where nobody says which."""
+    trials = state.trials if changed is None else tuple(changed)
+    line = state.model_copy(update={"trials": trials}).model_dump_json()
+    append_line(folder / STATE, line)

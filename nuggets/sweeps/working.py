@@ -92,8 +92,9 @@ def _searched(sweep: SweepRecipe, ctx: RunContext, at_once: int) -> SweepState:
         search.tell(trial)
         found = {"importance": search.importance(), "seconds": state.seconds + trial.seconds}
         state = state.with_trial(trial).model_copy(update=found)
-        write_state(ctx.folder, state)
-    write_state(ctx.folder, state)
+        write_state(ctx.folder, state, [trial])
+    state = state.model_copy(update={"importance": search.importance(whole=True)})
+    write_state(ctx.folder, state, ())
     ctx.progress(n, n, "all trials")
     return state
 
@@ -110,7 +111,7 @@ def _trial(
     try:
         run = run_of(sweep.trial_recipe(trial.values), trial.run)
         trial = trial.model_copy(update={"run": run.id})
-        write_state(ctx.folder, state.with_trial(trial))
+        write_state(ctx.folder, state, [trial])
         watch = Watch(sweep, search, trial.number, run) if sweep.prune else None
         _finish(run, ctx, f"{label} of {n}", trial.number, n, watch)
         changes = {"scores": score(sweep, results.cells(run)), "status": "done"}

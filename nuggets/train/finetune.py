@@ -43,6 +43,7 @@ def finetune(
 ) -> TrainLog:
     """Trains a model in place: a PEFT model's adapter, or every weight that requires gradients.
 
+    A batch whose activations find no room is computed in parts, which give the same gradient.
     Order of the samples and dropout follow from `seed`; global random generators are left as
     they were. Checkpoints are committed into `folder`, and a later call continues after the newest
     one that verifies, on the CPU bit for bit as if it had never stopped.
@@ -65,7 +66,7 @@ def finetune(
 
     Raises:
         Cancelled: at the step at which somebody asked to stop.
-        OutOfMemory: if even half a batch does not fit; a whole one that does not is halved, unless
+        OutOfMemory: if not even half of what should fit does; what does not is halved once, unless
             helpers may have had a part of its gradient already.
         NonFinite: at the very step at which a loss, gradient or weight is not finite.
         NuggetsError: if a helper failed.

@@ -83,7 +83,7 @@ def answering_flops(
 
     def count() -> float:
         ids = torch.zeros(1, longest, dtype=torch.long, device=device)
-        with evaluation(model), FlopCounterMode(display=False) as counter:
+        with evaluation(model), _Counter() as counter:
             model(input_ids=ids, use_cache=False)
         return float(counter.get_total_flops())
 
@@ -91,11 +91,31 @@ def answering_flops(
     return whole * sum(len(ids) for ids, _ in written) / longest
 
 
+class _Nobody:
+    """In place of torch's tracker of modules, which refuses gradients inside a forward pass."""
+
+    parents = frozenset({"Global"})
+
+    def __enter__(self) -> None:
+        """Follows no module."""
+
+    def __exit__(self, *_: object) -> None:
+        """Leaves none."""
+
+
+class _Counter(FlopCounterMode):
+    """torch's counter, of the whole alone."""
+
+    def __init__(self) -> None:
+        super().__init__(display=False)
+        self.mod_tracker: Any = _Nobody()
+
+
 def _count(model: Any, sample: Encoded, loss: Loss, seed: int, device: torch.device | str) -> float:
     """Operations of one sample, forward and backward."""
     was_training = model.training
     model.train()
-    with seeded(seed, device), FlopCounterMode(display=False) as counter:
+    with seeded(seed, device), _Counter() as counter:
         loss(model, *pad_right([sample], device)).backward()
     model.zero_grad(set_to_none=True)
     model.train(was_training)

@@ -109,9 +109,9 @@ class Lab:
         questions: validation and test items, whose questions alone an arm may look at.
         teacher_words: the teacher's vectors of single words, from memory or from its files; the
             model's own when not given.
-        wrong_map: the teacher's sensitivity on another task.
-        other_map: built-in task (None: the target) and score (None: the run's) → the teacher's
+        other_map: task or samples (None: the target) and score (None: the run's) → the teacher's
             sensitivity, for arms that name one.
+        unlike: a built-in task that is not the target.
         teacher_tokenizer: the teacher's, where it is not the student's.
         cka: layer similarity, for the layer selector `cka`.
         device: where both models are.
@@ -138,8 +138,8 @@ class Lab:
     questions: Sequence[Sample] = ()
     teacher_words: WordVectors | None = None
     teacher_weight: Callable[[str], Tensor] | None = None
-    wrong_map: SensitivityMap | None = None
     other_map: Callable[[str | None, Score | None], SensitivityMap] | None = None
+    unlike: str = "copy"
     teacher_tokenizer: Any = None
     cka: Float[ndarray, "n_teacher n_student"] | None = None
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
@@ -168,18 +168,21 @@ class Lab:
     def located_by(self, task: str | None, score: Score | None) -> SensitivityMap:
         """The map that locates an arm's parameters: the run's own, or that which the arm names.
 
+        Measured once.
+
         Raises:
             BadInput: if the arm names one and this lab can measure none.
         """
         if task is None and score is None:
             return self.map
-        if self.other_map is None:
+        measure = self.other_map
+        if measure is None:
             named = "the target by another score" if task is None else task
             raise BadInput(
                 f"An arm needs the teacher's sensitivity on {named}, which this lab cannot "
                 "measure. Remove the arm's task and score."
             )
-        return self.other_map(task, score)
+        return self.once(("map", measure, task, score), lambda: measure(task, score))
 
     def plan(self, extraction: ExtractionConfig | None = None) -> ExtractionPlan:
         """What goes where; the shared extraction when not given. Made once."""

@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy, kl_div, log_softmax
+from torch.nn.functional import cross_entropy, kl_div, log_softmax, pad
 
-from nuggets.models.forward import answer_logits
+from nuggets.data.samples import IGNORED
+from nuggets.models.piecewise.answers import Judge, answers_of, at_answers, head_of
 
 Loss = Callable[[Any, Tensor, Tensor], Tensor]
 """`(model, input_ids [items, length], labels [items, length])` → a scalar."""
@@ -17,7 +18,15 @@ Loss = Callable[[Any, Tensor, Tensor], Tensor]
 
 def answer_loss(model: Any, input_ids: Tensor, labels: Tensor) -> Tensor:
     """Mean negative log-likelihood of the answer tokens of a batch, the end included."""
-    return cross_entropy(*answer_logits(model, input_ids, labels))
+    return at_answers(model, input_ids, labels, lambda answers: answers.means(surprise)[0])
+
+
+def surprise(logits: Tensor, targets: Tensor, at: slice | None = None) -> Tensor:
+    """Negative log-likelihood of every target `[lanes, some]`."""
+    flat = cross_entropy(
+        logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="none"
+    )
+    return flat.view_as(targets)
 
 
 class DistillationLoss:
@@ -35,17 +44,25 @@ class DistillationLoss:
 
     def __call__(self, model: Any, input_ids: Tensor, labels: Tensor) -> Tensor:
         """The loss of a batch."""
-        wanted = self.wanted(input_ids, labels)
-        return self.distance(answer_logits(model, input_ids, labels)[0], wanted)
+        judge = self.distance(self.states(input_ids, labels))
+        return at_answers(model, input_ids, labels, lambda answers: answers.means(judge)[0])
 
-    def wanted(self, input_ids: Tensor, labels: Tensor) -> Tensor:
-        """The teacher's log-probabilities `[answer tokens, vocab]`."""
-        with torch.no_grad():
-            logits = answer_logits(self.teacher, input_ids, labels)[0][..., : self.n_words]
-            return log_softmax(logits, dim=-1)
+    @torch.no_grad()
+    def states(self, input_ids: Tensor, labels: Tensor) -> Tensor:
+        """The teacher's states `[1, answer tokens, hidden]` where it predicts them."""
+        return answers_of(self.teacher, input_ids, labels).states
 
-    @staticmethod
-    def distance(logits: Tensor, wanted: Tensor) -> Tensor:
-        """KL(teacher ‖ student) of a student's logits on the teacher's words, mean over tokens."""
-        own = log_softmax(logits[..., : wanted.shape[-1]], dim=-1)
-        return kl_div(own, wanted, log_target=True, reduction="batchmean")
+    def distance(self, states: Tensor) -> Judge:
+        """KL(teacher ‖ student) of every position, from the teacher's states there."""
+        head = head_of(self.teacher)
+
+        def judge(logits: Tensor, targets: Tensor, at: slice) -> Tensor:
+            with torch.no_grad():
+                theirs = head(states[:, at]).float()
+                wanted = log_softmax(theirs[..., : self.n_words], dim=-1)
+            n, words = wanted.shape[1:]
+            own = log_softmax(logits[:, :n, :words], dim=-1)
+            distances = kl_div(own, wanted, log_target=True, reduction="none").sum(-1)
+            return pad(distances, (0, targets.shape[1] - n))  # where other lanes have answers
+
+        return judge

@@ -34,6 +34,7 @@ from nuggets.train.checkpoints import (
 )
 from nuggets.train.config import TrainConfig
 from nuggets.train.losses import Loss
+from nuggets.train.micro_batches import MicroBatches
 from nuggets.train.randomness import generator
 from nuggets.train.schedule import POINTS
 
@@ -76,7 +77,7 @@ class CheckedTrainer(Trainer):
         self.add_callback(_Steps(self))
         self.training, self.config, self.batches = training, training.config, batches
         self.progress, self.on_evaluate = progress, on_evaluate
-        self.parts = 1
+        self.plan, self.halved = MicroBatches(training.model, self.config, args.device), False
         self.losses: list[float] = []
         self.curve: list[tuple[int, float]] = []
         self.weights = list(trainable(training.model).values())
@@ -132,7 +133,7 @@ class CheckedTrainer(Trainer):
         return DataLoader(self.batches, batch_size=1, shuffle=False, collate_fn=collate)  # type: ignore[arg-type]
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
-        """One forward and backward pass, in halves once a whole batch found no memory.
+        """One forward and backward pass, in parts where the whole batch finds no memory.
 
         `inputs` are this process's rows, and `num_items_in_batch` the answer tokens of all.
         """
@@ -149,7 +150,7 @@ class CheckedTrainer(Trainer):
             torch.manual_seed(seed)
         ids, labels = (inputs[name].to(self.args.device) for name in ("input_ids", "labels"))
         total = int(num_items_in_batch)
-        loss = self._backward_or_nothing(model, ids, labels, total) if self.parts == 1 else None
+        loss = None if self.halved else self._backward_or_nothing(model, ids, labels, total)
         if loss is None:
             with memory_reported("Half a training batch", "lower train.batch_size or max_length"):
                 loss = self._backward(model, ids, labels, total)
@@ -162,11 +163,12 @@ class CheckedTrainer(Trainer):
     def _backward_or_nothing(
         self, model: Any, ids: Tensor, labels: Tensor, total: int
     ) -> Tensor | None:
-        """Tries the batch whole; None if there is no memory for it, and it is to be halved."""
+        """Tries what memory should allow; None if there is none, and it is to be halved."""
+        size = self._rows(ids)
         try:
             return self._backward(model, ids, labels, total)
         except Exception as problem:
-            if len(ids) == 1 or not is_out_of_memory(problem):
+            if size == 1 or not is_out_of_memory(problem):
                 raise
             if self.args.world_size > 1:
                 if any(weight.grad is not None for weight in self.weights):
@@ -176,23 +178,29 @@ class CheckedTrainer(Trainer):
             weight.grad = None
         if self.args.device.type == "cuda":
             torch.cuda.empty_cache()
-        self.parts = 2
+        self.halved = True
         if self.progress is not None:
             self.progress.log(
-                f"A batch of {len(ids)} did not fit into memory. From step "
-                f"{self.state.global_step + 1} on, batches are computed in two halves, which "
+                f"{size} samples did not fit into memory at once. From step "
+                f"{self.state.global_step + 1} on, {self._rows(ids)} are computed at once, which "
                 "gives the same gradient."
             )
         return None
 
+    def _rows(self, ids: Tensor) -> int:
+        """Rows of a batch that are computed at once."""
+        size = self.plan.rows(*ids.shape)
+        return -(-size // 2) if self.halved else size
+
     def _backward(self, model: Any, ids: Tensor, labels: Tensor, total: int) -> Tensor:
-        """This process's part of the loss, and gradients, computed in `parts`.
+        """This process's part of the loss, and gradients, computed in parts.
 
         The loss is a mean over answer tokens, so every part counts by its own.
         """
         half = self.training.bf16 and self.args.device.type == "cuda"
         whole = ids.new_zeros((), dtype=torch.float32)
-        parts = list(zip(ids.chunk(self.parts), labels.chunk(self.parts), strict=True))
+        size = self._rows(ids)
+        parts = list(zip(ids.split(size), labels.split(size), strict=True))
         for left, (part, answers) in zip(reversed(range(len(parts))), parts, strict=True):
             with self.accelerator.no_sync(model) if left else nullcontext():
                 with torch.autocast("cuda", dtype=torch.bfloat16) if half else nullcontext():
@@ -204,8 +212,6 @@ class CheckedTrainer(Trainer):
     def _share(self, model: Any, ids: Tensor, labels: Tensor, total: int) -> Tensor:
         """What some rows contribute to a mean over `total` answer tokens."""
         answers = int((labels[:, 1:] != IGNORED).sum())
-        if answers == 0:  # a mean over nothing is not a number
-            return 0 * model(input_ids=ids).logits.sum()
         return self.training.loss(model, ids, labels) * (answers / total)
 
     def floating_point_ops(self, inputs: Any) -> int:

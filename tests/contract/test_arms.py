@@ -10,6 +10,7 @@ import torch
 from pydantic import TypeAdapter
 from transformers import AutoModelForCausalLM
 
+from nuggets.data.samples import encode
 from nuggets.errors import BadInput
 from nuggets.extraction.adapter import load_adapter
 from nuggets.extraction.layers import LastLayers
@@ -17,6 +18,7 @@ from nuggets.extraction.plan import ExtractionConfig, LoraConfig
 from nuggets.extraction.selectors import ConsistentSelector
 from nuggets.frozen import Frozen, members
 from nuggets.models.forward import evaluation, pad_right
+from nuggets.sensitivity.hooks import compute_sensitivity
 from nuggets.sensitivity.scores import Contrast, Specific
 from nuggets.statistics.verdict import ArmRole
 from nuggets.train.arms.aligned import Hints, Memories, Regressed, States
@@ -222,8 +224,10 @@ def test_arms_that_cannot_work_say_so(tiny, lab):
     import copy
     import dataclasses
 
-    with pytest.raises(BadInput, match="another task"):
-        WrongTask().build(dataclasses.replace(lab, wrong_map=None), 0)
+    unmeasured = dataclasses.replace(lab, other_map=None)
+    for arm in (WrongTask(), Paper(task="copy")):
+        with pytest.raises(BadInput, match="sensitivity on copy"):
+            arm.build(unmeasured, 0)
     words = copy.deepcopy(lab.tokenizer)
     words.add_tokens(["zebra"])
     with pytest.raises(BadInput, match="37 tokens in the teacher and 36 in the student"):
@@ -270,12 +274,21 @@ def test_roles_left_out_of_an_arm_start_as_plain_lora_does(lab):
 def test_an_arm_located_by_another_task_uses_that_tasks_map(lab):
     import dataclasses
 
-    other = dataclasses.replace(lab, other_map=lambda task, score: lab.wrong_map)
-    found = Paper(task="copy", label="from copy").build(other, 0).initial
-    wanted = WrongTask().build(lab, 0).initial
+    asked = []
+
+    def other_map(task, score):
+        asked.append(task)
+        return lab.map if task == "mine.jsonl" else lab.other_map(task, score)
+
+    other = dataclasses.replace(lab, other_map=other_map, unlike="add")
+    arms = Paper(task="add", label="from add"), WrongTask(), WrongTask(task="copy")
+    found, wanted, named = (arm.build(other, 0).initial for arm in arms)
     assert all(torch.equal(found[name].b, wanted[name].b) for name in wanted)
-    with pytest.raises(BadInput, match="sensitivity on copy"):
-        Paper(task="copy").build(lab, 0)
+    assert asked == ["add", "copy"]  # each measured once
+    own = lab.factors()
+    assert any(not torch.equal(named[name].b, own[name].b) for name in own)
+    from_file = WrongTask(task="mine.jsonl").build(other, 0).initial
+    assert all(torch.equal(from_file[name].b, own[name].b) for name in own)
 
 
 def test_an_arm_with_a_score_of_its_own_is_located_by_that_map(lab):
@@ -285,7 +298,7 @@ def test_an_arm_with_a_score_of_its_own_is_located_by_that_map(lab):
 
     def other_map(task, score):
         asked.append((task, score))
-        return lab.wrong_map
+        return lab.other_map(task, score)
 
     other = dataclasses.replace(lab, other_map=other_map)
     found = Paper(score=Specific(q=0.1), label="specific").build(other, 0).initial
@@ -293,7 +306,23 @@ def test_an_arm_with_a_score_of_its_own_is_located_by_that_map(lab):
     assert all(torch.equal(found[name].b, wanted[name].b) for name in wanted)
     graft = Graft(score=Contrast(), task="copy", heal_steps=0)
     cut = graft.build(other, 0).model.state_dict()
-    by_map = Graft(heal_steps=0).build(dataclasses.replace(lab, map=lab.wrong_map), 0)
+    by_map = Graft(heal_steps=0).build(dataclasses.replace(lab, map=lab.other_map(None, None)), 0)
     same = dataclasses.replace(by_map).model.state_dict()
     assert all(torch.equal(cut[name], same[name]) for name in cut if "lora" not in name)
     assert asked == [(None, Specific(q=0.1)), ("copy", Contrast())]
+
+
+def test_a_teacher_that_is_the_student_has_nothing_to_add_to_it(lab):
+    import dataclasses
+
+    encoded = [encode(sample, lab.tokenizer) for sample in letters(4, 7)]
+    own = compute_sensitivity(lab.student, lab.student_spec, encoded)
+    twin = dataclasses.replace(
+        lab, teacher=lab.student, teacher_spec=lab.student_spec, map=own, _cache={}
+    )
+
+    def change(lab):
+        started = Regressed(n_general=64).build(lab, 0).model
+        return float((logits(lab, started) - logits(lab, lab.student)).norm())
+
+    assert change(twin) < 0.1 * change(lab)

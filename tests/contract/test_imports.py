@@ -19,13 +19,14 @@ COMPUTING = {
     "nuggets.extraction": "adapter factors windows_while_measuring",
     "nuggets.lens": "measure",
     "nuggets.models": "forward fused loading stored_weights streamed",
+    "nuggets.models.piecewise": "answers boundaries",
     "nuggets.playground": "loaded_models questions",
     "nuggets.sensitivity": "accumulate comparing hooks map_writer several_devices several_samples "
     "streaming",
     "nuggets.stages": "cutting erasing evaluating measuring pipeline probing transfer",
     "nuggets.train.builders": "aligned controls graft initialisers lexicon lora",
-    "nuggets.train": "cells checkpoints export finetune flops lab losses randomness schedule "
-    "team trainer",
+    "nuggets.train": "cells checkpoints export finetune flops lab losses micro_batches randomness "
+    "schedule team trainer",
     "nuggets.train.lanes": "healing layers model packing program side_by_side threads training",
 }
 """Modules that load torch when they are imported; all others do so, if at all, when called."""

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from nuggets.amounts import size
 from nuggets.compute import products
 from nuggets.extraction.plan import ExtractionConfig, LoraConfig, make_plan
 from nuggets.extraction.selectors import NeuronsSelector, WindowSelector
@@ -15,7 +16,10 @@ from nuggets.models.architecture import ARCHITECTURES, LAYER_ROLES
 from nuggets.models.forward import blocks_of
 from nuggets.models.loading import load_model
 from nuggets.models.pair import read_spec
+from nuggets.models.piecewise.boundaries import InMemory
 from nuggets.models.references import parse_ref
+from nuggets.progress import InMemoryProgress
+from nuggets.sensitivity import streaming
 from nuggets.sensitivity.hooks import compute_sensitivity
 from nuggets.sensitivity.map_writer import MapWriter
 from nuggets.sensitivity.maps import SensitivityMap
@@ -57,6 +61,25 @@ def test_streaming_equals_hooks_bit_for_bit(kind, tied, keep, tiny):
     folder = tiny(kind, num_hidden_layers=3, tie_word_embeddings=tied, shard_size="20KB")
     hooks, streamed = both(folder, keep=keep)
     assert_equal_maps(streamed, hooks)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("kind", ["llama", "phi3", "gpt2", "gemma2"])
+def test_states_on_disk_change_no_bit_and_none_stays_in_memory(
+    kind, tied, dtype, tiny, tmp_path, monkeypatch
+):
+    ref = parse_ref(str(tiny(kind, num_hidden_layers=3, tie_word_embeddings=tied)))
+    expected = stream_sensitivity(ref, SAMPLES, dtype=dtype)
+    monkeypatch.setattr(streaming, "free_memory", lambda device: 1)
+    monkeypatch.setattr(InMemory, "put", None)
+    progress = InMemoryProgress()
+    found = stream_sensitivity(ref, SAMPLES, dtype=dtype, spill=tmp_path, progress=progress)
+    assert_equal_maps(found, expected)
+    assert list(tmp_path.iterdir()) == []
+    states = sum(len(ids) for ids, _ in SAMPLES) * read_spec(ref).hidden_size * 5 * dtype.itemsize
+    told = f"States between blocks are kept on disk: {size(states, digits=3)}."
+    assert progress.messages[0] == told
 
 
 @pytest.mark.parametrize("keep", ["full", "sums"])

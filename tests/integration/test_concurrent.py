@@ -14,6 +14,7 @@ from nuggets.evaluation.outcomes import evaluate
 from nuggets.extraction.adapter import load_adapter
 from nuggets.extraction.plan import ExtractionConfig, LoraConfig
 from nuggets.progress import InMemoryProgress
+from nuggets.train import micro_batches
 from nuggets.train.arms.family import Distill, Full, Paper, Plain, Vanilla
 from nuggets.train.cells import run_cell
 from nuggets.train.config import TrainConfig
@@ -89,6 +90,18 @@ def test_embedding_head_and_dropout_equal_those_of_the_arm_alone(tiny, form, dro
         tie_word_embeddings=tied,
     )
     assert_equal_to_alone(lab, [Plain(), Paper()], form)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+def test_lanes_compute_batches_in_the_parts_that_the_arm_alone_would(tiny, dropout, monkeypatch):
+    """Two samples at once of four; dropout draws the same numbers only if the parts are the same.
+
+    The last batch of an epoch is shorter, and the teacher's labels give one lane more samples.
+    """
+    monkeypatch.setattr(micro_batches, "rows_at_once", lambda *_: 2)
+    roles = ExtractionConfig(roles=("q", "down", "head"))
+    lab = make_lab(tiny, LoraConfig(r=4, alpha=6, dropout=dropout), roles, TRAIN)
+    assert_equal_to_alone(lab, [Plain(), Paper(), Distill()], "shared")
 
 
 @pytest.mark.parametrize("form", ["merged", "shared"])
@@ -179,7 +192,7 @@ def test_batches_hold_what_memory_allows_and_go_on_alone_without_any(tiny, monke
     monkeypatch.setattr(packing, "lanes_that_fit", lambda *_: 3)
     assert sorted(shapes()) == [("alone", 1)] * 3 + [("merged", 2), ("merged", 3)]
     monkeypatch.undo()
-    monkeypatch.setattr(packing, "_free_memory", lambda device: 1)
+    monkeypatch.setattr(packing, "free_memory", lambda device: 1)
     assert shapes() == [("alone", 1)] * 8
     monkeypatch.undo()
     for change in ({"concurrent": "never"}, {"processes": 2}):

@@ -132,7 +132,7 @@ def test_an_old_run_is_found_again_and_its_files_are_still_compared(tmp_path, mo
     recipe = parse_recipe(text)
     run = RunStore(runs_dir()).create("transfer", text, "mine")
     ctx = RunContext(run)
-    ctx.provenance(**cache.digest_files(recipe.data))
+    ctx.provenance(**cache.digest_files(recipe))
     ctx.set_status("done")
     ctx.close()
     record = run.record_path.read_text()
@@ -143,7 +143,7 @@ def test_an_old_run_is_found_again_and_its_files_are_still_compared(tmp_path, mo
     assert find_run(recipe) is None
     again = RunContext(run)
     with pytest.raises(BadInput, match=r"its input changed: data\.seed_samples was \w+, is \w+"):
-        again.provenance(**cache.digest_files(recipe.data))
+        again.provenance(**cache.digest_files(recipe))
     again.close()
 
 

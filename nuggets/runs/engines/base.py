@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from pydantic import Field
+
+from nuggets.errors import BadInput
 from nuggets.frozen import Frozen
 from nuggets.runs.store import Run
 
 CPU = "cpu"
 GPU = "cuda"
 """The device of a run that computes on whichever GPU its engine gives it."""
+HERE = "{kind: local}"
+"""What a cluster's worker uses: its first GPU is the one that it was given, not one chosen here."""
 
 
 class EngineBase(Frozen):
@@ -58,3 +63,31 @@ class EngineBase(Frozen):
             NuggetsError: if the worker died at once, or the queue refused it.
         """
         raise NotImplementedError
+
+
+class ClusterEngine(EngineBase):
+    """Machines that share this one's home; each run asks for a part of one of them."""
+
+    elsewhere: ClassVar[bool] = True
+    name: ClassVar[str]
+    gpus: int = Field(default=1, ge=0, le=64, title="GPUs of a run")
+    gpu_memory_gb: float = Field(default=80.0, gt=0, title="GB of one GPU, for the preflight")
+
+    def place(self, device: str) -> str | None:
+        """A GPU that the cluster gives it, or the CPUs.
+
+        Raises:
+            BadInput: A run gets no GPU, but the device asks for one.
+        """
+        if device == CPU or (device == "auto" and not self.gpus):
+            return CPU
+        if self.gpus and (device == "auto" or device.startswith(GPU)):
+            return GPU
+        raise BadInput(
+            f"The device {device!r} cannot be asked of {self.name} with {self.gpus} GPUs a run. "
+            "Choose auto or cpu, or: nuggets engines --set gpus=1."
+        )
+
+    def gpus_of(self, device: str) -> int:
+        """How many GPUs a run of a device asks for; `sweep_cuda` is that of a sweep."""
+        return self.gpus if GPU in device else 0

@@ -17,11 +17,12 @@ from nuggets.errors import BadInput
 from nuggets.frozen import first_faults, members
 from nuggets.recipe_tree import one_line, override, parse_yaml
 from nuggets.runs.engines.local import LocalEngine
+from nuggets.runs.engines.ray import RayEngine
 from nuggets.runs.engines.slurm import SlurmEngine
 
 VARIABLE = "NUGGETS_ENGINE"
 
-Engine = Annotated[LocalEngine | SlurmEngine, Field(discriminator="kind")]
+Engine = Annotated[LocalEngine | SlurmEngine | RayEngine, Field(discriminator="kind")]
 _ENGINES: TypeAdapter[Engine] = TypeAdapter(Engine)
 
 

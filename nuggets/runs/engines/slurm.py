@@ -19,7 +19,7 @@ from pydantic import Field
 from nuggets import amounts
 from nuggets.errors import BadInput, NuggetsError
 from nuggets.runs import leases
-from nuggets.runs.engines.base import GPU, EngineBase
+from nuggets.runs.engines.base import GPU, HERE, ClusterEngine
 from nuggets.runs.processes import command, environment
 from nuggets.runs.queues import ask
 from nuggets.runs.store import Run
@@ -58,16 +58,14 @@ class Nodes:
         return f"{self.partition}: {self.count} × {node}{most}"
 
 
-class SlurmEngine(EngineBase):
+class SlurmEngine(ClusterEngine):
     """Jobs of a Slurm cluster that shares this machine's home and environment."""
 
     kind: Literal["slurm"] = "slurm"
-    elsewhere: ClassVar[bool] = True
+    name: ClassVar[str] = "Slurm"
     partition: str | None = Field(default=None, title="Partition")
     account: str | None = Field(default=None, title="Account")
     hours: float = Field(default=24.0, gt=0, title="Hours until a job goes back into the queue")
-    gpus: int = Field(default=1, ge=0, le=64, title="GPUs of a run")
-    gpu_memory_gb: float = Field(default=80.0, gt=0, title="GB of one GPU, for the preflight")
     memory_gb: float = Field(default=32.0, gt=0, title="GB of memory of a run")
     cpus: int = Field(default=8, ge=1, le=1024, title="CPUs of a run")
     setup: tuple[str, ...] = Field(default=(), title="Shell lines before the worker")
@@ -86,21 +84,6 @@ class SlurmEngine(EngineBase):
         partition = f" in partition {self.partition}" if self.partition else ""
         return f"Runs compute on the cluster, as Slurm jobs{partition} with {self._request(GPU)}."
 
-    def place(self, device: str) -> str | None:
-        """A GPU that Slurm gives it, or the CPUs.
-
-        Raises:
-            BadInput: A run gets no GPU, but the device asks for one.
-        """
-        if device == "cpu" or (device == "auto" and not self.gpus):
-            return "cpu"
-        if self.gpus and (device == "auto" or device.startswith(GPU)):
-            return GPU
-        raise BadInput(
-            f"The device {device!r} cannot be asked of Slurm with {self.gpus} GPUs a run. Choose "
-            "auto or cpu, or: nuggets engines --set gpus=1."
-        )
-
     def memory(self, device: str) -> int | None:
         """As requested."""
         return int((self.gpu_memory_gb if device.startswith(GPU) else self.memory_gb) * 1e9)
@@ -118,7 +101,7 @@ class SlurmEngine(EngineBase):
         if missing := self.unavailable():
             raise BadInput(missing)
         nodes = _nodes()
-        if nodes and not any(node.fits(self, self._gpus(device)) for node in nodes):
+        if nodes and not any(node.fits(self, self.gpus_of(device)) for node in nodes):
             where = f"partition {self.partition}" if self.partition else "the default partition"
             raise BadInput(f"No node of {where} has {self._request(device)}. {_offer(nodes)}")
 
@@ -145,7 +128,7 @@ class SlurmEngine(EngineBase):
             "account": self.account,
             "time": math.ceil(self.hours * 60),
             "cpus_per_task": self.cpus,
-            "gpus_per_node": self._gpus(run.device()) or None,
+            "gpus_per_node": self.gpus_of(run.device()) or None,
             "mem": f"{math.ceil(self.memory_gb * 1e9 / 2**20)}M",
             "setup": list(self.setup) or None,
             "stderr_to_stdout": True,
@@ -160,11 +143,8 @@ class SlurmEngine(EngineBase):
             said = " ".join(str(no).split())[-300:].rstrip(".")
             raise NuggetsError(f"Slurm refused run {run.id}: {said}. {_offer(_nodes())}") from None
 
-    def _gpus(self, device: str) -> int:
-        return self.gpus if GPU in device else 0  # `sweep_cuda` is that of a sweep
-
     def _request(self, device: str) -> str:
-        gpus = self._gpus(device)
+        gpus = self.gpus_of(device)
         return (
             f"{gpus} GPU{'' if gpus == 1 else 's'}, {self.cpus} CPUs, {self.memory_gb:g} GB of "
             f"memory for {self.hours:g} h"
@@ -182,7 +162,7 @@ class Work:
     def __call__(self) -> int:
         """The worker's exit code."""
         given = os.environ
-        job = {leases.JOB: f"slurm:{given['SLURM_JOB_ID']}", "NUGGETS_ENGINE": "local"}
+        job = {leases.JOB: f"slurm:{given['SLURM_JOB_ID']}", "NUGGETS_ENGINE": HERE}
         if cpus := given.get("SLURM_CPUS_PER_TASK"):
             job["OMP_NUM_THREADS"] = given.get("OMP_NUM_THREADS", cpus)
         if "NUGGETS_HOST" in self.own:  # that of the machine where it was submitted

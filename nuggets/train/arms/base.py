@@ -41,8 +41,6 @@ class ArmBase(Frozen):
     """Whether it runs the teacher or copies it whole; other arms read single matrices."""
     keeps_function: ClassVar[bool] = True
     """Whether the student's function is unchanged at step 0."""
-    needs_other_task: ClassVar[bool] = False
-    """Whether it needs the teacher's sensitivity to another task, `lab.wrong_map`."""
     compares_tokens: ClassVar[bool] = False
     """Whether both models read the same token ids, so that their tokenizers have to agree."""
     needs_extra_prompts: ClassVar[bool] = False

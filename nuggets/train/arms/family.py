@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self, get_args
 
 from pydantic import Field
 
-from nuggets.builtin.skills import skill_samples
-from nuggets.errors import BadInput
 from nuggets.extraction.consistent import check_cut
 from nuggets.extraction.layers import LayerSelector, RandomLayers
 from nuggets.extraction.plan import ExtractionConfig, Role
@@ -76,7 +74,8 @@ class Paper(ArmBase):
         matrices: which entries of their matrices.
         only: roles that start from the teacher; the others get a LoRA that starts as usual, so
             that all arms have the same capacity.
-        task: built-in task whose seed samples locate the parameters, instead of the target's.
+        task: whose seed samples locate the parameters, instead of the target's: a built-in task, a
+            JSONL file or a data set.
         score: what is sensitive, instead of the recipe's score.
     """
 
@@ -107,11 +106,6 @@ class Paper(ArmBase):
         """The recipe's extraction with the arm's own layers, matrices and roles."""
         own = {"layers": self.layers, "matrices": self.matrices, "roles": self.only}
         return common.model_copy(update={k: v for k, v in own.items() if v is not None})
-
-    def check(self, teacher: ArchSpec, student: ArchSpec, roles: Collection[str]) -> None:
-        """Refuses tasks that are not built in."""
-        if self.task is not None:
-            skill_samples(self.task, "seed", 1)
 
     def _factors(self, lab: Lab) -> Mapping[str, LowRankFactors]:
         extraction = self.extraction(lab.extraction)
@@ -217,26 +211,26 @@ class RandomWindow(ArmBase):
 
 
 class WrongTask(ArmBase):
-    """Like the treatment, but located by the seed samples of a different task."""
+    """Like the treatment, but located by the seed samples of a different task.
+
+    Attributes:
+        task: which, built-in or a source of samples; `copy` when not given, or `add` for `copy`.
+    """
 
     role: ClassVar[ArmRole] = "location_control"
     of = "paper"
     title: ClassVar[str] = "Wrong task"
     stacks = "adapter"
     family = "start"
-    needs_other_task = True
     kind: Literal["wrong_task"] = "wrong_task"
+    task: str | None = None
 
     def build(self, lab: Lab, seed: int) -> Trainee:
         """Injects what is sensitive for another task."""
         from nuggets.train.builders import lora
 
-        if lab.wrong_map is None:
-            raise BadInput(
-                "The arm wrong_task needs a sensitivity map of another task, but there is none. "
-                "Use a built-in task, or remove the arm."
-            )
-        return lora.injected(lab, seed, lab.factors_of(lab.wrong_map))
+        wrong = lab.located_by(self.task or lab.unlike, None)
+        return lora.injected(lab, seed, lab.factors_of(wrong))
 
 
 class Distill(ArmBase):
@@ -306,7 +300,8 @@ class Graft(ArmBase):
         origin: which dimensions are kept. `permuted` cuts as `sensitivity` does and then
             permutes rows and columns of every matrix: the content control, without a working
             circuit. `first` and `random` are location controls, as is another task's sensitivity.
-        task: built-in task whose sensitivity chooses, instead of the target's.
+        task: whose sensitivity chooses, instead of the target's: a built-in task, a JSONL file or a
+            data set.
         score: what is sensitive, instead of the recipe's score; the layers stay the recipe's.
         heal_steps: steps of full fine-tuning on general data after the cut.
         heal_lr: their learning rate.
@@ -353,10 +348,8 @@ class Graft(ArmBase):
         return self.label or own
 
     def check(self, teacher: ArchSpec, student: ArchSpec, roles: Collection[str]) -> None:
-        """Refuses pairs of which no student can be cut, and tasks that are not built in."""
+        """Refuses pairs of which no student can be cut."""
         check_cut(teacher, student)
-        if self.task is not None:
-            skill_samples(self.task, "seed", 1)
 
     def build(self, lab: Lab, seed: int) -> Trainee:
         """Cuts, heals and adds a fresh LoRA."""

@@ -25,43 +25,44 @@ class LaneDropout:
     Attributes:
         p: probability of dropping an input.
         generators: one per lane.
-        rows: rows of each lane's own batch, without those that only fill up the stack.
-        columns: where a lane's own columns stand in the stacked batch, per number of columns.
+        shapes: rows and columns of each lane's own batch, without what only fills up the stack.
+        answers: of each lane, its answer tokens that the head has not read yet.
     """
 
     p: float
     generators: list[torch.Generator]
-    rows: list[int] = field(default_factory=list)
-    columns: dict[int, list[Tensor]] = field(default_factory=dict)
+    shapes: list[tuple[int, int]] = field(default_factory=list)
+    answers: list[int] = field(default_factory=list)
 
-    def begin(self, labels: Sequence[Tensor], columns: Tensor, length: int) -> None:
-        """Prepares for a batch.
-
-        Args:
-            labels: each lane's own labels `[rows, length of the lane]`.
-            columns: columns of the stacked batch that reach the head.
-            length: of the stacked batch.
-        """
-        self.rows = [lane.shape[0] for lane in labels]
-        answers = [lane[:, 1:].ne(IGNORED).any(0).nonzero().squeeze(1) for lane in labels]
-        # A layer inside the blocks sees all columns; the head sees only those that hold any lane's
-        # answer (`answer_logits`). The number of columns tells which: the last token predicts
-        # nothing, so that there are never as many answer columns as columns.
-        self.columns = {
-            len(columns): [torch.searchsorted(columns, lane) for lane in answers],
-            length: [torch.arange(lane.shape[1]) for lane in labels],
-        }
+    def begin(self, labels: Sequence[Tensor]) -> None:
+        """Prepares for a batch, from each lane's own labels `[rows, length of the lane]`."""
+        self.shapes = [(lane.shape[0], lane.shape[1]) for lane in labels]
+        # The head reads answer tokens alone, in a row, and at least one position.
+        self.answers = [
+            max(min(1, len(lane)), int((lane[:, 1:] != IGNORED).sum())) for lane in labels
+        ]
 
     def __call__(self, x: Tensor) -> Tensor:
         """Drops entries of `[lanes, rows, columns, features]` and scales what stays."""
+        return self._drop(x, self.shapes)
+
+    def before_head(self, x: Tensor) -> Tensor:
+        """Likewise of the next answers `[lanes, 1, some, features]` that the head reads."""
+        some = x.shape[2]
+        shapes = [(1, min(some, left)) for left in self.answers]
+        self.answers = [max(0, left - some) for left in self.answers]
+        return self._drop(x, shapes)
+
+    def _drop(self, x: Tensor, shapes: Sequence[tuple[int, int]]) -> Tensor:
         keep = torch.zeros_like(x)
-        per_lane = self.columns[x.shape[2]]
-        for lane, (rows, columns) in enumerate(zip(self.rows, per_lane, strict=True)):
+        for lane, (rows, columns) in enumerate(shapes):
+            if rows * columns == 0:
+                continue  # alone, the lane would have ended by now
             # Numbers are drawn in the shape that the lane's batch has when it is alone, not in
             # the stack's: so its generator gives it the same ones, whoever trains beside it.
-            drawn = x.new_empty(rows, len(columns), x.shape[3])
+            drawn = x.new_empty(rows, columns, x.shape[3])
             drawn.bernoulli_(1 - self.p, generator=self.generators[lane])
-            keep[lane, :rows, columns] = drawn  # the padding keeps its zeros: nothing reads it
+            keep[lane, :rows, :columns] = drawn  # the padding keeps its zeros: nothing reads it
         return x * keep.div_(1 - self.p)
 
 
@@ -104,7 +105,7 @@ class LaneLinear(nn.Module):
         bias: Tensor | None,
         adapter: LaneAdapter | None,
         n_lanes: int,
-        dropout: LaneDropout | None,
+        dropout: Callable[[Tensor], Tensor] | None,
         *,
         merge: bool,
     ) -> None:

@@ -63,15 +63,15 @@ class LaneParameters:
             start = end
             self.decayed = self.decayed if _UNDECAYED.search(name) else end
 
-    def differentiate(self, loss: Tensor) -> None:
-        """Sets `grad` to the gradient of a sum over lanes.
+    def differentiate(self, loss: Tensor, *, add: bool = False) -> None:
+        """Sets `grad` to the gradient of a sum over lanes, or adds it.
 
         Lanes share no trained value, so each row is the gradient of that lane's loss alone.
         """
         # Not `backward`, which would give every view a `.grad` of its own, outside of `grad`.
         gradients = torch.autograd.grad(loss, list(self.views.values()))
         for view, gradient in zip(self._grad_views, gradients, strict=True):
-            view.copy_(gradient)
+            view.add_(gradient) if add else view.copy_(gradient)
 
     def lane(self, index: int) -> dict[str, Tensor]:
         """Copies of one lane's values."""
@@ -179,9 +179,11 @@ class LaneModel:
     ) -> nn.Module:
         # `type is`, not `isinstance`: a subclass may compute something else.
         if type(module) is nn.Linear:
-            bias, n = values.get("bias"), self.n_lanes
+            bias, n, dropout = values.get("bias"), self.n_lanes, self.dropout
+            if dropout is not None and module is self.model.get_output_embeddings():
+                dropout = dropout.before_head
             merge = self._merge or differs
-            return LaneLinear(values["weight"], bias, adapter, n, self.dropout, merge=merge)
+            return LaneLinear(values["weight"], bias, adapter, n, dropout, merge=merge)
         # Only tokens: learned positions are looked up once for all rows, with no row per lane.
         if type(module) is nn.Embedding and module is self.model.get_input_embeddings():
             return LaneEmbedding(values["weight"], module.padding_idx, adapter, self.n_lanes)

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-import psutil
-import torch
-
+from nuggets.compute.device import free_memory
 from nuggets.compute.threads import SMALL
 from nuggets.frozen import Frozen
-from nuggets.sensitivity.footprint import activation_bytes
+from nuggets.sensitivity.footprint import SHARE, head_bytes, row_bytes, rows_at_once
 from nuggets.train.arms.family import Arm
 from nuggets.train.lab import Lab
 
@@ -19,8 +17,6 @@ Form = Literal["merged", "shared", "alone"]
 
 MOST_LANES = 64
 """More lanes bring nothing more, and the first result would come later."""
-SHARE = 0.5
-"""Of the free memory that one program may plan for: the estimate is rough."""
 
 
 class CellGroup(Frozen):
@@ -87,14 +83,11 @@ def lanes_that_fit(lab: Lab, arm: Arm, seed: int, form: Form) -> int:
     weights = sum(p.numel() * p.element_size() for p in lab.student.parameters())
     trained = weights if arm.stacks == "whole" else 4 * lab.plan().trainable_parameters  # bytes
     tokens = max((len(ids) for ids, _ in lab.training(seed)), default=1)
-    batch = lab.train.batch_size * activation_bytes(spec, tokens, 4)
+    row = row_bytes(spec, tokens, 4)
+    free, device = free_memory(str(lab.device)), str(lab.device)
+    rows = min(lab.train.batch_size, rows_at_once(row, free, device))  # as it would be alone
+    batch = rows * row + head_bytes(spec, rows * tokens, device)
     # Values, gradients and two moments; in the merged form also the arm's own model, its stacked
     # base, and the merged weights with their gradient.
     lane = 4 * trained + batch + (4 * weights if form == "merged" else 0)
-    return max(1, min(MOST_LANES, int(SHARE * _free_memory(lab.device) / lane)))
-
-
-def _free_memory(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    return psutil.virtual_memory().available
+    return max(1, min(MOST_LANES, int(SHARE * free / lane)))

@@ -15,22 +15,23 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from nuggets.data.samples import IGNORED, Encoded
 from nuggets.disk.commit import commit_folder, newest_valid
 from nuggets.errors import Damaged, NonFinite
-from nuggets.models.forward import answer_logits, pad_right
+from nuggets.models.forward import pad_right
+from nuggets.models.piecewise.answers import Judge, at_answers
 from nuggets.progress import Progress
 from nuggets.train.checkpoints import LOG, PREFIX, WEIGHTS, TrainLog, drop_old, step_of
 from nuggets.train.config import TrainConfig
 from nuggets.train.lanes.model import LaneModel
 from nuggets.train.lanes.threads import Threads
-from nuggets.train.losses import DistillationLoss
+from nuggets.train.losses import DistillationLoss, surprise
+from nuggets.train.micro_batches import MicroBatches
 from nuggets.train.schedule import POINTS, SCHEDULES, batch_order, count_warmup
 
 TEACHER_CACHE = 2**28
-"""Bytes of the teacher's log-probabilities that are kept for samples that return."""
+"""Bytes of the teacher's states that are kept for samples that return."""
 
 
 @dataclass(eq=False)
@@ -92,6 +93,7 @@ class LaneTrainer:
         self.optimizer, self.owners = self._optimizer()
         self.shares = learning_rates(config)
         self.teacher = _TeacherCache()
+        self.plan = MicroBatches(model.model, config, device)
 
     def step(self, step: int) -> None:
         """One step of every lane, in the order of `nuggets.train.trainer`; the first is 1."""
@@ -99,12 +101,11 @@ class LaneTrainer:
             self.model.model.train()
         # A lane that is not finite stops before its bad numbers reach a checkpoint. With
         # `keep_going` it computes on, but only in its own row: the others never see it.
-        losses = self._forward(step)
+        losses = self._differentiate(step)
         for lane, value in zip(self.lanes, losses.tolist(), strict=True):
             lane.losses.append(value)
             if not math.isfinite(value):
                 self._stop(lane, f"loss became {value}", step)
-        self.model.parameters.differentiate(losses.sum())
         self._clip(step)
         for group, lane in zip(self.optimizer.param_groups, self.owners, strict=True):
             group["lr"] = lane.lr * self.shares[step - 1]  # the schedule moves after the step
@@ -170,32 +171,63 @@ class LaneTrainer:
         # A rate of its own per group is set at every step; one of 0 shows if that is forgotten.
         return torch.optim.AdamW(groups, lr=0.0, fused=True), owners
 
-    def _forward(self, step: int) -> Tensor:
-        """Every lane's own loss `[lanes]`."""
+    def _differentiate(self, step: int) -> Tensor:
+        """Every lane's own loss `[lanes]`, with its gradient in the parameters."""
         batches = [
             [lane.encoded[i] for i in order[step - 1]]
             for lane, order in zip(self.lanes, self.batches, strict=True)
         ]
         # The stack is one tensor [lanes · rows, tokens]: a lane whose batch is shorter (the last
         # of an epoch) is filled up with rows of one token and no label, which add no loss.
-        rows = max(map(len, batches))
-        filled = [[*batch, *[([0], [IGNORED])] * (rows - len(batch))] for batch in batches]
+        n = max(map(len, batches))
+        filled = [[*batch, *[([0], [IGNORED])] * (n - len(batch))] for batch in batches]
         ids, labels = pad_right([sample for batch in filled for sample in batch], self.device)
-        if self.model.dropout is not None:
-            columns = (labels[:, 1:] != IGNORED).any(0).nonzero().squeeze(1)
-            lane_labels = [pad_right(batch, self.device)[1] for batch in batches]
-            self.model.dropout.begin(lane_labels, columns, ids.shape[1])
-        wanted = [
-            None if lane.loss is None else self.teacher.of(lane.loss, batch, self.device)
+        ids, labels = (each.view(len(batches), n, -1) for each in (ids, labels))
+        totals = (labels[..., 1:] != IGNORED).sum((1, 2))
+        own = [pad_right(batch, self.device)[1] for batch in batches]
+        losses = torch.zeros(len(batches), device=self.device)
+        size = self.plan.rows(n, ids.shape[2])
+        for start in range(0, n, size):
+            rows = slice(start, start + size)
+            if self.model.dropout is not None:
+                self.model.dropout.begin([labels_of_lane[rows] for labels_of_lane in own])
+            judge = self._judge([batch[rows] for batch in batches])
+            part = ids[:, rows].flatten(0, 1), labels[:, rows].flatten(0, 1)
+            total, means = self._forward(*part, judge, totals)
+            self.model.parameters.differentiate(total, add=start > 0)
+            losses += means
+        return losses
+
+    def _forward(
+        self, ids: Tensor, labels: Tensor, judge: Judge, totals: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """What some rows of all lanes add to the sum of their losses, and to each one's own."""
+        with torch.autocast("cuda", dtype=torch.bfloat16) if self.half else nullcontext():
+            # Each lane's loss is the mean over its own answer tokens, as it would be alone.
+            return at_answers(
+                self.model.model,
+                ids,
+                labels,
+                lambda answers: answers.means(judge, totals),
+                len(self.lanes),
+            )
+
+    def _judge(self, batches: Sequence[list[Encoded]]) -> Judge:
+        """What every lane minimises, as `nuggets.train.losses` has it."""
+        judges = [
+            surprise
+            if lane.loss is None or not batch
+            else lane.loss.distance(self.teacher.of(lane.loss, batch, self.device))
             for lane, batch in zip(self.lanes, batches, strict=True)
         ]
-        with torch.autocast("cuda", dtype=torch.bfloat16) if self.half else nullcontext():
-            # Answer tokens come row by row, so lane by lane: [all lanes' answer tokens, vocab].
-            # Each lane then takes the mean over its own, as it would alone.
-            logits, targets = answer_logits(self.model.model, ids, labels)
-            counts = (labels[:, 1:] != IGNORED).view(len(batches), -1).sum(1).tolist()
-            parts = zip(logits.split(counts), targets.split(counts), wanted, strict=True)
-            return torch.stack([_lane_loss(*part) for part in parts])
+        if all(judge is surprise for judge in judges):
+            return surprise  # of all lanes at once
+
+        def judge(logits: Tensor, targets: Tensor, at: slice) -> Tensor:
+            lanes = zip(judges, logits.split(1), targets.split(1), strict=True)
+            return torch.cat([own(rows, words, at) for own, rows, words in lanes])
+
+        return judge
 
     def _clip(self, step: int) -> None:
         """Clips every lane to its own norm, as `torch.nn.utils.clip_grad_norm_` does."""
@@ -217,13 +249,6 @@ class LaneTrainer:
         if not self.keep_going:
             raise problem
         lane.stopped = lane.stopped or problem
-
-
-def _lane_loss(logits: Tensor, targets: Tensor, teacher: Tensor | None) -> Tensor:
-    """A lane's loss from its own answer tokens, as `nuggets.train.losses` has it."""
-    if teacher is None:
-        return cross_entropy(logits, targets)
-    return DistillationLoss.distance(logits, teacher)
 
 
 class TrainingLoop:
@@ -326,29 +351,29 @@ class TrainingLoop:
 
 
 class _TeacherCache:
-    """The teacher's log-probabilities of samples that lanes share and epochs repeat."""
+    """The teacher's states of samples that lanes share and epochs repeat."""
 
     def __init__(self) -> None:
         self.known: dict[tuple[int, ...], Tensor] = {}
         self.bytes = 0
 
     def of(self, loss: DistillationLoss, batch: list[Encoded], device: torch.device) -> Tensor:
-        """Log-probabilities of a batch's answer tokens `[tokens, vocab]`, row by row."""
+        """States `[1, tokens, hidden]` where a batch's answer tokens are predicted, row by row."""
         keys = [(*ids, *labels) for ids, labels in batch]
         new = [i for i, key in enumerate(keys) if key not in self.known]
         computed: dict[int, Tensor] = {}
         if new:
             ids, labels = pad_right([batch[i] for i in new], device)
             counts = (labels[:, 1:] != IGNORED).sum(1).tolist()
-            computed = dict(zip(new, loss.wanted(ids, labels).split(counts), strict=True))
+            rows = loss.states(ids, labels)[0, : sum(counts)].split(counts)
+            computed = dict(zip(new, rows, strict=True))
         for i, rows in computed.items():
             size = rows.numel() * rows.element_size()
             if self.bytes + size <= TEACHER_CACHE and keys[i] not in self.known:
                 self.known[keys[i]] = rows.clone()  # a view would keep the whole batch's tensor
                 self.bytes += size
-        return torch.cat(
-            [computed[i] if i in computed else self.known[k] for i, k in enumerate(keys)]
-        )
+        found = [computed[i] if i in computed else self.known[k] for i, k in enumerate(keys)]
+        return torch.cat(found)[None]
 
 
 def learning_rates(config: TrainConfig) -> list[float]:

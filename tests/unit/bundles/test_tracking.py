@@ -7,6 +7,7 @@ import os
 import sys
 
 import pytest
+import yaml
 
 from nuggets import api
 from nuggets.errors import BadInput
@@ -96,6 +97,24 @@ def test_what_is_asked_for_by_name_is_sent_there(tracker, run):
         assert [c[1] for c in tracker.calls if c[0] == "init"][1]["server_url"] == (
             "https://mine.example"
         )
+
+
+def test_a_destination_gets_names_of_local_files_and_never_their_folders(tracker, tmp_path):
+    private = tmp_path / "secret project" / "mine.jsonl"
+    own = write_benchmark(api.load_recipe("quick", ["seeds=[3,4,5]", "device=cpu"]))
+    tree = yaml.safe_load(own.recipe_text())
+    tree["data"] |= {"task": None, "file": str(private)}
+    tree["teacher"] = f"{private.parent}/model"
+    (own.folder / "recipe.yaml").write_text(yaml.safe_dump(tree))
+    api.track(own, tracker.__name__)
+    api.track(own, f"{tracker.__name__}:me/space")
+    ends = [place for place, call in enumerate(tracker.calls) if call[0] == "finish"]
+    kept, sent = tracker.calls[: ends[0]], tracker.calls[ends[0] :]
+    assert str(private.parent) in str(kept)
+    assert "secret project" not in str(sent)
+    config = sent[1][1]["config"]
+    assert (config["data.file"], config["teacher"]) == ("mine.jsonl", "model")
+    assert "file: mine.jsonl" in next(call[1] for call in sent if call[0] == "save")
 
 
 def test_one_command_logs_a_run_and_another_every_run_of_a_sweep(

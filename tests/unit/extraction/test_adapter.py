@@ -285,3 +285,11 @@ def test_only_plain_lora_is_loaded(option, value, fits, tmp_path):
         return
     with pytest.raises(Unsupported, match=f"sets {option} to"):
         load_adapter(untouched, tmp_path)
+
+
+def test_a_long_option_is_told_by_its_beginning(tmp_path):
+    config = tmp_path / "adapter_config.json"
+    config.write_text(json.dumps({"n" * 100: "v" * 100}))
+    told = f"sets {'n' * 60} to '{'v' * 60}'; only plain LoRA"
+    with pytest.raises(Unsupported, match=told):
+        check_options(config, {4}, ())

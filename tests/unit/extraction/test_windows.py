@@ -111,6 +111,20 @@ def test_threads_do_not_change_a_bit_of_the_sums(monkeypatch, threads):
     np.testing.assert_allclose(alone.ravel(), expected, rtol=1e-13)
 
 
+@pytest.mark.parametrize(
+    ("entries", "shares"), [(0, 1), (1_999_999, 1), (2_000_000, 2), (5_500_000, 3), (9_000_000, 3)]
+)
+def test_work_is_shared_out_only_where_each_thread_has_a_million_entries(
+    monkeypatch, entries, shares
+):
+    monkeypatch.setattr(windows, "cpu_threads", lambda: 3)
+    taken = []
+    with windows._threads(entries) as share_out:
+        share_out(taken.append, 7)
+    assert len(taken) == shares
+    assert sorted(i for mine in taken for i in range(7)[mine]) == list(range(7))
+
+
 def test_no_more_than_the_sums_and_some_strips_are_held():
     values = np.ones((2000, 1500), dtype=np.float32)
     tracemalloc.start()

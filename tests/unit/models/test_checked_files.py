@@ -260,27 +260,65 @@ def test_a_file_rewritten_with_its_old_size_and_date_is_another_file(tiny_copy, 
 
 def test_every_file_of_a_data_set_on_this_machine_is_part_of_its_digest(tmp_path):
     from nuggets.planning.cache import digest_files
-    from nuggets.recipe import DataConfig
+    from nuggets.recipe import DataConfig, TransferRecipe
 
     folder = tmp_path / "set"
     folder.mkdir()
     (folder / "train.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
-    data = DataConfig(file=f"{folder}:train")
-    before = digest_files(data)
+    recipe = TransferRecipe(data=DataConfig(file=f"{folder}:train"))
+    before = digest_files(recipe)
     (folder / "train.jsonl").write_text('{"prompt": "a", "completion": "c"}\n')
     assert before
-    assert digest_files(data) != before
+    assert digest_files(recipe) != before
+
+
+REFERENCE = {
+    "sensitivity": lambda file: {"sensitivity": {"score": {"kind": "specific", "against": [file]}}},
+    "an arm's score": lambda file: {
+        "arms": [
+            {"kind": "plain"},
+            {"kind": "paper", "score": {"kind": "contrast", "against": [file]}},
+        ]
+    },
+    "an arm's task": lambda file: {
+        "arms": [{"kind": "plain"}, {"kind": "wrong_task", "task": file}]
+    },
+}
+
+
+@pytest.mark.parametrize("named", REFERENCE.values(), ids=REFERENCE)
+def test_nothing_is_reused_after_the_samples_of_another_skill_changed(tmp_path, named):
+    from nuggets.builtin.resolve import pair_named
+    from nuggets.planning.cache import digest_files
+    from nuggets.recipe import TransferRecipe
+    from nuggets.stages.reuse import KnownCells
+    from nuggets.train.arms.family import Paper, Plain
+
+    file = tmp_path / "other.jsonl"
+    recipe = TransferRecipe.model_validate(named(str(file)))
+    pair = pair_named(recipe.teacher, recipe.student)
+
+    def entries(text):
+        file.write_text(text)
+        known = KnownCells(recipe, pair, digest_files(recipe))
+        return [known._entry(arm, 0) for arm in (Paper(), Plain())]
+
+    paper, plain = entries('{"prompt": "a", "completion": "b"}\n')
+    changed, still = entries('{"prompt": "a", "completion": "c"}\n')
+    assert changed != paper
+    assert still == plain  # it needs no teacher, and thus no map
+    assert entries('{"prompt": "a", "completion": "b"}\n') == [paper, plain]
 
 
 def test_the_samples_of_a_data_set_on_the_hub_are_part_of_its_digest(monkeypatch):
     from nuggets.planning import cache, datasets
-    from nuggets.recipe import DataConfig
+    from nuggets.recipe import DataConfig, TransferRecipe
 
     def digest(answer):
         rows = [(1, {"prompt": "a", "completion": answer}), (2, {"prompt": "b", "completion": "c"})]
         monkeypatch.setattr("nuggets.data.sources.dataset_rows", lambda ref: iter(rows))
         datasets._parsed.cache_clear()  # as in another process
-        return cache.digest_files(DataConfig(file="org/name:train"))
+        return cache.digest_files(TransferRecipe(data=DataConfig(file="org/name:train")))
 
     before = digest("b")
     assert set(before) == {"data.file"}

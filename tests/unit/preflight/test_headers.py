@@ -10,6 +10,7 @@ import torch
 
 from nuggets.amounts import size
 from nuggets.compute.speed import Speed
+from nuggets.models.architecture import ArchSpec
 from nuggets.models.loading import load_model
 from nuggets.models.pair import Model, ModelPair, read_spec
 from nuggets.models.references import parse_ref
@@ -185,6 +186,67 @@ def test_disk_shortage_is_a_problem(pair):
     found = check(*pair, machine=machine(disk_free=1000))
     assert "of disk are needed, but 1.00 kB are free" in found.problems[-1]
     assert any("sensitivity (full map) needs about" in s and "of disk" in s for s in found.notes)
+
+
+def published(n_layers, hidden_size, intermediate_size, n_heads, parameters):
+    """A Llama 3 with these dimensions, from its config alone."""
+    spec = ArchSpec(
+        model_type="llama", n_layers=n_layers, hidden_size=hidden_size, n_heads=n_heads,
+        intermediate_size=intermediate_size, n_kv_heads=8, head_dim=hidden_size // n_heads,
+        vocab_size=128_256, tied=False,
+    )  # fmt: skip
+    size = {"parameters": parameters, "bytes_on_disk": 2 * parameters}
+    return resources.Size(spec=spec, format="safetensors", **size)
+
+
+LARGE = published(80, 8192, 28672, 64, 70_553_706_496)
+MEDIUM = published(32, 4096, 14336, 32, 8_030_261_248)
+
+
+def test_a_teacher_of_70b_streams_in_20_gb_on_the_gpu_and_32_gb_beside_it():
+    """States between blocks take 22 GB: on disk where half of the memory does not hold them."""
+    work = Work(dtype="bfloat16", n_seed_samples=32, max_tokens=512)
+
+    def streamed(**given):
+        stages = resources.estimate_stages(LARGE, MEDIUM, work, machine(**given))
+        return next(need for need in stages if need.stage == "sensitivity (streaming)")
+
+    tight = streamed(memory=20 * 10**9, device="cuda:0", ram_free=32 * 10**9)
+    assert tight.fits
+    assert tight.disk_needed == 32 * 512 * 8192 * 82 * 2
+    roomy = streamed(memory=20 * 10**9, device="cuda:0", ram_free=64 * 10**9)
+    assert roomy.fits
+    assert roomy.disk_needed == 0
+    assert roomy.ram_needed == tight.ram_needed + tight.disk_needed
+    assert streamed(memory=32 * 10**9, ram_free=32 * 10**9).fits, "on the CPU alone"
+    short = streamed(memory=20 * 10**9, device="cuda:0", ram_free=32 * 10**9, disk_free=10**9)
+    assert not short.fits
+
+
+def test_training_holds_the_student_twice_and_a_teacher_that_an_arm_runs():
+    def needed(**more):
+        work = Work(dtype="bfloat16", max_tokens=8, **more)
+        stages = resources.estimate_stages(LARGE, MEDIUM, work, machine(10**12, device="cuda:0"))
+        return next(need.bytes_needed for need in stages if need.stage == "training")
+
+    assert 2 * 2 * MEDIUM.parameters < needed() < 2.2 * 2 * MEDIUM.parameters
+    assert needed(runs_teacher=True) == needed() + 2 * LARGE.parameters
+
+
+def test_training_needs_what_a_batch_in_parts_does(tiny):
+    """More samples than find room are computed in parts, so that they need no more memory."""
+    ref = parse_ref(str(tiny(num_hidden_layers=6)))
+
+    def needed(n, memory, **more):
+        work = Work(batch_size=n, **more)
+        stages = check(ref, ref, work=work, machine=machine(memory, device="cuda:0")).stages
+        return next(need.bytes_needed for need in stages if need.stage == "training")
+
+    plenty, one = [needed(n, 10**12) for n in (1, 2, 64)], needed(1, 10**6)
+    assert plenty[0] < plenty[1] < plenty[2]
+    assert needed(64, 10**6) == needed(10**4, 10**6) < plenty[2]
+    assert one == plenty[0], "one sample is the least"
+    assert needed(64, 10**12, checkpointed=True) < plenty[2] / 2
 
 
 def test_a_gpu_needs_its_own_memory_and_the_machines_to_load(pair):

@@ -15,6 +15,7 @@ from nuggets.runs import leases
 from nuggets.runs.devices import device_turn
 from nuggets.runs.engines import settings
 from nuggets.runs.engines.local import LocalEngine
+from nuggets.runs.engines.ray import RayEngine
 from nuggets.runs.engines.slurm import SlurmEngine
 
 GPUS = ("cuda:0", "cuda:1", "cuda:2")
@@ -39,6 +40,7 @@ def test_the_chosen_engine_and_its_fields_are_kept():
     assert settings.every() == {
         "local": LocalEngine(gpus=(0, 1)),
         "slurm": SlurmEngine(partition="gpu", gpus=4),
+        "ray": RayEngine(),
     }
 
 
@@ -57,8 +59,8 @@ def test_a_process_may_use_another_engine_and_only_for_a_while(monkeypatch):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("ray", "There is no engine 'ray'; there are local, slurm"),
-        ("{kind: ray}", "The engine cannot be used"),
+        ("kubernetes", "There is no engine 'kubernetes'; there are local, slurm, ray"),
+        ("{kind: kubernetes}", "The engine cannot be used"),
         ("{kind: slurm, gpus: many}", r"gpus: .*got 'many'"),
         ("{kind: slurm, nodes: 2}", "there is no field nodes"),
         ("{kind: [", "is not valid YAML"),
@@ -77,8 +79,10 @@ def test_a_damaged_setting_is_refused_and_not_guessed(content):
         settings.chosen()
 
 
-def test_a_plan_for_the_cluster_counts_with_what_a_run_asks_for(monkeypatch):
-    monkeypatch.setenv(settings.VARIABLE, "{kind: slurm, gpus: 1, gpu_memory_gb: 40, memory_gb: 9}")
+@pytest.mark.parametrize("kind", ["slurm", "ray"])
+def test_a_plan_for_the_cluster_counts_with_what_a_run_asks_for(monkeypatch, kind):
+    asked = f"{{kind: {kind}, gpus: 1, gpu_memory_gb: 40, memory_gb: 9}}"
+    monkeypatch.setenv(settings.VARIABLE, asked)
     for device, placed, memory in (("auto", "cuda", 40e9), ("cpu", "cpu", 9e9)):
         machine = machine_of(device)
         assert (machine.device, machine.memory_free, machine.speed) == (placed, memory, None)

@@ -142,6 +142,34 @@ def test_a_job_that_cannot_be_asked_for_is_not_taken_for_dead(run, on, monkeypat
         leases.claim(run.folder)
 
 
+def test_a_task_of_ray_that_nobody_here_can_ask_for_lives_while_its_lease_is_touched(run, on):
+    on("starter")
+    waiting = leases.claim(run.folder, waiting=True)
+    waiting.note_job("ray:starter/auto/1")
+    assert run.status() == "interrupted"  # its keeper is dead
+    on("other")
+    assert run.status() == "queued"
+    os.utime(waiting.folder / "lease.json", (0, 0))
+    assert run.status() == "interrupted"
+    leases.touch(waiting.folder)  # as the keeper does
+    assert run.status() == "queued"
+
+
+def test_a_dead_worker_of_rays_is_dead_although_ray_has_not_said_so(run, on, monkeypatch):
+    on("node1")
+    monkeypatch.setenv(leases.JOB, "ray:starter/auto/1")
+    monkeypatch.setattr(leases, "job_state", lambda job: "running")
+    held = leases.claim(run.folder)
+    set_status(run, "running")
+    assert run.status() == "running"
+    rewrite(held, pid=2**22 + 1)
+    assert run.status() == "interrupted"
+    on("node2")
+    assert run.status() == "running"  # it may live there
+    os.utime(held.folder / "lease.json", (0, 0))
+    assert run.status() == "interrupted"
+
+
 @pytest.mark.parametrize("content", ["", "{", "{}"])
 def test_a_damaged_lease_is_nobodys_and_its_number_counts(run, content):
     held = leases.claim(run.folder)

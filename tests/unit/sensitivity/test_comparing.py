@@ -12,7 +12,7 @@ from nuggets.planning.cache import MapRequest
 from nuggets.planning.checks import check_extraction
 from nuggets.planning.jobs import map_job, other_map_job, pair_to_plan
 from nuggets.recipe import parse_job
-from nuggets.recipe_tree import absolute_paths
+from nuggets.recipe_tree import absolute_paths, named_values
 from nuggets.sensitivity.accumulate import MapParts
 from nuggets.sensitivity.comparing import compare_maps
 from nuggets.sensitivity.hooks import compute_sensitivity
@@ -213,7 +213,7 @@ def test_an_arm_may_be_located_by_a_score_of_its_own():
 def test_another_tasks_map_by_a_comparison_is_set_against_all_others():
     score = {"kind": "specific", "against": ["copy", "king"]}
     recipe = parse_job({"job": "transfer", "sensitivity": {"score": score}})
-    found = other_map_job(recipe, "copy")
+    found = other_map_job(recipe, "copy", None)
     assert found.data.task == "copy"
     assert found.sensitivity.score == Specific()
 
@@ -225,4 +225,22 @@ def test_an_arms_reference_set_is_looked_for_before_anything_is_loaded():
     ]
     recipe = parse_job({"job": "transfer", "arms": arms})
     with pytest.raises(BadInput, match="/no/x"):
+        check_extraction(recipe, pair_to_plan(recipe))
+
+
+def test_an_arms_other_task_may_be_a_file_of_ones_own(tmp_path):
+    (tmp_path / "mine.jsonl").write_text('{"prompt": "a", "completion": "b"}\n' * 3)
+    arms = [{"kind": "plain"}, {"kind": "paper"}, {"kind": "wrong_task", "task": "mine.jsonl"}]
+    data = {"task": "reverse", "n_seed_samples": 2, "format": "chat"}
+    tree = absolute_paths({"job": "transfer", "arms": arms, "data": data}, tmp_path)
+    recipe = parse_job(tree)
+    task = recipe.arms[2].task
+    assert task == str(tmp_path / "mine.jsonl")
+    found = other_map_job(recipe, task, None).data
+    assert (found.task, found.seed_samples) == (None, task)
+    assert (found.n_seed_samples, found.format) == (2, "chat")  # as the target's own
+    check_extraction(recipe, pair_to_plan(recipe))
+    assert {name for name, _ in named_values(tree)} == {"arms.task"}
+    (tmp_path / "mine.jsonl").unlink()
+    with pytest.raises(BadInput, match=r"mine\.jsonl"):
         check_extraction(recipe, pair_to_plan(recipe))

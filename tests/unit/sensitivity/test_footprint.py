@@ -5,7 +5,17 @@ from __future__ import annotations
 import pytest
 
 from nuggets.models.architecture import ArchSpec
-from nuggets.sensitivity.footprint import activation_bytes, hooks_bytes, streaming_bytes
+from nuggets.sensitivity.footprint import (
+    CPU_ROOM,
+    activation_bytes,
+    head_bytes,
+    hooks_bytes,
+    row_bytes,
+    rows_at_once,
+    spills,
+    state_bytes,
+    streaming_bytes,
+)
 from nuggets.sensitivity.several_samples import samples_per_pass
 
 SPEC = ArchSpec(
@@ -23,6 +33,26 @@ def test_activations_are_those_of_every_block_and_of_the_logits():
     assert activation_bytes(WIDE, 5, 2) == 5 * (3 * 142 * 2 + 10_000)
 
 
+def test_a_trained_sample_keeps_its_blocks_or_what_enters_them_and_one_block():
+    assert row_bytes(SPEC, 5, 2) == 5 * 3 * 142 * 2
+    assert row_bytes(SPEC, 5, 2, checkpointed=True) == 5 * (3 * 8 + 142) * 2
+
+
+def test_logits_are_those_of_one_chunk_whatever_the_batch():
+    large = SPEC.model_copy(update={"vocab_size": 2**17})
+    chunk = 64 * 2**17 * 4  # 2^25 bytes of float32 logits are 64 positions
+    assert head_bytes(large, 10**6, "cpu") == head_bytes(large, 64, "cpu") == 4 * chunk
+    assert head_bytes(large, 10**6, "cuda:1") == 8 * 4 * chunk
+    assert head_bytes(SPEC, 3, "cpu") == 4 * 3 * 10 * 4
+
+
+def test_half_of_the_free_memory_is_planned_for_and_a_processor_gains_nothing_beyond_its_room():
+    assert rows_at_once(100, 1000, "cpu") == rows_at_once(100, 1000, "cuda:0") == 5
+    assert rows_at_once(10**6, 1000, "cpu") == 1
+    assert rows_at_once(2**20, 2**60, "cpu") == CPU_ROOM // 2**20
+    assert rows_at_once(2**20, 2**40, "cuda:0") == 2**19
+
+
 def test_hooks_keep_the_model_the_activations_and_the_largest_gradient_with_its_score():
     expected = 1000 * 2 + 5 * 952 + 96 * (2 + 8)
     assert hooks_bytes(SPEC, 1000, 5, 2, full=False) == expected
@@ -33,12 +63,15 @@ def test_hooks_keep_the_model_the_activations_and_the_largest_gradient_with_its_
     ("spec", "part", "score", "longest"),
     [(SPEC, 448, 448 // 3, 5 * 142 * 2), (WIDE, 8000, 8000, 5 * 10_000)],
 )
-def test_streaming_keeps_one_part_its_scores_all_states_and_the_longest_sample(
-    spec, part, score, longest
-):
+def test_streaming_keeps_one_part_its_scores_and_the_longest_sample(spec, part, score, longest):
+    assert streaming_bytes(spec, [3, 5], 2) == part * (2 + 4) + score * 2 * 4 + longest
+
+
+def test_states_between_blocks_stay_in_memory_where_half_of_what_is_free_holds_them():
     states = (3 + 5) * 8 * (3 + 2) * 2
-    expected = part * (2 + 4) + score * 2 * 4 + states + longest
-    assert streaming_bytes(spec, [3, 5], 2) == expected
+    assert state_bytes(SPEC, [3, 5], 2) == states
+    assert not spills(states, 2 * states)
+    assert spills(states, 2 * states - 1)
 
 
 def test_samples_of_a_pass_are_as_many_as_fit_with_their_attention():

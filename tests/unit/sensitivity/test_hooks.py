@@ -8,10 +8,13 @@ from transformers import LlamaConfig, LlamaForCausalLM, Phi3Config, Phi3ForCausa
 from benchmarks import published
 from nuggets.errors import BadInput, Cancelled, Damaged, NonFinite, NuggetsError
 from nuggets.models.architecture import ArchSpec
+from nuggets.models.references import parse_ref
 from nuggets.progress import InMemoryProgress
+from nuggets.sensitivity import hooks
 from nuggets.sensitivity.hooks import compute_sensitivity
 from nuggets.sensitivity.maps import SensitivityMap
 from nuggets.sensitivity.scores import Fisher, Magnitude, RandomScore, ThetaGrad
+from nuggets.sensitivity.streaming import stream_sensitivity
 
 
 def tiny(tied=False, dtype=torch.float32):
@@ -243,3 +246,33 @@ def test_a_truncated_map_is_called_damaged(tmp_path, name):
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(Damaged, match="compute it again"):
         SensitivityMap.load(tmp_path)
+
+
+class Told(InMemoryProgress):
+    """Keeps every step that is reported."""
+
+    def __init__(self):
+        super().__init__()
+        self.steps = []
+
+    def progress(self, done, total, message="", **data):
+        self.steps.append((done, total))
+
+
+@pytest.mark.parametrize(("n", "per_pass"), [(5, 2), (4, 2), (3, 8)])
+def test_every_pass_reports_the_samples_that_are_done(n, per_pass):
+    told = Told()
+    passes = [list(each) for each in hooks._passes(range(n), per_pass, told)]
+    assert [i for each in passes for i in each] == list(range(n))
+    ends = [min(per_pass * (i + 1), n) for i in range(len(passes))]
+    assert told.steps == [(end, n) for end in ends]
+
+
+def test_a_streamed_measurement_reports_each_of_its_steps_once(tmp_path):
+    model, _ = tiny()
+    model.save_pretrained(tmp_path)
+    told = Told()
+    stream_sensitivity(parse_ref(str(tmp_path)), samples(), progress=told)
+    total = told.steps[0][1]
+    assert total > 2 * 3  # every block forward and back, and more
+    assert told.steps == [(done, total) for done in range(1, total + 1)]

@@ -13,7 +13,7 @@ from nuggets.runs import results
 from nuggets.statistics.intervals import Interval
 from nuggets.sweeps import control
 from nuggets.sweeps.search import Search
-from nuggets.sweeps.trials import SweepTrial, read_state
+from nuggets.sweeps.trials import SweepState, SweepTrial, read_state, write_state
 from nuggets.worker import run_in_foreground
 
 RANKS = ["lora.r=8,20", "extraction.ratio=0.5,1", "seeds=[0,1]", "device=cpu"]
@@ -240,11 +240,42 @@ def test_the_winner_becomes_a_recipe_with_everything_of_the_base(made):
     assert found.data.items == "test"
 
 
-def test_a_damaged_state_is_one_sentence():
+@pytest.mark.parametrize(
+    ("name", "content"), [("sweep.json", "{"), ("sweep.jsonl", "{\n"), ("sweep.jsonl", "[]\n")]
+)
+def test_a_damaged_state_is_one_sentence(name, content):
     made = control.create(grid())
-    (made.folder / "sweep.json").write_text("{")
+    (made.folder / name).write_text(content)
     with pytest.raises(BadInput, match="Its trials are ordinary runs"):
         read_state(made.folder)
+
+
+def test_a_step_adds_one_line_of_what_changed_to_what_earlier_versions_wrote(tmp_path):
+    trials = tuple(SweepTrial(number=n, values={"lora.r": n}) for n in range(300))
+    old = SweepState(trials=trials[:299], seconds=1.0)
+    (tmp_path / "sweep.json").write_text(old.model_dump_json())
+    assert read_state(tmp_path) == old
+    done = trials[7].model_copy(update={"status": "done", "run": "a"})
+    state = old.with_trial(trials[299]).with_trial(done).model_copy(update={"seconds": 2.0})
+    write_state(tmp_path, state, [trials[299], done])
+    assert read_state(tmp_path) == state
+    assert [t.number for t in state.trials] == list(range(300))
+    before = (tmp_path / "sweep.jsonl").stat().st_size
+    state = state.model_copy(update={"stopped": "Enough."})
+    write_state(tmp_path, state, ())
+    assert (tmp_path / "sweep.jsonl").stat().st_size - before < 200
+    assert read_state(tmp_path) == state
+
+
+def test_a_line_that_is_torn_or_being_written_costs_that_step_alone(tmp_path):
+    first, second = (SweepTrial(number=n, values={}) for n in range(2))
+    write_state(tmp_path, SweepState(trials=(first,)))
+    with (tmp_path / "sweep.jsonl").open("ab") as journal:
+        journal.write(b'{"trials":[{"number":1,"val')
+    assert read_state(tmp_path).trials == (first,)
+    state = SweepState(trials=(first, second))
+    write_state(tmp_path, state, [second])
+    assert read_state(tmp_path) == state
 
 
 def test_without_optuna_the_sentence_says_what_to_install(monkeypatch):

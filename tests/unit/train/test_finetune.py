@@ -20,10 +20,12 @@ from nuggets.extraction.adapter import add_lora
 from nuggets.extraction.plan import LoraConfig
 from nuggets.models.forward import answer_logits, pad_right
 from nuggets.progress import InMemoryProgress
+from nuggets.train import micro_batches
 from nuggets.train.arms.family import Distill
 from nuggets.train.checkpoints import PREFIX, load_weights, trainable
 from nuggets.train.config import TrainConfig
 from nuggets.train.finetune import finetune
+from nuggets.train.lanes import training
 from nuggets.train.lanes.training import learning_rates
 from nuggets.train.losses import DistillationLoss, answer_loss
 from nuggets.train.randomness import generator, seeded
@@ -340,6 +342,28 @@ def test_grouped_batches_hold_every_sample_once_and_less_padding():
 
 
 @pytest.mark.parametrize("make", [with_lora, whole])
+def test_a_batch_in_parts_takes_the_steps_of_the_whole(make, loaded, encoded, monkeypatch):
+    """Batches of four as 2 + 2 (3 would fit) and one by one; answers differ in length."""
+    expected = make(loaded)
+    log = finetune(expected, encoded, CONFIG, 0)
+    calls = []
+
+    def counting(model, ids, labels):
+        calls.append(len(ids))
+        return answer_loss(model, ids, labels)
+
+    for fit, sizes in ((3, {2}), (1, {1})):
+        monkeypatch.setattr(micro_batches, "rows_at_once", lambda *_, fit=fit: fit)
+        model = make(loaded)
+        calls.clear()
+        found = finetune(model, encoded, CONFIG, 0, loss=counting)
+        assert set(calls) == sizes
+        assert found.losses == pytest.approx(log.losses, rel=1e-5)
+        for name, weight in weights(expected).items():
+            torch.testing.assert_close(weights(model)[name], weight, atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("make", [with_lora, whole])
 def test_activation_checkpointing_trains_the_same_weights(make, loaded, encoded):
     plain, frugal = make(loaded), make(loaded)
     first = finetune(plain, encoded, CONFIG, 0)
@@ -402,3 +426,36 @@ def test_generators_differ_by_seed_and_name_and_never_change():
     # What every recorded run rests on: NumPy promises that seed sequences never change.
     assert first(7, "a") == 3447617405717033089
     assert first(0) == 6569863346532939966
+
+
+def test_inside_a_seed_all_three_libraries_draw_what_follows_from_it():
+    def drawn(seed):
+        with seeded(seed):
+            return random.random(), float(np.random.random()), float(torch.rand(()))
+
+    first, other = drawn(3), drawn(4)
+    assert drawn(3) == first
+    assert all(a != b for a, b in zip(first, other, strict=True))
+    assert drawn(-1) == drawn(-1)  # NumPy takes no negative seed
+
+
+def test_the_teachers_answers_are_kept_as_long_as_they_fit(monkeypatch):
+    width, asked = 7, []
+
+    class Teacher:
+        def states(self, ids, labels):
+            asked.append(len(ids))
+            answers = labels[:, 1:] != -100
+            return ids[:, 1:][answers][:, None].expand(-1, width).double()[None]
+
+    batch = [([i, 10 + i, 20 + i], [-100, -100, 20 + i]) for i in range(4)]
+    size = width * 8  # one answer token each, in float64
+    monkeypatch.setattr(training, "TEACHER_CACHE", 3 * size + size // 2)
+    cache = training._TeacherCache()
+    for part in (batch[:2], batch, batch, [batch[3], batch[0], batch[0]]):
+        found = cache.of(Teacher(), part, torch.device("cpu"))
+        assert found[0, :, 0].tolist() == [float(ids[-1]) for ids, _ in part]
+    # Two, then the two new ones, and then again and again the one that found no room.
+    assert asked == [2, 2, 1, 1]
+    assert len(cache.known) == 3
+    assert cache.bytes == sum(rows.untyped_storage().nbytes() for rows in cache.known.values())

@@ -103,8 +103,8 @@ def test_a_batch_without_memory_is_halved_with_the_same_maths(
         torch.testing.assert_close(found[key], expected[key], atol=2e-5, rtol=1e-4)
     assert log.losses == pytest.approx(plain.losses, rel=1e-5)
     assert [m for m in progress.messages if "did not fit into memory" in m] == [
-        f"A batch of 5 did not fit into memory. From step {after + 1} on, batches are computed in "
-        "two halves, which gives the same gradient."
+        f"5 samples did not fit into memory at once. From step {after + 1} on, 3 are computed at "
+        "once, which gives the same gradient."
     ]
     counted("F8", "an allocator's error in a step", 1)
 

@@ -99,5 +99,5 @@ def make_lab(
         train_samples=lambda seed: letters(10, seed),
         extra_prompts=lambda n, seed: letters(n, 1000 + seed),
         general_samples=lambda n, seed: letters(n, 2000 + seed),
-        wrong_map=map_of(8),
+        other_map=lambda task, score: map_of(8),
     )

@@ -1,0 +1,134 @@
+"""A transfer between a real teacher and a student pruned from it, with every control.
+
+`python -m benchmarks.real_pair OUT --teacher MODEL --gsm8k FILE --mmlu FILE` lets the teacher write
+general samples, prunes a student of 38 M parameters and fine-tunes it on these, and runs the
+experiment of `real_pair.yaml` on both skills. Files hold samples as `nuggets samples` reads them,
+at least 292 each. What is there already is not made again: the same command goes on after a stop.
+Takes hours; says the processor time and the peak of memory of every step.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent
+SIZES = ("--layers", "12", "--width", "384", "--ffn", "1024", "--kv-heads", "2")
+HEALING = ("--heal-steps", "600", "--heal-batch-size", "8", "--heal-lr", "1e-3")
+N_SEEDS, N_TRAIN, N_TEST = 32, 180, 80
+BATCH, NEW_TOKENS = 25, 120
+TOPICS = (
+    "a market", "rain", "bread", "the moon", "bicycles", "a garden", "bridges", "school", "birds",
+    "a long train journey", "friendship", "rivers", "music", "winter", "a library", "the heart",
+    "coffee", "maps", "a small town", "glass", "horses", "elections", "sleep", "mountains", "salt",
+    "a lost key", "paper", "bees", "the sea", "clocks", "football", "a hospital", "trees", "money",
+    "painting", "cooking rice", "volcanoes", "the internet", "a new job", "honesty",
+)  # fmt: skip
+REQUESTS = (
+    "Tell me something about {}.", "Write a short story about {}.", "Why do people care about {}?",
+    "Explain {} to a child.", "Write a letter in which {} plays a part.", "List five facts on {}.",
+    "Describe {} in detail.", "What is the history of {}?", "Write a dialogue about {}.",
+    "What could go wrong with {}?", "Give advice on {}.", "Write a poem about {}.",
+    "Compare {} with something else.", "What do scientists say about {}?", "Write news about {}.",
+    "How would you draw {}?", "What is the use of {}?", "Write a diary entry that mentions {}.",
+    "Ask three questions about {} and answer them.", "Summarise what one should know of {}.",
+    "What has changed about {} in a century?", "Invent a proverb about {} and explain it.",
+    "Which words go with {}, and why?", "Argue for and against {}.", "Plan a day around {}.",
+)  # fmt: skip
+
+
+def write_general(teacher: str, path: Path) -> None:
+    """1,000 samples, every topic with every request, with what the teacher says to each."""
+    import torch
+
+    from nuggets.models.loading import load_model, load_tokenizer
+    from nuggets.models.references import parse_ref
+
+    ref = parse_ref(teacher)
+    model: Any = load_model(ref)
+    tokenizer = load_tokenizer(ref)
+    tokenizer.padding_side = "left"
+    torch.manual_seed(0)
+    prompts = [request.format(topic) for topic, request in product(TOPICS, REQUESTS)]
+    rows = []
+    for start in range(0, len(prompts), BATCH):
+        part = prompts[start : start + BATCH]
+        texts = [
+            tokenizer.apply_chat_template(
+                [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
+            )
+            for prompt in part
+        ]
+        asked = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False)
+        said = model.generate(
+            **asked, max_new_tokens=NEW_TOKENS, do_sample=True, temperature=0.8, top_p=0.95
+        )[:, asked["input_ids"].shape[1] :]
+        answers = tokenizer.batch_decode(said, skip_special_tokens=True)
+        rows += [{"prompt": p, "completion": a.strip()} for p, a in zip(part, answers, strict=True)]
+        print(f"the teacher wrote {len(rows)} of {len(prompts)} samples", flush=True)
+    _write(path, (json.dumps(row) for row in rows if row["completion"]))
+
+
+def split(source: Path, folder: Path) -> None:
+    """Seed, training and test samples of a skill, by their place in its file."""
+    lines = source.read_text().splitlines()
+    ends = (0, N_SEEDS, N_SEEDS + N_TRAIN, N_SEEDS + N_TRAIN + N_TEST)
+    if len(lines) < ends[-1]:
+        sys.exit(f"{source} has {len(lines)} lines; {ends[-1]} are needed.")
+    folder.mkdir(exist_ok=True)
+    for name, start, stop in zip(("seeds", "train", "test"), ends, ends[1:], strict=False):
+        _write(folder / f"{name}.jsonl", lines[start:stop])
+
+
+def nuggets(*words: object) -> None:
+    """One command, and what it took."""
+    start = time.perf_counter()
+    subprocess.run([sys.executable, "-m", "nuggets", *map(str, words)], check=True)
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    print(
+        f"nuggets {words[0]}: {time.perf_counter() - start:.0f} s; all so far "
+        f"{used.ru_utime + used.ru_stime:.0f} s of processor time, at most "
+        f"{used.ru_maxrss / 1e6:.1f} GB",
+        flush=True,
+    )
+
+
+def main() -> None:
+    """Makes what is missing, runs both skills and writes the report to OUT/report."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("out", type=Path)
+    for name in ("teacher", "gsm8k", "mmlu"):
+        parser.add_argument(f"--{name}", required=True)
+    asked = parser.parse_args()
+    out: Path = asked.out.absolute()
+    out.mkdir(parents=True, exist_ok=True)
+    general, student, study = out / "general.jsonl", out / "student", out / "real.yaml"
+    for skill in ("gsm8k", "mmlu"):
+        split(Path(getattr(asked, skill)), out / skill)
+    if not general.exists():
+        write_general(asked.teacher, general)
+    if not student.exists():
+        seeds = ("--seed-samples", general, "--heal", general)
+        nuggets("cut", asked.teacher, *SIZES, *seeds, *HEALING, "--out", student)
+    shutil.copy(ROOT / "real_pair.yaml", study)
+    nuggets("paper", study, "--pair", f"{asked.teacher}:{student}", "--out", out / "report")
+
+
+def _write(path: Path, lines: Iterable[str]) -> None:
+    """All of a file, or nothing of it."""
+    part = path.with_suffix(".part")
+    part.write_text("".join(f"{line}\n" for line in lines))
+    part.replace(path)
+
+
+if __name__ == "__main__":
+    main()
