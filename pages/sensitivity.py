@@ -8,7 +8,7 @@ import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
 from nuggets import api
-from nuggets.ui.frame import folding, measure, safe, shell
+from nuggets.ui.frame import fields, measure, safe, shell
 from nuggets.ui.sensitivity import atlas, prompt, sources, truth
 from nuggets.ui.sensitivity import map as parts
 from nuggets.ui.sensitivity import units as units_part
@@ -79,7 +79,7 @@ def where(choice: shell.Choice) -> tuple[str | None, str | None]:
     if model is None:
         return None, None
     names = api.titles(sources.past_runs(model))
-    with folding.popover("Other samples", "other-samples"):
+    with fields.popover("Other samples", "other-samples"):
         own_samples.uploader()
         shell.from_address("map_run", names)
         run = st.selectbox("Map of a past run", list(names), index=None, key="map_run",

@@ -317,8 +317,7 @@ def show_plan(made: api.ExtractionPlan) -> None:
         for item in made.items
     ]
     headers = ("student", "teacher", "rows", "columns", "mass kept", "gain", "rank")
-    pairs = ", ".join(f"{teacher} → {student}" for student, teacher in made.alignment.pairs)
-    table(headers, rows, f"layers, teacher → student: {pairs}")
+    table(headers, rows, "layers " + ", ".join(f"{t} → {s}" for s, t in made.alignment.pairs))
     if made.residual_agreement is not None:
         say(f"Adjacent matrices share {made.residual_agreement:.0%} of residual dimensions.")
     say(f"{made.trainable_parameters:,} trainable parameters.")

@@ -118,3 +118,15 @@ def _inside(low: float, high: float) -> Callable[[str], bool]:
 
 def _range(low: float, high: float) -> str:
     return f"a number from {low:,g} to {high:,g}"
+
+
+def popover(label: str, key: str, **more: Any) -> Any:
+    """A popover that `close` can close once it has served, else it covers the page below it."""
+    return st.popover(label, key=key, on_change="rerun", **more)
+
+
+def close(*keys: str) -> None:
+    """Closes those of these popovers that are on the page; from a callback only."""
+    for key in keys:
+        if key in st.session_state:
+            st.session_state[key] = False

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import streamlit as st
 
 from nuggets import amounts, api, demo
-from nuggets.ui.frame import folding, safe, shell
+from nuggets.ui.frame import fields, safe, shell
 
 Who = Literal["teacher", "student"]
 HUB, FOLDER, GGUF = "hub", "folder", "GGUF file"
@@ -38,7 +38,7 @@ def side(who: Who) -> Any:
         shell.pair_input(who)
         place = st.container(gap="xxsmall")
         if not demo.on():
-            with folding.popover("Hub id, folder or GGUF file", f"other-{who}"):
+            with fields.popover("Hub id, folder or GGUF file", f"other-{who}"):
                 _other(who)
         safe.refused(f"{who}-refused", "This model cannot be used")
     return place
@@ -79,7 +79,7 @@ def _use(who: Who) -> None:
         if api.locate(name).hub_id is not None:
             ask_hub([name])
         shell.choose(**{who: name})
-    folding.close(f"other-{who}")
+    fields.close(f"other-{who}")
 
 
 def ask_hub(names: list[str]) -> None:

@@ -13,7 +13,7 @@ from nuggets import api, demo
 from nuggets.amounts import plain_name
 from nuggets.recipe import TransferRecipe
 from nuggets.ui.charts import benchmarks as benchmarks_charts
-from nuggets.ui.frame import folding, heading, safe, share, shell
+from nuggets.ui.frame import fields, heading, safe, share, shell
 
 NOTES_LENGTH = 4000
 ADAPTER = "PEFT adapter, for the untouched student"
@@ -183,7 +183,7 @@ def import_bundle() -> None:
     """A bundle from an upload, or from a path for those that are too large to upload."""
     if demo.on():
         return
-    with folding.popover("Import a run", "import"):
+    with fields.popover("Import a run", "import"):
         file = st.file_uploader("Bundle", type=["zip"], key="bundle-upload")
         path = st.text_input("or a file on this machine", key="bundle-path")
         st.button("Import", key="import-now", on_click=_import, args=(file, path),
@@ -197,7 +197,7 @@ def _import(file: Any, path: str) -> None:
     else:
         run = api.bundles.read_bundle(Path(path.strip()).expanduser())
     shell.choose(run=run.id)
-    folding.close("import")
+    fields.close("import")
 
 
 @st.dialog("Delete this run?")

@@ -11,7 +11,7 @@ from nuggets import api, demo
 from nuggets.data.jsonl import load_samples
 from nuggets.data.overview import overview
 from nuggets.data.samples import Sample
-from nuggets.ui.frame import folding, safe, shell, visitors
+from nuggets.ui.frame import fields, safe, shell, visitors
 
 MOST_WORDS = 5
 """Unknown words that are named."""
@@ -22,7 +22,7 @@ def popover() -> None:
     """A button that opens the uploader; what is used becomes the sidebar's task."""
     if demo.on():
         return
-    with folding.popover("Use your own samples", "own-samples"):
+    with fields.popover("Use your own samples", "own-samples"):
         uploader()
 
 
@@ -96,4 +96,4 @@ def _use(path: Path, name: str) -> None:
     data = api.DataConfig(file=str(path))
     api.remember(data, name)
     shell.choose(task=api.name_of(data))
-    folding.close("own-samples", "other-samples")
+    fields.close("own-samples", "other-samples")
