@@ -59,13 +59,15 @@ def head_bytes(spec: ArchSpec, positions: int, device: str) -> int:
 def rows_at_once(row: int, free: int, device: str) -> int:
     """Samples whose activations are in memory together; a batch of more is computed in parts.
 
+    On a processor it does not depend on what is free, so that a resumed run ends with the same
+    bits.
+
     Args:
         row: `row_bytes` of the longest.
         free: bytes that are free on the device, the model loaded.
         device: such as `cpu` or `cuda:0`.
     """
-    room = int(SHARE * free)
-    room = room if device.startswith("cuda") else min(room, CPU_ROOM)
+    room = int(SHARE * free) if device.startswith("cuda") else CPU_ROOM
     return max(1, room // row)
 
 

@@ -46,10 +46,11 @@ def test_logits_are_those_of_one_chunk_whatever_the_batch():
     assert head_bytes(SPEC, 3, "cpu") == 4 * 3 * 10 * 4
 
 
-def test_half_of_the_free_memory_is_planned_for_and_a_processor_gains_nothing_beyond_its_room():
-    assert rows_at_once(100, 1000, "cpu") == rows_at_once(100, 1000, "cuda:0") == 5
-    assert rows_at_once(10**6, 1000, "cpu") == 1
-    assert rows_at_once(2**20, 2**60, "cpu") == CPU_ROOM // 2**20
+def test_half_of_a_gpus_free_memory_is_planned_for_and_on_a_processor_always_the_same():
+    assert rows_at_once(100, 1000, "cuda:0") == 5
+    assert rows_at_once(10**6, 1000, "cuda:0") == rows_at_once(2**60, 1000, "cpu") == 1
+    for free in (0, 1000, 2**60):
+        assert rows_at_once(2**20, free, "cpu") == CPU_ROOM // 2**20
     assert rows_at_once(2**20, 2**40, "cuda:0") == 2**19
 
 
