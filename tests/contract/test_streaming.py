@@ -114,7 +114,9 @@ def test_a_map_written_as_it_grows_is_the_map_that_is_saved_at_the_end(kind, tin
 
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("kind", ["llama", "phi3", "gpt2"])
-def test_windows_searched_on_the_fly_are_those_of_the_full_map_bit_for_bit(kind, tied, tiny):
+def test_windows_searched_on_the_fly_are_those_of_the_full_map_bit_for_bit(
+    kind, tied, tiny, tmp_path
+):
     ref = parse_ref(str(tiny(kind, num_hidden_layers=3, tie_word_embeddings=tied)))
     student = read_spec(parse_ref(str(tiny(kind, hidden_size=16, num_hidden_layers=2))))
     selectors = (WindowSelector(), NeuronsSelector())
@@ -124,12 +126,15 @@ def test_windows_searched_on_the_fly_are_those_of_the_full_map_bit_for_bit(kind,
     streamed = stream_sensitivity(ref, SAMPLES, parts=parts[0])
     hooks = compute_sensitivity(load_model(ref), read_spec(ref), SAMPLES, parts=parts[1])
     assert not any(part.full for part in parts)
+    streamed.save(tmp_path)
+    read = SensitivityMap.load(tmp_path)
     for selector in selectors:
         config = ExtractionConfig(matrices=selector, roles=("embed", *LAYER_ROLES, "head"))
         expected, *found = (
-            make_plan(map, student, config, LoraConfig(r=2)) for map in (full, streamed, hooks)
+            make_plan(map, student, config, LoraConfig(r=2))
+            for map in (full, streamed, hooks, read)
         )
-        assert found == [expected, expected]
+        assert found == [expected] * 3
 
 
 def test_checkpointing_changes_no_bit_and_leaves_the_model_as_it_was(tiny):
