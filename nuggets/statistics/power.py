@@ -14,15 +14,15 @@ from nuggets.statistics.spread import Spread, checked_outcomes, combine_parts, s
 
 POWER = 0.8
 """Chance of finding a difference for which detectable differences are given."""
-SEED_SD = 0.152
+SEED_SD = 0.128
 """Standard deviation of an arm's exact match from seed to seed, where half of it is right: the
 median of the trained arms of the studies in docs/paper (see `spread_at_half`), which a test takes
 again. Half of the arms lie between .09 and .19."""
 MEASURED = "the median of the trained arms in docs/paper"
 """Where `SEED_SD` is from, in words."""
 CORRELATION = 0.35
-"""Between two arms' answers to one item. With `SEED_SD` plans promise 1.1 times what the
-comparisons in docs/paper could detect in the median, with quartiles .9 and 1.6, mostly because
+"""Between two arms' answers to one item. With `SEED_SD` plans promise 1.04 times what the
+comparisons in docs/paper could detect in the median, with quartiles .8 and 1.6, mostly because
 seeds of single arms spread more or less than the median."""
 
 

@@ -81,6 +81,7 @@ def folded(page):
     for button in page.locator("[data-testid=stPopover] button:visible").all():
         button.click()
         page.get_by_test_id("stPopoverBody").wait_for()
+        idle(page)  # those that close by themselves tell the server that they opened
         yield button.inner_text()
         page.keyboard.press("Escape")
         page.get_by_test_id("stPopoverBody").wait_for(state="hidden")

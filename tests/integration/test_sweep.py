@@ -23,7 +23,7 @@ def settings() -> list[str]:
 
 def test_one_command_searches_and_confirms(nuggets, settings):
     plan = nuggets("sweep", "quick", *settings, "--sampler", "grid", "--plan", "--json").json
-    shown = nuggets("sweep", "quick", *settings, "--sampler", "grid", "--plan").output
+    shown = nuggets("sweep", "quick", *settings, "--sampler", "grid", "--plan").out
     assert "smallest difference a trial can show" in shown
     assert (plan["n_trials"], plan["n_trainings"]) == (2, 8)
     words = ("sweep", "quick", *settings, "--sampler", "grid", "--confirm-seeds", 3)

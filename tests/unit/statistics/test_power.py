@@ -185,11 +185,11 @@ def test_a_design_is_answered_in_a_sentence_and_more_comparisons_cost_power():
     assert three.value == pytest.approx(planned_detectable_effect(3, 100))
     assert (
         three.sentence
-        == "With 3 seeds and 100 items a difference of 0.61 is detected 80 % of the time."
+        == "With 3 seeds and 100 items a difference of 0.50 is detected 80 % of the time."
     )
     assert three.basis == (
         "This is for the single comparison with plain LoRA, where 50% are right and seeds have a "
-        "standard deviation of 0.152 (the median of the trained arms in docs/paper)."
+        "standard deviation of 0.128 (the median of the trained arms in docs/paper)."
     )
     with_controls = detectable_effect(3, 100, n_comparisons=3)
     assert with_controls.value > three.value
