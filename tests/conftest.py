@@ -38,6 +38,7 @@ def counted() -> Callable[[str, str, int], None]:
     return count
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
     """One more than there are processors: a quarter of the time is spent waiting for others."""
     return 1 + (os.cpu_count() or 1)

@@ -257,7 +257,7 @@ class RunStore:
         """
         made = now()
         slug = _slug(name) or _slug(kind) or "run"
-        run_id = f"{made:%Y%m%d-%H%M%S}-{slug}-{secrets.token_hex(2)}"
+        run_id = self._unused(f"{made:%Y%m%d-%H%M%S}-{slug}")
         record = RunRecord(
             id=run_id,
             kind=kind,
@@ -275,6 +275,13 @@ class RunStore:
             (folder / "record.json").write_text(record.model_dump_json(indent=1))
             (folder / "lock").touch()
         return Run(self.root / run_id)
+
+    def _unused(self, begin: str) -> str:
+        """An id that no run has; of a hundred runs in one second, two often drew the same end."""
+        while True:
+            found = f"{begin}-{secrets.token_hex(2)}"
+            if not os.path.lexists(self.root / found):
+                return found
 
     def adopt(self, recipe: str) -> None:
         """Remembers a recipe's text as made or allowed here; all others are a stranger's."""

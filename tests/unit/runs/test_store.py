@@ -1,6 +1,8 @@
 import os
 import re
+import secrets
 import signal
+from datetime import UTC, datetime
 
 import pytest
 
@@ -23,6 +25,15 @@ def test_a_new_run_has_a_sortable_id_and_waits_to_be_started(store):
     record = run.record()
     assert (record.kind, record.name, record.attempts) == ("transfer", "my-run", 0)
     assert record.created.utcoffset().total_seconds() == 0
+
+
+def test_two_runs_of_one_second_never_draw_the_same_id(store, monkeypatch):
+    drawn = iter(["aaaa", "aaaa", "aaaa", "bbbb"])
+    real = secrets.token_hex  # which also names what is not finished yet
+    monkeypatch.setattr(secrets, "token_hex", lambda n: next(drawn) if n == 2 else real(n))
+    monkeypatch.setattr("nuggets.runs.store.now", lambda: datetime(2026, 1, 2, tzinfo=UTC))
+    first, second = (store.create("toy", "job: toy\n", "same") for _ in range(2))
+    assert (first.id, second.id) == ("20260102-000000-same-aaaa", "20260102-000000-same-bbbb")
 
 
 @pytest.mark.parametrize("name", ["", "../../etc", "a" * 200, "<b>x</b>", "...", "CON:\n"])
