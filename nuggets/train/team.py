@@ -116,6 +116,8 @@ def _help(index: int, devices: list[str], meeting: Path) -> None:
         work(device)
     finally:
         dist.destroy_process_group()
+    # Threads that gloo leaves behind now and then abort a process that ends in the usual way.
+    os._exit(0)
 
 
 def _join(device: torch.device, meeting: Path) -> None:
