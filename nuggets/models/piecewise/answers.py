@@ -8,12 +8,13 @@ as its loss is known, so that nothing is computed twice.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from nuggets.data.samples import IGNORED
@@ -96,41 +97,60 @@ def at_answers(
         n_lanes: number of lanes.
     """
     causal = _causal(model)
-    head = head_of(causal)  # of the forward pass that is replaced below
-    places, targets = _places(labels, n_lanes)
+    head = head_of(causal)
 
     def forward(*_: Any, **__: Any) -> R:
-        states = causal.base_model(input_ids=input_ids, use_cache=False).last_hidden_state
-        packed = states.flatten(0, 1).index_select(0, places.flatten())
-        size = positions_at_once(causal.config.vocab_size, states.device.type)
-        return work(Answers(packed.view(*places.shape, -1), targets, head, size))
+        return work(_read(causal, head, input_ids, labels, n_lanes))
 
     with replaced_forward([causal], forward):
         return model(input_ids=input_ids)
 
 
-def answers_of(model: Any, input_ids: Tensor, labels: Tensor, n_lanes: int = 1) -> Answers:
-    """As `at_answers`, to be looked at afterwards."""
-    return at_answers(model, input_ids, labels, lambda answers: answers, n_lanes)
+def answers_of(model: Any, input_ids: Tensor, labels: Tensor) -> Answers:
+    """What a model says of a batch's answers, of one lane; changes nothing of the model meanwhile.
+
+    So threads may share it, which `at_answers` does not allow.
+    """
+    causal = _causal(model)
+    return _read(causal, head_of(causal), input_ids, labels, 1)
+
+
+def _read(
+    causal: Any, head: Callable[[Tensor], Tensor], input_ids: Tensor, labels: Tensor, n_lanes: int
+) -> Answers:
+    places, targets = _places(labels, n_lanes)
+    states = causal.base_model(input_ids=input_ids, use_cache=False).last_hidden_state
+    packed = states.flatten(0, 1).index_select(0, places.flatten())
+    size = positions_at_once(causal.config.vocab_size, states.device.type)
+    return Answers(packed.view(*places.shape, -1), targets, head, size)
 
 
 def head_of(model: Any) -> Callable[[Tensor], Tensor]:
     """A model's own head: states that left its final norm → logits, scaled or capped as it does."""
-    from transformers.modeling_outputs import (
-        BaseModelOutputWithPastAndCrossAttentions as DecoderOutput,
-    )
-
     causal = _causal(model)
-    whole = causal.forward
 
     def head(states: Tensor) -> Tensor:
-        def given(*_: Any, **__: Any) -> DecoderOutput:
-            return DecoderOutput(last_hidden_state=states)  # type: ignore[arg-type]
-
-        with replaced_forward([causal.base_model], given):
-            return whole(use_cache=False).logits
+        # Its class's forward pass on a copy that shares all but the decoder: the model itself,
+        # which other threads may be asking, stays as it is.
+        own = copy.copy(causal)
+        vars(own)["_modules"] = {**causal._modules, causal.base_model_prefix: _Given(states)}
+        return type(own).forward(own, use_cache=False).logits
 
     return head
+
+
+class _Given(nn.Module):
+    """In place of a decoder: states that are known already."""
+
+    def __init__(self, states: Tensor) -> None:
+        super().__init__()
+        self.states = states
+
+    def forward(self, *_: Any, **__: Any) -> Any:
+        """These states, as a decoder hands them on."""
+        from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions as Out
+
+        return Out(last_hidden_state=self.states)  # type: ignore[arg-type]
 
 
 def _causal(model: Any) -> Any:

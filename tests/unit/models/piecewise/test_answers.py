@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import sys
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -198,3 +200,29 @@ def test_a_loss_is_differentiated_once():
     loss.backward(retain_graph=True)
     with pytest.raises(AssertionError, match="differentiated before"):
         loss.backward()
+
+
+def test_threads_that_share_a_teacher_see_its_answers_to_their_own_batch_alone(tiny):
+    """Models stacked in two programs are stepped by threads, and distilled from one teacher."""
+    teacher = load_model(parse_ref(str(tiny("llama"))))
+    loss = DistillationLoss(teacher)
+    batches = [batch(rows=2, length=12, seed=seed) for seed in range(4)]
+
+    def distances(ids, labels):
+        states = loss.states(ids, labels)
+        judge = loss.distance(states)
+        targets = labels[:, 1:][labels[:, 1:] != IGNORED][None]
+        logits = torch.zeros(*targets.shape, teacher.config.vocab_size)
+        return judge(logits, targets, slice(0, targets.shape[1]))
+
+    wanted = [distances(*each) for each in batches]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            found = list(pool.map(lambda i: distances(*batches[i % 4]), range(200)))
+    finally:
+        sys.setswitchinterval(interval)
+    for i, each in enumerate(found):
+        assert torch.equal(each, wanted[i % 4])
+    assert "forward" not in vars(teacher)
