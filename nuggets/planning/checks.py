@@ -33,6 +33,8 @@ from nuggets.planning.datasets import (
     load_datasets,
     reference_data,
     seed_samples,
+    source_label,
+    target_of,
 )
 from nuggets.planning.erasing import EraseRequest
 from nuggets.planning.jobs import extractions, map_job, other_map_job
@@ -148,10 +150,22 @@ def check_extraction(recipe: TransferRecipe, pair: ModelPair) -> None:
         if student.has(role):
             recipe.lora.rank(role, student.shape(role))
     _check_selectors(recipe, teacher, student)
+    _check_other_tasks(recipe)
     named = {(getattr(arm, "task", None), getattr(arm, "score", None)) for arm in recipe.arms}
     for job in (map_job(recipe), *(other_map_job(recipe, *each) for each in named)):
         for data in (job.data, *reference_data(job.sensitivity.score, job.data).values()):
             seed_samples(data)
+
+
+def _check_other_tasks(recipe: TransferRecipe) -> None:
+    """Refuses a control by another task that names the target: it would be the treatment again."""
+    own, parts = target_of(recipe.data), recipe.parts
+    for arm in recipe.arms:
+        if getattr(arm, "task", None) == own and parts[arm.name].role == "location_control":
+            raise BadInput(
+                f"The arm {arm.name} is to be located by another task, but {source_label(own)} is "
+                "the target itself. Name another one, or leave its task out."
+            )
 
 
 def _check_words(recipe: TransferRecipe, pair: ModelPair) -> None:

@@ -117,16 +117,21 @@ def reference_data(score: Score, data: DataConfig) -> dict[str, DataConfig]:
     return named_data(names, data, f"The score {score.kind}")
 
 
+def target_of(data: DataConfig) -> str:
+    """What names the skill itself: a task, a file, or its seed samples."""
+    return str(data.task or data.file or data.seed_samples)
+
+
 def named_data(names: Sequence[str], data: DataConfig, who: str) -> dict[str, DataConfig]:
     """Other skills by name, each a built-in task or a source of samples, in the skill's format.
 
     Raises:
         BadInput: if there are none, or the skill itself is among them.
     """
-    own = data.task or data.file or data.seed_samples
+    own = target_of(data)
     if not names:
         raise BadInput(
-            f"{who} sets {source_label(str(own))} against other skills: name them, such as "
+            f"{who} sets {source_label(own)} against other skills: name them, such as "
             f"{', '.join(skill_names()[:2])} or a JSONL file (--against)."
         )
     if own in names:

@@ -12,7 +12,7 @@ from nuggets.extraction.selectors import Searching, WindowSelector
 from nuggets.extraction.window_request import SearchedSelector
 from nuggets.models.pair import ModelPair
 from nuggets.planning.cache import MapRequest, alignment_folder, find_alignment
-from nuggets.planning.datasets import named_data
+from nuggets.planning.datasets import named_data, target_of
 from nuggets.recipe import AlignJob, DataConfig, SensitivityJob, TransferRecipe
 from nuggets.sensitivity.scores import Compared, Score
 
@@ -45,7 +45,7 @@ def other_map_job(
     """
     job = map_job(recipe)
     score = score or recipe.sensitivity.score
-    if task not in (None, recipe.data.task):
+    if task not in (None, target_of(recipe.data)):
         [data] = named_data([task], job.data, "An arm").values()
         job = job.model_copy(update={"data": data})
         if isinstance(score, Compared):

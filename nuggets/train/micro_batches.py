@@ -13,7 +13,7 @@ from nuggets.train.config import TrainConfig
 
 
 class MicroBatches:
-    """What memory allows for one training, decided by what is free when it begins."""
+    """What memory allows for one training: on a GPU by what is free when it begins."""
 
     def __init__(self, model: Any, config: TrainConfig, device: torch.device) -> None:
         """Looks at the free memory.

@@ -196,6 +196,7 @@ def test_a_keeper_without_work_ends_and_the_next_run_gets_another(ray, toy, unti
     until(lambda: not ray.keepers())
     launch.start(second, ENGINE)
     until(lambda: second.status() == "done")
+    assert first.status() == "done"
 
 
 def test_the_command_line_follows_runs_and_stops_them(ray, nuggets, monkeypatch):

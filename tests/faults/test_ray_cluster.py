@@ -124,10 +124,16 @@ def test_gpus_are_given_out_one_run_each_and_what_no_node_has_is_refused(
     assert time.monotonic() - began < 1
 
 
+@pytest.fixture
+def undisturbed(engine, toy):
+    """A run that nobody kills, as which the killed ones have to end."""
+    run = toy(device="cuda", steps=12)
+    assert submit_all([run], engine) == ["done"]
+    return run
+
+
 @pytest.mark.parametrize("what", ["worker", "ray worker"])
-def test_a_killed_worker(cluster, engine, toy, until, kills, counted, what):
-    undisturbed = toy(device="cuda", steps=12)
-    assert submit_all([undisturbed], engine) == ["done"]
+def test_a_killed_worker(cluster, engine, undisturbed, toy, until, kills, counted, what):
     for _ in range(kills):
         run, worker = at_work(toy, engine, until)
         end(worker if what == "worker" else worker.parent())
@@ -135,9 +141,7 @@ def test_a_killed_worker(cluster, engine, toy, until, kills, counted, what):
     counted("F11", f"{what}s of Ray's killed", kills)
 
 
-def test_a_killed_node(cluster, engine, toy, until, kills, counted):
-    undisturbed = toy(device="cuda", steps=12)
-    assert submit_all([undisturbed], engine) == ["done"]
+def test_a_killed_node(cluster, engine, undisturbed, toy, until, kills, counted):
     for _ in range(kills):
         run, worker = at_work(toy, engine, until)
         raylet = worker.parent().ppid()
@@ -153,9 +157,7 @@ def test_a_killed_node(cluster, engine, toy, until, kills, counted):
     counted("F11", "nodes killed", kills)
 
 
-def test_a_killed_keeper(cluster, engine, toy, until, kills, counted):
-    undisturbed = toy(device="cuda", steps=12)
-    assert submit_all([undisturbed], engine) == ["done"]
+def test_a_killed_keeper(cluster, engine, undisturbed, toy, until, kills, counted):
     for _ in range(kills):
         run, _ = at_work(toy, engine, until)
         (keeper,) = (
@@ -168,10 +170,8 @@ def test_a_killed_keeper(cluster, engine, toy, until, kills, counted):
     counted("F11", "keepers killed", kills)
 
 
-def test_a_killed_head(cluster, engine, toy, until, kills, counted):
+def test_a_killed_head(cluster, engine, undisturbed, toy, until, kills, counted):
     """The whole cluster goes with it; another one at another address continues its runs."""
-    undisturbed = toy(device="cuda", steps=12)
-    assert submit_all([undisturbed], engine) == ["done"]
     for _ in range(kills):
         run, worker = at_work(toy, engine, until)
         waiting = toy(device="cuda", steps=12)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import tempfile
 from collections.abc import Hashable
@@ -10,6 +11,8 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
+
+from nuggets.disk.commit import disk_errors
 
 
 class Boundaries(Protocol):
@@ -56,8 +59,13 @@ class OnDisk:
 
         Args:
             folder: an existing one, on a disk with room for all tensors.
+
+        Raises:
+            NuggetsError: as do `put` and `take`, if the disk is full or refuses.
         """
-        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - see close
+        self._folder = folder
+        with disk_errors(folder):
+            self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - see close
         self._places: dict[Hashable, tuple[int, torch.Size, torch.dtype]] = {}
         self._free: dict[int, list[int]] = {}
         self._end = 0
@@ -71,20 +79,23 @@ class OnDisk:
         start = free.pop() if free else self._end
         self._end = max(self._end, start + size)
         self._places[key] = start, stored.shape, stored.dtype
-        self._file.seek(start)
-        self._file.write(memoryview(stored.reshape(-1).view(torch.uint8).numpy()))  # type: ignore[arg-type]
+        with disk_errors(self._folder):
+            self._file.seek(start)
+            self._file.write(memoryview(stored.reshape(-1).view(torch.uint8).numpy()))  # type: ignore[arg-type]
 
     def take(self, key: Hashable, device: torch.device) -> Tensor:
         """Reads a tensor."""
         start, shape, dtype = self._places[key]
         tensor = torch.empty(shape, dtype=dtype)
-        self._file.seek(start)
-        self._file.readinto(tensor.view(-1).view(torch.uint8).numpy())  # type: ignore[attr-defined]
+        with disk_errors(self._folder):  # what is still to be written is, before anything is read
+            self._file.seek(start)
+            self._file.readinto(tensor.view(-1).view(torch.uint8).numpy())  # type: ignore[attr-defined]
         return tensor.to(device)
 
     def close(self) -> None:
         """Gives the disk back."""
-        self._file.close()
+        with contextlib.suppress(OSError):  # what is not written yet will not be asked for
+            self._file.close()
 
     def drop(self, key: Hashable) -> None:
         """Gives a tensor's place to the next of its size."""

@@ -244,3 +244,19 @@ def test_an_arms_other_task_may_be_a_file_of_ones_own(tmp_path):
     (tmp_path / "mine.jsonl").unlink()
     with pytest.raises(BadInput, match=r"mine\.jsonl"):
         check_extraction(recipe, pair_to_plan(recipe))
+
+
+@pytest.mark.parametrize("source", ["task", "file", "seed_samples"])
+def test_another_task_that_is_the_target_is_no_control(tmp_path, source):
+    (tmp_path / "mine.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
+    own = "reverse" if source == "task" else str(tmp_path / "mine.jsonl")
+
+    def recipe(*arms):
+        data = {source: own}
+        return parse_job({"job": "transfer", "data": data, "arms": [{"kind": "plain"}, *arms]})
+
+    control = recipe({"kind": "wrong_task", "task": own})
+    with pytest.raises(BadInput, match=r"wrong_task is .* the target itself\. Name another"):
+        check_extraction(control, pair_to_plan(control))
+    treatment = recipe({"kind": "paper", "task": own})  # says no more than it is
+    assert other_map_job(treatment, own, None) == map_job(treatment)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from contextlib import closing
 
 import pytest
 import torch
 
+from nuggets.errors import NuggetsError
 from nuggets.models.piecewise.boundaries import InMemory, OnDisk
 
 CPU = torch.device("cpu")
@@ -54,3 +56,24 @@ def test_places_are_used_again_and_the_file_has_no_name(on_disk, tmp_path):
     kept._file.flush()
     assert os.fstat(kept._file.fileno()).st_size <= 3 * 32
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["write", "readinto", "seek"])
+def test_a_full_disk_is_one_sentence(tmp_path, monkeypatch, name):
+    kept = OnDisk(tmp_path)
+    kept.put("a", torch.ones(4))
+
+    class Full:
+        def __getattr__(self, asked):
+            return fail if asked in (name, "close") else lambda *_: 0
+
+    def fail(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    kept._file.close()
+    monkeypatch.setattr(kept, "_file", Full())
+    ask = (lambda: kept.take("a", CPU)) if name != "write" else lambda: kept.put("b", torch.ones(4))
+    with pytest.raises(NuggetsError, match="disk") as told:
+        ask()
+    assert str(tmp_path) in str(told.value)
+    kept.close()
