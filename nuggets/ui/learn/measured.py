@@ -58,9 +58,9 @@ def erase(asked: Asked) -> Scene:
         f"{asked.task} {percent(right[asked.task])}. A share of sensitivity says on what a skill "
         "rests, and most of that is what all skills rest on. "
         "The score specific leaves out what other skills need too. Measured: "
-        f"{api.erasure_words.verdict(report, ORDERS[1])} Do such weights transfer better than those "
-        f"of the paper's score? Seen in {better} of {settings} registered settings; in {worse} they "
-        f"did worse (nuggets paper {api.lessons.SPECIFIC})."
+        f"{api.erasure_words.verdict(report, ORDERS[1])} Do such weights transfer better than "
+        f"those of the paper's score? Seen in {better} of {settings} registered settings; in "
+        f"{worse} they did worse (nuggets paper {api.lessons.SPECIFIC})."
     )
     answer = 2 - int(np.searchsorted([0.1, 0.5], others))
     return Scene(pictures[0], answer, because, pictures[1], instead=True)
