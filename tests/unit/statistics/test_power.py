@@ -188,14 +188,14 @@ def test_a_design_is_answered_in_a_sentence_and_more_comparisons_cost_power():
         == "With 3 seeds and 100 items a difference of 0.50 is detected 80 % of the time."
     )
     assert three.basis == (
-        "This is for the single comparison with plain LoRA, where 50% are right and seeds have a "
+        "This is for the single comparison with plain LoRA, where 50 % are right and seeds have a "
         "standard deviation of 0.128 (the median of the trained arms in docs/paper)."
     )
     with_controls = detectable_effect(3, 100, n_comparisons=3)
     assert with_controls.value > three.value
     assert "a family of 3 comparisons (plain LoRA and 2 content controls)" in with_controls.basis
     own = detectable_effect(3, 100, 2, 0.2, 0.1, "measured by me")
-    assert "(plain LoRA and 1 content control), where 20% are right" in own.basis
+    assert "(plain LoRA and 1 content control), where 20 % are right" in own.basis
     assert "deviation of 0.064 (measured by me)." in own.basis
     assert own.value < with_controls.value
     hopeless = detectable_effect(2, 100, n_comparisons=8)
