@@ -67,8 +67,8 @@ class DetectableEffect(Frozen):
         )
         sd = self.seed_sd * _relative_spread(self.base_rate)
         return (
-            f"This is for {family}, where {100 * self.base_rate:.0f} % are right and seeds have a standard "
-            f"deviation of {sd:.3f} ({self.source})."
+            f"This is for {family}, where {100 * self.base_rate:.0f} % are right and seeds have a "
+            f"standard deviation of {sd:.3f} ({self.source})."
         )
 
 
