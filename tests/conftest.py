@@ -38,12 +38,6 @@ def counted() -> Callable[[str, str, int], None]:
     return count
 
 
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_auto_num_workers() -> int:
-    """One more than there are processors: a quarter of the time is spent waiting for others."""
-    return 1 + (os.cpu_count() or 1)
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest tests come first, so that none of them is waited for in the end."""
     items.sort(key=lambda item: item.get_closest_marker("browser") is None)

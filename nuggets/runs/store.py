@@ -103,11 +103,11 @@ class Run:
                 record = again  # it was written between the two looks: look once more
         except (Damaged, Unsupported):
             return "damaged"
+        taken = record.status == "created" and self.queued_before()
         # Owned, and still as the last attempt ended: the next one is about to begin.
-        if owner == "queue" or (owner and record.status in RESUMABLE):
+        if owner == "queue" or (owner and (taken or record.status in RESUMABLE)):
             return "queued"
-        begun = record.status in LIVE or (record.status == "created" and self.queued_before())
-        return "interrupted" if begun and not owner else record.status
+        return "interrupted" if not owner and (taken or record.status in LIVE) else record.status
 
     def queued_job(self) -> str:
         """The job that waits for a worker in a cluster's queue; empty without one."""

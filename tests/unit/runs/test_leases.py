@@ -212,3 +212,18 @@ def test_a_process_is_told_from_a_dead_one():
     assert born(child.pid) == ""  # a zombie still
     child.wait()
     assert born(child.pid) == ""
+
+
+def test_a_run_whose_worker_has_just_come_from_the_queue_is_still_queued(store, monkeypatch):
+    """Whoever follows it would take it for ended: no attempt is written down yet."""
+    run = store.create("toy", "job: toy\n", "toy")
+    ticket = leases.claim(run.folder, waiting=True)
+    ticket.note_job("slurm:7")
+    monkeypatch.setattr(leases, "job_state", lambda job: "running")
+    assert run.status() == "queued"
+    monkeypatch.setenv(leases.TICKET, ticket.lease.token)
+    monkeypatch.setenv(leases.JOB, "slurm:7")
+    worker = leases.claim(run.folder)
+    assert (run.record().status, run.status()) == ("created", "queued")
+    worker.release()
+    assert run.status() == "interrupted"
