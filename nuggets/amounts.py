@@ -47,7 +47,7 @@ def duration(seconds: float | None) -> str:
 
 
 def duration_between(low: float, high: float) -> str:
-    """A time known to lie in a range, in few characters: `29 to 36 s`, `50 s to 2 min`, `4 to 9 min`.
+    """A time known to lie in a range, in few characters: `29 to 36 s`, `50 s to 2 min`.
 
     From a minute on the range is widened to whole minutes, from an hour on to tenths of an hour.
     """
