@@ -306,7 +306,7 @@ class TransferRecipe(Frozen):
     @property
     def ground(self) -> Ground:
         """What the task demands before arms can be compared on it."""
-        informed = next((arm.name for arm in self.arms if arm.kind == "teacher_labels"), "")
+        informed = next((arm.name for arm in self.arms if arm.needs_extra_prompts), "")
         skill = SKILLS.get(self.data.task or "")
         facts, chance = (skill.kind == "facts", skill.chance) if skill else (False, 0.0)
         return Ground(facts, chance, informed, self.data.items == "test")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 
@@ -15,6 +15,7 @@ from nuggets.cli.transfers import failed, watch
 from nuggets.disk.commit import atomic_write
 from nuggets.errors import BadInput, Damaged
 from nuggets.sweeps.outlook import smallest
+from nuggets.sweeps.recipe import Objective
 from nuggets.sweeps.samplers import SAMPLERS
 
 _SHOWN = 20
@@ -39,7 +40,10 @@ def sweep(
     trials: Annotated[int | None, typer.Option(help="How many; all points of a grid.")] = None,
     objective: Annotated[
         str | None,
-        typer.Option(help="value, difference (to plain LoRA), retention; or two, with a comma."),
+        typer.Option(
+            help=f"One of: {', '.join(get_args(Objective))}; or two, with a comma. difference "
+            "(to plain LoRA) when not given."
+        ),
     ] = None,
     arm: Annotated[str | None, typer.Option(help="Whose; by default the first treatment.")] = None,
     max_hours: Annotated[float | None, typer.Option(help="Of the search and confirmation.")] = None,

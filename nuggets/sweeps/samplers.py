@@ -59,3 +59,5 @@ SAMPLERS: dict[str, Callable[[int, int], Any]] = {
     "gp": _gp,
 }
 """Name → (seed, the number of the trial) → Optuna's sampler for the next one."""
+LEARNING = ("tpe", "gp")
+"""Samplers whose proposals depend on what earlier trials found."""

@@ -22,13 +22,12 @@ from nuggets.stages.creating import create
 from nuggets.sweeps.objectives import score
 from nuggets.sweeps.pruning import Pruned, Watch
 from nuggets.sweeps.recipe import SweepRecipe
+from nuggets.sweeps.samplers import LEARNING
 from nuggets.sweeps.search import Search, outcome_of, same_values
 from nuggets.sweeps.trials import SweepState, SweepTrial, write_state
 
 TRIALS_OWN = (BadInput, NonFinite, OutOfMemory)
 """Errors that say something about a trial and not about the machine: the search goes on."""
-LEARNING = ("tpe", "gp")
-"""Samplers whose proposals depend on what earlier trials found."""
 
 
 def run_of(recipe: TransferRecipe, run_id: str) -> Run:

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 from nuggets import api
 from nuggets.cli.main import app
 from nuggets.recipe import TransferRecipe
+from nuggets.sweeps.recipe import parse_sweep_text
 from nuggets.ui.benchmarks import evaluate as evaluate_part
 from nuggets.ui.frame import shell
 from tests.app.conftest import ROOT
@@ -24,6 +25,13 @@ def test_forms_offer_it(open_page):
     assert "added_arm" in at.multiselect(key="content").options
     assert "added_benchmark" in evaluate_part.KINDS
     assert "added" in at.selectbox(key="task").options
+
+
+def test_the_form_of_sweeps_offers_it(open_page):
+    at = open_page("sweeps", sampler="added_sampler", objective="added_objective")
+    assert at.selectbox(key="sampler").value == "added_sampler"
+    sweep = parse_sweep_text(next(part.value for part in at.code if "job: sweep" in part.value))
+    assert (sweep.sampler, sweep.objective) == ("added_sampler", ("added_objective",))
 
 
 def test_fields_are_controls_that_reach_the_recipe(open_page):
@@ -48,6 +56,7 @@ def test_the_schema_has_it():
     [
         ("sensitivity --help", {"added_score", "added_matrices"}),
         ("evaluate --help", {"added_benchmark"}),
+        ("sweep --help", {"added_sampler", "added_objective"}),
         ("recipes --schema", set(KINDS)),
     ],
 )

@@ -85,10 +85,16 @@ STRATEGIES = {
 LINES = {
     "nuggets/ui/router.py": ('        Page("runs"),\n', '        Page("added"),\n'),
     "nuggets/builtin/skills.py": (
-        "    for skill in (\n",
+        "            items=_stories,\n        ),\n",
         '        Skill("added", "letters", "As copy.", ("added a", "a"),\n'
         '              draw=partial(_letters, "added", iter)),\n',
     ),
+    "nuggets/sweeps/samplers.py": ('    "gp": _gp,\n', '    "added_sampler": _random,\n'),
+    "nuggets/sweeps/objectives.py": (
+        '    "retention": _retention,\n',
+        '    "added_objective": _value,\n',
+    ),
+    "nuggets/sweeps/recipe.py": ("Objective = Literal[", '"added_objective", '),
     "nuggets/ui/learn/scenes.py": (
         "_SCENES: dict[str, Callable[[Asked], Scene]] = {\n",
         '    "added": shipped.controls,\n',
@@ -98,7 +104,7 @@ LINES = {
         '    Chapter("added", "Added", "t", "x", "x", "?", ("a", "b", "c"), "models"),\n',
     ),
 }
-"""File → a line, and what is written below it."""
+"""File → the place, and what is written behind it."""
 PAGE = 'import streamlit as st\n\nst.title("Added")\n'
 
 

@@ -22,7 +22,7 @@ from nuggets.train.lab import Lab, Trainee
 from nuggets.train.randomness import seeded
 
 if TYPE_CHECKING:
-    from nuggets.train.arms.family import Graft
+    from nuggets.train.arms.graft import Graft
 
 
 def grafted(lab: Lab, seed: int, arm: Graft) -> Trainee:

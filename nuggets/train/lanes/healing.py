@@ -8,7 +8,7 @@ from pathlib import Path
 
 from nuggets.disk.commit import remove_folder
 from nuggets.progress import Progress
-from nuggets.train.arms.family import Graft
+from nuggets.train.arms.graft import Graft
 from nuggets.train.builders.graft import Healing, cut
 from nuggets.train.lab import Lab, Trainee
 from nuggets.train.lanes.model import LaneModel

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, get_args
 
 import streamlit as st
 
@@ -12,12 +12,12 @@ from nuggets.errors import BadInput
 from nuggets.recipe import TransferRecipe
 from nuggets.sweeps import space
 from nuggets.sweeps.outlook import smallest
+from nuggets.sweeps.recipe import Objective
 from nuggets.sweeps.samplers import SAMPLERS
 from nuggets.ui.frame import fields, safe, shell, visitors, waiting
 from nuggets.ui.transfer import form, recipes
 
 USUAL = ("lora.r", "extraction.ratio")
-OBJECTIVES = ("value", "difference", "retention")
 
 
 def draw(choice: shell.Choice) -> None:
@@ -83,7 +83,7 @@ def _options() -> dict[str, Any]:
         if sampler != "grid":  # which has all its points
             trials = fields.number("Trials", 1, 5000, 24, "trials")
     objective = fields.pills(
-        "Objective", OBJECTIVES, ["difference"], "objective",
+        "Objective", get_args(Objective), ["difference"], "objective",
         "value: the metric. difference: that minus plain LoRA's, paired. retention: old skills. "
         "Two of them give a Pareto front.",
     )  # fmt: skip
