@@ -31,7 +31,7 @@ WRECKED = 100.0
 """Nats that stand for a loss beyond all numbers, which a wrecked model may have."""
 
 Outcomes = Float[ndarray, "2 n_items"]
-"""Mean loss per answer token, and 1 where all answer tokens are the first choice."""
+"""Mean loss per answer token in nats; 1 where all answer tokens are the first choice, else 0."""
 
 
 @contextmanager
@@ -60,7 +60,10 @@ def shifted(module: nn.Module, shift: Float[Tensor, " out"]) -> Iterator[None]:
 
 
 class Means(NamedTuple):
-    """What a model reads and adds on average, in float64.
+    """What a model reads and adds on average, in float64: what mean ablation leaves of a part.
+
+    Mean ablation takes out what a part says of this input and keeps what it says of all (Wang et
+    al. 2023, arXiv 2211.00593).
 
     Attributes:
         reads: module → mean input of each block matrix `[in]`.

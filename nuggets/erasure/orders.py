@@ -47,6 +47,9 @@ def entries_by(score: Score, maps: Sequence[SensitivityMap]) -> Entries:
     Args:
         score: what orders the weights.
         maps: the skill's own, and for a comparison those of its reference set.
+
+    Raises:
+        BadInput: if the full maps were not kept.
     """
     if not isinstance(score, Specific | Contrast):
         yield from maps[0].blocks()

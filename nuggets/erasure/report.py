@@ -256,7 +256,8 @@ def combined_interval(groups: Groups, weights: Sequence[float]) -> Interval:
 
     Every value is its group's, scaled so that the mean of all of them is the weighted sum and
     their spread over items is that of the groups' means; then it is Student's interval of any
-    mean over seeds (here maps) and items. Damages of exactly 0 and 1 are no answers counted.
+    mean over seeds (here maps) and items, even where all damages are 0 or 1: they are no counts of
+    right answers, for which a proportion's interval would be right.
 
     Args:
         groups: `[n_maps, n_items]` each.

@@ -89,7 +89,14 @@ def is_wrapped(model: Any) -> bool:
 
 
 def add_lora(model: nn.Module, ranks: Mapping[str, int], lora: LoraConfig, **options: Any) -> Any:
-    """Wraps a student in a PEFT LoRA; `options` reach PEFT, such as `init_lora_weights`."""
+    """Wraps a student in a PEFT LoRA.
+
+    Args:
+        model: the student; a tied head that is adapted gets a weight of its own.
+        ranks: module → r.
+        lora: alpha and dropout.
+        options: reach PEFT, such as `init_lora_weights`.
+    """
     from peft import get_peft_model
 
     untie(model, ranks)
@@ -225,7 +232,7 @@ def save_adapter(
     config = peft_config(ranks, scales, fan_in_fan_out=transposed)
     config.base_model_name_or_path = base
     config.inference_mode = True
-    config.target_modules = sorted(ranks)  # PEFT keeps a set, whose order changes from day to day
+    config.target_modules = sorted(ranks)  # PEFT keeps a set, of no fixed order
     config.save_pretrained(str(folder))
     (folder / CARD).write_text(card + (TIED if apart else ""))
 

@@ -119,6 +119,13 @@ def choose_consistent(
     `sensitivity` ranks a residual dimension by the sum of all rows and columns that index it,
     a head group by the rows of q, k, v and the columns of o that it owns, a neuron by its rows
     of gate and up and its column of down. `first` and `random` do not look (controls).
+
+    Args:
+        map: the teacher's sensitivity; its row and column sums are enough.
+        student: the dimensions that are kept.
+        layers: the teacher layer of each student layer.
+        order: by what dimensions, heads and neurons are chosen.
+        seed: of `random`.
     """
     teacher = map.spec
     generator = np.random.default_rng(seed)
@@ -133,7 +140,7 @@ def choose_consistent(
         return np.sort(np.argsort(-scores, kind="stable")[:k])
 
     # One choice for all layers: what a block writes into the residual stream the next one reads,
-    # so that with a choice per matrix, as windows make, neighbours speak of other dimensions.
+    # so that with a choice per matrix, as windows make, adjacent ones use different dimensions.
     resid = keep(_axis_scores(map, "resid", None), student.hidden_size)
     heads_fit = not why_not_consistent("q", teacher, student)
     ffn_fits = student.intermediate_size <= teacher.intermediate_size

@@ -234,11 +234,11 @@ MatrixSelector = Annotated[
 def residual_agreement(
     picks: Mapping[str, Pick], sites: Sequence[Site], spec: ArchSpec
 ) -> float | None:
-    """How far the matrices speak of the same residual dimensions: mean overlap, 0 to 1.
+    """How far adjacent matrices use the same residual dimensions: mean overlap, 0 to 1.
 
-    For every two neighbouring sites (in network order) the share of chosen residual dimensions
-    that both chose. 1 for `consistent`; independent windows fall towards d_s / d_t. None for
-    `weights`.
+    For every two adjacent sites (in network order) the share of chosen residual dimensions that
+    both chose. 1 for `consistent`; independent windows fall towards d_s / d_t, the ratio of the
+    hidden sizes. None for `weights`.
     """
     chosen = [c for site in sites if (c := _residual(picks[site.student_module], spec, site.role))]
     overlaps = [len(a & b) / min(len(a), len(b)) for a, b in pairwise(chosen)]

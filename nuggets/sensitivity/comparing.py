@@ -31,6 +31,9 @@ def compare_maps(
         others: the same of each skill of the reference set.
         parts: what becomes of finished matrices; they stay in memory when not given.
         meta: stored with the map.
+
+    Raises:
+        BadInput: if a map of the reference set was not kept in full.
     """
     assert isinstance(score, Specific | Contrast)
     maps, parts = [own, *others], MapParts() if parts is None else parts

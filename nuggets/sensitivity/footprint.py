@@ -10,7 +10,7 @@ from nuggets.models.piecewise.chunks import COPIES, positions_at_once
 
 FLOAT32 = 4
 SHARE = 0.5
-"""Of the free memory that a training may plan for: estimates are rough."""
+"""What share of the free memory training may plan for, since estimates are rough."""
 CPU_ROOM = 2**30
 """Bytes of activations beyond which more samples at once make no step on a processor faster."""
 
@@ -81,10 +81,17 @@ def _logit_bytes(spec: ArchSpec, width: int) -> int:
 
 
 def hooks_bytes(spec: ArchSpec, parameters: int, tokens: int, width: int, *, full: bool) -> int:
-    """Peak of `compute_sensitivity`, the model included.
+    """Peak of `compute_sensitivity` in bytes, the model included.
 
     The model, one sample's activations, and, since each gradient is freed at once, a gradient and
     its score in float32 for the largest matrix only; a full map in float32 besides.
+
+    Args:
+        spec: of the model.
+        parameters: how many it has.
+        tokens: of the longest sample.
+        width: bytes per number.
+        full: whether every entry of the map is kept.
     """
     largest = max(math.prod(spec.shape(role)) for _, role, _ in spec.modules())
     needed = parameters * width + activation_bytes(spec, tokens, width)
@@ -109,7 +116,10 @@ def spills(states: int, free: int) -> bool:
 
 
 def streaming_bytes(spec: ArchSpec, tokens: Sequence[int], width: int) -> int:
-    """Peak of `stream_sensitivity` without the map and the states between blocks: one part.
+    """Peak of `stream_sensitivity` in bytes, without map and states between blocks.
+
+    A part is a block, the embedding or the head: its weights, the sums of their scores in float32,
+    and a gradient and a score of its largest matrix, which is about a third of a block.
 
     Args:
         spec: of the model.

@@ -85,7 +85,10 @@ class Compared(Frozen):
 
 
 class Specific(Compared):
-    """|θ · ∂L/∂θ| where no skill of the reference set has one of its top weights, else 0."""
+    """|θ · ∂L/∂θ| where no skill of the reference set has one of its top weights, else 0.
+
+    The set difference of Wei et al. 2024 (arXiv 2402.05162), against any number of skills.
+    """
 
     kind: Literal["specific"] = "specific"
     q: float = Field(

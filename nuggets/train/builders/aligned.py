@@ -36,7 +36,13 @@ FFN = ("gate", "up", "down")
 
 
 def with_memories(lab: Lab, seed: int, arm: Memories) -> Trainee:
-    """The r least used neurons of every student layer become aligned teacher neurons."""
+    """The r least used neurons of every student layer become aligned teacher neurons.
+
+    A neuron of an FFN is a key (its rows of gate and up) and a value (its column of down; Geva et
+    al. 2021, arXiv 2012.14913). With ridge maps `x_t ≈ x_s·M` of what the FFNs of two layers read
+    and `h_s ≈ h_t·N` of what leaves the layers, the teacher's key k becomes `k·Mᵀ` and its value v
+    `Nᵀ·v`.
+    """
     encoded = _probes(lab, seed, arm)
     reads = [
         _inputs(model, spec, encoded, "gate")
@@ -52,7 +58,8 @@ def with_memories(lab: Lab, seed: int, arm: Memories) -> Trainee:
         into, _ = ridge_map(reads[0][student], reads[1][teacher])
         back, _ = ridge_map(outs[0][teacher], outs[1][student])
         maps = _permuted(into, back, seed, student) if arm.control else (into, back)
-        # What a neuron adds is its activation times its value.
+        # What a neuron adds to the stream is its activation times its value, so |a|·‖v‖ says how
+        # much it is used: its size alone would call a large neuron that never fires a used one.
         width = lab.student.get_submodule(lab.student_spec.module("down", student)).weight
         use = np.abs(uses[student]).mean(0) * width.detach().norm(dim=0).cpu().numpy()
         factors |= _replacement(lab, student, teacher, maps, use)
@@ -65,7 +72,11 @@ def with_memories(lab: Lab, seed: int, arm: Memories) -> Trainee:
 
 
 def with_regression(lab: Lab, seed: int, arm: Regressed) -> Trainee:
-    """A rank-r change of every FFN output matrix towards the teacher's mapped output."""
+    """A rank-r change of every FFN output matrix towards the teacher's mapped states.
+
+    ΔW·x ≈ N(h_t) − h_s, where x is what the matrix reads, h_s and h_t are what leaves the two
+    layers, and N is a ridge map from the teacher's states to the student's.
+    """
     encoded = _probes(lab, seed, arm)
     reads = _inputs(lab.student, lab.student_spec, encoded, "down")
     ours, theirs = (
@@ -92,7 +103,11 @@ def with_regression(lab: Lab, seed: int, arm: Regressed) -> Trainee:
 
 
 def with_states(lab: Lab, seed: int, arm: States) -> Trainee:
-    """A plain LoRA on the answer's likelihood and on closeness to the teacher's states."""
+    """A plain LoRA on the answer's likelihood and on closeness to the teacher's states.
+
+    The loss is the answers' plus `weight` times the mean over layers of ‖M(h_s) − h_t‖² / Var(h_t),
+    where h are states after a block and M is a ridge map, fitted once, before training.
+    """
     encoded = _probes(lab, seed, arm)
     ours, theirs = (
         torch.from_numpy(collect_states(model, spec, encoded, "all")[1:])
@@ -181,7 +196,7 @@ def _hint_loss(lab: Lab, arm: Hints) -> Loss:
         terms = []
         for map, (student, teacher) in zip(model.hint_maps, pairs, strict=True):
             wanted = theirs[teacher].detach()
-            if arm.control:  # the next sample's states: the same size, another country
+            if arm.control:  # the next sample's states: the same size, of another question
                 wanted = wanted.roll(1, dims=0)
             error = (map(ours[student]) - wanted).square().sum(-1).mean()
             terms.append(error / wanted.flatten(0, 1).var(dim=0).sum().clamp_min(1e-9))
@@ -195,7 +210,16 @@ def reduced_rank(
 ) -> tuple[Float[Tensor, "r p"], Float[Tensor, "q r"]]:
     """The change ΔW = B·A of rank r with ΔW·x ≈ y: reduced-rank ridge regression (Izenman 1975).
 
-    The ridge solution, projected on the principal directions of what it predicts.
+    The ridge solution, projected on the principal directions of what it predicts. Its offset is
+    dropped, since a LoRA has none.
+
+    Args:
+        x: inputs, one row per token.
+        y: what is to be added to the outputs there.
+        rank: r, at most the smaller of q and the number of tokens.
+
+    Returns:
+        A and B, float32.
     """
     weight, _ = ridge_map(x, y)
     fitted = (x - x.mean(0)) @ weight
@@ -208,7 +232,18 @@ def reduced_rank(
 def _replacement(
     lab: Lab, student: int, teacher: int, maps: tuple[ndarray, ndarray], use: ndarray
 ) -> Factors:
-    """Rank-r factors that put the teacher's r most sensitive neurons where the student idles."""
+    """Factors that replace the student's r least used neurons by the teacher's r most sensitive.
+
+    Args:
+        lab: both models, the map and the ranks.
+        student: layer of the student.
+        teacher: layer of the teacher.
+        maps: `M [d_s, d_t]` and `N [d_t, d_s]` as in `with_memories`.
+        use: how much each neuron of the student is used, `[f_s]`.
+
+    Returns:
+        Factors of gate, up and down; none where one of them has no LoRA.
+    """
     ours, theirs = (
         [spec.module(role, layer) for role in FFN]
         for spec, layer in ((lab.student_spec, student), (lab.teacher_spec, teacher))
@@ -303,7 +338,7 @@ def _another(
     for places in by_length.values():
         order = torch.randperm(len(places), generator=draw).tolist()
         for step, place in enumerate(order):
-            # One cycle through all: nobody keeps its own.
+            # One cycle through all, so that no sample keeps its own.
             found[places[place]] = targets[places[order[step - 1]]]
     return tuple(found)
 
@@ -316,7 +351,8 @@ def _pull(
     starts = range(0, len(encoded), size)
 
     def pull(model: Any, ids: Tensor) -> Tensor:
-        # The training batch says which probes come: a resumed run sees the same ones.
+        # Which samples are compared follows from the training batch, so that a resumed run
+        # compares the same ones.
         start = starts[int(ids.sum()) % len(starts)]
         chosen = encoded[start : start + size]
         own, _ = pad_right(chosen, lab.device)

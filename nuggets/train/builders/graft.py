@@ -29,6 +29,10 @@ def grafted(lab: Lab, seed: int, arm: Graft) -> Trainee:
     """Prunes the teacher to the student's dimensions, fine-tunes to recover, adds a LoRA.
 
     Every seed cuts (where the cut is random), heals and trains separately: seeds are students.
+
+    Raises:
+        BadInput: if the student's dimensions cannot be cut out of the teacher.
+        Unsupported: if the teacher has a weight that its architecture does not describe.
     """
     model = cut(lab, seed, arm)
     healing, flops = heal(lab, model, seed, arm)

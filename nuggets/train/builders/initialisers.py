@@ -62,10 +62,10 @@ def by_covariance(lab: Lab, seed: int) -> Trainee:
 
 
 def by_activation(lab: Lab, seed: int) -> Trainee:
-    """EVA: A spans the principal directions of every layer's inputs; B is zero, the base whole.
+    """EVA: A spans the principal directions of every layer's inputs; B is zero, the base unchanged.
 
-    EVA would move ranks from layer to layer. It is asked for the largest rank everywhere, and each
-    layer takes as many of its directions, which come in order, as the recipe gives it.
+    Left alone, EVA moves ranks from layer to layer. It is asked for the largest rank everywhere,
+    and each layer takes as many of its directions, which come in order, as the recipe gives it.
     """
     model, encoded = lab.fresh_student(), lab.encode(lab.train_samples(seed))
     config = _config(lab, model, init_lora_weights="eva", eva_config=EvaConfig(rho=1.0))

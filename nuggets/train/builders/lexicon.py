@@ -50,7 +50,14 @@ class Words:
 
 
 def with_lexicon(lab: Lab, seed: int, arm: Lexicon) -> Trainee:
-    """The student with the teacher's rows added, and general samples among the training samples."""
+    """The student with the teacher's rows added, and general samples among the training samples.
+
+    `e_w ← e_w + scale · ē · u_w`, where u_w is the teacher's standardised and mapped vector of the
+    word w, of norm 1, and ē the mean norm of the student's own vectors of these words.
+
+    Raises:
+        BadInput: if the two vocabularies share none of the words.
+    """
     words = words_of(lab, seed, arm)
     model, embed = lab.fresh_student(), lab.student_spec.module("embed")
     untie(model, [embed])  # what is added to a word's vector must not change how it is said
@@ -117,7 +124,11 @@ def _task_words(lab: Lab, seed: int) -> set[int]:
 def mapped_rows(
     lab: Lab, seed: int, arm: Lexicon, words: Words
 ) -> Float[Tensor, "words hidden_student"]:
-    """What is added to the chosen words, up to its norm."""
+    """What is added to the chosen words, up to the norm of each row; float32.
+
+    A map is fitted on other words than those it is applied to (`ridge`), on the training samples
+    (`supervised`), or on nothing (`random`).
+    """
     blocks = {"embedding": 0, "first_block": 1}[arm.source]
     if arm.control == "late_blocks":
         blocks = lab.teacher_spec.n_layers

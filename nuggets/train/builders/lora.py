@@ -42,7 +42,7 @@ def distilled(lab: Lab, seed: int) -> Trainee:
     """A plain LoRA that is trained to imitate the teacher on the same samples.
 
     Raises:
-        BadInput: The tokenizers differ.
+        BadInput: if the tokenizers differ.
     """
     theirs = lab.teacher_tokenizer
     if theirs is not None and theirs.get_vocab() != lab.tokenizer.get_vocab():
@@ -67,8 +67,10 @@ def distilled(lab: Lab, seed: int) -> Trainee:
 def with_teacher_labels(lab: Lab, seed: int, n: int) -> Trainee:
     """A plain LoRA on the training samples and on prompts that the teacher answered.
 
+    Sequence-level distillation (Kim & Rush 2016, arXiv 1606.07947) with greedy answers.
+
     Raises:
-        BadInput: The teacher finishes no answer.
+        BadInput: if the teacher finishes no answer.
     """
     start = time.monotonic()
     prompts = lab.extra_prompts(n, seed)
