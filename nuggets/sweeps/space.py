@@ -212,7 +212,7 @@ def kept(field: str) -> str:
     return _KEPT.get(field, "")
 
 
-def check_space(base: TransferRecipe, space: Space) -> None:
+def check_space(space: Space) -> None:
     """Refuses fields that cannot be searched, and conditions that never hold.
 
     Raises:

@@ -44,7 +44,7 @@ def by_gradient(lab: Lab, seed: int) -> Trainee:
         # The first layer reads a frozen embedding; PEFT's hooks only count, so it does not matter.
         warnings.filterwarnings("ignore", message="Full backward hook", category=UserWarning)
         preprocess_loraga(model, config, backward)
-        return _started(lab, model, config, encoded)
+        return _started(model, config, encoded)
 
 
 def by_covariance(lab: Lab, seed: int) -> Trainee:
@@ -58,7 +58,7 @@ def by_covariance(lab: Lab, seed: int) -> Trainee:
 
     with seeded(seed, lab.device):
         preprocess_corda(model, config, forward)
-        return _started(lab, model, config, encoded)
+        return _started(model, config, encoded)
 
 
 def by_activation(lab: Lab, seed: int) -> Trainee:
@@ -95,7 +95,7 @@ def _uniform(config: PeftLora) -> PeftLora:
     return replace(config, r=max(ranks), rank_pattern={}, alpha_pattern={})
 
 
-def _started(lab: Lab, model: Any, config: PeftLora, encoded: list[Encoded]) -> Trainee:
+def _started(model: Any, config: PeftLora, encoded: list[Encoded]) -> Trainee:
     peft = get_peft_model(model, config)
     return _with_initial(Trainee(peft, encoded, n_samples=len(encoded)))
 
