@@ -1,5 +1,6 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ each = pytest.mark.parametrize("kind", ARCHITECTURES)
 
 
 def make(kind):
-    sizes = {
+    sizes: dict[str, Any] = {
         "hidden_size": 32,
         "intermediate_size": 48,
         "num_hidden_layers": 2,
@@ -70,7 +71,7 @@ def test_the_description_names_every_parameter_of_the_real_model(kind):
         else:
             module, _, last = name.split(f".{layer}.", 1)[1].rpartition(".")
             biases = {m.suffix: m.out for m in row.matrices} if last == "bias" else {}
-            axes = ((row.vectors | biases)[module],)
+            axes = ({**row.vectors, **biases}[module],)
         assert parameter.shape == tuple(spec.size(axis) for axis in axes)
 
 
