@@ -74,9 +74,9 @@ def sweep(truth: Truth, generator: np.random.Generator) -> tuple[bool, bool, boo
     return seen.low > 0, claimed, unopposed, seen.mean - float((treatment - plain).mean())
 
 
-def again(arm: ArmBase, lab: Lab, seed: int) -> Trainee:
-    """Plain LoRA on the seed's samples; A is drawn anew for every arm, seed and trial."""
-    draw = zlib.crc32(f"{arm.kind} {seed} {lab.extraction.ratio}".encode())
+def again(self: ArmBase, lab: Lab, seed: int) -> Trainee:
+    """An arm's `build`: plain LoRA on the seed's samples, A drawn anew for arm, seed and trial."""
+    draw = zlib.crc32(f"{self.kind} {seed} {lab.extraction.ratio}".encode())
     same_samples = replace(lab, train_samples=lambda _: lab.train_samples(seed))
     return with_lora(same_samples, draw, init_lora_weights=True)
 
