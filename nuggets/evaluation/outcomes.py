@@ -91,9 +91,8 @@ def evaluate(
     """
     (found,) = evaluate_lanes(
         model,
-        1,
         tokenizer,
-        samples,
+        [samples],
         metrics,
         batch_size=batch_size,
         device=device,
@@ -109,9 +108,8 @@ def evaluate(
 
 def evaluate_lanes(
     model: Any,
-    n_lanes: int,
     tokenizer: Any,
-    samples: Sequence[Sample],
+    items: Sequence[Sequence[Sample]],
     metrics: Sequence[Metric],
     *,
     batch_size: int,
@@ -123,31 +121,38 @@ def evaluate_lanes(
 ) -> list[Outcomes | NonFinite]:
     """As `evaluate`, for a model whose batches hold the rows of several lanes, lane by lane.
 
-    Every lane gets the same items, `batch_size` of them per forward pass. A lane with a
-    likelihood that is not finite gets the error in place of its outcomes.
+    Every lane gets its own items, `batch_size` of them per forward pass; with `answers` all get
+    the same. A lane with a likelihood that is not finite gets the error in place of its outcomes.
 
     Raises:
         BadInput: as `evaluate` does.
     """
-    if not samples:
+    if not all(items):
         raise BadInput("There are no items to evaluate; give at least one.")
-    variants, places = _variants(samples, "choice" in metrics)
-    encoded = encode_all(variants, tokenizer, max_length, format, whole=True)
+    lists = {id(samples): samples for samples in items}  # most lanes share one
+    split = {key: _variants(samples, "choice" in metrics) for key, samples in lists.items()}
+    encoded = {
+        key: encode_all(variants, tokenizer, max_length, format, whole=True)
+        for key, (variants, _) in split.items()
+    }
+    own = [id(samples) for samples in items]
     device = torch.device(device)
     with evaluation(model):
-        scored = _score(model, n_lanes, encoded, batch_size, device, progress)
-        problems = [_not_finite(scores, variants) for scores in scored]
-        written: list[list[Answer]] = [[] for _ in range(n_lanes)]
+        scored = _score(model, [encoded[key] for key in own], batch_size, device, progress)
+        problems = [_not_finite(s, split[key][0]) for s, key in zip(scored, own, strict=True)]
+        written: list[list[Answer]] = [[] for _ in items]
         if answers and not any(problems):
+            assert len(lists) == 1
             written = greedy_answers(
-                model, tokenizer, samples, batch_size, device, progress, format, n_lanes
+                model, tokenizer, items[0], batch_size, device, progress, format, len(items)
             )
     found: list[Outcomes | NonFinite] = []
-    for scores, problem, own_answers in zip(scored, problems, written, strict=True):
+    lanes = zip(items, own, scored, problems, written, strict=True)
+    for samples, key, scores, problem, own_answers in lanes:
         values = {
             metric: [
-                _value(metric, scores, own, sample)
-                for own, sample in zip(places, samples, strict=True)
+                _value(metric, scores, places, sample)
+                for places, sample in zip(split[key][1], samples, strict=True)
             ]
             for metric in metrics
         }
@@ -217,19 +222,25 @@ def _value(metric: str, scores: list[Likelihood], own: list[int], sample: Sample
 
 def _score(
     model: Any,
-    n_lanes: int,
-    encoded: Sequence[Encoded],
+    encoded: Sequence[Sequence[Encoded]],
     batch_size: int,
     device: torch.device,
     progress: Progress | None,
 ) -> list[list[Likelihood]]:
-    """Scores sequences per lane, the long ones first: memory runs out at once or never."""
+    """Scores every lane's sequences, the long ones first: memory runs out at once or never."""
+    orders = [sorted(range(len(own)), key=lambda place: -len(own[place][0])) for own in encoded]
+    ranked = [[own[i] for i in order] for own, order in zip(encoded, orders, strict=True)]
+    most = max(map(len, ranked))
+    for own in ranked:  # the stack is one tensor: a lane that has fewer repeats its shortest
+        own += own[-1:] * (most - len(own))
 
-    def scored(places: Sequence[int]) -> list[Likelihood]:
-        return score_batch(model, [encoded[place] for place in places] * n_lanes, device)
+    def scored(ranks: Sequence[int]) -> list[Likelihood]:
+        return score_batch(model, [own[rank] for own in ranked for rank in ranks], device)
 
-    lengths = [len(each[0]) for each in encoded]
-    return Halving(batch_size, progress).lanes(lengths, n_lanes, scored, "evaluating")
+    lengths = [max(len(own[rank][0]) for own in ranked) for rank in range(most)]
+    found = Halving(batch_size, progress).lanes(lengths, len(ranked), scored, "evaluating")
+    placed = [dict(zip(*lane, strict=False)) for lane in zip(orders, found, strict=True)]
+    return [[lane[place] for place in range(len(lane))] for lane in placed]
 
 
 def score_batch(model: Any, batch: Sequence[Encoded], device: torch.device) -> list[Likelihood]:

@@ -45,6 +45,7 @@ from nuggets.stages.measuring import (
     write_extraction,
 )
 from nuggets.stages.reuse import KnownCells
+from nuggets.stages.shared_models import load_shared
 from nuggets.statistics.cells import CellOutcome
 from nuggets.statistics.comparisons import higher_is_better
 from nuggets.statistics.report import build_report
@@ -88,8 +89,8 @@ def _prepare(
     data = check_transfer(recipe, pair)
     # Once more: what was read between the two is what they name.
     ctx.provenance(samples=_digest(data, recipe), **cache.digest_files(recipe))
-    teacher = Loaded(pair.teacher, recipe.device, progress=ctx)
-    student = Loaded(pair.student, recipe.device, progress=ctx)
+    teacher = load_shared(pair.teacher, recipe.device, ctx)
+    student = load_shared(pair.student, recipe.device, ctx)
     judged = [*data.test, *data.validation, *chain.from_iterable(data.old.values())]
     check_items(judged, student.tokenizer, recipe.train.max_length, recipe.data.format)
     _ = student.model  # now, so that damaged weights end the run before anything is measured

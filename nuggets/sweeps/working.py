@@ -74,6 +74,20 @@ def _searched(sweep: SweepRecipe, ctx: RunContext, at_once: int) -> SweepState:
         return state
     if at_once:
         return Spread(sweep, search, state, ctx, at_once, _over).finish()
+    from nuggets.stages.shared_models import models_shared  # torch, which a spread needs not
+
+    with models_shared() as held:
+        return _in_turn(sweep, search, state, ctx, held.clear)
+
+
+def _in_turn(
+    sweep: SweepRecipe,
+    search: Search,
+    state: SweepState,
+    ctx: RunContext,
+    forget: Callable[[], None],
+) -> SweepState:
+    """Makes the trials that are missing here, and has models forgotten where one ends badly."""
     for trial in state.trials:
         if trial.status != "running":
             search.tell(trial)  # a kill may have come between the two
@@ -89,6 +103,8 @@ def _searched(sweep: SweepRecipe, ctx: RunContext, at_once: int) -> SweepState:
         known = next((t for t in state.trials if t.number == number), None)
         known = known or SweepTrial(number=number, values=values)
         trial = _trial(sweep, search, known, state, ctx)
+        if trial.status != "done":
+            forget()
         search.tell(trial)
         found = {"importance": search.importance(), "seconds": state.seconds + trial.seconds}
         state = state.with_trial(trial).model_copy(update=found)

@@ -23,7 +23,8 @@ COMPUTING = {
     "nuggets.playground": "loaded_models questions",
     "nuggets.sensitivity": "accumulate comparing hooks map_writer several_devices several_samples "
     "streaming",
-    "nuggets.stages": "cutting erasing evaluating measuring pipeline probing transfer",
+    "nuggets.stages": "cutting erasing evaluating measuring pipeline probing "
+    "shared_models transfer",
     "nuggets.train.builders": "aligned controls graft initialisers lexicon lora",
     "nuggets.train": "cells checkpoints export finetune flops lab losses micro_batches randomness "
     "schedule team trainer",

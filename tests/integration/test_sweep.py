@@ -7,6 +7,8 @@ import re
 import pytest
 
 from nuggets import api
+from nuggets.stages import measuring
+from nuggets.sweeps import working
 
 SMALL = ["device=cpu", "seeds=[0,1]", "train.steps=3", "train.evaluate_every=0", "data.n_train=16",
          "data.n_test=32", "data.old_skills=[]",
@@ -63,6 +65,33 @@ def test_a_space_that_cannot_be_is_refused_before_anything_starts(nuggets):
     assert "give at least one field to search in space" in ended.err
     assert nuggets("sweeps", "--json").json == []
     assert "No sweep id begins with 'nothing'" in nuggets("sweeps", "nothing").err
+
+
+def weights_of(run):
+    files = sorted((run.folder / "artifacts" / "cells").rglob("*.safetensors"))
+    return [(file.parent.parent.name, file.read_bytes()) for file in files]
+
+
+def test_trials_share_models_and_train_the_weights_of_runs_of_their_own(tmp_path, monkeypatch):
+    loaded = []
+
+    def loads(name):
+        load = getattr(measuring, name)
+        monkeypatch.setattr(measuring, name, lambda *a, **k: loaded.append(name) or load(*a, **k))
+
+    loads("load_model")
+    loads("load_tokenizer")
+    monkeypatch.setattr(working, "confirm", lambda *given: None)
+    monkeypatch.setenv("NUGGETS_HOME", str(tmp_path / "sweep"))
+    sweep = api.load_sweep("quick", [*SMALL, "lora.r=2,4"], sampler="grid")
+    state = api.sweeping.state_of(api.sweeping.run(sweep))
+    assert sorted(loaded) == ["load_model"] * 2 + ["load_tokenizer"] * 2  # teacher and student
+    together = [weights_of(api.open_run(trial.run)) for trial in state.trials]
+    assert [len(found) for found in together] == [4, 4]
+    monkeypatch.setenv("NUGGETS_HOME", str(tmp_path / "alone"))
+    runs = [api.run(sweep.trial_recipe(trial.values)) for trial in state.trials]
+    assert together == [weights_of(run) for run in runs]
+    assert len(loaded) > 2 * 4
 
 
 @pytest.mark.slow

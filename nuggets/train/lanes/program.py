@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -130,7 +130,8 @@ class Program:
         ]
 
         def points(step: int) -> list[float]:
-            outcomes = self._measure(threads, test, (metric,), None, False)
+            every = dict.fromkeys(range(len(self.cells)), test)
+            outcomes = self._measure(threads, every, (metric,), None, False)
             if not keep_going:
                 outcomes = list(self.finite(outcomes))
             return [o.mean(metric) if isinstance(o, Outcomes) else math.nan for o in outcomes]
@@ -147,38 +148,36 @@ class Program:
 
     def measure(
         self,
-        samples: Sequence[Sample],
+        items: Mapping[int, Sequence[Sample]],
         metrics: Sequence[Metric],
         answers: bool = False,
-        lanes: Sequence[int] | None = None,
     ) -> list[Outcomes | NonFinite | None]:
-        """Every lane's outcomes of the same items; None where only other lanes are wanted."""
+        """Outcomes of some lanes, each with its own items; for other lanes there may be None."""
         with one_processor_each(self.lab.threads, self.lab.device) as threads:
-            return self._measure(threads, samples, metrics, self.progress, answers, lanes)
+            return self._measure(threads, items, metrics, self.progress, answers)
 
     def _measure(
         self,
         threads: Threads,
-        samples: Sequence[Sample],
+        items: Mapping[int, Sequence[Sample]],
         metrics: Sequence[Metric],
         progress: Progress | None,
         answers: bool,
-        lanes: Sequence[int] | None = None,
     ) -> list[Outcomes | NonFinite | None]:
         width = self.models[0].n_lanes  # every model but the last holds as many
-        wanted = None if lanes is None else {lane // width for lane in lanes}
 
         def measure_model(place: int) -> Sequence[Outcomes | NonFinite | None]:
             model = self.models[place]
-            if wanted is not None and place not in wanted:
+            lanes = range(place * width, place * width + model.n_lanes)
+            some = next((items[lane] for lane in lanes if lane in items), None)
+            if some is None:
                 return [None] * model.n_lanes
             if progress is not None:
                 progress.check_cancelled()
             return evaluate_lanes(
                 model.model,
-                model.n_lanes,
                 self.lab.tokenizer,
-                samples,
+                [items.get(lane, some) for lane in lanes],
                 metrics,
                 batch_size=EVALUATED,
                 device=self.lab.device,

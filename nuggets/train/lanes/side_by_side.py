@@ -144,10 +144,11 @@ def _train_and_measure(
     trained, logs = program.train(test, metrics[0], keep_going=several)
     trials = _trials(program, trained, logs, validation, metrics[0]) if several else None
     kept = _kept(program, trials, metrics[0])
-    measured = program.finite(program.measure(test, metrics, answers, kept), kept)
+    on_test = program.measure(dict.fromkeys(kept, test), metrics, answers)
+    measured = program.finite(on_test, kept)
     learned = _learned(program, kept)
     retained = {
-        skill: program.finite(program.measure(items, ("exact_match",), lanes=kept), kept)
+        skill: program.finite(program.measure(dict.fromkeys(kept, items), ("exact_match",)), kept)
         for skill, items in (old_skills or {}).items()
     }
 
@@ -180,7 +181,8 @@ def _trials(
 ) -> list[list[Trial]]:
     """Every cell's rates and what they gave on the validation items."""
     found = []
-    measured = program.measure(validation, (metric, "loss"))
+    every = dict.fromkeys(range(len(lanes)), validation)
+    measured = program.measure(every, (metric, "loss"))
     for lane, log, outcomes in zip(lanes, logs, measured, strict=True):
         value, loss = None, None
         if lane.stopped is None and isinstance(outcomes, Outcomes):
@@ -203,14 +205,13 @@ def _kept(program: Program, trials: Sequence[list[Trial]] | None, metric: Metric
 
 
 def _learned(program: Program, kept: Sequence[int]) -> list[Learned | None]:
-    """What each kept lane can say of its seed's training items; lanes of a seed have the same."""
-    found: dict[int, Learned | None] = {}
-    for seed in dict.fromkeys(program.cells[lane].seed for lane in kept):
-        samples, guessing = learned_items(program.lab, seed)
-        own = [lane for lane in kept if program.cells[lane].seed == seed]
-        if samples:
-            outcomes = program.finite(program.measure(samples, LEARNED_METRICS, lanes=own), own)
-            found |= {
-                lane: learned_of(each, guessing) for lane, each in zip(own, outcomes, strict=True)
-            }
+    """What each kept lane can say of its own seed's training items."""
+    seeds = {lane: program.cells[lane].seed for lane in kept}
+    items = {seed: learned_items(program.lab, seed) for seed in dict.fromkeys(seeds.values())}
+    asked = {lane: items[seed][0] for lane, seed in seeds.items() if items[seed][0]}
+    outcomes = program.finite(program.measure(asked, LEARNED_METRICS), list(asked))
+    found = {
+        lane: learned_of(own, items[seeds[lane]][1])
+        for lane, own in zip(asked, outcomes, strict=True)
+    }
     return [found.get(lane) for lane in kept]

@@ -184,13 +184,14 @@ class LaneTrainer:
         ids, labels = pad_right([sample for batch in filled for sample in batch], self.device)
         ids, labels = (each.view(len(batches), n, -1) for each in (ids, labels))
         totals = (labels[..., 1:] != IGNORED).sum((1, 2))
-        own = [pad_right(batch, self.device)[1] for batch in batches]
+        dropout = self.model.dropout
+        alone = [] if dropout is None else [pad_right(b, self.device)[1] for b in batches]
         losses = torch.zeros(len(batches), device=self.device)
         size = self.plan.rows(n, ids.shape[2])
         for start in range(0, n, size):
             rows = slice(start, start + size)
-            if self.model.dropout is not None:
-                self.model.dropout.begin([labels_of_lane[rows] for labels_of_lane in own])
+            if dropout is not None:
+                dropout.begin([labels_of_lane[rows] for labels_of_lane in alone])
             judge = self._judge([batch[rows] for batch in batches])
             part = ids[:, rows].flatten(0, 1), labels[:, rows].flatten(0, 1)
             total, means = self._forward(*part, judge, totals)

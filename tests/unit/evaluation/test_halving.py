@@ -59,10 +59,22 @@ def test_every_lane_keeps_its_rows_in_halves(loaded):
     items, options = letters(7, 3), {"batch_size": 4, "answers": True, "device": "cpu"}
     alone = evaluate(loaded.model, loaded.tokenizer, items, METRICS, **options)
     with Limited(loaded.model, 4):
-        lanes = evaluate_lanes(loaded.model, 2, loaded.tokenizer, items, METRICS, **options)
+        lanes = evaluate_lanes(loaded.model, loaded.tokenizer, [items] * 2, METRICS, **options)
     for found in lanes:
         assert found.values["loss"] == pytest.approx(alone.values["loss"], rel=1e-5)
         assert found.answers == alone.answers
+
+
+def test_lanes_of_their_own_items_find_what_each_would_alone(loaded):
+    items = letters(7, 3)
+    lanes = [items[:5], items[2:], items[6:]]
+    options = {"batch_size": 2, "device": "cpu"}
+    found = evaluate_lanes(loaded.model, loaded.tokenizer, lanes, METRICS, **options)
+    for own, outcomes in zip(lanes, found, strict=True):
+        alone = evaluate(loaded.model, loaded.tokenizer, own, METRICS, **options)
+        assert outcomes.items == [sample.id for sample in own]
+        assert outcomes.values["exact_match"] == alone.values["exact_match"]
+        assert outcomes.values["loss"] == pytest.approx(alone.values["loss"], rel=1e-5)
 
 
 def test_there_is_one_retry_and_then_one_sentence(loaded):
