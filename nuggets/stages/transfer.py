@@ -53,6 +53,7 @@ from nuggets.train.cells import EVALUATION_BATCHES, CellRecord, CellResult
 from nuggets.train.lab import Lab
 from nuggets.train.lanes.packing import CellGroup, Form, plan_batches
 from nuggets.train.lanes.side_by_side import Cell, run_batch
+from nuggets.train.untouched import Untouched
 
 STAGES = ("load", "sensitivity", "plan", "train", "benchmark", "report")
 
@@ -92,12 +93,13 @@ def _prepare(
     student = Loaded(pair.student, recipe.device, progress=ctx)
     judged = [*data.test, *data.validation, *chain.from_iterable(data.old.values())]
     check_items(judged, student.tokenizer, recipe.train.max_length, recipe.data.format)
-    _ = student.model  # now, so that damaged weights end the run before anything is measured
+    untouched = Untouched(load=student.load)
+    _ = untouched.model  # now, so that damaged weights end the run before anything is measured
     ctx.check_cancelled()
     ctx.stage("sensitivity")
     map = measure_map(map_request(recipe, pair), ctx, teacher)
     keep_map(map, ctx)
-    return _lab(recipe, pair, teacher, student, map, data, ctx), data
+    return _lab(recipe, pair, teacher, student, untouched, map, data, ctx), data
 
 
 def _lab(
@@ -105,6 +107,7 @@ def _lab(
     pair: ModelPair,
     teacher: Loaded,
     student: Loaded,
+    untouched: Untouched,
     map: Any,
     data: Datasets,
     ctx: RunContext,
@@ -123,7 +126,7 @@ def _lab(
         teacher_weight=teacher.weight,
         teacher_words=teacher.words,
         teacher_spec=teacher.spec,
-        student=student.model,
+        untouched=untouched,
         student_spec=student.spec,
         tokenizer=student.tokenizer,
         teacher_tokenizer=teacher.tokenizer,
@@ -228,6 +231,7 @@ def _batch(
             known.confirm_models()
             _keep(recipe, data, cell, result, ctx)
             known.remember(cell.arm, cell.seed, ctx.run)
+            del result  # the next one is trained without this one in memory
     if checkpoints.exists():
         remove_folder(checkpoints)
 

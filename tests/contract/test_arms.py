@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import gc
+import weakref
+from dataclasses import replace
 from itertools import combinations
 from typing import get_args
 
@@ -21,11 +25,13 @@ from nuggets.models.forward import evaluation, pad_right
 from nuggets.sensitivity.hooks import compute_sensitivity
 from nuggets.sensitivity.scores import Contrast, Specific
 from nuggets.statistics.verdict import ArmRole
+from nuggets.train import untouched
 from nuggets.train.arms.aligned import Hints, Memories, Regressed, States
 from nuggets.train.arms.family import Arm, Distill, Graft, Paper, Pissa, TeacherLabels, WrongTask
 from nuggets.train.arms.initialisers import Initialiser
 from nuggets.train.arms.lexicon import Lexicon, LexiconControl
 from nuggets.train.cells import CellResult, run_cell
+from nuggets.train.untouched import Untouched
 from tests.unit.train.tiny_lab import letters, load, make_lab
 
 ALIGNED = (Memories, States, Hints, Regressed)
@@ -123,6 +129,30 @@ def test_student_logits_are_unchanged_at_step_zero_with_alpha_other_than_r(lab, 
         )
         assert found is not None
         assert found < 1e-4
+
+
+@pytest.mark.parametrize("arm", ARMS[: len(members(Arm))], ids=lambda arm: arm.name)
+def test_where_one_student_finds_room_an_arm_gives_the_same_bits_and_holds_no_second(
+    lab, trained, arm, monkeypatch
+):
+    handed: list[weakref.ref] = []
+
+    def load():
+        gc.collect()
+        assert not [student for student in handed if student() is not None]
+        student = copy.deepcopy(lab.student)
+        handed.append(weakref.ref(student))
+        return student
+
+    monkeypatch.setattr(untouched, "free_memory", lambda device: 0)
+    tight = replace(lab, untouched=Untouched(load=load), _cache={})
+    found, expected = cell(tight, arm).record, trained[arm.name].record
+    assert found.losses == expected.losses
+    assert found.step0_difference == expected.step0_difference
+    assert found.outcome.outcomes == expected.outcome.outcomes
+    assert equal(state(tight.student), state(lab.student))
+    keeps = isinstance(arm, Graft)  # which is cut from the teacher
+    assert len(handed) == 1 if keeps else len(handed) > 1
 
 
 @each_arm
