@@ -296,6 +296,12 @@ class TransferRecipe(Frozen):
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError("seeds must differ from each other")
         _check_distinct(self.benchmarks)
+        changed = [arm.name for arm in self.arms if not arm.keeps_weights]
+        if self.train.dtype != "float32" and changed:
+            raise ValueError(
+                f"the arm {changed[0]} changes the student's own weights, and {self.train.dtype} "
+                "would round its changes away; remove it, or set train.dtype to float32"
+            )
         return self
 
     @property

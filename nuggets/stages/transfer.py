@@ -90,7 +90,7 @@ def _prepare(
     # Once more: what was read between the two is what they name.
     ctx.provenance(samples=_digest(data, recipe), **cache.digest_files(recipe))
     teacher = Loaded(pair.teacher, recipe.device, progress=ctx)
-    student = Loaded(pair.student, recipe.device, progress=ctx)
+    student = Loaded(pair.student, recipe.device, recipe.train.dtype, ctx)
     judged = [*data.test, *data.validation, *chain.from_iterable(data.old.values())]
     check_items(judged, student.tokenizer, recipe.train.max_length, recipe.data.format)
     untouched = Untouched(load=student.load)

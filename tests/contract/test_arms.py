@@ -22,6 +22,7 @@ from nuggets.extraction.plan import ExtractionConfig, LoraConfig
 from nuggets.extraction.selectors import ConsistentSelector
 from nuggets.frozen import Frozen, members
 from nuggets.models.forward import evaluation, pad_right
+from nuggets.recipe import load_recipe
 from nuggets.sensitivity.hooks import compute_sensitivity
 from nuggets.sensitivity.scores import Contrast, Specific
 from nuggets.statistics.verdict import ArmRole
@@ -51,6 +52,9 @@ OWN_WEIGHTS = ("full", "graft", "hints", "lexicon")
 TEST = letters(5, 99)
 
 each_arm = pytest.mark.parametrize("arm", ARMS, ids=lambda arm: arm.name)
+
+
+each_kind = pytest.mark.parametrize("arm", ARMS[: len(members(Arm))], ids=lambda arm: arm.name)
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +135,7 @@ def test_student_logits_are_unchanged_at_step_zero_with_alpha_other_than_r(lab, 
         assert found < 1e-4
 
 
-@pytest.mark.parametrize("arm", ARMS[: len(members(Arm))], ids=lambda arm: arm.name)
+@each_kind
 def test_where_one_student_finds_room_an_arm_gives_the_same_bits_and_holds_no_second(
     lab, trained, arm, monkeypatch
 ):
@@ -153,6 +157,26 @@ def test_where_one_student_finds_room_an_arm_gives_the_same_bits_and_holds_no_se
     assert equal(state(tight.student), state(lab.student))
     keeps = isinstance(arm, Graft)  # which is cut from the teacher
     assert len(handed) == 1 if keeps else len(handed) > 1
+
+
+@each_kind
+def test_weights_in_bfloat16_stay_as_they_are_or_the_arm_is_refused(lab, arm, tmp_path):
+    if not arm.keeps_weights:
+        with pytest.raises(BadInput, match=f"{arm.name} changes the student's own weights"):
+            load_recipe("quick", [f"arms=[{{kind: {arm.kind}}}]", "train.dtype=bfloat16"])
+        return
+    student = copy.deepcopy(lab.student).bfloat16()
+    result = cell(replace(lab, untouched=Untouched(student), _cache={}), arm)
+    trainee, found = result.trainee, result.record.step0_difference
+    if found is not None and arm.keeps_function:
+        assert found < 0.01
+    if not trainee.is_adapter:
+        return
+    trained = logits(lab, trainee.model)
+    result.save_weights(tmp_path, base="student", card="# A card")
+    reloaded = load_adapter(copy.deepcopy(student), tmp_path)
+    torch.testing.assert_close(logits(lab, reloaded), trained, rtol=0, atol=0.05)
+    assert equal(state(trainee.model.unload()), state(student))
 
 
 @each_arm

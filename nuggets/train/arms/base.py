@@ -41,6 +41,9 @@ class ArmBase(Frozen):
     """Whether it runs the teacher or copies it whole; other arms read single matrices."""
     keeps_function: ClassVar[bool] = True
     """Whether the student's function is unchanged at step 0."""
+    keeps_weights: ClassVar[bool] = True
+    """Whether the student's own weights can stay as they are, so that bfloat16 rounds no change of
+    them away."""
     compares_tokens: ClassVar[bool] = False
     """Whether both models read the same token ids, so that their tokenizers have to agree."""
     needs_extra_prompts: ClassVar[bool] = False

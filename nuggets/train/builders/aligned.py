@@ -54,7 +54,7 @@ def with_memories(lab: Lab, seed: int, arm: Memories) -> Trainee:
         maps = _permuted(into, back, seed, student) if arm.control else (into, back)
         # What a neuron adds is its activation times its value.
         width = lab.student.get_submodule(lab.student_spec.module("down", student)).weight
-        use = np.abs(uses[student]).mean(0) * width.detach().norm(dim=0).cpu().numpy()
+        use = np.abs(uses[student]).mean(0) * width.detach().float().norm(dim=0).cpu().numpy()
         factors |= _replacement(lab, student, teacher, maps, use)
     return _started(
         lab,
