@@ -31,11 +31,6 @@ LOCATING = {"seed_samples", "n_seed_samples"}
 """What arms that need no teacher do not depend on."""
 
 
-def _usual(recipe: TransferRecipe) -> set[str]:
-    """Settings that cells trained before there was a choice have not named."""
-    return {"dtype"} if recipe.train.dtype == "float32" else set()
-
-
 class KnownCells:
     """Where the cells of one recipe lie, if another run has them."""
 
@@ -50,7 +45,7 @@ class KnownCells:
             **digest_pair(pair),
             **files,
             **recipe.model_dump(mode="json", include={"data", "sensitivity", "extraction", "lora"}),
-            "train": recipe.train.model_dump(mode="json", exclude=HOW | _usual(recipe)),
+            "train": recipe.train.model_dump(mode="json", exclude=HOW),
         }
         # Ranks that follow from the energy of the teacher's matrices are shared by all arms.
         self._apart = recipe.lora.energy is None
