@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from numpy import ndarray
@@ -86,11 +87,11 @@ class Recorded:
         states: float32 `[n_layers + 1, n_tokens, hidden]`: what enters the first block, then what
             leaves each block (before the final norm).
         reads: float32 `[n_layers, roles, n_tokens, k]`: what every matrix reads along its
-            directions; None where none were given.
+            directions; no roles where none were given.
     """
 
     states: Float[ndarray, "n_states n_tokens hidden"]
-    reads: Float[ndarray, "n_layers roles n_tokens k"] | None = None
+    reads: Float[ndarray, "n_layers roles n_tokens k"]
 
 
 def record(
@@ -134,7 +135,7 @@ def record(
             "infinite. The weights are damaged, or too large for this dtype; try float32."
         )
     if not directions:
-        return Recorded(whole.numpy())
+        return Recorded(whole.numpy(), np.empty((spec.n_layers, 0, whole.shape[1], 0), np.float32))
     read = torch.stack([torch.cat(each) for each in reads])
     return Recorded(whole.numpy(), read.unflatten(0, (spec.n_layers, -1)).numpy())
 
