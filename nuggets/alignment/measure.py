@@ -84,11 +84,7 @@ def align_models(
         BadInput: if there are no skills, or `fit` and `test` name different ones.
         NonFinite: if a model computes NaN or infinite states.
     """
-    if not fit or set(fit) != set(test):
-        raise BadInput(
-            "Alignment needs at least one skill, and the same skills for fitting and testing: "
-            f"{list(fit)} against {list(test)}."
-        )
+    _check_skills(fit, test)
     told = progress or InMemoryProgress()
     told.progress(0, len(fit) + 1, "comparing states")
     asked, fit, test = fit, _by_length(fit), _by_length(test)
@@ -115,6 +111,14 @@ def align_models(
     return AlignmentReport(
         matrices, facts.pop("n_tokens"), tuple(fit), facts | {"penalty": PENALTY}
     )
+
+
+def _check_skills(fit: Samples, test: Samples) -> None:
+    if not fit or set(fit) != set(test):
+        raise BadInput(
+            "Alignment needs at least one skill, and the same skills for fitting and testing: "
+            f"{list(fit)} against {list(test)}."
+        )
 
 
 def _stitching(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field
@@ -103,3 +103,17 @@ class ArmBase(Frozen):
             BadInput: if the pair or the data cannot serve this arm, in one sentence.
         """
         raise NotImplementedError
+
+
+def check_weights(arms: Iterable[ArmBase], dtype: str) -> None:
+    """Refuses arms that change the student's weights where those are not float32.
+
+    Raises:
+        ValueError: naming the first.
+    """
+    changed = [arm.name for arm in arms if not arm.keeps_weights]
+    if dtype != "float32" and changed:
+        raise ValueError(
+            f"the arm {changed[0]} changes the student's own weights, and {dtype} would round its "
+            "changes away; remove it, or set train.dtype to float32"
+        )
