@@ -46,8 +46,11 @@ REQUESTS = (
 )  # fmt: skip
 
 
-def write_general(teacher: str, path: Path) -> None:
+def make_general(teacher: str, out: Path) -> Path:
     """1,000 samples, every topic with every request, with what the teacher says to each."""
+    path = out / "general.jsonl"
+    if path.exists():
+        return path
     import torch
 
     from nuggets.models.loading import load_model, load_tokenizer
@@ -75,7 +78,15 @@ def write_general(teacher: str, path: Path) -> None:
         answers = tokenizer.batch_decode(said, skip_special_tokens=True)
         rows += [{"prompt": p, "completion": a.strip()} for p, a in zip(part, answers, strict=True)]
         print(f"the teacher wrote {len(rows)} of {len(prompts)} samples", flush=True)
-    _write(path, (json.dumps(row) for row in rows if row["completion"]))
+    write(path, (json.dumps(row) for row in rows if row["completion"]))
+    return path
+
+
+def make_student(teacher: str, general: Path, folder: Path) -> None:
+    """A student pruned from the teacher and fine-tuned on the general samples."""
+    if not folder.exists():
+        seeds = ("--seed-samples", general, "--heal", general)
+        nuggets("cut", teacher, *SIZES, *seeds, *HEALING, "--out", folder)
 
 
 def split(source: Path, folder: Path) -> None:
@@ -86,7 +97,7 @@ def split(source: Path, folder: Path) -> None:
         sys.exit(f"{source} has {len(lines)} lines; {ends[-1]} are needed.")
     folder.mkdir(exist_ok=True)
     for name, start, stop in zip(("seeds", "train", "test"), ends, ends[1:], strict=False):
-        _write(folder / f"{name}.jsonl", lines[start:stop])
+        write(folder / f"{name}.jsonl", lines[start:stop])
 
 
 def nuggets(*words: object) -> None:
@@ -111,19 +122,15 @@ def main() -> None:
     asked = parser.parse_args()
     out: Path = asked.out.absolute()
     out.mkdir(parents=True, exist_ok=True)
-    general, student, study = out / "general.jsonl", out / "student", out / "real.yaml"
+    student, study = out / "student", out / "real.yaml"
     for skill in ("gsm8k", "mmlu"):
         split(Path(getattr(asked, skill)), out / skill)
-    if not general.exists():
-        write_general(asked.teacher, general)
-    if not student.exists():
-        seeds = ("--seed-samples", general, "--heal", general)
-        nuggets("cut", asked.teacher, *SIZES, *seeds, *HEALING, "--out", student)
+    make_student(asked.teacher, make_general(asked.teacher, out), student)
     shutil.copy(ROOT / "real_pair.yaml", study)
     nuggets("paper", study, "--pair", f"{asked.teacher}:{student}", "--out", out / "report")
 
 
-def _write(path: Path, lines: Iterable[str]) -> None:
+def write(path: Path, lines: Iterable[str]) -> None:
     """All of a file, or nothing of it."""
     part = path.with_suffix(".part")
     part.write_text("".join(f"{line}\n" for line in lines))

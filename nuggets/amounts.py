@@ -5,6 +5,7 @@ The app, the command line and all messages write them by these functions and no 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 _UNITS = ("", "k", "M", "G", "T", "P", "E")
@@ -43,6 +44,26 @@ def duration(seconds: float | None) -> str:
         return f"{whole // 60} min {whole % 60:02d} s"
     minutes = round(seconds / 60)
     return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def duration_between(low: float, high: float) -> str:
+    """A time known to lie in a range, in few characters: `29 to 36 s`, `50 s to 2 min`.
+
+    From a minute on the range is widened to whole minutes, from an hour on to tenths of an hour.
+    """
+    first, last = duration(low), duration(high)
+    if first == last:
+        return f"about {first}"
+    if high < 59.5:
+        return f"{first.removesuffix(' s')} to {last}"
+    unit, seconds, digits = ("min", 60, 0) if high <= 3600 else ("h", 3600, 1)
+    step = seconds / 10**digits
+    last = f"{math.ceil(high / step) * step / seconds:.{digits}f} {unit}"
+    if low < 59.5:
+        return f"{first} to {last}"
+    if low < seconds:
+        return f"{max(1, low // 60):.0f} min to {last}"
+    return f"{math.floor(low / step) * step / seconds:.{digits}f} to {last}"
 
 
 def _scaled(value: float, unit: str, digits: int) -> str:

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import count
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,8 @@ MAX_LINE_BYTES = 1_000_000
 MAX_ARRAY_BYTES = 200_000_000
 TOLD_EVERY = 5000
 """Lines; reading so many takes a fraction of a second."""
+TOLD_FAULTS = 10
+"""Wrong lines that a message names beside the first."""
 _ARCHIVES = (
     b"PK\x03\x04",
     b"\x1f\x8b",
@@ -111,18 +113,42 @@ def _checked(
     parts: Iterable[tuple[int, Callable[[Any], Any], Any]],
     limit: int | None,
 ) -> Iterator[Sample]:
-    """Parses and checks one part after the other; a fault names where it stands."""
+    """Parses and checks one part after the other; a fault names where it stands, and its like."""
     seen = _Ids()
-    for done, (number, parse, part) in enumerate(parts):
-        if limit is not None and done >= limit:
-            break
+    numbered = iter(parts if limit is None else islice(parts, limit))
+    for number, parse, part in numbered:
         try:
-            sample = _sample(parse(part), number, seen)
-        except KeyError as missing:
-            raise BadInput(f"{source} {unit} {number}: there is no column {missing}.") from None
+            sample = _parsed(parse, part, number, seen)
         except ValueError as problem:
-            raise BadInput(f"{source} {unit} {number}: {problem}.") from None
+            more = _more_faults(numbered, unit, seen)
+            raise BadInput(f"{source} {unit} {number}: {problem}.{more}") from None
         yield sample
+
+
+def _parsed(parse: Callable[[Any], Any], part: Any, number: int, seen: _Ids) -> Sample:
+    try:
+        return _sample(parse(part), number, seen)
+    except KeyError as missing:
+        raise ValueError(f"there is no column {missing}") from None
+
+
+def _more_faults(
+    parts: Iterator[tuple[int, Callable[[Any], Any], Any]], unit: str, seen: _Ids
+) -> str:
+    """Which other parts are wrong: nobody mends a file one line a try."""
+    wrong: list[int] = []
+    with contextlib.suppress(BadInput):  # what ends the reading is told when it is first
+        for number, parse, part in parts:
+            try:
+                _parsed(parse, part, number, seen)
+            except ValueError:
+                wrong.append(number)
+                if len(wrong) > TOLD_FAULTS:
+                    break
+    if len(wrong) > TOLD_FAULTS:
+        return f" Wrong too: {unit}s {', '.join(map(str, wrong[:-1]))} and more."
+    named = ", ".join(map(str, wrong))
+    return f" Wrong too: {unit}{'s' * (len(wrong) > 1)} {named}." if wrong else ""
 
 
 class _Ids:

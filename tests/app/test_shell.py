@@ -176,7 +176,7 @@ def test_estimate_follows_the_last_ticks_and_is_withheld_early():
     assert live.remaining(ticks, last + timedelta(hours=1)) == (0, 0)
     assert live.remaining(ticks[:2], last) is None  # the first step may count warming up
     assert [live._between(left) for left in (None, (7.0, 394.0), (0.4, 6.0), (29.0, 36.0))] == [
-        "no estimate yet", "no estimate yet", "0.4 s to 6.0 s", "29 s to 36 s"
+        "no estimate yet", "no estimate yet", "0.4 to 6.0 s", "29 to 36 s"
     ]  # fmt: skip
     uneven = [*ticks, (last + timedelta(seconds=30), 0.5)]
     assert live.remaining(uneven, uneven[-1][0]) == pytest.approx((50, 150))

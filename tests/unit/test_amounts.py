@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nuggets.amounts import count, duration, operations, size
+from nuggets.amounts import count, duration, duration_between, operations, size
 
 SIZE = re.compile(r"(\d+|\d\.\d) (B|kB|MB|GB|TB|PB|EB)")
 POWERS = {"B": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12, "PB": 1e15, "EB": 1e18}
@@ -69,6 +69,37 @@ def test_operations_and_counts_are_written_for_people():
 )
 def test_durations_read_like_words(seconds, text):
     assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "text"),
+    [
+        (29.4, 36, "29 to 36 s"),
+        (0.41, 6, "0.4 to 6.0 s"),
+        (12, 12.2, "about 12 s"),
+        (59.8, 60.2, "about 1 min 00 s"),
+        (50, 61, "50 s to 2 min"),
+        (59.8, 119, "1 min to 2 min"),
+        (247, 494, "4 to 9 min"),
+        (3000, 3601, "50 min to 1.1 h"),
+        (3600, 9000, "1.0 to 2.5 h"),
+    ],
+)
+def test_a_range_of_time_is_short(low, high, text):
+    assert duration_between(low, high) == text
+
+
+@given(st.floats(0, 3e5), st.floats(0, 3e5))
+def test_a_range_of_time_leaves_nothing_out_and_stays_short(one, other):
+    low, high = sorted((one, other))
+    text = duration_between(low, high)
+    assert low < 1 or len(text) <= len("59 min to 111.1 h")
+    if " to " in text:
+        first, last = text.split(" to ")
+        unit = last.split()[-1]
+        first = first if first[-1] in "snh" else f"{first} {unit}"
+        assert _seconds(first) <= low + 0.5
+        assert _seconds(last) >= high - 0.5
 
 
 @given(st.floats(0, 9e20))

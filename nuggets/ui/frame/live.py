@@ -16,7 +16,7 @@ from typing import Any
 import streamlit as st
 
 from nuggets import api, demo
-from nuggets.amounts import duration
+from nuggets.amounts import duration, duration_between
 from nuggets.errors import NuggetsError
 from nuggets.recipe import TransferRecipe
 from nuggets.runs.schema import RunRecord, now
@@ -181,8 +181,7 @@ def remaining(
 def _between(left: tuple[float, float] | None) -> str:
     if left is None or left[1] > VAGUE * max(left[0], 1.0):
         return "no estimate yet"
-    low, high = map(duration, left)
-    return f"about {low}" if low == high else f"{low} to {high}"
+    return duration_between(*left)
 
 
 def _clocks(record: RunRecord, status: api.RunStatus, known: Told, job: str) -> None:

@@ -8,7 +8,7 @@ import pandas as pd
 import streamlit as st
 
 from nuggets import api
-from nuggets.amounts import duration, size
+from nuggets.amounts import duration, duration_between, size
 from nuggets.preflight.resources import Machine, StageNeed
 from nuggets.recipe import TransferRecipe
 from nuggets.ui.charts import transfer as transfer_charts
@@ -90,7 +90,7 @@ def _numbers(ahead: api.Outlook) -> None:
          None if ahead.parameters is None else f"{at_most}{ahead.parameters:,}",
          "Trainable ones: all entries of A and B, at the ranks that are used."),
         (f"Time on {machine.device if machine else 'this machine'}",
-         ahead.seconds and " to ".join(map(duration, ahead.seconds)),
+         ahead.seconds and duration_between(*ahead.seconds),
          "The start of the worker and all stages, one arm and seed after another, at the measured "
          "speed of this device. Training arms together takes less."),
     )  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from nuggets.data.samples import Sample
 from nuggets.errors import BadInput, NuggetsError
 
 GOOD = {"prompt": "1 + 1 = ?", "completion": "2"}
+RIGHT = json.dumps(GOOD)
 TURN = {"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}
 
 
@@ -135,6 +137,24 @@ def test_bad_line_is_named_with_its_number_and_reason(tmp_path, name):
     file = jsonl(tmp_path, GOOD | {"id": "x"}, b"", line)
     with pytest.raises(BadInput, match=rf"data\.jsonl line 3: {reason}|line 3: .*{reason}"):
         load_samples(file)
+
+
+@pytest.mark.parametrize(
+    ("lines", "limit", "told"),
+    [
+        (["1", RIGHT, "{}", RIGHT], None, "line 1: not a JSON object. Wrong too: line 3."),
+        (["1", RIGHT, "{", "2"], None, "line 1: not a JSON object. Wrong too: lines 3, 4."),
+        (["1", RIGHT, "{", "2"], 3, "line 1: not a JSON object. Wrong too: line 3."),
+        (["1", "{}", "x" * 1_000_001, "2"], None, "line 1: not a JSON object. Wrong too: line 2."),
+        (["1"] * 12, None, "Wrong too: lines 2, 3, 4, 5, 6, 7, 8, 9, 10, 11 and more."),
+        (["1"] * 11, None, "Wrong too: lines 2, 3, 4, 5, 6, 7, 8, 9, 10, 11."),
+    ],
+)
+def test_all_wrong_lines_are_named_at_once(tmp_path, lines, limit, told):
+    path = tmp_path / "x.jsonl"
+    path.write_text("\n".join(lines))
+    with pytest.raises(BadInput, match=re.escape(told) + "$"):
+        load_samples(path, limit)
 
 
 @pytest.mark.parametrize("content", [b"", b"\n \n", b"\xef\xbb\xbf\n"])
