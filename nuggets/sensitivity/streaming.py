@@ -82,7 +82,6 @@ def stream_sensitivity(
         steps = list(stream.steps())
         for done, (step, arguments) in enumerate(steps):
             progress.check_cancelled()
-            trim_heap()  # of many samples' small tensors, which would lie beside the next block
             step(*arguments)
             progress.progress(done + 1, len(steps), "blocks, forward and back")
     return parts.finish(stream.spec, stream.score.kind, stream.names, meta or {})
@@ -168,6 +167,7 @@ class _Stream(StreamedModel):
 
     def finish(self) -> None:
         """Scores the embedding; a tied one takes part in every loss twice."""
+        trim_heap()  # the states between blocks are gone, and this is the largest part
         names = self.front + [name for name in self.tail if name not in self.front]
         with self.loaded(names if self.spec.tied else self.front) as named:
             front = {name: named[name] for name in self.front}
