@@ -127,7 +127,7 @@ WRAPPERS = ("gemma3", "qwen2_5_vl")
 MACHINE = Machine(
     device="cuda:0", memory_free=24 * 10**9, ram_free=64 * 10**9, disk_free=2 * 10**12
 )
-WORK = Work(dtype="bfloat16", keeps_map=False)
+WORK = Work(dtype="bfloat16", train_dtype="bfloat16", keeps_map=False)
 STAGES = ("sensitivity (sums)", "sensitivity (streaming)", "training")
 
 

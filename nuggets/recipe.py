@@ -30,6 +30,7 @@ from nuggets.sensitivity.config import SensitivityConfig
 from nuggets.sensitivity.scores import Contrast, Score, Specific, ThetaGrad, score_name
 from nuggets.statistics.conditions import Ground
 from nuggets.statistics.verdict import Part
+from nuggets.train.arms.base import check_weights
 from nuggets.train.arms.family import Arm, Paper, Plain, Vanilla
 from nuggets.train.config import TrainConfig
 
@@ -288,14 +289,13 @@ class TransferRecipe(Frozen):
 
     @model_validator(mode="after")
     def _names_differ(self) -> TransferRecipe:
-        names = [arm.name for arm in self.arms]
-        if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise ValueError(f"two arms have the name {twice[0]!r}; give one of them a label")
+        _check_distinct(self.arms, "two arms have the name {!r}; give one of them a label")
         if not self.arms or not self.seeds:
             raise ValueError("give at least one arm and one seed")
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError("seeds must differ from each other")
         _check_distinct(self.benchmarks)
+        check_weights(self.arms, self.train.dtype)
         return self
 
     @property
@@ -312,10 +312,10 @@ class TransferRecipe(Frozen):
         return Ground(facts, chance, informed, self.data.items == "test")
 
 
-def _check_distinct(benchmarks: tuple[Benchmark, ...]) -> None:
-    names = [benchmark.name for benchmark in benchmarks]
+def _check_distinct(named: Iterable[Any], words: str = "the benchmark {} is listed twice") -> None:
+    names = [each.name for each in named]
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(f"the benchmark {twice[0]} is listed twice")
+        raise ValueError(words.format(twice[0]))
 
 
 AnyJob = TransferRecipe | SensitivityJob | AlignJob | EraseJob | EvaluateJob

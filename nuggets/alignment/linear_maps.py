@@ -1,12 +1,15 @@
-"""Linear maps from the states of one model to those of another, in float64."""
+"""Linear maps from the states of one model to those of another, solved in float64."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 import scipy  # which imports `linalg` when it is first used, a fifth of a second
 from jaxtyping import Float
 from numpy import ndarray
 
+from nuggets.compute.products import cross_product, precision_of
 from nuggets.errors import BadInput
 
 PENALTY = 1e-2
@@ -28,31 +31,41 @@ def ridge_map(
     Raises:
         BadInput: if there is no token, or the penalty is too small for what the tokens determine.
     """
+    solve, x_mean = _ridge(x, penalty)
+    y = y.astype(np.float64)
+    y_mean = y.mean(axis=0)
+    weight = solve(y - y_mean)
+    return weight, y_mean - x_mean @ weight  # (x − x̄)·W + ȳ, without the penalty on the offset
+
+
+def _ridge(
+    x: Float[ndarray, "n p"], penalty: float
+) -> tuple[Callable[[Float[ndarray, "n q"]], Float[ndarray, "p q"]], Float[ndarray, " p"]]:
+    """What gives W for centred Y, and x̄: `ridge_map` in two steps, for Y in float32 or 64."""
     n, p = x.shape
     if n == 0 or penalty < 0:
         raise BadInput(f"A linear map needs tokens and a penalty ≥ 0, not {n} and {penalty:g}.")
     # Forming XᵀX squares the condition number: in float32 a weak direction would be noise.
-    x, y = x.astype(np.float64), y.astype(np.float64)
-    x_mean, y_mean = x.mean(axis=0), y.mean(axis=0)
-    x, y = x - x_mean, y - y_mean
-    ridge = penalty * float(np.square(x).sum()) / p
+    x = x.astype(np.float64)
+    x_mean = x.mean(axis=0)
+    x = x - x_mean
     if not x.any():
-        return np.zeros((p, y.shape[1])), y_mean  # constant inputs explain nothing
+        return lambda y: np.zeros((p, y.shape[1])), x_mean  # constant inputs explain nothing
+    # Whichever scatter matrix is smaller is factorised: [n, n] with few tokens, else [p, p].
+    scatter = x @ x.T if n < p else x.T @ x
+    # The diagonal, in place: λ, relative to the mean eigenvalue.
+    scatter.flat[:: len(scatter) + 1] += penalty * float(np.square(x).sum()) / p
     try:
-        # Whichever scatter matrix is smaller is factorised: [n, n] with few tokens, else [p, p].
-        weight = x.T @ _solve(x @ x.T, ridge, y) if n < p else _solve(x.T @ x, ridge, x.T @ y)
+        # Cholesky: symmetric, positive definite by the penalty, half the work of a general solve.
+        factor = scipy.linalg.cho_factor(scatter, overwrite_a=True)
     except scipy.linalg.LinAlgError:
         raise BadInput(
             f"{n} tokens do not determine a linear map from {p} features with a ridge penalty of "
             f"{penalty:g}. Raise the penalty or give more samples."
         ) from None
-    return weight, y_mean - x_mean @ weight  # (x − x̄)·W + ȳ, without the penalty on the offset
-
-
-def _solve(scatter: ndarray, ridge: float, right: ndarray) -> ndarray:
-    scatter.flat[:: len(scatter) + 1] += ridge  # the diagonal, in place
-    # Cholesky: symmetric, positive definite by the penalty, half the work of a general solve.
-    return scipy.linalg.cho_solve(scipy.linalg.cho_factor(scatter, overwrite_a=True), right)
+    if n < p:
+        return lambda y: x.T @ scipy.linalg.cho_solve(factor, y), x_mean
+    return lambda y: scipy.linalg.cho_solve(factor, cross_product(x.astype(y.dtype), y)), x_mean
 
 
 def r2_matrix(
@@ -80,13 +93,24 @@ def r2_matrix(
     n_student, n, q = student_fit.shape
     # All student layers side by side are one target [n, n_student · q]: least squares solves its
     # columns independently, so one factorisation per teacher layer serves all of them.
-    targets = student_fit.transpose(1, 0, 2).reshape(n, n_student * q)
-    test = student_test.astype(np.float64)
-    total = np.square(test - test.mean(axis=1, keepdims=True)).sum(axis=(1, 2))
+    targets = student_fit.transpose(1, 0, 2).reshape(n, n_student * q).astype(np.float64)
+    mean = targets.mean(axis=0)
+    precision = precision_of(targets.size * teacher_fit.shape[2])
+    targets = (targets - mean).astype(precision)
+    # Around the means of the fit, as maps are: what they give is then one product.
+    test = student_test.transpose(1, 0, 2).reshape(-1, n_student * q) - mean
+    total = _by_layer(np.square(test - test.mean(axis=0)), n_student)
+    test = test.astype(precision)
     rows = []
     for fit, held_out in zip(teacher_fit, teacher_test, strict=True):
-        weight, bias = ridge_map(fit, targets, penalty)
-        mapped = (held_out.astype(np.float64) @ weight + bias).reshape(-1, n_student, q)
-        error = np.square(test - mapped.transpose(1, 0, 2)).sum(axis=(1, 2))  # [n_student]
+        solve, x_mean = _ridge(fit, penalty)
+        weight = solve(targets).astype(precision)
+        missed = test - cross_product((held_out - x_mean).T.astype(precision), weight)
+        error = _by_layer(np.square(missed, out=missed), n_student)
         rows.append(1.0 - np.divide(error, total, out=np.ones_like(total), where=total > 0))
     return np.stack(rows)
+
+
+def _by_layer(squares: Float[ndarray, "m _"], n_layers: int) -> Float[ndarray, " n_layers"]:
+    """Sums of columns that belong to the same layer, in float64."""
+    return squares.sum(axis=0, dtype=np.float64).reshape(n_layers, -1).sum(axis=1)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from numpy import ndarray
 from torch import nn
 
@@ -15,9 +15,9 @@ from nuggets.alignment.linear_maps import PENALTY, r2_matrix
 from nuggets.alignment.readability import readability
 from nuggets.alignment.report import AlignmentReport
 from nuggets.alignment.similarity import cka_matrix, profile_correlation, subspace_matrix
-from nuggets.alignment.states import collect_reads, collect_states
-from nuggets.alignment.stitching import exact_match, stitching_accuracy
-from nuggets.data.samples import Encoded
+from nuggets.alignment.states import collect_states, record, strongest_directions
+from nuggets.alignment.stitching import exact_match, fit_maps, stitching_accuracy
+from nuggets.data.samples import IGNORED, Encoded
 from nuggets.errors import BadInput
 from nuggets.models.architecture import ArchSpec
 from nuggets.progress import InMemoryProgress, Progress
@@ -34,6 +34,8 @@ fewer layers are stitched where more would be needed."""
 DIRECTIONS = 8
 """Read-outs per matrix (k) of the subspace similarity, fewer where a matrix is smaller."""
 
+Samples = Mapping[str, Sequence[Encoded]]
+"""Skill → encoded samples."""
 Maps = Mapping[str, tuple[SensitivityMap, SensitivityMap]]
 """Skill → sensitivity maps of teacher and student."""
 States = Float[ndarray, "_ _ _"]
@@ -42,12 +44,13 @@ States = Float[ndarray, "_ _ _"]
 
 @dataclass(frozen=True, eq=False)
 class _Side:
-    """One model and its states after every block, per skill."""
+    """One model, its states after every block per skill, and what its matrices read in all."""
 
     model: nn.Module
     spec: ArchSpec
     fit: dict[str, States]
     test: dict[str, States]
+    reads: Float[ndarray, "n_layers roles n_tokens k"]
 
 
 def align_models(
@@ -55,8 +58,8 @@ def align_models(
     teacher_spec: ArchSpec,
     student: nn.Module,
     student_spec: ArchSpec,
-    fit: Mapping[str, Sequence[Encoded]],
-    test: Mapping[str, Sequence[Encoded]],
+    fit: Samples,
+    test: Samples,
     maps: Maps | None = None,
     progress: Progress | None = None,
     stitch: bool = True,
@@ -81,40 +84,47 @@ def align_models(
         BadInput: if there are no skills, or `fit` and `test` name different ones.
         NonFinite: if a model computes NaN or infinite states.
     """
-    if not fit or set(fit) != set(test):
-        raise BadInput(
-            "Alignment needs at least one skill, and the same skills for fitting and testing: "
-            f"{list(fit)} against {list(test)}."
-        )
+    _check_skills(fit, test)
     told = progress or InMemoryProgress()
     told.progress(0, len(fit) + 1, "comparing states")
+    asked, fit, test = fit, _by_length(fit), _by_length(test)
+    places = {skill: _places(samples) for skill, samples in asked.items()}
+    n_tokens = min(sum(map(len, places.values())), MAX_TOKENS)
+    k = _directions(teacher_spec, student_spec, n_tokens)
+    roles = _shared_roles(teacher_spec, student_spec)
     sides = [
-        _look(model, spec, fit, test, told)
+        _look(model, spec, fit, test, k, roles, told)
         for model, spec in ((teacher, teacher_spec), (student, student_spec))
     ]
-    matrices, facts = _similarities(sides[0], sides[1], fit, told)
+    matrices, facts = _similarities(sides[0], sides[1], places, told)
     if maps:
-        roles = _shared_roles(teacher_spec, student_spec)
         matrices["profile"] = profile_correlation(
             _profiles([of_teacher for of_teacher, _ in maps.values()], roles),
             _profiles([of_student for _, of_student in maps.values()], roles),
         )
     models = {"teacher": (teacher, teacher_spec), "student": (student, student_spec)}
-    words = {skill: readability(models, fit[skill], test[skill]) for skill in fit}
+    words = {skill: readability(models, asked[skill], test[skill]) for skill in fit}
     facts["words"] = {skill: w.model_dump(mode="json") for skill, w in words.items() if w}
     if stitch:
-        facts |= _stitching(sides[0], sides[1], fit, test, matrices, told)
+        facts |= _stitching(sides[0], sides[1], test, matrices, told)
     told.progress(len(fit) + 1, len(fit) + 1, "aligned")
     return AlignmentReport(
         matrices, facts.pop("n_tokens"), tuple(fit), facts | {"penalty": PENALTY}
     )
 
 
+def _check_skills(fit: Samples, test: Samples) -> None:
+    if not fit or set(fit) != set(test):
+        raise BadInput(
+            "Alignment needs at least one skill, and the same skills for fitting and testing: "
+            f"{list(fit)} against {list(test)}."
+        )
+
+
 def _stitching(
     teacher: _Side,
     student: _Side,
-    fit: Mapping[str, Sequence[Encoded]],
-    test: Mapping[str, Sequence[Encoded]],
+    test: Samples,
     matrices: dict[str, ndarray],
     progress: Progress,
 ) -> dict[str, Any]:
@@ -122,17 +132,17 @@ def _stitching(
     sides = (teacher, student)
     scores: dict[str, dict[str, float]] = {}
     most = 0
-    for done, skill in enumerate(fit, start=1):
-        progress.progress(done, len(fit) + 1, f"stitching {skill}")
+    for done, skill in enumerate(test, start=1):
+        progress.progress(done, len(test) + 1, f"stitching {skill}")
         n = _stitched_layers(teacher.model, test[skill])
         most = max(most, n)
         rows, columns = (_spread(side.spec.n_layers, n) for side in sides)
+        maps = fit_maps(teacher.fit[skill], student.fit[skill], rows, columns)
         matrices[f"stitching.{skill}"] = stitching_accuracy(
-            student.model, student.spec, teacher.model, teacher.spec, fit[skill], test[skill],
-            teacher_layers=rows, student_layers=columns, progress=progress,
-        )  # fmt: skip
+            student.model, student.spec, teacher.model, teacher.spec, maps, test[skill], progress
+        )
         scores[skill] = {
-            name: exact_match(side.model, side.spec, test[skill])
+            name: exact_match(side.model, side.spec, test[skill], side.test[skill][-1])
             for name, side in zip(("teacher", "student"), sides, strict=True)
         }
     return {"scores": scores, "stitched_layers": most}
@@ -155,37 +165,38 @@ def _stitched_layers(teacher: nn.Module, test: Sequence[Encoded]) -> int:
 def _look(
     model: nn.Module,
     spec: ArchSpec,
-    fit: Mapping[str, Sequence[Encoded]],
-    test: Mapping[str, Sequence[Encoded]],
+    fit: Samples,
+    test: Samples,
+    k: int,
+    roles: Sequence[str],
     progress: Progress,
 ) -> _Side:
-    def states(samples: Mapping[str, Sequence[Encoded]]) -> dict[str, States]:
-        # Without what enters the first block: a cell compares what leaves blocks.
-        return {
-            skill: collect_states(model, spec, samples[skill], progress=progress)[1:]
-            for skill in fit
-        }
-
-    return _Side(model, spec, states(fit), states(test))
+    directions = strongest_directions(model, spec, k, roles)
+    shown = {s: record(model, spec, fit[s], "answer", directions, progress=progress) for s in fit}
+    held_out = {s: collect_states(model, spec, test[s], progress=progress) for s in test}
+    # Without what enters the first block: a cell compares what leaves blocks.
+    return _Side(
+        model,
+        spec,
+        {skill: recorded.states[1:] for skill, recorded in shown.items()},
+        {skill: states[1:] for skill, states in held_out.items()},
+        np.concatenate([recorded.reads for recorded in shown.values()], axis=2),
+    )
 
 
 def _similarities(
     teacher: _Side,
     student: _Side,
-    fit: Mapping[str, Sequence[Encoded]],
+    places: Mapping[str, ndarray],
     progress: Progress,
 ) -> tuple[dict[str, ndarray], dict[str, Any]]:
     """CKA, R² and subspaces of all skills together, CKA and R² of each, and what chance gives."""
     x, y = (np.concatenate(list(side.fit.values()), axis=1) for side in (teacher, student))
     x_test, y_test = (np.concatenate(list(s.test.values()), axis=1) for s in (teacher, student))
-    tokens = _spread(x.shape[1], MAX_TOKENS)
-    k = _directions(teacher.spec, student.spec, len(tokens))
-    pooled = [sample for samples in fit.values() for sample in samples]
-    roles = _shared_roles(teacher.spec, student.spec)
-    reads = [
-        collect_reads(side.model, side.spec, pooled, k, roles, progress=progress)[:, :, tokens]
-        for side in (teacher, student)
-    ]
+    starts = np.cumsum([0, *map(len, places.values())])
+    everywhere = np.concatenate([s + p for s, p in zip(starts, places.values(), strict=False)])
+    tokens = everywhere[_spread(len(everywhere), MAX_TOKENS)]
+    k = teacher.reads.shape[3]
     shuffled = np.random.default_rng(0).permutation(len(tokens))
     baselines = {
         "cka": float(cka_matrix(x[:, tokens], y[:, tokens][:, shuffled]).mean()),
@@ -194,16 +205,32 @@ def _similarities(
     }
     matrices = {
         "cka": cka_matrix(x[:, tokens], y[:, tokens]),
-        "subspace": subspace_matrix(*reads),
+        "subspace": subspace_matrix(teacher.reads[:, :, tokens], student.reads[:, :, tokens]),
         "r2": r2_matrix(x, y, x_test, y_test),
     }
-    for skill in fit:
+    for skill, own in places.items():
         progress.check_cancelled()
-        few = _spread(teacher.fit[skill].shape[1], MAX_TOKENS)
-        own = teacher.fit[skill], student.fit[skill]
-        matrices[f"cka.{skill}"] = cka_matrix(own[0][:, few], own[1][:, few])
-        matrices[f"r2.{skill}"] = r2_matrix(*own, teacher.test[skill], student.test[skill])
+        if len(places) == 1:  # which is then all there is
+            matrices |= {f"{name}.{skill}": matrices[name] for name in ("cka", "r2")}
+            break
+        few = own[_spread(len(own), MAX_TOKENS)]
+        mine = teacher.fit[skill], student.fit[skill]
+        matrices[f"cka.{skill}"] = cka_matrix(mine[0][:, few], mine[1][:, few])
+        matrices[f"r2.{skill}"] = r2_matrix(*mine, teacher.test[skill], student.test[skill])
     return matrices, {"baselines": baselines, "k": k, "n_tokens": len(tokens)}
+
+
+def _by_length(samples: Samples) -> Samples:
+    """Samples of like length beside each other, so that little of a batch is padding."""
+    return {skill: sorted(own, key=lambda sample: len(sample[0])) for skill, own in samples.items()}
+
+
+def _places(samples: Sequence[Encoded]) -> Int[ndarray, " n_tokens"]:
+    """Where each answer token is once samples are sorted by length, in their given order."""
+    order = sorted(range(len(samples)), key=lambda i: len(samples[i][0]))
+    counts = [sum(label != IGNORED for label in samples[i][1][1:]) for i in order]
+    tokens = np.split(np.arange(sum(counts)), np.cumsum(counts)[:-1])
+    return np.concatenate([own for _, own in sorted(zip(order, tokens, strict=True))])
 
 
 def _spread(n: int, most: int) -> list[int]:

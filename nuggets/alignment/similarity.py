@@ -1,4 +1,4 @@
-"""How alike the layers of two models are: measures on arrays, in float64.
+"""How alike the layers of two models are: measures on arrays, summed in float64.
 
 Rows of every result are the teacher's layers, columns the student's.
 """
@@ -11,6 +11,8 @@ import numpy as np
 import scipy  # which imports `stats` when it is first used, half a second
 from jaxtyping import Float
 from numpy import ndarray
+
+from nuggets.compute.products import cross_product, precision_of
 
 # A feature whose spread is below this share of its size is constant but for rounding: float32
 # steps are 6e-8 and float64 sums err by 1e-15.
@@ -40,9 +42,11 @@ def cka_matrix(
         norms = (np.linalg.norm(x, axis=1), np.linalg.norm(y, axis=1))
     else:
         # One product per teacher layer with all student layers side by side: [p, layers, q].
-        student = np.concatenate(list(y), axis=1)
-        blocks = ((layer.T @ student).reshape(x.shape[2], len(y), -1) for layer in x)
-        products = np.stack([np.square(block).sum(axis=(0, 2)) for block in blocks])
+        precision = precision_of(x[0].size * y[0].size // len(x[0]) * len(y))
+        student = np.concatenate(list(y), axis=1).astype(precision)
+        blocks = (cross_product(layer.astype(precision), student) for layer in x)
+        squares = (np.square(block).sum(axis=0, dtype=np.float64) for block in blocks)
+        products = np.stack([own.reshape(len(y), -1).sum(axis=1) for own in squares])
         norms = tuple(np.array([np.linalg.norm(z.T @ z) for z in side]) for side in (x, y))
     return _ratio(products, np.outer(*norms))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -14,6 +14,7 @@ from numpy import ndarray
 from torch import Tensor, nn
 
 from nuggets.compute.svd import truncated_svd
+from nuggets.compute.threads import each_on_a_thread
 from nuggets.data.samples import IGNORED, Encoded
 from nuggets.errors import BadInput, NonFinite
 from nuggets.models.architecture import ArchSpec
@@ -22,6 +23,9 @@ from nuggets.progress import Progress
 
 Positions = Literal["answer", "all"]
 """`answer`: where the next token is part of the answer. `all`: every token."""
+
+Directions = Mapping[str, Float[Tensor, "k in"]]
+"""Module → orthonormal directions of what it reads."""
 
 BATCH_SIZE = 32
 
@@ -75,27 +79,40 @@ def make_batches(
         )
 
 
-def collect_states(
+@dataclass(frozen=True, eq=False)
+class Recorded:
+    """What one forward pass over samples shows, tokens in the samples' order.
+
+    Attributes:
+        states: float32 `[n_layers + 1, n_tokens, hidden]`: what enters the first block, then what
+            leaves each block (before the final norm).
+        reads: float32 `[n_layers, roles, n_tokens, k]`: what every matrix reads along its
+            directions; no roles where none were given.
+    """
+
+    states: Float[ndarray, "n_states n_tokens hidden"]
+    reads: Float[ndarray, "n_layers roles n_tokens k"]
+
+
+def record(
     model: nn.Module,
     spec: ArchSpec,
     encoded: Sequence[Encoded],
     positions: Positions = "answer",
+    directions: Directions | None = None,
     batch_size: int = BATCH_SIZE,
     progress: Progress | None = None,
-) -> Float[ndarray, "n_states n_tokens hidden"]:
-    """The residual stream of every sample, tokens in the samples' order.
+) -> Recorded:
+    """The residual stream of every sample and what its matrices read, in one forward pass.
 
     Args:
         model: a causal language model; left as it was.
         spec: its dimensions.
         encoded: `(input_ids, labels)` per sample.
         positions: which tokens' states are kept.
+        directions: along which matrices read, as of `strongest_directions`; none when not given.
         batch_size: samples per forward pass; it does not change the result.
         progress: asked for a cancel before every batch.
-
-    Returns:
-        float32 `[n_layers + 1, n_tokens, hidden]`: what enters the first block, then what leaves
-        each block (before the final norm).
 
     Raises:
         BadInput: if there is no sample, or a token is not in the model's vocabulary.
@@ -103,11 +120,12 @@ def collect_states(
     """
     check_samples(encoded, spec)
     parts: list[Tensor] = []
-    with evaluation(model):
+    with evaluation(model), _recorded_reads(model, directions or {}) as (look_at, reads):
         for batch in make_batches(encoded, model, batch_size, progress):
+            kept = batch.answers if positions == "answer" else batch.tokens
+            look_at(kept)
             with record_states(model, spec) as states:
                 decoder_of(model, spec)(input_ids=batch.ids, use_cache=False)
-            kept = batch.answers if positions == "answer" else batch.tokens
             parts.append(torch.stack([state[kept].float().cpu() for state in states]))
     whole = torch.cat(parts, dim=1)
     finite = torch.isfinite(whole).flatten(1).all(1).tolist()
@@ -116,61 +134,67 @@ def collect_states(
             f"The states after {finite.index(False)} of {spec.n_layers} blocks are NaN or "
             "infinite. The weights are damaged, or too large for this dtype; try float32."
         )
-    return whole.numpy()
+    if not directions:
+        return Recorded(whole.numpy(), np.empty((spec.n_layers, 0, whole.shape[1], 0), np.float32))
+    read = torch.stack([torch.cat(each) for each in reads])
+    return Recorded(whole.numpy(), read.unflatten(0, (spec.n_layers, -1)).numpy())
 
 
-def collect_reads(
+def collect_states(
     model: nn.Module,
     spec: ArchSpec,
     encoded: Sequence[Encoded],
-    k: int,
-    roles: Sequence[str] = (),
+    positions: Positions = "answer",
     batch_size: int = BATCH_SIZE,
     progress: Progress | None = None,
-) -> Float[ndarray, "n_layers roles n_tokens k"]:
-    """What every matrix reads at the answer positions along its k strongest directions.
+) -> Float[ndarray, "n_states n_tokens hidden"]:
+    """The states alone, as `record` takes and refuses."""
+    return record(model, spec, encoded, positions, None, batch_size, progress).states
 
-    `X·V_k` with the inputs X of the matrix and its top right singular vectors; see
-    `nuggets.alignment.similarity.subspace_matrix`.
+
+def strongest_directions(
+    model: nn.Module, spec: ArchSpec, k: int, roles: Sequence[str] = ()
+) -> Directions:
+    """The k top right singular vectors of every matrix, layer by layer; reads are `X·V_k`.
 
     Args:
-        model: a causal language model; left as it was.
+        model: whose matrices.
         spec: its dimensions.
-        encoded: `(input_ids, labels)` per sample.
-        k: read-outs per matrix.
+        k: directions per matrix; see `nuggets.alignment.similarity.subspace_matrix`.
         roles: the matrices, in the order of the result; all of a layer when not given.
-        batch_size: samples per forward pass; it does not change the result.
-        progress: asked for a cancel before every batch.
-
-    Returns:
-        float32; the tokens are those of `collect_states`.
     """
-    check_samples(encoded, spec)
-    roles = roles or spec.architecture.roles
-    modules = [
-        model.get_submodule(spec.module(role, layer))
+    names = [
+        spec.module(role, layer)
         for layer in range(spec.n_layers)
-        for role in roles
+        for role in roles or spec.architecture.roles
     ]
-    found: list[list[Tensor]] = [[] for _ in modules]
-    kept: Tensor | None = None
 
-    def reader(module: Any, into: list[Tensor]) -> Any:
-        directions = truncated_svd(module.weight.detach(), k).a
+    def of(name: str) -> Tensor:
+        return truncated_svd(model.get_parameter(f"{name}.weight").detach(), k).a
 
+    device = next(model.parameters()).device
+    return dict(zip(names, each_on_a_thread(of, names, device), strict=True))
+
+
+@contextmanager
+def _recorded_reads(
+    model: nn.Module, directions: Directions
+) -> Iterator[tuple[Callable[[Tensor], None], list[list[Tensor]]]]:
+    """Gives what says which positions are kept, and what every matrix reads there, per batch."""
+    kept: list[Tensor] = []
+    reads: list[list[Tensor]] = [[] for _ in directions]
+
+    def reader(along: Tensor, into: list[Tensor]) -> Any:
         def read(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            into.append((inputs[0][kept].float() @ directions.T).cpu())
+            into.append((inputs[0][kept[-1]].float() @ along.T).cpu())
 
-        return module.register_forward_pre_hook(read)
+        return read
 
-    with evaluation(model), _handles() as handles:
-        for module, into in zip(modules, found, strict=True):
-            handles.append(reader(module, into))
-        for batch in make_batches(encoded, model, batch_size, progress):
-            kept = batch.answers
-            decoder_of(model, spec)(input_ids=batch.ids, use_cache=False)
-    reads = np.stack([torch.cat(parts).numpy() for parts in found])
-    return reads.reshape(spec.n_layers, len(roles), -1, k)
+    with _handles() as handles:
+        for (name, along), into in zip(directions.items(), reads, strict=True):
+            module = model.get_submodule(name)
+            handles.append(module.register_forward_pre_hook(reader(along, into)))
+        yield kept.append, reads
 
 
 def check_samples(encoded: Sequence[Encoded], spec: ArchSpec) -> None:

@@ -15,21 +15,22 @@ from numpy import ndarray
 from torch import Tensor, nn
 
 from nuggets.alignment.linear_maps import PENALTY, ridge_map
-from nuggets.alignment.states import (
-    Batch,
-    Positions,
-    check_samples,
-    collect_states,
-    make_batches,
-    record_states,
-)
-from nuggets.data.samples import Encoded
+from nuggets.alignment.states import Batch, check_samples, make_batches, record_states
+from nuggets.data.samples import IGNORED, Encoded
 from nuggets.models.architecture import ArchSpec
-from nuggets.models.forward import blocks_of, decoder_of, evaluation, replaced_forward
+from nuggets.models.forward import (
+    blocks_of,
+    decoder_of,
+    evaluation,
+    reading_states,
+    replaced_forward,
+)
 from nuggets.progress import Progress
 
 Maps = dict[tuple[int, int], tuple[Tensor, Tensor]]
 """`(teacher layer, student layer)` → float32 weight `[student hidden, teacher hidden]` and bias."""
+AT_ONCE = 1024
+"""Answer positions whose logits are in memory together."""
 
 
 def stitching_accuracy(
@@ -37,18 +38,13 @@ def stitching_accuracy(
     student_spec: ArchSpec,
     teacher: nn.Module,
     teacher_spec: ArchSpec,
-    fit: Sequence[Encoded],
+    maps: Maps,
     test: Sequence[Encoded],
-    *,
-    positions: Positions = "answer",
-    penalty: float = PENALTY,
-    teacher_layers: Sequence[int] | None = None,
-    student_layers: Sequence[int] | None = None,
     progress: Progress | None = None,
 ) -> Float[ndarray, "teacher_layers student_layers"]:
-    """Accuracy of student-up-to-block-j, linear map, teacher-after-block-i, for every (i, j).
+    """Accuracy of student-up-to-block-j, linear map, teacher-after-block-i, for every map (i, j).
 
-    The map takes the states after student block j to those after teacher block i. It is applied
+    A map takes the states after student block j to those after teacher block i. It is applied
     at every position, since the teacher's attention looks back at the question. Fitted on answer
     positions it is best in the late rows, which need little else: .97 in the last cell over the
     skills that both models of the independent pair know, against .88 when fitted everywhere (an
@@ -60,30 +56,20 @@ def stitching_accuracy(
         student_spec: its dimensions.
         teacher: continues from the mapped states.
         teacher_spec: its dimensions.
-        fit: samples on whose states the maps are fitted.
-        test: other samples of the skill.
-        positions: `answer` fits the maps where an answer token is predicted, `all` everywhere.
-        penalty: as in `ridge_map`.
-        teacher_layers: rows to measure; all when not given.
-        student_layers: columns to measure; all when not given.
+        maps: of `fit_maps`, fitted on other samples of the skill.
+        test: samples of the skill.
         progress: asked for a cancel before every batch of every cell.
 
     Returns:
         Share of test samples whose answer tokens, the end of sequence included, are all the
-        stitched model's first choice given the right ones before; NaN where not measured.
+        stitched model's first choice given the right ones before; NaN where there is no map.
     """
-    rows = range(teacher_spec.n_layers) if teacher_layers is None else teacher_layers
-    columns = range(student_spec.n_layers) if student_layers is None else student_layers
-    # [1:]: the first states enter block 0, and no block put them out.
-    targets = collect_states(teacher, teacher_spec, fit, positions, progress=progress)[1:]
-    sources = collect_states(student, student_spec, fit, positions, progress=progress)[1:]
-    maps = fit_maps(targets, sources, rows, columns, penalty)
     device = next(student.parameters()).device
     maps = {cell: (w.to(device), b.to(device)) for cell, (w, b) in maps.items()}
     check_samples(test, teacher_spec)
     # Counts of samples answered right; NaN stays where nothing is measured, and divides to NaN.
     right = np.full((teacher_spec.n_layers, student_spec.n_layers), np.nan)
-    right[np.ix_(rows, columns)] = 0.0
+    right[tuple(zip(*maps, strict=True))] = 0.0
     with evaluation(student), evaluation(teacher):
         for batch in make_batches(test, student):
             # The student runs once per batch; every cell starts from its recorded states.
@@ -118,7 +104,7 @@ def fit_maps(
     columns: Sequence[int],
     penalty: float = PENALTY,
 ) -> Maps:
-    """Ridge maps from chosen student layers to chosen teacher layers."""
+    """Ridge maps from chosen student layers to chosen teacher layers, on states of one skill."""
     # Teacher layers side by side are one target [n, rows · p].
     targets = np.concatenate([teacher_states[i] for i in rows], axis=1)
     maps: Maps = {}
@@ -131,12 +117,28 @@ def fit_maps(
     return maps
 
 
-def exact_match(model: nn.Module, spec: ArchSpec, samples: Sequence[Encoded]) -> float:
-    """Share of samples that the whole model answers rightly under teacher forcing."""
-    check_samples(samples, spec)
+def exact_match(
+    model: nn.Module, spec: ArchSpec, samples: Sequence[Encoded], last: Float[ndarray, "n hidden"]
+) -> float:
+    """Share of samples that the whole model answers rightly under teacher forcing.
+
+    Args:
+        model: a causal language model.
+        spec: its dimensions.
+        samples: `(input_ids, labels)` each.
+        last: the states after its last block at their answer positions, of `collect_states`.
+    """
+    like = next(model.parameters())
+    best: list[Tensor] = []
     with evaluation(model):
-        batches = make_batches(samples, model)
-        return sum(_n_right(stitched_logits(model, spec, b), b) for b in batches) / len(samples)
+        for states in torch.from_numpy(last).to(like).split(AT_ONCE):
+            ids = torch.zeros(1, len(states), dtype=torch.long, device=like.device)
+            with reading_states(model, spec, states[None]):
+                best.append(model(input_ids=ids, use_cache=False).logits[0].argmax(-1).cpu())
+    answers = [[label for label in labels[1:] if label != IGNORED] for _, labels in samples]
+    targets = torch.tensor([label for answer in answers for label in answer])
+    hits = (torch.cat(best) == targets).split([len(answer) for answer in answers])
+    return sum(bool(answer.all()) for answer in hits) / len(samples)
 
 
 def stitched_logits(

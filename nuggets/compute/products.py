@@ -16,8 +16,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
+from numpy import ndarray
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear
@@ -25,6 +27,8 @@ from torch.overrides import TorchFunctionMode
 
 WORTH = 2**22
 """Multiplications from which on a product is worth the longer way to oneDNN."""
+SLOW = 2**30
+"""Multiplications that take float64 a thirtieth of a second on one core."""
 # Not a global: what one thread asks for must not change how another one computes.
 _on: ContextVar[bool] = ContextVar("fast_products", default=False)
 
@@ -58,6 +62,22 @@ def product(a: Float[Tensor, "m k"], b: Float[Tensor, "n k"]) -> Float[Tensor, "
         return product(b, a).T  # (b · aᵀ)ᵀ = a · bᵀ
     # The larger one comes first, unless it is stored by columns: that would take ten times as long.
     return _onednn(a, b, None) if a.is_contiguous() else _onednn(b, a, None).T
+
+
+def precision_of(multiplications: int) -> type[np.floating]:
+    """In what statistics of states are multiplied: float32 where float64 would take seconds."""
+    return np.float32 if multiplications >= SLOW else np.float64
+
+
+def cross_product(x: Float[ndarray, "n p"], y: Float[ndarray, "n q"]) -> Float[ndarray, "p q"]:
+    """xᵀ·y of two arrays of one precision.
+
+    In float32 an entry is off by about 1e-7 of the product of its two columns' norms: centre
+    columns before, since a mean is part of a norm.
+    """
+    if x.dtype == np.float64:
+        return x.T @ y
+    return product(torch.from_numpy(x).T, torch.from_numpy(y).T).numpy()
 
 
 def stored_whole(matrix: Float[Tensor, "m n"]) -> Float[Tensor, "m n"]:

@@ -34,6 +34,8 @@ Factors = Mapping[str, LowRankFactors]
 """Student module → factors. An embedding's are those of its transpose `[hidden, vocab]`."""
 
 ADAPTER = "default"
+STARTED = "started"
+"""The adapter that takes the start off again, on a base that stays as it is."""
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
 CARD = "README.md"
@@ -113,10 +115,11 @@ def inject(
     """Starts a LoRA from factors and subtracts their product from the base.
 
     The function at step 0 is unchanged: `W − s·B₀A₀ + s·B₀A₀ = W` (section 3.4 of the paper),
-    with `s = alpha / r`.
+    with `s = alpha / r`. From weights in bfloat16, which would round the difference, nothing is
+    subtracted: a second, frozen adapter is `−s·B₀A₀` in float32.
 
     Args:
-        model: the student; its base weights are changed in place.
+        model: the student; its base weights are changed in place if they are float32.
         factors: initial A and B per student module.
         lora: alpha and dropout.
         ranks: every module that gets a LoRA; those without factors start as PEFT starts them. The
@@ -133,9 +136,28 @@ def inject(
             a, b = _lora_weights(layer)
             a.copy_(factor.a.to(a))
             b.copy_(factor.b.to(b))
-            delta = layer.get_delta_weight(ADAPTER)
-            layer.get_base_layer().weight.sub_(delta)
+            base = layer.get_base_layer().weight
+            if base.dtype == torch.float32:
+                base.sub_(layer.get_delta_weight(ADAPTER))
+    if factors and next(model.parameters()).dtype != torch.float32:
+        _take_off(peft, factors, lora)
     return peft
+
+
+def _take_off(peft: Any, factors: Factors, lora: LoraConfig) -> None:
+    """Adds the frozen adapter `−s·B₀A₀`: what the trained one starts from, taken off again."""
+    ranks = {name: factor.rank for name, factor in factors.items()}
+    scales = {name: lora.scale(rank) for name, rank in ranks.items()}
+    peft.add_adapter(STARTED, peft_config(ranks, scales))
+    with torch.no_grad():
+        for name, factor in factors.items():
+            a, b = _lora_weights(peft.base_model.model.get_submodule(name), STARTED)
+            a.copy_(factor.a.to(a))
+            b.copy_(-factor.b.to(b))
+    peft.base_model.set_adapter([ADAPTER, STARTED])
+    for name, parameter in peft.named_parameters():
+        if f".{STARTED}" in name:
+            parameter.requires_grad_(False)
 
 
 def untie(model: Any, modules: Iterable[str]) -> None:
@@ -148,11 +170,11 @@ def untie(model: Any, modules: Iterable[str]) -> None:
     model.config.tie_word_embeddings = False
 
 
-def _lora_weights(layer: Any) -> tuple[Tensor, Tensor]:
+def _lora_weights(layer: Any, adapter: str = ADAPTER) -> tuple[Tensor, Tensor]:
     """A `[r, in]` and B `[out, r]` of a PEFT layer; an embedding's are parameters themselves."""
-    if ADAPTER in layer.lora_A:
-        return layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight
-    return layer.lora_embedding_A[ADAPTER], layer.lora_embedding_B[ADAPTER]
+    if adapter in layer.lora_A:
+        return layer.lora_A[adapter].weight, layer.lora_B[adapter].weight
+    return layer.lora_embedding_A[adapter], layer.lora_embedding_B[adapter]
 
 
 def read_factors(peft: Any) -> dict[str, tuple[Tensor, Tensor]]:

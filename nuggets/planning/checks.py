@@ -340,6 +340,7 @@ def work_of(recipe: TransferRecipe, teacher: Model, device: str) -> Work:
         n_test=data.n_test,
         checkpointed=train.activation_checkpointing,
         dtype=_dtype(recipe.sensitivity.dtype, device),
+        train_dtype=train.dtype,
         runs_teacher=any(arm.runs_teacher for arm in recipe.arms),
         keeps_map=recipe.sensitivity.keep == "full",
     )

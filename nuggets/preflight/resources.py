@@ -14,6 +14,7 @@ from nuggets.frozen import Frozen
 from nuggets.models.architecture import ArchSpec
 from nuggets.sensitivity.footprint import (
     FLOAT32,
+    has_room_for_two,
     head_bytes,
     hooks_bytes,
     row_bytes,
@@ -59,6 +60,7 @@ class Work(Frozen):
         n_test: samples that each training is measured on.
         checkpointed: whether training computes blocks twice rather than keep their activations.
         dtype: number format in which the models compute.
+        train_dtype: number format of the student's weights in training and evaluation.
         runs_teacher: whether an arm runs the teacher, which then has to be loaded whole.
         keeps_map: whether the full sensitivity map is kept on disk, rather than windows or sums.
     """
@@ -73,6 +75,7 @@ class Work(Frozen):
     n_test: int = 80
     checkpointed: bool = False
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    train_dtype: Literal["float32", "bfloat16"] = "float32"
     runs_teacher: bool = False
     keeps_map: bool = True
 
@@ -237,14 +240,16 @@ def _extraction(teacher: Size, student: Size, work: Work, speed: Speed | None) -
 def _training(teacher: Size, student: Size, work: Work, machine: Machine) -> StageNeed:
     """A LoRA on frozen weights: forward, and backward through activations only.
 
-    The untouched student stays beside the one that is trained. A batch is computed in parts where
-    memory is short; its logits never are there whole. Gradients and optimiser of a LoRA are small
-    beside the activations.
+    The untouched student stays beside the one that is trained where there is room for both. A batch
+    is computed in parts where memory is short; its logits never are there whole. Gradients and
+    optimiser of a LoRA are small beside the activations.
     """
-    width, spec, speed = BYTES[work.dtype], student.spec, machine.speed
+    width, spec, speed = BYTES[work.train_dtype], student.spec, machine.speed
     factors = work.rank * sum(sum(spec.shape(role)) for _, role, _ in spec.modules())
-    weights = 2 * student.parameters + (teacher.parameters if work.runs_teacher else 0)
-    needed = weights * width + 4 * factors * FLOAT32
+    one = student.parameters * width
+    needed = one + 4 * factors * FLOAT32
+    needed += teacher.parameters * FLOAT32 if work.runs_teacher else 0
+    needed += one if has_room_for_two(one, machine.memory_free - needed) else 0
     row = row_bytes(spec, work.max_tokens, width, work.checkpointed)
     free = max(0, machine.memory_free - needed)
     rows = min(work.batch_size, rows_at_once(row, free, machine.device))
@@ -263,7 +268,7 @@ def _training(teacher: Size, student: Size, work: Work, machine: Machine) -> Sta
 
 def _evaluation(student: Size, work: Work, speed: Speed | None) -> StageNeed:
     """Every test sample twice: its answer scored, and its answer written token by token."""
-    width, spec = BYTES[work.dtype], student.spec
+    width, spec = BYTES[work.train_dtype], student.spec
     tokens = work.trainings * work.n_test * work.tokens
     logits = work.batch_size * work.max_tokens * spec.vocab_size * FLOAT32
     return StageNeed(

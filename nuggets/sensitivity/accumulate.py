@@ -32,7 +32,7 @@ class Accumulator:
         full: float32, shaped as the parameter; None for vectors and where only sums are kept.
         rows: float64 `[out]`, where only sums are kept.
         cols: float64 `[in]`, likewise.
-        per_sample: each sample's sum, float64 scalars.
+        per_sample: each sample's sum, float64: numbers of a CPU, scalars of a GPU.
     """
 
     name: str
@@ -40,7 +40,7 @@ class Accumulator:
     full: Tensor | None = None
     rows: Tensor | None = None
     cols: Tensor | None = None
-    per_sample: list[Tensor] = field(default_factory=list)
+    per_sample: list[float | Tensor] = field(default_factory=list)
 
     @property
     def module(self) -> str:
@@ -50,12 +50,12 @@ class Accumulator:
     def add(self, score: Tensor) -> None:
         """Adds one sample's score (float32, shaped as the parameter)."""
         if score.ndim == 1:
-            self.per_sample.append(score.double().sum())
+            self.per_sample += _apart(score.double().sum())
             return
         # Inside one matrix float32 with torch's pairwise summation, between samples float64:
         # a whole float64 copy of the score would double the peak memory.
         rows = score.sum(dim=1).double()
-        self.per_sample.append(rows.sum())
+        self.per_sample += _apart(rows.sum())
         if self.keep_full:  # its row and column sums are taken once, from the finished matrix
             self.full = score if self.full is None else self.full.add_(score)
         else:
@@ -66,7 +66,7 @@ class Accumulator:
     def add_all(self, scores: Tensor) -> None:
         """Adds several samples' scores `[samples, *shape of the parameter]`."""
         rows = scores.sum(dim=-1).double()  # [samples, out]; of a vector's scores [samples]
-        self.per_sample += list(rows if scores.ndim == 2 else rows.sum(dim=1))
+        self.per_sample += _apart(rows if scores.ndim == 2 else rows.sum(dim=1))
         if scores.ndim == 2:
             return
         if self.keep_full:
@@ -76,6 +76,16 @@ class Accumulator:
             cols = scores.sum(dim=1).double().sum(dim=0)
             self.rows = rows.sum(dim=0) if self.rows is None else self.rows.add_(rows.sum(dim=0))
             self.cols = cols if self.cols is None else self.cols.add_(cols)
+
+
+def _apart(sums: Tensor) -> list[float | Tensor]:
+    """Each number by itself.
+
+    On a CPU none is a tensor: one that outlives its sample keeps what is freed around it from being
+    used again, .8 MB a sample and block (`python -m benchmarks --only states`). A GPU would have to
+    wait for its numbers.
+    """
+    return sums.reshape(-1).tolist() if sums.device.type == "cpu" else list(sums.reshape(-1))
 
 
 class Hooks:
@@ -152,7 +162,8 @@ class MapParts:
         """
         for done in sums:
             # Any NaN or infinity in a score reaches its total: the entries need no look.
-            totals = torch.stack(done.per_sample).cpu().numpy()
+            each = [torch.as_tensor(number, dtype=torch.float64) for number in done.per_sample]
+            totals = torch.stack(each).cpu().numpy()
             if not np.isfinite(totals).all():
                 raise NonFinite(
                     f"The sensitivity of {done.name!r} is NaN or infinite; check the model's "

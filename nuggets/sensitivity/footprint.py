@@ -71,6 +71,16 @@ def rows_at_once(row: int, free: int, device: str) -> int:
     return max(1, room // row)
 
 
+def has_room_for_two(student: int, free: int) -> bool:
+    """Whether an untouched student stays in memory beside the one that is trained.
+
+    Args:
+        student: bytes of its weights.
+        free: bytes free once one of them is loaded.
+    """
+    return student <= SHARE * free
+
+
 def _block_numbers(spec: ArchSpec) -> int:
     heads = 3 * spec.size("q_heads") + 3 * spec.size("kv_heads")
     return 8 * spec.hidden_size + heads + 4 * spec.intermediate_size

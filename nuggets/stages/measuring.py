@@ -74,6 +74,10 @@ class Loaded:
     @cached_property
     def model(self) -> nn.Module:
         """The whole model, on its device."""
+        return self.load()
+
+    def load(self) -> nn.Module:
+        """Reads the whole model once more, bit for bit."""
         advice = "use bfloat16, a smaller model or another device"
         with memory_reported(f"Loading {self.name}", advice):
             return load_model(self.ref, dtype=self.dtype, device=self.device)

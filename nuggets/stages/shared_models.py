@@ -12,8 +12,9 @@ from nuggets.models.references import ModelRef
 from nuggets.planning.cache import digest_model
 from nuggets.progress import Progress
 from nuggets.stages.measuring import ROOMY, Loaded
+from nuggets.train.untouched import Untouched
 
-Held = dict[tuple[ModelRef, str], tuple[str, Loaded]]
+Held = dict[tuple[ModelRef, str, str], tuple[str, Loaded]]
 _held: ContextVar[Held | None] = ContextVar("held", default=None)
 
 
@@ -34,19 +35,29 @@ def models_shared() -> Iterator[Held]:
         _held.reset(token)
 
 
-def load_shared(source: Model, device: str, progress: Progress | None = None) -> Loaded:
-    """A model in float32: the one that an earlier run loaded from the same bytes, or a new one.
+def load_shared(
+    source: Model, device: str, dtype: str = "float32", progress: Progress | None = None
+) -> Loaded:
+    """A model: the one that an earlier run loaded from the same bytes, or a new one.
 
     Nothing is held where memory is scarce: what one run alone would not load might stay from
     another.
     """
     held = _held.get()
     if held is None:
-        return Loaded(source, device, progress=progress)
-    digest = digest_model(source)
-    known, found = held.pop((source.ref, device), ("", None))
+        return Loaded(source, device, dtype, progress)
+    digest, key = digest_model(source), (source.ref, device, dtype)
+    known, found = held.pop(key, ("", None))
     if found is None or known != digest:
-        found = Loaded(source, device, progress=progress)
+        found = Loaded(source, device, dtype, progress)
     if ROOMY * 4 * found.parameters < free_memory(device):
-        held[source.ref, device] = digest, found
+        held[key] = digest, found
     return found
+
+
+def untouched_of(student: Loaded) -> Untouched:
+    """The student that arms start from: copied if it is held, else lent where memory is scarce."""
+    held = _held.get() or {}
+    if any(student is each for _, each in held.values()):
+        return Untouched(student.model)
+    return Untouched(load=student.load)

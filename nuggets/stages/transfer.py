@@ -45,7 +45,7 @@ from nuggets.stages.measuring import (
     write_extraction,
 )
 from nuggets.stages.reuse import KnownCells
-from nuggets.stages.shared_models import load_shared
+from nuggets.stages.shared_models import load_shared, untouched_of
 from nuggets.statistics.cells import CellOutcome
 from nuggets.statistics.comparisons import higher_is_better
 from nuggets.statistics.report import build_report
@@ -54,6 +54,7 @@ from nuggets.train.cells import EVALUATION_BATCHES, CellRecord, CellResult
 from nuggets.train.lab import Lab
 from nuggets.train.lanes.packing import CellGroup, Form, plan_batches
 from nuggets.train.lanes.side_by_side import Cell, run_batch
+from nuggets.train.untouched import Untouched
 
 STAGES = ("load", "sensitivity", "plan", "train", "benchmark", "report")
 
@@ -89,16 +90,17 @@ def _prepare(
     data = check_transfer(recipe, pair)
     # Once more: what was read between the two is what they name.
     ctx.provenance(samples=_digest(data, recipe), **cache.digest_files(recipe))
-    teacher = load_shared(pair.teacher, recipe.device, ctx)
-    student = load_shared(pair.student, recipe.device, ctx)
+    teacher = load_shared(pair.teacher, recipe.device, progress=ctx)
+    student = load_shared(pair.student, recipe.device, recipe.train.dtype, ctx)
     judged = [*data.test, *data.validation, *chain.from_iterable(data.old.values())]
     check_items(judged, student.tokenizer, recipe.train.max_length, recipe.data.format)
-    _ = student.model  # now, so that damaged weights end the run before anything is measured
+    untouched = untouched_of(student)
+    _ = untouched.model  # now, so that damaged weights end the run before anything is measured
     ctx.check_cancelled()
     ctx.stage("sensitivity")
     map = measure_map(map_request(recipe, pair), ctx, teacher)
     keep_map(map, ctx)
-    return _lab(recipe, pair, teacher, student, map, data, ctx), data
+    return _lab(recipe, pair, teacher, student, untouched, map, data, ctx), data
 
 
 def _lab(
@@ -106,6 +108,7 @@ def _lab(
     pair: ModelPair,
     teacher: Loaded,
     student: Loaded,
+    untouched: Untouched,
     map: Any,
     data: Datasets,
     ctx: RunContext,
@@ -124,7 +127,7 @@ def _lab(
         teacher_weight=teacher.weight,
         teacher_words=teacher.words,
         teacher_spec=teacher.spec,
-        student=student.model,
+        untouched=untouched,
         student_spec=student.spec,
         tokenizer=student.tokenizer,
         teacher_tokenizer=teacher.tokenizer,
@@ -229,6 +232,7 @@ def _batch(
             known.confirm_models()
             _keep(recipe, data, cell, result, ctx)
             known.remember(cell.arm, cell.seed, ctx.run)
+            del result  # the next one is trained without this one in memory
     if checkpoints.exists():
         remove_folder(checkpoints)
 

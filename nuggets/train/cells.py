@@ -125,6 +125,7 @@ def run_cell(
         NonFinite: if training, at every rate, or evaluation went to NaN or infinity.
         Cancelled: on request.
     """
+    student_logits(lab, test)  # now, since the arm may take the student and change it
     trainee = arm.build(replace(lab, workspace=Workspace(folder, progress)), seed)
     difference = step0_difference(lab, trainee, test)
     if progress is not None:
@@ -346,10 +347,20 @@ def step0_difference(lab: Lab, trainee: Trainee, samples: Sequence[Sample]) -> f
     if trainee.own_base:
         return None
     batch = pad_right(lab.encode(list(samples[:PROBED])), lab.device)
-    with evaluation(lab.student), evaluation(trainee.model):
+    with evaluation(trainee.model):
         ours = answer_logits(trainee.model, *batch)[0]
-        theirs = answer_logits(lab.student, *batch)[0]
-    return float((ours - theirs).abs().max())
+    return float((ours - student_logits(lab, samples)).abs().max())
+
+
+def student_logits(lab: Lab, samples: Sequence[Sample]) -> torch.Tensor:
+    """The untouched student's logits where the identity at step 0 is measured; made once."""
+    encoded = lab.encode(list(samples[:PROBED]))
+
+    def make() -> torch.Tensor:
+        with evaluation(lab.student):
+            return answer_logits(lab.student, *pad_right(encoded, lab.device))[0]
+
+    return lab.once(("step0", str(encoded)), make)
 
 
 def shared_config(lab: Lab, seed: int, lr: float | None = None) -> TrainConfig:

@@ -31,6 +31,9 @@ class TrainConfig(Frozen):
             still come once per epoch in an order drawn from the seed, the same for every arm.
         activation_checkpointing: keep what stands between blocks only and compute the rest
             twice: a third more work, the same numbers, and long samples fit.
+        dtype: of the student's own weights, which a LoRA leaves as they are; what is trained is
+            float32 in any case. `bfloat16` takes half the memory, and is refused where an arm
+            changes the weights themselves. Arms are then trained one after another.
         concurrent: train arms and seeds side by side in one program. `auto` does so for small
             students and on GPUs, as far as memory allows; `always` wherever it is possible; `never`
             trains one after another. The results are the same up to rounding.
@@ -52,6 +55,7 @@ class TrainConfig(Frozen):
     max_length: int = Field(default=2048, ge=8)
     group_lengths: bool = False
     activation_checkpointing: bool = False
+    dtype: Literal["float32", "bfloat16"] = "float32"
     concurrent: Literal["auto", "always", "never"] = "auto"
     processes: int = Field(default=1, ge=1, le=64)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +30,7 @@ from nuggets.progress import Progress
 from nuggets.sensitivity.maps import SensitivityMap
 from nuggets.sensitivity.scores import Score
 from nuggets.train.config import TrainConfig
+from nuggets.train.untouched import Untouched
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,7 +96,7 @@ class Lab:
         teacher_weight: module → the teacher's weight, from memory or from its files; the
             model's own when not given.
         teacher_spec: its dimensions.
-        student: likewise; never trained itself.
+        untouched: the student, never trained itself.
         student_spec: its dimensions.
         tokenizer: the student's.
         map: the teacher's sensitivity on the target task.
@@ -125,7 +125,7 @@ class Lab:
 
     teacher: Any
     teacher_spec: ArchSpec
-    student: Any
+    untouched: Untouched
     student_spec: ArchSpec
     tokenizer: Any
     map: SensitivityMap
@@ -151,9 +151,14 @@ class Lab:
     kept: Path | None = None
     _cache: dict[Any, Any] = field(default_factory=dict, repr=False)
 
+    @property
+    def student(self) -> Any:
+        """The untouched student; what an arm changes is `fresh_student`, asked for last."""
+        return self.untouched.model
+
     def fresh_student(self) -> Any:
-        """A copy of the student that may be changed."""
-        return copy.deepcopy(self.student)
+        """A student that may be changed."""
+        return self.untouched.fresh()
 
     def encode(self, samples: list[Sample]) -> list[Encoded]:
         """Token ids and response-only labels."""

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import gc
+import weakref
+from dataclasses import replace
 from itertools import combinations
 from typing import get_args
 
@@ -18,14 +22,17 @@ from nuggets.extraction.plan import ExtractionConfig, LoraConfig
 from nuggets.extraction.selectors import ConsistentSelector
 from nuggets.frozen import Frozen, members
 from nuggets.models.forward import evaluation, pad_right
+from nuggets.recipe import load_recipe
 from nuggets.sensitivity.hooks import compute_sensitivity
 from nuggets.sensitivity.scores import Contrast, Specific
 from nuggets.statistics.verdict import ArmRole
+from nuggets.train import untouched
 from nuggets.train.arms.aligned import Hints, Memories, Regressed, States
 from nuggets.train.arms.family import Arm, Distill, Graft, Paper, Pissa, TeacherLabels, WrongTask
 from nuggets.train.arms.initialisers import Initialiser
 from nuggets.train.arms.lexicon import Lexicon, LexiconControl
 from nuggets.train.cells import CellResult, run_cell
+from nuggets.train.untouched import Untouched
 from tests.unit.train.tiny_lab import letters, load, make_lab
 
 ALIGNED = (Memories, States, Hints, Regressed)
@@ -45,6 +52,13 @@ OWN_WEIGHTS = ("full", "graft", "hints", "lexicon")
 TEST = letters(5, 99)
 
 each_arm = pytest.mark.parametrize("arm", ARMS, ids=lambda arm: arm.name)
+
+
+def each_of(*kinds):
+    """Arms of these kinds alone, where the others would show the same."""
+    arms = [arm for arm in ARMS[: len(members(Arm))] if arm.kind in kinds]
+    assert len(arms) == len(kinds)
+    return pytest.mark.parametrize("arm", arms, ids=lambda arm: arm.name)
 
 
 @pytest.fixture(scope="module")
@@ -123,6 +137,53 @@ def test_student_logits_are_unchanged_at_step_zero_with_alpha_other_than_r(lab, 
         )
         assert found is not None
         assert found < 1e-4
+
+
+@each_of("paper", "states", "full", "graft", "lexicon")
+def test_where_one_student_finds_room_an_arm_gives_the_same_bits_and_holds_no_second(
+    lab, trained, arm, monkeypatch
+):
+    handed: list[weakref.ref] = []
+
+    def load():
+        gc.collect()
+        assert not [student for student in handed if student() is not None]
+        student = copy.deepcopy(lab.student)
+        handed.append(weakref.ref(student))
+        return student
+
+    monkeypatch.setattr(untouched, "free_memory", lambda device: 0)
+    tight = replace(lab, untouched=Untouched(load=load), _cache={})
+    found, expected = cell(tight, arm).record, trained[arm.name].record
+    assert found.losses == expected.losses
+    assert found.step0_difference == expected.step0_difference
+    assert found.outcome.outcomes == expected.outcome.outcomes
+    assert equal(state(tight.student), state(lab.student))
+    keeps = isinstance(arm, Graft)  # which is cut from the teacher
+    assert len(handed) == 1 if keeps else len(handed) > 1
+
+
+def test_arms_that_change_the_students_weights_are_refused_in_bfloat16():
+    for arm in ARMS[: len(members(Arm))]:
+        own = [f"arms=[{{kind: {arm.kind}}}]", "train.dtype=bfloat16"]
+        if arm.keeps_weights:
+            assert load_recipe("quick", own).train.dtype == "bfloat16"
+            continue
+        with pytest.raises(BadInput, match=f"{arm.name} changes the student's own weights"):
+            load_recipe("quick", own)
+
+
+@each_of("plain", "paper")
+def test_weights_in_bfloat16_stay_as_they_are(lab, arm, tmp_path):
+    student = copy.deepcopy(lab.student).bfloat16()
+    result = cell(replace(lab, untouched=Untouched(student), _cache={}), arm)
+    trainee, found = result.trainee, result.record.step0_difference
+    assert found < 0.01
+    trained = logits(lab, trainee.model)
+    result.save_weights(tmp_path, base="student", card="# A card")
+    reloaded = load_adapter(copy.deepcopy(student), tmp_path)
+    torch.testing.assert_close(logits(lab, reloaded), trained, rtol=0, atol=0.05)
+    assert equal(state(trainee.model.unload()), state(student))
 
 
 @each_arm

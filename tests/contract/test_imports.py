@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 COMPUTING = {
-    "nuggets.alignment": "measure readability states stitching words",
+    "nuggets.alignment": "linear_maps measure readability similarity states stitching words",
     "nuggets.builtin": "tokenizer train_pairs training",
     "nuggets.compute": "products svd",
     "nuggets.erasure": "measure streamed",

@@ -99,6 +99,7 @@ class Hints(Aligned):
     """
 
     title: ClassVar[str] = "Learned states"
+    keeps_weights = False
     kind: Literal["hints"] = "hints"
     n_general: int = Field(default=8000, ge=8)
     steps: int = Field(default=800, ge=1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field
@@ -41,6 +41,9 @@ class ArmBase(Frozen):
     """Whether it runs the teacher or copies it whole; other arms read single matrices."""
     keeps_function: ClassVar[bool] = True
     """Whether the student's function is unchanged at step 0."""
+    keeps_weights: ClassVar[bool] = True
+    """Whether the student's own weights can stay as they are, so that bfloat16 rounds no change of
+    them away."""
     compares_tokens: ClassVar[bool] = False
     """Whether both models read the same token ids, so that their tokenizers have to agree."""
     needs_extra_prompts: ClassVar[bool] = False
@@ -100,3 +103,17 @@ class ArmBase(Frozen):
             BadInput: if the pair or the data cannot serve this arm, in one sentence.
         """
         raise NotImplementedError
+
+
+def check_weights(arms: Iterable[ArmBase], dtype: str) -> None:
+    """Refuses arms that change the student's weights where those are not float32.
+
+    Raises:
+        ValueError: naming the first.
+    """
+    changed = [arm.name for arm in arms if not arm.keeps_weights]
+    if dtype != "float32" and changed:
+        raise ValueError(
+            f"the arm {changed[0]} changes the student's own weights, and {dtype} would round its "
+            "changes away; remove it, or set train.dtype to float32"
+        )

@@ -277,6 +277,7 @@ class Full(ArmBase):
     role: ClassVar[ArmRole] = "comparator"
     needs_teacher: ClassVar[bool] = False
     title: ClassVar[str] = "Full fine-tuning"
+    keeps_weights = False
     stacks = "whole"
     kind: Literal["full"] = "full"
 

@@ -39,6 +39,7 @@ class Pissa(Initialiser):
     """LoRA that starts from the student's own principal components (arXiv 2404.02948)."""
 
     title: ClassVar[str] = "PiSSA"
+    keeps_weights = False
     kind: Literal["pissa"] = "pissa"
 
     def build(self, lab: Lab, seed: int) -> Trainee:
@@ -53,6 +54,7 @@ class Olora(Initialiser):
     """LoRA that starts from a QR factorisation of the student's weights (arXiv 2406.01775)."""
 
     title: ClassVar[str] = "OLoRA"
+    keeps_weights = False
     kind: Literal["olora"] = "olora"
 
     def build(self, lab: Lab, seed: int) -> Trainee:
@@ -67,6 +69,7 @@ class LoraGa(Initialiser):
     """LoRA whose first step is that of full fine-tuning (LoRA-GA, arXiv 2407.05000)."""
 
     title: ClassVar[str] = "LoRA-GA"
+    keeps_weights = False
     kind: Literal["lora_ga"] = "lora_ga"
 
     def build(self, lab: Lab, seed: int) -> Trainee:
@@ -98,6 +101,7 @@ class Corda(Initialiser):
     """
 
     title: ClassVar[str] = "CorDA"
+    keeps_weights = False
     kind: Literal["corda"] = "corda"
 
     def build(self, lab: Lab, seed: int) -> Trainee:

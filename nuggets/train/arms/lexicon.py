@@ -53,6 +53,7 @@ class Lexicon(ArmBase):
     """
 
     title: ClassVar[str] = "Teacher's word vectors"
+    keeps_weights = False
     uncounted = "the longer general samples of lexicon arms"
     kind: Literal["lexicon"] = "lexicon"
     source: Source = "first_block"

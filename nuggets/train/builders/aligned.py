@@ -61,7 +61,7 @@ def with_memories(lab: Lab, seed: int, arm: Memories) -> Trainee:
         # What a neuron adds to the stream is its activation times its value, so |a|·‖v‖ says how
         # much it is used: its size alone would call a large neuron that never fires a used one.
         width = lab.student.get_submodule(lab.student_spec.module("down", student)).weight
-        use = np.abs(uses[student]).mean(0) * width.detach().norm(dim=0).cpu().numpy()
+        use = np.abs(uses[student]).mean(0) * width.detach().float().norm(dim=0).cpu().numpy()
         factors |= _replacement(lab, student, teacher, maps, use)
     return _started(
         lab,

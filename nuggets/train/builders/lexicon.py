@@ -59,12 +59,12 @@ def with_lexicon(lab: Lab, seed: int, arm: Lexicon) -> Trainee:
         BadInput: if the two vocabularies share none of the words.
     """
     words = words_of(lab, seed, arm)
+    rows = None if arm.control == "no_rows" else mapped_rows(lab, seed, arm, words)
     model, embed = lab.fresh_student(), lab.student_spec.module("embed")
     untie(model, [embed])  # what is added to a word's vector must not change how it is said
     table = model.get_submodule(embed).weight
     added = torch.zeros_like(table)
-    if arm.control != "no_rows":
-        rows = mapped_rows(lab, seed, arm, words)
+    if rows is not None:
         size = table.detach()[words.student].norm(dim=1).mean()
         added[words.student] = arm.scale * size * _unit(rows).to(added)
     with torch.no_grad():

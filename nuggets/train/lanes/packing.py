@@ -65,7 +65,8 @@ def _form(lab: Lab, arm: Arm) -> Form:
     # A large model on a CPU keeps its processor busy alone; a GPU waits for work in any case.
     worth = lab.train.concurrent == "always" or small or lab.device.type == "cuda"
     never = lab.train.concurrent == "never" or lab.train.activation_checkpointing
-    never = never or lab.train.processes > 1
+    never = never or lab.train.processes > 1 or not lab.untouched.spare
+    never = never or lab.train.dtype != "float32"  # merged weights would be rounded
     if never or arm.stacks is None or not worth:
         return "alone"
     drops = lab.lora.dropout > 0 and arm.stacks != "whole"

@@ -17,6 +17,7 @@ from nuggets.train.cells import (
     PROBED,
     count_flops,
     shared_config,
+    student_logits,
 )
 from nuggets.train.checkpoints import TrainLog
 from nuggets.train.lab import Lab, Trainee, Workspace
@@ -193,8 +194,7 @@ class Program:
         """As `nuggets.train.cells.step0_difference`, for every lane of this program."""
         batch = self.lab.encode(list(samples[:PROBED]))
         differences: list[float] = []
-        with evaluation(self.lab.student):
-            theirs = answer_logits(self.lab.student, *pad_right(batch, self.lab.device))[0]
+        theirs = student_logits(self.lab, samples)
         for model in self.models:
             ids, labels = pad_right(batch * model.n_lanes, self.lab.device)
             with evaluation(model.model):

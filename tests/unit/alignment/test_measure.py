@@ -8,8 +8,14 @@ from transformers import AutoModelForCausalLM
 from nuggets.alignment import measure
 from nuggets.alignment.measure import align_models
 from nuggets.alignment.similarity import cka_matrix, subspace_matrix
-from nuggets.alignment.states import collect_reads, collect_states, make_batches, record_states
-from nuggets.alignment.stitching import exact_match, stitched_logits, stitching_accuracy
+from nuggets.alignment.states import (
+    collect_states,
+    make_batches,
+    record,
+    record_states,
+    strongest_directions,
+)
+from nuggets.alignment.stitching import exact_match, fit_maps, stitched_logits, stitching_accuracy
 from nuggets.builtin.pairs import model_folder
 from nuggets.data.samples import encode
 from nuggets.errors import BadInput, Cancelled, NonFinite
@@ -32,6 +38,21 @@ def samples(n=6, seed=FIT):
     rng = np.random.default_rng(seed)
     rows = [rng.integers(3, 40, size=rng.integers(6, 11)).tolist() for _ in range(n)]
     return [(ids, [-100] * 3 + ids[3:]) for ids in rows]
+
+
+def collect_reads(model, spec, encoded, k, **options):
+    directions = strongest_directions(model, spec, k)
+    return record(model, spec, encoded, "answer", directions, **options).reads
+
+
+def stitched(student, teacher, fit, test, positions="answer", rows=None, columns=None, **options):
+    """Stitching accuracy by maps that are fitted here."""
+    progress = options.pop("progress", None)
+    targets, sources = (collect_states(*side, fit, positions)[1:] for side in (teacher, student))
+    rows = range(len(targets)) if rows is None else rows
+    columns = range(len(sources)) if columns is None else columns
+    maps = fit_maps(targets, sources, rows, columns, **options)
+    return stitching_accuracy(*student, *teacher, maps, test, progress)
 
 
 def answered(model, encoded):
@@ -112,7 +133,7 @@ def test_answer_positions_are_those_that_predict_an_answer_token(teacher):
 def test_padding_changes_nothing(any_model):
     model, spec = any_model
     encoded = samples(7)
-    for collect in (collect_states, lambda *a, **k: collect_reads(*a, k=3, **k)):
+    for collect in (collect_states, lambda *a, **o: collect_reads(*a, 3, **o)):
         one, many = (collect(model, spec, encoded, batch_size=size) for size in (1, 4))
         np.testing.assert_allclose(one, many, atol=2e-5)
 
@@ -141,7 +162,7 @@ def test_the_model_is_left_as_it_was(teacher):
     model, spec = teacher
     model.train()
     before = {name: p.clone() for name, p in model.named_parameters()}
-    stitching_accuracy(model, spec, model, spec, samples(), samples(seed=TEST))
+    stitched((model, spec), (model, spec), samples(), samples(seed=TEST))
     collect_reads(model, spec, samples(), 2)
     assert model.training
     model.eval()
@@ -186,8 +207,8 @@ def test_giving_a_block_its_own_output_leaves_the_logits_unchanged(any_model):
 def test_stitching_a_model_with_itself_answers_as_the_model_does(any_model):
     model, spec = any_model
     fit, test = samples(80), answered(model, samples(10, TEST))
-    assert exact_match(model, spec, test) == 1
-    found = stitching_accuracy(model, spec, model, spec, fit, test, positions="all", penalty=1e-9)
+    assert exact_match(model, spec, test, collect_states(model, spec, test)[-1]) == 1
+    found = stitched((model, spec), (model, spec), fit, test, "all", penalty=1e-9)
     np.testing.assert_array_equal(np.diag(found), 1)
     assert found.min() < 1  # other blocks' states do not quite do
 
@@ -195,7 +216,7 @@ def test_stitching_a_model_with_itself_answers_as_the_model_does(any_model):
 def test_stitching_matches_a_slow_version(teacher):
     model, spec = teacher
     fit, test = samples(30), answered(model, samples(12, TEST))
-    found = stitching_accuracy(model, spec, model, spec, fit, test, penalty=1e-3)
+    found = stitched((model, spec), (model, spec), fit, test, penalty=1e-3)
     i, j = 1, 3
     x = collect_states(model, spec, fit)[j + 1].astype(np.float64)
     y = collect_states(model, spec, fit)[i + 1].astype(np.float64)
@@ -218,10 +239,25 @@ def test_stitching_matches_a_slow_version(teacher):
 
 def test_layers_left_out_are_nan_and_the_others_unchanged(teacher, student):
     fit, test = samples(20), answered(teacher[0], samples(8, TEST))
-    whole = stitching_accuracy(*student, *teacher, fit, test)
-    part = stitching_accuracy(*student, *teacher, fit, test, teacher_layers=[1, 3])
+    whole = stitched(student, teacher, fit, test)
+    part = stitched(student, teacher, fit, test, rows=[1, 3])
     np.testing.assert_array_equal(part[[1, 3]], whole[[1, 3]])
     assert np.isnan(part[[0, 2]]).all()
+
+
+def test_exact_match_is_what_the_whole_model_answers(any_model):
+    model, spec = any_model
+    right = answered(model, samples(8, TEST))
+    # One of them with another last token, and one that is wrong in the middle.
+    (ids, labels), (other, theirs) = right[1], right[4]
+    right[1] = (ids, [*labels[:-1], (labels[-1] + 1) % 40])
+    right[4] = (other, [*theirs[:3], (theirs[3] + 1) % 40, *theirs[4:]])
+    with evaluation(model):
+        (batch,) = make_batches(right, model)
+        hits = stitched_logits(model, spec, batch).argmax(-1) == batch.targets
+    expected = np.mean([bool(own.all()) for own in hits.split(batch.counts)])
+    assert exact_match(model, spec, right, collect_states(model, spec, right)[-1]) == expected
+    assert expected == 6 / 8
 
 
 # The whole
@@ -256,6 +292,35 @@ def test_alignment_compares_what_leaves_the_blocks(teacher, student):
     assert report.matrices["cka.a"][0, 0] == pytest.approx(cka_matrix(x[1:2], y[1:2]).item())
 
 
+def test_tokens_are_compared_in_the_given_order_whatever_order_is_computed(
+    teacher, student, monkeypatch
+):
+    monkeypatch.setattr(measure, "MAX_TOKENS", 17)  # every third token, which depends on the order
+    fit, test = {"a": samples(12), "b": samples(9, 3)}, {"a": samples(5, TEST), "b": samples(4, 7)}
+    report = align_models(*teacher, *student, fit, test, stitch=False)
+    x, y = ({s: collect_states(*side, fit[s])[1:] for s in "ab"} for side in (teacher, student))
+    both = [np.concatenate(list(side.values()), axis=1) for side in (x, y)]
+    few = np.linspace(0, both[0].shape[1] - 1, 17).round().astype(int)
+    assert report.n_tokens == 17 < both[0].shape[1] // 2
+    for name, sides in (("cka", both), ("cka.b", (x["b"], y["b"]))):
+        few = np.linspace(0, sides[0].shape[1] - 1, 17).round().astype(int)
+        expected = cka_matrix(*(side[:, few] for side in sides))
+        np.testing.assert_allclose(report.matrices[name], expected, atol=1e-5)
+
+
+def test_states_of_a_skill_are_computed_once(teacher, student, monkeypatch):
+    monkeypatch.setitem(measure.STITCH_FLOPS, "cpu", 0.0)  # two layers of each: four cells
+    fit, test = {"a": samples(6)}, {"a": samples(5, TEST)}
+    passes = []
+    for model, _ in (teacher, student):
+        model.model.embed_tokens.register_forward_hook(lambda m, *_: passes.append(m))
+    monkeypatch.setattr(measure, "readability", lambda *_: None)
+    align_models(*teacher, *student, fit, test)
+    counts = [passes.count(side[0].model.embed_tokens) for side in (teacher, student)]
+    # The teacher: samples to fit, samples to test, and its upper part in every cell.
+    assert counts == [1 + 1 + 4, 1 + 1 + 1]
+
+
 def test_deep_models_are_stitched_at_evenly_spread_layers(teacher, student, monkeypatch):
     monkeypatch.setattr(measure, "MAX_STITCHED_LAYERS", 2)
     report = align_models(*teacher, *student, {"a": samples(20)}, {"a": samples(5, TEST)})
@@ -288,7 +353,7 @@ def test_alignment_can_be_cancelled_and_tells_how_far_it_is(teacher, student):
     assert told.messages == ["comparing states", "stitching a", "stitching b", "aligned"]
     told.cancel()
     with pytest.raises(Cancelled):
-        stitching_accuracy(*student, *teacher, fit["a"], test["a"], progress=told)
+        stitched(student, teacher, fit["a"], test["a"], progress=told)
     with pytest.raises(BadInput, match="same skills"):
         align_models(*teacher, *student, fit, {"a": samples()})
 

@@ -14,6 +14,7 @@ from nuggets.alignment.similarity import (
     profile_correlation,
     subspace_matrix,
 )
+from nuggets.compute import products
 from nuggets.errors import BadInput, Damaged
 
 seeds = st.integers(0, 2**32 - 1)
@@ -246,6 +247,26 @@ def test_r2_matches_a_loop():
             left = student[j, test] - (teacher[i, test] @ weight + bias)
             expected = 1 - (left**2).sum() / (student[j, test].var(0).sum() * 20)
             assert found[i, j] == pytest.approx(expected)
+
+
+@given(seeds, st.sampled_from([(30, 5), (60, 3), (8, 12)]), st.floats(0, 4), st.floats(0, 2))
+def test_large_products_in_float32_change_no_figure(seed, shape, outlier, shift):
+    """As in trained models, some features are far larger than others and far from 0."""
+    n, p = shape
+    sizes = np.ones(p)
+    sizes[0] = 10**outlier
+    teacher = (normal(seed, 3, n + 20, p) + 10**shift) * sizes
+    student = np.stack([teacher[1] @ normal(seed + 1, p, 4), normal(seed + 2, n + 20, 4)])
+    teacher, student = teacher.astype(np.float32), student.astype(np.float32)
+    sides = teacher[:, :n], student[:, :n]
+    held_out = teacher[:, n:], student[:, n:]
+    exact = cka_matrix(*sides), r2_matrix(*sides, *held_out)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(products, "SLOW", 0)
+        fast = cka_matrix(*sides), r2_matrix(*sides, *held_out)
+    for name, slow, quick in zip(("cka", "r2"), exact, fast, strict=True):
+        np.testing.assert_allclose(quick, slow, atol=2e-6, err_msg=name)
+    assert not np.array_equal(exact[1], fast[1])  # another precision was used
 
 
 # The report

@@ -57,6 +57,29 @@ def make_factors(spec, lora, roles=ROLES):
     return factors
 
 
+def test_a_base_in_bfloat16_stays_as_it_is_and_the_start_is_taken_off_in_float32():
+    model, spec = student()
+    model = model.bfloat16()
+    lora = LoraConfig(r=4, alpha=6, dropout=0.5)  # of the trained adapter, while it trains
+    factors = make_factors(spec, lora, ("embed", "q", "down", "head"))
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    ids = torch.arange(19)[None]
+    with torch.no_grad():
+        wanted = model(input_ids=ids).logits
+        peft = inject(model, factors, lora).eval()
+        torch.testing.assert_close(peft(input_ids=ids).logits, wanted, rtol=0, atol=0.01)
+    plain = {name.replace(".base_layer", ""): p for name, p in model.named_parameters()}
+    assert all(torch.equal(plain[name], p) for name, p in before.items())
+    trained = {name: p for name, p in peft.named_parameters() if p.requires_grad}
+    assert len(trained) == 2 * len(factors)
+    assert {p.dtype for p in trained.values()} == {torch.float32}
+    for name, (a, b) in read_factors(peft).items():
+        torch.testing.assert_close(b @ a, factors[name].product())
+    peft.base_model.set_adapter("default")  # without it the start is there twice
+    with torch.no_grad():
+        assert (peft(input_ids=ids).logits - wanted).abs().max() > 0.1
+
+
 def prompt():
     return torch.tensor([[1, 4, 7, 2, 9], [3, 3, 8, 0, 5]])
 

@@ -11,6 +11,7 @@ from nuggets.models.architecture import ArchSpec
 from nuggets.models.references import parse_ref
 from nuggets.progress import InMemoryProgress
 from nuggets.sensitivity import hooks
+from nuggets.sensitivity.accumulate import Accumulator
 from nuggets.sensitivity.hooks import compute_sensitivity
 from nuggets.sensitivity.maps import SensitivityMap
 from nuggets.sensitivity.scores import Fisher, Magnitude, RandomScore, ThetaGrad
@@ -84,6 +85,18 @@ def test_per_sample_scores_are_summed_not_the_gradient():
         summed = each[0].rows[module] + each[1].rows[module]
         np.testing.assert_allclose(both.rows[module], summed, rtol=1e-5)
     np.testing.assert_allclose(both.totals, np.concatenate([e.totals for e in each]), rtol=1e-6)
+
+
+def test_no_tensor_of_a_sample_outlives_it_on_a_cpu():
+    """One per sample keeps what is freed around it apart, so that memory grows with samples."""
+    scores = torch.arange(12.0).view(2, 2, 3)
+    one, many = Accumulator("a.weight", False), Accumulator("a.weight", False)
+    for score in scores:
+        one.add(score)
+    many.add_all(scores)
+    for sums in (one, many):
+        assert sums.per_sample == [15.0, 51.0]
+        assert {type(number) for number in sums.per_sample} == {float}
 
 
 def test_only_response_tokens_count():

@@ -25,6 +25,7 @@ from nuggets.train.builders import lexicon
 from nuggets.train.cells import run_cell
 from nuggets.train.config import TrainConfig
 from nuggets.train.lab import Lab
+from nuggets.train.untouched import Untouched
 from tests.unit.train.tiny_lab import LETTERS, letters, make_lab
 
 EMBED = "model.embed_tokens.weight"
@@ -260,7 +261,7 @@ def test_kings_that_no_sample_names_arrive_through_the_teachers_rows_alone():
     lab = Lab(
         teacher=None,
         teacher_spec=spec,
-        student=load_model(student),
+        untouched=Untouched(load_model(student)),
         student_spec=read_spec(student),
         tokenizer=load_tokenizer(student),
         map=None,  # type: ignore[arg-type]  # nothing is extracted

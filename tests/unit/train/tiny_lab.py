@@ -20,6 +20,7 @@ from nuggets.sensitivity.hooks import compute_sensitivity
 from nuggets.train.config import TrainConfig
 from nuggets.train.finetune import finetune
 from nuggets.train.lab import Lab
+from nuggets.train.untouched import Untouched
 
 # Two threads wait for each other longer than such small models compute.
 torch.set_num_threads(1)
@@ -89,7 +90,7 @@ def make_lab(
     return Lab(
         teacher=teacher.model,
         teacher_spec=teacher.spec,
-        student=pupil.model,
+        untouched=Untouched(pupil.model),
         student_spec=pupil.spec,
         tokenizer=tokenizer,
         map=map_of(7),
