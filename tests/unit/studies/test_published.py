@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from nuggets import api
@@ -21,16 +22,13 @@ PAPER = ROOT / "docs" / "paper"
 WORDS = ["none", "one", "two", "three", "four", "five", "six", "seven", "eight"]
 
 published = cache(published_report)
-REGISTERED = ["lexicon"]
-"""Pre-registered, and not run yet."""
-PUBLISHED = [name for name in studies() if name not in REGISTERED]
 
 
-def test_every_experiment_has_a_report_or_was_only_registered():
-    assert [name for name in studies() if published(name) is None] == REGISTERED
+def test_every_experiment_has_a_report():
+    assert [name for name in studies() if published(name) is None] == []
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("name", studies())
 def test_the_documents_of_a_report_are_those_of_its_numbers(name):
     report = published(name)
     assert study_markdown(report) == (PAPER / f"{name}.md").read_text()
@@ -38,13 +36,13 @@ def test_the_documents_of_a_report_are_those_of_its_numbers(name):
 
 
 def test_the_index_is_that_of_the_reports(tmp_path):
-    for name in PUBLISHED:
+    for name in studies():
         save_study(published(name), tmp_path)
     rows = (tmp_path / INDEX).read_text()
     assert (PAPER / INDEX).read_text().startswith(rows)
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("name", studies())
 def test_a_report_is_judged_by_todays_rules_with_the_recipes_controls(name):
     report = published(name)
     recipes = api.study_recipes(api.open_study(name))
@@ -130,15 +128,58 @@ def test_what_is_said_of_the_independent_student_is_what_its_runs_found():
         assert f"{report.verdict.minimum_detectable:.3f}"[1:] in summary
 
 
-def test_what_is_said_of_the_lexicon_is_what_the_shipped_run_found(tmp_path, monkeypatch):
+def test_the_shipped_run_shows_what_the_registered_one_found(tmp_path, monkeypatch):
     monkeypatch.setenv("NUGGETS_HOME", str(tmp_path))
-    text = " ".join((ROOT / "README.md").read_text().split())
     report = api.report(api.shipped_run())
     assert report.verdict.kind == "helps"
     assert len(report.arms["lexicon"].seeds) == 3
-    for name in ("lexicon", "lexicon_permuted", "lexicon_no_rows"):
-        assert shown(report.arms[name].value, report.arms[name].interval) in text
     assert all(kept.mean >= 0.95 for kept in report.arms["lexicon"].old_skills.values())
+
+
+JUDGED = ("king", "river", "king supervised map", "river supervised map")
+LEXICON = {
+    "README.md": (("king", ("lexicon", "lexicon_permuted", "lexicon_no_rows")),
+                  ("river", ("lexicon", "lexicon_permuted", "lexicon_no_rows"))),
+    "docs/paper/summary.md": (*((name, ("lexicon",)) for name in JUDGED),
+                              ("king embedding", ("lexicon",)),
+                              ("king a teacher that was never told", ("lexicon",))),
+    "docs/paper/preregistration.md": (*((name, ("plain", "lexicon")) for name in JUDGED),
+                                      ("king embedding", ("lexicon",)),
+                                      ("king embedding supervised map", ("lexicon",)),
+                                      ("king ridge map", ("lexicon",)),
+                                      ("king LoRA", ("lexicon",)),
+                                      ("king 40 facts taught", ("lexicon",)),
+                                      ("king 10 facts taught", ("lexicon",)),
+                                      ("king a teacher that was never told", ("lexicon",))),
+}  # fmt: skip
+"""Document → panels and arms whose numbers it gives."""
+
+
+@pytest.mark.parametrize("document", LEXICON)
+def test_what_is_said_of_word_vectors_is_what_the_report_found(document):
+    text = " ".join((ROOT / document).read_text().split())
+    panels = {panel.name: panel.report for panel in published("lexicon").panels}
+    for name, arms in LEXICON[document]:
+        for arm in arms:
+            assert shown(panels[name].arms[arm].value, panels[name].arms[arm].interval) in text
+
+
+def test_word_vectors_are_a_success_in_all_four_judged_panels_as_registered():
+    panels = {panel.name: panel.report for panel in published("lexicon").panels}
+    text = " ".join((PAPER / "preregistration.md").read_text().split())
+    for name in JUDGED:
+        report, treatment = panels[name], panels[name].arms["lexicon"]
+        kept = np.mean([own.mean for own in treatment.old_skills.values()])
+        assert report.verdict.kind == "helps"
+        assert treatment.value >= 0.30
+        assert kept >= 0.95
+        assert min(arm.learned.exact_match for arm in report.arms.values()) >= 0.9
+        controls = [d for d in report.differences if d.arm == "lexicon"
+                    and report.parts[d.versus].role == "content_control"]  # fmt: skip
+        assert _signed(min(controls, key=lambda d: d.interval.mean).interval) in text
+    others = {name: panels[name].verdict.kind for name in panels if name not in JUDGED}
+    failed = [name for name, kind in others.items() if kind != "helps"]
+    assert failed == ["king 10 facts taught", "king a teacher that was never told"]
 
 
 @pytest.mark.parametrize("name", ["layers", "structure", "cross"])
