@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import math
 from collections.abc import Callable, Iterable, Sequence
+from itertools import accumulate
 from typing import NamedTuple
 
 from nuggets.documents.colours import BLUE, LIGHT, Look
@@ -110,7 +111,10 @@ def bounds(values: Sequence[float]) -> tuple[float, float]:
 
 
 def forest(panels: Sequence[Rows], look: Look = LIGHT) -> str:
-    """Panels of intervals; names stand once per line where all panels have the same rows."""
+    """Panels of intervals; names stand once per line where all panels have the same rows.
+
+    Panels that measure the same have the same scale, and a line is as high as its longest panel.
+    """
     names = [[row.name for row in panel.rows] for panel in panels]
     alike = all(each == names[0] for each in names)
     lines = math.ceil(len(panels) / (ACROSS if alike else ACROSS - 1))
@@ -120,12 +124,18 @@ def forest(panels: Sequence[Rows], look: Look = LIGHT) -> str:
     plot = {1: 620.0, 2: 400.0}.get(columns, 270.0)
     top = 36 if any(panel.title for panel in panels) else 8
     across = plot + right + GAP + (0 if alike else left)
-    down = top + ROW * max(map(len, names)) + AXIS
+    own = (names[start : start + columns] for start in range(0, len(names), columns))
+    tall = [max(map(len, each)) for each in own]
+    downs = [0.0, *accumulate(top + ROW * rows + AXIS for rows in tall)]
+    measured: dict[str, list[float]] = {}
+    for panel in panels:
+        measured.setdefault(panel.axis, []).extend(_values(panel))
     parts: list[str] = []
     for place, panel in enumerate(panels):
         line, column = divmod(place, columns)
-        x, y = left + column * across, line * down + top
-        parts += _axis(panel, x, y, plot, look)
+        x, y = left + column * across, downs[line] + top
+        values = measured[panel.axis]
+        parts += _axis(panel, values, x, y, plot, look)
         for row_place, row in enumerate(panel.rows):
             middle = y + ROW * (row_place + 0.45)
             if not alike or column == 0:
@@ -133,9 +143,9 @@ def forest(panels: Sequence[Rows], look: Look = LIGHT) -> str:
             end = x + plot + right + GAP / 2
             if row.text:
                 parts.append(mark("text", row.text, x=end, y=middle + 5, text_anchor="end"))
-            parts += _row(row, scale(_values(panel), x, x + plot), middle, look)
+            parts += _row(row, scale(values, x, x + plot), middle, look)
     width = columns * across + (left if alike else 0)
-    return picture(width, lines * down, parts, look)
+    return picture(width, downs[-1], parts, look)
 
 
 def _values(panel: Rows) -> list[float]:
@@ -145,11 +155,13 @@ def _values(panel: Rows) -> list[float]:
     return found or [0.0]
 
 
-def _axis(panel: Rows, left: float, top: float, plot: float, look: Look) -> list[str]:
-    bottom, x = top + ROW * len(panel.rows), scale(_values(panel), left, left + plot)
+def _axis(
+    panel: Rows, values: Sequence[float], left: float, top: float, plot: float, look: Look
+) -> list[str]:
+    bottom, x = top + ROW * len(panel.rows), scale(values, left, left + plot)
     middle = left + plot / 2
     parts = [mark("text", panel.title, x=middle, y=top - 16, text_anchor="middle", font_size=17)]
-    for value, words in ticks(*bounds(_values(panel))).items():
+    for value, words in ticks(*bounds(values)).items():
         at = x(value)
         stroke = look.muted if panel.zero and value == 0 else look.grid
         parts.append(mark("line", x1=at, x2=at, y1=top, y2=bottom, stroke=stroke))

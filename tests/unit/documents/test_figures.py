@@ -86,6 +86,26 @@ def test_panels_keep_to_three_across_and_fill_their_lines(n, alike, across):
     assert len({a["x"] for a, text in drawn(panels, "text") if text == "run"}) == across
 
 
+def test_what_measures_the_same_has_the_same_scale_and_other_things_their_own():
+    narrow = Rows("", "hits", [Row("a", 0.5, (0.4, 0.6))])
+    wide = Rows("", "hits", [Row("a", 0.5, (0.0, 1.0))])
+    other = Rows("", "loss", [Row("a", 0.5, (0.4, 0.6))])
+    first, second, third = places([narrow, wide, other])[0]
+    assert first[1] - first[0] == pytest.approx((second[1] - second[0]) / 5, abs=0.1)
+    assert third[1] - third[0] > second[1] - second[0] - 0.1
+
+
+def test_a_line_of_panels_is_as_high_as_its_longest():
+    rows = [Row(name, 1.0, (0.0, 2.0)) for name in "abc"]
+    mixed = [Rows("", "", own) for own in (rows, rows, rows[:1], rows[:1])]
+    heights = [_height([Rows("", "", rows)] * 2), _height([Rows("", "", rows[:1])] * 2)]
+    assert _height(mixed) == sum(heights)
+
+
+def _height(panels):
+    return int(re.search(r'height="(\d+)"', forest(panels))[1])
+
+
 def test_values_that_are_all_alike_can_be_drawn():
     rows = [Row("a", 0.0, (0.0, 0.0), (0.0, 0.0))]
     assert places([Rows("", "", rows)])[0]
