@@ -58,7 +58,7 @@ def command(nuggets, *words):
 
 
 USUAL = "gpt2"
-"""Least like the built-in pairs, which are Llamas. All of them take minutes: `make architectures`."""
+"""Least like the built-in Llamas. All of them take minutes: `make architectures`."""
 each_kind = pytest.mark.parametrize(
     "kind", [pytest.param(k, marks=() if k == USUAL else pytest.mark.slow) for k in ARCHITECTURES]
 )
