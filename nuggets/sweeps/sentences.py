@@ -17,9 +17,11 @@ def sentences(sweep: SweepRecipe, state: SweepState) -> list[str]:
     best = winner(sweep, state.trials)
     said = [state.stopped] if state.stopped else []
     if failed := [trial for trial in state.trials if trial.status == "failed"]:
-        said.append(f"{len(failed)} trials failed; the first one: {failed[0].reason}")
+        many = f"{len(failed)} trials failed; the first one" if failed[1:] else "One trial failed"
+        said.append(f"{many}: {failed[0].reason}")
     if pruned := [trial for trial in state.trials if trial.status == "pruned"]:
-        said.append(f"{len(pruned)} of {len(state.trials)} trials were pruned before their last "
+        were = "were" if pruned[1:] else "was"
+        said.append(f"{len(pruned)} of {len(state.trials)} trials {were} pruned before their last "
                     "step, because others had come further; none of them can win.")  # fmt: skip
     if best is None:
         return said
@@ -71,4 +73,7 @@ def _interval(found: Interval, signed: bool = True) -> str:
 
 
 def _values(values: Mapping[str, Any]) -> str:
-    return ", ".join(f"{field} = {value}" for field, value in values.items())
+    # Three digits: samplers draw sixteen, which the trial's recipe keeps.
+    short = {field: f"{value:.3g}" if isinstance(value, float) else value
+             for field, value in values.items()}  # fmt: skip
+    return ", ".join(f"{field} = {value}" for field, value in short.items())

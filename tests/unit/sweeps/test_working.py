@@ -88,6 +88,11 @@ def test_what_is_told_has_no_verdict_before_the_confirmation(made):
     before = control.sentences(sweep, state.model_copy(update={"confirmed": None}))
     assert before[0].startswith("Best so far on validation items: trial 3 (lora.r = 20")
     assert "not confirmed yet" in before[0]
+    drawn = state.trials[3].model_copy(update={"values": {"train.lr": 0.00022014787858400686}})
+    lost = state.trials[0].model_copy(update={"status": "failed", "reason": "No memory."})
+    found = SweepState(trials=(lost, drawn))
+    assert control.sentences(sweep, found)[0] == "One trial failed: No memory."
+    assert "trial 3 (train.lr = 0.00022) with" in control.sentences(sweep, found)[1]
     after = control.sentences(sweep, state)
     assert after[0].startswith("Confirmed on 3 fresh seeds and 80 test items that no trial saw")
     assert state.confirmed is not None
