@@ -66,6 +66,11 @@ def duration_between(low: float, high: float) -> str:
     return f"{math.floor(low / step) * step / seconds:.{digits}f} to {last}"
 
 
+def setting(value: object) -> str:
+    """The value of a recipe's field, where samplers draw sixteen digits: `0.00022`, `16`, `sum`."""
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
 def _scaled(value: float, unit: str, digits: int) -> str:
     """A number with so many significant digits, or as many as stand before its point."""
     place = 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from nuggets.amounts import setting
 from nuggets.statistics.intervals import Interval
 from nuggets.statistics.verdict import in_words
 from nuggets.sweeps.objectives import winner
@@ -73,7 +74,4 @@ def _interval(found: Interval, signed: bool = True) -> str:
 
 
 def _values(values: Mapping[str, Any]) -> str:
-    # Three digits: samplers draw sixteen, which the trial's recipe keeps.
-    short = {field: f"{value:.3g}" if isinstance(value, float) else value
-             for field, value in values.items()}  # fmt: skip
-    return ", ".join(f"{field} = {value}" for field, value in short.items())
+    return ", ".join(f"{field} = {setting(value)}" for field, value in values.items())

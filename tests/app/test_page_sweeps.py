@@ -177,6 +177,13 @@ def test_every_figure_is_that_of_its_data(open_page):
     assert sorted(chart(at, "front")["data"][1]["x"]) == sorted(t.scores[0].mean for t in front)
 
 
+def test_a_small_rate_is_not_shown_as_0(open_page):
+    made = write_sweep()
+    (table,) = open_page("sweeps", sweep=made.id, view="Trials").dataframe
+    assert 0 < table.value["train.lr"].min() < 5e-4
+    assert json.loads(table.proto.columns)["train.lr"]["type_config"]["format"] == "%.3g"
+
+
 def test_the_page_of_500_trials_is_drawn(open_page):
     made = write_sweep(n=500)
     for view in ("Trials", "Parallel", "Surface"):

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nuggets.amounts import count, duration, duration_between, operations, size
+from nuggets.amounts import count, duration, duration_between, operations, setting, size
 
 SIZE = re.compile(r"(\d+|\d\.\d) (B|kB|MB|GB|TB|PB|EB)")
 POWERS = {"B": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12, "PB": 1e15, "EB": 1e18}
@@ -69,6 +69,11 @@ def test_operations_and_counts_are_written_for_people():
 )
 def test_durations_read_like_words(seconds, text):
     assert duration(seconds) == text
+
+
+def test_a_setting_has_three_digits_and_none_is_lost_of_what_is_no_fraction():
+    values = (0.00022014787858400686, 0.25, 1.0, 12345, "sum", True)
+    assert [setting(value) for value in values] == ["0.00022", "0.25", "1", "12345", "sum", "True"]
 
 
 @pytest.mark.parametrize(

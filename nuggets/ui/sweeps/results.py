@@ -59,9 +59,13 @@ def trials(sweep: api.Run, recipe: api.SweepRecipe, state: api.SweepState) -> No
     """Every trial in a table; the chosen one's run, and its settings as a recipe."""
     rows = pd.DataFrame(api.sweeping.table(recipe, state))
     runs = rows["run"].tolist()
+    numbers = rows.select_dtypes("float").columns
+    drawn = numbers.intersection(list(recipe.space))  # where three decimals would make a rate 0
+    digits = {field: st.column_config.NumberColumn(format="%.3g") for field in drawn}
+    scored = rows.drop(columns=["run"]).round(dict.fromkeys(numbers.difference(drawn), 3))
     share.table(
         rows, "sweep-trials", f"{len(rows)} trials, scores {ON} with 95 % intervals",
-        origin(sweep), shown=rows.drop(columns=["run"]).round(3), selection_mode="single-row",
+        origin(sweep), shown=scored, column_config=digits, selection_mode="single-row",
         on_select=lambda: _chosen(runs), height=min(35 * (len(rows) + 1) + 3, 420),
     )  # fmt: skip
     run = shell.current().run
