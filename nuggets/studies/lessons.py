@@ -14,6 +14,8 @@ OTHER = ("graft", "sub 64")
 """The same on another skill."""
 TRANSFER = ("main", "reverse")
 """The paper's initialisation on the same skill."""
+RIVERS = ("lexicon", "river")
+"""The shipped run's question on another relation, for which nothing was chosen."""
 SPECIFIC = "specific"
 """The experiment that chooses windows and cuts by specific weights, and by the paper's score."""
 
