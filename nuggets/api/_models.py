@@ -13,7 +13,7 @@ from nuggets.models import vocabulary
 from nuggets.models.architecture import ArchSpec
 from nuggets.models.hub import cached_folder, offline
 from nuggets.models.references import ModelRef
-from nuggets.models.tried import try_loading
+from nuggets.models.tried import refusals
 from nuggets.planning.checks import preflight_pair
 from nuggets.planning.machine import Doctor, diagnose
 from nuggets.preflight.headers import Preflight
@@ -81,15 +81,13 @@ def preflight(
     """
     pair = pair_named(teacher, student)
     found = preflight_pair(pair, tuple(roles), device, recipe)
-    problems = dict.fromkeys(found.problems)
-    for model, facts in ((pair.teacher, found.teacher), (pair.student, found.student)):
-        ref = model.ref
-        here = ref.path or cached_folder(ref.hub_id or "", ref.revision)
-        if here is not None and facts is not None:
-            try:
-                try_loading(ref, cache_dir())
-            except BadInput as problem:
-                problems |= {str(problem): None}
+    here = [
+        model.ref
+        for model, facts in ((pair.teacher, found.teacher), (pair.student, found.student))
+        if facts is not None
+        and (model.ref.path or cached_folder(model.ref.hub_id or "", model.ref.revision))
+    ]
+    problems = dict.fromkeys([*found.problems, *filter(None, refusals(here, cache_dir()))])
     return found.model_copy(update={"problems": tuple(problems)})
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from importlib import import_module
@@ -94,9 +94,17 @@ def check_loading(ref: ModelRef) -> None:
     load_tokenizer(ref)
 
 
-def check_source(source: str) -> None:
-    """As `check_loading`, for a child process that knows a name alone."""
-    check_loading(parse_ref(source))
+def check_sources(sources: Sequence[str]) -> list[str]:
+    """As `check_loading`, for a child process that knows names alone: sentences, or ""."""
+    sentences = []
+    for source in sources:
+        try:
+            check_loading(parse_ref(source))
+        except BadInput as problem:
+            sentences.append(str(problem))
+        else:
+            sentences.append("")
+    return sentences
 
 
 def check_model_loads(ref: ModelRef) -> ArchSpec:

@@ -77,38 +77,41 @@ def _templates(ref: ModelRef) -> list[str]:
     return [text for text in texts if isinstance(text, str)]
 
 
-def try_loading(ref: ModelRef, cache: Path) -> None:
-    """Refuses a model on this machine that loading would refuse, but for its values.
+def refusals(refs: Sequence[ModelRef], cache: Path) -> list[str]:
+    """Why loading would refuse models, but for their values; "" for each that it would not.
 
-    A child process does all that loading does except reading weights; what it found is remembered
-    for as long as no byte changes of the files that it read.
+    One child process does all that loading them does except reading weights; what it found is
+    remembered for as long as no byte changes of the files that it read.
 
     Args:
-        ref: a model on this machine, or of the hub's cache.
+        refs: models on this machine, or of the hub's cache.
         cache: folder where answers are remembered.
-
-    Raises:
-        BadInput: with the sentence that loading would give.
     """
-    if ref.shipped:
-        return
+    answers = {ref: _answer_of(ref, cache) for ref in refs if not ref.shipped}
+    unknown = [ref for ref, answer in answers.items() if not answer.is_file()]
+    for ref, sentence in zip(unknown, _ask(unknown) if unknown else [], strict=True):
+        make_folder(answers[ref].parent)
+        atomic_write(answers[ref], sentence)
+    return [answers[ref].read_text() if ref in answers else "" for ref in refs]
+
+
+def _answer_of(ref: ModelRef, cache: Path) -> Path:
     lines = [version("transformers"), ref.source]
     for name, file in model_files(ref).items():
         weights = name.endswith((".safetensors", ".gguf"))
         lines.append(f"{name} {stamp(file) if weights else sha256_file(file)}")
-    known = cache / "tried" / hashlib.sha256("\n".join(lines).encode()).hexdigest()
-    if not known.is_file():
-        source = ref.source if ref.path is None else str(ref.path)
-        try:
-            limited("nuggets.models.loading:check_source", source, seconds=90,
-                    about=f"The model {ref.source}")  # fmt: skip
-            sentence = ""
-        except BadInput as problem:
-            sentence = str(problem)
-        make_folder(known.parent)
-        atomic_write(known, sentence)
-    if sentence := known.read_text():
-        raise BadInput(sentence)
+    return cache / "tried" / hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _ask(refs: Sequence[ModelRef]) -> list[str]:
+    sources = [ref.source if ref.path is None else str(ref.path) for ref in refs]
+    about = f"The model {refs[0].source}"
+    try:
+        return limited("nuggets.models.loading:check_sources", sources, seconds=90, about=about)
+    except BadInput as problem:
+        if len(refs) == 1:
+            return [str(problem)]
+        return [*_ask(refs[:1]), *_ask(refs[1:])]  # one of them ended the child of both
 
 
 def probe(file: str | None, templates: Sequence[str]) -> None:

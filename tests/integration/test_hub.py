@@ -197,9 +197,9 @@ def test_a_download_tells_its_progress_and_serves_offline_afterwards(
     ],
     ids=["no token", "licence not accepted", "token unknown"],
 )
-def test_gated_models_say_what_is_missing(command, server, tiny, token, words, tmp_path):
+def test_gated_models_say_what_is_missing(command, server, token, words):
     extra = {} if token is None else {"HF_TOKEN": token}
-    ended = command("preflight", GATED, tiny(), **extra)
+    ended = command("preflight", GATED, "independent", **extra)
     assert words in one_sentence(ended)
     assert {seen for _, _, seen in server.seen} - {None} == {token} - {None}, "HF_TOKEN is honoured"
 
@@ -216,11 +216,11 @@ def test_a_token_stands_in_no_url_text_or_file(command, server, tiny, jsonl, tmp
     assert not [file for file in files if ACCEPTED.encode() in file.read_bytes()]
 
 
-def test_a_wrong_name_and_a_wrong_revision_are_told_apart(command, tiny):
+def test_a_wrong_name_and_a_wrong_revision_are_told_apart(command):
     assert "no folder or Hub model 'org/nobody'" in one_sentence(
-        command("preflight", "org/nobody", tiny())
+        command("preflight", "org/nobody", "independent")
     )
-    ended = command("preflight", "org/open@v9", tiny())
+    ended = command("preflight", "org/open@v9", "independent")
     assert "org/open has no revision 'v9'" in one_sentence(ended)
 
 

@@ -10,7 +10,7 @@ from transformers.models.llama import modeling_llama
 
 from nuggets import api
 from nuggets.disk import untrusted
-from nuggets.errors import BadInput
+from nuggets.errors import BadInput, Damaged
 from nuggets.models import tried
 from nuggets.models.loading import check_loading, load_model, load_tokenizer
 from nuggets.models.references import parse_ref
@@ -68,18 +68,37 @@ def test_the_preflight_of_commands_and_pages_gives_the_sentence_of_loading(
 
 def test_a_folder_is_tried_again_after_any_byte_of_it_changed(tiny_copy, tmp_path, monkeypatch):
     calls = []
-    monkeypatch.setattr(tried, "limited", lambda *_, **__: calls.append(1))
+    monkeypatch.setattr(tried, "limited", lambda *_, **__: calls.append(1) or [""])
     monkeypatch.setattr(untrusted, "SETTLED_S", -60)  # as if nothing had changed just now
     ref = parse_ref(str(folder := tiny_copy()))
     for _ in range(3):
-        tried.try_loading(ref, tmp_path / "cache")
+        assert tried.refusals([ref], tmp_path / "cache") == [""]
     assert len(calls) == 1
     weights = folder / "model.safetensors"
     for file, at in ((weights, -1), (folder / "tokenizer.json", 40)):
         changed = bytearray(file.read_bytes())
         changed[at] ^= 1
         file.write_bytes(changed)
-        tried.try_loading(ref, tmp_path / "cache")
+        assert tried.refusals([ref], tmp_path / "cache") == [""]
+    assert len(calls) == 3
+
+
+def test_a_model_that_ends_the_child_is_told_from_the_one_beside_it(tiny, tmp_path, monkeypatch):
+    calls = []
+
+    def limited(_function, sources, **_):
+        calls.append(sources)
+        if str(bad) in sources:
+            raise Damaged(f"{len(sources)} of them took too much.")
+        return [""] * len(sources)
+
+    monkeypatch.setattr(tried, "limited", limited)
+    monkeypatch.setattr(untrusted, "SETTLED_S", -60)  # as if nothing had changed just now
+    bad, good = tiny("llama"), tiny("qwen2")
+    refs = [parse_ref(str(folder)) for folder in (bad, good)]
+    assert tried.refusals(refs, tmp_path) == ["1 of them took too much.", ""]
+    assert calls == [[str(bad), str(good)], [str(bad)], [str(good)]]
+    assert tried.refusals(refs[::-1], tmp_path) == ["", "1 of them took too much."]
     assert len(calls) == 3
 
 
