@@ -77,10 +77,11 @@ LINKS = [
     (
         {"layers": "random", "matrices": "rows_cols", "draw": "7", "rank": "per module",
          "r_q": "2", "r_up": "5", "length": "epochs", "epochs": "2.5", "grid": "1e-3, 0.01",
-         "student": "sibling"},
+         "student": "sibling", "weights": "bfloat16", "group": "true", "recompute": "true"},
         {"extraction.layers.seed": 7, "extraction.matrices.kind": "rows_cols", "lora.r": 16,
          "lora.ranks": {"q": 2, "up": 5}, "train.epochs": 2.5, "train.lr_grid": [0.001, 0.01],
-         "student": "sibling"},
+         "train.dtype": "bfloat16", "train.group_lengths": True,
+         "train.activation_checkpointing": True, "student": "sibling"},
     ),
     (
         {"layers": "uniform", "matrices": "random_window", "draw": "5", "rank": "by energy",

@@ -24,6 +24,11 @@ ADVANCED = (
                 "Steps between points of the learning curve; 0 = only at the end.", step=10),
         Control("max_length", "train.max_length", "Max length (tokens)",
                 "Longer samples are truncated.", step=64),
+        Control("group", "train.group_lengths", "Group samples by length",
+                "Less padding in a batch; each sample still comes once per epoch."),
+        Control("weights", "train.dtype", "Precision of the student",
+                "Of its own weights. bfloat16 takes half the memory; LoRAs stay float32, and arms "
+                "that change the student's weights are refused."),
     ),
     (
         Control("warmup", "train.warmup", "Warm-up", "As a share of all steps.",
@@ -37,6 +42,8 @@ ADVANCED = (
                 "rounding."),
         Control("processes", "train.processes", "Processes",
                 "Number of GPUs that share every batch; arms are then trained one after another."),
+        Control("recompute", "train.activation_checkpointing", "Recompute activations",
+                "Gradient checkpointing: long samples fit, for a third more work."),
     ),
 )  # fmt: skip
 
