@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.real_pair import nuggets
+from benchmarks.real_pair import run_study
 from nuggets.builtin.tokenizer import build_tokenizer
 from nuggets.builtin.train_pairs import MAKINGS, new_model, scores_on_test
 from nuggets.builtin.training import train
@@ -61,7 +61,7 @@ def main() -> None:
             make_student(width, folder)
     study = out / STUDY.name
     shutil.copy(STUDY, study)
-    nuggets("paper", study, "--out", out / "report")
+    run_study(study, [], "python -m benchmarks.lexicon_width OUT", out / "report")
 
 
 if __name__ == "__main__":
