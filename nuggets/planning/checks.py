@@ -322,22 +322,24 @@ def preflight_pair(
 
 
 def work_of(recipe: TransferRecipe, teacher: Model, device: str) -> Work:
-    """The amount of work of a recipe; epochs are counted over its samples."""
+    """The amount of work of a recipe; epochs are counted over the samples that there are."""
     train, data = recipe.train, recipe.data
+    n_train, n_test = _n_samples(recipe)
     steps = train.steps
     if train.epochs is not None:
-        steps = math.ceil(train.epochs * math.ceil(data.n_train / train.batch_size))
-    lengths = _lengths(recipe, teacher)
+        steps = math.ceil(train.epochs * math.ceil(n_train / train.batch_size))
+    seeds = seed_samples(data)
+    lengths = _lengths(seeds, teacher)
     trained = sum(arm.trains for arm in recipe.arms)
     return Work(
-        n_seed_samples=data.n_seed_samples,
+        n_seed_samples=len(seeds),
         max_tokens=min(max(lengths), recipe.sensitivity.max_length),
         mean_tokens=math.ceil(sum(lengths) / len(lengths)),
         rank=recipe.lora.r,
         batch_size=train.batch_size,
         steps=steps,
         trainings=trained * len(recipe.seeds) * len(train.rates),
-        n_test=data.n_test,
+        n_test=n_test,
         checkpointed=train.activation_checkpointing,
         dtype=_dtype(recipe.sensitivity.dtype, device),
         train_dtype=train.dtype,
@@ -346,9 +348,18 @@ def work_of(recipe: TransferRecipe, teacher: Model, device: str) -> Work:
     )
 
 
-def _lengths(recipe: TransferRecipe, teacher: Model) -> list[int]:
-    """Tokens of every seed sample, roles included; a typical length if it cannot be determined."""
-    texts = ["\n".join(m.content for m in s.messages) for s in seed_samples(recipe.data)]
+def _n_samples(recipe: TransferRecipe) -> tuple[int, int]:
+    """Training samples and test items; as many as are asked for where they cannot be read."""
+    try:
+        found = transfer_samples(recipe)
+    except BadInput:  # which is told where samples are checked
+        return recipe.data.n_train, recipe.data.n_test
+    return len(found.train(recipe.seeds[0])), len(found.test)
+
+
+def _lengths(samples: Sequence[Sample], teacher: Model) -> list[int]:
+    """Tokens of every sample, roles included; a typical length if it cannot be determined."""
+    texts = ["\n".join(m.content for m in s.messages) for s in samples]
     found = count_tokens(teacher.ref, texts)
     return [n + _FRAME for n in found] if found else [USUAL_LENGTH]
 
