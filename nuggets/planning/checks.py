@@ -16,7 +16,7 @@ from nuggets.data.jsonl import check_leakage
 from nuggets.data.samples import Sample
 from nuggets.disk.home import nuggets_home, runs_dir
 from nuggets.errors import BadInput
-from nuggets.evaluation.benchmarks import Benchmark
+from nuggets.evaluation.benchmarks import Benchmark, check_room
 from nuggets.evaluation.judges import TeacherJudge
 from nuggets.evaluation.permits import check_permits
 from nuggets.extraction.selectors import MatrixSelector
@@ -80,7 +80,7 @@ def check_job(job: Any) -> None:
                 raise BadInput(
                     f"{model} is listed twice: its run is already listed with all its arms."
                 )
-        check_benchmarks(job.benchmarks)
+        check_benchmarks(job.benchmarks, job.max_length)
 
 
 def split_run(name: str) -> tuple[str, str | None]:
@@ -114,11 +114,14 @@ def eval_extra_missing() -> str:
     return "Benchmarks need lm-eval, which is not installed: pip install 'nuggets[eval]'."
 
 
-def check_benchmarks(benchmarks: Sequence[Benchmark], learned: Sequence[Sample] = ()) -> None:
-    """Refuses benchmarks whose judge may not be asked, or whose items were learned from.
+def check_benchmarks(
+    benchmarks: Sequence[Benchmark], max_length: int, learned: Sequence[Sample] = ()
+) -> None:
+    """Refuses benchmarks that cannot be asked, or whose items were learned from.
 
     Args:
         benchmarks: what is to be measured.
+        max_length: tokens of a prompt and its answer.
         learned: seed and training samples.
 
     Raises:
@@ -129,6 +132,8 @@ def check_benchmarks(benchmarks: Sequence[Benchmark], learned: Sequence[Sample] 
         raise BadInput(missing)
     for task in benchmarks:
         task.items()
+        if "generation_kwargs" in task.settings():
+            check_room(task.max_new_tokens, max_length)
         check_leakage(learned, task.test_samples())
         if isinstance(task.judged_by, TeacherJudge):
             check_model(task.judged_by.teacher)
@@ -254,7 +259,7 @@ def _check_samples(recipe: TransferRecipe) -> Datasets:
         check_validation(data)
     if recipe.benchmarks:
         learned = [sample for seed in recipe.seeds for sample in data.train(seed)]
-        check_benchmarks(recipe.benchmarks, [*data.seed_samples, *learned])
+        check_benchmarks(recipe.benchmarks, recipe.train.max_length, [*data.seed_samples, *learned])
     return data
 
 
