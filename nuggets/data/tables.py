@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from io import BytesIO, TextIOWrapper
@@ -98,7 +99,8 @@ def samples_from(
     lines: list[str] = []
 
     def convert(row: dict[str, Any]) -> dict[str, Any]:
-        filled = {column: cell for column, cell in row.items() if cell not in (None, "")}
+        cells = {column: _text(cell, column) for column, cell in row.items()}
+        filled = {column: cell for column, cell in cells.items() if cell not in (None, "")}
         record = _mapped(filled, columns) if columns else filled
         own = {part: record[part] for part in PARTS if part in record}
         lines.append(json.dumps(own, ensure_ascii=False, allow_nan=False, default=str))
@@ -130,9 +132,36 @@ def _mapped(row: Mapping[str, Any], columns: Columns) -> dict[str, Any]:
         values = [_plain(row.get(name)) for name in names]
         parts[part] = values[0] if len(values) == 1 else values
     answer, choices = parts.get("answer"), parts.get("choices")
-    if isinstance(answer, str) and isinstance(choices, list) and answer not in choices:
-        parts["answer"] = int(answer) if answer.isascii() and answer.isdigit() else answer
+    if isinstance(answer, str) and isinstance(choices, list) and answer.isascii():
+        parts["answer"] = _meant(answer, choices) if answer.isdigit() else answer
     return parts
+
+
+def _meant(number: str, choices: Sequence[Any]) -> str | int:
+    """A number is a choice, or counts them from 0.
+
+    Raises:
+        ValueError: if it does both, and not for the same one.
+    """
+    place = int(number)
+    if number not in choices:
+        return place
+    if place < len(choices) and choices[place] != number:
+        raise ValueError(
+            f"answer {number} is one choice and, counted from 0, the number of another; write "
+            "letters, A for the first"
+        )
+    return number
+
+
+def _text(cell: Any, column: str) -> Any:
+    """A cell of Parquet as one of JSON: text may be kept as bytes, nothing as NaN."""
+    if isinstance(cell, bytes):
+        try:
+            return cell.decode()
+        except UnicodeDecodeError:
+            raise ValueError(f"the column {column} holds bytes that are no UTF-8 text") from None
+    return None if isinstance(cell, float) and math.isnan(cell) else cell
 
 
 def _plain(value: Any) -> Any:
