@@ -12,6 +12,7 @@ from nuggets.amounts import duration, extent, size
 from nuggets.cli import options as o
 from nuggets.cli import scores
 from nuggets.cli.output import bars, print_json, say, table
+from nuggets.errors import BadInput
 from nuggets.extraction.window_request import SearchedSelector
 from nuggets.statistics.power import MEASURED, SEED_SD
 
@@ -264,9 +265,11 @@ def plan(asked: o.RecipeOptions, json: o.AsJson = False) -> None:
 
 def power(
     recipe: Annotated[str | None, typer.Argument(help="A recipe whose design to judge.")] = None,
-    seeds: Annotated[int, typer.Option(help="Seeds per arm, without a recipe.")] = 3,
-    items: Annotated[int, typer.Option(help="Test items, without a recipe.")] = 100,
-    comparisons: Annotated[int, typer.Option(help="The baseline and the content controls.")] = 1,
+    seeds: Annotated[int | None, typer.Option(help="Per arm; the recipe's, or 3.")] = None,
+    items: Annotated[int | None, typer.Option(help="Of the test; the recipe's, or 100.")] = None,
+    comparisons: Annotated[
+        int | None, typer.Option(help="The baseline and the content controls; the recipe's, or 1.")
+    ] = None,
     rate: Annotated[float | None, typer.Option(help="Expected exact match; 0.5.")] = None,
     like: Annotated[
         str | None, typer.Option(help="A run whose plain LoRA shows rate and spread of seeds.")
@@ -275,15 +278,18 @@ def power(
     json: o.AsJson = False,
 ) -> None:
     """Show which differences a design can detect, before it is run."""
+    usual = (3, 100, 1)
     if recipe is not None:
         asked = api.detectable(o.RecipeOptions(recipe, overrides=overrides).load())
-        seeds, items, comparisons = asked.n_seeds, asked.n_items, asked.n_comparisons
+        usual = asked.n_seeds, asked.n_items, asked.n_comparisons
+    elif overrides:
+        raise BadInput("--set changes a recipe: name one.")
+    given = zip((seeds, items, comparisons), usual, strict=True)
+    design = [value if one is None else one for one, value in given]
     mean, seed_sd, source = (
         (0.5, SEED_SD, MEASURED) if like is None else api.measured_spread(api.open_run(like))
     )
-    found = api.detectable_effect(
-        seeds, items, comparisons, mean if rate is None else rate, seed_sd, source
-    )
+    found = api.detectable_effect(*design, mean if rate is None else rate, seed_sd, source)
     if json:
         return print_json({**found.model_dump(), "sentence": found.sentence, "basis": found.basis})
     say(found.sentence)
