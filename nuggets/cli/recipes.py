@@ -87,7 +87,8 @@ def samples(
     json: o.AsJson = False,
 ) -> None:
     """Check a file of samples line by line, however long, or make one of any table."""
-    if columns or out is not None or file.suffix.lower() not in (".jsonl", ".json"):
+    is_table = file.suffix.lower() not in (".jsonl", ".json")
+    if columns or out is not None or is_table:
         found, lines = api.samples_from(
             api.read_table(file), file.name, api.parse_columns(columns), limit
         )
@@ -106,4 +107,6 @@ def samples(
         say(sentence)
     console.print(seen.first.prompt, style="dim", markup=False)
     console.print(seen.first.answer, style="bold", markup=False)
+    if out is None and (columns or is_table):
+        say("Runs read JSONL: write these samples to such a file with --out.")
     return None if out is None else say(f"Written to {out}.")

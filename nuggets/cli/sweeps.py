@@ -12,7 +12,7 @@ from nuggets import amounts, api
 from nuggets.cli import options as o
 from nuggets.cli.output import bars, interval, out, print_json, say, table, tell_run
 from nuggets.cli.transfers import failed, watch
-from nuggets.disk.commit import atomic_write
+from nuggets.disk.commit import atomic_write, make_folder
 from nuggets.errors import BadInput, Damaged
 from nuggets.sweeps.outlook import smallest
 from nuggets.sweeps.recipe import Objective
@@ -138,6 +138,7 @@ def sweeps(
             return tell_run(found, f"Resumed {found.id}.", json)
     if yaml is not None:
         api.refuse_existing(yaml)
+        make_folder(yaml.absolute().parent)
         atomic_write(yaml, found.recipe_text())
         said = f"Wrote {yaml}. Run it with: nuggets sweep {yaml}"
         return print_json({"sweep": found.id, "out": str(yaml)}) if json else say(said)

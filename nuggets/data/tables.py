@@ -20,7 +20,7 @@ from typing import Any
 from nuggets.data.jsonl import MAX_ARRAY_BYTES, read_rows
 from nuggets.data.samples import Sample
 from nuggets.data.shapes import SHAPES
-from nuggets.disk.commit import atomic_write
+from nuggets.disk.commit import atomic_write, make_folder
 from nuggets.disk.outputs import refuse_existing
 from nuggets.disk.untrusted import open_file, parse_json
 from nuggets.errors import BadInput
@@ -35,7 +35,6 @@ PARTS = (
 )
 LOOKED_AT = 100
 """Rows in which columns are looked for: those of JSON need not all have all."""
-_DELIMITERS = {".csv": ",", ".tsv": "\t"}
 
 
 def read_table(path: Path) -> bytes:
@@ -200,9 +199,12 @@ def _unpacked(content: bytes, name: str) -> bytes:
 def _rows(content: bytes, ending: str) -> Iterator[Any]:
     if ending == ".parquet":
         yield from _parquet(content)
-    elif ending in _DELIMITERS:
+    elif ending in (".csv", ".tsv"):
         lines = TextIOWrapper(BytesIO(content), encoding="utf-8-sig", newline="")
-        rows = csv.DictReader(lines, delimiter=_DELIMITERS[ending], strict=True)
+        first = content.partition(b"\n")[0]  # where a comma is a decimal point, ; takes its place
+        comma = ";" if b";" in first and b"," not in first else ","
+        delimiter = "\t" if ending == ".tsv" else comma
+        rows = csv.DictReader(lines, delimiter=delimiter, strict=True)
         _check_once(rows.fieldnames or ())
         yield from rows
     elif content.lstrip(b" \t\r\n\xef\xbb\xbf").startswith(b"["):
@@ -245,4 +247,5 @@ def write_samples(lines: bytes, out: Path) -> None:
         BadInput: if there is one already.
     """
     refuse_existing(out)
+    make_folder(out.absolute().parent)
     atomic_write(out, lines)

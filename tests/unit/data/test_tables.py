@@ -10,7 +10,13 @@ from io import BytesIO
 import pytest
 
 from nuggets.data.jsonl import load_samples
-from nuggets.data.tables import MAX_ARRAY_BYTES, column_names, parse_columns, samples_from
+from nuggets.data.tables import (
+    MAX_ARRAY_BYTES,
+    column_names,
+    parse_columns,
+    samples_from,
+    write_samples,
+)
 from nuggets.errors import BadInput
 
 ROWS = [{"Frage": '2, "+" 2?', "Antwort": "4"}, {"Frage": "one\ntwo", "Antwort": "é"}]
@@ -67,6 +73,24 @@ def test_numbers_of_a_parquet_file_are_text_once_they_are_named():
     content = parquet([{"n": 3, "square": 9}])
     samples, _ = samples_from(content, "n.parquet", parse_columns("question=n,answer=square"))
     assert [m.content for m in samples[0].messages] == ["3", "9"]
+
+
+def test_a_semicolon_stands_for_a_comma_where_the_head_has_none():
+    """As spreadsheets write where a comma is the decimal point."""
+    samples, _ = samples_from(b"Frage;Antwort\n1,5 + 1 =;2,5\n", "t.csv", NAMED)
+    assert [m.content for m in samples[0].messages] == ["1,5 + 1 =", "2,5"]
+
+
+def test_samples_go_into_a_folder_of_their_own(tmp_path):
+    write_samples(b"{}\n", tmp_path / "new/samples.jsonl")
+    assert (tmp_path / "new/samples.jsonl").read_bytes() == b"{}\n"
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.parquet", "t.jsonl.gz"])
+def test_a_run_is_told_how_a_table_becomes_samples(name, tmp_path):
+    (tmp_path / name).write_bytes(kinds()[name])
+    with pytest.raises(BadInput, match=f"nuggets samples {name} --out samples.jsonl"):
+        load_samples(tmp_path / name)
 
 
 def test_bytes_of_a_parquet_file_are_text_and_nan_is_nothing():
