@@ -253,12 +253,6 @@ class CutJob(Frozen):
     seed: int = 0
     device: Device = "auto"
 
-    @model_validator(mode="after")
-    def _heals_if_asked(self) -> CutJob:
-        if self.heal is not None and self.heal_steps == 0:
-            raise ValueError("samples to heal on (--heal) need steps (--heal-steps)")
-        return self
-
 
 class TransferRecipe(Frozen):
     """Everything a transfer with its controls needs.
