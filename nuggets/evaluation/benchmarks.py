@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 from nuggets.builtin.skills import skill_samples
 from nuggets.data.jsonl import check_leakage
 from nuggets.data.samples import Format, Sample
-from nuggets.data.sources import load_source
+from nuggets.data.sources import load_source, spread
 from nuggets.errors import BadInput
 from nuggets.evaluation import items as make
 from nuggets.evaluation.items import Item
@@ -33,7 +33,8 @@ class Task(Frozen):
         shots: solved examples above each question.
         shots_data: where examples come from, as `data`. With a file of items and no file of
             examples, the first lines of the file are examples and never asked.
-        limit: items at most; all when absent.
+        limit: items at most, at equal distances over the source, which may be sorted by subject;
+            all when absent.
         format: how prompts are written.
         max_new_tokens: length limit of free answers; answers that reach it are counted.
     """
@@ -114,8 +115,8 @@ class Task(Frozen):
             BadInput: as `items` does.
         """
         kept = 0 if self.shots_data or self.data is None else self.usual_shots
-        whole = self._load(self.source, None if self.limit is None else self.limit + kept)
-        examples, asked = whole[:kept], whole[kept:]
+        whole = self._load(self.source, None if kept else self.limit)
+        examples, asked = whole[:kept], spread(whole[kept:], self.limit)
         if len(asked) < 2:
             raise BadInput(
                 f"{self.source} has {len(whole)} samples; {self.name} needs at least {kept + 2}"
