@@ -111,7 +111,10 @@ def test_results_are_kept_in_lm_evals_shape_with_a_line_per_sample(finished, tmp
     results = json.loads((found[0] / "results.json").read_text())
     assert results["n-samples"]["super_ni"] == {"original": 10, "effective": 10}
     lines = (found[0] / "samples_super_ni.jsonl").read_text().splitlines()
-    assert [json.loads(line)["doc"]["id"] for line in lines] == [f"asked_{i}" for i in range(10)]
+    assert [json.loads(line)["doc"]["id"] for line in lines] == [
+        f"asked_{i * 24 // 10}"
+        for i in range(10)  # at equal distances
+    ]
     assert not list(finished.folder.glob("checkpoints/answers/*/*"))
 
 
