@@ -80,7 +80,8 @@ def check_job(job: Any) -> None:
                 raise BadInput(
                     f"{model} is listed twice: its run is already listed with all its arms."
                 )
-        check_benchmarks(job.benchmarks, job.max_length)
+        check_rooms(job.benchmarks, job.max_length)
+        check_benchmarks(job.benchmarks)
 
 
 def split_run(name: str) -> tuple[str, str | None]:
@@ -114,14 +115,22 @@ def eval_extra_missing() -> str:
     return "Benchmarks need lm-eval, which is not installed: pip install 'nuggets[eval]'."
 
 
-def check_benchmarks(
-    benchmarks: Sequence[Benchmark], max_length: int, learned: Sequence[Sample] = ()
-) -> None:
-    """Refuses benchmarks that cannot be asked, or whose items were learned from.
+def check_rooms(benchmarks: Sequence[Benchmark], max_length: int) -> None:
+    """Refuses benchmarks whose free answers leave no room for a prompt, before a model loads.
+
+    Raises:
+        BadInput: with both lengths.
+    """
+    for task in benchmarks:
+        if "generation_kwargs" in task.settings():
+            check_room(task.max_new_tokens, max_length)
+
+
+def check_benchmarks(benchmarks: Sequence[Benchmark], learned: Sequence[Sample] = ()) -> None:
+    """Refuses benchmarks whose judge may not be asked, or whose items were learned from.
 
     Args:
         benchmarks: what is to be measured.
-        max_length: tokens of a prompt and its answer.
         learned: seed and training samples.
 
     Raises:
@@ -132,8 +141,6 @@ def check_benchmarks(
         raise BadInput(missing)
     for task in benchmarks:
         task.items()
-        if "generation_kwargs" in task.settings():
-            check_room(task.max_new_tokens, max_length)
         check_leakage(learned, task.test_samples())
         if isinstance(task.judged_by, TeacherJudge):
             check_model(task.judged_by.teacher)
@@ -255,11 +262,12 @@ def _check_samples(recipe: TransferRecipe) -> Datasets:
     """Refuses samples that do not serve the arms, or that leak; returns them."""
     data = transfer_samples(recipe)
     _check_arms(recipe, data)
+    check_rooms(recipe.benchmarks, recipe.train.max_length)
     if recipe.train.lr_grid:
         check_validation(data)
     if recipe.benchmarks:
         learned = [sample for seed in recipe.seeds for sample in data.train(seed)]
-        check_benchmarks(recipe.benchmarks, recipe.train.max_length, [*data.seed_samples, *learned])
+        check_benchmarks(recipe.benchmarks, [*data.seed_samples, *learned])
     return data
 
 
