@@ -43,6 +43,8 @@ def ask(
         raise BadInput("Give a question, or only --free to unload the models.")
     if free:
         api.playground.free()
+    if json and not prompt:
+        print_json({"unloaded": True})
 
 
 def _ask(
@@ -60,8 +62,9 @@ def _ask(
     speakers = [api.playground.Speaker(model=o.absolute(name)) for name in models]
     if run is not None:
         speakers += _arms(api.open_run(run), arms, seed)
-    elif arms:
-        raise BadInput("--arm needs --run, the transfer that the arm belongs to.")
+    elif arms or seed is not None:
+        what = "arm" if arms else "seed"
+        raise BadInput(f"--{what} needs --run, the transfer that the arm belongs to.")
     if not speakers:
         speakers = [api.playground.Speaker(model=name) for name in ("teacher", "independent")]
     with bars():

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import typer
 
@@ -12,6 +13,7 @@ from nuggets.cli import options as o
 from nuggets.cli.output import bars, out, print_json, say, show_tables, tell_run
 from nuggets.cli.transfers import failed
 from nuggets.disk.untrusted import exists
+from nuggets.errors import BadInput
 from nuggets.evaluation.benchmarks import Benchmark
 from nuggets.frozen import members
 
@@ -33,7 +35,7 @@ def evaluate(
     shots: Shots = None,
     data: Items = None,
     shots_data: ShotsData = None,
-    limit: Annotated[int | None, typer.Option(help="Max items.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Max items, spread over the source.")] = None,
     task: o.Task = None,
     format: o.Format = "paper",
     max_new_tokens: Annotated[int, typer.Option(help="Length limit of free answers.")] = 256,
@@ -57,15 +59,11 @@ def evaluate(
     json: o.AsJson = False,
 ) -> None:
     """Evaluate models, or every arm of a transfer, on benchmarks."""
-    shared = {
-        "data": o.source(data),
-        "shots_data": o.source(shots_data),
-        "limit": limit,
-        "format": format,
-        "max_new_tokens": max_new_tokens,
-    }
+    shared = {"limit": limit, "format": format, "max_new_tokens": max_new_tokens}
     judge = _judge(judge_url, judge_model, judge_teacher)
-    tasks = [{"kind": kind, **shared, **_own(kind, shots, task, judge)} for kind in benchmark]
+    given = _Given(task, judge, o.source(data), o.source(shots_data), shots)
+    _refuse_unread(benchmark, given)
+    tasks = [{"kind": kind, **shared, **_own(kind, given)} for kind in benchmark]
     job = api.parse_job(
         {
             "job": "evaluate",
@@ -110,20 +108,45 @@ def _subject(name: str) -> str:
 
 
 def _judge(url: str | None, model: str, teacher: str | None) -> dict[str, Any] | None:
+    if url is not None and teacher is not None:
+        raise BadInput("Give one of --judge-url and --judge-teacher.")
     if url is not None:
         return {"kind": "endpoint", "url": url, "model": model}
+    if model:
+        raise BadInput("--judge-model is a name at --judge-url.")
     if teacher is not None:
         return {"kind": "teacher_likelihood", "teacher": o.absolute(teacher)}
     return None
 
 
-def _own(
-    kind: str, shots: int | None, task: str | None, judge: dict[str, Any] | None
-) -> dict[str, Any]:
-    """The fields that only this kind of benchmark has."""
-    known = getattr(members(Benchmark).get(kind), "model_fields", {})
-    own = {k: v for k, v in {"skill": task, "judge": judge}.items() if k in known}
-    return own if shots is None else own | {"shots": shots}
+class _Given(NamedTuple):
+    """Options that some benchmarks read and others do not."""
+
+    task: str | None
+    judge: dict[str, Any] | None
+    data: str | None
+    shots_data: str | None
+    shots: int | None
+
+
+def _own(kind: str, given: _Given) -> dict[str, Any]:
+    """The fields of a benchmark for those options that it reads."""
+    known = members(Benchmark).get(kind)
+    fields = {"skill": given.task, "judge": given.judge}
+    own = {k: v for k, v in fields.items() if k in getattr(known, "model_fields", {})}
+    if getattr(known, "takes_data", True):
+        own |= {"data": given.data, "shots_data": given.shots_data}
+    return own if given.shots is None else own | {"shots": given.shots}
+
+
+def _refuse_unread(kinds: Sequence[str], given: _Given) -> None:
+    """Refuses an option that none of the benchmarks reads."""
+    read = {name for kind in kinds for name in _own(kind, given)}
+    options = {"skill": "--task", "judge": "--judge-url or --judge-teacher",
+               "data": "--data", "shots_data": "--shots-data"}  # fmt: skip
+    for name, value in zip(options, given, strict=False):
+        if value is not None and name not in read and set(kinds) <= set(members(Benchmark)):
+            raise BadInput(f"{options[name]} says nothing to {' and '.join(kinds)}; leave it out.")
 
 
 def prompt(
@@ -143,14 +166,13 @@ def prompt(
     """Show the exact text a model reads and what enters the loss."""
     tree: dict[str, Any] | None = None
     if benchmark is not None:
-        tree = {
-            "kind": benchmark,
-            "data": o.source(data),
-            "shots_data": o.source(shots_data),
-            "limit": max(n, 2),
-            "format": format,
-            **_own(benchmark, shots, task, None),
-        }
+        if seed_samples is not None:
+            raise BadInput("A benchmark's items are named by --data, not by --seed-samples.")
+        given = _Given(task, None, o.source(data), o.source(shots_data), shots)
+        _refuse_unread([benchmark], given)
+        tree = {"kind": benchmark, "limit": max(n, 2), "format": format, **_own(benchmark, given)}
+    elif shots is not None or shots_data is not None:
+        raise BadInput("--shots and --shots-data belong to a --benchmark.")
     source = {} if tree else o.source_of(task, seed_samples, None if data is None else Path(data))
     found = api.rendered(o.absolute(model), {**source, "format": format}, tree, n)
     if json:

@@ -13,7 +13,6 @@ from nuggets.cli import options as o
 from nuggets.cli import scores
 from nuggets.cli.output import bars, print_json, say, table
 from nuggets.extraction.window_request import SearchedSelector
-from nuggets.statistics.power import MEASURED, SEED_SD
 
 Out = Annotated[Path, typer.Option(help="A new folder; nothing is ever overwritten.")]
 
@@ -260,46 +259,6 @@ def plan(asked: o.RecipeOptions, json: o.AsJson = False) -> None:
     show_plan(made)
     found = api.detectable(recipe)
     return say(f"{found.sentence} {found.basis}")
-
-
-def power(
-    recipe: Annotated[str | None, typer.Argument(help="A recipe whose design to judge.")] = None,
-    seeds: Annotated[int, typer.Option(help="Seeds per arm, without a recipe.")] = 3,
-    items: Annotated[int, typer.Option(help="Test items, without a recipe.")] = 100,
-    comparisons: Annotated[int, typer.Option(help="The baseline and the content controls.")] = 1,
-    rate: Annotated[float | None, typer.Option(help="Expected exact match; 0.5.")] = None,
-    like: Annotated[
-        str | None, typer.Option(help="A run whose plain LoRA shows rate and spread of seeds.")
-    ] = None,
-    overrides: o.Overrides = None,
-    json: o.AsJson = False,
-) -> None:
-    """Show which differences a design can detect, before it is run."""
-    if recipe is not None:
-        asked = api.detectable(o.RecipeOptions(recipe, overrides=overrides).load())
-        seeds, items, comparisons = asked.n_seeds, asked.n_items, asked.n_comparisons
-    mean, seed_sd, source = (
-        (0.5, SEED_SD, MEASURED) if like is None else api.measured_spread(api.open_run(like))
-    )
-    found = api.detectable_effect(
-        seeds, items, comparisons, mean if rate is None else rate, seed_sd, source
-    )
-    if json:
-        return print_json({**found.model_dump(), "sentence": found.sentence, "basis": found.basis})
-    say(found.sentence)
-    say(found.basis)
-    rows = [
-        (n, *(_smallest(n, m, found) for m in (50, 100, 200, 400))) for n in (3, 4, 5, 8, 12, 20)
-    ]
-    title = f"smallest difference detected in {found.power:.0%} of experiments"
-    return table(("seeds", *(f"{m} items" for m in (50, 100, 200, 400))), rows, title)
-
-
-def _smallest(n_seeds: int, n_items: int, like: api.DetectableEffect) -> str:
-    value = api.detectable_effect(
-        n_seeds, n_items, like.n_comparisons, like.base_rate, like.seed_sd
-    ).value
-    return "none" if value is None else f"{value:.2f}"
 
 
 def show_plan(made: api.ExtractionPlan) -> None:

@@ -1,4 +1,4 @@
-"""What runs are made of: recipes, what they hold, differ in and may use; samples."""
+"""What runs are made of: recipes, what they hold, differ in, can show and may use; samples."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from nuggets.cli import options as o
 from nuggets.cli.output import bars, print_json, say, table
 from nuggets.cli.output import out as console
 from nuggets.data.overview import overview
+from nuggets.errors import BadInput
 
 
 def recipes(
@@ -87,7 +88,8 @@ def samples(
     json: o.AsJson = False,
 ) -> None:
     """Check a file of samples line by line, however long, or make one of any table."""
-    if columns or out is not None or file.suffix.lower() not in (".jsonl", ".json"):
+    is_table = file.suffix.lower() not in (".jsonl", ".json")
+    if columns or out is not None or is_table:
         found, lines = api.samples_from(
             api.read_table(file), file.name, api.parse_columns(columns), limit
         )
@@ -106,4 +108,56 @@ def samples(
         say(sentence)
     console.print(seen.first.prompt, style="dim", markup=False)
     console.print(seen.first.answer, style="bold", markup=False)
+    if out is None and (columns or is_table):
+        say("Runs read JSONL: write these samples to such a file with --out.")
     return None if out is None else say(f"Written to {out}.")
+
+
+def power(
+    recipe: Annotated[str | None, typer.Argument(help="A recipe whose design to judge.")] = None,
+    seeds: Annotated[int | None, typer.Option(help="Per arm; the recipe's, or 3.")] = None,
+    items: Annotated[int | None, typer.Option(help="Of the test; the recipe's, or 100.")] = None,
+    comparisons: Annotated[
+        int | None, typer.Option(help="The baseline and the content controls; the recipe's, or 1.")
+    ] = None,
+    rate: Annotated[float | None, typer.Option(help="Expected exact match; 0.5.")] = None,
+    like: Annotated[
+        str | None, typer.Option(help="A run whose plain LoRA shows rate and spread of seeds.")
+    ] = None,
+    overrides: o.Overrides = None,
+    json: o.AsJson = False,
+) -> None:
+    """Show which differences a design can detect, before it is run."""
+    from nuggets.statistics.power import MEASURED, SEED_SD  # NumPy, which a list does not need
+
+    if overrides and recipe is None:
+        raise BadInput("--set changes a recipe: name one.")
+    usual = (3, 100, 1)
+    if recipe is not None:
+        asked = api.detectable(o.RecipeOptions(recipe, overrides=overrides).load())
+        usual = asked.n_seeds, asked.n_items, asked.n_comparisons
+    n_seeds, n_items, n_compared = (
+        value if given is None else given
+        for given, value in zip((seeds, items, comparisons), usual, strict=True)
+    )
+    mean, seed_sd, source = (
+        (0.5, SEED_SD, MEASURED) if like is None else api.measured_spread(api.open_run(like))
+    )
+    mean = mean if rate is None else rate
+    found = api.detectable_effect(n_seeds, n_items, n_compared, mean, seed_sd, source)
+    if json:
+        return print_json({**found.model_dump(), "sentence": found.sentence, "basis": found.basis})
+    say(found.sentence)
+    say(found.basis)
+    rows = [
+        (n, *(_smallest(n, m, found) for m in (50, 100, 200, 400))) for n in (3, 4, 5, 8, 12, 20)
+    ]
+    title = f"smallest difference detected in {found.power:.0%} of experiments"
+    return table(("seeds", *(f"{m} items" for m in (50, 100, 200, 400))), rows, title)
+
+
+def _smallest(n_seeds: int, n_items: int, like: api.DetectableEffect) -> str:
+    value = api.detectable_effect(
+        n_seeds, n_items, like.n_comparisons, like.base_rate, like.seed_sd
+    ).value
+    return "none" if value is None else f"{value:.2f}"

@@ -12,7 +12,7 @@ from nuggets import amounts, api
 from nuggets.cli import options as o
 from nuggets.cli.output import bars, interval, out, print_json, say, table, tell_run
 from nuggets.cli.transfers import failed, watch
-from nuggets.disk.commit import atomic_write
+from nuggets.disk.commit import atomic_write, make_folder
 from nuggets.errors import BadInput, Damaged
 from nuggets.sweeps.outlook import smallest
 from nuggets.sweeps.recipe import Objective
@@ -114,8 +114,15 @@ def sweeps(
     json: o.AsJson = False,
 ) -> None:
     """List sweeps; show, follow, cancel or resume one, or save its winner as a recipe."""
+    asked = {"--follow": follow, "--resume": resume, "--cancel": cancel, "--yaml": yaml,
+             "--promote": promote}  # fmt: skip
+    named = [name for name, value in asked.items() if value]
     if sweep_id is None:
+        if named:
+            raise BadInput(f"{named[0]} needs a sweep's id; `nuggets sweeps` lists them.")
         return _list(json)
+    if len(named) > 1 and named != ["--follow", "--resume"]:
+        raise BadInput(f"Give one of {' and '.join(named)}.")
     found = api.sweeping.open_sweep(sweep_id)
     if cancel:
         status = api.sweeping.cancel(found.id, wait=30.0)
@@ -131,11 +138,14 @@ def sweeps(
             return tell_run(found, f"Resumed {found.id}.", json)
     if yaml is not None:
         api.refuse_existing(yaml)
+        make_folder(yaml.absolute().parent)
         atomic_write(yaml, found.recipe_text())
-        return say(f"Wrote {yaml}. Run it with: nuggets sweep {yaml}")
+        said = f"Wrote {yaml}. Run it with: nuggets sweep {yaml}"
+        return print_json({"sweep": found.id, "out": str(yaml)}) if json else say(said)
     if promote is not None:
         path = api.sweeping.promote(found, promote)
-        return say(f"Saved {path}. Run it with: nuggets run {promote}")
+        said = f"Saved {path}. Run it with: nuggets run {promote}"
+        return print_json({"sweep": found.id, "recipe": str(path)}) if json else say(said)
     if follow:
         watch(found)
         return _finish(found, json)

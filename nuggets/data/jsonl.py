@@ -35,6 +35,8 @@ _ARCHIVES = (
     b"Rar!",
     b"\x28\xb5\x2f\xfd",
 )
+_TABLES = (".csv", ".tsv", ".parquet", ".csv.gz", ".tsv.gz", ".jsonl.gz", ".json.gz")
+"""What `nuggets.data.tables` makes samples of, and this module does not read."""
 
 
 def load_samples(path: str | Path, limit: int | None = None) -> list[Sample]:
@@ -222,6 +224,12 @@ def _lines(path: Path, progress: Progress | None) -> Iterator[tuple[int, bytes]]
 
 
 def _check_text(path: Path, start: bytes) -> None:
+    json_lines = start.lstrip(b" \t\r\n\xef\xbb\xbf").startswith((b"{", b"["))
+    if path.name.lower().endswith(_TABLES) and not json_lines:
+        raise BadInput(
+            f"{path.name} is a table, not JSONL. Make a file of samples of it first: nuggets "
+            f"samples {path.name} --out samples.jsonl, and name its columns with --columns."
+        )
     if start.startswith(_ARCHIVES):
         raise BadInput(f"{path.name} is an archive; unpack it and give the JSONL file inside.")
     if start.startswith(LFS_MAGIC):

@@ -143,13 +143,18 @@ def _dated(template: str) -> str:
 
 
 def answer_ends(tokenizer: Any, format: Format = "paper") -> tuple[int, ...]:
-    """Ids of the tokens that end an answer: the end of sequence, and the template's own."""
+    """Ids of the tokens that end an answer: the end of sequence, and the template's own.
+
+    That is the token behind an answer if it stands alone or is one of those beside the words: Phi's
+    template writes `<|end|>` and the end of sequence, of which a model may write the first alone.
+    """
     ends = [int(tokenizer.eos_token_id)]
     if format == "chat":
         whole, prompt = texts(Sample.of("end", "question", "answer"), tokenizer, format)
         tail = whole[len(prompt) :].partition("answer")[2].strip()
         ids = tokenizer(tail, add_special_tokens=False)["input_ids"] if tail else []
-        ends += ids if len(ids) == 1 else []
+        beside = {*tokenizer.get_added_vocab().values(), *tokenizer.all_special_ids}
+        ends += [token for token in ids[:1] if len(ids) == 1 or token in beside]
     return tuple(dict.fromkeys(ends))
 
 

@@ -23,8 +23,14 @@ SHAPES = (
     "messages, conversations, prompt + completion, instruction + output, question + answer, or "
     "question + choices + answer"
 )
-_UNREAD = ("input", "context", "documents", "tools", "functions", "reasoning_content", "thinking")
-_UNREAD_IN_TURN = ("tool_calls", "function_call", "reasoning_content", "thinking")
+_THOUGHTS = ("reasoning_content", "reasoning", "thinking")
+_MEDIA = ("image", "images", "video", "videos", "audio", "audios")
+_UNREAD = (
+    *("input", "context", "passage", "documents", "history", "tools", "functions"),
+    *_THOUGHTS,
+    *_MEDIA,
+)
+_UNREAD_IN_TURN = ("tool_calls", "function_call", *_THOUGHTS, *_MEDIA)
 _SPEAKERS = {"human": "user", "gpt": "assistant"}
 
 
@@ -68,6 +74,8 @@ def _read(record: Mapping[str, Any]) -> Conversation:
         return Conversation(_turns(named, "conversations"))
     if "prompt" in record and "completion" in record:
         prompt, completion = record["prompt"], record["completion"]
+        if record.get("label") is False:
+            raise ValueError("its label is false, so its completion is no example to learn from")
         if isinstance(prompt, list) and isinstance(completion, list):
             return Conversation(_turns([*prompt, *completion], "prompt + completion"))
         return _asked(text_of(record, "prompt"), text_of(record, "completion"))
@@ -109,6 +117,8 @@ def _turns(turns: Any, what: str) -> tuple[Message, ...]:
             "roles must alternate between user and assistant, ending with assistant (a system "
             f"message may come first), but are {heard}"
         )
+    if turns[-1].get("weight") == 0:
+        raise ValueError("its last message has the weight 0, but is what would be learned")
     return tuple(_message(turn, number) for number, turn in enumerate(turns, start=1))
 
 

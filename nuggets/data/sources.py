@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from nuggets import demo
 from nuggets.data.jsonl import load_samples, read_rows
@@ -19,6 +19,7 @@ from nuggets.disk.untrusted import at_home, exists, is_file, is_folder, parse_js
 from nuggets.errors import BadInput
 from nuggets.frozen import Frozen
 
+T = TypeVar("T")
 Convert = Callable[[dict[str, Any]], dict[str, Any]]
 """From a row of a data set to one of the shapes of a sample."""
 
@@ -65,7 +66,8 @@ def load_source(
 
     Args:
         source: a file, or the name of a data set.
-        limit: how many samples to read at most.
+        limit: how many samples at most, taken at equal distances: many sources are sorted, and the
+            first hundred of MMLU are all of one subject.
         convert: turns a row of a data set that has columns of its own into a sample's shape;
             files are taken as they are.
 
@@ -76,18 +78,32 @@ def load_source(
         raise demo.refused("samples come from the built-in tasks alone")
     ref = parse_dataset(str(source))
     if ref is None:
-        return load_samples(Path(source), limit)
-    return read_rows(ref.source, dataset_rows(ref), limit, convert)
+        return spread(load_samples(Path(source)), limit)
+    return read_rows(ref.source, dataset_rows(ref, limit), convert=convert)
 
 
-def dataset_rows(ref: DatasetRef) -> Iterator[tuple[int, dict[str, Any]]]:
+def spread(samples: Sequence[T], limit: int | None) -> list[T]:
+    """At most `limit` of some samples, at equal distances, in their order."""
+    n = len(samples)
+    return [samples[place] for place in _places(n, limit)]
+
+
+def _places(n: int, limit: int | None) -> Sequence[int]:
+    return range(n) if limit is None or limit >= n else [i * n // limit for i in range(limit)]
+
+
+def dataset_rows(ref: DatasetRef, limit: int | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
     """The numbered rows of a data set, from 1; columns that are null are left out.
+
+    Args:
+        ref: which.
+        limit: how many, at equal distances; all when not given.
 
     Raises:
         BadInput: if `datasets` is not installed, or cannot load what is named.
     """
     if (file := _file_of(ref)) is not None:
-        yield from _rows(file)
+        yield from spread(list(_rows(file)), limit)
         return
     try:
         import datasets
@@ -96,8 +112,11 @@ def dataset_rows(ref: DatasetRef) -> Iterator[tuple[int, dict[str, Any]]]:
             f"{ref.source} is a dataset, which needs the library datasets: pip install "
             "'nuggets[eval]'. Or give a JSONL file."
         ) from None
-    for number, row in enumerate(_load(datasets, ref), start=1):
-        yield number, {name: value for name, value in row.items() if value is not None}
+    table = _load(datasets, ref)
+    places = _places(len(table), limit)
+    rows = table if limit is None else (table[place] for place in places)
+    for place, row in zip(places, rows, strict=True):
+        yield place + 1, {name: value for name, value in row.items() if value is not None}
 
 
 def _file_of(ref: DatasetRef) -> Path | None:

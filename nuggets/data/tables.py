@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from io import BytesIO, TextIOWrapper
@@ -19,7 +20,7 @@ from typing import Any
 from nuggets.data.jsonl import MAX_ARRAY_BYTES, read_rows
 from nuggets.data.samples import Sample
 from nuggets.data.shapes import SHAPES
-from nuggets.disk.commit import atomic_write
+from nuggets.disk.commit import atomic_write, make_folder
 from nuggets.disk.outputs import refuse_existing
 from nuggets.disk.untrusted import open_file, parse_json
 from nuggets.errors import BadInput
@@ -34,7 +35,6 @@ PARTS = (
 )
 LOOKED_AT = 100
 """Rows in which columns are looked for: those of JSON need not all have all."""
-_DELIMITERS = {".csv": ",", ".tsv": "\t"}
 
 
 def read_table(path: Path) -> bytes:
@@ -98,7 +98,8 @@ def samples_from(
     lines: list[str] = []
 
     def convert(row: dict[str, Any]) -> dict[str, Any]:
-        filled = {column: cell for column, cell in row.items() if cell not in (None, "")}
+        cells = {column: _text(cell, column) for column, cell in row.items()}
+        filled = {column: cell for column, cell in cells.items() if cell not in (None, "")}
         record = _mapped(filled, columns) if columns else filled
         own = {part: record[part] for part in PARTS if part in record}
         lines.append(json.dumps(own, ensure_ascii=False, allow_nan=False, default=str))
@@ -130,9 +131,36 @@ def _mapped(row: Mapping[str, Any], columns: Columns) -> dict[str, Any]:
         values = [_plain(row.get(name)) for name in names]
         parts[part] = values[0] if len(values) == 1 else values
     answer, choices = parts.get("answer"), parts.get("choices")
-    if isinstance(answer, str) and isinstance(choices, list) and answer not in choices:
-        parts["answer"] = int(answer) if answer.isascii() and answer.isdigit() else answer
+    if isinstance(answer, str) and isinstance(choices, list) and answer.isascii():
+        parts["answer"] = _meant(answer, choices) if answer.isdigit() else answer
     return parts
+
+
+def _meant(number: str, choices: Sequence[Any]) -> str | int:
+    """A number is a choice, or counts them from 0.
+
+    Raises:
+        ValueError: if it does both, and not for the same one.
+    """
+    place = int(number)
+    if number not in choices:
+        return place
+    if place < len(choices) and choices[place] != number:
+        raise ValueError(
+            f"answer {number} is one choice and, counted from 0, the number of another; write "
+            "letters, A for the first"
+        )
+    return number
+
+
+def _text(cell: Any, column: str) -> Any:
+    """A cell of Parquet as one of JSON: text may be kept as bytes, nothing as NaN."""
+    if isinstance(cell, bytes):
+        try:
+            return cell.decode()
+        except UnicodeDecodeError:
+            raise ValueError(f"the column {column} holds bytes that are no UTF-8 text") from None
+    return None if isinstance(cell, float) and math.isnan(cell) else cell
 
 
 def _plain(value: Any) -> Any:
@@ -171,9 +199,12 @@ def _unpacked(content: bytes, name: str) -> bytes:
 def _rows(content: bytes, ending: str) -> Iterator[Any]:
     if ending == ".parquet":
         yield from _parquet(content)
-    elif ending in _DELIMITERS:
+    elif ending in (".csv", ".tsv"):
         lines = TextIOWrapper(BytesIO(content), encoding="utf-8-sig", newline="")
-        rows = csv.DictReader(lines, delimiter=_DELIMITERS[ending], strict=True)
+        first = content.partition(b"\n")[0]  # where a comma is a decimal point, ; takes its place
+        comma = ";" if b";" in first and b"," not in first else ","
+        delimiter = "\t" if ending == ".tsv" else comma
+        rows = csv.DictReader(lines, delimiter=delimiter, strict=True)
         _check_once(rows.fieldnames or ())
         yield from rows
     elif content.lstrip(b" \t\r\n\xef\xbb\xbf").startswith(b"["):
@@ -216,4 +247,5 @@ def write_samples(lines: bytes, out: Path) -> None:
         BadInput: if there is one already.
     """
     refuse_existing(out)
+    make_folder(out.absolute().parent)
     atomic_write(out, lines)

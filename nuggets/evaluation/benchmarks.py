@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 from nuggets.builtin.skills import skill_samples
 from nuggets.data.jsonl import check_leakage
 from nuggets.data.samples import Format, Sample
-from nuggets.data.sources import load_source
+from nuggets.data.sources import load_source, spread
 from nuggets.errors import BadInput
 from nuggets.evaluation import items as make
 from nuggets.evaluation.items import Item
@@ -33,7 +33,8 @@ class Task(Frozen):
         shots: solved examples above each question.
         shots_data: where examples come from, as `data`. With a file of items and no file of
             examples, the first lines of the file are examples and never asked.
-        limit: items at most; all when absent.
+        limit: items at most, at equal distances over the source, which may be sorted by subject;
+            all when absent.
         format: how prompts are written.
         max_new_tokens: length limit of free answers; answers that reach it are counted.
     """
@@ -90,12 +91,12 @@ class Task(Frozen):
             BadInput: if the source cannot be read, has too few lines, or holds an example that
                 is also asked.
         """
-        asked, examples = self._samples()
+        asked, examples = self.samples()
         return [self._item(sample, self._examples(sample, examples)) for sample in asked]
 
     def test_samples(self) -> list[Sample]:
         """The questions without examples, to look for leaks."""
-        return self._samples()[0]
+        return self.samples()[0]
 
     def settings(self) -> Tree:
         """The scoring part of lm-eval's task configuration."""
@@ -107,11 +108,15 @@ class Task(Frozen):
     def _examples(self, sample: Sample, examples: Sequence[Sample]) -> Sequence[Sample]:
         return examples[: self.shots]
 
-    def _samples(self) -> tuple[list[Sample], list[Sample]]:
-        """Test samples and examples; no example is a test sample."""
+    def samples(self) -> tuple[list[Sample], list[Sample]]:
+        """Test samples and the examples to choose from; no example is a test sample.
+
+        Raises:
+            BadInput: as `items` does.
+        """
         kept = 0 if self.shots_data or self.data is None else self.usual_shots
-        whole = self._load(self.source, None if self.limit is None else self.limit + kept)
-        examples, asked = whole[:kept], whole[kept:]
+        whole = self._load(self.source, None if kept else self.limit)
+        examples, asked = whole[:kept], spread(whole[kept:], self.limit)
         if len(asked) < 2:
             raise BadInput(
                 f"{self.source} has {len(whole)} samples; {self.name} needs at least {kept + 2}"
@@ -232,7 +237,8 @@ class SkillTask(Task):
         metrics = [_mean("exact_match"), _mean("choice"), _mean("loss", better=False)]
         return _choice() | {"process_results": _skill_metrics, "metric_list": metrics}
 
-    def _samples(self) -> tuple[list[Sample], list[Sample]]:
+    def samples(self) -> tuple[list[Sample], list[Sample]]:
+        """The skill's test items, and no examples."""
         return skill_samples(self.skill, "test", self.limit), []
 
     def _item(self, sample: Sample, examples: Sequence[Sample]) -> Item:
@@ -271,6 +277,20 @@ class Dialogue(Task):
         """Free text; whoever runs it adds `process_results`, which asks the judge."""
         metrics = [_mean(metric) for metric in self.judge.metrics]
         return _free(self.max_new_tokens) | {"metric_list": metrics}
+
+
+def check_room(max_new_tokens: int, max_length: int) -> int:
+    """Tokens that a prompt may have before an answer of so many.
+
+    Raises:
+        BadInput: if there is no room for one.
+    """
+    if max_new_tokens >= max_length:
+        raise BadInput(
+            f"Answers of {max_new_tokens} tokens leave no room for a prompt within {max_length}. "
+            "Lower max_new_tokens or raise max_length."
+        )
+    return max_length - max_new_tokens
 
 
 def _choice() -> Tree:

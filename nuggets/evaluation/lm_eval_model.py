@@ -23,6 +23,7 @@ from nuggets.data.samples import IGNORED, Format, answer_ends, answer_tokens, to
 from nuggets.errors import BadInput, NonFinite
 from nuggets.evaluation.answer_store import answer_once
 from nuggets.evaluation.answers import decode_greedily, up_to_end
+from nuggets.evaluation.benchmarks import check_room
 from nuggets.evaluation.halving import Halving
 from nuggets.evaluation.outcomes import score_batch
 from nuggets.models.forward import evaluation
@@ -179,12 +180,7 @@ class InMemoryLM(TemplateLM):
 
     def _write(self, prompts: Sequence[list[int]], settings: dict[str, Any]) -> list[Response]:
         limit = int(settings["max_gen_toks"])
-        room = self.max_length - limit
-        if room < 1:
-            raise BadInput(
-                f"Answers of {limit} tokens leave no room for a prompt within {self.max_length}. "
-                "Lower max_new_tokens or raise max_length."
-            )
+        room = check_room(limit, self.max_length)
         stops: list[str] = list(settings.get("until") or [])
         found: list[Response] = []
 

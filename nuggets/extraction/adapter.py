@@ -24,6 +24,7 @@ from nuggets.extraction.plan import LoraConfig
 from nuggets.models.architecture import ArchSpec
 from nuggets.models.fused import join_fused, stored_factors
 from nuggets.models.kinds.wrappers import names_a_wrapper, outer_name
+from nuggets.models.references import at_revision
 from nuggets.models.safetensors_headers import read_header
 
 if TYPE_CHECKING:  # PEFT imports all its methods, half a second; measuring needs none
@@ -252,7 +253,7 @@ def save_adapter(
     ranks = {name: a.shape[0] for name, (a, _) in weights.items()}
     transposed = any(matrix.transposed for matrix in spec.architecture.matrices)
     config = peft_config(ranks, scales, fan_in_fan_out=transposed)
-    config.base_model_name_or_path = base
+    config.base_model_name_or_path, config.revision = at_revision(base)
     config.inference_mode = True
     config.target_modules = sorted(ranks)  # PEFT keeps a set, of no fixed order
     config.save_pretrained(str(folder))

@@ -134,6 +134,12 @@ def short_name(model: str) -> str:
     return Path(model).name if Path(model).is_absolute() else model
 
 
+def at_revision(model: str) -> tuple[str, str | None]:
+    """A hub model's id and revision apart; the name itself of any other model."""
+    found = _HUB_ID.fullmatch(model)
+    return (model, None) if found is None else (found["id"], found["revision"])
+
+
 def model_path(ref: ModelRef, progress: Progress | None = None) -> Path:
     """The local folder or `.gguf` file of a model; a hub model is downloaded if need be.
 

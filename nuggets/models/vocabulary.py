@@ -41,7 +41,10 @@ def vocabulary(ref: ModelRef) -> Vocabulary | None:
     if ref.format == "gguf":
         assert ref.path is not None, "GGUF files are local"
         tokens = read_gguf(ref.path).fields.get("tokenizer.ggml.tokens")
-        return Vocabulary({str(token): i for i, token in enumerate(tokens)}, {}) if tokens else None
+        named = ((str(token), i) for i, token in enumerate(tokens or ()))
+        # llama.cpp's converter names the rows of the embedding that have no word: [PAD151936].
+        words = {token: i for token, i in named if token != f"[PAD{i}]"}
+        return Vocabulary(words, {}) if tokens else None
     file = model_file(ref, TOKENIZER)
     if file is None:
         return None

@@ -16,7 +16,7 @@ from nuggets.data.jsonl import check_leakage
 from nuggets.data.samples import Sample
 from nuggets.disk.home import nuggets_home, runs_dir
 from nuggets.errors import BadInput
-from nuggets.evaluation.benchmarks import Benchmark
+from nuggets.evaluation.benchmarks import Benchmark, check_room
 from nuggets.evaluation.judges import TeacherJudge
 from nuggets.evaluation.permits import check_permits
 from nuggets.extraction.selectors import MatrixSelector
@@ -80,6 +80,7 @@ def check_job(job: Any) -> None:
                 raise BadInput(
                     f"{model} is listed twice: its run is already listed with all its arms."
                 )
+        check_rooms(job.benchmarks, job.max_length)
         check_benchmarks(job.benchmarks)
 
 
@@ -112,6 +113,17 @@ def eval_extra_missing() -> str:
     if importlib.util.find_spec("lm_eval") is not None:
         return ""
     return "Benchmarks need lm-eval, which is not installed: pip install 'nuggets[eval]'."
+
+
+def check_rooms(benchmarks: Sequence[Benchmark], max_length: int) -> None:
+    """Refuses benchmarks whose free answers leave no room for a prompt, before a model loads.
+
+    Raises:
+        BadInput: with both lengths.
+    """
+    for task in benchmarks:
+        if "generation_kwargs" in task.settings():
+            check_room(task.max_new_tokens, max_length)
 
 
 def check_benchmarks(benchmarks: Sequence[Benchmark], learned: Sequence[Sample] = ()) -> None:
@@ -250,6 +262,7 @@ def _check_samples(recipe: TransferRecipe) -> Datasets:
     """Refuses samples that do not serve the arms, or that leak; returns them."""
     data = transfer_samples(recipe)
     _check_arms(recipe, data)
+    check_rooms(recipe.benchmarks, recipe.train.max_length)
     if recipe.train.lr_grid:
         check_validation(data)
     if recipe.benchmarks:
@@ -322,22 +335,24 @@ def preflight_pair(
 
 
 def work_of(recipe: TransferRecipe, teacher: Model, device: str) -> Work:
-    """The amount of work of a recipe; epochs are counted over its samples."""
+    """The amount of work of a recipe; epochs are counted over the samples that there are."""
     train, data = recipe.train, recipe.data
+    n_train, n_test = _n_samples(recipe)
     steps = train.steps
     if train.epochs is not None:
-        steps = math.ceil(train.epochs * math.ceil(data.n_train / train.batch_size))
-    lengths = _lengths(recipe, teacher)
+        steps = math.ceil(train.epochs * math.ceil(n_train / train.batch_size))
+    seeds = seed_samples(data)
+    lengths = _lengths(seeds, teacher)
     trained = sum(arm.trains for arm in recipe.arms)
     return Work(
-        n_seed_samples=data.n_seed_samples,
+        n_seed_samples=len(seeds),
         max_tokens=min(max(lengths), recipe.sensitivity.max_length),
         mean_tokens=math.ceil(sum(lengths) / len(lengths)),
         rank=recipe.lora.r,
         batch_size=train.batch_size,
         steps=steps,
         trainings=trained * len(recipe.seeds) * len(train.rates),
-        n_test=data.n_test,
+        n_test=n_test,
         checkpointed=train.activation_checkpointing,
         dtype=_dtype(recipe.sensitivity.dtype, device),
         train_dtype=train.dtype,
@@ -346,9 +361,18 @@ def work_of(recipe: TransferRecipe, teacher: Model, device: str) -> Work:
     )
 
 
-def _lengths(recipe: TransferRecipe, teacher: Model) -> list[int]:
-    """Tokens of every seed sample, roles included; a typical length if it cannot be determined."""
-    texts = ["\n".join(m.content for m in s.messages) for s in seed_samples(recipe.data)]
+def _n_samples(recipe: TransferRecipe) -> tuple[int, int]:
+    """Training samples and test items; as many as are asked for where they cannot be read."""
+    try:
+        found = transfer_samples(recipe)
+    except BadInput:  # which is told where samples are checked
+        return recipe.data.n_train, recipe.data.n_test
+    return len(found.train(recipe.seeds[0])), len(found.test)
+
+
+def _lengths(samples: Sequence[Sample], teacher: Model) -> list[int]:
+    """Tokens of every sample, roles included; a typical length if it cannot be determined."""
+    texts = ["\n".join(m.content for m in s.messages) for s in samples]
     found = count_tokens(teacher.ref, texts)
     return [n + _FRAME for n in found] if found else [USUAL_LENGTH]
 

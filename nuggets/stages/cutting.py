@@ -127,6 +127,8 @@ def student_spec(job: CutJob, teacher: ArchSpec) -> ArchSpec:
 
 def _healing_samples(job: CutJob) -> list[Any]:
     """Read before anything is loaded, so that a wrong file costs nothing."""
+    if job.heal is not None and job.heal_steps == 0:
+        raise BadInput("Samples to heal on (--heal) need steps: --heal-steps 200, for example.")
     if job.heal_steps == 0:
         return []
     if job.heal is not None:

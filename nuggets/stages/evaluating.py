@@ -63,14 +63,22 @@ def run_evaluate(job: EvaluateJob, ctx: RunContext) -> None:
     ctx.stage("evaluate")
     students: dict[str, Loaded] = {}
     subjects = [each for name in job.models for each in _subjects(name, job, ctx, students)]
-    digests = {
-        f"benchmark.{task.name}": cache.samples_digest(task.test_samples())
-        for task in job.benchmarks
-    }
-    ctx.provenance(**digests)
     measure_subjects(subjects, job.benchmarks, ctx, job.device, job.batch_size, job.max_length)
     ctx.stage("report")
     write_tables(subjects, job.benchmarks, ctx)
+
+
+def confirm_items(benchmarks: Sequence[Benchmark], ctx: RunContext) -> None:
+    """Records what is asked and shown; refuses other items than those that were recorded before.
+
+    Raises:
+        BadInput: if a file or data set changed since, by its benchmark's name.
+    """
+    for task in benchmarks:
+        asked, examples = task.samples()
+        ctx.provenance(**{f"benchmark.{task.name}": cache.samples_digest(asked)})
+        if task.shots:
+            ctx.provenance(**{f"examples.{task.name}": cache.samples_digest(examples)})
 
 
 def measure_subjects(
@@ -81,7 +89,8 @@ def measure_subjects(
     batch_size: int,
     max_length: int,
 ) -> None:
-    """Measures what is not committed yet; each model is opened once."""
+    """Measures what is not committed yet, on the same items; each model is opened once."""
+    confirm_items(benchmarks, ctx)
     for subject in subjects:
         todo = [task for task in benchmarks if not ctx.done(_place(task, subject))]
         if not todo:
@@ -96,6 +105,7 @@ def measure_subjects(
                 )
                 with _process(task, kept, ctx, device) as process:
                     found = run_benchmark(task, respondent, ctx, process)
+                confirm_items([task], ctx)  # they were read again for this model
                 _commit(found, task, subject, ctx)
                 remove_folder(kept)
 

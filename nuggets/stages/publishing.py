@@ -6,6 +6,8 @@ No path of this machine is sent. The access token is the one that huggingface_hu
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import tempfile
 from pathlib import Path
@@ -98,8 +100,9 @@ def _hide_places(folder: Path, recipe: TransferRecipe) -> None:
     """Calls models that are folders here by their names alone, wherever a file names them."""
     for path in folder.glob("*.json"):
         text = whole = path.read_text(encoding="utf-8")
-        for model in (recipe.teacher, recipe.student):
-            text = text.replace(model, short_name(model)) if Path(model).is_absolute() else text
+        for model in filter(os.path.isabs, (recipe.teacher, recipe.student)):
+            for written in (model, json.dumps(model)[1:-1]):  # é may stand there as \\u00e9
+                text = text.replace(written, short_name(model))
         if text != whole:
             path.write_text(text, encoding="utf-8")
 

@@ -35,7 +35,12 @@ from nuggets.runs import results
 from nuggets.runs.context import RunContext
 from nuggets.sensitivity.maps import SensitivityMap
 from nuggets.sensitivity.scores import Score
-from nuggets.stages.evaluating import arm_subjects, measure_subjects, write_tables
+from nuggets.stages.evaluating import (
+    arm_subjects,
+    confirm_items,
+    measure_subjects,
+    write_tables,
+)
 from nuggets.stages.measuring import (
     Loaded,
     devices_for,
@@ -90,6 +95,7 @@ def _prepare(
     data = check_transfer(recipe, pair)
     # Once more: what was read between the two is what they name.
     ctx.provenance(samples=_digest(data, recipe), **cache.digest_files(recipe))
+    confirm_items(recipe.benchmarks, ctx)
     teacher = load_shared(pair.teacher, recipe.device, progress=ctx)
     student = load_shared(pair.student, recipe.device, recipe.train.dtype, ctx)
     judged = [*data.test, *data.validation, *chain.from_iterable(data.old.values())]

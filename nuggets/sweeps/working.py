@@ -11,7 +11,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 
+from nuggets.builtin.resolve import pair_named
 from nuggets.errors import BadInput
+from nuggets.planning.cache import digest_files, digest_pair
 from nuggets.recipe import TransferRecipe
 from nuggets.runs import results
 from nuggets.runs.context import RunContext
@@ -57,6 +59,7 @@ def execute(run: Run, ctx: RunContext) -> None:
 
 def _work(sweep: SweepRecipe, ctx: RunContext, at_once: int) -> None:
     """Searches and confirms; with `at_once`, through the engine."""
+    _confirm_inputs(sweep, ctx)
     state = _searched(sweep, ctx, at_once)
     best = winner(sweep, state.trials)
     if best is None:
@@ -64,7 +67,18 @@ def _work(sweep: SweepRecipe, ctx: RunContext, at_once: int) -> None:
         raise BadInput(f"All {len(state.trials)} trials failed. The first one: {first}")
     ctx.stage("confirm")
     if state.confirmed is None:
+        _confirm_inputs(sweep, ctx)
         confirm(sweep, best, state, ctx, finish_together if at_once else _finish_in_turn)
+
+
+def _confirm_inputs(sweep: SweepRecipe, ctx: RunContext) -> None:
+    """Records the models and samples that trials are compared on; refuses others than before.
+
+    Raises:
+        BadInput: if a file changed since, by its name in the recipe.
+    """
+    pair = pair_named(sweep.base.teacher, sweep.base.student)
+    ctx.provenance(**digest_pair(pair), **digest_files(sweep.base))
 
 
 def _searched(sweep: SweepRecipe, ctx: RunContext, at_once: int) -> SweepState:

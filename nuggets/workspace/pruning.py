@@ -75,13 +75,14 @@ def prunable(kinds: Collection[Kind] = KINDS, older_than: float = 30.0) -> tuple
     before = time.time() - older_than * DAY_S
     found: list[tuple[Kind, Path]] = []
     runs = RunStore(runs_dir()).list()
+    every = [*runs, *RunStore(nuggets_home() / "sweeps").list()]
     if "runs" in kinds:
         old = (run for run in runs if run.status() not in LIVE and _changed(run.folder) < before)
         found.extend(("runs", run.folder) for run in old)
-    if "caches" in kinds and not any(run.status() in LIVE for run in runs):
+    if "caches" in kinds and not any(run.status() in LIVE for run in every):
         found.extend(("caches", path) for path in _children(cache_dir()))
     if "uploads" in kinds:
-        texts = list(_texts(runs))
+        texts = list(_texts(every))
         for path in _children(nuggets_home() / "data"):
             if path.suffix != ".jsonl" or any(path.name in text for text in texts):
                 continue
@@ -129,7 +130,7 @@ def _children(folder: Path) -> list[Path]:
 
 
 def _texts(runs: list[Run]) -> Iterator[str]:
-    """Every recipe, kept or of a run: what one of them names is not deleted."""
+    """Every recipe, kept or of a run or sweep: what one of them names is not deleted."""
     for run in runs:
         with contextlib.suppress(BadInput):
             yield run.recipe_text()

@@ -308,6 +308,17 @@ def test_starting_following_cancelling_and_resuming(nuggets):
         ["sensitivity", "models/large", "--score", "guess", "--task", "king", "--out", "x"],
         ["sensitivity", "models/large", "--out", "x"],
         ["nonsense"],
+        # An option that nobody would read.
+        ["evaluate", "teacher", "--benchmark", "skill", "--task", "sub", "--data", "all.jsonl"],
+        ["evaluate", "teacher", "--benchmark", "gsm8k", "--task", "sub"],
+        ["evaluate", "teacher", "--benchmark", "mmlu", "--judge-url", "https://host/v1"],
+        ["evaluate", "teacher", "--benchmark", "mmlu", "--judge-model", "m"],
+        ["prompt", "teacher", "--task", "sub", "--shots", "2"],
+        ["prompt", "teacher", "--benchmark", "gsm8k", "--seed-samples", "all.jsonl"],
+        ["power", "--set", "seeds=[0]"],
+        ["cut", "models/large", "--layers", "1", "--order", "first", "--heal", "x", "--out", "x"],
+        ["ask", "a", "--seed", "1"],
+        ["sweeps", "--cancel"],
     ],
 )
 def test_wrong_words_are_one_sentence_and_code_2(nuggets, words, place):
@@ -381,6 +392,8 @@ def test_power_answers_in_a_sentence_and_in_json(nuggets):
     assert found.json["sentence"].startswith("With 3 seeds and 100 items a difference of")
     judged = nuggets("power", "quick", "--set", "seeds=[0,1,2,3,4]", "--json").json
     assert (judged["n_seeds"], judged["n_items"], judged["n_comparisons"]) == (5, 80, 2)
+    judged = nuggets("power", "quick", "--seeds", 12, "--json").json
+    assert (judged["n_seeds"], judged["n_items"], judged["n_comparisons"]) == (12, 80, 2)
     assert "smallest difference" in nuggets("power").out
 
 

@@ -111,7 +111,10 @@ def test_results_are_kept_in_lm_evals_shape_with_a_line_per_sample(finished, tmp
     results = json.loads((found[0] / "results.json").read_text())
     assert results["n-samples"]["super_ni"] == {"original": 10, "effective": 10}
     lines = (found[0] / "samples_super_ni.jsonl").read_text().splitlines()
-    assert [json.loads(line)["doc"]["id"] for line in lines] == [f"asked_{i}" for i in range(10)]
+    assert [json.loads(line)["doc"]["id"] for line in lines] == [
+        f"asked_{i * 24 // 10}"
+        for i in range(10)  # at equal distances
+    ]
     assert not list(finished.folder.glob("checkpoints/answers/*/*"))
 
 
@@ -171,33 +174,77 @@ def test_another_model_under_the_same_name_is_refused_on_resume(
         run_in_foreground(run, lambda event: None)
 
 
+def stopped(job, at):
+    """A run that was cancelled at the first event of a type, or as it entered a stage."""
+    run = api.create(job)
+    with pytest.raises(Cancelled):
+        run_in_foreground(
+            run, lambda event: at in (event.type, event.message) and run.request_cancel()
+        )
+    return run
+
+
+@pytest.mark.parametrize("of", ["an evaluation", "its examples", "a transfer"])
+def test_other_items_under_the_same_name_are_refused_on_resume(place, home, of, tmp_path):
+    items, shown = tmp_path / "items.jsonl", tmp_path / "shown.jsonl"
+    items.write_bytes((place / "asked.jsonl").read_bytes())
+    shown.write_text('{"question": "4 4 = ?", "answer": "8"}\n')
+    task = {
+        "kind": "gsm8k",
+        "data": str(items),
+        "shots": 1,
+        "shots_data": str(shown),
+        "max_new_tokens": 4,
+    }
+    if of == "a transfer":
+        run = stopped(transfer_of(place, task), "sensitivity")
+    else:
+        run = stopped(job_of(place, benchmarks=[task]), "metric")
+    changed = shown if of == "its examples" else items
+    changed.write_text(changed.read_text().replace(" 4", " 5", 1))
+    named = "examples" if changed == shown else "benchmark"
+    with pytest.raises(BadInput, match=rf"its input changed: {named}\.gsm8k-1shot was"):
+        run_in_foreground(run, lambda event: None)
+
+
+@pytest.mark.parametrize("of", ["an evaluation", "a transfer"])
+def test_answers_without_room_for_a_prompt_are_refused_before_anything_is_loaded(place, of):
+    task = {"kind": "gsm8k", "data": str(place / "asked.jsonl"), "max_new_tokens": 2048}
+    job = transfer_of(place, task) if of == "a transfer" else job_of(place, benchmarks=[task])
+    with pytest.raises(BadInput, match="Answers of 2048 tokens leave no room for a prompt"):
+        api.create(job)
+
+
+def transfer_of(place, *benchmarks):
+    return api.parse_job(
+        {
+            "job": "transfer",
+            "teacher": str(place / "large"),
+            "student": str(place / "small"),
+            "data": {
+                "file": str(place / "all.jsonl"),
+                "n_train": 8,
+                "n_test": 4,
+                "n_seed_samples": 3,
+            },
+            "lora": {"r": 2},
+            "train": {"steps": 6, "batch_size": 4, "lr": 1e-2},
+            "arms": [{"kind": kind} for kind in ("vanilla", "plain", "paper", "full")],
+            "seeds": [0, 1],
+            "benchmarks": benchmarks,
+            "device": "cpu",
+        }
+    )
+
+
 @pytest.fixture(scope="module")
 def transfer(place, tmp_path_factory):
     """A transfer whose recipe names a benchmark."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NUGGETS_HOME", str(tmp_path_factory.mktemp("transfer")))
-        recipe = api.parse_job(
-            {
-                "job": "transfer",
-                "teacher": str(place / "large"),
-                "student": str(place / "small"),
-                "data": {
-                    "file": str(place / "all.jsonl"),
-                    "n_train": 8,
-                    "n_test": 4,
-                    "n_seed_samples": 3,
-                },
-                "lora": {"r": 2},
-                "train": {"steps": 6, "batch_size": 4, "lr": 1e-2},
-                "arms": [{"kind": kind} for kind in ("vanilla", "plain", "paper", "full")],
-                "seeds": [0, 1],
-                "benchmarks": [
-                    {"kind": "super_ni", "data": str(place / "asked.jsonl"), "max_new_tokens": 4}
-                ],
-                "device": "cpu",
-            }
-        )
-        yield api.run(recipe)
+        asked = str(place / "asked.jsonl")
+        task = {"kind": "super_ni", "data": asked, "max_new_tokens": 4}
+        yield api.run(transfer_of(place, task))
 
 
 def test_a_recipes_benchmarks_are_measured_for_every_arm_and_seed(transfer):

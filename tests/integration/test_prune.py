@@ -102,9 +102,11 @@ def test_a_run_that_lives_again_between_list_and_deletion_stays():
     assert run.folder.is_dir()
 
 
-def test_an_upload_that_a_run_or_a_recipe_names_stays(nuggets, jsonl, tmp_path):
+def test_an_upload_that_a_run_a_sweep_or_a_recipe_names_stays(nuggets, jsonl, tmp_path):
     by_run, by_recipe = upload(jsonl, tmp_path, "one"), upload(jsonl, tmp_path, "two")
-    unused = upload(jsonl, tmp_path, "three")
+    unused, by_sweep = upload(jsonl, tmp_path, "three"), upload(jsonl, tmp_path, "four")
+    own = ["device=cpu", f"data.file='{by_sweep}'"]
+    api.sweeping.store().create("sweep", api.dump_job(api.load_recipe("quick", own)), "s")
     recipe = api.load_recipe("quick", ["device=cpu", f"data.file='{by_run}'", "data.n_test=8",
                                        "train.lr_grid=[]"])  # fmt: skip
     api.create(recipe)
@@ -112,6 +114,7 @@ def test_an_upload_that_a_run_or_a_recipe_names_stays(nuggets, jsonl, tmp_path):
     assert nuggets("prune", "uploads", "--yes").code == 0
     assert by_run.is_file()
     assert by_recipe.is_file()
+    assert by_sweep.is_file()
     assert not unused.exists()
 
 

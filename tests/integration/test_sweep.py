@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 
@@ -23,7 +24,7 @@ def settings() -> list[str]:
     return found
 
 
-def test_one_command_searches_and_confirms(nuggets, settings):
+def test_one_command_searches_and_confirms(nuggets, settings, tmp_path):
     plan = nuggets("sweep", "quick", *settings, "--sampler", "grid", "--plan", "--json").json
     shown = nuggets("sweep", "quick", *settings, "--sampler", "grid", "--plan").out
     assert "smallest difference a trial can show" in shown
@@ -50,7 +51,11 @@ def test_one_command_searches_and_confirms(nuggets, settings):
     shown = nuggets("sweeps", found["sweep"])
     assert "Confirmed on 3 fresh seeds and 32 test items that no trial saw" in shown.out
     assert re.search(r"│ 0 +│ +2 │", shown.out)
-    nuggets("sweeps", found["sweep"], "--promote", "tuned")
+    saved = nuggets("sweeps", found["sweep"], "--promote", "tuned", "--json").json
+    assert Path(saved["recipe"]).stem == "tuned"
+    written = nuggets("sweeps", found["sweep"], "--yaml", tmp_path / "s.yaml", "--json").json
+    assert Path(written["out"]).is_file()
+    assert nuggets("sweeps", found["sweep"], "--yaml", "s.yaml", "--resume").code == 2
     assert api.load_recipe("tuned").arms == api.load_recipe("quick", SMALL).arms
 
 

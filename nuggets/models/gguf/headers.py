@@ -220,6 +220,11 @@ class _Reader:
         for _ in range(n_fields):
             name = self._string()
             fields[name] = self._value(self._one("I"), name)
+        if (parts := fields.get("split.count", 1)) != 1:
+            raise Unsupported(
+                f"{self._path.name} is one of {parts} files of a model. Join them first: "
+                f"llama-gguf-split --merge {self._path.name} whole.gguf"
+            )
         return GgufHeader(fields, *self._tensors(n_tensors, fields.get("general.alignment", 32)))
 
     def _tensors(

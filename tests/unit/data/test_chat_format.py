@@ -47,6 +47,16 @@ def test_an_answer_ends_with_its_turn_or_with_the_sequence(tokenizer):
     assert answer_ends(tokenizer) == (1,)
 
 
+def test_an_end_of_turn_before_the_end_of_sequence_ends_an_answer(tokenizer):
+    """Phi 3 and 4: `answer<|end|>` and, where nothing is asked, `<|endoftext|>`."""
+    ending = "{% if not add_generation_prompt %}{{ eos_token }}{% endif %}"
+    tokenizer.chat_template = TEMPLATE + ending
+    assert texts(SAMPLE, tokenizer, "chat")[0].endswith("three [end]\n<eos>")
+    assert answer_ends(tokenizer, "chat") == (1, WORDS.index("[end]"))
+    tokenizer.chat_template = TEMPLATE.replace("[end]", "two three") + ending
+    assert answer_ends(tokenizer, "chat") == (1,)  # words may stand in an answer
+
+
 def test_the_papers_format_stays_as_it_was(tokenizer):
     whole, prompt = texts(SAMPLE, tokenizer)
     assert prompt == "<|user|>\none two\n\n<|assistant|>\n"

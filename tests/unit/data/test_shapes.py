@@ -48,6 +48,13 @@ def test_a_system_column_is_the_system_message(record):
     [
         ({"prompt": "a", "input": "b", "completion": "c"}, "the column input would not be read"),
         ({"messages": TURNS, "tools": [{"name": "f"}]}, "the column tools would not be read"),
+        ({"messages": TURNS, "images": ["x.png"]}, "the column images would not be read"),
+        (
+            {"instruction": "and?", "output": "3", "history": [["one?", "1"]]},
+            "the column history would not be read",
+        ),
+        ({"prompt": "a", "completion": "bad", "label": False}, "its label is false"),
+        ({"messages": [TURNS[0], TURNS[1] | {"weight": 0}]}, "its last message has the weight 0"),
         (
             {"messages": [TURNS[0], TURNS[1] | {"reasoning_content": "so"}]},
             "message 2 has reasoning_content, which would not be read",

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
 from io import BytesIO
 
 import pytest
 
 from nuggets.data.jsonl import load_samples
-from nuggets.data.tables import MAX_ARRAY_BYTES, column_names, parse_columns, samples_from
+from nuggets.data.tables import (
+    MAX_ARRAY_BYTES,
+    column_names,
+    parse_columns,
+    samples_from,
+    write_samples,
+)
 from nuggets.errors import BadInput
 
 ROWS = [{"Frage": '2, "+" 2?', "Antwort": "4"}, {"Frage": "one\ntwo", "Antwort": "é"}]
@@ -68,6 +75,34 @@ def test_numbers_of_a_parquet_file_are_text_once_they_are_named():
     assert [m.content for m in samples[0].messages] == ["3", "9"]
 
 
+def test_a_semicolon_stands_for_a_comma_where_the_head_has_none():
+    """As spreadsheets write where a comma is the decimal point."""
+    samples, _ = samples_from(b"Frage;Antwort\n1,5 + 1 =;2,5\n", "t.csv", NAMED)
+    assert [m.content for m in samples[0].messages] == ["1,5 + 1 =", "2,5"]
+
+
+def test_samples_go_into_a_folder_of_their_own(tmp_path):
+    write_samples(b"{}\n", tmp_path / "new/samples.jsonl")
+    assert (tmp_path / "new/samples.jsonl").read_bytes() == b"{}\n"
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.parquet", "t.jsonl.gz"])
+def test_a_run_is_told_how_a_table_becomes_samples(name, tmp_path):
+    (tmp_path / name).write_bytes(kinds()[name])
+    with pytest.raises(BadInput, match=f"nuggets samples {name} --out samples.jsonl"):
+        load_samples(tmp_path / name)
+
+
+def test_bytes_of_a_parquet_file_are_text_and_nan_is_nothing():
+    """As older writers keep text, and others what is missing."""
+    columns = parse_columns("question=q,answer=a")
+    samples, _ = samples_from(parquet([{"q": "né".encode(), "a": b"b"}]), "b.parquet", columns)
+    assert [m.content for m in samples[0].messages] == ["né", "b"]
+    for answer, fault in ((b"\xff", "the column a holds bytes"), (math.nan, "answer is missing")):
+        with pytest.raises(BadInput, match=f"row 1: {fault}"):
+            samples_from(parquet([{"q": "x", "a": answer}]), "b.parquet", columns)
+
+
 def test_columns_that_are_named_like_the_parts_need_no_names():
     assert samples_from(b"question,answer\na,b\n", "t.csv", {})[0][0].messages[0].content == "a"
 
@@ -80,6 +115,8 @@ def test_columns_that_are_named_like_the_parts_need_no_names():
         (b"Frage,Antwort\na,\n", "t.csv", "question=Frage,answer=Antwort", "t.csv row 1: answer"),
         (b"a,b\n1,2,3\n", "t.csv", "question=a,answer=b", "row 1 cannot be read: it does not fit"),
         (b"a,b\n\xff,2\n", "t.csv", "question=a,answer=b", "t.csv row 1 cannot be read"),
+        (b"q,A,B,key\nTwo?,1,2,1\n", "t.csv", "question=q,choices=A+B,answer=key",
+         "row 1: answer 1 is one choice and, counted from 0, the number of another"),
         (b"", "t.csv", "question=a,answer=b", "t.csv contains no rows"),
         (b"a,b\n", "t.csv", "question=a,answer=b", "t.csv contains no rows"),
         (b"a,a\n1,2\n", "t.csv", "question=a,answer=a", "2 columns are called 'a'"),

@@ -204,10 +204,11 @@ def test_a_tied_head_alone_is_refused_with_the_way_that_works(tmp_path):
 def test_adapter_folder_speaks_pefts_names(tmp_path):
     _, spec, factors, _peft = trained(False, LORAS[0])
     weights = {name: (f.a, f.b) for name, f in factors.items()}
-    save_adapter(tmp_path, weights, dict.fromkeys(weights, 1.0), spec, "org/student", "a card")
+    base = "org/student@v1.0"  # AutoPeftModel reads the revision apart
+    save_adapter(tmp_path, weights, dict.fromkeys(weights, 1.0), spec, base, "a card")
     stored = load_file(tmp_path / "adapter_model.safetensors")
     config = json.loads((tmp_path / "adapter_config.json").read_text())
-    assert config["base_model_name_or_path"] == "org/student"
+    assert (config["base_model_name_or_path"], config["revision"]) == ("org/student", "v1.0")
     assert (config["r"], config["lora_alpha"]) == (4, 4)
     key = "base_model.model.model.layers.1.mlp.up_proj.lora_A.weight"
     torch.testing.assert_close(stored[key], factors["model.layers.1.mlp.up_proj"].a)

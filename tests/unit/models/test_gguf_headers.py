@@ -23,6 +23,7 @@ from nuggets.models.loading import load_model, load_tokenizer
 from nuggets.models.pair import Model, ModelPair, read_spec
 from nuggets.models.references import parse_ref
 from nuggets.models.safetensors_headers import check_keys
+from nuggets.models.vocabulary import Vocabulary, vocabulary_digest
 from nuggets.preflight.headers import preflight
 
 TOKENS = ["<unk>", "<s>", "</s>", *"abcdefghijklmnopqrstuvwxyz0123456789", "ab"]
@@ -76,7 +77,7 @@ def make_gguf(tiny, tmp_path, monkeypatch) -> Callable[..., Path]:
         writer.add_vocab_size(40)
         if tokens:
             writer.add_tokenizer_model("gpt2")
-            writer.add_token_list(TOKENS)
+            writer.add_token_list([*TOKENS[:-1], fields.get("last", TOKENS[-1])])
             writer.add_token_types([3, 3, 3] + [1] * (len(TOKENS) - 3))
             writer.add_token_merges(["a b"])
             writer.add_bos_token_id(1)
@@ -84,6 +85,8 @@ def make_gguf(tiny, tmp_path, monkeypatch) -> Callable[..., Path]:
         for name, value in fields.get("extra", {}).items():
             add = {str: writer.add_string, int: writer.add_uint32, float: writer.add_float32}
             add[type(value)](f"llama.{name}", value)
+        if "parts" in fields:
+            writer.add_uint16("split.count", fields["parts"])
         if "factors" in fields:
             writer.add_tensor("rope_freqs.weight", np.array(fields["factors"], np.float32))
         for name, weight in load_file(tiny() / "model.safetensors").items():
@@ -191,6 +194,20 @@ def test_scaled_rotations_are_those_of_the_folder(tiny, make_gguf, tmp_path, rop
     model.save_pretrained(tmp_path / "saved")
     saved = load_model(parse_ref(str(tmp_path / "saved")))
     torch.testing.assert_close(saved(ids).logits, expected, rtol=0, atol=1e-6)
+
+
+def test_one_of_several_files_is_told_as_such(make_gguf):
+    with pytest.raises(Unsupported, match="is one of 3 files of a model"):
+        read_spec(parse_ref(str(make_gguf(parts=3, leave_out="layers.1"))))
+    assert read_spec(parse_ref(str(make_gguf(parts=1)))).n_layers == 2
+
+
+def test_rows_of_the_embedding_without_a_word_are_no_words(make_gguf, tmp_path):
+    """Qwen's models of one tokenizer have embeddings of several sizes."""
+    padded = make_gguf(last="[PAD39]").rename(tmp_path / "padded.gguf")
+    known = vocabulary_digest(Vocabulary({word: i for i, word in enumerate(TOKENS[:-1])}, {}))
+    assert Model(parse_ref(str(padded))).vocabulary == known
+    assert Model(parse_ref(str(make_gguf(last="[PAD40]")))).vocabulary != known  # a word so called
 
 
 @pytest.mark.parametrize(

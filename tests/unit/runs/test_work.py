@@ -61,3 +61,12 @@ def test_arms_that_run_the_teacher_need_it_whole(tiny, jsonl, tmp_path):
     for arm, whole in (("plain", False), ("distill", True), ("graft", True)):
         recipe = recipe_for(tiny, seeds, arms=f"[{{kind: plain, label: a}}, {{kind: {arm}}}]")
         assert work_of(recipe).runs_teacher is whole
+
+
+def test_no_more_is_counted_than_a_file_holds(tiny, jsonl, tmp_path):
+    """40 samples: 8 are tested on, and 3 epochs of the other 32 are 6 steps of 16."""
+    file = jsonl(tmp_path / "mine.jsonl", {f"what is {i}": str(i) for i in range(40)})
+    sets = ["data.n_train=1000", "data.n_test=500", "train.epochs=3", "train.batch_size=16"]
+    asked = [f"teacher={tiny()}", f"student={tiny()}", f"data.file={file}", *sets]
+    work = work_of(api.load_recipe("quick", [*asked, "data.n_seed_samples=64"]))
+    assert (work.n_seed_samples, work.steps, work.n_test) == (32, 6, 8)

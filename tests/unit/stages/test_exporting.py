@@ -152,16 +152,32 @@ def test_the_card_has_the_verdict_every_arm_and_both_licences(tmp_path, monkeypa
     assert api.parse_recipe(yaml.safe_dump(again)) == api.job_of(run)
 
 
-def test_what_is_sent_names_no_place_of_this_machine_and_no_token(made, hub, nuggets, tmp_path):
+@pytest.mark.parametrize(
+    ("home", "merged"), [("home", []), ("josé's home", []), ("josé's home", ["--merged"])]
+)
+def test_what_is_sent_names_no_place_of_this_machine_and_no_token(
+    made, hub, nuggets, tmp_path, home, merged
+):
     run, student, _ = made
-    ended = nuggets("export", run.id, "--push", "me/small")
+    moved = tmp_path / home / student.name
+    shutil.copytree(student, moved)
+    for file in (run.folder / "recipe.yaml", *run.folder.rglob("adapter_config.json")):
+        kept = api.parse_yaml(file.read_text(), file.name)  # JSON is YAML
+        write = json.dumps if file.suffix == ".json" else yaml.safe_dump
+        kept |= dict.fromkeys({"student", "base_model_name_or_path"} & kept.keys(), str(moved))
+        file.write_text(write(kept))
+    api.strangers.RunStore(run.folder.parent).adopt(run.recipe_text())
+    (cell_folder(run, "paper", 0) / MANIFEST).unlink()
+    write_manifest(cell_folder(run, "paper", 0))
+    ended = nuggets("export", run.id, "--push", "me/small", *merged)
     assert (ended.code, ended.err.split()[-1]) == (0, "https://huggingface.co/me/small.")
     create, upload = hub[0]
     assert create == ("create", "me/small", {"private": True, "exist_ok": True})
     sent = upload[2]
-    assert json.loads(sent["adapter_config.json"])["base_model_name_or_path"] == student.name
+    if not merged:
+        assert json.loads(sent["adapter_config.json"])["base_model_name_or_path"] == student.name
     for name, content in sent.items():
-        for secret in (str(tmp_path.parent), str(student.parent), TOKEN):
+        for secret in (str(tmp_path.parent), str(student.parent), TOKEN, "jos"):
             assert secret.encode() not in content, name
     assert not list((tmp_path / "home").glob("publish-*"))
 

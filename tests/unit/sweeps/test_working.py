@@ -125,6 +125,22 @@ def test_a_killed_sweep_goes_on_with_no_trial_lost_and_none_made_twice(
     assert again.status() == "done"
 
 
+@pytest.mark.parametrize("where", ["r-8-ratio-1", "confirmed"])
+def test_a_sweep_whose_samples_changed_does_not_go_on(where, tmp_path, monkeypatch, jsonl):
+    file = jsonl(tmp_path / "mine.jsonl", {f"{i} + 1 =": f"{i + 1}" for i in range(200)})
+    own = [*RANKS, f"data.file={file}", "data.n_test=8", "train.lr_grid=[]"]
+    dies = tmp_path / "dies"
+    dies.write_text(where)
+    monkeypatch.setenv("SWEEP_DIES_IN", str(dies))
+    sweep = api.load_sweep("quick", own, sampler="grid", confirm={"seeds": 3})
+    again = control.create(sweep)
+    with pytest.raises(Cancelled):
+        run_in_foreground(again, lambda event: None)
+    file.write_text(file.read_text().replace("200", "201"))
+    with pytest.raises(BadInput, match=r"its input changed: data\.file was"):
+        run_in_foreground(again, lambda event: None)
+
+
 def test_a_kill_between_writing_a_trial_down_and_telling_optuna_costs_nothing(monkeypatch):
     tell = Search.tell
     told = []
