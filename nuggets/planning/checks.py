@@ -32,6 +32,7 @@ from nuggets.planning.datasets import (
     check_validation,
     load_datasets,
     reference_data,
+    samples_from,
     seed_samples,
     source_label,
     target_of,
@@ -254,6 +255,8 @@ def _check_samples(recipe: TransferRecipe) -> Datasets:
         check_validation(data)
     if recipe.benchmarks:
         learned = [sample for seed in recipe.seeds for sample in data.train(seed)]
+        if recipe.data.general is not None:
+            learned += samples_from(recipe.data.general)
         check_benchmarks(recipe.benchmarks, [*data.seed_samples, *learned])
     return data
 
