@@ -33,7 +33,7 @@ def evaluate(
     shots: Shots = None,
     data: Items = None,
     shots_data: ShotsData = None,
-    limit: Annotated[int | None, typer.Option(help="Max items.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Max items, spread over the source.")] = None,
     task: o.Task = None,
     format: o.Format = "paper",
     max_new_tokens: Annotated[int, typer.Option(help="Length limit of free answers.")] = 256,

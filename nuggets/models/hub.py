@@ -17,6 +17,8 @@ from nuggets.progress import Progress
 
 MODEL_FILES = ("*.json", "*.safetensors", "tokenizer.model", "merges.txt", "vocab.txt", "*.jinja")
 """What is downloaded of a model: never a pickle, never code."""
+UNREAD_FILES = ("*/*", "consolidated*")
+"""Of these, what is the same model once more: other formats in folders, Mistral's own layout."""
 
 T = TypeVar("T")
 
@@ -60,9 +62,14 @@ def hub_folder(hub_id: str, revision: str | None, progress: Progress | None = No
 
     def fetch() -> Path:
         told = _bars(hub_id, progress) if progress is not None else None
-        patterns: list[str] = list(MODEL_FILES)
         return Path(
-            snapshot_download(hub_id, revision=revision, allow_patterns=patterns, tqdm_class=told)
+            snapshot_download(
+                hub_id,
+                revision=revision,
+                allow_patterns=list(MODEL_FILES),
+                ignore_patterns=list(UNREAD_FILES),
+                tqdm_class=told,
+            )
         )
 
     return _told(hub_id, revision, fetch)

@@ -102,10 +102,13 @@ def test_the_hub_is_asked_for_name_config_split_and_revision_and_nothing_else(mo
 
     def load_dataset(*args, **kwargs):
         asked.append((args, kwargs))
-        return [{"prompt": "a", "completion": "b", "extra": None}]
+        return [{"prompt": f"a {i}", "completion": "b", "extra": None} for i in range(9)]
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     assert load_source("org/name@v1:part/test")[0].answer == "b"
+    few = load_source("org/name@v1:part/test", limit=4)
+    assert [sample.prompt for sample in few] == ["a 0", "a 2", "a 4", "a 6"], "from all of it"
+    asked.pop()
     assert asked == [(("org/name", "part"), {"split": "test", "revision": "v1"})]
 
 

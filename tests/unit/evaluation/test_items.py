@@ -1,6 +1,8 @@
 """Items of benchmarks: prompts written out by hand, targets, and what is refused."""
 
 import json
+from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -128,6 +130,24 @@ def test_zero_and_eight_shots_ask_the_same_items_of_one_file(lines):
     )
     assert eight[0].sample.prompt.count("Question:") == 9
     assert none[0].sample.prompt.count("Question:") == 1
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_a_limit_spreads_over_a_source_that_is_sorted_by_subject(lines, tmp_path, own):
+    """As MMLU is: its first hundred questions are all of abstract algebra."""
+    subjects = ("algebra", "art", "law", "virology")
+    some = [mmlu(i, subject, f"{subject} {i}?", "A") for subject in subjects for i in range(25)]
+    asked = lines(some)
+    (tmp_path / "sorted").mkdir()
+    (tmp_path / "sorted" / "test.jsonl").write_text(Path(asked).read_text())
+    shots = lines([mmlu(i, "shots", f"shot {i}?", "A") for i in range(5)], "shots.jsonl")
+    source = (
+        {"data": asked} if own else {"data": f"{tmp_path / 'sorted'}:test", "shots_data": shots}
+    )
+    found = Mmlu(**source, limit=8).items()
+    counted = Counter(item.sample.id.partition("_")[0] for item in found)
+    assert counted == dict.fromkeys(subjects, 2)
+    assert len(Mmlu(**source, limit=500).items()) == (95 if own else 100)
 
 
 def test_mmlu_takes_examples_of_the_items_own_subject_first(lines):
