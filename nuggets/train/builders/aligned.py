@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from nuggets.alignment.linear_maps import ridge_map
 from nuggets.alignment.states import collect_states, make_batches
-from nuggets.data.samples import Encoded
+from nuggets.data.samples import IGNORED, Encoded
 from nuggets.extraction.adapter import ADAPTER, add_lora
 from nuggets.models.architecture import ArchSpec
 from nuggets.models.forward import blocks_of, decoder_of, evaluation, pad_right
@@ -199,13 +199,16 @@ def _hint_loss(lab: Lab, arm: Hints) -> Loss:
             decoder_of(lab.teacher, lab.teacher_spec)(input_ids=ids, use_cache=False)
         with _recorded(model, lab.student_spec) as ours:
             answers = answer_loss(model, ids, labels)
+        # Answers end a sample: what comes after the last of their tokens is padding.
+        tokens = (labels != IGNORED).flip(1).cumsum(1).flip(1) > 0
         terms = []
         for map, (student, teacher) in zip(model.hint_maps, pairs, strict=True):
             wanted = theirs[teacher].detach()
             if arm.control:  # the next sample's states: the same size, of another question
                 wanted = wanted.roll(1, dims=0)
-            error = (map(ours[student]) - wanted).square().sum(-1).mean()
-            terms.append(error / wanted.flatten(0, 1).var(dim=0).sum().clamp_min(1e-9))
+            wanted = wanted[tokens]
+            error = (map(ours[student][tokens]) - wanted).square().sum(-1).mean()
+            terms.append(error / wanted.var(dim=0).sum().clamp_min(1e-9))
         return answers + arm.weight * torch.stack(terms).mean()
 
     return loss

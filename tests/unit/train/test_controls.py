@@ -5,18 +5,21 @@ from __future__ import annotations
 import pytest
 import torch
 
+from nuggets.data.samples import IGNORED
 from nuggets.extraction.adapter import read_factors
 from nuggets.extraction.factors import extract_factors
 from nuggets.extraction.plan import ExtractionConfig, LoraConfig
 from nuggets.extraction.selectors import WeightsSelector
-from nuggets.train.arms.aligned import Regressed
+from nuggets.models.forward import pad_right
+from nuggets.train.arms.aligned import Hints, Regressed
+from nuggets.train.builders.aligned import _hint_loss
 from nuggets.train.builders.controls import (
     gaussian_factors,
     permute_factors,
     shuffle_factors,
     states_of_another,
 )
-from tests.unit.train.tiny_lab import make_lab
+from tests.unit.train.tiny_lab import letters, make_lab
 
 
 @pytest.fixture(scope="module")
@@ -154,3 +157,17 @@ def test_no_sample_keeps_its_own_states_whatever_the_lengths(lengths):
     found = states_of_another(encoded, targets, 0)
     assert [each.shape for each in found] == [each.shape for each in targets]
     assert not any((each == i).any() for i, each in enumerate(found))
+
+
+def test_learned_states_do_not_depend_on_padding(lab):
+    """Where samples differ in length, a third and more of a batch is padding."""
+    model = lab.fresh_student()
+    sizes = lab.student_spec.hidden_size, lab.teacher_spec.hidden_size
+    model.hint_maps = torch.nn.ModuleList(
+        torch.nn.Linear(*sizes) for _ in lab.plan().alignment.pairs
+    )
+    loss = _hint_loss(lab, Hints())
+    ids, labels = pad_right(lab.encode(letters(4)), "cpu")
+    more = torch.nn.functional.pad
+    wider = loss(model, more(ids, (0, 6)), more(labels, (0, 6), value=IGNORED))
+    torch.testing.assert_close(loss(model, ids, labels), wider)
