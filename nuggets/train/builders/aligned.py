@@ -161,7 +161,7 @@ def with_hints(lab: Lab, seed: int, arm: Hints) -> Trainee:
         max_length=lab.train.max_length,
     )
     loss = _hint_loss(lab, arm)
-    flops = training_flops(model, encoded, arm.steps, arm.batch, seed, loss, lab.device)
+    flops = training_flops(model, encoded, config, seed, loss, lab.device)
     work = lab.workspace
     from nuggets.train.finetune import finetune  # Trainer imports what small models never need
 
