@@ -165,6 +165,18 @@ def test_models_and_arms_of_several_transfers_are_compared_with_the_base_alone()
     assert table.verdict is None
 
 
+@pytest.mark.parametrize("metric", ["loss", "unreadable_verdicts"])
+def test_what_should_be_small_counts_as_better_where_it_is_smaller(metric):
+    few, many = [0.0, 0.5], [1.0, 0.5]
+    both = [outcome("few", 0, [1.0, 0.0]), outcome("many", 0, [1.0, 0.0])]
+    both = [
+        each.model_copy(update={"outcomes": each.outcomes | {metric: own}})
+        for each, own in zip(both, (few, many), strict=True)
+    ]
+    (table,) = build_tables(both, base="many")
+    assert table.rows[0].differences[metric].interval.mean == 0.5
+
+
 def test_one_model_alone_is_compared_with_nothing():
     (table,) = build_tables([outcome("teacher", 0, [1.0, 0.0])])
     assert (table.comparisons, table.verdict) == ((), None)
