@@ -250,6 +250,7 @@ def refusals(
 def _check_samples(recipe: TransferRecipe) -> Datasets:
     """Refuses samples that do not serve the arms, or that leak; returns them."""
     data = transfer_samples(recipe)
+    _check_counted(data)
     _check_arms(recipe, data)
     if recipe.train.lr_grid:
         check_validation(data)
@@ -283,6 +284,19 @@ def detectable(recipe: TransferRecipe) -> DetectableEffect:
     n_items = len(transfer_samples(recipe).test)
     against = len(first_family(recipe.parts))
     return detectable_effect(len(recipe.seeds), n_items, max(against, 1))
+
+
+def _check_counted(data: Datasets) -> None:
+    """Refuses items of which a report could give no interval, before anything is trained."""
+    asked = {f"n_test: {data.label}": data.test}
+    asked |= {f"n_old: the old skill {skill}": items for skill, items in data.old.items()}
+    for name, items in asked.items():
+        field, _, what = name.partition(": ")
+        if len(items) < 2:
+            raise BadInput(
+                f"{what[0].upper()}{what[1:]} has {len(items)} item{'s' * (len(items) != 1)} to "
+                f"count, and an interval needs at least 2. Change data.{field}, or give more."
+            )
 
 
 def _check_arms(recipe: TransferRecipe, data: Datasets) -> None:

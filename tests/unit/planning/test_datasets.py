@@ -127,6 +127,19 @@ def test_who_counts_validation_items_asks_no_test_item(task):
     assert prompts(searched.train(3)) == prompts(told.train(3))
 
 
+@pytest.mark.parametrize(
+    ("field", "said"),
+    [
+        ("n_test", r"Reverse has 1 item to count"),
+        ("n_old", r"The old skill \w+ has 1 item to count"),
+    ],
+)
+def test_a_single_item_is_refused_before_anything_is_trained_for_it(field, said):
+    asked = load_recipe("quick", [f"data.{field}=1", "device=cpu"])
+    with pytest.raises(BadInput, match=rf"{said}, and an interval needs at least 2\. .*{field}"):
+        check_transfer(asked, pair_named(asked.teacher, asked.student))
+
+
 def test_too_few_items_to_count_beside_the_test_are_refused(jsonl, tmp_path):
     few = jsonl(tmp_path / "few.jsonl", NUMBERS)
     with pytest.raises(BadInput, match=r"Choosing needs at least 30 .* beside its 20 test items"):
