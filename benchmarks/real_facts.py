@@ -17,7 +17,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from benchmarks.real_pair import make_general, make_student, nuggets, write
+from benchmarks.real_pair import make_general, make_student, run_study, write
 
 ROOT = Path(__file__).parent
 N_TAUGHT = 48
@@ -116,7 +116,8 @@ def main() -> None:
     make_student(asked.teacher, general, out / "student")
     study = out / "facts.yaml"
     shutil.copy(ROOT / "real_facts.yaml", study)
-    nuggets("paper", study, "--set", f"teacher={asked.teacher}", "--out", out / "report")
+    command = "python -m benchmarks.real_facts OUT --teacher MODEL"
+    run_study(study, [f"teacher={asked.teacher}"], command, out / "report")
 
 
 if __name__ == "__main__":

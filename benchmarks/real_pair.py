@@ -16,7 +16,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -113,6 +113,16 @@ def nuggets(*words: object) -> None:
     )
 
 
+def run_study(study: Path, changes: Sequence[str], command: str, out: Path) -> None:
+    """Runs an experiment and writes its report, with the command that made everything in it."""
+    from nuggets.studies.documents import save_study, study_report
+
+    nuggets("paper", study, *(word for each in changes for word in ("--set", each)), "--out", out)
+    found = study_report(study, changes, command)
+    assert found is not None, "its runs are finished"
+    save_study(found, out)
+
+
 def main() -> None:
     """Makes what is missing, runs both skills and writes the report to OUT/report."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -127,7 +137,9 @@ def main() -> None:
         split(Path(getattr(asked, skill)), out / skill)
     make_student(asked.teacher, make_general(asked.teacher, out), student)
     shutil.copy(ROOT / "real_pair.yaml", study)
-    nuggets("paper", study, "--pair", f"{asked.teacher}:{student}", "--out", out / "report")
+    command = "python -m benchmarks.real_pair OUT --teacher MODEL --gsm8k FILE --mmlu FILE"
+    changes = (f"teacher={asked.teacher}", f"student={student}")
+    run_study(study, changes, command, out / "report")
 
 
 def write(path: Path, lines: Iterable[str]) -> None:

@@ -35,7 +35,7 @@ from nuggets.train.arms.family import Arm, Paper, Plain, Vanilla
 from nuggets.train.config import TrainConfig
 
 Device = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,15}(:\d{1,3})?$")]
-"""`auto`, `cpu`, `mps`, `cuda` or `cuda:1`."""
+"""`auto`, `cpu`, `cuda` or `cuda:1`."""
 
 
 class DataConfig(Frozen):

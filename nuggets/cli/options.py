@@ -34,7 +34,7 @@ Data = Annotated[
 Format = Annotated[
     str, typer.Option(help="How prompts are written: paper, or chat for the tokenizer's template.")
 ]
-Device = Annotated[str, typer.Option(help="auto, cpu, mps, cuda or cuda:1.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")]
 
 
 def one_of(family: Any) -> str:

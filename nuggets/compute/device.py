@@ -21,7 +21,7 @@ class DeviceInfo(Frozen):
     Attributes:
         name: what a job's `device` takes, such as `cuda:0`.
         label: what the maker calls it.
-        memory_total: bytes of memory; the machine's own for `cpu` and `mps`.
+        memory_total: bytes of memory; the machine's own for `cpu`.
         memory_free: bytes of memory that nobody uses now.
     """
 
@@ -42,7 +42,11 @@ def default_dtype(device: torch.device | str) -> DType:
 
 
 def describe_devices() -> list[DeviceInfo]:
-    """Every device that can compute here, from fast to slow; the CPU comes last."""
+    """Every device that can compute here, from fast to slow; the CPU comes last.
+
+    Apple's GPUs are none: PyTorch has no float64 on them, in which sums of scores and losses are
+    kept.
+    """
     import psutil
     import torch
 
@@ -51,13 +55,9 @@ def describe_devices() -> list[DeviceInfo]:
         free, total = torch.cuda.mem_get_info(index)
         label, name = torch.cuda.get_device_name(index), f"cuda:{index}"
         devices.append(DeviceInfo(name=name, label=label, memory_total=total, memory_free=free))
-    memory = psutil.virtual_memory()
-    own = {"cpu": f"CPU, {torch.get_num_threads()} threads"}
-    if torch.backends.mps.is_available():
-        own = {"mps": "Apple GPU"} | own
-    for name, label in own.items():
-        total, free = memory.total, memory.available
-        devices.append(DeviceInfo(name=name, label=label, memory_total=total, memory_free=free))
+    total, free = (memory := psutil.virtual_memory()).total, memory.available
+    label = f"CPU, {torch.get_num_threads()} threads"
+    devices.append(DeviceInfo(name="cpu", label=label, memory_total=total, memory_free=free))
     return devices
 
 

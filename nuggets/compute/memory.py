@@ -36,7 +36,7 @@ def trim_heap() -> None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error means that memory ran out: Python's, CUDA's, MPS's or the CPU allocator's.
+    """Whether an error means that memory ran out: Python's, CUDA's or the CPU allocator's.
 
     An allocator may have failed below an error of transformers or PEFT, so causes are looked at.
     """

@@ -61,7 +61,7 @@ def measure_reads(folder: Path) -> float | None:
 
 
 def measure_device(name: str) -> Speed:
-    """The speed of any device that PyTorch knows, such as `cuda:0` or `mps`."""
+    """The speed of any device that PyTorch knows, such as `cuda:0`."""
     import torch
 
     device = torch.device(name)

@@ -195,6 +195,9 @@ def resolve_device_name(device: str) -> str:
         return names[0]
     if device == "cuda" and "cuda:0" in names:
         return "cuda:0"
+    if device == "mps":
+        raise BadInput("Apple's GPUs (mps) are not used: PyTorch has no float64 on them, in which "
+                       "sums are kept. Use device cpu.")  # fmt: skip
     if device not in names:
         raise BadInput(f"This machine has no device {device!r}; it has {', '.join(names)}.")
     return device

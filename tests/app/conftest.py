@@ -21,6 +21,8 @@ from nuggets.runs import processes
 from nuggets.ui.frame import waiting
 
 ROOT = Path(__file__).parents[2]
+FOLDED = ("recipe-export", "sweep-export", "sweep-files")
+"""Parts of pages that are written when they are opened; tests read them."""
 ROUTER = ROOT / "nuggets" / "ui" / "router.py"
 
 HOSTILE = (
@@ -70,6 +72,8 @@ def open_page() -> Callable[..., AppTest]:
         at = AppTest.from_file(str(ROUTER), default_timeout=120)
         for key, value in query.items():
             at.query_params[key] = value
+        for key in FOLDED:
+            at.session_state[key] = True
         at.run()
         if name != "home":
             at.switch_page(os.path.relpath(ROOT / "pages" / f"{name}.py", ROUTER.parent)).run()

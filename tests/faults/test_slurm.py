@@ -183,7 +183,7 @@ def test_the_device_of_a_run_is_what_slurm_gives(gpus, device, placed):
     assert SlurmEngine(gpus=gpus).place(device) == placed
 
 
-@pytest.mark.parametrize(("gpus", "device"), [(0, "cuda"), (1, "mps")])
+@pytest.mark.parametrize(("gpus", "device"), [(0, "cuda"), (1, "xpu")])
 def test_a_device_that_is_not_asked_for_is_refused(gpus, device):
     with pytest.raises(BadInput, match="cannot be asked of Slurm"):
         SlurmEngine(gpus=gpus).place(device)

@@ -22,7 +22,7 @@ from nuggets.ui.frame import live, projector, safe, visitors
 PAGES = "nuggets-pages"
 USUAL = "reverse"
 """The task until another is chosen."""
-DEVICES = ("auto", "cpu", "cuda", "mps")
+DEVICES = ("auto", "cpu", "cuda")
 DTYPES = ("auto", "float32", "bfloat16")
 _FOLLOWED = "nuggets-followed"
 """The run whose pair and task the sidebar has taken over."""

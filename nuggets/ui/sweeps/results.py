@@ -194,9 +194,13 @@ def _front(sweep: api.Run, recipe: api.SweepRecipe, state: api.SweepState) -> No
                   "Both objectives of every trial").draw()  # fmt: skip
 
 
+@st.fragment
 def files(sweep: api.Run, state: api.SweepState) -> None:
     """The sweep as YAML, and everything that it found as JSON."""
-    with st.expander("Export the sweep: YAML, JSON"):
+    part = st.expander("Export the sweep: YAML, JSON", key="sweep-files", on_change="rerun")
+    if not part.open:  # see transfer.recipes.export
+        return
+    with part:
         text = sweep.recipe_text()
         with st.container(horizontal=True):
             st.download_button("Sweep (YAML)", text, "sweep.yaml", "application/yaml",

@@ -120,8 +120,12 @@ def _outlook(sweep: api.SweepRecipe) -> bool:
     return not found.refusals
 
 
+@st.fragment
 def _export(sweep: api.SweepRecipe) -> None:
-    with st.expander("Export this sweep: YAML, command"):
+    part = st.expander("Export this sweep: YAML, command", key="sweep-export", on_change="rerun")
+    if not part.open:  # see transfer.recipes.export
+        return
+    with part:
         text = api.sweeping.dump_sweep(sweep)
         st.download_button("Download sweep", text, "sweep.yaml", "application/yaml",
                            key="sweep-yaml", on_click="ignore")  # fmt: skip

@@ -48,7 +48,6 @@ def has(monkeypatch, *names):
         ("auto", ("cuda:0", "cuda:1", "cpu"), "cuda:0"),
         ("cuda", ("cuda:0", "cuda:1", "cpu"), "cuda:0"),
         ("cuda:1", ("cuda:0", "cuda:1", "cpu"), "cuda:1"),
-        ("auto", ("mps", "cpu"), "mps"),
         ("auto", ("cpu",), "cpu"),
         ("cpu", ("cuda:0", "cpu"), "cpu"),
     ],
@@ -58,9 +57,15 @@ def test_a_device_is_the_one_named_or_the_fastest(monkeypatch, name, there, chos
     assert doctor.resolve_device_name(name) == chosen
 
 
-@pytest.mark.parametrize("name", ["cuda:2", "mps", "tpu", "cuda:x", "", "CUDA"])
+@pytest.mark.parametrize("name", ["cuda:2", "tpu", "cuda:x", "", "CUDA"])
 def test_a_device_that_is_not_there_names_those_that_are(monkeypatch, name):
     has(monkeypatch, "cuda:0", "cuda:1", "cpu")
     match = f"This machine has no device '{name}'; it has cuda:0, cuda:1, cpu"
     with pytest.raises(BadInput, match=match):
         doctor.resolve_device_name(name)
+
+
+def test_an_apple_gpu_is_refused_with_the_reason(monkeypatch):
+    has(monkeypatch, "cpu")
+    with pytest.raises(BadInput, match=r"no float64 on them.*Use device cpu"):
+        doctor.resolve_device_name("mps")

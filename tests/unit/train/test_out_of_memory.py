@@ -21,10 +21,9 @@ CPU = RuntimeError(
     "[enforce fail at alloc_cpu.cpp:118] err == 0. DefaultCPUAllocator: can't allocate memory: "
     "you tried to allocate 4000000000000 bytes. Error code 12 (Cannot allocate memory)"
 )
-MPS = RuntimeError("MPS backend out of memory (MPS allocated: 8.88 GB, max allowed: 9.07 GB).")
 CUBLAS = RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
 CUDA = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has 79 GiB.")
-ERRORS = {"cuda": CUDA, "cublas": CUBLAS, "cpu": CPU, "mps": MPS, "python": MemoryError()}
+ERRORS = {"cuda": CUDA, "cublas": CUBLAS, "cpu": CPU, "python": MemoryError()}
 CONFIG = TrainConfig(steps=3, batch_size=5, lr=1e-2)
 
 
