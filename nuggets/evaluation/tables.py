@@ -12,7 +12,9 @@ from pydantic import model_validator
 from nuggets.data.samples import Format
 from nuggets.errors import BadInput
 from nuggets.frozen import Frozen
+from nuggets.statistics.arms import ArmReport
 from nuggets.statistics.comparisons import compare_together, families, higher_is_better
+from nuggets.statistics.conditions import NO_GROUND, Ground, on_conditions
 from nuggets.statistics.intervals import (
     Interval,
     PairedDifference,
@@ -81,7 +83,7 @@ class BenchmarkTable(Frozen):
     """All rows of one benchmark; intervals are 95 % over seeds and items.
 
     `comparisons` are paired differences in `metric` with Holm's adjustment: for the arms of one
-    transfer those of its report, and its `verdict` by the same rules; for models by themselves
+    transfer those of its report, and its `verdict` by the same rules and conditions; for others
     each against the base. All benchmarks of a run are one family. Tables of version 1 had losses'
     differences as they were subtracted; they are turned when they are read.
     """
@@ -117,12 +119,19 @@ def _turned(row: BenchmarkRow) -> BenchmarkRow:
     return row.model_copy(update={"differences": differences})
 
 
-def build_tables(outcomes: Sequence[BenchmarkOutcome], base: str = "") -> list[BenchmarkTable]:
+def build_tables(
+    outcomes: Sequence[BenchmarkOutcome],
+    base: str = "",
+    trained: Mapping[str, ArmReport] | None = None,
+    ground: Ground = NO_GROUND,
+) -> list[BenchmarkTable]:
     """One table per benchmark, rows in the order in which they are given.
 
     Args:
         outcomes: models, or arms with their seeds.
         base: the row that others are compared with; the first when absent or unknown.
+        trained: of one transfer's arms, at which rates they were trained and what they learned.
+        ground: what its task demands of them before a verdict may be given.
 
     Raises:
         BadInput: if the outcomes of one benchmark are about different items.
@@ -132,7 +141,13 @@ def build_tables(outcomes: Sequence[BenchmarkOutcome], base: str = "") -> list[B
         grouped.setdefault(outcome.benchmark, []).append(outcome)
     every = [_by_row(own) for own in grouped.values()]
     compared = _compared(every, base)
-    return [_table(rows, base, found) for rows, found in zip(every, compared, strict=True)]
+    tables = [_table(rows, base, found) for rows, found in zip(every, compared, strict=True)]
+    return [
+        table.model_copy(
+            update={"verdict": _judged(rows, table.comparisons, trained or {}, ground)}
+        )
+        for table, rows in zip(tables, every, strict=True)
+    ]
 
 
 Rows = Mapping[str, Sequence[BenchmarkOutcome]]
@@ -164,7 +179,6 @@ def _table(rows: Rows, base: str, comparisons: Sequence[Difference]) -> Benchmar
             _row(name, own, [] if name == chosen else rows[chosen]) for name, own in rows.items()
         ],
         comparisons=tuple(comparisons),
-        verdict=_judged(rows, comparisons),
     )
 
 
@@ -202,13 +216,15 @@ def _parts(rows: Rows) -> dict[str, Part]:
     return parts if baselines == 1 else {}
 
 
-def _judged(rows: Rows, comparisons: Sequence[Difference]) -> Verdict | None:
-    """What the differences say of a transfer's treatment."""
+def _judged(
+    rows: Rows, comparisons: Sequence[Difference], trained: Mapping[str, ArmReport], ground: Ground
+) -> Verdict | None:
+    """What the differences say of a transfer's treatment, if its training allows a verdict."""
     parts = _parts(rows)
     if "treatment" not in {part.role for part in parts.values()}:
         return None
     means = {n: float(np.mean([o.outcomes[o.metric] for o in rows[n]])) for n in parts}
-    return decide(parts, means, comparisons)
+    return on_conditions(decide(parts, means, comparisons), trained, parts, ground)
 
 
 def _better_up(outcome: BenchmarkOutcome) -> Sequence[float]:

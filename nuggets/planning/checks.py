@@ -32,6 +32,7 @@ from nuggets.planning.datasets import (
     check_validation,
     load_datasets,
     reference_data,
+    samples_from,
     seed_samples,
     source_label,
     target_of,
@@ -261,12 +262,15 @@ def refusals(
 def _check_samples(recipe: TransferRecipe) -> Datasets:
     """Refuses samples that do not serve the arms, or that leak; returns them."""
     data = transfer_samples(recipe)
+    _check_counted(data)
     _check_arms(recipe, data)
     check_rooms(recipe.benchmarks, recipe.train.max_length)
     if recipe.train.lr_grid:
         check_validation(data)
     if recipe.benchmarks:
         learned = [sample for seed in recipe.seeds for sample in data.train(seed)]
+        if recipe.data.general is not None:
+            learned += samples_from(recipe.data.general)
         check_benchmarks(recipe.benchmarks, [*data.seed_samples, *learned])
     return data
 
@@ -293,6 +297,19 @@ def detectable(recipe: TransferRecipe) -> DetectableEffect:
     n_items = len(transfer_samples(recipe).test)
     against = len(first_family(recipe.parts))
     return detectable_effect(len(recipe.seeds), n_items, max(against, 1))
+
+
+def _check_counted(data: Datasets) -> None:
+    """Refuses items of which a report could give no interval, before anything is trained."""
+    asked = {f"n_test: {data.label}": data.test}
+    asked |= {f"n_old: the old skill {skill}": items for skill, items in data.old.items()}
+    for name, items in asked.items():
+        field, _, what = name.partition(": ")
+        if len(items) < 2:
+            raise BadInput(
+                f"{what[0].upper()}{what[1:]} has {len(items)} item{'s' * (len(items) != 1)} to "
+                f"count, and an interval needs at least 2. Change data.{field}, or give more."
+            )
 
 
 def _check_arms(recipe: TransferRecipe, data: Datasets) -> None:

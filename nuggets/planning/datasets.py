@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from hashlib import blake2b
+from itertools import chain
 from pathlib import Path
 
 from nuggets import demo
@@ -162,10 +163,16 @@ def load_datasets(data: DataConfig, taught: Sequence[str], lacking: Sequence[str
         if skill != data.task
     }
     without = tuple(sorted({*lacking, data.task} - {None}))
-    general = _general(data, without)
-    if data.task is not None:
-        return _builtin(data, old, general)
-    return _from_files(data, old, general)
+
+    def builtin_mix(n: int, seed: int) -> list[Sample]:
+        return general_samples(n, seed, without=without)
+
+    from_data = _from_files if data.task is None else _builtin
+    found = from_data(data, old, builtin_mix)
+    if data.general is None:
+        return found
+    asked = [*found.test, *found.validation, *chain.from_iterable(old.values())]
+    return replace(found, general=_general(data.general, asked))
 
 
 def _old(skill: str, data: DataConfig) -> list[Sample]:
@@ -315,13 +322,18 @@ def _split_file(data: DataConfig) -> tuple[list[Sample], list[Sample], list[Samp
     return pool[: data.n_seed_samples], pool, test
 
 
-def _general(data: DataConfig, without: tuple[str, ...]) -> Callable[[int, int], list[Sample]]:
-    if data.general is None:
-        return lambda n, seed: general_samples(n, seed, without=without)
-    source = data.general
+def _general(source: str, asked: Sequence[Sample]) -> Callable[[int, int], list[Sample]]:
+    """Draws from a source of general samples what is not asked anywhere."""
 
     def draw(n: int, seed: int) -> list[Sample]:
-        pool = samples_from(source)
+        whole = samples_from(source)
+        leaked = {id(sample) for sample in shared_samples(asked, whole)}
+        pool = [sample for sample in whole if id(sample) not in leaked]
+        if not pool:
+            raise BadInput(
+                f"All {len(whole)} samples of {source_label(source)} (data.general) are also items "
+                "that models are asked, so that nothing is left to heal on. Give other samples."
+            )
         return random.Random(seed).choices(pool, k=n)  # noqa: S311
 
     return draw

@@ -198,8 +198,16 @@ def _paired(one: Run, other: Run, arm: str, metric: str) -> list[tuple[list[floa
     return [
         (ours.outcomes[metric], theirs[ours.seed].outcomes[metric])
         for ours in cells(one)
-        if ours.arm == arm and ours.seed in theirs and ours.items == theirs[ours.seed].items
+        if ours.arm == arm
+        and ours.seed in theirs
+        and ours.items == theirs[ours.seed].items
+        and _asked(one, arm, ours.seed) == _asked(other, arm, ours.seed)
     ]
+
+
+def _asked(run: Run, arm: str, seed: int) -> list[tuple[str, str]]:
+    """Questions and right answers: ids alone, 0, 1, 2, may be those of another file's items."""
+    return [(row["question"], row["expected"]) for row in answers(run, arm, seed)]
 
 
 def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:

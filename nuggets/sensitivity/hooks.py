@@ -139,6 +139,13 @@ def _several_per_pass(
             sums[name].add_all(scores.expand(gradient.shape))
 
 
+def blocks_to_checkpoint(model: nn.Module) -> list[nn.Module]:
+    """The blocks of a model, wrapped or not, that may compute again on the way back."""
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    return [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+
+
 @contextmanager
 def checkpointed(blocks: Sequence[nn.Module]) -> Iterator[None]:
     """Lets blocks forget what they computed until the gradient asks for it."""

@@ -26,12 +26,15 @@ from nuggets.evaluation.tables import BenchmarkOutcome, build_tables
 from nuggets.extraction.adapter import load_adapter, untie
 from nuggets.planning import cache
 from nuggets.planning.checks import RUN_PREFIX, split_run
-from nuggets.recipe import EvaluateJob, TransferRecipe
+from nuggets.recipe import EvaluateJob, TransferRecipe, load_job
 from nuggets.runs import results
 from nuggets.runs.context import RunContext
 from nuggets.runs.store import Run, RunStore
 from nuggets.stages.exporting import ADAPTER, MODEL
 from nuggets.stages.measuring import Loaded
+from nuggets.statistics.arms import ArmReport, arm_report
+from nuggets.statistics.cells import CellOutcome
+from nuggets.statistics.conditions import NO_GROUND, Ground
 from nuggets.statistics.verdict import Part
 from nuggets.workspace import strangers
 
@@ -47,11 +50,13 @@ class Subject:
         label: what people call it.
         folder: its name below a run's artifacts.
         opened: gives the model for as long as it is measured.
+        run: the transfer whose arm it is.
     """
 
     label: str
     folder: str
     opened: Callable[[], Any]
+    run: Run | None = None
     arm: str = ""
     seed: int = 0
     part: Part | None = None
@@ -126,9 +131,31 @@ def write_tables(
         for task in benchmarks
         for subject in subjects
     ]
-    tables = [table.model_dump(mode="json") for table in build_tables(outcomes, base)]
+    runs = {subject.run.id: subject.run for subject in subjects if subject.run is not None}
+    if len(runs) > 1:  # their arms have neither samples nor seeds in common
+        outcomes = [outcome.model_copy(update={"role": None}) for outcome in outcomes]
+    trained, ground = _trained(subjects, *runs.values()) if len(runs) == 1 else ({}, NO_GROUND)
+    found = build_tables(outcomes, base, trained, ground)
+    tables = [table.model_dump(mode="json") for table in found]
     with ctx.commit(results.TABLES_FOLDER) as folder:
         (folder / results.TABLES).write_text(json.dumps(tables, indent=1))
+
+
+def _trained(subjects: Sequence[Subject], run: Run) -> tuple[dict[str, ArmReport], Ground]:
+    """What a run's arms learned and at which rates, by the names that they are measured under."""
+    recipe = load_job(run.recipe_text())
+    assert isinstance(recipe, TransferRecipe)
+    cells: dict[str, dict[int, CellOutcome]] = {}
+    for cell in results.cells(run):
+        cells.setdefault(cell.arm, {})[cell.seed] = cell
+    found: dict[str, ArmReport] = {}
+    informed = ""
+    for name in dict.fromkeys(subject.arm for subject in subjects if subject.run is not None):
+        arm = name.removeprefix(f"{run.id}: ")
+        found[name] = arm_report(cells[arm], recipe.data.metric)
+        informed = name if arm == recipe.ground.informed else informed
+    # What is counted are a benchmark's own items, on which nothing was chosen.
+    return found, recipe.ground._replace(informed=informed, counts_test=True)
 
 
 def arm_subjects(
@@ -158,6 +185,7 @@ def arm_subjects(
                     label=f"{label}{arm.name}, seed {seed}",
                     folder=f"{label.strip(': ')}{'-' if label else ''}{arm.name}-{seed}",
                     opened=_opener(cell, student, device),
+                    run=run,
                     arm=f"{label}{arm.name}",
                     seed=seed,
                     part=recipe.parts[arm.name],

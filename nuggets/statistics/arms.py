@@ -25,7 +25,7 @@ class ArmReport(Frozen):
     `learned` is what the arm can say of its own training items. `seconds` (one training),
     `all_seconds` (at every rate) and `flops` (one training) are means over seeds, and
     `trainable_parameters` the most of all seeds. `area` is the mean height of the learning curve
-    (see `curves`), `None` where only the end was measured.
+    (see `curves`), `None` where nothing was measured between its start and its end.
     """
 
     name: str

@@ -17,8 +17,8 @@ SeedOutcomes = Mapping[int, Sequence[float]]
 
 
 def higher_is_better(metric: str) -> bool:
-    """Whether larger values of a metric are better: of all but losses."""
-    return metric != "loss"
+    """Whether larger values of a metric are better: not of losses and unreadable verdicts."""
+    return metric not in ("loss", "unreadable_verdicts")
 
 
 def families(parts: Mapping[str, Part]) -> list[list[tuple[str, str]]]:

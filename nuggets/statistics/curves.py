@@ -72,9 +72,10 @@ def curve_area(curve: Curve) -> float | None:
     """Return the mean height of a curve between its first and its last step.
 
     The trapezoidal area divided by the steps it spans, so that it is in the metric's units: an arm
-    that is perfect from the first step has 1. `None` for a curve with fewer than two points.
+    that is perfect from the first step has 1. `None` where nothing was measured between start and
+    end, whose mean would say nothing of how early an arm learns.
     """
-    if len(curve) < 2:
+    if len(curve) < 3:
         return None
     steps, values = zip(*curve, strict=True)
     return float(np.trapezoid(values, steps) / (steps[-1] - steps[0]))

@@ -23,7 +23,14 @@ from numpy.typing import ArrayLike
 from nuggets.errors import BadInput
 from nuggets.frozen import Frozen
 from nuggets.statistics.power import unseen_share
-from nuggets.statistics.spread import Outcomes, Spread, checked_outcomes, is_binary, spread_of
+from nuggets.statistics.spread import (
+    Outcomes,
+    Spread,
+    checked_outcomes,
+    is_binary,
+    is_graded,
+    spread_of,
+)
 
 LEVEL = 0.95
 """Level of every interval, and one minus the level of every test, unless told otherwise."""
@@ -53,9 +60,10 @@ class PairedDifference(Frozen):
 def mean_interval(outcomes: ArrayLike, level: float = LEVEL) -> Interval:
     """Return the mean over seeds and items with its interval.
 
-    A 0/1 mean gets the interval of Korn and Graubard (Survey Methodology 24, 1998):
-    Clopper–Pearson at the effective number of independent answers. When every outcome is the
-    same, that number is the number of items. Anything else gets Student's interval.
+    A mean of 0/1 outcomes, or of a judge's, which may be a half, gets the interval of Korn and
+    Graubard (Survey Methodology 24, 1998): Clopper–Pearson at the effective number of independent
+    answers. When every outcome is the same, that number is the number of items. Anything else gets
+    Student's interval.
 
     Args:
         outcomes: `[n_seeds, n_items]`, finite; at least two items.
@@ -67,7 +75,7 @@ def mean_interval(outcomes: ArrayLike, level: float = LEVEL) -> Interval:
     """
     array = checked_outcomes(outcomes, level)
     spread = spread_of(array)
-    bounds = mean_bounds(spread, array.shape[1], is_binary(array), level)
+    bounds = mean_bounds(spread, array.shape[1], is_graded(array), level)
     return _interval(spread.mean, bounds, level, array)
 
 
@@ -82,9 +90,9 @@ def mean_bounds(
 def paired_difference(a: ArrayLike, b: ArrayLike, level: float = LEVEL) -> PairedDifference:
     """Return the mean of a − b with interval and two-sided p-value, paired by seed and item.
 
-    The test is Student's t; with one seed and 0/1 outcomes it is McNemar's exact test. 0/1 arms
-    that differ by the same amount everywhere show no spread and are judged by the number of items
-    alone: exact bound, sign test.
+    The test is Student's t; with one seed and 0/1 outcomes it is McNemar's exact test. 0/1 arms,
+    or judged ones, that differ by the same amount everywhere show no spread and are judged by the
+    number of items alone: exact bound, sign test.
 
     Args:
         a: `[n_seeds, n_items]`; row s, column i are the same seed and item as in `b`.
@@ -103,13 +111,14 @@ def paired_difference(a: ArrayLike, b: ArrayLike, level: float = LEVEL) -> Paire
         )
     delta = first - second  # first subtract, then average: what seed and item share cancels
     spread = spread_of(delta)
-    binary = is_binary(first) and is_binary(second)
-    if binary and spread.error == 0:  # Student's interval would have no width
+    graded = is_graded(first) and is_graded(second)
+    if graded and spread.error == 0:  # Student's interval would have no width
         return _constant_difference(delta, level)
     low, high = student_bounds(spread, level)
-    bounds = (max(low, -1.0), min(high, 1.0)) if binary else (low, high)
+    bounds = (max(low, -1.0), min(high, 1.0)) if graded else (low, high)
     # With one seed the items are all there is, and their answers are few and discrete.
-    p = _mcnemar(delta) if binary and len(delta) == 1 else student_p(spread)
+    exact = len(delta) == 1 and is_binary(first) and is_binary(second)
+    p = _mcnemar(delta) if exact else student_p(spread)
     return PairedDifference(interval=_interval(spread.mean, bounds, level, delta), p=p)
 
 
@@ -164,7 +173,7 @@ def _proportion_bounds(spread: Spread, n_items: int, level: float) -> tuple[floa
 
 
 def _constant_difference(delta: Outcomes, level: float) -> PairedDifference:
-    """Judge 0/1 arms whose difference is −1, 0 or 1 in every seed and item."""
+    """Judge arms between 0 and 1 whose difference is the same in every seed and item."""
     value, n_items = float(delta.mean()), delta.shape[1]
     # Up to this share of unseen items may differ otherwise: from 0 to both sides, from ±1 inwards.
     unseen = unseen_share(n_items, level)

@@ -98,3 +98,8 @@ def checked_outcomes(outcomes: ArrayLike, level: float) -> Outcomes:
 def is_binary(outcomes: Outcomes) -> bool:
     """Tell whether every outcome is 0 or 1, so that the mean is a proportion."""
     return bool(np.isin(outcomes, (0.0, 1.0)).all())
+
+
+def is_graded(outcomes: Outcomes) -> bool:
+    """Tell whether every outcome is 0, ¼, ½, ¾ or 1, as right answers and win rates are."""
+    return bool(np.isin(outcomes, (0.0, 0.25, 0.5, 0.75, 1.0)).all())

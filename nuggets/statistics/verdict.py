@@ -206,7 +206,8 @@ def decide(
     kind, text, decisive = _did_it_help(base, content, values)
     location, where = _did_place_matter(place) if kind == "helps" else (None, "")
     rivals = [d for d in differences if d.versus == arm and parts[d.arm].role == "comparator"]
-    rival = max((d for d in rivals if d.better), key=lambda d: d.interval.mean, default=None)
+    beaten_by = (d for d in rivals if d.better and not _few(d))
+    rival = max(beaten_by, key=lambda d: d.interval.mean, default=None)
     if rival is not None:
         where += f" {_title(rival.arm)} did better: {_gap(rival)} over {in_words(arm)}."
     return Verdict(
@@ -267,7 +268,7 @@ def _did_place_matter(controls: Sequence[Difference | None]) -> tuple[Location |
     if not controls:
         return None, f"{asked} was not asked: no location control was run."
     if unbeaten:
-        return "not_located", _not_located(compared)
+        return "not_located", _not_located([d for d in compared if not _few(d)])
     if few is not None:
         shared = f" shared with {in_words(few.versus)}"
         return "not_proven", f"{asked} is not proven: {_too_few(few, shared)}."

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from nuggets.amounts import setting
+from nuggets.amounts import plain_name, setting
 from nuggets.statistics.intervals import Interval
 from nuggets.statistics.verdict import in_words
 from nuggets.sweeps.objectives import winner
@@ -36,8 +36,9 @@ def sentences(sweep: SweepRecipe, state: SweepState) -> list[str]:
 
 def _confirmed(sweep: SweepRecipe, found: Confirmed, where: str) -> list[str]:
     seeds, items = found.scores[0].n_seeds, found.scores[0].n_items
+    what = "items of old skills" if sweep.objective[0] == "retention" else "test items"
     said = [
-        f"Confirmed on {seeds} fresh seeds and {items} test items that no trial saw: {where} has "
+        f"Confirmed on {seeds} fresh seeds and {items} {what} that no trial saw: {where} has "
         f"{_scores(sweep, found.scores)}; the search had seen {_scores(sweep, found.selected)}."
     ]
     for name, gap in zip(sweep.objective, found.optimism, strict=True):
@@ -51,11 +52,14 @@ def _confirmed(sweep: SweepRecipe, found: Confirmed, where: str) -> list[str]:
         said.append(f"{seen}.")
     if not found.gains:
         said.append("The base itself won.")
+    # The comparison is in the judged metric, whatever was searched for.
+    in_what = f" in {plain_name(sweep.base.data.metric)}" if "retention" in sweep.objective else ""
     for gain in found.gains:
         told = "better than" if gain.better else "worse than" if gain.worse else ""
         verb = told or "statistically indistinguishable from"
         said.append(
-            f"{in_words(gain.arm)} is {verb} {in_words(gain.versus)}: {_interval(gain.interval)}."
+            f"{in_words(gain.arm)} is {verb} {in_words(gain.versus)}{in_what}: "
+            f"{_interval(gain.interval)}."
         )
     return [*said, found.verdict.sentence]
 

@@ -374,8 +374,8 @@ def count_flops(lab: Lab, trainee: Trainee, config: TrainConfig, seed: int) -> f
     """Operations of building and training, before anything is trained."""
     if not trainee.trains:
         return trainee.flops
-    size = config.steps, config.batch_size, seed
-    own = training_flops(trainee.model, trainee.encoded, *size, trainee.loss, lab.device, lab.once)
+    of = trainee.model, trainee.encoded, config, seed
+    own = training_flops(*of, trainee.loss, lab.device, lab.once)
     return trainee.flops + own
 
 

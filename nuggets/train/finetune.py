@@ -11,13 +11,12 @@ from typing import Any
 
 import torch
 from transformers import TrainingArguments
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 from nuggets.compute.memory import memory_reported
 from nuggets.data.samples import Encoded
 from nuggets.disk.commit import newest_valid
 from nuggets.progress import Progress
-from nuggets.sensitivity.hooks import checkpointed
+from nuggets.sensitivity.hooks import blocks_to_checkpoint, checkpointed
 from nuggets.train.checkpoints import PREFIX, TrainLog
 from nuggets.train.config import TrainConfig
 from nuggets.train.losses import Loss, answer_loss
@@ -92,7 +91,7 @@ def _train(
 ) -> TrainLog:
     """Trains in this process; helpers report, save and measure nothing."""
     model, config, seed, steps = training.model, training.config, training.seed, training.steps
-    blocks = _blocks(model) if config.activation_checkpointing else []
+    blocks = blocks_to_checkpoint(model) if config.activation_checkpointing else []
     reported = memory_reported("Training", "lower train.batch_size or train.max_length")
     with seeded(seed, device), checkpointed(blocks), _left_as_it_was(model), reported:
         args = _arguments(training, device)
@@ -109,10 +108,6 @@ def _left_as_it_was(model: Any) -> Iterator[None]:
     finally:
         model.config.use_cache = used_cache
         model.train(was_training)
-
-
-def _blocks(model: Any) -> list[Any]:
-    return [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
 
 
 def _arguments(training: Training, device: torch.device) -> TrainingArguments:

@@ -11,9 +11,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from nuggets.data.samples import IGNORED, Encoded
 from nuggets.models.forward import evaluation, pad_right
+from nuggets.sensitivity.hooks import blocks_to_checkpoint, checkpointed
+from nuggets.train.config import TrainConfig
 from nuggets.train.losses import DistillationLoss, Loss, answer_loss
 from nuggets.train.randomness import seeded
-from nuggets.train.schedule import sample_order
+from nuggets.train.schedule import batch_order, sample_order
 
 Once = Callable[[Hashable, Callable[[], float]], float]
 """`(key, make)` → what was made for this key before, or is made now."""
@@ -22,8 +24,7 @@ Once = Callable[[Hashable, Callable[[], float]], float]
 def training_flops(
     model: Any,
     encoded: Sequence[Encoded],
-    steps: int,
-    batch_size: int,
+    config: TrainConfig,
     seed: int,
     loss: Loss | None = None,
     device: torch.device | str = "cpu",
@@ -31,7 +32,7 @@ def training_flops(
 ) -> float:
     """Floating-point operations of matrix products in a training, forward and backward.
 
-    The longest sample of the first step is run under `torch.utils.flop_counter` without an update
+    The longest of a batch of samples is run under `torch.utils.flop_counter` without an update
     (a teacher that the loss asks is counted too) and scaled by the padded tokens of all steps: a
     whole batch might not fit into memory, which the training itself can mend. Attention grows
     faster than the tokens; over batches of one training that is below a percent.
@@ -39,23 +40,26 @@ def training_flops(
     Args:
         model: as it will be trained; gradients are cleared again, nothing else changes.
         encoded: token ids and labels per sample.
-        steps: optimiser steps.
-        batch_size: samples per step.
+        config: steps, batch size, whether samples of like length share a batch, and whether
+            blocks compute twice.
         seed: of the order of samples.
         loss: what is minimised; the answer's likelihood when not given.
         device: where the model is.
         once: remembers counts: they follow from shapes, and counting takes as long as several
             steps. Of one distillation teacher only.
     """
-    if not steps or not encoded:
+    if not config.steps or not encoded:
         return 0.0
-    order = sample_order(len(encoded), steps, batch_size, seed)
-    first = max((encoded[i] for i in order[0]), key=lambda sample: len(sample[0]))
+    # Not of the first batch by length, all of whose samples may be short.
+    [some] = sample_order(len(encoded), 1, config.batch_size, seed)
+    first = max((encoded[i] for i in some), key=lambda sample: len(sample[0]))
+    order = batch_order(encoded, config, config.steps, seed)
     loss = loss or answer_loss
     # A loss of another kind may look at more than shapes.
     known = loss is answer_loss or isinstance(loss, DistillationLoss)
-    key = "flops", type(loss), _shapes(model), len(first[0]), _answers(first)
-    make = partial(_count, model, first, loss, seed, device)
+    again = config.activation_checkpointing
+    key = "flops", type(loss), _shapes(model), len(first[0]), _answers(first), again
+    make = partial(_count, model, first, loss, seed, device, again)
     sample = once(key, make) if known else make()
     tokens = [len(batch) * max(len(encoded[i][0]) for i in batch) for batch in order]
     return sample * sum(tokens) / len(first[0])
@@ -111,11 +115,19 @@ class _Counter(FlopCounterMode):
         self.mod_tracker: Any = _Nobody()
 
 
-def _count(model: Any, sample: Encoded, loss: Loss, seed: int, device: torch.device | str) -> float:
-    """Operations of one sample, forward and backward."""
+def _count(
+    model: Any,
+    sample: Encoded,
+    loss: Loss,
+    seed: int,
+    device: torch.device | str,
+    again: bool,
+) -> float:
+    """Operations of one sample, forward and backward; blocks may compute `again` on the way."""
     was_training = model.training
     model.train()
-    with seeded(seed, device), _Counter() as counter:
+    blocks = blocks_to_checkpoint(model) if again else []
+    with seeded(seed, device), checkpointed(blocks), _Counter() as counter:
         loss(model, *pad_right([sample], device)).backward()
     model.zero_grad(set_to_none=True)
     model.train(was_training)

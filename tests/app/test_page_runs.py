@@ -97,6 +97,10 @@ def test_differences_between_runs_are_paired_by_seed_and_item(two):
         items = [f"another {item}" for item in cell.items]
         path.write_text(cell.model_copy(update={"items": items}).model_dump_json())
     assert api.compare([base, other])["differences"]["plain"] == [None]  # other items
+    for folder in (other.folder / "artifacts" / "cells").glob("paper-*"):
+        rows = [{"id": "0", "question": "of another file", "expected": "with the same ids"}]
+        (folder / "answers.json").write_text(json.dumps(rows))
+    assert api.compare([base, other])["differences"]["paper"] == [None]
 
 
 def test_export_writes_what_the_api_writes(open_page, two, tmp_path, monkeypatch):

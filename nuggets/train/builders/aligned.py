@@ -14,17 +14,18 @@ from torch import Tensor, nn
 
 from nuggets.alignment.linear_maps import ridge_map
 from nuggets.alignment.states import collect_states, make_batches
-from nuggets.data.samples import Encoded
+from nuggets.data.samples import IGNORED, Encoded
 from nuggets.extraction.adapter import ADAPTER, add_lora
 from nuggets.models.architecture import ArchSpec
 from nuggets.models.forward import blocks_of, decoder_of, evaluation, pad_right
 from nuggets.sensitivity.selected_entries import top
+from nuggets.train.builders.controls import states_of_another
 from nuggets.train.builders.lora import with_lora
 from nuggets.train.config import TrainConfig
 from nuggets.train.flops import training_flops
 from nuggets.train.lab import Lab, Trainee
 from nuggets.train.losses import Loss, answer_loss
-from nuggets.train.randomness import generator, seeded
+from nuggets.train.randomness import seeded
 
 if TYPE_CHECKING:
     from nuggets.train.arms.aligned import Aligned, Hints, Memories, Regressed, States
@@ -75,7 +76,9 @@ def with_regression(lab: Lab, seed: int, arm: Regressed) -> Trainee:
     """A rank-r change of every FFN output matrix towards the teacher's mapped states.
 
     ΔW·x ≈ N(h_t) − h_s, where x is what the matrix reads, h_s and h_t are what leaves the two
-    layers, and N is a ridge map from the teacher's states to the student's.
+    layers, and N is a ridge map from the teacher's states to the student's. In the control the
+    right-hand side is another token's; as such a regression finds little, its change is scaled to
+    the norm of the arm's own.
     """
     encoded = _probes(lab, seed, arm)
     reads = _inputs(lab.student, lab.student_spec, encoded, "down")
@@ -88,12 +91,15 @@ def with_regression(lab: Lab, seed: int, arm: Regressed) -> Trainee:
         module = lab.student_spec.module("down", student)
         weight, bias = ridge_map(theirs[teacher], ours[student])
         missing = theirs[teacher] @ weight + bias - ours[student]
+        if module not in lab.ranks():
+            continue
+        own = reduced_rank(reads[student], missing, lab.ranks()[module])
         if arm.control:
             order = np.random.default_rng([seed, student]).permutation(len(missing))
-            missing = missing[order]
-        if module in lab.ranks():
-            rank = lab.ranks()[module]
-            factors[module] = reduced_rank(reads[student], missing, rank)
+            norm = own[0].norm()  # that of B·A too: the columns of B are orthonormal
+            a, b = reduced_rank(reads[student], missing[order], lab.ranks()[module])
+            own = a * (norm / a.norm().clamp_min(1e-12)), b
+        factors[module] = own
     return _started(
         lab,
         seed,
@@ -120,7 +126,7 @@ def with_states(lab: Lab, seed: int, arm: States) -> Trainee:
         maps.append((teacher, student, _tensor(weight, lab), _tensor(bias, lab), scale))
     targets = theirs.split([len(ids) for ids, _ in encoded], dim=1)
     if arm.control:
-        targets = _another(encoded, targets, seed)
+        targets = states_of_another(encoded, targets, seed)
     plain = with_lora(lab, seed)
     pull = _pull(lab, encoded, targets, maps)
 
@@ -155,7 +161,7 @@ def with_hints(lab: Lab, seed: int, arm: Hints) -> Trainee:
         max_length=lab.train.max_length,
     )
     loss = _hint_loss(lab, arm)
-    flops = training_flops(model, encoded, arm.steps, arm.batch, seed, loss, lab.device)
+    flops = training_flops(model, encoded, config, seed, loss, lab.device)
     work = lab.workspace
     from nuggets.train.finetune import finetune  # Trainer imports what small models never need
 
@@ -193,13 +199,16 @@ def _hint_loss(lab: Lab, arm: Hints) -> Loss:
             decoder_of(lab.teacher, lab.teacher_spec)(input_ids=ids, use_cache=False)
         with _recorded(model, lab.student_spec) as ours:
             answers = answer_loss(model, ids, labels)
+        # Answers end a sample: what comes after the last of their tokens is padding.
+        tokens = (labels != IGNORED).flip(1).cumsum(1).flip(1) > 0
         terms = []
         for map, (student, teacher) in zip(model.hint_maps, pairs, strict=True):
             wanted = theirs[teacher].detach()
             if arm.control:  # the next sample's states: the same size, of another question
                 wanted = wanted.roll(1, dims=0)
-            error = (map(ours[student]) - wanted).square().sum(-1).mean()
-            terms.append(error / wanted.flatten(0, 1).var(dim=0).sum().clamp_min(1e-9))
+            wanted = wanted[tokens]
+            error = (map(ours[student][tokens]) - wanted).square().sum(-1).mean()
+            terms.append(error / wanted.var(dim=0).sum().clamp_min(1e-9))
         return answers + arm.weight * torch.stack(terms).mean()
 
     return loss
@@ -324,23 +333,6 @@ def _permuted(into: ndarray, back: ndarray, seed: int, layer: int) -> tuple[ndar
     """Maps with the student's coordinates permuted, each on its own."""
     draw = np.random.default_rng([seed, layer])
     return into[draw.permutation(len(into))], back[:, draw.permutation(back.shape[1])]
-
-
-def _another(
-    encoded: Sequence[Encoded], targets: Sequence[Tensor], seed: int
-) -> tuple[Tensor, ...]:
-    """Each sample's states from another sample of the same length, where there is one."""
-    draw = generator(seed, "states")
-    by_length: dict[int, list[int]] = {}
-    for place, (ids, _) in enumerate(encoded):
-        by_length.setdefault(len(ids), []).append(place)
-    found = list(targets)
-    for places in by_length.values():
-        order = torch.randperm(len(places), generator=draw).tolist()
-        for step, place in enumerate(order):
-            # One cycle through all, so that no sample keeps its own.
-            found[places[place]] = targets[places[order[step - 1]]]
-    return tuple(found)
 
 
 def _pull(

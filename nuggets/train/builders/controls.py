@@ -1,13 +1,14 @@
-"""Initial factors that carry the extraction's size but not its knowledge."""
+"""What carries the size of what the teacher gives, but not its knowledge."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from nuggets.compute.svd import LowRankFactors, truncated_svd
+from nuggets.data.samples import Encoded
 from nuggets.train.randomness import generator
 
 Factors = Mapping[str, LowRankFactors]
@@ -54,6 +55,33 @@ def gaussian_factors(factors: Factors, seed: int) -> dict[str, LowRankFactors]:
         noise = torch.randn(shape, generator=generator(seed, f"gaussian {name}"))
         drawn[name] = _like(noise.to(factor.a.device), factor, seed)
     return drawn
+
+
+def states_of_another(
+    encoded: Sequence[Encoded], targets: Sequence[Tensor], seed: int
+) -> tuple[Tensor, ...]:
+    """Each sample's states from another sample: of the same length, where there is one.
+
+    Samples that are alone with their length get those of one another, cut or repeated to fit.
+    """
+    draw = generator(seed, "states")
+    by_length: dict[int, list[int]] = {}
+    for place, (ids, _) in enumerate(encoded):
+        by_length.setdefault(len(ids), []).append(place)
+    alone = [places[0] for _, places in sorted(by_length.items()) if len(places) == 1]
+    if len(alone) == 1:  # it changes with one whose length others have too
+        alone += [next(places[0] for places in by_length.values() if len(places) > 1)]
+    found = list(targets)
+    groups = [places for places in by_length.values() if len(places) > 1]
+    for places in [*groups, *filter(None, [alone])]:
+        order = torch.randperm(len(places), generator=draw).tolist()
+        for step, place in enumerate(order):
+            # One cycle through all, so that no sample keeps its own.
+            own, other = places[place], places[order[step - 1]]
+            length = targets[own].shape[1]
+            times = -(-length // targets[other].shape[1])
+            found[own] = targets[other].repeat(1, times, 1)[:, :length]
+    return tuple(found)
 
 
 def _like(matrix: Tensor, model: LowRankFactors, seed: int) -> LowRankFactors:

@@ -73,8 +73,8 @@ def heal(lab: Lab, model: Any, seed: int, arm: Graft) -> tuple[TrainLog, float]:
     if arm.heal_steps == 0:
         return TrainLog(), 0.0
     healing = Healing.of(lab, model, seed, arm)
-    size = arm.heal_steps, arm.heal_batch, seed
-    flops = training_flops(model, healing.encoded, *size, None, lab.device, lab.once)
+    of = model, healing.encoded, healing.config, seed
+    flops = training_flops(*of, None, lab.device, lab.once)
     if healing.done:
         return healing.read_back(), flops
     work = lab.workspace

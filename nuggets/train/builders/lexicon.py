@@ -235,8 +235,7 @@ def _heal(
         checkpoint_every=lab.train.checkpoint_every,
         max_length=lab.train.max_length,
     )
-    size = config.steps, config.batch_size, seed
-    flops = training_flops(model, general, *size, None, lab.device, lab.once)
+    flops = training_flops(model, general, config, seed, None, lab.device, lab.once)
     work = lab.workspace
     folder = work.folder and work.folder / "healing"
     options: dict[str, Any] = {"device": lab.device, "progress": work.progress, "bf16": lab.bf16}

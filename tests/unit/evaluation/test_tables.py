@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import json
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
 
 from nuggets.evaluation.tables import BenchmarkOutcome, BenchmarkTable, build_tables
+from nuggets.runs.results import TABLES, TABLES_FOLDER
+from nuggets.stages.evaluating import Subject, write_tables
+from nuggets.statistics.arms import arm_report
+from nuggets.statistics.cells import CellOutcome, Learned
 from nuggets.statistics.intervals import holm, paired_difference
 
 RATES = {"vanilla": 0.1, "plain": 0.3, "paper": 0.95, "gaussian": 0.3, "shuffled": 0.3}
@@ -69,6 +78,56 @@ def test_arms_of_a_transfer_are_judged_by_the_rules_of_its_report():
     assert BenchmarkTable.model_validate(table.model_dump(mode="json")) == table
 
 
+@pytest.mark.parametrize(
+    ("rate", "loss", "kind", "said"),
+    [
+        (1e-3, 3.0, "not_measurable", "so nothing was learned"),
+        (1e-2, 1.0, "not_proven", "trained at different learning rates"),
+        (1e-3, 1.0, "helps", "At learning rate 0.001, the same for all."),
+    ],
+)
+def test_a_benchmark_claims_no_more_than_the_report_of_its_transfer_may(rate, loss, kind, said):
+    learned = Learned(exact_match=0.0, loss=loss, guessing=2.0, n=80)
+
+    def trained(arm, lr):
+        cell = CellOutcome(
+            arm=arm, role=ROLES[arm], seed=0, items=["a", "b"], outcomes={"acc": [0.0, 1.0]},
+            learning_rate=lr, learned=learned,
+        )  # fmt: skip
+        return arm_report({0: cell}, "acc")
+
+    arms = {arm: trained(arm, rate if arm == "paper" else 1e-3) for arm in RATES}
+    (table,) = build_tables(drawn(), "plain", arms)
+    assert table.verdict is not None
+    assert table.verdict.kind == kind
+    assert said in table.verdict.sentence
+
+
+def test_one_arm_of_each_of_two_runs_is_no_transfer(tmp_path):
+    """Plain LoRA of one run and the treatment of another were trained on other samples."""
+    subjects, place = [], tmp_path / "benchmarks" / "mmlu"
+    for found in drawn(
+        rates={arm: RATES[arm] for arm in ("plain", "paper", "gaussian", "shuffled")}
+    ):
+        run: Any = SimpleNamespace(id="a" if found.arm == "plain" else "b")
+        folder = f"{found.arm}-{found.seed}"
+        (place / folder).mkdir(parents=True)
+        (place / folder / "outcome.json").write_text(found.model_dump_json())
+        subjects.append(Subject(folder, folder, lambda: None, run, found.arm, found.seed))
+
+    @contextmanager
+    def commit(name):
+        (tmp_path / name).mkdir()
+        yield tmp_path / name
+
+    ctx: Any = SimpleNamespace(artifacts=tmp_path, done=lambda name: False, commit=commit)
+    write_tables(subjects, [SimpleNamespace(name="mmlu")], ctx)  # type: ignore[list-item]
+    [table] = json.loads((tmp_path / TABLES_FOLDER / TABLES).read_text())
+    assert table["verdict"] is None
+    first = table["comparisons"][0]
+    assert (first["arm"], first["versus"]) == ("paper", "plain")
+
+
 def test_a_control_as_good_as_the_treatment_stops_the_claim():
     (table,) = build_tables(drawn(rates=RATES | {"gaussian": 0.95}))
     assert table.verdict is not None
@@ -104,6 +163,18 @@ def test_models_and_arms_of_several_transfers_are_compared_with_the_base_alone()
         ("b: plain", "a: plain"),
     ]
     assert table.verdict is None
+
+
+@pytest.mark.parametrize("metric", ["loss", "unreadable_verdicts"])
+def test_what_should_be_small_counts_as_better_where_it_is_smaller(metric):
+    few, many = [0.0, 0.5], [1.0, 0.5]
+    both = [outcome("few", 0, [1.0, 0.0]), outcome("many", 0, [1.0, 0.0])]
+    both = [
+        each.model_copy(update={"outcomes": each.outcomes | {metric: own}})
+        for each, own in zip(both, (few, many), strict=True)
+    ]
+    (table,) = build_tables(both, base="many")
+    assert table.rows[0].differences[metric].interval.mean == 0.5
 
 
 def test_one_model_alone_is_compared_with_nothing():

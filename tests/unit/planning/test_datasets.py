@@ -69,6 +69,20 @@ def test_a_question_that_stands_twice_among_test_samples_is_not_tuned_on(jsonl, 
     assert len(prompts(data.validation)) == 20
 
 
+def test_no_general_sample_is_asked_anywhere(jsonl, tmp_path):
+    """Students are healed on them: a file that holds test items would teach the answers."""
+    own = jsonl(tmp_path / "own.jsonl", {f"{i} plus 1": str(i + 1) for i in range(300)})
+    asked = DataConfig(file=str(own), n_test=20, general=str(own))
+    data = load_datasets(asked, ("copy",), ())
+    general = prompts(data.general(2000, 0))
+    assert len(general) > 200
+    assert not general & prompts([*data.test, *data.validation])
+    some = jsonl(tmp_path / "some.jsonl", {data.test[0].prompt: "x"})
+    data = load_datasets(asked.model_copy(update={"general": str(some)}), (), ())
+    with pytest.raises(BadInput, match=r"All 1 samples of some \(data.general\) are also items"):
+        data.general(4, 0)
+
+
 def test_too_few_items_to_choose_a_rate_on_are_refused_with_both_ways_out(jsonl, tmp_path):
     some = jsonl(tmp_path / "some.jsonl", {f"{i} plus 1": str(i + 1) for i in range(230)})
     data = load_datasets(DataConfig(file=str(some), n_test=20), (), ())
@@ -111,6 +125,19 @@ def test_who_counts_validation_items_asks_no_test_item(task):
         assert len(searched.old[skill]) == len(items)
         assert not prompts(searched.old[skill]) & prompts(items)
     assert prompts(searched.train(3)) == prompts(told.train(3))
+
+
+@pytest.mark.parametrize(
+    ("field", "said"),
+    [
+        ("n_test", r"Reverse has 1 item to count"),
+        ("n_old", r"The old skill \w+ has 1 item to count"),
+    ],
+)
+def test_a_single_item_is_refused_before_anything_is_trained_for_it(field, said):
+    asked = load_recipe("quick", [f"data.{field}=1", "device=cpu"])
+    with pytest.raises(BadInput, match=rf"{said}, and an interval needs at least 2\. .*{field}"):
+        check_transfer(asked, pair_named(asked.teacher, asked.student))
 
 
 def test_too_few_items_to_count_beside_the_test_are_refused(jsonl, tmp_path):

@@ -14,10 +14,11 @@ def test_the_area_is_the_mean_height_by_hand():
     # 0 → 1 over ten steps, then 1 for thirty: (5 + 30) / 40
     assert curve_area([(0, 0.0), (10, 1.0), (40, 1.0)]) == pytest.approx(35 / 40)
     assert curve_area([(200, 0.4)]) is None
+    assert curve_area([(0, 0.1), (200, 0.4)]) is None, "of how early it learned nothing is known"
 
 
 def test_the_area_over_seeds_has_students_interval():
-    curves = [[(0, 0.0), (10, top)] for top in (0.2, 0.6, 0.8)]
+    curves = [[(0, 0.0), (5, top / 2), (10, top)] for top in (0.2, 0.6, 0.8)]
     found = area_interval(curves, n_items=80, binary=False)
     expected = stats.ttest_1samp([0.1, 0.3, 0.4], 0).confidence_interval(0.95)
     assert found is not None
@@ -42,22 +43,21 @@ def test_areas_are_compared_by_the_paired_t_test_and_turned_for_losses():
 
 def test_areas_that_differ_by_rounding_alone_warn_nobody():
     near = np.nextafter(0.3, 1)
-    curves = {"arm": {0: [(0, 0.3), (1, 0.3)], 1: [(0, near), (1, near)]},
-              "plain": {0: [(0, 0.0), (1, 0.0)], 1: [(0, 0.0), (1, 0.0)]}}  # fmt: skip
+    flat = [[(step, value) for step in range(3)] for value in (0.3, near, 0.0)]
+    curves = {"arm": {0: flat[0], 1: flat[1]}, "plain": {0: flat[2], 1: flat[2]}}
     found = compare_areas(curves, [("arm", "plain")], True, 10)[0]
     assert found.interval.low == pytest.approx(0.3)
     assert found.p < 1e-12
 
 
 def test_curves_over_other_steps_or_of_one_seed_are_not_compared():
-    a = {0: [(0, 0.0), (10, 1.0)], 1: [(0, 0.0), (10, 1.0)]}
-    b = {0: [(0, 0.0), (5, 1.0)], 1: [(0, 0.0), (5, 1.0)]}
+    a, b = ({s: [(0, 0.0), (end / 2, 0.5), (end, 1.0)] for s in (0, 1)} for end in (10, 5))
     assert compare_areas({"a": a, "b": b}, [("a", "b")], True, 10) == []
     assert compare_areas({"a": {0: a[0]}, "b": {0: a[0]}}, [("a", "b")], True, 10) == []
 
 
 def test_the_area_of_right_answers_stays_within_0_and_1():
-    curves = [[(0, 1.0), (10, top)] for top in (0.9, 0.2)]
+    curves = [[(0, 1.0), (5, (1 + top) / 2), (10, top)] for top in (0.9, 0.2)]
     free, held = (area_interval(curves, 80, binary) for binary in (False, True))
     assert free.high > 1
     assert free.low < 0

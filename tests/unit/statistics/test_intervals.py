@@ -104,6 +104,24 @@ def test_everything_against_nothing_agrees_with_the_sign_test(n_items, excludes)
     assert (found.p < 0.05) is excludes
 
 
+def test_a_judge_who_always_ties_leaves_the_win_rate_uncertain():
+    """One that favours a place gives every item a half, for every model."""
+    ties = np.full((1, 80), 0.5)
+    found = mean_interval(ties)
+    assert found.low < 0.45
+    assert found.high > 0.55
+    assert paired_difference(ties, ties).interval.high > 0.01
+    few = paired_difference(np.ones((1, 2)), np.full((1, 2), 0.5))
+    assert few.p == 0.5  # as of a sign test on two items
+    assert few.interval.low < 0
+
+
+def test_a_win_rate_near_its_end_stays_within_0_and_1():
+    wins = np.array([[1.0] * 39 + [0.5]])
+    assert mean_interval(wins).high <= 1
+    assert mean_interval(1 - wins).low >= 0
+
+
 def test_single_seed_p_value_is_mcnemars_exact_one():
     a = np.array([[1, 1, 1, 1, 1, 1, 1, 0, 1, 0]], dtype=float)
     b = np.array([[0, 0, 0, 0, 0, 0, 0, 1, 1, 0]], dtype=float)

@@ -290,6 +290,20 @@ def test_the_best_comparator_that_beats_the_treatment_is_named():
     assert judge(*differences[:3], gap("PiSSA", "paper", 0.04, 0.05)).comparator is None
 
 
+def test_on_too_few_seeds_a_comparator_or_a_place_claims_no_more_than_the_treatment_may():
+    """The intervals of two seeds hold the truth in .86 of experiments."""
+    lonely = gap("teacher_labels", "paper", 0.785, 0.05, n_seeds=2)
+    verdict = judge(*HELPS, lonely)
+    assert verdict.comparator is None
+    assert "did better" not in verdict.sentence
+    here, there = gap("paper", "random_layers", 0.01, 0.02), OVER_WINDOW.model_copy(
+        update={"interval": OVER_WINDOW.interval.model_copy(update={"n_seeds": 2})}
+    )  # fmt: skip
+    found = judge(*HELPS, here, there, drop=())
+    assert found.location == "not_located"
+    assert "random window" not in found.sentence
+
+
 def test_without_treatment_or_baseline_nothing_is_judged():
     nothing = judge(drop=("paper", "graft"))
     assert (nothing.kind, nothing.treatment) == ("not_proven", None)

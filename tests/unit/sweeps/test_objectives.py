@@ -11,7 +11,8 @@ from nuggets.statistics.intervals import Interval
 from nuggets.sweeps.confirming import summarise
 from nuggets.sweeps.objectives import front, optimism, score, winner
 from nuggets.sweeps.recipe import SweepRecipe, parse_sweep
-from nuggets.sweeps.trials import SweepTrial
+from nuggets.sweeps.sentences import sentences
+from nuggets.sweeps.trials import SweepState, SweepTrial
 
 
 def sweep(**fields) -> SweepRecipe:
@@ -112,3 +113,18 @@ def test_identical_trials_look_better_than_they_are_and_are_not_confirmed_to_hel
         gaps.append(confirmed.optimism[0].mean)
     assert helps <= 3  # 5 % of 30 is 1.5; 4 or more have a probability below .07 at that rate
     assert np.mean(gaps) > 0.05  # the best of nine looks a tenth better than it is
+
+
+def test_what_a_search_for_retention_gained_says_in_which_metric_and_items():
+    """The winner was chosen for old skills; that it is better on the task is another matter."""
+    rng = np.random.default_rng(0)
+    runs = [
+        [*cells("plain", base), *cells("paper", own, old={"copy": [1.0, 0.0, 1.0]})]
+        for base, own in ((rng.random((2, 4, 80)) < rate) * 1.0 for rate in (0.1, 0.9))
+    ]
+    found = sweep(objective="retention")
+    best = trial(0, 0.7)
+    state = SweepState(trials=(best,), confirmed=summarise(found, best, runs[1], runs[1], runs[0]))
+    said = sentences(found, state)
+    assert said[0].startswith("Confirmed on 4 fresh seeds and 3 items of old skills that no trial")
+    assert "paper (winner) is better than paper (default) in exact match: +0." in " ".join(said)

@@ -5,11 +5,21 @@ from __future__ import annotations
 import pytest
 import torch
 
+from nuggets.data.samples import IGNORED
+from nuggets.extraction.adapter import read_factors
 from nuggets.extraction.factors import extract_factors
 from nuggets.extraction.plan import ExtractionConfig, LoraConfig
 from nuggets.extraction.selectors import WeightsSelector
-from nuggets.train.builders.controls import gaussian_factors, permute_factors, shuffle_factors
-from tests.unit.train.tiny_lab import make_lab
+from nuggets.models.forward import pad_right
+from nuggets.train.arms.aligned import Hints, Regressed
+from nuggets.train.builders.aligned import _hint_loss
+from nuggets.train.builders.controls import (
+    gaussian_factors,
+    permute_factors,
+    shuffle_factors,
+    states_of_another,
+)
+from tests.unit.train.tiny_lab import letters, make_lab
 
 
 @pytest.fixture(scope="module")
@@ -124,3 +134,40 @@ def test_no_two_matrices_are_permuted_shuffled_or_drawn_alike(lab):
     ):
         one, two = (made[each].product() for each in twice)
         assert not torch.allclose(one, two, atol=1e-3)
+
+
+def test_the_control_of_a_regression_is_as_large_as_what_it_controls(lab):
+    """On another token's states a regression finds little: unscaled, its change was a third."""
+    own, control = (
+        read_factors(Regressed(n_general=8, control=control).build(lab, 0).model)
+        for control in (False, True)
+    )
+    modules = [name for name in own if name.endswith("down_proj")]
+    assert modules
+    for name in modules:
+        products = [b @ a for a, b in (own[name], control[name])]
+        assert products[0].norm().item() == pytest.approx(products[1].norm().item(), rel=1e-4)
+        assert not torch.allclose(*products, rtol=0.1)
+
+
+@pytest.mark.parametrize("lengths", [[3, 3, 4, 4, 4], [2, 3, 5, 7], [3, 3, 3, 6], [1, 8, 8, 2]])
+def test_no_sample_keeps_its_own_states_whatever_the_lengths(lengths):
+    encoded = [([1] * length, []) for length in lengths]
+    targets = [torch.full((2, n, 4), float(i)) for i, n in enumerate(lengths)]
+    found = states_of_another(encoded, targets, 0)
+    assert [each.shape for each in found] == [each.shape for each in targets]
+    assert not any((each == i).any() for i, each in enumerate(found))
+
+
+def test_learned_states_do_not_depend_on_padding(lab):
+    """Where samples differ in length, a third and more of a batch is padding."""
+    model = lab.fresh_student()
+    sizes = lab.student_spec.hidden_size, lab.teacher_spec.hidden_size
+    model.hint_maps = torch.nn.ModuleList(
+        torch.nn.Linear(*sizes) for _ in lab.plan().alignment.pairs
+    )
+    loss = _hint_loss(lab, Hints())
+    ids, labels = pad_right(lab.encode(letters(4)), "cpu")
+    more = torch.nn.functional.pad
+    wider = loss(model, more(ids, (0, 6)), more(labels, (0, 6), value=IGNORED))
+    torch.testing.assert_close(loss(model, ids, labels), wider)
