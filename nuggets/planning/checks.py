@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
-import math
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from nuggets.builtin.pairs import MODELS, model_card
 from nuggets.builtin.resolve import model_named, pair_named
 from nuggets.data.jsonl import check_leakage
 from nuggets.data.samples import Sample
@@ -23,25 +21,24 @@ from nuggets.extraction.selectors import MatrixSelector
 from nuggets.extraction.sites import split_sites
 from nuggets.frozen import members
 from nuggets.models.architecture import ArchSpec
-from nuggets.models.pair import Model, ModelPair, check_vocabularies
-from nuggets.models.tried import count_tokens
+from nuggets.models.pair import ModelPair, check_vocabularies
 from nuggets.planning.cache import MapRequest
 from nuggets.planning.datasets import (
     Datasets,
     align_samples,
     check_validation,
-    load_datasets,
     reference_data,
     samples_from,
     seed_samples,
     source_label,
     target_of,
+    transfer_samples,
 )
 from nuggets.planning.erasing import EraseRequest
 from nuggets.planning.jobs import extractions, map_job, other_map_job
 from nuggets.planning.machine import machine_of
+from nuggets.planning.work import work_of
 from nuggets.preflight.headers import Preflight, preflight
-from nuggets.preflight.resources import Work
 from nuggets.recipe import AlignJob, EraseJob, EvaluateJob, SensitivityJob, TransferRecipe
 from nuggets.runs.store import RunStore
 from nuggets.statistics.comparisons import first_family
@@ -50,11 +47,6 @@ from nuggets.workspace import strangers
 
 RUN_PREFIX = "run:"
 """Before a run's id where a model could stand too; `run:ID/ARM` is one arm of it."""
-
-USUAL_LENGTH = 512
-"""Tokens per sample where they cannot be counted."""
-_FRAME = 4
-"""Tokens that a prompt format adds: roles and the end."""
 
 
 def check_job(job: Any) -> None:
@@ -275,15 +267,6 @@ def _check_samples(recipe: TransferRecipe) -> Datasets:
     return data
 
 
-def transfer_samples(recipe: TransferRecipe) -> Datasets:
-    """All samples of a transfer, with those that show what its student forgets."""
-    if recipe.student not in MODELS:
-        return load_datasets(recipe.data, (), ())
-    card = model_card(recipe.student)
-    taught = [skill for skill in card.scores if skill not in card.lacks]
-    return load_datasets(recipe.data, taught, card.lacks)
-
-
 def detectable(recipe: TransferRecipe) -> DetectableEffect:
     """What a transfer can show before it is run: its smallest difference that would be seen.
 
@@ -344,61 +327,9 @@ def preflight_pair(
         recipe: how much is to be done; a usual transfer when not given.
     """
     machine = machine_of(device, _existing_home())
-    work = Work(dtype=_dtype("auto", machine.device))
-    if recipe is not None:
-        work = work_of(recipe, pair.teacher, machine.device)
+    work = work_of(recipe, pair.teacher, machine.device)
     whole_heads = recipe is not None and recipe.extraction.matrices.whole_heads
     return preflight(pair, roles=roles, whole_heads=whole_heads, work=work, machine=machine)
-
-
-def work_of(recipe: TransferRecipe, teacher: Model, device: str) -> Work:
-    """The amount of work of a recipe; epochs are counted over the samples that there are."""
-    train, data = recipe.train, recipe.data
-    n_train, n_test = _n_samples(recipe)
-    steps = train.steps
-    if train.epochs is not None:
-        steps = math.ceil(train.epochs * math.ceil(n_train / train.batch_size))
-    seeds = seed_samples(data)
-    lengths = _lengths(seeds, teacher)
-    trained = sum(arm.trains for arm in recipe.arms)
-    return Work(
-        n_seed_samples=len(seeds),
-        max_tokens=min(max(lengths), recipe.sensitivity.max_length),
-        mean_tokens=math.ceil(sum(lengths) / len(lengths)),
-        rank=recipe.lora.r,
-        batch_size=train.batch_size,
-        steps=steps,
-        trainings=trained * len(recipe.seeds) * len(train.rates),
-        n_test=n_test,
-        checkpointed=train.activation_checkpointing,
-        dtype=_dtype(recipe.sensitivity.dtype, device),
-        train_dtype=train.dtype,
-        runs_teacher=any(arm.runs_teacher for arm in recipe.arms),
-        keeps_map=recipe.sensitivity.keep == "full",
-    )
-
-
-def _n_samples(recipe: TransferRecipe) -> tuple[int, int]:
-    """Training samples and test items; as many as are asked for where they cannot be read."""
-    try:
-        found = transfer_samples(recipe)
-    except BadInput:  # which is told where samples are checked
-        return recipe.data.n_train, recipe.data.n_test
-    return len(found.train(recipe.seeds[0])), len(found.test)
-
-
-def _lengths(samples: Sequence[Sample], teacher: Model) -> list[int]:
-    """Tokens of every sample, roles included; a typical length if it cannot be determined."""
-    texts = ["\n".join(m.content for m in s.messages) for s in samples]
-    found = count_tokens(teacher.ref, texts)
-    return [n + _FRAME for n in found] if found else [USUAL_LENGTH]
-
-
-def _dtype(asked: str, device: str) -> Any:
-    """Sensitivity's number format; it is the widest stage, so others are judged by it."""
-    if asked != "auto":
-        return asked
-    return "bfloat16" if device.startswith("cuda") else "float32"
 
 
 def _existing_home() -> Any:

@@ -11,6 +11,7 @@ from itertools import chain
 from pathlib import Path
 
 from nuggets import demo
+from nuggets.builtin.pairs import MODELS, model_card
 from nuggets.builtin.skills import (
     SKILLS,
     extra_prompts,
@@ -23,7 +24,7 @@ from nuggets.data.samples import Sample
 from nuggets.data.sources import load_source, parse_dataset
 from nuggets.disk.untrusted import at_home, is_file, is_folder, stamp
 from nuggets.errors import BadInput
-from nuggets.recipe import AlignJob, DataConfig
+from nuggets.recipe import AlignJob, DataConfig, TransferRecipe
 from nuggets.sensitivity.scores import Compared, Score
 
 TEST_SHARE = 5
@@ -173,6 +174,15 @@ def load_datasets(data: DataConfig, taught: Sequence[str], lacking: Sequence[str
         return found
     asked = [*found.test, *found.validation, *chain.from_iterable(old.values())]
     return replace(found, general=_general(data.general, asked))
+
+
+def transfer_samples(recipe: TransferRecipe) -> Datasets:
+    """All samples of a transfer, with those that show what its student forgets."""
+    if recipe.student not in MODELS:
+        return load_datasets(recipe.data, (), ())
+    card = model_card(recipe.student)
+    taught = [skill for skill in card.scores if skill not in card.lacks]
+    return load_datasets(recipe.data, taught, card.lacks)
 
 
 def _old(skill: str, data: DataConfig) -> list[Sample]:

@@ -6,8 +6,8 @@ from nuggets import api
 from nuggets.builtin.resolve import model_named
 from nuggets.models.references import parse_ref
 from nuggets.models.tried import count_tokens
-from nuggets.planning import checks
-from nuggets.planning.checks import USUAL_LENGTH
+from nuggets.planning import work as works
+from nuggets.planning.work import USUAL_LENGTH
 
 
 def recipe_for(tiny, file, **changes):
@@ -17,7 +17,7 @@ def recipe_for(tiny, file, **changes):
 
 
 def work_of(recipe, device="cpu"):
-    return checks.work_of(recipe, model_named(recipe.teacher), device)
+    return works.work_of(recipe, model_named(recipe.teacher), device)
 
 
 def test_tokens_are_those_of_the_samples(tiny, jsonl, tmp_path):
