@@ -21,7 +21,7 @@ _FRAME = 4
 
 
 def work_of(recipe: TransferRecipe | None, teacher: Model, device: str) -> Work:
-    """The amount of work of a recipe, or of a usual one; epochs count the samples that there are."""
+    """The amount of work of a recipe, or a usual one; epochs count the samples that there are."""
     if recipe is None:
         return Work(dtype=_dtype("auto", device))
     train, data = recipe.train, recipe.data
