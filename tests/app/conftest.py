@@ -70,9 +70,9 @@ def open_page() -> Callable[..., AppTest]:
         at = AppTest.from_file(str(ROUTER), default_timeout=120)
         for key, value in query.items():
             at.query_params[key] = value
-        at.run()
         if name != "home":
-            at.switch_page(os.path.relpath(ROOT / "pages" / f"{name}.py", ROUTER.parent)).run()
+            at.switch_page(os.path.relpath(ROOT / "pages" / f"{name}.py", ROUTER.parent))
+        at.run()
         assert not at.exception, at.exception
         return at
 
