@@ -35,7 +35,9 @@ demo: $(STAMP)  ## a whole transfer with controls, headless, under a minute
 test: $(STAMP)  ## everything: unit, contract, integration, faults, app and browser tests
 	# One thread per test process: tiny models wait for threads longer than they compute. Workers that
 	# are done take tests from others, since those in a browser take long.
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal -m 'not slow'
+	# Where the surroundings forbid it, a hundred processes would each compile the package anew.
+	OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n auto --dist worksteal \
+	  -m 'not slow'
 
 check: $(STAMP) docs  ## lint, types, imports, dependencies, the documentation's links
 	$(BIN)/ruff format --check .

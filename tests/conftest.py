@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import importlib
 import importlib.util
 import json
 import os
@@ -41,6 +43,12 @@ def counted() -> Callable[[str, str, int], None]:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest tests come first, so that none of them is waited for in the end."""
     items.sort(key=lambda item: item.get_closest_marker("browser") is None)
+
+
+def pytest_collection_finish() -> None:
+    """What collecting imported stays; collecting garbage need not look through it every time."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
@@ -163,6 +171,21 @@ def tiny_copy(tiny: Callable[..., Path], tmp_path: Path) -> Callable[..., Path]:
         return target
 
     return copy
+
+
+@pytest.fixture
+def tried_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Models are tried in this process, which has torch, not in a child that has to import it.
+
+    For tests of what a command or page then says. That the child says the same, and is ended when
+    it takes too much, is tried in `unit/models/test_odd_models.py` and `unit/disk/test_bounds.py`.
+    """
+
+    def call(function: str, *given: Any, **_bounds: Any) -> Any:
+        module, _, name = function.partition(":")
+        return getattr(importlib.import_module(module), name)(*given)
+
+    monkeypatch.setattr("nuggets.models.tried.limited", call)
 
 
 @pytest.fixture(scope="session")

@@ -74,9 +74,9 @@ def open_page() -> Callable[..., AppTest]:
             at.query_params[key] = value
         for key in FOLDED:
             at.session_state[key] = True
-        at.run()
         if name != "home":
-            at.switch_page(os.path.relpath(ROOT / "pages" / f"{name}.py", ROUTER.parent)).run()
+            at.switch_page(os.path.relpath(ROOT / "pages" / f"{name}.py", ROUTER.parent))
+        at.run()
         assert not at.exception, at.exception
         return at
 

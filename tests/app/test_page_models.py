@@ -149,6 +149,7 @@ def test_a_built_in_pair_is_one_click(open_page):
     )
 
 
+@pytest.mark.usefixtures("tried_here")
 def test_a_folder_is_used_by_its_path(open_page, tmp_path):
     write_models(tmp_path)
     at = open_page("models")
@@ -229,6 +230,7 @@ def test_unknown_model_is_one_sentence(open_page, name):
     assert "<img" not in rendered(at)
 
 
+@pytest.mark.usefixtures("tried_here")
 def test_a_hostile_folder_name_is_shown_as_text(open_page, tmp_path: Path):
     write_models(tmp_path)
     folder = tmp_path / "**bold** :red[x] <b>y<b>"

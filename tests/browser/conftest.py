@@ -17,6 +17,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -113,21 +114,29 @@ def chromium() -> str:
     return path
 
 
-@pytest.fixture
-def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+@contextmanager
+def serving(folder: Path) -> Iterator[Server]:
     """A fresh server on a free port with a fresh home, which is also this process's."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    found = Server(port, tmp_path / "home", tmp_path / "server.log", tmp_path / "told")
+    found = Server(port, folder / "home", folder / "server.log", folder / "told")
     found.told.mkdir()
-    monkeypatch.setenv("NUGGETS_HOME", str(found.home))
-    found.start()
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NUGGETS_HOME", str(found.home))
+        found.start()
+        try:
+            yield found
+        finally:
+            _end_workers(found.home)
+            found.stop()
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    """One of the test's own. Files whose tests change nothing share one."""
+    with serving(tmp_path) as found:
         yield found
-    finally:
-        _end_workers(found.home)
-        found.stop()
 
 
 def _end_workers(home: Path) -> None:
@@ -152,9 +161,9 @@ def _wait_until_healthy(server: Server) -> None:
     raise AssertionError("the server did not start: " + server.log.read_text())
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def browser(chromium: str):
-    """A headless Chromium."""
+    """A headless Chromium; every test opens windows of its own in it, which share nothing."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
@@ -175,6 +184,7 @@ def open_context(browser, server: Server, shoot, request: pytest.FixtureRequest)
         context = browser.new_context(
             viewport={"width": 1280, "height": 720}, color_scheme=scheme, base_url=server.url
         )
+        context.add_init_script(_STILL)
         context.route("**/*", lambda route: _guard(route, server, seen))
         page = context.new_page()
         page.set_default_timeout(PATIENCE_MS)
@@ -193,6 +203,16 @@ def open_context(browser, server: Server, shoot, request: pytest.FixtureRequest)
     assert not any(drawn), drawn
     problems = [line for line in server.log.read_text().splitlines() if _PROBLEM.search(line)]
     assert not problems, server.log.read_text()
+
+
+# What turns or pulses until something is done is painted by the processor here: a third of all that
+# a browser computes. Every animation is at its end at once.
+_STILL = """document.addEventListener('DOMContentLoaded', () => {
+  const still = document.createElement('style');
+  still.textContent = '*, *::before, *::after {' +
+    'animation-duration: 0.01ms !important; animation-iteration-count: 1 !important}';
+  document.head.append(still);
+})"""
 
 
 def _guard(route, server: Server, seen: Seen) -> None:

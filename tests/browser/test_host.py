@@ -8,7 +8,16 @@ import signal
 import psutil
 import pytest
 
+from tests.browser.conftest import serving
+
 pytestmark = pytest.mark.browser
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """One for all that only ask it."""
+    with serving(tmp_path_factory.mktemp("host")) as found:
+        yield found
 
 
 def _answer(server, address: str, headers: dict[str, str]) -> int:
@@ -79,10 +88,12 @@ def test_browser_is_told_of_the_charting_code_with_the_page(server):
     connection.close()
 
 
-def test_ctrl_c_leaves_no_process(server):
-    started = psutil.Process(server.process.pid)
-    all_of_it = [started, *started.children(recursive=True)]
-    assert "streamlit" in started.cmdline()
-    server.process.send_signal(signal.SIGINT)
-    server.process.wait(timeout=60)
-    assert psutil.wait_procs(all_of_it, timeout=60)[1] == []
+def test_ctrl_c_leaves_no_process(tmp_path):
+    with serving(tmp_path) as own:
+        assert own.process is not None
+        started = psutil.Process(own.process.pid)
+        all_of_it = [started, *started.children(recursive=True)]
+        assert "streamlit" in started.cmdline()
+        own.process.send_signal(signal.SIGINT)
+        own.process.wait(timeout=60)
+        assert psutil.wait_procs(all_of_it, timeout=60)[1] == []

@@ -63,6 +63,7 @@ def test_hostile_text_is_shown_as_text_on_every_page(server, open_context, shoot
         page.goto(f"/{name}?device=cpu&run={run.id}&with={run.id}")
         page.get_by_role("heading", level=1).first.wait_for()
         idle(page)
+        assert page.evaluate(_PAPERS) in ([], ["rgb(255, 255, 255)"])
         shoot(page, f"{name or 'home'}-hostile")
         assert page.evaluate(*misread()) == [], name
         for shown in folded(page):

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from tests.browser.conftest import click_cell, idle
+from tests.browser.conftest import click_cell, idle, serving
 
 pytestmark = pytest.mark.browser
 
@@ -31,7 +31,14 @@ _SEEN = """keys => {
 _MAP, _MATRIX = "figure-sensitivity-map-0", "figure-matrix-map-0"
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """One for all that only look at the map."""
+    with serving(tmp_path_factory.mktemp("clicks")) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
 def measured(server):
     """A map of the built-in teacher, drawn by chance, in the server's home."""
     from nuggets.recipe import DataConfig, SensitivityJob
@@ -40,9 +47,8 @@ def measured(server):
     write_map(SensitivityJob(model="teacher", data=DataConfig(task="add"), device="cpu"), 0)
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_click_chooses_a_matrix_and_a_box_looks_closer(measured, open_context, shoot, scheme):
-    page, _ = open_context(scheme)
+def test_click_chooses_a_matrix_and_a_box_looks_closer(measured, open_context, shoot):
+    page, _ = open_context()
     page.goto("/sensitivity?task=add&device=cpu")
     page.locator(f".st-key-{_MATRIX} .js-plotly-plot").wait_for()
     idle(page)
@@ -52,7 +58,7 @@ def test_click_chooses_a_matrix_and_a_box_looks_closer(measured, open_context, s
     assert "matrix=L3.mlp.up_proj" in page.url
     idle(page)
     assert page.evaluate(_OUTLINED, _MAP) == [3, 3]
-    shoot(page, f"sensitivity-clicked-{scheme}")
+    shoot(page, "sensitivity-clicked")
 
     page.locator(f".st-key-{_MATRIX}").scroll_into_view_if_needed()
     idle(page)
@@ -64,7 +70,7 @@ def test_click_chooses_a_matrix_and_a_box_looks_closer(measured, open_context, s
     page.mouse.up()
     page.wait_for_url(re.compile(r"rows=9[4-7]&rows=19[1-3]"))
     idle(page)
-    shoot(page, f"matrix-zoomed-{scheme}")
+    shoot(page, "matrix-zoomed")
     restored = page.url
     page.goto(restored)  # the link brings the same part back
     page.get_by_text(

@@ -304,6 +304,7 @@ def test_an_empty_output_folder_is_filled(job, nuggets):
     assert (job["out"] / "plan.json").is_file()
 
 
+@pytest.mark.usefixtures("tried_here")
 def test_preflight_says_every_problem_and_exits_with_2(job, nuggets):
     assert nuggets(*words_of("preflight", job)).code == 0
     job["teacher"], job["student"] = job["student"], job["teacher"]

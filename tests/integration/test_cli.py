@@ -112,6 +112,7 @@ def test_doctor_tells_versions_and_devices(nuggets, home, monkeypatch):
     assert "Runs and caches are stored in" in nuggets("doctor").err
 
 
+@pytest.mark.usefixtures("tried_here")
 def test_preflight_compares_two_folders(nuggets):
     ended = nuggets("preflight", "models/large", "models/small", "--roles", "q,embed", "--json")
     assert (ended.code, ended.err) == (0, "")
@@ -209,6 +210,7 @@ def test_extract_takes_folders_and_files_by_relative_path(nuggets, tmp_path):
     assert nuggets(*words, "--out", out).code == 2
 
 
+@pytest.mark.usefixtures("tried_here")
 def test_cut_makes_a_model_that_plain_transformers_loads(nuggets, tmp_path):
     out = tmp_path / "student"
     words = ["cut", "models/large", "--like", "models/small", "--seed-samples", "all.jsonl"]

@@ -65,6 +65,7 @@ each_kind = pytest.mark.parametrize(
 
 
 @each_kind
+@pytest.mark.usefixtures("tried_here")
 def test_commands_and_pages_work_on_every_architecture(kind, tiny, samples, nuggets, tmp_path):
     teacher, student = pair(tiny, kind)
     models = ("--teacher", teacher, "--student", student)
@@ -98,7 +99,6 @@ def test_commands_and_pages_work_on_every_architecture(kind, tiny, samples, nugg
         at = AppTest.from_file(str(ROUTER), default_timeout=120)
         for key, value in address.items():
             at.query_params[key] = str(value)
-        at.run()
         at.switch_page(os.path.relpath(ROOT / "pages" / f"{name}.py", ROUTER.parent)).run()
         assert not at.exception, (name, at.exception)
         assert not at.error, (name, [error.value for error in at.error])

@@ -17,6 +17,7 @@ import pytest
 import torch
 from accelerate import PartialState
 from pydantic import ValidationError
+from torch.multiprocessing.spawn import start_processes
 
 from nuggets import api
 from nuggets.data.samples import encode
@@ -26,6 +27,7 @@ from nuggets.extraction.plan import LoraConfig
 from nuggets.progress import InMemoryProgress
 from nuggets.runs import results
 from nuggets.stages.measuring import devices_for
+from nuggets.train import team
 from nuggets.train.cells import train_cell
 from nuggets.train.checkpoints import trainable
 from nuggets.train.config import TrainConfig
@@ -37,6 +39,28 @@ from tests.unit.train.tiny_lab import letters, load, make_lab
 
 CONFIG = TrainConfig(steps=4, batch_size=5, lr=5e-3, warmup=0.0, checkpoint_every=2)
 HELPERS = ("cpu",)
+
+
+@pytest.fixture
+def warm(monkeypatch):
+    """Helpers are forked from a process that has imported all that they need, once for all tests.
+
+    Those of a run, and those of a leader that is killed, start as everywhere.
+    """
+    multiprocessing.set_forkserver_preload(
+        ["nuggets.train.finetune", "transformers.trainer", "peft", "accelerate", "pytest"]
+    )
+
+    def spawn(work, given, **options):
+        words = (dict(os.environ), work, *given)
+        return start_processes(_in_surroundings, words, start_method="forkserver", **options)
+
+    monkeypatch.setattr(team, "spawn", spawn)
+
+
+def _in_surroundings(index, environment, work, *given):
+    os.environ |= environment  # the process that forks has those of before
+    work(index, *given)
 
 
 @pytest.fixture
@@ -61,6 +85,7 @@ def weights(model):
     return {name: p.detach().clone() for name, p in trainable(model).items()}
 
 
+@pytest.mark.usefixtures("warm")
 @pytest.mark.parametrize("loss", ["answers", "distillation"])
 def test_two_processes_take_the_steps_of_one(loss, loaded, encoded, tiny, tmp_path):
     teacher = load(tiny("llama", seed=1)).model
@@ -84,6 +109,7 @@ def test_two_processes_take_the_steps_of_one(loss, loaded, encoded, tiny, tmp_pa
     assert PartialState().num_processes == 1, "what comes next in this process is alone"
 
 
+@pytest.mark.usefixtures("warm")
 def test_a_resumed_team_equals_an_uninterrupted_one_bit_for_bit(loaded, encoded, tmp_path):
     models, logs = [adapted(loaded, dropout=0.2) for _ in range(2)], []
     for model in models:
@@ -110,6 +136,7 @@ class Cramped:
         return loss
 
 
+@pytest.mark.usefixtures("warm")
 def test_a_helper_without_memory_halves_its_share(loaded, encoded):
     alone = finetune(adapted(loaded), encoded, CONFIG, 0)
     log = finetune(adapted(loaded), encoded, CONFIG, 0, helpers=HELPERS, loss=Cramped())
@@ -137,6 +164,7 @@ class Broken:
         raise AssertionError
 
 
+@pytest.mark.usefixtures("warm")
 @pytest.mark.parametrize(
     ("how", "error", "sentence"),
     [
@@ -162,6 +190,7 @@ class Impatient(InMemoryProgress):
         self.cancel()
 
 
+@pytest.mark.usefixtures("warm")
 def test_a_cancelled_team_leaves_no_helper_behind(loaded, encoded):
     model, progress = adapted(loaded), Impatient()
     with pytest.raises(Cancelled):
