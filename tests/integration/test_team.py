@@ -42,18 +42,16 @@ HELPERS = ("cpu",)
 
 
 @pytest.fixture
-def warm(monkeypatch):
+def warm(forked, monkeypatch):
     """Helpers are forked from a process that has imported all that they need, once for all tests.
 
     Those of a run, and those of a leader that is killed, start as everywhere.
     """
-    multiprocessing.set_forkserver_preload(
-        ["nuggets.train.finetune", "transformers.trainer", "peft", "accelerate", "pytest"]
-    )
 
     def spawn(work, given, **options):
         words = (dict(os.environ), work, *given)
-        return start_processes(_in_surroundings, words, start_method="forkserver", **options)
+        start = forked.get_start_method()
+        return start_processes(_in_surroundings, words, start_method=start, **options)
 
     monkeypatch.setattr(team, "spawn", spawn)
 
