@@ -33,12 +33,11 @@ demo: $(STAMP)  ## a whole transfer with controls, headless, under a minute
 	$(BIN)/nuggets run quick
 
 test: $(STAMP)  ## everything: unit, contract, integration, faults, app and browser tests
-	# One thread per test process: tiny models wait for threads longer than they compute. One process
-	# more than cores, since a test in a browser or with a worker waits; those that are done take tests
-	# from others.
+	# One thread per test process: tiny models wait for threads longer than they compute. Workers that
+	# are done take tests from others, since those in a browser take long.
 	# Where the surroundings forbid it, a hundred processes would each compile the package anew.
-	OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --dist worksteal -m 'not slow' \
-	  -n $$(( $$($(BIN)/python -c 'import os; print(os.cpu_count())') + 1 ))
+	OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n auto --dist worksteal \
+	  -m 'not slow'
 
 check: $(STAMP) docs  ## lint, types, imports, dependencies, the documentation's links
 	$(BIN)/ruff format --check .

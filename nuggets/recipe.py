@@ -34,7 +34,8 @@ from nuggets.train.arms.base import check_weights
 from nuggets.train.arms.family import Arm, Paper, Plain, Vanilla
 from nuggets.train.config import TrainConfig
 
-Device = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,15}(:\d{1,3})?$")]
+DEVICE = r"^[a-z][a-z0-9_]{0,15}(:\d{1,3})?$"
+Device = Annotated[str, Field(pattern=DEVICE)]
 """`auto`, `cpu`, `cuda` or `cuda:1`."""
 
 

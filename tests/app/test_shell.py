@@ -207,3 +207,8 @@ def test_modules_brought_before_the_first_page_are_not_searched_for_garbage() ->
     code += "frozen = gc.get_freeze_count(); print(frozen > 50_000 > len(gc.get_objects()))"
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert told.stdout == "True\n", told.stderr
+
+
+@pytest.mark.parametrize("name", ["learn", "sensitivity", "alignment"])
+def test_what_can_be_no_device_is_said_and_auto_is_used(open_page, name):
+    assert "“-1” names no device: auto is used." in shown(open_page(name, device="-1"))

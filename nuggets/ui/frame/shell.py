@@ -6,6 +6,7 @@ chooses another pair or task lets the run go.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ import streamlit as st
 from nuggets import amounts, api, demo
 from nuggets.errors import NuggetsError
 from nuggets.models.references import short_name
-from nuggets.recipe import SensitivityConfig
+from nuggets.recipe import DEVICE, SensitivityConfig
 from nuggets.ui.frame import live, projector, safe, visitors
 
 PAGES = "nuggets-pages"
@@ -80,7 +81,7 @@ def current() -> Choice:
         teacher=_text(state.get("teacher"), "teacher"),
         student=_text(state.get("student"), "independent"),
         task=task if task in api.skills() else USUAL,
-        device=_text(state.get("device"), "auto"),
+        device="auto" if _no_device() else _text(state.get("device"), "auto"),
         run=state.get("run") if state.get("run") in ids else None,
         own=task if task not in api.skills() and task in api.own_data() else None,
         dtype=state["dtype"] if state.get("dtype") in DTYPES else "auto",
@@ -114,6 +115,8 @@ def sidebar(pair: bool = True) -> Any:
                 bind="query-params",
                 accept_new_options=not demo.on(),
             )
+        if said := _no_device():
+            st.text(said)
         machine = st.empty()
         other = st.session_state.get("dtype") or st.query_params.get("dtype") or "auto"
         if pair and other != "auto":  # what is not as usual is always seen
@@ -303,6 +306,12 @@ def _machine(was_known: bool) -> None:
     st.caption(
         f"{device.name}: {free}" if wanted in ("auto", device.name) else "not on this machine"
     )
+
+
+def _no_device() -> str:
+    """Says of what was typed, or stands in the address, that it cannot be a device; else empty."""
+    said = _text(st.session_state.get("device"), "auto")
+    return "" if re.search(DEVICE, said) else f"“{said[:20]}” names no device: auto is used."
 
 
 def _text(value: Any, default: str) -> str:

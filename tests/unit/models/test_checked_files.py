@@ -316,7 +316,7 @@ def test_the_samples_of_a_data_set_on_the_hub_are_part_of_its_digest(monkeypatch
 
     def digest(answer):
         rows = [(1, {"prompt": "a", "completion": answer}), (2, {"prompt": "b", "completion": "c"})]
-        monkeypatch.setattr("nuggets.data.sources.dataset_rows", lambda ref: iter(rows))
+        monkeypatch.setattr("nuggets.data.sources.dataset_rows", lambda ref, limit: iter(rows))
         datasets._parsed.cache_clear()  # as in another process
         return cache.digest_files(TransferRecipe(data=DataConfig(file="org/name:train")))
 

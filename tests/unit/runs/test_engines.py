@@ -1,7 +1,6 @@
 """Which engine starts runs, and which GPU a run gets."""
 
 import threading
-import time
 
 import pytest
 
@@ -90,7 +89,7 @@ def test_a_plan_for_the_cluster_counts_with_what_a_run_asks_for(monkeypatch, kin
 
 def test_runs_share_gpus_one_at_a_time_on_each(store):
     busy, most, used = dict.fromkeys(GPUS, 0), 0, set()
-    lock = threading.Lock()
+    lock, three = threading.Lock(), threading.Barrier(3, timeout=60)
 
     def compute(number):
         nonlocal most
@@ -100,7 +99,7 @@ def test_runs_share_gpus_one_at_a_time_on_each(store):
                 used.add(device)
                 most = max(most, sum(busy.values()))
                 assert busy[device] == 1
-            time.sleep(0.15)
+            three.wait()
             with lock:
                 busy[device] -= 1
 
