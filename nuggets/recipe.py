@@ -34,8 +34,7 @@ from nuggets.train.arms.base import check_weights
 from nuggets.train.arms.family import Arm, Paper, Plain, Vanilla
 from nuggets.train.config import TrainConfig
 
-DEVICE = r"^[a-z][a-z0-9_]{0,15}(:\d{1,3})?$"
-Device = Annotated[str, Field(pattern=DEVICE)]
+Device = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,15}(:\d{1,3})?$")]
 """`auto`, `cpu`, `cuda` or `cuda:1`."""
 
 

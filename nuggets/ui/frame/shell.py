@@ -6,18 +6,18 @@ chooses another pair or task lets the run go.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import streamlit as st
+from pydantic import TypeAdapter, ValidationError
 
 from nuggets import amounts, api, demo
 from nuggets.errors import NuggetsError
 from nuggets.models.references import short_name
-from nuggets.recipe import DEVICE, SensitivityConfig
+from nuggets.recipe import Device, SensitivityConfig
 from nuggets.ui.frame import live, projector, safe, visitors
 
 PAGES = "nuggets-pages"
@@ -311,7 +311,11 @@ def _machine(was_known: bool) -> None:
 def _no_device() -> str:
     """Says of what was typed, or stands in the address, that it cannot be a device; else empty."""
     said = _text(st.session_state.get("device"), "auto")
-    return "" if re.search(DEVICE, said) else f"“{said[:20]}” names no device: auto is used."
+    try:
+        TypeAdapter(Device).validate_python(said)
+    except ValidationError:
+        return f"“{said[:20]}” names no device: auto is used."
+    return ""
 
 
 def _text(value: Any, default: str) -> str:
