@@ -24,11 +24,9 @@ ADVANCED = (
                 "Steps between points of the learning curve; 0 = only at the end.", step=10),
         Control("max_length", "train.max_length", "Max length (tokens)",
                 "Longer samples are truncated.", step=64),
-        Control("group", "train.group_lengths", "Group samples by length",
-                "Less padding in a batch; each sample still comes once per epoch."),
-        Control("weights", "train.dtype", "Precision of the student",
-                "Of its own weights. bfloat16 takes half the memory; LoRAs stay float32, and arms "
-                "that change the student's weights are refused."),
+        Control("weights", "train.dtype", "Precision",
+                "Of the student's own weights. bfloat16 takes half the memory; LoRAs stay "
+                "float32, and arms that change the student's weights are refused."),
     ),
     (
         Control("warmup", "train.warmup", "Warm-up", "As a share of all steps.",
@@ -42,16 +40,21 @@ ADVANCED = (
                 "rounding."),
         Control("processes", "train.processes", "Processes",
                 "Number of GPUs that share every batch; arms are then trained one after another."),
-        Control("recompute", "train.activation_checkpointing", "Recompute activations",
-                "Gradient checkpointing: long samples fit, for a third more work."),
     ),
 )  # fmt: skip
+SWITCHES = (
+    Control("group", "train.group_lengths", "Group samples by length",
+            "Less padding in a batch; each sample still comes once per epoch."),
+    Control("recompute", "train.activation_checkpointing", "Recompute activations",
+            "Gradient checkpointing: long samples fit, for a third more work."),
+)  # fmt: skip
+"""Too long to stand beside each other."""
 
 
 def values(base: TransferRecipe) -> Tree:
     """What each control shows for a recipe, by key."""
     train = base.train
-    return shown_of(base, SAMPLES, BATCH, STEPS, LR, *ADVANCED[0], *ADVANCED[1]) | {
+    return shown_of(base, SAMPLES, BATCH, STEPS, LR, *ADVANCED[0], *ADVANCED[1], *SWITCHES) | {
         "length": "steps" if train.epochs is None else "epochs",
         "epochs": float(train.epochs or 3),
         "grid": ", ".join(f"{rate:g}" for rate in train.lr_grid),
@@ -91,6 +94,8 @@ def draw(base: TransferRecipe, tree: Tree) -> None:
             with column:
                 for control in controls:
                     control.draw(shown, tree)
+        for switch in SWITCHES:
+            switch.draw(shown, tree)
 
 
 def _rate(text: str) -> float | str:
