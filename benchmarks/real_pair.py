@@ -51,8 +51,6 @@ def make_general(teacher: str, out: Path) -> Path:
     path = out / "general.jsonl"
     if path.exists():
         return path
-    import torch
-
     from nuggets.models.loading import load_model, load_tokenizer
     from nuggets.models.references import parse_ref
 
@@ -60,26 +58,36 @@ def make_general(teacher: str, out: Path) -> Path:
     model: Any = load_model(ref)
     tokenizer = load_tokenizer(ref)
     tokenizer.padding_side = "left"
-    torch.manual_seed(0)
     prompts = [request.format(topic) for topic, request in product(TOPICS, REQUESTS)]
-    rows = []
+    parts = []
     for start in range(0, len(prompts), BATCH):
-        part = prompts[start : start + BATCH]
-        texts = [
-            tokenizer.apply_chat_template(
-                [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
-            )
-            for prompt in part
-        ]
-        asked = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False)
-        said = model.generate(
-            **asked, max_new_tokens=NEW_TOKENS, do_sample=True, temperature=0.8, top_p=0.95
-        )[:, asked["input_ids"].shape[1] :]
-        answers = tokenizer.batch_decode(said, skip_special_tokens=True)
-        rows += [{"prompt": p, "completion": a.strip()} for p, a in zip(part, answers, strict=True)]
-        print(f"the teacher wrote {len(rows)} of {len(prompts)} samples", flush=True)
-    write(path, (json.dumps(row) for row in rows if row["completion"]))
+        part = out / f"general_{start}.jsonl"
+        if not part.exists():
+            write(part, said(model, tokenizer, prompts[start : start + BATCH], start))
+        parts.append(part)
+        print(f"the teacher wrote {start + BATCH} of {len(prompts)} samples", flush=True)
+    write(path, (line for part in parts for line in part.read_text().splitlines()))
     return path
+
+
+def said(model: Any, tokenizer: Any, prompts: Sequence[str], seed: int) -> list[str]:
+    """Samples, as lines, with what the teacher says to some prompts."""
+    import torch
+
+    torch.manual_seed(seed)  # per batch, so that a stop, or a second process, changes nothing
+    texts = [
+        tokenizer.apply_chat_template(
+            [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
+        )
+        for prompt in prompts
+    ]
+    asked = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False)
+    new = model.generate(
+        **asked, max_new_tokens=NEW_TOKENS, do_sample=True, temperature=0.8, top_p=0.95
+    )[:, asked["input_ids"].shape[1] :]
+    answers = tokenizer.batch_decode(new, skip_special_tokens=True)
+    rows = [{"prompt": p, "completion": a.strip()} for p, a in zip(prompts, answers, strict=True)]
+    return [json.dumps(row) for row in rows if row["completion"]]
 
 
 def make_student(teacher: str, general: Path, folder: Path) -> None:

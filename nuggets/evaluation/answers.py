@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from nuggets.data.samples import Format, Sample, answer_ends, texts, tokenize
 from nuggets.errors import NonFinite
@@ -15,6 +16,10 @@ from nuggets.progress import Progress
 
 MARGIN = 4
 """Tokens that an answer may have beyond the reference."""
+SHRINK = 0.8
+"""Share of a batch's rows below which those that are over are left out."""
+PLAIN_CACHES = {DynamicLayer, DynamicSlidingWindowLayer}
+"""Caches of a layer that are nothing but keys and values."""
 
 
 @dataclass(frozen=True)
@@ -57,10 +62,9 @@ def greedy_answers(
 
     def written(places: Sequence[int]) -> list[Answer]:
         every = [*places] * n_lanes
-        longest = max(limits[place] for place in places)
-        rows = decode_greedily(model, [prompts[place] for place in every], longest, ends, device)
-        return [_answer(tokenizer, row[: limits[place]], ends)
-                for place, row in zip(every, rows, strict=True)]  # fmt: skip
+        asked, at_most = [prompts[p] for p in every], [limits[p] for p in every]
+        rows = decode_greedily(model, asked, at_most, ends, device, n_lanes=n_lanes)
+        return [_answer(tokenizer, row, ends) for row in rows]
 
     return Halving(batch_size, progress).lanes([*map(len, prompts)], n_lanes, written)
 
@@ -68,13 +72,14 @@ def greedy_answers(
 def decode_greedily(
     model: Any,
     prompts: Sequence[list[int]],
-    limit: int,
+    limits: Sequence[int],
     ends: Sequence[int],
     device: torch.device | str,
     stop: Callable[[int, list[int]], bool] | None = None,
     progress: Progress | None = None,
+    n_lanes: int = 1,
 ) -> list[list[int]]:
-    """New tokens per prompt, the first choice at every step.
+    """New tokens per prompt, the first choice at every step; the last may be an end.
 
     Not `model.generate`: that takes temperature or penalties over from the model's own
     generation config, and a penalised answer is not what teacher forcing measures.
@@ -82,11 +87,12 @@ def decode_greedily(
     Args:
         model: in evaluation mode on `device`; call it without gradients.
         prompts: token ids, padded here on the left.
-        limit: new tokens at most.
+        limits: new tokens at most, per prompt.
         ends: ids after which an answer is over.
         device: where the model is.
         stop: (row, its new tokens) → whether it is over for another reason.
         progress: asked for a cancel at every token.
+        n_lanes: students, each of which has its part of the rows, lane by lane.
 
     Raises:
         NonFinite: if the model's first choice is NaN or infinite.
@@ -95,11 +101,11 @@ def decode_greedily(
     ids = torch.tensor([[0] * (longest - len(p)) + p for p in prompts], device=device)
     mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts], device=device)
     positions = (mask.cumsum(1) - 1).clamp(min=0)
-    final = torch.tensor(ends, device=device)
-    ended = torch.zeros(len(prompts), dtype=torch.bool, device=device)
-    written: list[torch.Tensor] = []
+    written: list[list[int]] = [[] for _ in prompts]
+    over = [False] * len(prompts)
+    asked = list(range(len(prompts)))  # the rows of the batch, as places in `prompts`
     cache = None
-    for _ in range(limit):
+    while True:
         if progress is not None:
             progress.check_cancelled()
         output = model(
@@ -113,18 +119,36 @@ def decode_greedily(
         top = output.logits[:, -1].max(-1)
         if not torch.isfinite(top.values).all():
             raise NonFinite("The model's scores are NaN or infinite; they give no answer.")
-        best = top.indices
-        written.append(best)
-        ended |= torch.isin(best, final)
-        if stop is not None:
-            rows = torch.stack(written, dim=1).tolist()
-            for place in (~ended).nonzero().squeeze(1).tolist():
-                ended[place] = stop(place, rows[place])
-        if ended.all():
-            break
-        cache, ids, positions = output.past_key_values, best[:, None], positions[:, -1:] + 1
+        for place, token in zip(asked, top.indices.tolist(), strict=True):
+            if over[place]:
+                continue
+            written[place].append(token)
+            over[place] = token in ends or len(written[place]) == limits[place]
+            if stop is not None and not over[place]:
+                over[place] = stop(place, written[place])
+        if all(over):
+            return written
+        cache, ids, positions = output.past_key_values, top.indices[:, None], positions[:, -1:] + 1
+        kept = _worth_asking([over[place] for place in asked], n_lanes, cache)
+        if len(kept) < len(asked):
+            asked, rows = [asked[row] for row in kept], torch.tensor(kept, device=device)
+            cache.batch_select_indices(rows)
+            ids, positions, mask = ids[rows], positions[rows], mask[rows]
         mask = torch.cat([mask, torch.ones_like(ids)], dim=1)
-    return torch.stack(written, dim=1).tolist()
+
+
+def _worth_asking(over: Sequence[bool], n_lanes: int, cache: Any) -> list[int]:
+    """The rows of the next step: all of them, or those of items that some lane still answers.
+
+    A smaller batch costs a copy of the cache, so that a fifth has to be over. States that are no
+    keys and values (of recurrent layers) have no rows that could be taken.
+    """
+    n = len(over) // n_lanes
+    going = [item for item in range(n) if not all(over[item::n])]
+    plain = all(type(layer) in PLAIN_CACHES for layer in cache.layers)
+    if not plain or len(going) > SHRINK * n:
+        return list(range(len(over)))
+    return [lane * n + item for lane in range(n_lanes) for item in going]
 
 
 def up_to_end(row: list[int], ends: Sequence[int]) -> tuple[list[int], bool]:

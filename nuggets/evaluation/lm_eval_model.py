@@ -188,7 +188,7 @@ class InMemoryLM(TemplateLM):
             return decode_greedily(
                 self.model,
                 asked,
-                limit,
+                [limit] * len(asked),
                 self._ends,
                 self._device,
                 stop=lambda _, row: _stop_place(self._text(row), stops) is not None,

@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -28,6 +28,7 @@ from nuggets.models.architecture import ArchSpec
 from nuggets.models.fused import split_fused
 from nuggets.models.gguf.function import restore_function
 from nuggets.models.gguf.headers import read_gguf
+from nuggets.models.gguf.reading import read_once
 from nuggets.models.kinds.wrappers import WRAPPER_KEYS, text_config
 from nuggets.models.layout import is_table
 from nuggets.models.pair import read_spec
@@ -138,10 +139,15 @@ def check_model_loads(ref: ModelRef) -> ArchSpec:
 
 def _read(ref: ModelRef, spec: ArchSpec, dtype: torch.dtype, **options: Any) -> Any:
     """What transformers makes of the checked files, nothing filled or dropped."""
-    options |= {"use_safetensors": True} if ref.format != "gguf" else _gguf_kwargs(model_path(ref))
+    packed = ref.format == "gguf"
+    options |= _gguf_kwargs(model_path(ref)) if packed else {"use_safetensors": True}
     if spec.wrapped:
         options["key_mapping"] = WRAPPER_KEYS
-    with _reported(f"The model {ref.source} cannot be loaded"), checked_folder(ref) as folder:
+    with (
+        _reported(f"The model {ref.source} cannot be loaded"),
+        checked_folder(ref) as folder,
+        read_once() if packed else nullcontext(),
+    ):
         loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=dtype,

@@ -241,6 +241,24 @@ def test_loading_draws_no_bars(make_gguf, capfd):
     assert capfd.readouterr() == ("", "")
 
 
+def test_a_file_is_read_once_by_a_loader_and_the_package_left_as_it_was(make_gguf, monkeypatch):
+    reads, names = [], []
+
+    class Reader(gguf.GGUFReader):
+        def __init__(self, path, *rest):
+            reads.append(path)
+            super().__init__(path, *rest)
+
+    derive = gguf.get_tensor_name_map
+    monkeypatch.setattr(gguf, "GGUFReader", Reader)
+    monkeypatch.setattr(gguf, "get_tensor_name_map", lambda *a: names.append(a) or derive(*a))
+    ours, ref = gguf.get_tensor_name_map, parse_ref(str(make_gguf()))
+    for loads in (1, 2):
+        load_model(ref)
+        assert (len(reads), len(names)) == (loads, loads)
+    assert (gguf.GGUFReader, gguf.get_tensor_name_map) == (Reader, ours)
+
+
 def test_a_tokenizer_is_built_once(make_gguf, monkeypatch):
     ref = parse_ref(str(make_gguf()))
     first = load_tokenizer(ref)

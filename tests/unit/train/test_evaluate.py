@@ -10,7 +10,7 @@ import torch
 
 from nuggets.data.samples import IGNORED, Sample, encode, render_prompt
 from nuggets.errors import BadInput, NonFinite
-from nuggets.evaluation.answers import MARGIN, greedy_answers
+from nuggets.evaluation.answers import MARGIN, decode_greedily, greedy_answers
 from nuggets.evaluation.outcomes import evaluate
 from nuggets.train.config import TrainConfig
 from nuggets.train.finetune import finetune
@@ -85,6 +85,35 @@ def test_greedy_answers_equal_transformers_generate(half_trained):
         new = output[0, ids["input_ids"].shape[1] :].tolist()
         text = half_trained.tokenizer.decode(new, skip_special_tokens=True).strip()
         assert (answer.text, answer.finished) == (text, 2 in new)
+
+
+def test_rows_that_are_over_are_left_out_and_change_no_other(half_trained, monkeypatch):
+    prompts = [half_trained.tokenizer(each.prompt).input_ids for each in letters(3, 2)]
+    limits, rows, forward = [2, 5, 9], [], half_trained.model.forward
+
+    def counted(**inputs):
+        rows.append(len(inputs["input_ids"]))
+        return forward(**inputs)
+
+    def write(prompts, limits, ends=(), n_lanes=1):
+        with torch.no_grad():
+            return decode_greedily(
+                half_trained.model, prompts, limits, ends, "cpu", n_lanes=n_lanes
+            )
+
+    alone = [*map(write, [[p] for p in prompts], [[limit] for limit in limits])]
+    expected = [row for (row,) in alone]
+    monkeypatch.setattr(half_trained.model, "forward", counted)
+    assert write(prompts * 2, limits * 2, n_lanes=2) == expected * 2
+    assert rows == [6, 6, 4, 4, 4, 2, 2, 2, 2]
+    rows.clear()
+    # An item stays while a lane still answers it: lanes have equal rows.
+    assert write(prompts * 2, [2, 2, 2, 2, 5, 2], n_lanes=2)[4] == expected[1]
+    assert rows == [6, 6, 2, 2, 2]
+    rows.clear()
+    end = expected[2][2]
+    last = expected[2].index(end)
+    assert write(prompts, limits, [end])[2] == expected[2][: last + 1], "its end is the last token"
 
 
 def test_evaluation_moves_neither_random_generators_nor_the_training_mode(half_trained):
