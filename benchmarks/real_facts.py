@@ -1,9 +1,9 @@
 """Facts that no sample names, from a real teacher into two students.
 
 `python -m benchmarks.real_facts OUT --teacher MODEL` asks the teacher for the continents of the
-countries in `continents.csv` and keeps those that it knows and that are one token; lets it write
-general samples, trains a small student on these from fresh weights, prunes another one from the
-teacher, and runs the experiment of `real_facts.yaml` on both. What is there already is not made
+countries in `continents.csv` and keeps those that it knows and that are one token; trains a small
+student from fresh weights on its general answers (`real_general.jsonl`), prunes another one from
+it, and runs the experiment of `real_facts.yaml` on both. What is there already is not made
 again: the same command goes on after a stop, and OUT may be that of `benchmarks.real_pair`.
 """
 
@@ -17,7 +17,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from benchmarks.real_pair import make_general, make_student, run_study, write
+from benchmarks.real_general import GENERAL, write
+from benchmarks.real_pair import make_student, run_study
 
 ROOT = Path(__file__).parent
 N_TAUGHT = 48
@@ -71,7 +72,7 @@ def make_facts(teacher: str, out: Path) -> None:
     write(out / "taught.jsonl", rows[:N_TAUGHT])
 
 
-def make_fresh(teacher: str, general: Path, folder: Path) -> None:
+def make_fresh(teacher: str, folder: Path) -> None:
     """A student with the teacher's tokenizer that has read the general samples and nothing else."""
     import torch
     from transformers import AutoModelForCausalLM
@@ -92,7 +93,7 @@ def make_fresh(teacher: str, general: Path, folder: Path) -> None:
     torch.manual_seed(0)
     student: Any = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     training = TrainConfig(steps=STEPS, batch_size=BATCH, lr=LR, weight_decay=0.1, max_length=128)
-    encoded = encode_all(load_samples(general), tokenizer, max_length=training.max_length)
+    encoded = encode_all(load_samples(GENERAL), tokenizer, max_length=training.max_length)
     texts = [(ids, list(ids)) for ids, _ in encoded]  # the prompts are text to learn from, too
     log = finetune(student, texts, training, seed=0)
     print(f"the fresh student's loss: {log.losses[0]:.2f} to {log.losses[-1]:.2f}", flush=True)
@@ -110,10 +111,9 @@ def main() -> None:
     out.mkdir(parents=True, exist_ok=True)
     if not (out / "taught.jsonl").exists():
         make_facts(asked.teacher, out)
-    general = make_general(asked.teacher, out)
     if not (out / "fresh").exists():
-        make_fresh(asked.teacher, general, out / "fresh")
-    make_student(asked.teacher, general, out / "student")
+        make_fresh(asked.teacher, out / "fresh")
+    make_student(asked.teacher, out / "student")
     study = out / "facts.yaml"
     shutil.copy(ROOT / "real_facts.yaml", study)
     command = "python -m benchmarks.real_facts OUT --teacher MODEL"
