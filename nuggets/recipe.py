@@ -175,7 +175,7 @@ class EraseJob(Frozen):
     scores: tuple[Score, ...] = Field(default=(ThetaGrad(), Specific(), Contrast()), min_length=1)
     fractions: tuple[float, ...] = Field(default=(1e-6, 1e-5, 1e-4, 1e-3, 1e-2), min_length=1)
     n_items: int = Field(default=32, ge=2)
-    n_maps: int = Field(default=3, ge=1, le=20)
+    n_maps: int = Field(default=6, ge=1, le=20)
     parts: tuple[PartKind, ...] = ("layers", "matrices")
     ablation: Literal["zero", "mean"] = "zero"
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"

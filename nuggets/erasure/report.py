@@ -19,7 +19,7 @@ from scipy.special import stdtrit  # scipy.stats has it too, and takes .5 s to i
 from nuggets.erasure.orders import Part, PartKind
 from nuggets.errors import Damaged
 from nuggets.statistics.intervals import LEVEL, Interval
-from nuggets.statistics.spread import checked_outcomes, spread_of
+from nuggets.statistics.spread import checked_outcomes, combine_parts, variance_parts
 from nuggets.views.stability import rank_correlation
 
 TENSORS = "erasure.safetensors"
@@ -54,6 +54,8 @@ class PartDamage(NamedTuple):
 
 
 OTHERS = "others"
+RANDOM = "random"
+"""The order of weights that finds nothing; the only one that is drawn independently per map."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,7 +117,9 @@ class ErasureReport:
         rise, damage, right = self.rise(curve), self.damage(curve), curve[:, :, 1]
         for at, (fraction, count) in enumerate(zip(self.fractions, self.counts, strict=True)):
             for skill, weights in self._weights().items():
-                mean, risen = (self._mean(values[:, at], weights) for values in (damage, rise))
+                mean, risen = (
+                    self._mean(values[:, at], weights, order) for values in (damage, rise)
+                )
                 correct = sum(w * right[:, at, self.places[s]].mean() for s, w in weights.items())
                 found.append(Point(order, skill, fraction, count, mean, risen, float(correct)))
         return found
@@ -127,9 +131,11 @@ class ErasureReport:
             OTHERS: dict.fromkeys(others, 1 / len(others))
         }
 
-    def _mean(self, values: Float[ndarray, "n_maps n_items"], weights: Mapping) -> Interval:
+    def _mean(
+        self, values: Float[ndarray, "n_maps n_items"], weights: Mapping, order: str = ""
+    ) -> Interval:
         groups = [values[:, self.places[skill]] for skill in weights]
-        return combined_interval(groups, list(weights.values()))
+        return combined_interval(groups, list(weights.values()), order != RANDOM)
 
     def specificity(self, order: str) -> Interval:
         """Area between the skill's curve and the mean of the others', over log fraction.
@@ -144,7 +150,7 @@ class ErasureReport:
         area = np.tensordot(self.damage(self.curves[order]), width / width.sum(), axes=(1, 0))
         weights = self._weights()
         against = {skill: -w for skill, w in weights[OTHERS].items()}
-        found = self._mean(area, weights[self.skill] | against)
+        found = self._mean(area, weights[self.skill] | against, order)
         low, high = max(found.low, -1.0), min(found.high, 1.0)
         return found.model_copy(update={"low": low, "high": high})
 
@@ -251,7 +257,9 @@ def _check(head: Mapping[str, Any], tensors: Mapping[str, ndarray]) -> None:
             raise ValueError(f"{name} is {tensors[name].shape}, not {shape}, or not finite")
 
 
-def combined_interval(groups: Groups, weights: Sequence[float]) -> Interval:
+def combined_interval(
+    groups: Groups, weights: Sequence[float], resampled: bool = False
+) -> Interval:
     """Interval of a weighted sum of group means: groups share maps, and have items of their own.
 
     Every value is its group's, scaled so that the mean of all of them is the weighted sum and
@@ -262,6 +270,8 @@ def combined_interval(groups: Groups, weights: Sequence[float]) -> Interval:
     Args:
         groups: `[n_maps, n_items]` each.
         weights: one per group.
+        resampled: the maps are the samples' own and some of the same samples drawn again, so that
+            their spread is what one map would have among other samples, however many there are.
     """
     n_items = sum(group.shape[1] for group in groups)
     within, means = [], 0.0
@@ -270,7 +280,21 @@ def combined_interval(groups: Groups, weights: Sequence[float]) -> Interval:
         means = means + weight * mean
         within.append(weight * n_items / group.shape[1] * (group - mean))
     values = checked_outcomes(np.concatenate(within, axis=1) + means, LEVEL)
-    mean, error, df = spread_of(values)
+    parts = variance_parts(values)
+    if resampled:
+        parts[1:] = [(part * _as_one_sample(len(values)), df) for part, df in parts[1:]]
+    mean, error, df = combine_parts(float(values.mean()), parts)
     half = float(-stdtrit(df, (1 - LEVEL) / 2)) * error
     shape = {"n_seeds": len(values), "n_items": n_items}
     return Interval(mean=mean, low=mean - half, high=mean + half, level=LEVEL, **shape)
+
+
+def _as_one_sample(n: int) -> float:
+    """What makes the squared error of a mean of n independent maps that of n resampled ones.
+
+    With variance v of a map among samples, n − 1 maps are drawn around the first, which is that
+    of the samples themselves: the mean errs by v for the samples and by v (n − 1) / n² for the
+    draws, and the maps' own variance is on average v (n − 1) / n, which is divided by n for
+    independent ones.
+    """
+    return n**2 / (n - 1) + 1

@@ -8,14 +8,12 @@ import numpy as np
 
 from nuggets.amounts import plain_name
 from nuggets.erasure.orders import PartKind
-from nuggets.erasure.report import OTHERS, ErasureReport, Point
+from nuggets.erasure.report import OTHERS, RANDOM, ErasureReport, Point
 from nuggets.frozen import Frozen
 from nuggets.statistics.intervals import Interval
 
 NOTABLE = 0.05
 """Damage below which a part is said to do next to nothing."""
-RANDOM = "random"
-"""The order of weights that finds nothing."""
 NEGLIGIBLE = 0.002
 """Specificity that is none: skills differ in how much a random weight matters to them, by 1e-5."""
 SPARED = 0.1
@@ -88,7 +86,7 @@ def effect(report: ErasureReport, order: str) -> str:
         changes = [f"on {p.skill} by {with_bounds(p.rise, size=True)}" for p in rises]
         said += [f"{verb} the loss {_listed(changes)}"] if changes else []
     same = [f"{p.skill} ({with_bounds(p.rise)})" for p in at if moved[p.skill] == 0]
-    said += [f"leaves {_listed(same)} unchanged"] if same else []
+    said += [f"has no detectable effect on {_listed(same)}"] if same else []
     weights = "its first weight" if count == 1 else f"its first {count:,} weights"
     return f"Erasing {weights} ({percent(fraction)}) {', and '.join(said)}."
 
