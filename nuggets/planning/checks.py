@@ -194,7 +194,31 @@ def _check_selectors(recipe: TransferRecipe, teacher: ArchSpec, student: ArchSpe
         split_sites(teacher, student, pairs, extraction.roles, whole_heads)
     for arm in recipe.arms:
         arm.check(teacher, student, recipe.extraction.roles)
+    _check_location_controls(recipe, teacher, student)
     _check_kept(recipe)
+
+
+def _check_location_controls(recipe: TransferRecipe, teacher: ArchSpec, student: ArchSpec) -> None:
+    """Refuses a control that would take from where the treatment does: no verdict could follow."""
+    roles = [role for role in recipe.extraction.roles if teacher.has(role) and student.has(role)]
+    alike = {
+        "random_layers": (
+            teacher.n_layers <= student.n_layers,
+            f"the student has {student.n_layers} layers and the teacher {teacher.n_layers}, so "
+            "that all of the teacher's are taken",
+        ),
+        "random_window": (
+            all(teacher.shape(role) == student.shape(role) for role in roles),
+            "the student's matrices are as large as the teacher's, so that whole ones are taken",
+        ),
+    }
+    for arm in recipe.arms:
+        same, why = alike.get(arm.kind, (False, ""))
+        if same:
+            raise BadInput(
+                f"The arm {arm.name} would be the same as the one that it is a control of: {why}. "
+                "Leave it out."
+            )
 
 
 def _check_kept(recipe: TransferRecipe) -> None:

@@ -154,14 +154,16 @@ def difference(
     """Value of A minus value of B per matrix; on a log scale log2(A / B).
 
     For `distinctive`, which is a logarithm already, the mean over tasks cancels: the difference
-    is log2 of the ratio of shares on either scale. The two tasks' samples are independent.
+    is log2 of the ratio of shares on either scale. The two tasks' samples are independent. Sums
+    grow with the number of samples: those of B are scaled to as many as A has.
     """
     if log or mode == "distinctive":
         shares = mode in ("distinctive", "share")
         return _log_ratio(a, b, shares)
     first, second = module_values(a, mode, tasks), module_values(b, mode, tasks)
-    half = np.hypot(first.high - first.mean, second.high - second.mean)
-    return _around(first.mean - second.mean, half)
+    scale = 1.0 if mode == "share" else a.n_samples / b.n_samples
+    half = np.hypot(first.high - first.mean, scale * (second.high - second.mean))
+    return _around(first.mean - scale * second.mean, half)
 
 
 def _around(mean: ndarray, half: ndarray) -> Values:
@@ -225,10 +227,10 @@ def _distinctive(map: SensitivityMap, tasks: Sequence[SensitivityMap]) -> Values
 
 
 def _log_ratio(a: SensitivityMap, b: SensitivityMap, shares: bool) -> Values:
-    """log2(A / B) of shares or of sums; 0 where both are 0."""
+    """log2(A / B) of shares or of sums per sample; 0 where both are 0."""
     means, variance = [], np.zeros(len(module_sizes(a)))
     for map in (a, b):
-        samples = module_samples(map)
+        samples = module_samples(map) / map.n_samples
         mean = samples.sum(axis=0)
         error = _error(samples - samples.mean(axis=0))
         if shares:

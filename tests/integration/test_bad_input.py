@@ -343,3 +343,31 @@ def test_a_job_refused_in_python_leaves_no_run(job, tmp_path, monkeypatch):
         with pytest.raises(BadInput):
             start(recipe)
     assert not list(runs_dir().glob("[!.]*"))
+
+
+@pytest.mark.parametrize(
+    ("control", "same", "sentence"),
+    [
+        ("random_layers", {"num_hidden_layers": 2}, "has 2 layers and the teacher 2"),
+        ("random_window", {**STUDENT, "num_hidden_layers": 1}, ""),
+        ("random_window", {"num_hidden_layers": 1}, "as large as the teacher's"),
+        ("random_layers", {"num_hidden_layers": 1}, ""),
+    ],
+)
+def test_a_location_control_that_equals_its_treatment_is_refused(control, same, sentence, job):
+    recipe = api.load_recipe("quick", [
+        f"teacher={job['tiny']('llama', seed=1, num_hidden_layers=2)}",
+        f"student={job['tiny']('llama', seed=2, **same)}",
+        *(f"data.{name}={job[name]}" for name in DATA), "device=cpu", *job["set"],
+        f"arms=[{{kind: plain}}, {{kind: paper}}, {{kind: {control}}}]",
+    ])  # fmt: skip
+    said = _refusal(recipe)
+    assert (sentence in said) if sentence else not said
+
+
+def _refusal(recipe):
+    try:
+        api.create(recipe)
+    except BadInput as problem:
+        return str(problem)
+    return ""

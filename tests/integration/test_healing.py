@@ -10,7 +10,7 @@ import torch
 from nuggets.errors import Cancelled
 from nuggets.progress import InMemoryProgress
 from nuggets.train.arms.family import Graft
-from nuggets.train.builders.graft import cut, heal
+from nuggets.train.builders.graft import Healing, cut, heal
 from nuggets.train.config import TrainConfig
 from nuggets.train.lanes import healing
 from nuggets.train.lanes.healing import heal_together
@@ -47,6 +47,14 @@ def test_students_healed_side_by_side_equal_those_healed_alone(lab, tmp_path, mo
         assert log.losses == pytest.approx(wanted_log.losses, abs=1e-5)
         for name, value in wanted.items():
             torch.testing.assert_close(ours[name], value, atol=1e-5, rtol=1e-4)
+
+
+def test_a_student_healed_in_another_precision_is_another_one(lab):
+    made = [
+        Healing.of(each, cut(each, 0, ARMS[0]), 0, ARMS[0]).kept
+        for each in (lab, lab, dataclasses.replace(lab, bf16=True))
+    ]
+    assert made[0] == made[1] != made[2]
 
 
 def test_a_cancelled_healing_goes_on_bit_for_bit_and_healed_students_stay(lab, tmp_path):

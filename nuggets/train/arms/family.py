@@ -179,13 +179,7 @@ class RandomLayerChoice(ArmBase):
         from nuggets.train.builders import lora
 
         wanted = lab.extraction.model_copy(update={"layers": RandomLayers(seed=seed)})
-        all_chosen = lab.teacher_spec.n_layers <= lab.student_spec.n_layers
-        note = (
-            "The student has as many layers as the teacher, so every layer is chosen."
-            if all_chosen
-            else ""
-        )
-        return lora.injected(lab, seed, lab.factors(lab.plan(wanted)), note)
+        return lora.injected(lab, seed, lab.factors(lab.plan(wanted)))
 
 
 class RandomWindow(ArmBase):

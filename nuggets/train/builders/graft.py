@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from nuggets.compute.versions import installed_versions
 from nuggets.data.samples import Encoded
 from nuggets.disk.commit import commit_folder
 from nuggets.extraction.adapter import add_lora
@@ -131,7 +132,7 @@ class Healing:
         )
         for parameter in model.parameters():
             parameter.requires_grad_(True)
-        kept = None if lab.kept is None else lab.kept / _digest(model, samples, config, seed)
+        kept = None if lab.kept is None else lab.kept / _digest(lab, model, samples, config, seed)
         return cls(model, samples, config, seed, kept)
 
     @property
@@ -153,9 +154,12 @@ class Healing:
                 (folder / LOG).write_text(log.model_dump_json())
 
 
-def _digest(model: Any, encoded: Sequence[Encoded], config: TrainConfig, seed: int) -> str:
-    """Names a healing by everything that goes in: weights, samples, settings, seed."""
-    found = hashlib.sha256(f"{config.model_dump_json()} {seed} {encoded}".encode())
+def _digest(
+    lab: Lab, model: Any, encoded: Sequence[Encoded], config: TrainConfig, seed: int
+) -> str:
+    """Names a healing by all that goes in: weights, samples, settings, seed, what computes it."""
+    how = installed_versions(), torch.device(lab.device).type, lab.bf16
+    found = hashlib.sha256(f"{config.model_dump_json()} {seed} {encoded} {how}".encode())
     for name, tensor in sorted(model.state_dict().items()):
         found.update(name.encode())
         found.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())

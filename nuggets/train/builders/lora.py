@@ -29,12 +29,12 @@ def with_lora(lab: Lab, seed: int, **options: Any) -> Trainee:
     return Trainee(model, encoded, n_samples=len(encoded))
 
 
-def injected(lab: Lab, seed: int, factors: Mapping[str, LowRankFactors], note: str = "") -> Trainee:
+def injected(lab: Lab, seed: int, factors: Mapping[str, LowRankFactors]) -> Trainee:
     """The student with a LoRA that starts from factors, on a function-preserving base."""
     encoded = lab.training(seed)
     with seeded(seed, lab.device):
         model = inject(lab.fresh_student(), factors, lab.lora, lab.ranks())
-    note = note or lab.plan().plain_sentence
+    note = lab.plan().plain_sentence
     return Trainee(model, encoded, initial=factors, n_samples=len(encoded), note=note)
 
 

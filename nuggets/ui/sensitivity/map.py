@@ -104,13 +104,20 @@ def shown_values(
     if b is not None and view.show == "A − B":
         cells = views.difference(maps[a], maps[b], mode, log)
         totals = views.difference(maps[a], maps[b], "absolute").mean
-        shown = heatmap.Shown.of(mode, log, f"{a} − {b}")
+        shown = heatmap.Shown.of(mode, log, f"{a} − {_scaled(maps, a, b, mode)}")
         return heatmap.map_frame(spec, cells, totals), shown, ()
     own, other = (a, b) if view.show != "B" or b is None else (b, a)
     cells = _set_against(found, maps[own], mode)
     totals = views.module_values(maps[own], "absolute").mean
     compare = () if other is None else (_set_against(found, maps[other], mode).mean,)
     return heatmap.map_frame(spec, cells, totals), heatmap.Shown.of(mode, log), compare
+
+
+def _scaled(maps: dict[str, api.SensitivityMap], a: str, b: str, mode: str) -> str:
+    """B's name, and that its sums are scaled where it has other samples in number than A."""
+    n = maps[a].n_samples
+    same = mode in ("share", "distinctive") or maps[b].n_samples == n
+    return b if same else f"{b} (scaled to {n} samples)"
 
 
 def _set_against(found: Sources, map: api.SensitivityMap, mode: Any) -> api.views.Values:

@@ -1,5 +1,7 @@
 """What the views compute, against hand-computed values and slow independent versions."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -105,10 +107,24 @@ def test_differences_have_the_sign_of_a_minus_b(tasks: list[SensitivityMap]) -> 
     for mode, log in (("share", True), ("distinctive", False), ("distinctive", True)):
         found = views.difference(a, b, mode, log, tasks).mean  # type: ignore[arg-type]
         assert found == pytest.approx(np.log2(share_a / share_b))
-    totals_a, totals_b = (views.module_values(task, "absolute").mean for task in (a, b))
-    assert views.difference(a, b, "absolute", log=True).mean == pytest.approx(
-        np.log2(totals_a / totals_b)
+    each_a, each_b = (
+        views.module_values(task, "absolute").mean / task.n_samples for task in (a, b)
     )
+    assert views.difference(a, b, "absolute", log=True).mean == pytest.approx(
+        np.log2(each_a / each_b)
+    )
+
+
+@pytest.mark.parametrize("log", [False, True])
+@pytest.mark.parametrize("mode", ["absolute", "per_parameter"])
+def test_sums_over_other_numbers_of_samples_are_scaled(tasks, mode, log) -> None:
+    """A skill that was measured on more samples is no larger."""
+    once = tasks[0]
+    twice = dataclasses.replace(once, totals=np.concatenate([once.totals, once.totals]))
+    for pair in ((once, twice), (twice, once)):
+        found = views.difference(*pair, mode, log)
+        assert found.mean == pytest.approx(0, abs=1e-12)
+        assert (found.low < 0).all()
 
 
 def test_interval_of_a_sum_is_students_interval_of_the_mean(tasks: list[SensitivityMap]) -> None:
