@@ -114,6 +114,7 @@ def main() -> None:
     if not (out / "fresh").exists():
         make_fresh(asked.teacher, out / "fresh")
     make_student(asked.teacher, out / "student")
+    shutil.copy(GENERAL, out)
     study = out / "facts.yaml"
     shutil.copy(ROOT / "real_facts.yaml", study)
     command = "python -m benchmarks.real_facts OUT --teacher MODEL"
