@@ -116,10 +116,8 @@ def decode_greedily(
             use_cache=True,
             logits_to_keep=1,
         )
-        top = output.logits[:, -1].max(-1)
-        if not torch.isfinite(top.values).all():
-            raise NonFinite("The model's scores are NaN or infinite; they give no answer.")
-        for place, token in zip(asked, top.indices.tolist(), strict=True):
+        best = _best(output.logits[:, -1])
+        for place, token in zip(asked, best.tolist(), strict=True):
             if over[place]:
                 continue
             written[place].append(token)
@@ -128,13 +126,21 @@ def decode_greedily(
                 over[place] = stop(place, written[place])
         if all(over):
             return written
-        cache, ids, positions = output.past_key_values, top.indices[:, None], positions[:, -1:] + 1
+        cache, ids, positions = output.past_key_values, best[:, None], positions[:, -1:] + 1
         kept = _worth_asking([over[place] for place in asked], n_lanes, cache)
         if len(kept) < len(asked):
             asked, rows = [asked[row] for row in kept], torch.tensor(kept, device=device)
             cache.batch_select_indices(rows)
             ids, positions, mask = ids[rows], positions[rows], mask[rows]
         mask = torch.cat([mask, torch.ones_like(ids)], dim=1)
+
+
+def _best(logits: torch.Tensor) -> torch.Tensor:
+    """The first choice `[rows]` of `[rows, words]`."""
+    top = logits.max(-1)
+    if not torch.isfinite(top.values).all():
+        raise NonFinite("The model's scores are NaN or infinite; they give no answer.")
+    return top.indices
 
 
 def _worth_asking(over: Sequence[bool], n_lanes: int, cache: Any) -> list[int]:
