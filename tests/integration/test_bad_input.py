@@ -237,6 +237,11 @@ CASES = {
         "No prompts are left",
         ("run",),
     ),
+    "nothing general to heal on": (
+        also("arms=[{kind: plain}, {kind: graft}]"),
+        "The arm graft also learns from general samples. Without data.general",
+        ("run",),
+    ),
     "no choices": (also("data.metric=choice"), "choices in every test sample", ("run",)),
     "unknown device": (also("device=cuda:7"), "no device 'cuda:7'", RECIPES),
 }
@@ -322,6 +327,7 @@ def test_preflight_says_every_problem_and_exits_with_2(job, nuggets):
         ([], "Give the size of the student"),
         (["--layers", 1, "--order", "weird"], "order: "),
         (["--layers", 1, "--heal", "nowhere.jsonl", "--heal-steps", 3], "does not exist"),
+        (["--layers", 1, "--order", "first", "--heal-steps", 3], r"samples to heal on \(--heal"),
         (["--layers", 1, "--task", "juggle"], "no skill 'juggle'"),
         (["--layers", 1], "needs samples to measure sensitivity on"),
         (["--like", "nobody"], "not a model"),

@@ -29,6 +29,7 @@ class Aligned(ArmBase):
 
     runs_teacher: ClassVar[bool] = True
     compares_tokens: ClassVar[bool] = True
+    needs_general: ClassVar[bool] = True
     control: bool = False
     n_general: int = Field(default=512, ge=8)
 

@@ -61,6 +61,11 @@ class Graft(ArmBase):
         located = self.origin == "sensitivity" and self.task is None
         return "treatment" if located else "location_control"
 
+    @property
+    def needs_general(self) -> bool:  # type: ignore[override]
+        """Where it is healed."""
+        return self.heal_steps > 0
+
     @classmethod
     def offered(cls) -> tuple[Self, ...]:
         """Every origin: the treatment and its controls."""
