@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from nuggets import api
+from nuggets.builtin.resolve import model_named
 from nuggets.errors import BadInput
 from nuggets.extraction.factors import extract_factors
 from nuggets.extraction.plan import ExtractionConfig, LoraConfig, make_plan
@@ -17,6 +18,7 @@ from nuggets.models.references import parse_ref
 from nuggets.models.stored_weights import StoredWeights
 from nuggets.planning import cache
 from nuggets.planning.svd_kept import kept_by_svd
+from nuggets.planning.work import work_of
 from tests.unit.extraction.test_selectors import make_map
 
 ROLES = ("embed", "q", "k", "v", "o", "up", "down")
@@ -178,3 +180,23 @@ def test_work_that_no_estimate_covers_is_named(recipe):
     assert api.look_ahead(changed(recipe, arms=arms)).uncounted == (
         "fine-tuning the grafts to recover",
     )
+
+
+@pytest.mark.parametrize(
+    ("arm", "trainings", "whole"),
+    [
+        ({"kind": "pissa"}, 0, False),
+        ({"kind": "full"}, 1, True),
+        ({"kind": "lexicon"}, 1, True),
+        ({"kind": "lexicon", "trained": "lora"}, 0, False),
+        ({"kind": "hints"}, 0, True),
+        ({"kind": "graft"}, 0, True),
+        ({"kind": "graft", "heal_steps": 0}, 0, False),
+    ],
+)
+def test_arms_that_train_all_weights_are_planned_with_them(recipe, arm, trainings, whole):
+    asked = changed(recipe, arms=[{"kind": "plain"}, arm])
+    work = work_of(asked, model_named("teacher"), "cpu")
+    assert work.trainings == 2 * len(asked.seeds)
+    assert work.whole_trainings == trainings * len(asked.seeds)
+    assert work.trains_all is whole

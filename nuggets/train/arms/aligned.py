@@ -101,12 +101,18 @@ class Hints(Aligned):
 
     title: ClassVar[str] = "Learned states"
     keeps_weights = False
+    uncounted = "learning the teacher's states in hints arms"
     kind: Literal["hints"] = "hints"
     n_general: int = Field(default=8000, ge=8)
     steps: int = Field(default=800, ge=1)
     lr: float = Field(default=2e-3, gt=0)
     batch: int = Field(default=32, ge=1)
     weight: float = Field(default=1.0, gt=0)
+
+    @property
+    def trains_all(self) -> bool:
+        """Before its LoRA."""
+        return True
 
     def build(self, lab: Lab, seed: int) -> Trainee:
         """Trains a copy of the student on the teacher's states and adds a fresh LoRA."""

@@ -62,6 +62,11 @@ class ArmBase(Frozen):
         """What the report calls this arm."""
         return self.label or self.kind
 
+    @property
+    def trains_all(self) -> bool:
+        """Whether it trains all weights of a model, in its training or before it."""
+        return self.stacks in ("whole", "whole_but_words")
+
     @classmethod
     def offered(cls) -> tuple[Self, ...]:
         """What forms offer of this kind, beside what a recipe has."""

@@ -66,6 +66,11 @@ class Graft(ArmBase):
         """Where it is healed."""
         return self.heal_steps > 0
 
+    @property
+    def trains_all(self) -> bool:
+        """Where it is healed."""
+        return self.heal_steps > 0
+
     @classmethod
     def offered(cls) -> tuple[Self, ...]:
         """Every origin: the treatment and its controls."""
