@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from nuggets.data.jsonl import check_leakage, samples_digest
 from nuggets.data.samples import Sample
 from nuggets.disk.home import cache_dir
 from nuggets.erasure.report import OTHERS, ErasureReport
+from nuggets.errors import BadInput
 from nuggets.models.pair import Model
 from nuggets.planning.cache import MapRequest, digest_model, digest_of, load_kept
 from nuggets.planning.datasets import named_data, source_label, target_of, test_samples
@@ -45,10 +46,12 @@ class EraseRequest:
         """Finds what a job names.
 
         Raises:
-            BadInput: for a model, samples or a device that are not there, or too few items.
+            BadInput: for a model, samples or a device that are not there, too few items, or a score
+                that compares with a skill whose map is not measured.
         """
         model = model_named(job.model)
         others = named_data(job.against or usual_others(job), job.data, "Erasing")
+        _check_compared(job, others)
         data = _labelled([job.data, *others.values()])
         maps = [MapRequest.of(map_job(job, each), model) for each in data.values()]
         items = {name: test_samples(each, job.n_items) for name, each in data.items()}
@@ -101,6 +104,20 @@ class EraseRequest:
 
 _NAMES = {"job", "name", "model", "data", "against", "dtype", "device"}
 """What a job calls its models and samples, which are known by their content."""
+
+
+def _check_compared(job: EraseJob, others: Mapping[str, DataConfig]) -> None:
+    """Refuses a score with a reference set of which a part is not measured."""
+    for score in job.scores:
+        if not isinstance(score, Compared) or not score.against:
+            continue
+        named = named_data(score.against, job.data, f"The score {score.kind}")
+        if missing := [name for name in named if name not in others]:
+            raise BadInput(
+                f"The score {score.kind} compares with {', '.join(missing)}, but erasing measures "
+                f"only {', '.join(others)} beside the skill. Name {', '.join(missing)} there too "
+                "(--against), or leave out the score's own against."
+            )
 
 
 def _labelled(skills: Sequence[DataConfig]) -> dict[str, DataConfig]:

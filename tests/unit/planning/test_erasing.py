@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from nuggets import api
+from nuggets.errors import BadInput
 from nuggets.planning.erasing import EraseRequest
 
 
@@ -41,3 +42,14 @@ def test_no_skill_is_called_like_the_mean_of_the_others_or_like_a_task(source, t
     own, others = source("others", 1), source("sort", 2)
     assert list(request(tiny, own, others).items) == [own, "sort"]
     assert list(request(tiny, own, others, "sort", "king").items) == [own, others, "sort", "king"]
+
+
+@pytest.mark.parametrize("kind", ["specific", "contrast"])
+def test_a_score_compares_with_what_is_measured_or_is_refused(source, tiny, kind):
+    own = source("own", 1)
+    made = request(tiny, own, "add", "king", scores=[{"kind": kind, "against": ["king"]}])
+    assert made.compared(made.job.scores[0]) == [0, 2]
+    sentence = rf"{kind} compares with sort, sub, but erasing measures only add, king .*--against"
+    lacking = [{"kind": kind, "against": ["sort", "add", "sub"]}]
+    with pytest.raises(BadInput, match=sentence):
+        request(tiny, own, "add", "king", scores=lacking)
