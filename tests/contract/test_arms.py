@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import gc
 import weakref
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import combinations
 from typing import get_args
@@ -21,7 +22,10 @@ from nuggets.extraction.layers import LastLayers
 from nuggets.extraction.plan import ExtractionConfig, LoraConfig
 from nuggets.extraction.selectors import ConsistentSelector
 from nuggets.frozen import Frozen, members
+from nuggets.models.architecture import LAYER_ROLES
 from nuggets.models.forward import evaluation, pad_right
+from nuggets.models.pair import read_spec
+from nuggets.models.references import parse_ref
 from nuggets.recipe import load_recipe
 from nuggets.sensitivity.hooks import compute_sensitivity
 from nuggets.sensitivity.scores import Contrast, Specific
@@ -387,3 +391,23 @@ def test_a_teacher_that_is_the_student_has_nothing_to_add_to_it(lab):
         return float((logits(lab, started) - logits(lab, lab.student)).norm())
 
     assert change(twin) < 0.1 * change(lab)
+
+
+@pytest.mark.parametrize(
+    ("arm", "teacher", "student", "roles", "sentence"),
+    [
+        (Memories(), "gpt2", "llama", LAYER_ROLES, "the teacher, a gpt2, has none"),
+        (Memories(control=True), "llama", "gpt_neox", LAYER_ROLES, "the student, a gpt_neox, has"),
+        (Memories(), "llama", "llama", ("q", "down"), "extraction.roles lacks gate, up. Add gate"),
+        (Regressed(), "gpt2", "gpt2", ("q", "up"), "extraction.roles lacks down. Add down"),
+        (Memories(), "llama", "phi3", LAYER_ROLES, None),
+        (Regressed(), "gpt2", "gpt2", ("q", "down"), None),
+    ],
+)
+def test_aligned_arms_are_refused_where_there_is_nothing_to_align(
+    arm, teacher, student, roles, sentence, tiny
+):
+    specs = [read_spec(parse_ref(str(tiny(kind)))) for kind in (teacher, student)]
+    expected = pytest.raises(BadInput, match=sentence) if sentence else nullcontext()
+    with expected:
+        arm.check(*specs, roles)
