@@ -227,6 +227,11 @@ CASES = {
         r"heads of 8 and 4 dimensions\). Use the selector window",
         RECIPES,
     ),
+    "an arm's own roles that no arm trains": (
+        also("extraction.roles=[q, v]", "arms=[{kind: plain}, {kind: paper, only: [v, down]}]"),
+        r"The arm paper is to start down .*all arms train q, v \(extraction\.roles\)",
+        RECIPES,
+    ),
     "PiSSA of the embedding": (
         also("extraction.roles=[embed, q]", "arms=[{kind: plain}, {kind: pissa}]"),
         "no PiSSA for embeddings",
