@@ -175,6 +175,21 @@ def test_streaming_is_counted_where_it_is_asked_for(recipe):
     ]
 
 
+@pytest.mark.parametrize(
+    ("keep", "planned"),
+    [
+        ("full", "sensitivity (full map)"),
+        ("windows", "sensitivity (full map)"),
+        ("sums", "sensitivity (sums)"),
+    ],
+)
+def test_windows_need_the_whole_map_in_memory_and_none_on_disk(recipe, keep, planned):
+    stages = api.look_ahead(changed(recipe, sensitivity={"keep": keep})).stages
+    [stage] = [each for each in stages if "sensitivity" in each.stage]
+    assert stage.stage == planned
+    assert (stage.disk_needed > 0) is (keep == "full")
+
+
 def test_work_that_no_estimate_covers_is_named(recipe):
     arms = [{"kind": "plain"}, {"kind": "graft"}, {"kind": "graft", "origin": "random"}]
     assert api.look_ahead(changed(recipe, arms=arms)).uncounted == (
