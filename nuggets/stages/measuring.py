@@ -183,7 +183,7 @@ def _measure(
     chosen = None if windows is None else ChosenParts(windows)
     if config.processes > 1:
         devices = devices_for(loaded.device, config.processes, "sensitivity")
-        options = (config.score, keep, config.dtype, progress, meta, chosen)
+        options = (config.score, keep, config.dtype, progress, meta, chosen, config.checkpoint)
         return keep_result(
             lambda temp: measure_on(devices, loaded.ref, encoded, temp, *options),
             folder,
