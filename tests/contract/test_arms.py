@@ -411,3 +411,23 @@ def test_aligned_arms_are_refused_where_there_is_nothing_to_align(
     expected = pytest.raises(BadInput, match=sentence) if sentence else nullcontext()
     with expected:
         arm.check(*specs, roles)
+
+
+def test_a_graft_has_the_teachers_rows_where_one_tokenizer_has_two_numbers_of_them(tiny, tmp_path):
+    lab = make_lab(tiny, vocab_size=48)  # the teacher has 40, and there are 36 words
+    found = cell(lab, Graft(**SMALL["graft"]))
+    rows = found.trainee.model.get_input_embeddings().weight.shape[0]
+    assert (lab.student_spec.vocab_size, rows) == (48, 40)
+    found.save_weights(tmp_path, "student", "card")
+    saved = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert torch.equal(logits(lab, saved), logits(lab, found.trainee.model.merge_and_unload()))
+    more = replace(lab, teacher_spec=lab.teacher_spec.model_copy(update={"vocab_size": 35}))
+    with pytest.raises(BadInput, match="embedding of 35 rows does not hold all"):
+        Graft().build(more, 0)
+
+
+def test_a_graft_of_heads_that_do_not_fill_its_width_is_refused_before_it_is_cut(tiny):
+    sizes = {"hidden_size": 24, "num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 8}
+    specs = [read_spec(parse_ref(str(each))) for each in (tiny("gpt2"), tiny("llama", **sizes))]
+    with pytest.raises(BadInput, match="2 heads of 8 make 16, not 24"):
+        Graft().check(*specs, LAYER_ROLES)
