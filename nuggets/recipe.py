@@ -58,7 +58,7 @@ class DataConfig(Frozen):
             was taught when not given.
         n_old: items per old skill.
         metric: what the verdict is about.
-        general: JSONL for healing cut students; built-in skills when not given.
+        general: JSONL that healing and some arms learn from; only built-in models go without.
         format: how samples are written: as in the paper's data, or by a tokenizer's chat template.
         items: which the report counts: `test`, or `validation`, on which one may choose.
     """
@@ -235,7 +235,7 @@ class CutJob(Frozen):
             matrix's rows and columns permuted, a control.
         data: samples that sensitivity is measured on.
         score: what sensitivity is.
-        heal: JSONL to heal on; built-in skills when not given.
+        heal: JSONL to heal on; a built-in teacher's cut is healed on built-in skills without.
         heal_steps: 0 leaves the cut as it is.
     """
 

@@ -33,6 +33,18 @@ def resolve(name: str, weights: bool = True) -> ModelRef:
         raise BadInput(f"{problem} Built-in models: {', '.join(MODELS)}.") from None
 
 
+def knows_builtin_words(model: Model) -> bool:
+    """Whether built-in skills can be said in its words: a built-in model, or one made of one.
+
+    Raises:
+        BadInput: if its tokenizer is damaged.
+    """
+    if model.ref.shipped:
+        return True
+    own = model.vocabulary
+    return own is not None and own == model_named(MODELS[0]).vocabulary
+
+
 def model_named(name: str, weights: bool = True) -> Model:
     """The model behind a name, made once where a job begins and passed on; see `resolve`."""
     return Model(resolve(name, weights))

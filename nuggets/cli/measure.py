@@ -316,7 +316,10 @@ def cut(
     task: o.Task = None,
     seed_samples: o.SeedSamples = None,
     data: o.Data = None,
-    heal: Annotated[str | None, typer.Option(help="JSONL or org/name:split to heal on.")] = None,
+    heal: Annotated[
+        str | None,
+        typer.Option(help="JSONL or org/name:split to heal on; only built-in models go without."),
+    ] = None,
     heal_steps: Annotated[int, typer.Option(help="0 leaves the cut as it is.")] = 0,
     heal_batch_size: Annotated[int, typer.Option(help="Samples per healing step.")] = 16,
     heal_lr: Annotated[float, typer.Option(help="Peak learning rate of the healing.")] = 1e-3,

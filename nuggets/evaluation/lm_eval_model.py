@@ -26,7 +26,7 @@ from nuggets.evaluation.answers import decode_greedily, up_to_end
 from nuggets.evaluation.benchmarks import check_room
 from nuggets.evaluation.halving import Halving
 from nuggets.evaluation.outcomes import score_batch
-from nuggets.models.forward import evaluation
+from nuggets.models.forward import evaluation, positions
 from nuggets.progress import Progress
 
 Response = dict[str, Any]
@@ -60,7 +60,7 @@ class InMemoryLM(TemplateLM):
         self._device = torch.device(device)
         self.batch_size = batch_size
         self.format: Format = format
-        self.max_length = min(max_length, _positions(model))
+        self.max_length = min(max_length, positions(model))
         self._ends = answer_ends(tokenizer, format)
         self._kept, self._progress, self._label = kept, progress, label
         self._halving = Halving(batch_size, progress)
@@ -221,13 +221,6 @@ def _stop_place(text: str, stops: Sequence[str]) -> int | None:
     """Where the first stop text begins."""
     places = [place for stop in stops if (place := text.find(stop)) >= 0]
     return min(places, default=None)
-
-
-def _positions(model: Any) -> int:
-    config = getattr(model, "config", None)
-    text_config = getattr(config, "get_text_config", None)  # models of several kinds of input
-    config = config if text_config is None else text_config()
-    return int(getattr(config, "max_position_embeddings", None) or 1 << 20)
 
 
 def _key(request: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -14,7 +15,7 @@ from nuggets.data.samples import IGNORED, Encoded, Format, Message, Sample, enco
 from nuggets.errors import BadInput, NonFinite
 from nuggets.evaluation.answers import Answer, greedy_answers
 from nuggets.evaluation.halving import Halving
-from nuggets.models.forward import answer_logits, evaluation, pad_right
+from nuggets.models.forward import answer_logits, evaluation, pad_right, positions
 from nuggets.progress import Progress
 
 Metric = Literal["exact_match", "choice", "loss"]
@@ -159,6 +160,50 @@ def evaluate_lanes(
         outcomes = Outcomes([s.id for s in samples], values, [each.text for each in own_answers])
         found.append(problem or outcomes)
     return found
+
+
+def likelihoods(
+    model: Any,
+    tokenizer: Any,
+    samples: Sequence[Sample],
+    *,
+    device: torch.device | str,
+    max_length: int,
+    format: Format,
+) -> list[Likelihood]:
+    """Scores several answers to one question, which loses its beginning where it is too long.
+
+    All are scored after the same rest of the question, which the longest of them leaves room for.
+
+    Args:
+        model: as for `evaluate`.
+        tokenizer: its tokenizer.
+        samples: the question with each of the answers.
+        device: where the model is.
+        max_length: tokens of question and answer; fewer where the model takes fewer.
+        format: how samples are written.
+
+    Raises:
+        BadInput: if an answer leaves no room for a question.
+        NonFinite: if a likelihood is NaN or infinite, naming the item.
+    """
+    encoded = encode_all(samples, tokenizer, sys.maxsize, format)
+    answers = [sum(label != IGNORED for label in labels) for _, labels in encoded]
+    most = min(max_length, positions(model))
+    room = most - max(answers)
+    if room < 1:
+        raise BadInput(
+            f"An answer of {max(answers)} tokens leaves no room for its question within {most}. "
+            "Raise max_length, or shorten the answer."
+        )
+    kept = [room + n for n in answers]
+    fitted = [(ids[-n:], labels[-n:]) for (ids, labels), n in zip(encoded, kept, strict=True)]
+    on = torch.device(device)
+    with evaluation(model):
+        scores = Halving(len(fitted), None).work(fitted, lambda rows: score_batch(model, rows, on))
+    if problem := _not_finite(scores, samples):
+        raise problem
+    return scores
 
 
 def check_items(

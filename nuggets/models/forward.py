@@ -29,6 +29,14 @@ def answer_logits(model: Any, input_ids: Tensor, labels: Tensor) -> tuple[Tensor
     return logits[kept].float(), labels[:, 1:][:, columns][kept]
 
 
+def positions(model: Any) -> int:
+    """The longest text that a model was made for, in tokens; very many where it does not say."""
+    config = getattr(model, "config", None)
+    text_config = getattr(config, "get_text_config", None)  # models of several kinds of input
+    config = config if text_config is None else text_config()
+    return int(getattr(config, "max_position_embeddings", None) or 1 << 20)
+
+
 def pad_right(
     batch: Sequence[tuple[Sequence[int], Sequence[int]]], device: torch.device | str
 ) -> tuple[Tensor, Tensor]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from nuggets.builtin.resolve import model_named, pair_named
+from nuggets.builtin.resolve import knows_builtin_words, model_named, pair_named
 from nuggets.data.jsonl import check_leakage
 from nuggets.data.samples import Sample
 from nuggets.disk.home import nuggets_home, runs_dir
@@ -240,6 +240,21 @@ def _check_kept(recipe: TransferRecipe) -> None:
         )
 
 
+def check_general(recipe: TransferRecipe, pair: ModelPair) -> None:
+    """Refuses general samples that the student has no words for: they would only ruin it.
+
+    Raises:
+        BadInput: naming the first arm that would learn from them, and the ways out.
+    """
+    learns = next((arm.name for arm in recipe.arms if arm.needs_general), None)
+    if learns and recipe.data.general is None and not knows_builtin_words(pair.student):
+        raise BadInput(
+            f"The arm {learns} also learns from general samples. Without data.general these are "
+            f"built-in skills, which mean nothing to {pair.student.ref.source}. Give general "
+            "samples as data.general (a JSONL file or a data set), or remove the arm."
+        )
+
+
 def check_transfer(recipe: TransferRecipe, pair: ModelPair) -> Datasets:
     """Refuses transfers that cannot work; returns their samples.
 
@@ -247,6 +262,7 @@ def check_transfer(recipe: TransferRecipe, pair: ModelPair) -> Datasets:
         BadInput: The first of what stands in the way.
     """
     check_extraction(recipe, pair)
+    check_general(recipe, pair)
     if problems := preflight_recipe(recipe, pair).problems:
         raise BadInput(problems[0])
     return _check_samples(recipe)
@@ -267,7 +283,8 @@ def refusals(
     """
     pair = pair or pair_named(recipe.teacher, recipe.student)
     problems = list((found or preflight_recipe(recipe, pair)).problems)
-    for check in (partial(check_extraction, pair=pair), _check_samples):
+    with_models = partial(check_extraction, pair=pair), partial(check_general, pair=pair)
+    for check in (*with_models, _check_samples):
         try:
             check(recipe)
         except BadInput as problem:

@@ -51,7 +51,7 @@ class Datasets:
         validation: items on which learning rates are chosen; as many as are left.
         old: skill → items that show what is forgotten.
         extra: (n, seed) → prompts beyond the training set, for the teacher to answer.
-        general: (n, seed) → data for healing cut students.
+        general: (n, seed) → data for healing, and for arms that learn from it.
     """
 
     label: str

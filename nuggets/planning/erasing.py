@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,10 +13,11 @@ from nuggets.builtin.skills import SKILLS
 from nuggets.data.jsonl import check_leakage, samples_digest
 from nuggets.data.samples import Sample
 from nuggets.disk.home import cache_dir
-from nuggets.erasure.report import ErasureReport
+from nuggets.erasure.report import OTHERS, ErasureReport
+from nuggets.errors import BadInput
 from nuggets.models.pair import Model
 from nuggets.planning.cache import MapRequest, digest_model, digest_of, load_kept
-from nuggets.planning.datasets import named_data, source_label, test_samples
+from nuggets.planning.datasets import named_data, source_label, target_of, test_samples
 from nuggets.recipe import DataConfig, EraseJob, SensitivityConfig, SensitivityJob
 from nuggets.sensitivity.scores import Compared, Score, ThetaGrad
 
@@ -44,12 +46,13 @@ class EraseRequest:
         """Finds what a job names.
 
         Raises:
-            BadInput: for a model, samples or a device that are not there, or too few items.
+            BadInput: for a model, samples or a device that are not there, too few items, or a score
+                that compares with a skill whose map is not measured.
         """
         model = model_named(job.model)
-        data = {_label(job.data): job.data}
         others = named_data(job.against or usual_others(job), job.data, "Erasing")
-        data |= {_label(each): each for each in others.values()}
+        _check_compared(job, others)
+        data = _labelled([job.data, *others.values()])
         maps = [MapRequest.of(map_job(job, each), model) for each in data.values()]
         items = {name: test_samples(each, job.n_items) for name, each in data.items()}
         for request, own in zip(maps, items.values(), strict=True):
@@ -103,8 +106,31 @@ _NAMES = {"job", "name", "model", "data", "against", "dtype", "device"}
 """What a job calls its models and samples, which are known by their content."""
 
 
-def _label(data: DataConfig) -> str:
-    return data.task or source_label(str(data.file or data.seed_samples))
+def _check_compared(job: EraseJob, others: Mapping[str, DataConfig]) -> None:
+    """Refuses a score with a reference set of which a part is not measured."""
+    for score in job.scores:
+        if not isinstance(score, Compared) or not score.against:
+            continue
+        named = named_data(score.against, job.data, f"The score {score.kind}")
+        if missing := [name for name in named if name not in others]:
+            raise BadInput(
+                f"The score {score.kind} compares with {', '.join(missing)}, but erasing measures "
+                f"only {', '.join(others)} beside the skill. Name {', '.join(missing)} there too "
+                "(--against), or leave out the score's own against."
+            )
+
+
+def _labelled(skills: Sequence[DataConfig]) -> dict[str, DataConfig]:
+    """Skills by what a report calls them: their source in full where two would be called the same.
+
+    Two files may be called `train.jsonl`, and one like the mean of all others.
+    """
+    labels = [each.task or source_label(target_of(each)) for each in skills]
+    taken = Counter([*labels, OTHERS])
+    return {
+        label if taken[label] == 1 else target_of(each): each
+        for label, each in zip(labels, skills, strict=True)
+    }
 
 
 def usual_others(job: EraseJob) -> Sequence[str]:

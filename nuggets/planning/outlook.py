@@ -124,7 +124,8 @@ def _detectable(recipe: TransferRecipe) -> DetectableEffect | None:
 def _stages(recipe: TransferRecipe, found: Preflight, measured: bool) -> list[StageNeed]:
     """The stages ahead: one way to measure, or none if the map already exists."""
     fits = {stage.stage: stage.fits for stage in found.stages}
-    whole = "sensitivity (full map)" if recipe.sensitivity.keep == "full" else "sensitivity (sums)"
+    # Windows are searched in every entry, so that the full map is in memory until they are found.
+    whole = "sensitivity (sums)" if recipe.sensitivity.keep == "sums" else "sensitivity (full map)"
     method = recipe.sensitivity.method
     streams = method == "streaming" or (method == "auto" and not fits.get(whole, True))
     way = "sensitivity (streaming)" if streams else whole

@@ -31,7 +31,9 @@ def work_of(recipe: TransferRecipe | None, teacher: Model, device: str) -> Work:
         steps = math.ceil(train.epochs * math.ceil(n_train / train.batch_size))
     seeds = seed_samples(data)
     lengths = _lengths(seeds, teacher)
-    trained = sum(arm.trains for arm in recipe.arms)
+    trained = [arm for arm in recipe.arms if arm.trains]
+    whole = [arm for arm in trained if arm.stacks in ("whole", "whole_but_words")]
+    times = len(recipe.seeds) * len(train.rates)
     return Work(
         n_seed_samples=len(seeds),
         max_tokens=min(max(lengths), recipe.sensitivity.max_length),
@@ -39,7 +41,9 @@ def work_of(recipe: TransferRecipe | None, teacher: Model, device: str) -> Work:
         rank=recipe.lora.r,
         batch_size=train.batch_size,
         steps=steps,
-        trainings=trained * len(recipe.seeds) * len(train.rates),
+        trainings=len(trained) * times,
+        whole_trainings=len(whole) * times,
+        trains_all=any(arm.trains_all for arm in trained),
         n_test=n_test,
         checkpointed=train.activation_checkpointing,
         dtype=_dtype(recipe.sensitivity.dtype, device),

@@ -57,6 +57,8 @@ class Work(Frozen):
         batch_size: samples per training step.
         steps: training steps of one arm with one seed.
         trainings: arms × seeds that are trained.
+        whole_trainings: those of them that train all weights rather than a LoRA.
+        trains_all: whether all weights are trained at any time, in a training or before it.
         n_test: samples that each training is measured on.
         checkpointed: whether training computes blocks twice rather than keep their activations.
         dtype: number format in which the models compute.
@@ -72,6 +74,8 @@ class Work(Frozen):
     batch_size: int = 16
     steps: int = 200
     trainings: int = 1
+    whole_trainings: int = 0
+    trains_all: bool = False
     n_test: int = 80
     checkpointed: bool = False
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
@@ -238,16 +242,17 @@ def _extraction(teacher: Size, student: Size, work: Work, speed: Speed | None) -
 
 
 def _training(teacher: Size, student: Size, work: Work, machine: Machine) -> StageNeed:
-    """A LoRA on frozen weights: forward, and backward through activations only.
+    """A LoRA on frozen weights: forward, and backward through activations only; or all weights.
 
     The untouched student stays beside the one that is trained where there is room for both. A batch
     is computed in parts where memory is short; its logits never are there whole. Gradients and
-    optimiser of a LoRA are small beside the activations.
+    optimiser of a LoRA are small beside the activations; of all weights they are three times these.
     """
     width, spec, speed = BYTES[work.train_dtype], student.spec, machine.speed
     factors = work.rank * sum(sum(spec.shape(role)) for _, role, _ in spec.modules())
     one = student.parameters * width
     needed = one + 4 * factors * FLOAT32
+    needed += 3 * student.parameters * FLOAT32 if work.trains_all else 0
     needed += teacher.parameters * FLOAT32 if work.runs_teacher else 0
     needed += one if has_room_for_two(one, machine.memory_free - needed) else 0
     row = row_bytes(spec, work.max_tokens, width, work.checkpointed)
@@ -255,13 +260,18 @@ def _training(teacher: Size, student: Size, work: Work, machine: Machine) -> Sta
     rows = min(work.batch_size, rows_at_once(row, free, machine.device))
     needed += int(_HEAP * rows * row) + head_bytes(spec, rows * work.max_tokens, machine.device)
     steps = work.steps * work.trainings
-    tokens = steps * work.batch_size * work.tokens
+    tokens = work.steps * work.batch_size * work.tokens
+    passes = 4.0 * work.trainings + 2.0 * work.whole_trainings
     return StageNeed(
         stage="training",
         bytes_needed=needed,
         disk_needed=work.trainings * 2 * 3 * factors * FLOAT32,
         seconds=_seconds(
-            speed, work.dtype, 4.0 * student.parameters * tokens, 0, steps * spec.n_layers * 200
+            speed,
+            work.dtype,
+            passes * student.parameters * tokens,
+            0,
+            steps * spec.n_layers * 200,
         ),
     )
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 import os
 import signal
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch.multiprocessing.spawn import ProcessException, spawn
@@ -19,13 +20,30 @@ from torch.multiprocessing.spawn import ProcessException, spawn
 from nuggets.compute.threads import threads_of
 from nuggets.data.samples import Encoded
 from nuggets.errors import NuggetsError
+from nuggets.models.architecture import ArchSpec
 from nuggets.models.references import ModelRef
 from nuggets.progress import Progress
-from nuggets.sensitivity.accumulate import Keep, MapParts, check_asked
+from nuggets.sensitivity.accumulate import Accumulator, Keep, MapParts, check_asked
+from nuggets.sensitivity.maps import SensitivityMap
 from nuggets.sensitivity.scores import Score
 
 POLL_S = 0.5
 """How often a cancel is looked for."""
+
+
+class Freed(MapParts):
+    """What a process has after all were added up, which another one writes: nothing is kept."""
+
+    def take(self, sums: Iterable[Accumulator]) -> None:
+        """Frees what finished accumulators hold."""
+        for done in sums:
+            done.full = done.rows = done.cols = None
+
+    def finish(
+        self, spec: ArchSpec, kind: str, names: Sequence[str], meta: Mapping[str, Any]
+    ) -> SensitivityMap:
+        """A map of nothing."""
+        return SensitivityMap(spec, kind, {}, {}, {}, (), np.zeros((0, 0)))
 
 
 def measure_on(
@@ -39,6 +57,7 @@ def measure_on(
     progress: Progress | None = None,
     meta: Mapping[str, Any] | None = None,
     parts: MapParts | None = None,
+    checkpoint: bool = False,
 ) -> None:
     """Measures with one process and one copy of the model per device; writes the map to `folder`.
 
@@ -56,6 +75,7 @@ def measure_on(
         progress: can cancel; every process is then ended.
         meta: stored with the map.
         parts: what becomes of finished matrices; all are kept when not given.
+        checkpoint: as in `compute_sensitivity`.
 
     Raises:
         BadInput: if there is no sample.
@@ -65,7 +85,8 @@ def measure_on(
     with tempfile.TemporaryDirectory() as meeting:
         told = dict(meta or {})
         samples = list(encoded)
-        arguments = (list(devices), ref, samples, folder, score, keep, dtype, told, parts, meeting)
+        how = (score, keep, dtype, told, parts, checkpoint)
+        arguments = (list(devices), ref, samples, folder, *how, meeting)
         running: Any = spawn(_rank, arguments, nprocs=len(devices), join=False)
         try:
             while not running.join(timeout=POLL_S):
@@ -90,6 +111,7 @@ def _rank(
     dtype: str,
     meta: dict[str, Any],
     parts: MapParts | None,
+    checkpoint: bool,
     meeting: str,
 ) -> None:
     """One process: loads the model, measures its share; the first one writes the map."""
@@ -112,8 +134,9 @@ def _rank(
     try:
         model = load_model(ref, dtype, device)
         spec = read_spec(ref)
+        options = {"meta": meta, "checkpoint": checkpoint, "parts": parts if rank == 0 else Freed()}
         with threads_of(model, device):
-            map = compute_sensitivity(model, spec, encoded, score, keep, meta=meta, parts=parts)
+            map = compute_sensitivity(model, spec, encoded, score, keep, **options)
         if rank == 0:
             map.save(folder)
     finally:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from nuggets.builtin.resolve import model_named
+from nuggets.builtin.resolve import knows_builtin_words, model_named
 from nuggets.builtin.skills import general_samples
 from nuggets.compute.threads import threads_of
 from nuggets.data.sources import load_source
@@ -17,6 +17,7 @@ from nuggets.extraction.consistent import check_cut, check_heads_fill, choose_co
 from nuggets.extraction.cut import cut_model, permute_matrices
 from nuggets.extraction.layers import TopLayers, UniformLayers
 from nuggets.models.architecture import ArchSpec
+from nuggets.models.pair import Model
 from nuggets.planning.cache import MapRequest
 from nuggets.planning.machine import resolve_device_name
 from nuggets.progress import Progress
@@ -43,7 +44,7 @@ def cut_to(job: CutJob, out: Path, progress: Progress | None = None) -> dict[str
     refuse_existing(out)
     source = model_named(job.teacher)
     wanted = student_spec(job, source.spec)
-    healing = _healing_samples(job)
+    healing = _healing_samples(job, source)
     device = resolve_device_name(job.device)
     teacher = Loaded(source, device, progress=progress)
     map = _map(job, teacher, progress)
@@ -125,7 +126,7 @@ def student_spec(job: CutJob, teacher: ArchSpec) -> ArchSpec:
     return changed
 
 
-def _healing_samples(job: CutJob) -> list[Any]:
+def _healing_samples(job: CutJob, teacher: Model) -> list[Any]:
     """Read before anything is loaded, so that a wrong file costs nothing."""
     if job.heal is not None and job.heal_steps == 0:
         raise BadInput("Samples to heal on (--heal) need steps: --heal-steps 200, for example.")
@@ -133,6 +134,11 @@ def _healing_samples(job: CutJob) -> list[Any]:
         return []
     if job.heal is not None:
         return load_source(job.heal)
+    if not knows_builtin_words(teacher):
+        raise BadInput(
+            "Give samples to heal on (--heal, a JSONL file or a data set). Without them a cut is "
+            f"healed on built-in skills, which mean nothing to {job.teacher}."
+        )
     n = job.heal_steps * job.heal_batch_size * HEAL_SAMPLES_PER_STEP
     return general_samples(n, job.seed, without=(job.data.task,) if job.data.task else ())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +21,7 @@ from nuggets.evaluation.answer_store import answer_once
 from nuggets.evaluation.benchmarks import Benchmark, Task
 from nuggets.evaluation.judges import JudgeClient, TeacherJudge, verdict_metrics
 from nuggets.evaluation.lm_eval_adapter import Evaluated, Process, Respondent, run_benchmark
-from nuggets.evaluation.outcomes import evaluate
+from nuggets.evaluation.outcomes import likelihoods
 from nuggets.evaluation.permits import permit
 from nuggets.evaluation.tables import BenchmarkOutcome, build_tables
 from nuggets.extraction.adapter import load_adapter, untie
@@ -68,9 +69,16 @@ def run_evaluate(job: EvaluateJob, ctx: RunContext) -> None:
     ctx.stage("evaluate")
     students: dict[str, Loaded] = {}
     subjects = [each for name in job.models for each in _subjects(name, job, ctx, students)]
-    measure_subjects(subjects, job.benchmarks, ctx, job.device, job.batch_size, job.max_length)
+    options = (job.device, job.batch_size, job.max_length, _dtype(job))
+    measure_subjects(subjects, job.benchmarks, ctx, *options)
     ctx.stage("report")
     write_tables(subjects, job.benchmarks, ctx)
+
+
+def _dtype(job: EvaluateJob) -> str:
+    if job.dtype != "auto":
+        return job.dtype
+    return "bfloat16" if job.device.startswith("cuda") else "float32"
 
 
 def confirm_items(benchmarks: Sequence[Benchmark], ctx: RunContext) -> None:
@@ -93,9 +101,18 @@ def measure_subjects(
     device: str,
     batch_size: int,
     max_length: int,
+    dtype: str,
 ) -> None:
-    """Measures what is not committed yet, on the same items; each model is opened once."""
+    """Measures what is not committed yet, on the same items; each model is opened once.
+
+    A teacher that judges by its likelihood is loaded in `dtype`, once for all.
+    """
     confirm_items(benchmarks, ctx)
+
+    @functools.cache
+    def judging(name: str) -> Loaded:
+        return Loaded(model_named(name), device, dtype)
+
     for subject in subjects:
         todo = [task for task in benchmarks if not ctx.done(_place(task, subject))]
         if not todo:
@@ -108,7 +125,7 @@ def measure_subjects(
                 respondent = Respondent(
                     subject.label, model, tokenizer, device, batch_size, max_length, kept
                 )
-                with _process(task, kept, ctx, device) as process:
+                with _process(task, respondent, ctx, judging) as process:
                     found = run_benchmark(task, respondent, ctx, process)
                 confirm_items([task], ctx)  # they were read again for this model
                 _commit(found, task, subject, ctx)
@@ -226,9 +243,7 @@ def _subjects(
 
     `students` keeps what is loaded, once for all arms and runs of one student.
     """
-    dtype = job.dtype
-    if dtype == "auto":
-        dtype = "bfloat16" if job.device.startswith("cuda") else "float32"
+    dtype = _dtype(job)
     if not name.startswith(RUN_PREFIX):
         model = model_named(name)
         ctx.provenance(**{f"model.{name}": cache.digest_model(model)})
@@ -285,15 +300,16 @@ def _commit(found: Evaluated, task: Task, subject: Subject, ctx: RunContext) -> 
 
 
 @contextmanager
-def _process(task: Task, kept: Path, ctx: RunContext, device: str) -> Iterator[Process | None]:
+def _process(
+    task: Task, respondent: Respondent, ctx: RunContext, judging: Callable[[str], Loaded]
+) -> Iterator[Process | None]:
     """What scores free answers: nothing, an endpoint, or a teacher."""
     judge = task.judged_by
     if judge is None:
         yield None
         return
     if isinstance(judge, TeacherJudge):
-        teacher = Loaded(model_named(judge.teacher), device)
-        yield _by_likelihood(teacher, judge, task.format, ctx, device)
+        yield _by_likelihood(judging(judge.teacher), judge, task.format, ctx, respondent)
         return
     client = JudgeClient(judge, permit, ctx)
 
@@ -302,7 +318,9 @@ def _process(task: Task, kept: Path, ctx: RunContext, device: str) -> Iterator[P
         asked = [judge.model_dump(mode="json"), doc["question"], answers[0], doc["reference"]]
         key = f"judge-{hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:24]}"
         first, second = answer_once(
-            kept, key, lambda: client.compare(doc["question"], answers[0], doc["reference"])
+            respondent.kept,
+            key,
+            lambda: client.compare(doc["question"], answers[0], doc["reference"]),
         )
         return verdict_metrics((first, second))
 
@@ -310,7 +328,7 @@ def _process(task: Task, kept: Path, ctx: RunContext, device: str) -> Iterator[P
 
 
 def _by_likelihood(
-    teacher: Loaded, judge: TeacherJudge, format: Format, ctx: RunContext, device: str
+    teacher: Loaded, judge: TeacherJudge, format: Format, ctx: RunContext, respondent: Respondent
 ) -> Process:
     """The answer wins that the teacher finds likelier per token; equal ones tie."""
 
@@ -321,11 +339,16 @@ def _by_likelihood(
             for side, text in (("ours", answers[0]), ("reference", doc["reference"]))
         ]
         with teacher.threads():
-            found = evaluate(
-                teacher.model, teacher.tokenizer, pair, ("loss",), device=device, format=format
+            found = likelihoods(
+                teacher.model,
+                teacher.tokenizer,
+                pair,
+                device=respondent.device,
+                max_length=respondent.max_length,
+                format=format,
             )
-        ours, reference = found.values["loss"]
-        win = 0.5 if ours == reference else float(ours < reference)
+        ours, reference = (each.log_likelihood / each.n_tokens for each in found)
+        win = 0.5 if ours == reference else float(ours > reference)
         return {judge.metric: win}
 
     return compared

@@ -183,7 +183,7 @@ def _measure(
     chosen = None if windows is None else ChosenParts(windows)
     if config.processes > 1:
         devices = devices_for(loaded.device, config.processes, "sensitivity")
-        options = (config.score, keep, config.dtype, progress, meta, chosen)
+        options = (config.score, keep, config.dtype, progress, meta, chosen, config.checkpoint)
         return keep_result(
             lambda temp: measure_on(devices, loaded.ref, encoded, temp, *options),
             folder,
@@ -319,13 +319,17 @@ def measure_alignment(
 def _maps(
     job: AlignJob, pair: tuple[Loaded, Loaded], progress: Progress | None
 ) -> dict[str, tuple[SensitivityMap, SensitivityMap]]:
-    """Each task's sensitivity in both models, for the correlation of their profiles."""
+    """Each task's sensitivity in both models: sums, of which profiles are made."""
     data = {task: DataConfig(task=task) for task in align_tasks(job)}
     if job.data is not None:
         data = {"data": job.data}
 
+    sums = SensitivityConfig(keep="sums")
+
     def measured(config: DataConfig, loaded: Loaded) -> SensitivityMap:
-        measuring = SensitivityJob(model=loaded.name, data=config, device=job.device)
+        measuring = SensitivityJob(
+            model=loaded.name, data=config, sensitivity=sums, device=job.device
+        )
         return measure_map(MapRequest.of(measuring, loaded.source), progress, loaded)
 
     return {k: (measured(v, pair[0]), measured(v, pair[1])) for k, v in data.items()}

@@ -315,8 +315,8 @@ def _benchmarks(recipe: TransferRecipe, lab: Lab, ctx: RunContext) -> None:
     device = str(lab.device)
     subjects = arm_subjects(ctx.run, recipe, lambda: (lab.student, lab.tokenizer), device)
     batch = EVALUATION_BATCHES * recipe.train.batch_size
-    length = recipe.train.max_length
-    measure_subjects(subjects, recipe.benchmarks, ctx, device, batch, length)
+    options = (device, batch, recipe.train.max_length, recipe.train.dtype)
+    measure_subjects(subjects, recipe.benchmarks, ctx, *options)
     base = next((arm.name for arm in recipe.arms if arm.role == "baseline"), "")
     write_tables(subjects, recipe.benchmarks, ctx, base)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import gc
 import weakref
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import combinations
 from typing import get_args
@@ -21,7 +22,10 @@ from nuggets.extraction.layers import LastLayers
 from nuggets.extraction.plan import ExtractionConfig, LoraConfig
 from nuggets.extraction.selectors import ConsistentSelector
 from nuggets.frozen import Frozen, members
+from nuggets.models.architecture import LAYER_ROLES
 from nuggets.models.forward import evaluation, pad_right
+from nuggets.models.pair import read_spec
+from nuggets.models.references import parse_ref
 from nuggets.recipe import load_recipe
 from nuggets.sensitivity.hooks import compute_sensitivity
 from nuggets.sensitivity.scores import Contrast, Specific
@@ -387,3 +391,43 @@ def test_a_teacher_that_is_the_student_has_nothing_to_add_to_it(lab):
         return float((logits(lab, started) - logits(lab, lab.student)).norm())
 
     assert change(twin) < 0.1 * change(lab)
+
+
+@pytest.mark.parametrize(
+    ("arm", "teacher", "student", "roles", "sentence"),
+    [
+        (Memories(), "gpt2", "llama", LAYER_ROLES, "the teacher, a gpt2, has none"),
+        (Memories(control=True), "llama", "gpt_neox", LAYER_ROLES, "the student, a gpt_neox, has"),
+        (Memories(), "llama", "llama", ("q", "down"), "extraction.roles lacks gate, up. Add gate"),
+        (Regressed(), "gpt2", "gpt2", ("q", "up"), "extraction.roles lacks down. Add down"),
+        (Memories(), "llama", "phi3", LAYER_ROLES, None),
+        (Regressed(), "gpt2", "gpt2", ("q", "down"), None),
+    ],
+)
+def test_aligned_arms_are_refused_where_there_is_nothing_to_align(
+    arm, teacher, student, roles, sentence, tiny
+):
+    specs = [read_spec(parse_ref(str(tiny(kind)))) for kind in (teacher, student)]
+    expected = pytest.raises(BadInput, match=sentence) if sentence else nullcontext()
+    with expected:
+        arm.check(*specs, roles)
+
+
+def test_a_graft_has_the_teachers_rows_where_one_tokenizer_has_two_numbers_of_them(tiny, tmp_path):
+    lab = make_lab(tiny, vocab_size=48)  # the teacher has 40, and there are 36 words
+    found = cell(lab, Graft(**SMALL["graft"]))
+    rows = found.trainee.model.get_input_embeddings().weight.shape[0]
+    assert (lab.student_spec.vocab_size, rows) == (48, 40)
+    found.save_weights(tmp_path, "student", "card")
+    saved = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert torch.equal(logits(lab, saved), logits(lab, found.trainee.model.merge_and_unload()))
+    more = replace(lab, teacher_spec=lab.teacher_spec.model_copy(update={"vocab_size": 35}))
+    with pytest.raises(BadInput, match="embedding of 35 rows does not hold all"):
+        Graft().build(more, 0)
+
+
+def test_a_graft_of_heads_that_do_not_fill_its_width_is_refused_before_it_is_cut(tiny):
+    sizes = {"hidden_size": 24, "num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 8}
+    specs = [read_spec(parse_ref(str(each))) for each in (tiny("gpt2"), tiny("llama", **sizes))]
+    with pytest.raises(BadInput, match="2 heads of 8 make 16, not 24"):
+        Graft().check(*specs, LAYER_ROLES)

@@ -227,6 +227,11 @@ CASES = {
         r"heads of 8 and 4 dimensions\). Use the selector window",
         RECIPES,
     ),
+    "an arm's own roles that no arm trains": (
+        also("extraction.roles=[q, v]", "arms=[{kind: plain}, {kind: paper, only: [v, down]}]"),
+        r"The arm paper is to start down .*all arms train q, v \(extraction\.roles\)",
+        RECIPES,
+    ),
     "PiSSA of the embedding": (
         also("extraction.roles=[embed, q]", "arms=[{kind: plain}, {kind: pissa}]"),
         "no PiSSA for embeddings",
@@ -235,6 +240,11 @@ CASES = {
     "nothing left to label": (
         also("arms=[{kind: plain}, {kind: teacher_labels}]"),
         "No prompts are left",
+        ("run",),
+    ),
+    "nothing general to heal on": (
+        also("arms=[{kind: plain}, {kind: graft}]"),
+        "The arm graft also learns from general samples. Without data.general",
         ("run",),
     ),
     "no choices": (also("data.metric=choice"), "choices in every test sample", ("run",)),
@@ -322,6 +332,7 @@ def test_preflight_says_every_problem_and_exits_with_2(job, nuggets):
         ([], "Give the size of the student"),
         (["--layers", 1, "--order", "weird"], "order: "),
         (["--layers", 1, "--heal", "nowhere.jsonl", "--heal-steps", 3], "does not exist"),
+        (["--layers", 1, "--order", "first", "--heal-steps", 3], r"samples to heal on \(--heal"),
         (["--layers", 1, "--task", "juggle"], "no skill 'juggle'"),
         (["--layers", 1], "needs samples to measure sensitivity on"),
         (["--like", "nobody"], "not a model"),

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from nuggets import api
+from nuggets.builtin.resolve import model_named
 from nuggets.errors import BadInput
 from nuggets.extraction.factors import extract_factors
 from nuggets.extraction.plan import ExtractionConfig, LoraConfig, make_plan
@@ -17,6 +18,7 @@ from nuggets.models.references import parse_ref
 from nuggets.models.stored_weights import StoredWeights
 from nuggets.planning import cache
 from nuggets.planning.svd_kept import kept_by_svd
+from nuggets.planning.work import work_of
 from tests.unit.extraction.test_selectors import make_map
 
 ROLES = ("embed", "q", "k", "v", "o", "up", "down")
@@ -173,8 +175,43 @@ def test_streaming_is_counted_where_it_is_asked_for(recipe):
     ]
 
 
+@pytest.mark.parametrize(
+    ("keep", "planned"),
+    [
+        ("full", "sensitivity (full map)"),
+        ("windows", "sensitivity (full map)"),
+        ("sums", "sensitivity (sums)"),
+    ],
+)
+def test_windows_need_the_whole_map_in_memory_and_none_on_disk(recipe, keep, planned):
+    stages = api.look_ahead(changed(recipe, sensitivity={"keep": keep})).stages
+    [stage] = [each for each in stages if "sensitivity" in each.stage]
+    assert stage.stage == planned
+    assert (stage.disk_needed > 0) is (keep == "full")
+
+
 def test_work_that_no_estimate_covers_is_named(recipe):
     arms = [{"kind": "plain"}, {"kind": "graft"}, {"kind": "graft", "origin": "random"}]
     assert api.look_ahead(changed(recipe, arms=arms)).uncounted == (
         "fine-tuning the grafts to recover",
     )
+
+
+@pytest.mark.parametrize(
+    ("arm", "trainings", "whole"),
+    [
+        ({"kind": "pissa"}, 0, False),
+        ({"kind": "full"}, 1, True),
+        ({"kind": "lexicon"}, 1, True),
+        ({"kind": "lexicon", "trained": "lora"}, 0, False),
+        ({"kind": "hints"}, 0, True),
+        ({"kind": "graft"}, 0, True),
+        ({"kind": "graft", "heal_steps": 0}, 0, False),
+    ],
+)
+def test_arms_that_train_all_weights_are_planned_with_them(recipe, arm, trainings, whole):
+    asked = changed(recipe, arms=[{"kind": "plain"}, arm])
+    work = work_of(asked, model_named("teacher"), "cpu")
+    assert work.trainings == 2 * len(asked.seeds)
+    assert work.whole_trainings == trainings * len(asked.seeds)
+    assert work.trains_all is whole

@@ -6,11 +6,14 @@ None of them sees the teacher on a held-out item.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from pydantic import Field
 
+from nuggets.errors import BadInput
 from nuggets.extraction.plan import ExtractionConfig
+from nuggets.models.architecture import ArchSpec
 from nuggets.statistics.verdict import ArmRole, Part
 from nuggets.train.arms.base import ArmBase
 
@@ -29,6 +32,7 @@ class Aligned(ArmBase):
 
     runs_teacher: ClassVar[bool] = True
     compares_tokens: ClassVar[bool] = True
+    needs_general: ClassVar[bool] = True
     control: bool = False
     n_general: int = Field(default=512, ge=8)
 
@@ -51,6 +55,15 @@ class Aligned(ArmBase):
         """What the report calls this arm."""
         return self.label or (f"{self.kind}_control" if self.control else self.kind)
 
+    def _check_roles(self, changed: Collection[str], roles: Collection[str]) -> None:
+        """Refuses a LoRA without the matrices that the arm starts from the teacher."""
+        if lacking := [role for role in changed if role not in roles]:
+            raise BadInput(
+                f"The arm {self.name} starts the LoRA of {', '.join(changed)} from the teacher, "
+                f"but extraction.roles lacks {', '.join(lacking)}. Add {', '.join(lacking)}, or "
+                "remove the arm."
+            )
+
 
 class Memories(Aligned):
     """LoRA that starts with the teacher's most sensitive FFN neurons in place of unused ones."""
@@ -59,6 +72,16 @@ class Memories(Aligned):
     keeps_function: ClassVar[bool] = False
     family = "start"
     kind: Literal["memories"] = "memories"
+
+    def check(self, teacher: ArchSpec, student: ArchSpec, roles: Collection[str]) -> None:
+        """Refuses a model whose FFN has no gate, of which a neuron's key is a part."""
+        for who, spec in (("teacher", teacher), ("student", student)):
+            if not spec.has("gate"):
+                raise BadInput(
+                    f"The arm {self.name} needs a gate in the FFNs of both models, but the {who}, "
+                    f"a {spec.model_type}, has none. Choose another model, or remove the arm."
+                )
+        self._check_roles(("gate", "up", "down"), roles)
 
     def build(self, lab: Lab, seed: int) -> Trainee:
         """Maps keys and values into the student's basis and puts them there."""
@@ -100,12 +123,18 @@ class Hints(Aligned):
 
     title: ClassVar[str] = "Learned states"
     keeps_weights = False
+    uncounted = "learning the teacher's states in hints arms"
     kind: Literal["hints"] = "hints"
     n_general: int = Field(default=8000, ge=8)
     steps: int = Field(default=800, ge=1)
     lr: float = Field(default=2e-3, gt=0)
     batch: int = Field(default=32, ge=1)
     weight: float = Field(default=1.0, gt=0)
+
+    @property
+    def trains_all(self) -> bool:
+        """Before its LoRA."""
+        return True
 
     def build(self, lab: Lab, seed: int) -> Trainee:
         """Trains a copy of the student on the teacher's states and adds a fresh LoRA."""
@@ -121,6 +150,10 @@ class Regressed(Aligned):
     keeps_function: ClassVar[bool] = False
     family = "start"
     kind: Literal["regressed"] = "regressed"
+
+    def check(self, teacher: ArchSpec, student: ArchSpec, roles: Collection[str]) -> None:
+        """Refuses a LoRA without the matrix that is regressed."""
+        self._check_roles(("down",), roles)
 
     def build(self, lab: Lab, seed: int) -> Trainee:
         """Solves a reduced-rank ridge regression per FFN output matrix."""

@@ -48,6 +48,8 @@ class ArmBase(Frozen):
     """Whether both models read the same token ids, so that their tokenizers have to agree."""
     needs_extra_prompts: ClassVar[bool] = False
     """Whether it needs prompts beside the training samples."""
+    needs_general: ClassVar[bool] = False
+    """Whether it learns from general samples (`data.general`), or fits anything on them."""
     uncounted: ClassVar[str] = ""
     """What it does beside training that no estimate covers, in a few words."""
     kind: Any  # a literal in every arm
@@ -59,6 +61,11 @@ class ArmBase(Frozen):
     def name(self) -> str:
         """What the report calls this arm."""
         return self.label or self.kind
+
+    @property
+    def trains_all(self) -> bool:
+        """Whether it trains all weights of a model, in its training or before it."""
+        return self.stacks in ("whole", "whole_but_words")
 
     @classmethod
     def offered(cls) -> tuple[Self, ...]:

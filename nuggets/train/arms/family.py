@@ -6,14 +6,16 @@ it differs. Seeds govern which samples are drawn, initial values and the order o
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
+from nuggets.errors import BadInput
 from nuggets.extraction.layers import LayerSelector, RandomLayers
 from nuggets.extraction.plan import ExtractionConfig, Role
 from nuggets.extraction.selectors import MatrixSelector
+from nuggets.models.architecture import ArchSpec
 from nuggets.sensitivity.scores import Score
 from nuggets.statistics.verdict import ArmRole, Part
 from nuggets.train.arms.aligned import Hints, Memories, Regressed, States
@@ -92,6 +94,15 @@ class Paper(ArmBase):
         own = self.score is not None or self.task not in (None, task)
         same = self.extraction(common) == common and not own
         return Part(self.role, self.kind if same else self._kind_with())
+
+    def check(self, teacher: ArchSpec, student: ArchSpec, roles: Collection[str]) -> None:
+        """Refuses roles of its own that no LoRA of the recipe has."""
+        if lacking := [role for role in self.only or () if role not in roles]:
+            raise BadInput(
+                f"The arm {self.name} is to start {', '.join(lacking)} from the teacher, but all "
+                f"arms train {', '.join(roles)} (extraction.roles). Add {', '.join(lacking)} "
+                "there, or take it out of the arm's only."
+            )
 
     def build(self, lab: Lab, seed: int) -> Trainee:
         """Injects the extracted factors on a function-preserving base."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Self, get_args
 
 from pydantic import Field
 
-from nuggets.extraction.consistent import check_cut
+from nuggets.extraction.consistent import check_cut, check_heads_fill
 from nuggets.extraction.plan import ExtractionConfig
 from nuggets.models.architecture import ArchSpec
 from nuggets.sensitivity.scores import Score
@@ -61,6 +61,16 @@ class Graft(ArmBase):
         located = self.origin == "sensitivity" and self.task is None
         return "treatment" if located else "location_control"
 
+    @property
+    def needs_general(self) -> bool:  # type: ignore[override]
+        """Where it is healed."""
+        return self.heal_steps > 0
+
+    @property
+    def trains_all(self) -> bool:
+        """Where it is healed."""
+        return self.heal_steps > 0
+
     @classmethod
     def offered(cls) -> tuple[Self, ...]:
         """Every origin: the treatment and its controls."""
@@ -80,6 +90,7 @@ class Graft(ArmBase):
     def check(self, teacher: ArchSpec, student: ArchSpec, roles: Collection[str]) -> None:
         """Refuses pairs of which no student can be cut."""
         check_cut(teacher, student)
+        check_heads_fill(teacher, student.n_heads, student.hidden_size)
 
     def build(self, lab: Lab, seed: int) -> Trainee:
         """Cuts, heals and adds a fresh LoRA."""

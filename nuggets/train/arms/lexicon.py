@@ -86,6 +86,11 @@ class Lexicon(ArmBase):
         return self.control == "no_rows" and not self.heal_steps
 
     @property
+    def needs_general(self) -> bool:  # type: ignore[override]
+        """Where some are among the batches, or it is healed."""
+        return bool(self.general or self.heal_steps)
+
+    @property
     def name(self) -> str:
         """What the report calls this arm."""
         return self.label or (f"{self.kind}_{self.control}" if self.control else self.kind)

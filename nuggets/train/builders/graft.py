@@ -13,6 +13,7 @@ import torch
 from nuggets.compute.versions import installed_versions
 from nuggets.data.samples import Encoded
 from nuggets.disk.commit import commit_folder
+from nuggets.errors import BadInput
 from nuggets.extraction.adapter import add_lora
 from nuggets.extraction.consistent import Order, choose_consistent
 from nuggets.extraction.cut import cut_model, permute_matrices
@@ -53,12 +54,23 @@ def grafted(lab: Lab, seed: int, arm: Graft) -> Trainee:
 
 
 def cut(lab: Lab, seed: int, arm: Graft) -> Any:
-    """A student-shaped model out of the teacher, from the layers of the extraction plan."""
+    """A student-shaped model out of the teacher, from the layers of the extraction plan.
+
+    It has the teacher's rows of words: beyond the words are only unused ones, of which two models
+    with one tokenizer may have more or fewer.
+    """
     map = lab.located_by(arm.task, arm.score)
     layers = [teacher for _, teacher in lab.plan().alignment.pairs]
     orders: dict[str, Order] = {"first": "first", "random": "random"}
     order = orders.get(arm.origin, "sensitivity")
-    choice = choose_consistent(map, lab.student_spec, layers, order, seed)
+    rows = lab.teacher_spec.vocab_size
+    if rows < min(lab.student_spec.vocab_size, 1 + max(lab.tokenizer.get_vocab().values())):
+        raise BadInput(
+            f"The arm {arm.name} reads the student's words, of which the teacher's embedding of "
+            f"{rows} rows does not hold all. Choose a teacher with the same tokenizer."
+        )
+    wanted = lab.student_spec.model_copy(update={"vocab_size": rows})
+    choice = choose_consistent(map, wanted, layers, order, seed)
     model = cut_model(lab.teacher, choice)
     if arm.origin == "permuted":
         permute_matrices(model, seed)

@@ -205,7 +205,7 @@ def _as_factors(added: Float[Tensor, "vocab hidden"], scale: float) -> LowRankFa
 
 
 def _general(lab: Lab, seed: int, arm: Lexicon) -> list[Encoded]:
-    if not arm.general and not arm.heal_steps:
+    if not arm.needs_general:
         return []
     key = ("lexicon", arm.general_samples, seed, lab.general_samples, lab.train.max_length)
     return lab.once(key, lambda: lab.encode(lab.general_samples(arm.general_samples, seed)))

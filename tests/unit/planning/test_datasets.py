@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 
+from nuggets.builtin.pairs import model_folder
 from nuggets.builtin.resolve import pair_named
 from nuggets.builtin.skills import skill_names
 from nuggets.errors import BadInput
-from nuggets.planning.checks import check_transfer
+from nuggets.planning.checks import check_general, check_transfer
 from nuggets.planning.datasets import N_VALIDATION, check_validation, load_datasets
 from nuggets.recipe import DataConfig, load_recipe
 
@@ -144,3 +147,21 @@ def test_too_few_items_to_count_beside_the_test_are_refused(jsonl, tmp_path):
     few = jsonl(tmp_path / "few.jsonl", NUMBERS)
     with pytest.raises(BadInput, match=r"Choosing needs at least 30 .* beside its 20 test items"):
         load_datasets(DataConfig(file=str(few), n_test=20, items="validation"), (), ())
+
+
+def test_only_who_knows_the_built_in_words_is_healed_on_built_in_skills(tiny, tmp_path):
+    """A student that was cut from a built-in model goes on: its words are the built-in ones."""
+    cut = shutil.copytree(model_folder("independent"), tmp_path / "cut")
+
+    def check(student, kind, *overrides):
+        recipe = load_recipe("quick", [f"arms=[{kind}]", f"student={student}", *overrides])
+        check_general(recipe, pair_named(recipe.teacher, recipe.student))
+
+    for kind in ("{kind: graft}", "{kind: lexicon}", "{kind: states}"):
+        check("independent", kind)
+        check(cut, kind)
+        check(tiny(), kind, "data.general=mine.jsonl")
+        with pytest.raises(BadInput, match=r"Without data\.general these are built-in skills"):
+            check(tiny(), kind)
+    for kind in ("{kind: plain}", "{kind: graft, heal_steps: 0}", "{kind: lexicon, general: 0}"):
+        check(tiny(), kind)

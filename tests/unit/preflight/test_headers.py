@@ -235,6 +235,7 @@ def test_training_holds_the_student_twice_where_there_is_room_and_a_teacher_that
     half = needed(train_dtype="bfloat16")
     assert student < half < 1.2 * student, "twice half"
     assert needed(runs_teacher=True) == needed() + 4 * LARGE.parameters
+    assert needed(trains_all=True) == needed() + 3 * student, "gradients and two moments"
 
 
 def test_a_student_of_8b_trains_in_bfloat16_on_24_gb():
@@ -293,6 +294,9 @@ def test_time_is_operations_over_the_measured_rate(tiny):
     assert found["sensitivity (sums)"] == pytest.approx(6 * n * 3 * 50 / (1e6 * resources._REACHED))
     assert found["sensitivity (streaming)"] / found["sensitivity (sums)"] == pytest.approx(8 / 6)
     assert found["training"] == pytest.approx(4 * n * 7 * 2 * 50 * 5 / (1e6 * resources._REACHED))
+    work = work.model_copy(update={"whole_trainings": 2})
+    both = seconds(1e6, 1e30, 0.0)["training"]
+    assert both == pytest.approx(found["training"] * (3 * 4 + 2 * 6) / (5 * 4))
     assert seconds(1e30, 1e6, 0.0)["sensitivity (sums)"] == pytest.approx(24 * n * 3 / 1e6)
     assert seconds(1e30, 1e30, 1.0)["training"] == pytest.approx(7 * 5 * 2 * 200)
     assert all(s.seconds is None for s in check(ref, ref).stages), "no rate, no time"

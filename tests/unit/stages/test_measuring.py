@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.numpy import load_file, save_file
 
-from nuggets.builtin.resolve import pair_named
+from nuggets.builtin.resolve import model_named, pair_named
 from nuggets.compute.threads import SMALL, each_on_a_thread, threads_for
 from nuggets.errors import BadInput, Damaged
 from nuggets.planning.cache import MapRequest
@@ -17,7 +17,7 @@ from nuggets.progress import InMemoryProgress
 from nuggets.recipe import parse_job
 from nuggets.sensitivity.maps import SensitivityMap
 from nuggets.stages import measuring
-from nuggets.stages.measuring import extract_to, measure_map
+from nuggets.stages.measuring import Loaded, extract_to, measure_map
 
 
 @pytest.fixture
@@ -187,6 +187,22 @@ def test_windows_alone_extract_what_the_full_map_does_and_no_map_is_written(
     assert set(found.picks) == {"window", "neurons"}
     mapped = 4 * sum(found.rows[module].size * found.cols[module].size for module in found.rows)
     assert (folder / "map.safetensors").stat().st_size < mapped / 2
+
+
+def test_an_alignment_measures_sums_alone_and_takes_a_full_map_that_is_there(
+    tiny, job, monkeypatch, tmp_path
+):
+    at_home(monkeypatch, tmp_path / "home")
+    kept = measured(job())
+    models = job().model, str(tiny(hidden_size=16, intermediate_size=48, seed=1))
+    names = dict(zip(("teacher", "student"), models, strict=True))
+    asked = {"job": "align", **names, "data": job().data.model_dump(), "device": "cpu"}
+    pair = tuple(Loaded(model_named(each), "cpu") for each in models)
+    [(teacher, student)] = measuring._maps(parse_job(asked), pair, None).values()
+    assert teacher.meta["digest"] == kept.meta["digest"]
+    assert teacher.full
+    assert not student.full
+    assert student.total("model.layers.0.mlp.down_proj") > 0
 
 
 @pytest.mark.parametrize(
