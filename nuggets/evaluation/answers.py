@@ -97,9 +97,7 @@ def decode_greedily(
     Raises:
         NonFinite: if the model's first choice is NaN or infinite.
     """
-    longest = max(map(len, prompts))
-    ids = torch.tensor([[0] * (longest - len(p)) + p for p in prompts], device=device)
-    mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts], device=device)
+    ids, mask = _padded(prompts, device)
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     written: list[list[int]] = [[] for _ in prompts]
     over = [False] * len(prompts)
@@ -108,14 +106,8 @@ def decode_greedily(
     while True:
         if progress is not None:
             progress.check_cancelled()
-        output = model(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
+        given = {"input_ids": ids, "attention_mask": mask, "position_ids": positions}
+        output = model(**given, past_key_values=cache, use_cache=True, logits_to_keep=1)
         best = _best(output.logits[:, -1])
         for place, token in zip(asked, best.tolist(), strict=True):
             if over[place]:
@@ -133,6 +125,16 @@ def decode_greedily(
             cache.batch_select_indices(rows)
             ids, positions, mask = ids[rows], positions[rows], mask[rows]
         mask = torch.cat([mask, torch.ones_like(ids)], dim=1)
+
+
+def _padded(
+    prompts: Sequence[list[int]], device: torch.device | str
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ids and mask `[prompts, longest]`, padded on the left."""
+    blank = [max(map(len, prompts)) - len(prompt) for prompt in prompts]
+    ids = [[0] * n + prompt for n, prompt in zip(blank, prompts, strict=True)]
+    mask = [[0] * n + [1] * len(prompt) for n, prompt in zip(blank, prompts, strict=True)]
+    return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
 
 
 def _best(logits: torch.Tensor) -> torch.Tensor:
