@@ -113,7 +113,7 @@ def decode_greedily(
             if over[place]:
                 continue
             written[place].append(token)
-            over[place] = token in ends or len(written[place]) == limits[place]
+            over[place] = token in ends or len(written[place]) >= limits[place]
             if stop is not None and not over[place]:
                 over[place] = stop(place, written[place])
         if all(over):
