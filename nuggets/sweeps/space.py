@@ -215,8 +215,12 @@ def kept(field: str) -> str:
     return _KEPT.get(field, "")
 
 
-def check_space(space: Space) -> None:
+def check_space(space: Space, base: TransferRecipe) -> None:
     """Refuses fields that cannot be searched, and conditions that never hold.
+
+    Args:
+        space: what is searched.
+        base: what it is searched in.
 
     Raises:
         ValueError: in one sentence, naming the field.
@@ -227,7 +231,7 @@ def check_space(space: Space) -> None:
         raise ValueError(f"{len(space)} fields are searched; at most {MOST_FIELDS} can be")
     above: dict[str, Dimension] = {}
     for field, dimension in space.items():
-        _check_field(field)
+        _check_field(field, base)
         for other, value in dimension.when.items():
             if other not in above:
                 raise ValueError(f"{field}: its condition names {other}, which is not a field "
@@ -245,7 +249,7 @@ def check_space(space: Space) -> None:
         above[field] = dimension
 
 
-def _check_field(field: str) -> None:
+def _check_field(field: str, base: TransferRecipe) -> None:
     if not _FIELD.fullmatch(field):
         raise ValueError(f"{field[:60]!r} is no field; write one as in lora.r, without blanks")
     section, _, name = field.rpartition(".")
@@ -253,6 +257,10 @@ def _check_field(field: str) -> None:
         raise ValueError(f"{field} is the old name of data.{RENAMED[name]}; give that")
     if reason := kept(field):
         raise ValueError(f"{field} cannot be searched: {reason}")
+    parts = [each for each in sweepable(base) if each.startswith(f"{field}.")]
+    if parts and field not in leaves(base.model_dump(mode="json")):
+        raise ValueError(f"{field} cannot be searched: it is a whole section, of which each field "
+                         f"is searched by itself, such as {parts[0]}")  # fmt: skip
 
 
 def _nested(field: str, value: Any) -> dict[str, Any]:
