@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -11,7 +12,7 @@ from nuggets import api
 from nuggets.errors import BadInput, Cancelled
 from nuggets.runs import results
 from nuggets.statistics.intervals import Interval
-from nuggets.sweeps import control
+from nuggets.sweeps import control, working
 from nuggets.sweeps.search import Search
 from nuggets.sweeps.trials import SweepState, SweepTrial, read_state, write_state
 from nuggets.worker import run_in_foreground
@@ -139,6 +140,22 @@ def test_a_sweep_whose_samples_changed_does_not_go_on(where, tmp_path, monkeypat
     file.write_text(file.read_text().replace("200", "201"))
     with pytest.raises(BadInput, match=r"its input changed: data\.file was"):
         run_in_foreground(again, lambda event: None)
+
+
+def test_a_sweep_goes_on_on_the_device_that_it_began_on_or_not_at_all(monkeypatch):
+    store, asked = control.store(), []
+    sweep = api.load_sweep("quick", ["lora.r=8,20"])
+    here = SimpleNamespace(devices=[SimpleNamespace(name=name) for name in ("cuda:0", "cpu")])
+    monkeypatch.setattr("nuggets.planning.machine.diagnose", lambda: here)
+    monkeypatch.setattr(working, "_work", lambda sweep, *others: asked.append(sweep))
+    for device in ("cpu", "cuda:0"):
+        made = store.create("sweep", control.dump_sweep(sweep), "sweep", device=f"sweep_{device}")
+        run_in_foreground(made, lambda event: None)
+        assert asked[-1].trial_recipe({"lora.r": 8}).device == device
+        assert asked[-1].confirming_recipe({}, "default").device == device
+    gone = store.create("sweep", control.dump_sweep(sweep), "sweep", device="sweep_cuda:7")
+    with pytest.raises(BadInput, match=r"no device 'cuda:7'; it has cuda:0, cpu\."):
+        run_in_foreground(gone, lambda event: None)
 
 
 def test_a_kill_between_writing_a_trial_down_and_telling_optuna_costs_nothing(monkeypatch):
