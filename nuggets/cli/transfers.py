@@ -112,7 +112,7 @@ def cancel(run_id: o.RunId, json: o.AsJson = False) -> None:
 
 
 def resume(run_id: o.RunId, engine: o.EngineName = None, json: o.AsJson = False) -> None:
-    """Continue a run that was interrupted, cancelled or failed."""
+    """Continue a run that was interrupted, cancelled or failed, or start one that never was."""
     with api.engines.using(engine):
         found = api.resume(run_id)
     tell_run(found, f"Resumed {found.id}. Follow it with: nuggets follow {found.id}", json)

@@ -191,6 +191,15 @@ def test_file_that_is_no_bundle_is_refused_in_a_sentence(open_page, two, tmp_pat
     assert set(table(at)["run"]) == set(api.titles(two).values())
 
 
+def test_a_run_that_was_never_started_can_be(open_page, two, monkeypatch):
+    started = []
+    monkeypatch.setattr(api, "resume", started.append)
+    at = open_page("runs", run=two[1].id)
+    assert at.button("opened-resume").label == "Start"
+    at.button("opened-resume").click().run()
+    assert started == [two[1].id]
+
+
 def test_a_run_from_elsewhere_is_resumed_only_after_a_tick_for_each_thing(open_page, tmp_path):
     text = api.dump_job(api.load_recipe("quick", ["device=cpu"]))
     run = api.create(api.load_recipe("quick", ["device=cpu"]))
