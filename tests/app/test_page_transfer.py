@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import json
 from pathlib import Path
 
@@ -300,6 +301,39 @@ def test_a_table_becomes_samples_once_its_columns_are_named(open_page, home):
     assert not at.exception
     kept = Path(recipe_shown(at).data.file).read_text().splitlines()
     assert json.loads(kept[3]) == {"question": "q 3", "answer": "a 3"}
+
+
+@pytest.mark.parametrize(
+    ("name", "row"),
+    [
+        ("alpaca.csv", {"instruction": "Add {}.", "input": "{} 1", "output": "{}"}),
+        ("chats.jsonl.gz", {"messages": [{"role": "user", "content": "q {}"},
+                                         {"role": "assistant", "content": "a"}]}),
+    ],
+)  # fmt: skip
+def test_a_table_in_a_known_shape_keeps_all_of_it_and_nothing_is_asked(open_page, name, row):
+    texts = [json.dumps(row).replace("{}", str(n)) for n in range(10)]
+    rows = [json.loads(text) for text in texts]
+    lines = [",".join(row), *(",".join(each.values()) for each in rows)] if "csv" in name else texts
+    content = "\n".join(lines).encode()
+    content = gzip.compress(content) if name.endswith(".gz") else content
+    at = open_page("transfer")
+    at.file_uploader("data-file").set_value((name, content, "text/plain")).run()
+    at.button("use-data").click().run()
+    kept = Path(recipe_shown(at).data.file).read_text().splitlines()
+    assert [json.loads(line) for line in kept] == rows
+
+
+def test_columns_beside_question_and_answer_can_be_choices(open_page):
+    content = "id,question,answer,A,B\n" + "".join(f"i{n},q {n},1,x {n},y\n" for n in range(10))
+    at = open_page("transfer")
+    at.file_uploader("data-file").set_value(("mine.csv", content.encode(), "text/csv")).run()
+    assert at.multiselect("column-choices").options == ["A", "B"]
+    at.multiselect("column-choices").set_value(["A", "B"]).run()
+    at.button("use-data").click().run()
+    kept = Path(recipe_shown(at).data.file).read_text().splitlines()
+    assert json.loads(kept[3]) == {
+        "question": "q 3", "answer": 1, "choices": ["x 3", "y"], "id": "i3"}  # fmt: skip
 
 
 def test_own_samples_of_the_sidebar_reach_the_recipe(open_page, tmp_path):
