@@ -309,6 +309,8 @@ def test_starting_following_cancelling_and_resuming(nuggets):
         ["sensitivity", "models/large", "--n", "0", "--out", "x"],
         ["sensitivity", "models/large", "--score", "guess", "--task", "king", "--out", "x"],
         ["sensitivity", "models/large", "--out", "x"],
+        ["probe", "teacher", "independent", "--task", "king", "--n-fit", "-1"],
+        ["probe", "teacher", "independent", "--task", "king", "--format", "poem"],
         ["nonsense"],
         # An option that nobody would read.
         ["evaluate", "teacher", "--benchmark", "skill", "--task", "sub", "--data", "all.jsonl"],
