@@ -11,7 +11,7 @@ import typer
 from nuggets import amounts, api
 from nuggets.cli import options as o
 from nuggets.cli.output import bars, interval, out, print_json, say, table, tell_run
-from nuggets.cli.transfers import failed, watch
+from nuggets.cli.transfers import failed, watch, why_ended
 from nuggets.disk.commit import atomic_write, make_folder
 from nuggets.errors import BadInput, Damaged
 from nuggets.sweeps.outlook import smallest
@@ -204,6 +204,8 @@ def _show(found: api.Run, json: bool) -> None:
         }
         return print_json(document)
     say(f"{found.id}: {found.status()}, {len(state.done)} of {recipe.n_trials} trials")
+    if why := why_ended(found):
+        say(why)
     best = api.sweeping.ranked(recipe, state)
     shown = [_row(recipe, trial) for trial in best[:_SHOWN]]
     if shown:

@@ -261,6 +261,14 @@ def describe(run: api.Run, json: bool) -> None:
     report, erasure = api.report(run), api.erasure_of(run)
     if json:
         document = {
+def why_ended(run: api.Run) -> str:
+    """Why a run cannot be read or did not get to its end; empty where it lives, or is done."""
+    if (problem := run.problem()) is not None:
+        return problem
+    error = run.record().error
+    return error.message if error and run.status() not in ("done", *api.LIVE) else ""
+
+
             "run": run.id,
             "folder": str(run.folder),
             "status": run.status(),
@@ -276,6 +284,8 @@ def describe(run: api.Run, json: bool) -> None:
     if erasure is not None:
         from nuggets.cli.erase import show_erasure  # NumPy, which a list of runs does not need
 
+    if why := why_ended(run):
+        say(why)
         show_erasure(erasure)
     if (plan := api.plan_of(run)) is not None and plan.plain:
         say(plan.plain_sentence)

@@ -274,6 +274,21 @@ def test_export_writes_an_adapter(nuggets, finished, tmp_path):
     assert (tmp_path / "a" / "adapter_config.json").is_file()
 
 
+def test_a_run_that_failed_or_is_damaged_is_shown_with_the_reason(nuggets):
+    run = api.create(api.load_recipe("mine.yaml"))
+    error = {"type": "BadInput", "message": "The rank is too large.", "exit_code": 2}
+    run.record_path.write_text(run.record().changed(status="failed", error=error).model_dump_json())
+    assert nuggets("show", run.id).err == f"{run.id}: failed\nThe rank is too large.\n"
+    run.record_path.write_text("{")
+    assert "record.json cannot be read" in nuggets("show", run.id).err
+    settings = ["lora.r=4,8"]
+    sweep = api.sweeping.store().create("sweep", api.sweeping.dump_sweep(
+        api.load_sweep("quick", settings)), "s")  # fmt: skip
+    record = sweep.record().changed(status="failed", error=error)
+    sweep.record_path.write_text(record.model_dump_json())
+    assert "failed, 0 of 24 trials\nThe rank is too large.\n" in nuggets("sweeps", sweep.id).err
+
+
 def test_starting_following_cancelling_and_resuming(nuggets):
     started = nuggets("start", "mine.yaml", "--set", "train.steps=100000", "--json")
     assert started.code == 0, started.err
