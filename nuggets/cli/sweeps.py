@@ -92,9 +92,9 @@ def _run(recipe: api.SweepRecipe, track: str | None, json: bool) -> None:
         api.check_tracker(track)
     with bars() as progress:
         made = api.sweeping.run(recipe, progress.show)
+    for each in api.sweeping.runs_of(made) if track and made.status() == "done" else ():
+        api.track(each, track or "", made.id)  # first: it may fail, and one document is printed
     _finish(made, json)
-    for each in api.sweeping.runs_of(made) if track else ():
-        api.track(each, track or "", made.id)
 
 
 def sweeps(

@@ -16,6 +16,7 @@ from nuggets import __version__, api
 from nuggets.builtin.pairs import MODELS, assets_root
 from nuggets.errors import BadInput
 from nuggets.planning.machine import Doctor
+from nuggets.playground import mailbox as playground
 from nuggets.runs import processes
 from nuggets.runs.schema import LIVE
 
@@ -289,6 +290,24 @@ def test_a_run_that_failed_or_is_damaged_is_shown_with_the_reason(nuggets):
     assert "failed, 0 of 24 trials\nThe rank is too large.\n" in nuggets("sweeps", sweep.id).err
 
 
+@pytest.mark.parametrize("words", [["ask", "a b"], ["lens", "a b", "b a"]])
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_models_that_cannot_answer_are_one_error_in_either_form(nuggets, monkeypatch, words, form):
+    def ask(question):
+        answers = tuple(
+            playground.Answer(speaker=each, problem=f"{each.model} is too large.")
+            for each in question.speakers
+        )
+        return playground.Reply(id="1", status="done", question=question, answers=answers)
+
+    monkeypatch.setattr(api.playground, "ask", ask)
+    ended = nuggets(*words, *form)
+    assert ended.code == 2
+    assert "teacher: teacher is too large. independent: independent is too large." in ended.err
+    assert bool(form) == bool(ended.out)
+    assert not form or ended.json["error"]["message"] + "\n" == ended.err
+
+
 def test_starting_following_cancelling_and_resuming(nuggets):
     started = nuggets("start", "mine.yaml", "--set", "train.steps=100000", "--json")
     assert started.code == 0, started.err
@@ -337,6 +356,7 @@ def test_starting_following_cancelling_and_resuming(nuggets):
         ["power", "--set", "seeds=[0]"],
         ["cut", "models/large", "--layers", "1", "--order", "first", "--heal", "x", "--out", "x"],
         ["ask", "a", "--seed", "1"],
+        ["evaluate", "teacher", "--benchmark", "mmlu", "--start", "--out", "x"],
         ["sweeps", "--cancel"],
     ],
 )
