@@ -384,6 +384,10 @@ def test_neighbours_ranks_and_costs_are_those_of_the_outlook(open_page, measured
     assert not at.get("plotly_chart")  # what is in other tabs is not computed
     costs = next(part.value for part in at.dataframe if "fits" in part.value.columns)
     assert list(costs["stage"]) == [stage.stage for stage in ahead.stages]
+    [script] = [part.value for part in at.code if "preflight" in part.value]
+    exec(script.replace("print(plan)", ""), scope := {})
+    stages = {stage.stage: stage for stage in scope["plan"].stages}
+    assert all(stages[each.stage].bytes_needed == each.bytes_needed for each in ahead.stages)
 
 
 def test_identity_and_bands_are_those_of_the_events(open_page):
