@@ -168,10 +168,18 @@ def test_the_confirmation_is_told_with_its_verdict_and_the_optimism(open_page):
     at = open_page("sweeps", sweep=made.id)
     assert found.verdict.sentence in shown(at)
     assert any("selected − confirmed" in list(p.value.get("as", [])) for p in at.dataframe)
+    assert f"{found.scores[0].n_items} test items, 95 %" in shown(at)
     at.button("open-Open the winner's results").click().run()
     assert not at.exception
     assert at.title[0].value == "Results"
     assert at.session_state["run"] == found.run
+
+
+def test_a_sweep_for_retention_says_of_which_items(open_page):
+    made = write_sweep(3, confirmed=True, objective=["value", "retention"])
+    value, kept = api.sweeping.state_of(made).confirmed.scores
+    said = f"{value.n_items} test items and {kept.n_items} items of old skills, 95 % intervals"
+    assert said in shown(open_page("sweeps", sweep=made.id))
 
 
 def test_every_figure_is_that_of_its_data(open_page):
