@@ -217,7 +217,7 @@ def _show(found: api.Run, json: bool) -> None:
 
 
 def _row(recipe: api.SweepRecipe, trial: Any) -> tuple[Any, ...]:
-    scores = (f"{found.mean:+.3f} {interval(found.low, found.high)}" for found in trial.scores)
+    scores = (f"{found.mean:+z.3f} {interval(found.low, found.high)}" for found in trial.scores)
     return (
         trial.number,
         *(amounts.setting(trial.values.get(f, "–")) for f in recipe.space),

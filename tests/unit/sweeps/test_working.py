@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from nuggets import api
+from nuggets.cli.sweeps import _row
 from nuggets.errors import BadInput, Cancelled
 from nuggets.runs import results
 from nuggets.statistics.intervals import Interval
@@ -98,6 +99,12 @@ def test_what_is_told_has_no_verdict_before_the_confirmation(made):
     assert after[0].startswith("Confirmed on 3 fresh seeds and 80 test items that no trial saw")
     assert state.confirmed is not None
     assert after[-1] == state.confirmed.verdict.sentence
+
+
+def test_a_score_that_rounds_to_0_has_no_minus_sign():
+    mean = Interval(mean=-0.0001, low=-0.0002, high=0.0, level=0.95, n_seeds=2, n_items=60)
+    trial = SweepTrial(number=1, values={"lora.r": 8}, status="done", scores=(mean,))
+    assert _row(grid(), trial)[-1] == "+0.000 [0.000, 0.000]"
 
 
 @pytest.mark.parametrize("where", ["r-8-ratio-1", "confirmed"])
