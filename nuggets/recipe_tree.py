@@ -257,7 +257,9 @@ def check_values(value: Any, where: str = "", depth: int = 0) -> int:
 
     Raises:
         ValueError: naming the field, for a number that is not finite or beyond 2⁵³, for text that
-            is long or cannot be printed, and for too many or too deeply nested values.
+            is long or cannot be printed, for too many or too deeply nested values, and for bytes
+            and sets, of which YAML has tags: they would become text and lists that `named_values`
+            did not see.
     """
     if depth > MAX_DEPTH:
         raise ValueError(f"{where[:60]} is nested too deeply")
@@ -269,6 +271,8 @@ def check_values(value: Any, where: str = "", depth: int = 0) -> int:
         if found > MAX_VALUES:
             raise ValueError(f"{where[:60] or 'the recipe'} has more than {MAX_VALUES:,} values")
         return found
+    if isinstance(value, bytes | set):
+        raise ValueError(f"{where[:60]}: write text or a list, not !!binary or !!set")
     if isinstance(value, int | float) and not abs(value) <= 2**53:
         raise ValueError(f"{where}: the number is not finite, or too large")
     if isinstance(value, str):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from nuggets import api
-from nuggets.ui.frame import safe, shell
+from nuggets.ui.frame import safe, share, shell
 from nuggets.ui.models import chooser as model_chooser
 from nuggets.ui.models import preflight as preflight_part
 from nuggets.ui.playground import answers
@@ -37,14 +37,13 @@ def main() -> None:
         found = preflight_part.look(choice, recipe)
         model_chooser.facts(teacher, found.teacher)
         model_chooser.facts(student, found.student)
-        preflight(found, choice)
+        preflight(found, preflight_part.origin_of(recipe))
     st.subheader("Ask both", anchor=False)
     ask(choice)
 
 
-def preflight(found: api.Preflight, choice: shell.Choice) -> None:
+def preflight(found: api.Preflight, origin: share.Origin) -> None:
     """Everything that is known, in the order in which it decides."""
-    origin = preflight_part.origin_of(choice)
     preflight_part.verdict(found)
     left, right = st.columns([4, 5], gap="medium")
     with left:

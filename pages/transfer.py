@@ -7,7 +7,7 @@ import streamlit as st
 from nuggets import api
 from nuggets.errors import NuggetsError
 from nuggets.recipe import TransferRecipe
-from nuggets.ui.frame import fields, live, safe, shell, waiting
+from nuggets.ui.frame import consent, fields, live, safe, shell, waiting
 from nuggets.ui.frame.engine import engine
 from nuggets.ui.transfer import form, preview, prompt, recipes
 
@@ -25,7 +25,7 @@ def main() -> None:
         with left, st.container(border=True):
             recipe = form.recipe(base, choice)
             with refused:
-                ignored = _ignored()
+                ignored = fields.ignored()
             ahead = waiting.read(
                 "ahead",
                 api.dump_job(recipe),
@@ -33,7 +33,7 @@ def main() -> None:
                 "Reading models and samples…",
             )
             ready = not ignored and not ahead.refusals
-            _start_button(recipe, ready=_agreed(recipe) and ready)
+            _start_button(recipe, ready=consent.agreed(recipe) and ready)
             recipes.keep(recipe)
             shell.link("sweeps", "Search several settings", "Save this recipe first to search it.")
         with right:
@@ -59,25 +59,6 @@ def _chosen_run(choice: shell.Choice) -> None:
             if st.button("Open Results", type="primary", key="to-benchmarks"):
                 shell.go("results")
     live.panel(run, "transfer-run")
-
-
-def _ignored() -> bool:
-    """Whether the link asked for what no control can take; a person says how to go on."""
-    sentences = fields.refusals()
-    for place, sentence in enumerate(sentences):
-        safe.problem(sentence, f"address-{place}", "Part of this link was ignored")
-    if sentences:
-        st.button("Go on with the values shown", key="as-shown", on_click=fields.forget)
-    return bool(sentences)
-
-
-def _agreed(recipe: TransferRecipe) -> bool:
-    """Whether the person agrees to everything that leaves this machine, each by its name."""
-    agreed = True
-    for sentence in api.permits.sent(recipe.benchmarks):
-        st.text(sentence)
-        agreed &= st.checkbox("Send this", key=f"send-{sentence}")
-    return agreed
 
 
 def _start_button(recipe: TransferRecipe, ready: bool) -> None:

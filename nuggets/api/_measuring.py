@@ -18,7 +18,15 @@ from nuggets.planning import cache
 from nuggets.planning.erasing import EraseRequest
 from nuggets.planning.jobs import pair_to_plan
 from nuggets.progress import Progress
-from nuggets.recipe import AlignJob, CutJob, DataConfig, EraseJob, SensitivityJob, TransferRecipe
+from nuggets.recipe import (
+    AlignJob,
+    CutJob,
+    DataConfig,
+    EraseJob,
+    SensitivityJob,
+    TransferRecipe,
+    validated,
+)
 from nuggets.sensitivity.maps import SensitivityMap
 
 if TYPE_CHECKING:
@@ -68,11 +76,12 @@ def probe(
         progress: told of downloads.
 
     Raises:
-        BadInput: if no answer of the training samples comes again in the test.
+        BadInput: if a field does not fit, or no answer of the training samples comes again in the
+            test.
     """
     from nuggets.stages.probing import probe_words
 
-    wanted = DataConfig.model_validate(dict(data))
+    wanted = validated("choice of samples", DataConfig.model_validate, data, 0)
     return probe_words(pair_named(teacher, student), wanted, device, progress)
 
 

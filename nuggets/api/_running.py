@@ -55,7 +55,7 @@ def open_run(run_id: str) -> Run:
 
 @demo.refuses("runs cannot be resumed")
 def resume(run_id: str) -> Run:
-    """Continues an interrupted, failed or cancelled run in a worker process.
+    """Continues an interrupted, failed or cancelled run, or starts one that never was.
 
     Raises:
         BadInput: if it cannot be continued, was made elsewhere and wants what nobody allowed, or

@@ -10,6 +10,7 @@ from nuggets.frozen import Frozen
 from nuggets.playground.mailbox import Question
 from nuggets.recipe import (
     AlignJob,
+    DataConfig,
     EraseJob,
     EvaluateJob,
     SensitivityJob,
@@ -22,7 +23,7 @@ from nuggets.workspace.recipes import fields_of, non_defaults
 
 
 def as_command(job: Frozen, verb: str = "run") -> str:
-    """The command line that does exactly this job.
+    """The command line that does exactly this job; empty where no command can say it.
 
     Args:
         job: a transfer, a sensitivity measurement, an alignment or a question.
@@ -39,17 +40,25 @@ def as_command(job: Frozen, verb: str = "run") -> str:
     if isinstance(job, EraseJob):
         return shlex.join(_erasure(job))
     if isinstance(job, AlignJob):
-        options = _options(
-            task=job.tasks[0] if len(job.tasks) == 1 else None,
-            data=None if job.data is None else job.data.file,
-        )
-        stitch = [] if job.stitch else ["--no-stitch"]
-        return shlex.join(["nuggets", "align", job.teacher, job.student, *options, *stitch])
+        return _alignment(job)
     if isinstance(job, EvaluateJob):
         return _evaluation(job)
     if isinstance(job, Question):
         return shlex.join(_question(job))
     return ""
+
+
+def _alignment(job: AlignJob) -> str:
+    """Empty for several tasks, and for samples that are not those of one file as it stands."""
+    file, given = None if job.data is None else job.data.file, non_defaults(job)
+    said = None if file is None else DataConfig(file=file, n_seed_samples=min(job.n_fit, 32))
+    if len(job.tasks) > 1 or job.data != said:
+        return ""
+    fields = ("n_fit", "n_test", "device")
+    options = {name: value for name, value in given.items() if name in fields}
+    words = _options(task=list(job.tasks), data=file, **options)
+    stitch = [] if job.stitch else ["--no-stitch"]
+    return shlex.join(["nuggets", "align", job.teacher, job.student, *words, *stitch])
 
 
 def _options(**values: Any) -> list[str]:

@@ -117,6 +117,15 @@ def write_bundle(run: Run, out: Path, weights: bool = True) -> Index:
     return index
 
 
+def holds_all(run: Run, path: Path) -> bool:
+    """Whether a bundle of a run was written after everything that the run says now."""
+    if not path.is_file():
+        return False
+    files = [run.folder / name for name in TOP_FILES]
+    changed = max(file.stat().st_mtime_ns for file in files if file.is_file())
+    return path.stat().st_mtime_ns >= changed
+
+
 def _write(run: Run, path: Path, weights: bool) -> Index:
     names = [name for name in TOP_FILES if (run.folder / name).is_file()]
     left_out: list[str] = []  # whole models, and adapters where they are not wanted

@@ -37,12 +37,14 @@ def ask(
     json: o.AsJson = False,
 ) -> None:
     """Ask models and arms a question; they stay loaded."""
-    if prompt:
-        _ask(prompt, model or [], run, arm or [], seed, scale, tokens, format, device, json)
-    elif not free:
+    if not prompt and not free:
         raise BadInput("Give a question, or only --free to unload the models.")
-    if free:
-        api.playground.free()
+    try:
+        if prompt:
+            _ask(prompt, model or [], run, arm or [], seed, scale, tokens, format, device, json)
+    finally:
+        if free:
+            api.playground.free()
     if json and not prompt:
         print_json({"unloaded": True})
 
@@ -78,6 +80,8 @@ def _ask(
                 device=device,
             )
         )
+    if all(each.problem for each in reply.answers):
+        raise _problems(reply.answers)
     if json:
         return print_json(reply)
     rows = [
@@ -89,6 +93,11 @@ def _ask(
         if each.note:
             say(f"{each.speaker.label}: {each.note}")
     return None
+
+
+def _problems(answers: Iterable[api.playground.Answer]) -> BadInput:
+    """What went wrong with each model that said nothing."""
+    return BadInput(" ".join(f"{each.speaker.label}: {each.problem}" for each in answers))
 
 
 def _arms(run: api.Run, arms: list[str], seed: int | None) -> list[api.playground.Speaker]:
@@ -136,11 +145,12 @@ def lens(
         )
     if free:
         api.playground.free()
+    if failed := [each for each in reply.answers if each.lens is None]:
+        raise _problems(failed)
     if json:
         return print_json(reply)
     for each in reply.answers:
-        if each.lens is None:
-            raise BadInput(f"{each.speaker.label}: {each.problem}")
+        assert each.lens is not None
         say(f"{each.lens.sentence(each.speaker.label)} {each.note}".rstrip())
         table(("token", "known from", "probability", "rank by layer", "rests on"), _rows(each.lens))
     return None

@@ -59,6 +59,9 @@ def evaluate(
     json: o.AsJson = False,
 ) -> None:
     """Evaluate models, or every arm of a transfer, on benchmarks."""
+    if background and out_folder is not None:
+        raise BadInput("--out keeps what this terminal waits for, and --start does not wait; leave "
+                       "one out. Later, `nuggets show RUN` prints the results.")  # fmt: skip
     shared = {"limit": limit, "format": format, "max_new_tokens": max_new_tokens}
     judge = _judge(judge_url, judge_model, judge_teacher)
     given = _Given(task, judge, o.source(data), o.source(shots_data), shots)

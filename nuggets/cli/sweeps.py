@@ -11,7 +11,7 @@ import typer
 from nuggets import amounts, api
 from nuggets.cli import options as o
 from nuggets.cli.output import bars, interval, out, print_json, say, table, tell_run
-from nuggets.cli.transfers import failed, watch
+from nuggets.cli.transfers import failed, watch, why_ended
 from nuggets.disk.commit import atomic_write, make_folder
 from nuggets.errors import BadInput, Damaged
 from nuggets.sweeps.outlook import smallest
@@ -92,9 +92,9 @@ def _run(recipe: api.SweepRecipe, track: str | None, json: bool) -> None:
         api.check_tracker(track)
     with bars() as progress:
         made = api.sweeping.run(recipe, progress.show)
+    for each in api.sweeping.runs_of(made) if track and made.status() == "done" else ():
+        api.track(each, track or "", made.id)  # first: it may fail, and one document is printed
     _finish(made, json)
-    for each in api.sweeping.runs_of(made) if track else ():
-        api.track(each, track or "", made.id)
 
 
 def sweeps(
@@ -204,6 +204,8 @@ def _show(found: api.Run, json: bool) -> None:
         }
         return print_json(document)
     say(f"{found.id}: {found.status()}, {len(state.done)} of {recipe.n_trials} trials")
+    if why := why_ended(found):
+        say(why)
     best = api.sweeping.ranked(recipe, state)
     shown = [_row(recipe, trial) for trial in best[:_SHOWN]]
     if shown:
@@ -215,7 +217,7 @@ def _show(found: api.Run, json: bool) -> None:
 
 
 def _row(recipe: api.SweepRecipe, trial: Any) -> tuple[Any, ...]:
-    scores = (f"{found.mean:+.3f} {interval(found.low, found.high)}" for found in trial.scores)
+    scores = (f"{found.mean:+z.3f} {interval(found.low, found.high)}" for found in trial.scores)
     return (
         trial.number,
         *(amounts.setting(trial.values.get(f, "–")) for f in recipe.space),

@@ -33,13 +33,13 @@ def run(
     with api.engines.using(engine) as used:
         trained = api.train_parts(recipe, parts, _tell_part) if parts > 1 else []
         if used.elsewhere:
-            made = _run_elsewhere(recipe, json)
+            made = _run_elsewhere(recipe)
         else:
             with bars() as progress:
                 made = api.run(recipe, progress.show)
-            finish(made, json)
-        if track:
-            api.track(made, track)
+        if track and made.status() == "done":
+            api.track(made, track)  # first: it may fail, and one document is printed
+        finish(made, json)
         for part in trained:  # the run has all of their cells
             api.delete(part.id)
 
@@ -48,11 +48,11 @@ def _tell_part(part: api.Run, done: int, total: int) -> None:
     say(f"Part {done} of {total} is trained: {part.id}")
 
 
-def _run_elsewhere(recipe: api.TransferRecipe, json: bool) -> api.Run:
+def _run_elsewhere(recipe: api.TransferRecipe) -> api.Run:
     """Starts a run on a cluster and follows it; Ctrl-C stops both."""
     made = api.start(recipe)
     try:
-        follow(made.id, json)
+        _await(made)
     except KeyboardInterrupt:
         with contextlib.suppress(BadInput):  # it ended by itself
             api.cancel(made.id)
@@ -71,20 +71,25 @@ def start(asked: o.RecipeOptions, engine: o.EngineName = None, json: o.AsJson = 
 def track(
     run_id: o.RunId,
     to: Annotated[str, typer.Option(help="As --track of `nuggets run`.")] = "trackio",
+    json: o.AsJson = False,
 ) -> None:
     """Log a finished run in a tracker of experiments: curves, recipe, verdict, report page."""
     found = api.open_run(run_id)
     api.track(found, to)
-    say(f"Logged {found.id} with {to}, in the project nuggets.")
+    tell_run(found, f"Logged {found.id} with {to}, in the project nuggets.", json)
 
 
 def follow(run_id: o.RunId, json: o.AsJson = False) -> None:
     """Follow a run until it ends."""
     found = api.open_run(run_id)
+    _await(found)
+    finish(found, json)
+
+
+def _await(found: api.Run) -> None:
     if job := found.queued_job():
         say(f"{found.id} waits in the queue as {job}.")
     watch(found)
-    finish(found, json)
 
 
 def watch(found: api.Run) -> None:
@@ -112,7 +117,7 @@ def cancel(run_id: o.RunId, json: o.AsJson = False) -> None:
 
 
 def resume(run_id: o.RunId, engine: o.EngineName = None, json: o.AsJson = False) -> None:
-    """Continue a run that was interrupted, cancelled or failed."""
+    """Continue a run that was interrupted, cancelled or failed, or start one that never was."""
     with api.engines.using(engine):
         found = api.resume(run_id)
     tell_run(found, f"Resumed {found.id}. Follow it with: nuggets follow {found.id}", json)
@@ -256,6 +261,14 @@ def failed(run: api.Run) -> NuggetsError:
     return (BadInput if error and error.exit_code == 2 else NuggetsError)(sentence)
 
 
+def why_ended(run: api.Run) -> str:
+    """Why a run cannot be read or did not get to its end; empty where it lives, or is done."""
+    if (problem := run.problem()) is not None:
+        return problem
+    error = run.record().error
+    return error.message if error and run.status() not in ("done", *api.LIVE) else ""
+
+
 def describe(run: api.Run, json: bool) -> None:
     """Prints a run: its report when there is one."""
     report, erasure = api.report(run), api.erasure_of(run)
@@ -271,6 +284,8 @@ def describe(run: api.Run, json: bool) -> None:
         }
         return print_json(document)
     say(f"{run.id}: {run.status()}")
+    if why := why_ended(run):
+        say(why)
     if report is not None:
         show_report(report)
     if erasure is not None:

@@ -37,6 +37,10 @@ LOOKED_AT = 100
 """Rows in which columns are looked for: those of JSON need not all have all."""
 
 
+class UnnamedColumns(BadInput):
+    """The columns of a table are not named like the parts of a sample."""
+
+
 def read_table(path: Path) -> bytes:
     """The bytes of a table's file.
 
@@ -93,6 +97,7 @@ def samples_from(
         limit: how many samples to read at most.
 
     Raises:
+        UnnamedColumns: if `columns` are needed.
         BadInput: naming the file, the row and the reason.
     """
     lines: list[str] = []
@@ -117,7 +122,7 @@ def samples_from(
     except BadInput as problem:
         if columns or SHAPES not in str(problem):
             raise
-        raise BadInput(
+        raise UnnamedColumns(
             f"{name} has the columns {listed}. Say which holds what, such as --columns "
             "question=COLUMN,answer=COLUMN."
         ) from None

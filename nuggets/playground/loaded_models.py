@@ -9,6 +9,7 @@ import gc
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import count
 from typing import Any
 
 import torch
@@ -18,9 +19,11 @@ from nuggets.compute.device import default_dtype
 from nuggets.compute.memory import return_freed_memory
 from nuggets.disk.home import runs_dir
 from nuggets.disk.manifest import verify_folder
+from nuggets.disk.untrusted import stamp
 from nuggets.errors import BadInput, NuggetsError
 from nuggets.extraction.adapter import is_wrapped, load_adapter, untie
 from nuggets.lens.measure import look
+from nuggets.models.references import ModelRef, model_files
 from nuggets.planning.machine import resolve_device_name
 from nuggets.playground.mailbox import Answer, Question, Speaker, State, Token
 from nuggets.playground.questions import ask, prompt_text
@@ -37,7 +40,9 @@ class Speakers:
     def __init__(self) -> None:
         self._device = ""
         self._bases: dict[str, Loaded] = {}
+        self._marks: dict[str, str] = {}
         self._adapters: dict[Speaker, str] = {}
+        self._numbers = count()  # of adapters, none of which is given twice
 
     def state(self) -> State:
         """What is in memory."""
@@ -76,7 +81,7 @@ class Speakers:
         except BadInput as problem:
             return Answer(speaker=speaker, problem=str(problem))
         except torch.cuda.OutOfMemoryError as problem:
-            self._forget(speaker)
+            self._forget(speaker.model)
             sentence = f"The device {self._device} has too little memory: {problem}"
             return Answer(speaker=speaker, problem=sentence.splitlines()[0])
         return Answer(
@@ -99,7 +104,7 @@ class Speakers:
                 "--merged --out DIR) and name its folder."
             )
         if is_wrapped(base.model):  # with adapters of arms on it: their weights are no part of it
-            self._forget(speaker)
+            self._forget(speaker.model)
             base, _ = self._load(speaker)
         with base.threads():
             lens = look(
@@ -135,41 +140,53 @@ class Speakers:
             return self._base(speaker.model), None
         run = RunStore(runs_dir()).open(speaker.run)
         folder = cell_folder(run, speaker.arm, speaker.seed)
-        if speaker not in self._adapters:
-            verify_folder(folder)
         if (folder / MODEL).is_dir():
+            verify_folder(folder)
             return self._base(str(folder / MODEL)), None
         base = self._base(speaker.model)
+        if speaker in self._adapters:
+            return base, self._adapters[speaker]
+        verify_folder(folder)
         if not (folder / ADAPTER).is_dir():
             return base, None  # an arm that trains nothing is the student itself
-        if speaker not in self._adapters:
-            self._attach(base, speaker, folder / ADAPTER)
+        self._attach(base, speaker, folder / ADAPTER)
         return base, self._adapters[speaker]
 
     def _base(self, model: str) -> Loaded:
+        """The model that a name means now: another one may lie there since it was last asked."""
+        found = model_named(model)
+        mark = _mark(found.ref)
+        if model in self._bases and self._marks[model] != mark:
+            self._forget(model)
         if model not in self._bases:
-            self._bases[model] = Loaded(
-                model_named(model), self._device, default_dtype(self._device)
-            )
+            self._bases[model] = Loaded(found, self._device, default_dtype(self._device))
+            self._marks[model] = mark
         return self._bases[model]
 
     def _attach(self, base: Loaded, speaker: Speaker, folder: Any) -> None:
-        name = f"adapter{len(self._adapters)}"
+        name = f"adapter{next(self._numbers)}"
         if not is_wrapped(base.model):
             untie(base.model, [base.spec.module("embed")])
         try:
             base.model = load_adapter(base.model, folder, name).eval()
         except NuggetsError:
-            self._forget(speaker)  # PEFT may have left half an adapter on it
+            self._forget(speaker.model)  # PEFT may have left half an adapter on it
             raise
         self._adapters[speaker] = name
 
-    def _forget(self, speaker: Speaker) -> None:
+    def _forget(self, model: str) -> None:
         """Drops a base with all its adapters."""
-        self._bases.pop(speaker.model, None)
-        self._adapters = {s: n for s, n in self._adapters.items() if s.model != speaker.model}
+        self._bases.pop(model, None)
+        self._adapters = {s: n for s, n in self._adapters.items() if s.model != model}
         gc.collect()
         return_freed_memory()
+
+
+def _mark(ref: ModelRef) -> str:
+    """What changes whenever a file of a local model does; empty where none can."""
+    if ref.path is None or ref.shipped:
+        return ""
+    return "\n".join(f"{name} {stamp(file)}" for name, file in model_files(ref).items())
 
 
 @contextmanager

@@ -39,9 +39,11 @@ def start(run: Run, engine: EngineBase | None = None) -> None:
 def resume(run: Run, engine: EngineBase | None = None) -> None:
     """Continues an interrupted, failed or cancelled run from its last commit.
 
+    One that was never started begins: its starter was killed, or a queue refused it.
+
     Raises:
         RunBusy: if it has a worker, or is being started at this moment.
-        BadInput: if it is done, was never started, or is damaged.
+        BadInput: if it is done, or is damaged.
         NuggetsError: if the worker died at once, or a queue refused it.
     """
     _launch(run, RESUMABLE, engine)
@@ -97,8 +99,8 @@ def _launch(run: Run, allowed: Collection[RunStatus], engine: EngineBase | None)
         raise RunBusy(f"Run {run.id} is being started by another process, or was deleted.")
     try:
         _check_status(run, allowed)
-        if "created" not in allowed:
-            run.clear_cancel()  # a request to the attempt before; one for this attempt comes later
+        if allowed is RESUMABLE:
+            run.clear_cancel()  # a request from before; one for this attempt comes later
         (engine or chosen()).start(run)
     finally:
         lock.release()
@@ -112,7 +114,6 @@ def _check_status(run: Run, allowed: Collection[RunStatus]) -> None:
         return
     advice = {
         "done": "Start a new run from its recipe.",
-        "created": "Start it.",
         "damaged": run.problem() or "Try again.",
     }.get(status, "Resume it.")
     raise BadInput(f"Run {run.id} is {status}. {advice}")

@@ -26,8 +26,8 @@ RunStatus = Literal[RecordedStatus, "interrupted", "damaged"]
 LIVE: frozenset[RunStatus] = frozenset({"queued", "running"})
 """Statuses with a living worker."""
 
-RESUMABLE: frozenset[RunStatus] = frozenset({"interrupted", "failed", "cancelled"})
-"""Statuses from which `resume` continues at the last commit."""
+RESUMABLE: frozenset[RunStatus] = frozenset({"created", "interrupted", "failed", "cancelled"})
+"""Statuses from which `resume` continues at the last commit, or starts what never was started."""
 
 EventType = Literal["stage", "progress", "metric", "log", "status", "artifact"]
 

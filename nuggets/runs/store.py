@@ -105,7 +105,8 @@ class Run:
             return "damaged"
         taken = record.status == "created" and self.queued_before()
         # Owned, and still as the last attempt ended: the next one is about to begin.
-        if owner == "queue" or (owner and (taken or record.status in RESUMABLE)):
+        ended = record.status in RESUMABLE and record.status != "created"
+        if owner == "queue" or (owner and (taken or ended)):
             return "queued"
         return "interrupted" if not owner and (taken or record.status in LIVE) else record.status
 

@@ -69,7 +69,7 @@ def run(sweep: SweepRecipe, on_event: Callable[[RunEvent], None] = lambda event:
 
 
 def resume(sweep_id: str) -> Run:
-    """Continues an interrupted, failed or cancelled sweep in a worker process."""
+    """Continues an interrupted, failed or cancelled sweep, or starts one that never was."""
     found = open_sweep(sweep_id)
     launch.resume(found, LocalEngine())
     return found

@@ -122,7 +122,7 @@ class SweepRecipe(Frozen):
     @model_validator(mode="after")
     def _can_work(self) -> SweepRecipe:
         self._check_base()
-        check_space(self.space)
+        check_space(self.space, self.base)
         self._check_size()
         if self.prune is not None:
             self._check_prune(self.prune.first)

@@ -18,6 +18,7 @@ from nuggets.recipe import TransferRecipe, parse_job
 from nuggets.recipe_tree import (
     MODEL_PATHS,
     REFERENCE_PATHS,
+    RENAMED,
     SOURCE_PATHS,
     leaves,
     named_values,
@@ -47,6 +48,8 @@ _KEPT = {
 }
 """Fields that no sweep varies, and why."""
 _ITEMS = ("data.n_test", "data.items", "data.metric", "data.old_skills", "data.n_old")
+_FIELD = re.compile(r"[a-z_][a-z0-9_]*(\.[a-z_][a-z0-9_]*)*")
+"""The one way to write a field: `override` forgives blanks and an `=`, what is refused must not."""
 _RANGE = re.compile(r"(?P<low>[^,:]+?)\.\.(?P<high>[^,:]+?)(:(?P<how>[^,:]+))?")
 
 
@@ -212,8 +215,12 @@ def kept(field: str) -> str:
     return _KEPT.get(field, "")
 
 
-def check_space(space: Space) -> None:
+def check_space(space: Space, base: TransferRecipe) -> None:
     """Refuses fields that cannot be searched, and conditions that never hold.
+
+    Args:
+        space: what is searched.
+        base: what it is searched in.
 
     Raises:
         ValueError: in one sentence, naming the field.
@@ -224,8 +231,7 @@ def check_space(space: Space) -> None:
         raise ValueError(f"{len(space)} fields are searched; at most {MOST_FIELDS} can be")
     above: dict[str, Dimension] = {}
     for field, dimension in space.items():
-        if reason := kept(field):
-            raise ValueError(f"{field} cannot be searched: {reason}")
+        _check_field(field, base)
         for other, value in dimension.when.items():
             if other not in above:
                 raise ValueError(f"{field}: its condition names {other}, which is not a field "
@@ -241,6 +247,20 @@ def check_space(space: Space) -> None:
             if names:
                 raise ValueError(f"{field} cannot be searched: {names[0]} names what lies outside")
         above[field] = dimension
+
+
+def _check_field(field: str, base: TransferRecipe) -> None:
+    if not _FIELD.fullmatch(field):
+        raise ValueError(f"{field[:60]!r} is no field; write one as in lora.r, without blanks")
+    section, _, name = field.rpartition(".")
+    if section == "data" and name in RENAMED:
+        raise ValueError(f"{field} is the old name of data.{RENAMED[name]}; give that")
+    if reason := kept(field):
+        raise ValueError(f"{field} cannot be searched: {reason}")
+    parts = [each for each in sweepable(base) if each.startswith(f"{field}.")]
+    if parts and field not in leaves(base.model_dump(mode="json")):
+        raise ValueError(f"{field} cannot be searched: it is a whole section, of which each field "
+                         f"is searched by itself, such as {parts[0]}")  # fmt: skip
 
 
 def _nested(field: str, value: Any) -> dict[str, Any]:

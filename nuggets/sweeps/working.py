@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from nuggets.builtin.resolve import pair_named
 from nuggets.errors import BadInput
 from nuggets.planning.cache import digest_files, digest_pair
+from nuggets.planning.machine import resolve_device_name
 from nuggets.recipe import TransferRecipe
 from nuggets.runs import results
 from nuggets.runs.context import RunContext
@@ -39,7 +40,7 @@ def execute(run: Run, ctx: RunContext) -> None:
     """Works a sweep off, or goes on with it.
 
     Raises:
-        BadInput: if it was not made here, or every trial failed.
+        BadInput: if it was not made here, its device is gone, or every trial failed.
         NuggetsError: as a run does that confirms.
     """
     text = run.recipe_text()
@@ -47,7 +48,8 @@ def execute(run: Run, ctx: RunContext) -> None:
         raise BadInput(
             f"The sweep {run.id} was not made here. Run it from its YAML: nuggets sweep FILE."
         )
-    sweep, device = parse_sweep_text(text), run.device().removeprefix(PREFIX)
+    device = run.device().removeprefix(PREFIX)
+    sweep = _on_device(parse_sweep_text(text), device)
     ctx.plan(STAGES)
     ctx.stage("search")
     if spreads(device):
@@ -55,6 +57,17 @@ def execute(run: Run, ctx: RunContext) -> None:
     else:
         with here():
             _work(sweep, ctx, 0)
+
+
+def _on_device(sweep: SweepRecipe, device: str) -> SweepRecipe:
+    """The sweep with the device that it began on: `auto` may mean another one by now.
+
+    Raises:
+        BadInput: if this machine has no such device any more.
+    """
+    if chosen().place(device) is None:
+        resolve_device_name(device)
+    return sweep.model_copy(update={"base": sweep.base.model_copy(update={"device": device})})
 
 
 def _work(sweep: SweepRecipe, ctx: RunContext, at_once: int) -> None:

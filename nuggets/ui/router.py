@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import streamlit as st
 
 from nuggets.disk.carried import carried
-from nuggets.ui.frame import projector, safe, shell
+from nuggets.ui.frame import fields, projector, safe, shell
 from nuggets.ui.models import chooser as model_chooser
 
 
@@ -76,6 +76,7 @@ def main() -> None:
         machine = shell.sidebar(pair=not page.chooses_models)
         projector.apply()
         with safe.shown_problems("page"):
+            fields.begin()
             if page.needs_devices and not shell.knows_machine():
                 shell.wait_for_machine()
             elif not (page.reads_models and model_chooser.waits_for_hub(shell.current())):

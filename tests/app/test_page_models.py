@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,26 @@ def test_dimensions_are_those_of_the_preflight(open_page):
         assert shown_rows.loc[row.name, "teacher"] == f"{row.teacher:,}"
         assert shown_rows.loc[row.name, "student"] == f"{row.student:,}"
     assert shown_rows.loc["weights", "student"] == amounts.count(found.student.parameters)
+
+
+def origins(at) -> list[str]:
+    """Commands and scripts that are offered for what is shown."""
+    return [part.value for part in at.code if "preflight" in part.value]
+
+
+def test_what_gives_the_same_numbers_names_recipe_and_device(open_page, nuggets):
+    at = open_page("models", counted="lexicon", task="king", device="cpu")
+    recipe = api.load_recipe("lexicon")
+    [command] = {text for text in origins(at) if text.startswith("nuggets")}
+    words = ["--recipe", "lexicon", "--roles", ",".join(recipe.extraction.roles), "--device", "cpu"]
+    assert shlex.split(command) == ["nuggets", "preflight", "teacher", "independent", *words]
+    [script] = {text for text in origins(at) if not text.startswith("nuggets")}
+    exec(script.replace("print(plan)", ""), scope := {})
+    told = nuggets(*shlex.split(command)[1:], "--json").json
+    assert scope["plan"].model_dump(mode="json")["work"] == told["work"]
+    other = origins(open_page("models", counted="lexicon", task="sub", device="cpu"))
+    assert other
+    assert not any(text.startswith("nuggets") for text in other)
 
 
 @pytest.mark.parametrize(

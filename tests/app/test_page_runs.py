@@ -173,12 +173,18 @@ def test_run_leaves_as_a_bundle_and_comes_back(open_page, two):
     at.button("bundle").click().run()
     assert not at.exception
     written = api.exports_dir() / f"{run.id}.nuggets.zip"
+    assert "Download the bundle" in {button.label for button in at.get("download_button")}
+    run.set_notes("Read twice.")
+    at = open_page("runs", run=run.id)
+    assert "Download the bundle" not in {button.label for button in at.get("download_button")}
+    at.button("bundle").click().run()
     verdict = api.report(run).verdict
     api.delete(run.id)
     at = bring_in(open_page("runs"), written)
     assert not at.exception
     assert api.about(api.open_run(run.id)).title in set(table(at)["run"])
     assert api.report(api.open_run(run.id)).verdict == verdict
+    assert api.open_run(run.id).notes() == "Read twice."
     assert "already exists here" in shown(bring_in(open_page("runs"), written))
 
 
@@ -189,6 +195,15 @@ def test_file_that_is_no_bundle_is_refused_in_a_sentence(open_page, two, tmp_pat
     assert not at.exception
     assert str(wrong) in shown(at)
     assert set(table(at)["run"]) == set(api.titles(two).values())
+
+
+def test_a_run_that_was_never_started_can_be(open_page, two, monkeypatch):
+    started = []
+    monkeypatch.setattr(api, "resume", started.append)
+    at = open_page("runs", run=two[1].id)
+    assert at.button("opened-resume").label == "Start"
+    at.button("opened-resume").click().run()
+    assert started == [two[1].id]
 
 
 def test_a_run_from_elsewhere_is_resumed_only_after_a_tick_for_each_thing(open_page, tmp_path):

@@ -101,6 +101,33 @@ def test_a_link_says_what_is_searched(open_page):
     assert (sweep.sampler, sweep.n_trials) == ("tpe", 7)
 
 
+def test_what_a_link_cannot_have_is_said_and_blocks_no_other_page(open_page):
+    at = open_page("sweeps", sampler="annealing", r="many")
+    assert "The link sets sampler='annealing'" in shown(at)
+    assert at.button("start-sweep").disabled
+    at.switch_page("../../pages/transfer.py").run()
+    assert "The link sets r=" in shown(at)
+    assert "sampler" not in "".join(part.value for part in at.text if "The link" in part.value)
+    at.button("as-shown").click().run()
+    assert not at.button("start").disabled
+    at.switch_page("../../pages/sweeps.py").run()
+    assert not at.button("start-sweep").disabled
+
+
+def test_what_the_confirmation_sends_is_asked_before_a_sweep_starts(open_page, tmp_path, jsonl):
+    url, data = "https://judge.example/v1", jsonl(tmp_path / "asked.jsonl", {"1": "2", "3": "4"})
+    judge = {"kind": "endpoint", "url": url, "model": "j"}
+    asked = [{"kind": "dialogue", "data": str(data), "judge": judge}]
+    api.permits.allow(url)
+    api.save_recipe(api.load_recipe("quick", [f"benchmarks={json.dumps(asked)}"]), "judged")
+    at = open_page("sweeps", recipe="judged")
+    assert f"sends the benchmark's questions and all answers to judge.example ({url})" in shown(at)
+    assert at.button("start-sweep").disabled
+    [box] = [box for box in at.checkbox if url in str(box.key)]
+    box.check().run()
+    assert not at.button("start-sweep").disabled
+
+
 @pytest.mark.parametrize(
     ("said", "sentence"),
     [("8", "give at least two values"), ("8..4", "low must be below high"),
@@ -141,10 +168,18 @@ def test_the_confirmation_is_told_with_its_verdict_and_the_optimism(open_page):
     at = open_page("sweeps", sweep=made.id)
     assert found.verdict.sentence in shown(at)
     assert any("selected − confirmed" in list(p.value.get("as", [])) for p in at.dataframe)
+    assert f"{found.scores[0].n_items} test items, 95 %" in shown(at)
     at.button("open-Open the winner's results").click().run()
     assert not at.exception
     assert at.title[0].value == "Results"
     assert at.session_state["run"] == found.run
+
+
+def test_a_sweep_for_retention_says_of_which_items(open_page):
+    made = write_sweep(3, confirmed=True, objective=["value", "retention"])
+    value, kept = api.sweeping.state_of(made).confirmed.scores
+    said = f"{value.n_items} test items and {kept.n_items} items of old skills, 95 % intervals"
+    assert said in shown(open_page("sweeps", sweep=made.id))
 
 
 def test_every_figure_is_that_of_its_data(open_page):

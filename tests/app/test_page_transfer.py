@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import json
 from pathlib import Path
 
@@ -302,6 +303,39 @@ def test_a_table_becomes_samples_once_its_columns_are_named(open_page, home):
     assert json.loads(kept[3]) == {"question": "q 3", "answer": "a 3"}
 
 
+@pytest.mark.parametrize(
+    ("name", "row"),
+    [
+        ("alpaca.csv", {"instruction": "Add {}.", "input": "{} 1", "output": "{}"}),
+        ("chats.jsonl.gz", {"messages": [{"role": "user", "content": "q {}"},
+                                         {"role": "assistant", "content": "a"}]}),
+    ],
+)  # fmt: skip
+def test_a_table_in_a_known_shape_keeps_all_of_it_and_nothing_is_asked(open_page, name, row):
+    texts = [json.dumps(row).replace("{}", str(n)) for n in range(10)]
+    rows = [json.loads(text) for text in texts]
+    lines = [",".join(row), *(",".join(each.values()) for each in rows)] if "csv" in name else texts
+    content = "\n".join(lines).encode()
+    content = gzip.compress(content) if name.endswith(".gz") else content
+    at = open_page("transfer")
+    at.file_uploader("data-file").set_value((name, content, "text/plain")).run()
+    at.button("use-data").click().run()
+    kept = Path(recipe_shown(at).data.file).read_text().splitlines()
+    assert [json.loads(line) for line in kept] == rows
+
+
+def test_columns_beside_question_and_answer_can_be_choices(open_page):
+    content = "id,question,answer,A,B\n" + "".join(f"i{n},q {n},1,x {n},y\n" for n in range(10))
+    at = open_page("transfer")
+    at.file_uploader("data-file").set_value(("mine.csv", content.encode(), "text/csv")).run()
+    assert at.multiselect("column-choices").options == ["A", "B"]
+    at.multiselect("column-choices").set_value(["A", "B"]).run()
+    at.button("use-data").click().run()
+    kept = Path(recipe_shown(at).data.file).read_text().splitlines()
+    assert json.loads(kept[3]) == {
+        "question": "q 3", "answer": 1, "choices": ["x 3", "y"], "id": "i3"}  # fmt: skip
+
+
 def test_own_samples_of_the_sidebar_reach_the_recipe(open_page, tmp_path):
     path = tmp_path / "mine.jsonl"
     path.write_text(
@@ -350,6 +384,10 @@ def test_neighbours_ranks_and_costs_are_those_of_the_outlook(open_page, measured
     assert not at.get("plotly_chart")  # what is in other tabs is not computed
     costs = next(part.value for part in at.dataframe if "fits" in part.value.columns)
     assert list(costs["stage"]) == [stage.stage for stage in ahead.stages]
+    [script] = [part.value for part in at.code if "preflight" in part.value]
+    exec(script.replace("print(plan)", ""), scope := {})
+    stages = {stage.stage: stage for stage in scope["plan"].stages}
+    assert all(stages[each.stage].bytes_needed == each.bytes_needed for each in ahead.stages)
 
 
 def test_identity_and_bands_are_those_of_the_events(open_page):

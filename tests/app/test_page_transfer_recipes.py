@@ -7,6 +7,7 @@ import json
 import pytest
 
 from nuggets import api
+from nuggets.ui.transfer.recipes import OF_RUN
 from tests.app.conftest import HOSTILE, rendered, shown
 from tests.app.test_page_transfer import recipe_shown
 
@@ -82,6 +83,16 @@ def test_comparison_is_that_of_the_api(open_page):
     rows = {row.iloc[0]: [row.iloc[1], row.iloc[2]] for _, row in frame.iterrows()}
     assert rows == wanted
     assert rows["lora.r"] == ["4", "16"]
+
+
+def test_a_comparison_has_a_command_only_where_both_recipes_have_a_name(open_page):
+    api.save_recipe(api.load_recipe("quick", ["lora.r=5"]), "mine")
+    run = api.create(api.load_recipe("quick", ["lora.r=3", "device=cpu"]))
+    at = open_page("transfer", left="quick", right=OF_RUN, run=run.id)
+    assert any("lora.r" in list(part.value.get("field", [])) for part in at.dataframe)
+    assert not any("nuggets recipes" in part.value for part in at.code)
+    at.selectbox("right").select("mine").run()
+    assert "nuggets recipes quick mine" in [part.value for part in at.code]
 
 
 def test_recipe_whose_samples_are_gone_is_one_sentence(open_page, tmp_path):

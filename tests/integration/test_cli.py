@@ -16,6 +16,7 @@ from nuggets import __version__, api
 from nuggets.builtin.pairs import MODELS, assets_root
 from nuggets.errors import BadInput
 from nuggets.planning.machine import Doctor
+from nuggets.playground import mailbox as playground
 from nuggets.runs import processes
 from nuggets.runs.schema import LIVE
 
@@ -274,6 +275,39 @@ def test_export_writes_an_adapter(nuggets, finished, tmp_path):
     assert (tmp_path / "a" / "adapter_config.json").is_file()
 
 
+def test_a_run_that_failed_or_is_damaged_is_shown_with_the_reason(nuggets):
+    run = api.create(api.load_recipe("mine.yaml"))
+    error = {"type": "BadInput", "message": "The rank is too large.", "exit_code": 2}
+    run.record_path.write_text(run.record().changed(status="failed", error=error).model_dump_json())
+    assert nuggets("show", run.id).err == f"{run.id}: failed\nThe rank is too large.\n"
+    run.record_path.write_text("{")
+    assert "record.json cannot be read" in nuggets("show", run.id).err
+    settings = ["lora.r=4,8"]
+    sweep = api.sweeping.store().create("sweep", api.sweeping.dump_sweep(
+        api.load_sweep("quick", settings)), "s")  # fmt: skip
+    record = sweep.record().changed(status="failed", error=error)
+    sweep.record_path.write_text(record.model_dump_json())
+    assert "failed, 0 of 24 trials\nThe rank is too large.\n" in nuggets("sweeps", sweep.id).err
+
+
+@pytest.mark.parametrize("words", [["ask", "a b"], ["lens", "a b", "b a"]])
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_models_that_cannot_answer_are_one_error_in_either_form(nuggets, monkeypatch, words, form):
+    def ask(question):
+        answers = tuple(
+            playground.Answer(speaker=each, problem=f"{each.model} is too large.")
+            for each in question.speakers
+        )
+        return playground.Reply(id="1", status="done", question=question, answers=answers)
+
+    monkeypatch.setattr(api.playground, "ask", ask)
+    ended = nuggets(*words, *form)
+    assert ended.code == 2
+    assert "teacher: teacher is too large. independent: independent is too large." in ended.err
+    assert bool(form) == bool(ended.out)
+    assert not form or ended.json["error"]["message"] + "\n" == ended.err
+
+
 def test_starting_following_cancelling_and_resuming(nuggets):
     started = nuggets("start", "mine.yaml", "--set", "train.steps=100000", "--json")
     assert started.code == 0, started.err
@@ -309,6 +343,8 @@ def test_starting_following_cancelling_and_resuming(nuggets):
         ["sensitivity", "models/large", "--n", "0", "--out", "x"],
         ["sensitivity", "models/large", "--score", "guess", "--task", "king", "--out", "x"],
         ["sensitivity", "models/large", "--out", "x"],
+        ["probe", "teacher", "independent", "--task", "king", "--n-fit", "-1"],
+        ["probe", "teacher", "independent", "--task", "king", "--format", "poem"],
         ["nonsense"],
         # An option that nobody would read.
         ["evaluate", "teacher", "--benchmark", "skill", "--task", "sub", "--data", "all.jsonl"],
@@ -320,6 +356,7 @@ def test_starting_following_cancelling_and_resuming(nuggets):
         ["power", "--set", "seeds=[0]"],
         ["cut", "models/large", "--layers", "1", "--order", "first", "--heal", "x", "--out", "x"],
         ["ask", "a", "--seed", "1"],
+        ["evaluate", "teacher", "--benchmark", "mmlu", "--start", "--out", "x"],
         ["sweeps", "--cancel"],
     ],
 )

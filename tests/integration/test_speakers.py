@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
 from nuggets import api
+from nuggets.disk import untrusted
 from nuggets.disk.manifest import write_manifest
 from nuggets.extraction.adapter import save_adapter
 from nuggets.models.loading import load_model, load_tokenizer
@@ -99,6 +101,24 @@ def test_an_altered_adapter_is_refused_and_the_student_still_answers(run):
     answer = speakers.answer(speaker, question, lambda token: None)
     assert "does not match its sha256" in answer.problem
     assert told(speakers, Speaker(model="independent"))
+
+
+def test_another_model_at_the_same_path_is_the_one_that_answers(tiny, tiny_copy, monkeypatch):
+    monkeypatch.setattr(untrusted, "SETTLED_S", -60)  # as if nothing had changed just now
+    speakers, folder = Speakers(), tiny_copy()
+    before = told(speakers, Speaker(model=str(folder)))
+    held = speakers._bases[str(folder)]
+    assert told(speakers, Speaker(model=str(folder))) == before
+    assert speakers._bases[str(folder)] is held
+    shutil.copy(tiny(seed=1) / "model.safetensors", folder)
+    after = told(speakers, Speaker(model=str(folder)))
+    assert after == told(Speakers(), Speaker(model=str(tiny(seed=1))))
+    assert after != before
+    shutil.rmtree(folder)
+    speaker = Speaker(model=str(folder))
+    question = Question(speakers=(speaker,), prompt=PROMPT, device="cpu")
+    gone = speakers.answer(speaker, question, lambda token: None)
+    assert "There is no folder or file" in gone.problem
 
 
 def test_questions_too_long_and_words_unknown_are_told(run):

@@ -150,6 +150,34 @@ def test_what_a_person_names_on_the_command_line_needs_no_other_yes(theirs, priv
     assert api.load_recipe(theirs(teacher="org/theirs"), given).teacher == str(tiny())
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"data": {"file": b"/etc/passwd"}},
+        {"student": b"org/theirs"},
+        {"sensitivity": {"score": {"kind": "specific", "against": {"/etc/passwd"}}}},
+    ],
+)
+def test_bytes_and_sets_hide_nothing(theirs, fields):
+    recipe = theirs(**fields)
+    assert re.search("!!(binary|set)", recipe.read_text())
+    with pytest.raises(BadInput, match="write text or a list, not !!binary or !!set"):
+        api.load_recipe(recipe)
+
+
+@pytest.mark.parametrize("field", ["data.file", "data. file", " data.file", "data.seeds"])
+def test_a_strangers_sweep_varies_nothing_that_lies_outside_however_it_is_written(
+    nuggets, theirs, private, field
+):
+    path = theirs().with_name("sweep.yaml")
+    space = {field: {"values": [str(private), str(private.with_name("other.jsonl"))]}}
+    path.write_text(yaml.safe_dump({"job": "sweep", "base": "quick", "space": space}))
+    ended = nuggets("sweep", path, "--plan")
+    assert ended.code == 2
+    assert "The sweep is not valid" in ended.err
+    assert "bank.jsonl" not in ended.err
+
+
 def test_recipes_of_ones_own_need_no_yes(theirs, private):
     ours = nuggets_home() / "recipes" / "ours.yaml"
     ours.parent.mkdir(parents=True)

@@ -175,8 +175,12 @@ class _Started:
         {"job": "align", "teacher": "teacher", "student": "sibling", "tasks": ["king"]},
         {"job": "align", "teacher": "a/b", "student": "c/d", "data": {"file": "/d/all.jsonl"}},
         {"job": "align", "teacher": "teacher", "student": "sibling"},
+        {
+            "job": "align", "teacher": "a/b", "student": "c/d", "n_fit": 16, "n_test": 9,
+            "data": {"file": "/d/all.jsonl", "n_seed_samples": 16}, "device": "cpu",
+        },
     ],
-)
+)  # fmt: skip
 def test_other_jobs_repeat_by_command_and_by_script(job, monkeypatch, tmp_path):
     job = parse_job(job)
     scope: dict[str, Any] = {}
@@ -197,6 +201,21 @@ def test_other_jobs_repeat_by_command_and_by_script(job, monkeypatch, tmp_path):
     with pytest.raises(SystemExit, match="2"):
         main()
     assert asked == [job]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"tasks": ["king", "sub"]},
+        {"data": {"seed_samples": "/s.jsonl", "train": "/a.jsonl", "test": "/t.jsonl"}},
+        {"data": {"file": "/d.jsonl", "format": "chat"}},
+        {"data": {"file": "/d.jsonl", "n_seed_samples": 5}},
+    ],
+)
+def test_an_alignment_that_no_command_can_say_has_none(fields):
+    job = parse_job({"job": "align", "teacher": "teacher", "student": "independent", **fields})
+    assert as_command(job) == ""
+    assert "api.align(job)" in as_python(job)
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,19 @@ from typing import Any, TypeVar
 
 import streamlit as st
 
+from nuggets.ui.frame import safe
+
 REFUSED = "nuggets-address"
+_DRAWN = "nuggets-fields"
+"""Which fields this view has: what another page's could not take blocks nothing here."""
 N = TypeVar("N", int, float)
 _UNSEEN: Any = object()
 """The value of a field that has not been drawn yet."""
+
+
+def begin() -> None:
+    """A new view, whose fields are yet to be drawn."""
+    st.session_state[_DRAWN] = set()
 
 
 def select(label: str, options: Sequence[str], value: str, key: str, help: str) -> str:
@@ -81,6 +90,7 @@ def text(label: str, value: str, key: str, help: str, placeholder: str = "") -> 
 
 def check(key: str, fits: Callable[[str], bool], allowed: str) -> None:
     """Looks whether the address says what a field can take; call before it is drawn."""
+    st.session_state.setdefault(_DRAWN, set()).add(key)
     if key in st.session_state:
         return  # drawn before: the address follows the field now
     wrong = [value for value in st.query_params.get_all(key) if not fits(value)]
@@ -95,10 +105,22 @@ def refusals() -> list[str]:
     state, found = st.session_state, {}
     for key, (sentence, stood) in state.get(REFUSED, {}).items():
         now = state.get(key)
+        if key not in state.get(_DRAWN, ()):
+            continue
         if stood is _UNSEEN or stood == now:
             found[key] = (sentence, now)
     state[REFUSED] = found
     return [sentence for sentence, _ in found.values()]
+
+
+def ignored() -> bool:
+    """Says what the link asked for and no field could take; a person says how to go on."""
+    sentences = refusals()
+    for place, sentence in enumerate(sentences):
+        safe.problem(sentence, f"address-{place}", "Part of this link was ignored")
+    if sentences:
+        st.button("Go on with the values shown", key="as-shown", on_click=forget)
+    return bool(sentences)
 
 
 def forget() -> None:

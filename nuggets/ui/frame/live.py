@@ -81,28 +81,28 @@ def _head(run: api.Run, status: api.RunStatus, key: str) -> None:
                 args=(api.cancel, run.id),
             )
         if status in api.RESUMABLE:
-            _resume(run, key)
+            _resume(run, key, "Start" if status == "created" else "Resume")
 
 
-def _resume(run: api.Run, key: str) -> None:
+def _resume(run: api.Run, key: str, word: str) -> None:
     with safe.shown_problems(f"{key}-stranger"):
         if wants := api.strangers.wanted_by(run.id):
-            with st.popover("Resume…", key=f"{key}-consent"):
+            with st.popover(f"{word}…", key=f"{key}-consent"):
                 names = consent.ticked(wants, key)
                 st.button(
-                    "Allow this and resume",
+                    f"Allow this and {word.lower()}",
                     key=f"{key}-resume",
                     on_click=act,
                     args=(consent.allow_and_resume, run.id, names),
                 )
             return
         st.button(
-            "Resume",
+            word,
             key=f"{key}-resume",
             type="primary",
             on_click=act,
             args=(api.resume, run.id),
-            help="Continues from the last checkpoint.",
+            help="Continues from the last checkpoint." if word == "Resume" else None,
         )
 
 

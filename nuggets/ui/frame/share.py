@@ -29,6 +29,12 @@ def look() -> Look:
     return DARK if st.context.theme.type == "dark" else LIGHT
 
 
+NEEDS = """plan = api.preflight(
+    job.teacher, job.student, job.extraction.roles, device=job.device, recipe=job
+)
+print(plan)"""
+
+
 class Origin(NamedTuple):
     """What gives the same numbers again: a command line and Python; None where there is none."""
 
@@ -44,6 +50,11 @@ class Origin(NamedTuple):
     def of_plan(cls, recipe: Any, then: str = "print(plan)") -> Origin:
         """The origin of what a recipe would extract; `then` goes on with `plan`."""
         return cls.of(recipe, f"plan = api.measured_plan(job)\n{then}", "plan")
+
+    @classmethod
+    def of_needs(cls, recipe: Any, command: str | None = None) -> Origin:
+        """The origin of what a recipe needs: dimensions, memory, disk and time."""
+        return cls(command, api.as_python(recipe, NEEDS))
 
 
 class Picture(NamedTuple):

@@ -189,6 +189,14 @@ def _shape(shape: tuple[int, int] | None) -> str:
     return "–" if shape is None else f"{shape[0]:,} × {shape[1]:,}"
 
 
-def origin_of(choice: shell.Choice) -> share.Origin:
-    """The command line that says the same."""
-    return share.Origin(shlex.join(["nuggets", "preflight", choice.teacher, choice.student]))
+def origin_of(recipe: TransferRecipe) -> share.Origin:
+    """What says the same; no command where samples or precision are not those of the recipe."""
+    shipped = api.load_recipe(recipe.name)
+    if (recipe.data, recipe.sensitivity) != (shipped.data, shipped.sensitivity):
+        return share.Origin.of_needs(recipe)
+    words = ["nuggets", "preflight", recipe.teacher, recipe.student, "--recipe", recipe.name]
+    if {"embed", "head"} & set(roles := recipe.extraction.roles):
+        words += ["--roles", ",".join(roles)]
+    if recipe.device != "auto":
+        words += ["--device", recipe.device]
+    return share.Origin.of_needs(recipe, shlex.join(words))

@@ -166,9 +166,10 @@ def bundle(run: api.Run) -> None:
         "page with the figures. It opens on a machine without the models."
     )
     path = api.exports_dir() / f"{run.id}.nuggets.zip"
-    if not path.is_file():
+    if not api.bundles.holds_all(run, path):
         if st.button("Create the bundle", key="bundle"):
             with safe.shown_problems("bundled"):
+                path.unlink(missing_ok=True)  # of the run as it was
                 api.bundles.write_bundle(run, path)
                 st.rerun()
     else:

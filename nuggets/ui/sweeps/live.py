@@ -25,6 +25,7 @@ def _panel(sweep: api.Run, was_live: bool, was_done: int) -> None:
     if status == "done":
         return
     recipe, record = api.sweeping.recipe_of(sweep), sweep.record()
+    new = status == "created"
     with st.container(border=True, key="nuggets-sweep", gap="small"):
         with st.container(horizontal=True, vertical_alignment="center"):
             st.text(title(sweep), help=safe.label(f"Sweep {sweep.id}", 80), width="content")
@@ -34,11 +35,13 @@ def _panel(sweep: api.Run, was_live: bool, was_done: int) -> None:
                 st.button("Stopping…" if asked else "Cancel", key="sweep-cancel", disabled=asked,
                           on_click=live.act, args=(api.sweeping.cancel, sweep.id))  # fmt: skip
             if status in api.RESUMABLE and not demo.on():
-                st.button("Resume", key="sweep-resume", type="primary", on_click=live.act,
-                          args=(api.sweeping.resume, sweep.id),
-                          help="Goes on with the trial that was cut off.")  # fmt: skip
+                st.button("Start" if new else "Resume", key="sweep-resume", type="primary",
+                          on_click=live.act, args=(api.sweeping.resume, sweep.id),
+                          help=None if new else "Goes on with the trial that was cut off.",
+                )  # fmt: skip
         st.progress(live.overall(record))
-        doing = live.told(sweep).doing or record.stage or "starting (loading PyTorch)"
+        begun = "not started" if new else "starting (loading PyTorch)"
+        doing = live.told(sweep).doing or record.stage or begun
         st.text(f"{len(state.done)} of {recipe.n_trials} trials  ·  {doing}  ·  "
                 f"Elapsed: {duration(live.elapsed(record))}")  # fmt: skip
         if record.error is not None and status == "failed":

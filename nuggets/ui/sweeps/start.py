@@ -14,7 +14,7 @@ from nuggets.sweeps import space
 from nuggets.sweeps.outlook import smallest
 from nuggets.sweeps.recipe import Objective
 from nuggets.sweeps.samplers import SAMPLERS
-from nuggets.ui.frame import fields, safe, shell, visitors, waiting
+from nuggets.ui.frame import consent, fields, safe, shell, visitors, waiting
 from nuggets.ui.transfer import form, recipes
 
 USUAL = ("lora.r", "extraction.ratio")
@@ -24,6 +24,7 @@ def draw(choice: shell.Choice) -> None:
     """Draws the form, the preflight of the whole, and the button."""
     if visitors.not_here("there are no sweeps, which are many runs"):
         return
+    refused = st.container()
     base = recipes.picker(choice)
     with st.expander("Base recipe: what all trials share"):
         base = form.recipe(base, choice)
@@ -31,10 +32,13 @@ def draw(choice: shell.Choice) -> None:
     with left, st.container(border=True):
         chosen = _space(base)
         options = _options()
+    with refused:
+        ignored = fields.ignored()
     with right, safe.shown_problems("sweep-ahead"):
         name = f"{base.name}-sweep"[:40]
         sweep = api.parse_sweep({"name": name, "base": base, "space": chosen, **options})
-        ready = _outlook(sweep)
+        ready = _outlook(sweep) and not ignored
+        ready = consent.agreed(base) and ready
         st.button("Start the sweep", type="primary", key="start-sweep", disabled=not ready,
                   width="stretch", on_click=_start, args=(sweep,),
                   help="Runs in the background. Leaving this page does not stop it.")  # fmt: skip

@@ -11,6 +11,7 @@ from nuggets import api, demo
 from nuggets.data.jsonl import load_samples
 from nuggets.data.overview import overview
 from nuggets.data.samples import Sample
+from nuggets.data.tables import PARTS, UnnamedColumns
 from nuggets.ui.frame import fields, safe, shell, visitors
 
 MOST_WORDS = 5
@@ -64,18 +65,29 @@ def _lines(name: str, content: bytes) -> bytes | None:
     if name.lower().endswith((".jsonl", ".json")):
         return content
     known = api.column_names(content, name)
-    if {"question", "answer"} <= set(known) or {"prompt", "completion"} <= set(known):
+    named = {part: [part] for part in PARTS if part in known}
+    others = [column for column in known if column not in named]
+    if {"question", "answer"} <= set(named) and "choices" not in named and others:
+        choices = _choices(others)
+        return api.samples_from(content, name, named | choices if choices else {})[1]
+    try:
         return api.samples_from(content, name, {})[1]
-    st.text(f"{name} has {len(known)} columns. Which holds what?")
+    except UnnamedColumns:
+        st.text(f"{name} has {len(known)} columns. Which holds what?")
     columns = {
         part: [chosen]
         for part in ("question", "answer")
         if (chosen := st.selectbox(part.capitalize(), known, None, key=f"column-{part}"))
     }
-    choices = st.multiselect("Choices, if there are any", known, key="column-choices")
+    choices = _choices(known)
     if len(columns) < 2:
         return None
-    return api.samples_from(content, name, columns | ({"choices": choices} if choices else {}))[1]
+    return api.samples_from(content, name, columns | choices)[1]
+
+
+def _choices(columns: Sequence[str]) -> dict[str, list[str]]:
+    chosen = st.multiselect("Choices, if there are any", columns, key="column-choices")
+    return {"choices": chosen} if chosen else {}
 
 
 def _unknown(samples: Sequence[Sample]) -> None:

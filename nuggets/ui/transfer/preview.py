@@ -177,8 +177,7 @@ def _costs(recipe: TransferRecipe, ahead: api.Outlook) -> None:
     work, peak = found.work, max((need.bytes_needed for need in ahead.stages), default=0)
     if ahead.stages and work is not None and found.machine is not None:
         caption = "Estimated from the dimensions and the measured speed of this machine"
-        origin = Origin(f"nuggets preflight {recipe.teacher} {recipe.student}")
-        needs(ahead.stages, found.machine, "plan-costs", caption, origin)
+        needs(ahead.stages, found.machine, "plan-costs", caption, Origin.of_needs(recipe))
         st.text(
             f"{work.trainings} trainings of {work.steps} steps, {work.batch_size} samples of "
             f"about {work.tokens} tokens each. Needs {size(peak)} of memory at most. "

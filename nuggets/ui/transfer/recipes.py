@@ -94,12 +94,13 @@ def compare(recipe: TransferRecipe, choice: shell.Choice) -> None:
                 st.text("The recipes are the same.")
                 return
             lines = [(field, *values) for field, values in rows.items()]
+            by_name = {one, other} <= {*api.shipped_recipes(), *api.own_recipes()}
             names_ = (one, other if other != one else f"{other} (right)")
             share.table(
                 pd.DataFrame(lines, columns=["field", *names_]),
                 "recipe-difference",
                 f"{len(rows)} fields differ",
-                share.Origin(None if one == SHOWN else f"nuggets recipes {one} {other}"),
+                share.Origin(f"nuggets recipes {one} {other}" if by_name else None),
                 height="content",
             )
 

@@ -123,12 +123,14 @@ def test_one_command_logs_a_run_and_another_every_run_of_a_sweep(
     ended = nuggets("track", run.id, "--to", tracker.__name__)
     assert ended.code == 0
     assert f"Logged {run.id}" in ended.err + ended.out
+    logged = nuggets("track", run.id, "--to", tracker.__name__, "--json").json
+    assert logged == {"run": run.id, "status": "done"}
     monkeypatch.setattr(api.sweeping, "run", lambda recipe, heard: run)
     monkeypatch.setattr("nuggets.cli.sweeps._finish", lambda made, json: None)
     monkeypatch.setattr(api.sweeping, "runs_of", lambda sweep: [run, run])
     words = ("sweep", "quick", "--set", "lora.r=4,8", "--sampler", "grid")
     assert nuggets(*words, "--track", tracker.__name__).code == 0
-    assert [c[1]["group"] for c in tracker.calls if c[0] == "init"] == [None, run.id, run.id]
+    assert [c[1]["group"] for c in tracker.calls if c[0] == "init"] == [None, None, run.id, run.id]
     assert nuggets(*words, "--start", "--track", tracker.__name__).code == 2
 
 
@@ -138,6 +140,21 @@ def test_nothing_is_logged_unless_asked(tracker, nuggets, monkeypatch, run):
     assert tracker.calls == []
     assert nuggets("run", "quick", "--track", tracker.__name__).code == 0
     assert tracker.calls[-1] == ("finish",)
+
+
+def test_a_tracker_that_fails_is_the_one_document(tracker, nuggets, monkeypatch, run):
+    monkeypatch.setattr(api, "run", lambda recipe, heard: run)
+    monkeypatch.setattr(api.sweeping, "run", lambda recipe, heard: run)
+    monkeypatch.setattr(api.sweeping, "runs_of", lambda sweep: [run])
+
+    def full(*given):
+        raise BadInput("The disk is full.")
+
+    monkeypatch.setattr(api, "track", full)
+    for words in (("run", "quick"), ("sweep", "quick", "--set", "lora.r=4,8")):
+        ended = nuggets(*words, "--track", tracker.__name__, "--json")
+        assert ended.code == 2
+        assert ended.json["error"]["message"] == "The disk is full."
 
 
 def test_a_tracker_that_is_not_there_is_refused_before_anything_starts(nuggets, monkeypatch):

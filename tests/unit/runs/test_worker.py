@@ -11,6 +11,7 @@ from nuggets.disk.home import cache_dir, device_lock_path, nuggets_home
 from nuggets.disk.locks import is_held
 from nuggets.errors import BadInput, Cancelled, NonFinite, OutOfMemory, RunBusy
 from nuggets.runs import launch, processes
+from nuggets.runs.engines.base import EngineBase
 
 
 def test_a_foreground_run_holds_run_and_device_and_ends_done(run, pipeline):
@@ -211,7 +212,6 @@ def test_a_worker_without_a_run_folder_says_how_to_call_it(arguments, capsys):
     [
         ("done", launch.start, "is done. Start a new run"),
         ("done", launch.resume, "is done. Start a new run"),
-        ("created", launch.resume, "is created. Start it"),
         ("failed", launch.start, "is failed. Resume it"),
         ("running", launch.start, "is interrupted. Resume it"),
         ("done", launch.cancel, "is done, so there is nothing to cancel"),
@@ -222,6 +222,18 @@ def test_a_launch_that_makes_no_sense_is_refused_saying_what_to_do(run, status, 
     with pytest.raises(BadInput, match=words):
         action(run)
     assert run.record().attempts == 0
+
+
+def test_a_run_that_its_starter_left_behind_is_resumed_whatever_was_asked_of_it(run):
+    launch.cancel(run)
+    begun = []
+
+    class Engine(EngineBase):
+        def start(self, run):
+            begun.append(run.cancel_requested())
+
+    launch.resume(run, Engine.model_construct())
+    assert begun == [False]
 
 
 def test_a_damaged_run_is_not_launched_and_says_why(run):

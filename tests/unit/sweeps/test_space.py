@@ -125,6 +125,17 @@ BAD = {
         tree(space={"sensitivity.score": {"values": [
             {"kind": "specific", "against": ["/etc/passwd"]}, {"kind": "theta_grad"}]}}),
         "names what lies outside"),
+    **{f"written as {field!r}": (tree(space={field: {"values": ["/etc/passwd", "x"]}}), said)
+       for field, said in {
+           "data. file": "'data. file' is no field", " teacher": "is no field",
+           "data .train": "is no field", "teacher=a": "is no field", "teacher\n": "is no field",
+           "data.": "is no field", "": "is no field", "data.seeds": "old name of data.seed_samples",
+       }.items()},
+    "a section": (tree(space={"train": {"values": [{"steps": 5}, {"steps": 9}]}}),
+                  "train cannot be searched: it is a whole section, of which each field is "
+                  "searched by itself, such as train.steps"),
+    "a section with a task": (tree(space={"data": {"values": [{"task": "sub"}, {"task": "add"}]}}),
+                              "data cannot be searched: it is a whole section"),
     "seeds": (tree(space={"seeds": {"values": [[0], [1]]}}), "has the seeds of the base"),
     "arms": (tree(space={"arms": {"values": [[], []]}}), "listed twice"),
     "the name": (tree(space={"name": {"values": ["a", "b"]}}), "it changes nothing"),

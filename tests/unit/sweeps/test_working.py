@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from nuggets import api
+from nuggets.cli.sweeps import _row
 from nuggets.errors import BadInput, Cancelled
 from nuggets.runs import results
 from nuggets.statistics.intervals import Interval
-from nuggets.sweeps import control
+from nuggets.sweeps import control, working
 from nuggets.sweeps.search import Search
 from nuggets.sweeps.trials import SweepState, SweepTrial, read_state, write_state
 from nuggets.worker import run_in_foreground
@@ -99,6 +101,12 @@ def test_what_is_told_has_no_verdict_before_the_confirmation(made):
     assert after[-1] == state.confirmed.verdict.sentence
 
 
+def test_a_score_that_rounds_to_0_has_no_minus_sign():
+    mean = Interval(mean=-0.0001, low=-0.0002, high=0.0, level=0.95, n_seeds=2, n_items=60)
+    trial = SweepTrial(number=1, values={"lora.r": 8}, status="done", scores=(mean,))
+    assert _row(grid(), trial)[-1] == "+0.000 [0.000, 0.000]"
+
+
 @pytest.mark.parametrize("where", ["r-8-ratio-1", "confirmed"])
 def test_a_killed_sweep_goes_on_with_no_trial_lost_and_none_made_twice(
     where, made, tmp_path, monkeypatch
@@ -139,6 +147,22 @@ def test_a_sweep_whose_samples_changed_does_not_go_on(where, tmp_path, monkeypat
     file.write_text(file.read_text().replace("200", "201"))
     with pytest.raises(BadInput, match=r"its input changed: data\.file was"):
         run_in_foreground(again, lambda event: None)
+
+
+def test_a_sweep_goes_on_on_the_device_that_it_began_on_or_not_at_all(monkeypatch):
+    store, asked = control.store(), []
+    sweep = api.load_sweep("quick", ["lora.r=8,20"])
+    here = SimpleNamespace(devices=[SimpleNamespace(name=name) for name in ("cuda:0", "cpu")])
+    monkeypatch.setattr("nuggets.planning.machine.diagnose", lambda: here)
+    monkeypatch.setattr(working, "_work", lambda sweep, *others: asked.append(sweep))
+    for device in ("cpu", "cuda:0"):
+        made = store.create("sweep", control.dump_sweep(sweep), "sweep", device=f"sweep_{device}")
+        run_in_foreground(made, lambda event: None)
+        assert asked[-1].trial_recipe({"lora.r": 8}).device == device
+        assert asked[-1].confirming_recipe({}, "default").device == device
+    gone = store.create("sweep", control.dump_sweep(sweep), "sweep", device="sweep_cuda:7")
+    with pytest.raises(BadInput, match=r"no device 'cuda:7'; it has cuda:0, cpu\."):
+        run_in_foreground(gone, lambda event: None)
 
 
 def test_a_kill_between_writing_a_trial_down_and_telling_optuna_costs_nothing(monkeypatch):
