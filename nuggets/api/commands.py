@@ -36,9 +36,9 @@ def as_command(job: Frozen, verb: str = "run") -> str:
             words += ["--set", f"{name}={one_line(value)}"]
         return shlex.join([*words, *(["--out", "extracted"] if verb == "extract" else [])])
     if isinstance(job, SensitivityJob):
-        return shlex.join(_sensitivity(job))
+        return _sensitivity(job)
     if isinstance(job, EraseJob):
-        return shlex.join(_erasure(job))
+        return _erasure(job)
     if isinstance(job, AlignJob):
         return _alignment(job)
     if isinstance(job, EvaluateJob):
@@ -110,8 +110,11 @@ def _score(score: Score) -> str:
     return one_line({"kind": score.kind, **changed}) if set(changed) - {"kind"} else score.kind
 
 
-def _erasure(job: EraseJob) -> list[str]:
+def _erasure(job: EraseJob) -> str:
+    """Empty for a length limit, which no command takes."""
     data, given = job.data, non_defaults(job)
+    if "max_length" in given:
+        return ""
     options = _options(
         task=data.task,
         seed_samples=data.seed_samples,
@@ -129,12 +132,16 @@ def _erasure(job: EraseJob) -> list[str]:
         format=given["data"].get("format"),
         device=given.get("device"),
     )
-    return ["nuggets", "erase", job.model, *options, "--out", "erasure"]
+    return shlex.join(["nuggets", "erase", job.model, *options, "--out", "erasure"])
 
 
-def _sensitivity(job: SensitivityJob) -> list[str]:
+def _sensitivity(job: SensitivityJob) -> str:
+    """Empty for settings of a measurement or of a selector that no command takes."""
     data, config = job.data, job.sensitivity
     given, selectors = non_defaults(job), [selector.kind for selector in job.selectors]
+    unsaid = set(given.get("sensitivity", {})) - {"score", "keep", "dtype"}
+    if unsaid or any(set(non_defaults(each)) - {"kind"} for each in job.selectors):
+        return ""
     options = _options(
         task=data.task,
         seed_samples=data.seed_samples,
@@ -149,7 +156,8 @@ def _sensitivity(job: SensitivityJob) -> list[str]:
         format=given["data"].get("format"),
         device=given.get("device"),
     )
-    return ["nuggets", "sensitivity", job.model, *options, "--out", "sensitivity-map"]
+    words = ["nuggets", "sensitivity", job.model, *options, "--out", "sensitivity-map"]
+    return shlex.join(words)
 
 
 def as_python(job: Frozen, then: str = "") -> str:

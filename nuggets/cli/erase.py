@@ -35,7 +35,7 @@ def erase(
     ] = "1e-6,1e-5,1e-4,1e-3,1e-2",
     n: Annotated[int, typer.Option(help="Seed samples used.")] = 32,
     items: Annotated[int, typer.Option(help="Items per skill.")] = 32,
-    maps: Annotated[int, typer.Option(help="Draws of the seed samples, for intervals.")] = 3,
+    maps: Annotated[int, typer.Option(help="Draws of the seed samples, for intervals.")] = 6,
     parts: Annotated[
         str, typer.Option(help="What to take out part by part: layers,matrices,heads,neurons.")
     ] = "layers,matrices",

@@ -173,6 +173,19 @@ def test_another_recipe_brings_its_own_values(open_page):
     assert recipe_shown(at) == api.load_recipe("graft")
 
 
+def test_general_samples_are_chosen_where_an_arm_learns_from_them(open_page, tmp_path, jsonl):
+    path = jsonl(tmp_path / "talk.jsonl", {f"say {i}": f"{i}" for i in range(9)})
+    api.remember(api.DataConfig(file=str(path)), "talk")
+    at = open_page("transfer", recipe="graft")
+    at.selectbox("general").select("talk").run()
+    assert recipe_shown(at).data.general == str(path)
+    assert recipe_shown(at).data.file is None
+    at.selectbox("general").select("as in the recipe").run()
+    assert recipe_shown(at).data.general is None
+    at.selectbox("recipe").select("quick").run()  # no arm of it learns from any
+    assert not [box for box in at.selectbox if box.key == "general"]
+
+
 def test_by_hand_layers_reach_the_recipe(open_page, measured):
     at = open_page("transfer", layers="by_hand", by_hand="5, 3, 1, 0")
     assert recipe_shown(at).extraction.layers.layers == (5, 3, 1, 0)

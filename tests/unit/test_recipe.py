@@ -172,6 +172,8 @@ class _Started:
             "device": "cpu",
         },
         {"job": "sensitivity", "model": "teacher", "data": {"file": "/d/all.jsonl"}},
+        {"job": "erase", "model": "teacher", "data": {"task": "king"}},
+        {"job": "erase", "model": "teacher", "data": {"task": "king"}, "n_maps": 2, "seed": 3},
         {"job": "align", "teacher": "teacher", "student": "sibling", "tasks": ["king"]},
         {"job": "align", "teacher": "a/b", "student": "c/d", "data": {"file": "/d/all.jsonl"}},
         {"job": "align", "teacher": "teacher", "student": "sibling"},
@@ -187,16 +189,17 @@ def test_other_jobs_repeat_by_command_and_by_script(job, monkeypatch, tmp_path):
     script, _, rest = as_python(job).rpartition(" = api.")
     exec(script.rpartition("\n")[0], scope)
     assert scope["job"] == job
-    assert rest.startswith(("measure(job)", "align(job)"))
+    assert rest.startswith(("measure(job)", "align(job)", "erase(job)"))
     asked = []
 
-    def stop(measured, progress):
+    def stop(measured, *_):
         asked.append(measured)
         raise BadInput("Enough.")
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(api, "measure", stop)
     monkeypatch.setattr(api, "align", stop)
+    monkeypatch.setattr(api, "erase", stop)
     monkeypatch.setattr("sys.argv", shlex.split(as_command(job)))
     with pytest.raises(SystemExit, match="2"):
         main()
@@ -216,6 +219,21 @@ def test_an_alignment_that_no_command_can_say_has_none(fields):
     job = parse_job({"job": "align", "teacher": "teacher", "student": "independent", **fields})
     assert as_command(job) == ""
     assert "api.align(job)" in as_python(job)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"job": "sensitivity", "sensitivity": {"max_length": 99}},
+        {"job": "sensitivity", "sensitivity": {"method": "streaming"}},
+        {"job": "sensitivity", "sensitivity": {"checkpoint": True}},
+        {"job": "erase", "max_length": 99},
+    ],
+)
+def test_a_measurement_that_no_command_can_say_has_none(fields):
+    job = parse_job({"model": "teacher", "data": {"task": "king"}, **fields})
+    assert as_command(job) == ""
+    assert "(job)" in as_python(job)
 
 
 @pytest.mark.parametrize(

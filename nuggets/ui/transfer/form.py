@@ -47,15 +47,18 @@ def recipe(base: TransferRecipe, choice: shell.Choice) -> TransferRecipe:
         form_train.draw(base, tree)
     with compare:
         form_compare.draw(base, tree)
-    tree["data"] |= _sources(base, choice)
+    tree["data"] |= _sources(base, choice, tree["data"]["general"])
     if choice.dtype != "auto":
         tree["sensitivity"] |= {"dtype": choice.dtype}
     tree |= {"teacher": choice.teacher, "student": choice.student, "device": choice.device}
     return api.parse_job(tree)
 
 
-def _sources(base: TransferRecipe, choice: shell.Choice) -> dict[str, str | None]:
-    """The samples that the sidebar names; a recipe's own healing data stay with its own task."""
+def _sources(
+    base: TransferRecipe, choice: shell.Choice, general: str | None
+) -> dict[str, str | None]:
+    """The samples that the sidebar names; general ones as chosen here, else their own."""
     own = choice.data()
     found = {name: getattr(own, name) for name in ("task", *FILES)}
-    return found | {"general": own.general or base.data.general}
+    usual = general == base.data.general
+    return found | {"general": (own.general if usual else None) or general}

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
+from nuggets import api
 from nuggets.frozen import members
 from nuggets.recipe import TransferRecipe
 from nuggets.train.arms.family import Arm
@@ -38,6 +39,8 @@ METRIC = Control("metric", "data.metric", "Verdict on", "The metric that the ver
 OLD = Control("old_items", "data.n_old", "Items per old skill",
               "Items of each skill that the student already has, to measure what it forgets.",
               high=10_000, step=10)  # fmt: skip
+USUAL = "as in the recipe"
+"""General samples that the form does not choose."""
 PROMPTS = Control("prompts", "data.format", "Prompts",
                   "In the format of the paper's data, or by the tokenizer's chat "
                   "template.")  # fmt: skip
@@ -46,7 +49,8 @@ PROMPTS = Control("prompts", "data.format", "Prompts",
 def values(base: TransferRecipe) -> Tree:
     """What each control shows for a recipe, by key."""
     own = {key: [arm.name for arm in base.arms if _group(arm) == key] for key in GROUPS}
-    return own | shown_of(base, ITEMS, METRIC, OLD, PROMPTS) | {"seeds": len(base.seeds)}
+    more = {"seeds": len(base.seeds), "general": USUAL}
+    return own | shown_of(base, ITEMS, METRIC, OLD, PROMPTS) | more
 
 
 def draw(base: TransferRecipe, tree: Tree) -> None:
@@ -63,6 +67,8 @@ def draw(base: TransferRecipe, tree: Tree) -> None:
     arms = [arm for name, arm in offered.items() if name in chosen]
     tree["arms"] = [arm.model_dump(mode="json") for arm in arms]
     _explained(offered)
+    if any(arm.needs_general for arm in arms):
+        tree["data"]["general"] = _general(base)
     left, right = st.columns(2)
     with left:
         count = fields.slider(
@@ -80,6 +86,18 @@ def draw(base: TransferRecipe, tree: Tree) -> None:
         with right:
             OLD.draw(shown, tree)
         PROMPTS.draw(shown, tree)
+
+
+def _general(base: TransferRecipe) -> str | None:
+    """The file of general samples, of those that were uploaded or used before."""
+    own = {name: file for name, data in api.own_data().items() if (file := data.file or data.train)}
+    chosen = fields.select(
+        "General samples", [USUAL, *own], USUAL, "general",
+        "What grafts are healed on, and what other arms learn from beside the task. Where a recipe "
+        "has none, built-in skills, which only built-in models know. Your own samples are offered "
+        "here once they are uploaded.",
+    )  # fmt: skip
+    return own.get(chosen, base.data.general)
 
 
 def _explained(offered: dict[str, Any]) -> None:
