@@ -10,6 +10,7 @@ import plotly.graph_objects as go
 
 from nuggets.documents import colours
 from nuggets.documents.colours import LIGHT, Look
+from nuggets.statistics.intervals import Interval
 from nuggets.statistics.report import BenchmarkReport
 from nuggets.statistics.verdict import Difference
 from nuggets.ui.charts import base as charts
@@ -194,7 +195,11 @@ def forest_figure(
     fig = go.Figure()
     each = [f"{d.arm} − {d.versus}" if of is None else f"over {d.versus}" for d in differences]
     names = list(charts.labels(each, 40).values())
-    frame = differences_frame(differences).assign(name=names, seen=[_seen(d) for d in differences])
+    frame = differences_frame(differences).assign(
+        name=names,
+        seen=[_seen(d) for d in differences],
+        said=[_with_bounds(d.interval) for d in differences],
+    )
     for title, colour, symbol in (
         ("better", look.blue, "circle"),
         ("worse", colours.VERMILION, "square"),
@@ -211,9 +216,8 @@ def forest_figure(
             name=title,
             marker={"size": 13, "color": colour, "symbol": symbol, "line": line},
             error_x=charts.errors(own, "difference", look, width=7) | {"color": colour},
-            customdata=own[["low", "high", "p_holm"]],
-            hovertemplate="%{y}: %{x:+.3f} [%{customdata[0]:+.3f}, %{customdata[1]:+.3f}]"
-            "<br>p (Holm) %{customdata[2]:.2g}<extra></extra>",
+            customdata=own[["said", "p_holm"]],
+            hovertemplate="%{y}: %{customdata[0]}<br>p (Holm) %{customdata[1]:.2g}<extra></extra>",
         )
     fig.update_yaxes(categoryorder="array", categoryarray=names[::-1], showgrid=False)
     whose = "difference" if of is None else charts.shorten(charts.plain_name(of))
@@ -221,6 +225,11 @@ def forest_figure(
     fig.add_vline(x=0, line={"color": look.muted, "width": 1.5, "dash": "dot"})
     height = 130 + 44 * max(3, len(names)) if of is None else 110 + 36 * len(names)
     return charts.finish(fig, look, height)
+
+
+def _with_bounds(found: Interval) -> str:
+    """Plotly's own format writes −0.000 where a sign is asked for."""
+    return f"{found.mean:+z.3f} [{found.low:+z.3f}, {found.high:+z.3f}]".replace("-", "−")
 
 
 def _seen(difference: Difference) -> str:

@@ -365,6 +365,13 @@ def test_forest_tells_better_worse_and_neither_apart() -> None:
         assert drawn[name][1] == difference.interval.mean
 
 
+def test_a_difference_that_rounds_to_nothing_has_no_minus_in_the_forest() -> None:
+    first, *_ = some_report().differences
+    tiny = first.interval.model_copy(update={"mean": -1e-9, "low": -0.02, "high": 0.02})
+    fig = benchmarks_charts.forest_figure([first.model_copy(update={"interval": tiny})])
+    assert fig.data[0].customdata[0][0] == "+0.000 [−0.020, +0.020]"
+
+
 def test_a_table_names_the_family_of_every_detectable_difference() -> None:
     report = some_report()
     older = [d.model_copy(update={"n_comparisons": None}) for d in report.differences]
