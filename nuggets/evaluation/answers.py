@@ -153,7 +153,8 @@ def _worth_asking(over: Sequence[bool], n_lanes: int, cache: Any) -> list[int]:
     """
     n = len(over) // n_lanes
     going = [item for item in range(n) if not all(over[item::n])]
-    plain = all(type(layer) in PLAIN_CACHES for layer in cache.layers)
+    layers = getattr(cache, "layers", [])
+    plain = bool(layers) and all(type(layer) in PLAIN_CACHES for layer in layers)
     if not plain or len(going) > SHRINK * n:
         return list(range(len(over)))
     return [lane * n + item for lane in range(n_lanes) for item in going]
