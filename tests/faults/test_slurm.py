@@ -120,11 +120,11 @@ def test_the_command_line_follows_cancels_and_resumes_jobs(slurm, nuggets, monke
     monkeypatch.setenv("NUGGETS_PIPELINE", "toy_pipeline:nothing")
     slurm.set("hold")
 
-    def interrupted(run_id, json):
+    def interrupted(run):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(transfers, "follow", interrupted)
+        patch.setattr(transfers, "_await", interrupted)
         assert nuggets("run", "quick", "--engine", "slurm").code == 1
     (run,) = api.runs()
     assert (run.status(), run.record().provenance.device) == ("cancelled", "cuda")
