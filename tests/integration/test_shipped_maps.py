@@ -36,14 +36,15 @@ def test_a_shipped_map_and_plan_are_what_measuring_gives():
     assert api.find_map(job("teacher", "add")).full.keys() == measured.full.keys()
     for name in measured.rows:
         for ours, theirs in ((measured.rows, shipped.rows), (measured.cols, shipped.cols)):
-            # Processors add in different orders: single sums differ by up to .006 between makes.
-            assert np.abs(ours[name] - theirs[name]).sum() < 1e-3 * ours[name].sum(), name
+            # Where an answer is all but certain, p − 1 has few digits, and makes of processors
+            # differ: by .006 in a single column, but not in what a matrix holds where.
+            assert np.abs(ours[name] - theirs[name]).sum() < 1e-4 * ours[name].sum(), name
     recipe = api.load_recipe("quick", ["data.task=add"])
     for student in ("independent", "sibling"):
         spec = api.spec(student)
         plans = [make_plan(m, spec, recipe.extraction, recipe.lora) for m in (shipped, measured)]
         for ours, theirs in zip(plans[1].items, plans[0].items, strict=True):
-            assert theirs.kept_mass == pytest.approx(ours.kept_mass, rel=1e-4)
+            assert theirs.kept_mass == pytest.approx(ours.kept_mass, rel=1e-5)
             same = {"kept_mass": theirs.kept_mass, "runner_up": theirs.runner_up}
             assert ours.model_copy(update=same) == theirs
 

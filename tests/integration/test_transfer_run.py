@@ -379,8 +379,6 @@ def test_a_run_is_cancelled_within_seconds_and_resumes_to_the_same_end(
     assert nuggets("resume", run.id).code == 2
 
 
-# A callback of the garbage collector swallows a signal that falls into it; the next one is heard.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_run_cancelled_in_every_stage_in_turn_ends_as_if_nothing_had_happened(
     finished, material, home
 ):

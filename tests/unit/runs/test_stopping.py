@@ -6,6 +6,8 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
+from types import SimpleNamespace
 
 import pytest
 
@@ -143,6 +145,17 @@ def test_work_that_stops_at_its_next_step_is_not_interrupted(run, pipeline):
         worker.run_in_foreground(run, lambda event: None)
     assert steps == ["closed"]
     assert ended.value.__cause__ is None
+
+
+def test_no_interrupt_is_raised_where_python_would_print_it_and_go_on():
+    """In a callback of a weak reference, that is; the watch sends another one."""
+    told, callback = [], SimpleNamespace(f_globals=vars(weakref))
+    watch = stopping._Watch(lambda: told.append("ask"), lambda: False, lambda: None)
+    for frame in (callback, callback, callback):
+        watch.on_signal(signal.SIGINT, frame)
+    assert told == ["ask"]
+    with pytest.raises(KeyboardInterrupt):
+        watch.on_signal(signal.SIGINT, sys._getframe())
 
 
 def interrupted():
