@@ -17,6 +17,7 @@ from nuggets.errors import BadInput
 from nuggets.evaluation.benchmarks import Benchmark, check_room
 from nuggets.evaluation.judges import TeacherJudge
 from nuggets.evaluation.permits import check_permits
+from nuggets.extraction.layers import RandomLayers
 from nuggets.extraction.selectors import MatrixSelector
 from nuggets.extraction.sites import split_sites
 from nuggets.frozen import members
@@ -200,15 +201,20 @@ def _check_selectors(recipe: TransferRecipe, teacher: ArchSpec, student: ArchSpe
 
 def _check_location_controls(recipe: TransferRecipe, teacher: ArchSpec, student: ArchSpec) -> None:
     """Refuses a control that would take from where the treatment does: no verdict could follow."""
-    roles = [role for role in recipe.extraction.roles if teacher.has(role) and student.has(role)]
+    wanted, n = recipe.extraction, (teacher.n_layers, student.n_layers)
+    at_random, taken = (
+        layers.pairs(np.zeros(n[0]), n[1], np.zeros(n))
+        for layers in (RandomLayers(), wanted.layers)
+    )
+    sites, _ = split_sites(teacher, student, taken, wanted.roles, wanted.matrices.whole_heads)
     alike = {
         "random_layers": (
-            teacher.n_layers <= student.n_layers,
+            n[0] <= n[1] and at_random == taken,
             f"the student has {student.n_layers} layers and the teacher {teacher.n_layers}, so "
             "that all of the teacher's are taken",
         ),
         "random_window": (
-            all(teacher.shape(role) == student.shape(role) for role in roles),
+            all(teacher.shape(site.role) == student.shape(site.role) for site in sites),
             "the student's matrices are as large as the teacher's, so that whole ones are taken",
         ),
     }
@@ -252,7 +258,8 @@ def check_general(recipe: TransferRecipe, pair: ModelPair) -> None:
         raise BadInput(
             f"The arm {learns} also learns from general samples. Without data.general these are "
             f"built-in skills, which mean nothing to {pair.student.ref.source}. Give general "
-            "samples as data.general (a JSONL file or a data set), or remove the arm."
+            "samples (data.general: a JSONL file or a data set; in the app under Compare), or "
+            "remove the arm."
         )
 
 

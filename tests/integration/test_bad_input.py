@@ -363,14 +363,20 @@ def test_a_job_refused_in_python_leaves_no_run(job, tmp_path, monkeypatch):
         ("random_window", {**STUDENT, "num_hidden_layers": 1}, ""),
         ("random_window", {"num_hidden_layers": 1}, "as large as the teacher's"),
         ("random_layers", {"num_hidden_layers": 1}, ""),
+        # What is wider than the teacher's is not cut, and all that is cut is taken whole.
+        ("random_window", {"intermediate_size": 96}, "as large as the teacher's"),
+        ("random_layers", {"num_hidden_layers": 2, "by_hand": [1, 0]}, ""),
     ],
 )
 def test_a_location_control_that_equals_its_treatment_is_refused(control, same, sentence, job):
+    by_hand = (same := dict(same)).pop("by_hand", None)
+    layers = f"{{kind: by_hand, layers: {by_hand}}}" if by_hand else "{kind: sensitivity}"
     recipe = api.load_recipe("quick", [
         f"teacher={job['tiny']('llama', seed=1, num_hidden_layers=2)}",
         f"student={job['tiny']('llama', seed=2, **same)}",
         *(f"data.{name}={job[name]}" for name in DATA), "device=cpu", *job["set"],
         f"arms=[{{kind: plain}}, {{kind: paper}}, {{kind: {control}}}]",
+        f"extraction.layers={layers}",
     ])  # fmt: skip
     said = _refusal(recipe)
     assert (sentence in said) if sentence else not said
