@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,9 @@ from nuggets.builtin.resolve import knows_builtin_words, model_named
 from nuggets.builtin.skills import general_samples
 from nuggets.compute.threads import threads_of
 from nuggets.data.sources import load_source
+from nuggets.disk.commit import make_folder, remove_folder
+from nuggets.disk.home import cache_dir
+from nuggets.disk.locks import Lock
 from nuggets.disk.outputs import output_folder, refuse_existing
 from nuggets.errors import BadInput
 from nuggets.extraction.consistent import check_cut, check_heads_fill, choose_consistent
@@ -24,6 +29,7 @@ from nuggets.progress import Progress
 from nuggets.recipe import CutJob, DataConfig, SensitivityConfig, SensitivityJob
 from nuggets.sensitivity.maps import SensitivityMap
 from nuggets.stages.measuring import Loaded, measure_map
+from nuggets.train.builders.graft import digest
 from nuggets.train.config import TrainConfig
 from nuggets.train.export import save_model
 from nuggets.train.finetune import finetune
@@ -57,8 +63,8 @@ def cut_to(job: CutJob, out: Path, progress: Progress | None = None) -> dict[str
     student = cut_model(teacher.model, choice)
     if job.order == "permuted":
         permute_matrices(student, job.seed)
-    losses = _heal(student, teacher, healing, job, device, progress)
-    with output_folder(out) as folder:
+    healed = _healed(student, teacher, healing, job, device, progress)
+    with healed as losses, output_folder(out) as folder:
         card = _card(job, wanted, choice.layers, losses)
         save_model(student, teacher.tokenizer, folder, card)
     parameters = sum(p.numel() for p in student.parameters())
@@ -143,25 +149,46 @@ def _healing_samples(job: CutJob, teacher: Model) -> list[Any]:
     return general_samples(n, job.seed, without=(job.data.task,) if job.data.task else ())
 
 
-def _heal(
+@contextmanager
+def _healed(
     student: Any,
     teacher: Loaded,
     samples: list[Any],
     job: CutJob,
     device: str,
     progress: Progress | None,
-) -> list[float]:
+) -> Iterator[list[float]]:
+    """Heals the student; until it is written, a call that cuts and heals alike goes on here."""
     if not samples:
-        return []
+        yield []
+        return
     config = TrainConfig(
         steps=job.heal_steps, batch_size=job.heal_batch_size, lr=job.heal_lr, schedule="cosine"
     )
     encoded = teacher.encode(samples, config.max_length, job.data.format)
     student.train()
-    with threads_of(student, device):
-        log = finetune(student, encoded, config, job.seed, device=device, progress=progress)
-    student.eval()
-    return log.losses
+    name = digest(student, encoded, config, job.seed, device.partition(":")[0])
+    folder = cache_dir() / "healing" / name
+    make_folder(folder)
+    lock = Lock(folder / "lock")
+    alone = lock.acquire()  # whoever heals alike meanwhile keeps nothing
+    try:
+        with threads_of(student, device):
+            log = finetune(
+                student,
+                encoded,
+                config,
+                job.seed,
+                folder if alone else None,
+                device=device,
+                progress=progress,
+            )
+        student.eval()
+        yield log.losses
+        if alone:
+            remove_folder(folder)
+    finally:
+        lock.release()
 
 
 def _card(job: CutJob, spec: ArchSpec, layers: tuple[int, ...], losses: list[float]) -> str:

@@ -144,7 +144,8 @@ class Healing:
         )
         for parameter in model.parameters():
             parameter.requires_grad_(True)
-        kept = None if lab.kept is None else lab.kept / _digest(lab, model, samples, config, seed)
+        how = torch.device(lab.device).type, lab.bf16
+        kept = lab.kept and lab.kept / digest(model, samples, config, seed, *how)
         return cls(model, samples, config, seed, kept)
 
     @property
@@ -166,11 +167,16 @@ class Healing:
                 (folder / LOG).write_text(log.model_dump_json())
 
 
-def _digest(
-    lab: Lab, model: Any, encoded: Sequence[Encoded], config: TrainConfig, seed: int
+def digest(
+    model: Any,
+    encoded: Sequence[Encoded],
+    config: TrainConfig,
+    seed: int,
+    device: str,
+    bf16: bool = False,
 ) -> str:
     """Names a healing by all that goes in: weights, samples, settings, seed, what computes it."""
-    how = installed_versions(), torch.device(lab.device).type, lab.bf16
+    how = installed_versions(), device, bf16
     found = hashlib.sha256(f"{config.model_dump_json()} {seed} {encoded} {how}".encode())
     for name, tensor in sorted(model.state_dict().items()):
         found.update(name.encode())
