@@ -15,7 +15,7 @@ from nuggets.cli.transfers import failed, watch, why_ended
 from nuggets.disk.commit import atomic_write, make_folder
 from nuggets.errors import BadInput, Damaged
 from nuggets.sweeps.outlook import smallest
-from nuggets.sweeps.recipe import Objective
+from nuggets.sweeps.recipe import Objective, scored_on
 from nuggets.sweeps.samplers import SAMPLERS
 
 _SHOWN = 20
@@ -60,6 +60,8 @@ def sweep(
     json: o.AsJson = False,
 ) -> None:
     """Search a recipe's fields on validation items, and confirm the winner on fresh seeds."""
+    if plan and (start or track):
+        raise BadInput("--plan starts nothing and logs nothing: leave --start and --track out.")
     recipe = api.load_sweep(
         source,
         settings or (),
@@ -155,7 +157,14 @@ def sweeps(
 def _plan(recipe: api.SweepRecipe, json: bool) -> None:
     found = api.plan_sweep(recipe)
     if json:
-        return print_json(found)
+        print_json(found)
+    else:
+        _show_plan(recipe, found)
+    if found.refusals:
+        raise typer.Exit(2)
+
+
+def _show_plan(recipe: api.SweepRecipe, found: Any) -> None:
     rows = [
         ("trials", f"{found.n_trials:,}"),
         ("trainings in the search", f"{found.n_trainings:,}"),
@@ -167,7 +176,6 @@ def _plan(recipe: api.SweepRecipe, json: bool) -> None:
     table(("sweep", recipe.name), rows)
     for sentence in found.refusals:
         say(sentence)
-    return None
 
 
 def _list(json: bool) -> None:
@@ -210,7 +218,7 @@ def _show(found: api.Run, json: bool) -> None:
     shown = [_row(recipe, trial) for trial in best[:_SHOWN]]
     if shown:
         headers = ("trial", *recipe.space, *recipe.objective)
-        table(headers, shown, "trials, best first, on validation items")
+        table(headers, shown, f"trials, best first, on {scored_on(*recipe.objective)}")
     for sentence in api.sweeping.sentences(recipe, state):
         out.print(sentence, markup=False)
     return None

@@ -40,6 +40,13 @@ Objective = Literal["value", "difference", "retention"]
 """value: the judged metric of the arm. difference: that minus plain LoRA's, paired by seed and
 item. retention: exact match of the arm on the student's old skills."""
 
+
+def scored_on(*objectives: str) -> str:
+    """The items on which trials are scored, in words."""
+    items = ("items of old skills" if o == "retention" else "validation items" for o in objectives)
+    return " and ".join(dict.fromkeys(items))
+
+
 USUAL_TRIALS = 24
 MOST_TRIALS = 5000
 CORNERS = 256

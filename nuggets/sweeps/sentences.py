@@ -9,7 +9,7 @@ from nuggets.amounts import plain_name, setting
 from nuggets.statistics.intervals import Interval
 from nuggets.statistics.verdict import in_words
 from nuggets.sweeps.objectives import winner
-from nuggets.sweeps.recipe import SweepRecipe
+from nuggets.sweeps.recipe import SweepRecipe, scored_on
 from nuggets.sweeps.trials import Confirmed, SweepState
 
 
@@ -29,8 +29,9 @@ def sentences(sweep: SweepRecipe, state: SweepState) -> list[str]:
     where = f"trial {best.number} ({_values(best.values)})"
     if state.confirmed is None:
         scores = _scores(sweep, best.scores)
-        return [*said, f"Best so far on validation items: {where} with {scores}. It is not "
-                "confirmed yet: the best of many trials looks better than it is."]  # fmt: skip
+        on = scored_on(*sweep.objective)
+        return [*said, f"Best so far on {on}: {where} with {scores}. It is not confirmed yet: the "
+                "best of many trials looks better than it is."]  # fmt: skip
     return [*said, *_confirmed(sweep, state.confirmed, where)]
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from nuggets import api
+from nuggets.errors import BadInput
 from nuggets.stages import measuring
 from nuggets.sweeps import working
 
@@ -24,10 +25,23 @@ def settings() -> list[str]:
     return found
 
 
+def test_a_plan_that_cannot_be_started_ends_with_2(nuggets, settings, monkeypatch):
+    def missing() -> None:
+        raise BadInput("There is no optuna.")
+
+    monkeypatch.setattr("nuggets.sweeps.outlook.check_optuna", missing)
+    ended = nuggets("sweep", "quick", *settings, "--plan")
+    assert (ended.code, ended.err) == (2, "There is no optuna.\n")
+    ended = nuggets("sweep", "quick", *settings, "--plan", "--json")
+    assert (ended.code, ended.json["refusals"]) == (2, ["There is no optuna."])
+
+
 def test_one_command_searches_and_confirms(nuggets, settings, tmp_path):
     plan = nuggets("sweep", "quick", *settings, "--sampler", "grid", "--plan", "--json").json
     shown = nuggets("sweep", "quick", *settings, "--sampler", "grid", "--plan").out
     assert "smallest difference a trial can show" in shown
+    both = nuggets("sweep", "quick", *settings, "--plan", "--start")
+    assert (both.code, "--plan starts nothing" in both.err) == (2, True)
     assert (plan["n_trials"], plan["n_trainings"]) == (2, 8)
     words = ("sweep", "quick", *settings, "--sampler", "grid", "--confirm-seeds", 3)
     found = nuggets(*words, "--json").json

@@ -11,6 +11,7 @@ import plotly.graph_objects as go
 
 from nuggets import api
 from nuggets.documents.colours import GREY, LIGHT, ORANGE, Look
+from nuggets.sweeps.recipe import scored_on
 from nuggets.ui.charts import base as charts
 from nuggets.ui.charts import ink
 
@@ -105,7 +106,7 @@ def best_figure(frame: pd.DataFrame, objective: str, look: Look = LIGHT) -> go.F
         hovertemplate="trial %{x}: %{y:.3f}<extra></extra>",
     )  # fmt: skip
     fig.update_xaxes(title="trial", showgrid=False)
-    fig.update_yaxes(title=f"{objective} on validation items")
+    fig.update_yaxes(title=f"{objective} on {scored_on(objective)}")
     return charts.finish(fig, look, 400, hovermode="closest")
 
 

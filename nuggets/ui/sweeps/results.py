@@ -8,13 +8,13 @@ import pandas as pd
 import streamlit as st
 
 from nuggets import api
+from nuggets.sweeps.recipe import scored_on
 from nuggets.sweeps.trials import Confirmed
 from nuggets.ui.charts import sweeps as charts
 from nuggets.ui.frame import fields, heading, safe, share, shell
 from nuggets.ui.transfer import recipes
 
 TABS = ("Trials", "Parallel", "Importance", "Surface", "Best so far", "Pareto front")
-ON = "on validation items"
 GOING = "nuggets-sweep-going"
 
 
@@ -26,7 +26,7 @@ def origin(sweep: api.Run) -> share.Origin:
 
 def confirmed(sweep: api.Run, recipe: api.SweepRecipe, state: api.SweepState) -> None:
     """The verdict on the winner, if there is one, and how much the search flattered it."""
-    found = state.confirmed
+    found, on = state.confirmed, scored_on(*recipe.objective)
     with st.container(border=True, key="sweep-confirmed"):
         if found is None:
             safe.notes(api.sweeping.sentences(recipe, state) or ["No trial has finished yet."])
@@ -46,7 +46,7 @@ def confirmed(sweep: api.Run, recipe: api.SweepRecipe, state: api.SweepState) ->
             )
         ]
         share.table(pd.DataFrame(rows).round(3), "sweep-confirmation",
-                    f"Selected {ON}, confirmed on {found.scores[0].n_seeds} fresh seeds × "
+                    f"Selected on {on}, confirmed on {found.scores[0].n_seeds} fresh seeds × "
                     f"{_counted(recipe, found)}, 95 % intervals", origin(sweep),
                     height="content")  # fmt: skip
         with st.container(horizontal=True):
@@ -74,7 +74,8 @@ def trials(sweep: api.Run, recipe: api.SweepRecipe, state: api.SweepState) -> No
     digits = {field: st.column_config.NumberColumn(format="%.3g") for field in drawn}
     scored = rows.drop(columns=["run"]).round(dict.fromkeys(numbers.difference(drawn), 3))
     share.table(
-        rows, "sweep-trials", f"{len(rows)} trials, scores {ON} with 95 % intervals",
+        rows, "sweep-trials",
+        f"{len(rows)} trials, scores on {scored_on(*recipe.objective)} with 95 % intervals",
         origin(sweep), shown=scored, column_config=digits, selection_mode="single-row",
         on_select=lambda: _chosen(runs), height=min(35 * (len(rows) + 1) + 3, 420),
     )  # fmt: skip
@@ -139,8 +140,8 @@ def _parallel(sweep: api.Run, recipe: api.SweepRecipe, state: api.SweepState) ->
     fig = charts.parallel_figure(recipe, state.done, share.look())
     frame = pd.DataFrame(api.sweeping.table(recipe, state))
     caption = (
-        f"{len(state.done)} trials, scores {ON}. Drag along an axis to keep only the trials there; "
-        "click the axis to let go."
+        f"{len(state.done)} trials, scores on {scored_on(*recipe.objective)}. Drag along an axis "
+        "to keep only the trials there; click the axis to let go."
     )
     alt = "Every trial as a line through its values and scores"
     share.Picture(fig, frame, "sweep-parallel", caption, origin(sweep), alt).draw()
@@ -179,8 +180,9 @@ def _surface(sweep: api.Run, recipe: api.SweepRecipe, state: api.SweepState) -> 
         return
     frame, found = charts.surface_frame(recipe, state.done, x, y, recipe.objective.index(objective))
     fig = charts.surface_figure(found, x, y, objective, share.look())
-    share.Picture(fig, frame, "sweep-surface", f"{objective} {ON}: the mean over the trials of a "
-                  "cell, and of their 95 % intervals. Empty cells were not tried.",
+    share.Picture(fig, frame, "sweep-surface", f"{objective} on {scored_on(objective)}: the mean "
+                  "over the trials of a cell, and of their 95 % intervals. Empty cells were not "
+                  "tried.",
                   origin(sweep), f"{objective} over {x} and {y}").draw()  # fmt: skip
 
 
@@ -188,7 +190,8 @@ def _best(sweep: api.Run, recipe: api.SweepRecipe, state: api.SweepState) -> Non
     frame = charts.best_frame(recipe, state.done)
     fig = charts.best_figure(frame, recipe.objective[0], share.look())
     share.Picture(fig, frame, "sweep-best", f"The best trial until then with its 95 % interval, "
-                  f"{ON}. It is flattered: of many trials, the best one also had luck.",
+                  f"on {scored_on(recipe.objective[0])}. It is flattered: of many trials, the best "
+                  "one also had luck.",
                   origin(sweep), "The best trial so far, trial by trial").draw()  # fmt: skip
 
 
@@ -200,7 +203,7 @@ def _front(sweep: api.Run, recipe: api.SweepRecipe, state: api.SweepState) -> No
     fig = charts.front_figure(recipe, state.done, best, share.look())
     share.Picture(fig, charts.scores_frame(recipe, state.done), "sweep-front",
                   f"{len(best)} of {len(state.done)} trials are beaten by no other in both "
-                  f"objectives; 95 % intervals, {ON}.", origin(sweep),
+                  f"objectives; 95 % intervals, on {scored_on(*recipe.objective)}.", origin(sweep),
                   "Both objectives of every trial").draw()  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from nuggets.errors import BadInput
 from nuggets.recipe import TransferRecipe
 from nuggets.sweeps import space
 from nuggets.sweeps.outlook import smallest
-from nuggets.sweeps.recipe import Objective
+from nuggets.sweeps.recipe import Objective, scored_on
 from nuggets.sweeps.samplers import SAMPLERS
 from nuggets.ui.frame import consent, fields, safe, shell, visitors, waiting
 from nuggets.ui.transfer import form, recipes
@@ -113,8 +113,8 @@ def _outlook(sweep: api.SweepRecipe) -> bool:
         one.metric("Memory", amounts.size(found.memory) if found.memory else "–")
         two.metric("Confirmation detects", smallest(found.seen_in_confirmation))
         st.text(
-            "Trials choose on validation items. Smallest difference that one trial alone detects: "
-            f"{search}. "
+            f"Trials choose on {scored_on(*sweep.objective)}. Smallest difference that one trial "
+            f"alone detects: {search}. "
             f"The winner and the base then run on {len(sweep.fresh_seeds)} fresh seeds and on test "
             f"items that no trial saw, with {len(sweep.base.arms)} arms; only that gets a verdict. "
             "Cells that trials share are trained once."

@@ -124,6 +124,8 @@ def test_what_a_search_for_retention_gained_says_in_which_metric_and_items():
     ]
     found = sweep(objective="retention")
     best = trial(0, 0.7)
+    searching = sentences(found, SweepState(trials=(best,)))
+    assert searching[0].startswith("Best so far on items of old skills: trial")
     state = SweepState(trials=(best,), confirmed=summarise(found, best, runs[1], runs[1], runs[0]))
     said = sentences(found, state)
     assert said[0].startswith("Confirmed on 4 fresh seeds and 3 items of old skills that no trial")
