@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 import torch
@@ -12,6 +13,12 @@ from nuggets.progress import Progress
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+
+FULL = 2048
+"""Tokens of a forward pass from which on its time follows from them and not from the calls."""
+ALIKE = 0.8
+"""Of the longest row: shorter ones go into the next batch once this one is full."""
 
 
 class Halving:
@@ -56,6 +63,7 @@ class Halving:
         n_lanes: int,
         on: Callable[[Sequence[int]], list[R]],
         doing: str = "",
+        padded: bool = True,
     ) -> list[list[R]]:
         """One result per row and lane, the long rows first: memory runs out at once or never.
 
@@ -64,6 +72,8 @@ class Halving:
             n_lanes: results per row.
             on: computes the rows at some places for all lanes, a lane after the other.
             doing: what progress is told; nothing when not given.
+            padded: whether rows share a batch whatever their lengths; otherwise one that is
+                large enough takes no row that would be mostly padding.
         """
         order = sorted(range(len(lengths)), key=lambda place: -lengths[place])
         found: list[dict[int, R]] = [{} for _ in range(n_lanes)]
@@ -72,16 +82,15 @@ class Halving:
             rows = on(places)
             return [rows[i :: len(places)] for i in range(len(places))]
 
-        size = self.size
-        for start in range(0, len(order), size):
+        full = sys.maxsize if padded else -(-FULL // n_lanes)
+        for places in _batches(order, lengths, self.size, full):
             if self._progress is not None:
                 self._progress.check_cancelled()
-            places = order[start : start + size]
             for place, of_lanes in zip(places, self.work(places, per_row), strict=True):
                 for lane, result in zip(found, of_lanes, strict=True):
                     lane[place] = result
             if self._progress is not None and doing:
-                self._progress.progress(start + len(places), len(order), doing)
+                self._progress.progress(len(found[0]), len(order), doing)
         return [[lane[place] for place in range(len(lengths))] for lane in found]
 
     def _halve(self, rows: int) -> None:
@@ -94,3 +103,18 @@ class Halving:
                 f"An evaluation batch of {rows} did not fit into memory. It and all later batches "
                 "are split in half, which does not change the outcomes."
             )
+
+
+def _batches(
+    order: Sequence[int], lengths: Sequence[int], size: int, full: int
+) -> Iterator[Sequence[int]]:
+    """Places of rows, long rows first: `size` at once, fewer where the rest is much shorter."""
+    start = 0
+    while start < len(order):
+        longest, end = lengths[order[start]], start + 1
+        while end < min(start + size, len(order)) and (
+            (end - start) * longest < full or lengths[order[end]] >= ALIKE * longest
+        ):
+            end += 1
+        yield order[start:end]
+        start = end

@@ -15,7 +15,8 @@ from nuggets.data.samples import IGNORED, Encoded, Format, Message, Sample, enco
 from nuggets.errors import BadInput, NonFinite
 from nuggets.evaluation.answers import Answer, greedy_answers
 from nuggets.evaluation.halving import Halving
-from nuggets.models.forward import answer_logits, evaluation, pad_right, positions
+from nuggets.models.forward import evaluation, pad_right, positions
+from nuggets.models.piecewise.answers import answers_of
 from nuggets.progress import Progress
 
 Metric = Literal["exact_match", "choice", "loss"]
@@ -283,7 +284,9 @@ def _score(
         return score_batch(model, [own[rank] for own in ranked for rank in ranks], device)
 
     lengths = [max(len(own[rank][0]) for own in ranked) for rank in range(most)]
-    found = Halving(batch_size, progress).lanes(lengths, len(ranked), scored, "evaluating")
+    found = Halving(batch_size, progress).lanes(
+        lengths, len(ranked), scored, "evaluating", padded=False
+    )
     placed = [dict(zip(*lane, strict=False)) for lane in zip(orders, found, strict=True)]
     return [[lane[place] for place in range(len(lane))] for lane in placed]
 
@@ -291,13 +294,18 @@ def _score(
 def score_batch(model: Any, batch: Sequence[Encoded], device: torch.device) -> list[Likelihood]:
     """Scores the answers of a few sequences in one forward pass, without gradients."""
     ids, labels = pad_right(batch, device)
-    logits, targets = answer_logits(model, ids, labels)
     counts = (labels[:, 1:] != IGNORED).sum(1)
     row = torch.arange(len(batch), device=device).repeat_interleave(counts)
-    nll = cross_entropy(logits, targets, reduction="none").double()
-    sums = nll.new_zeros(len(batch)).index_add_(0, row, nll)
-    misses = nll.new_zeros(len(batch)).index_add_(0, row, (logits.argmax(-1) != targets).double())
+    answers = answers_of(model, ids, labels)
+    targets = answers.targets[0, : len(row)]
+    losses, misses = [], []
+    for at in answers.chunks():
+        logits, right = answers.logits(at)[0, : len(targets[at])], targets[at]
+        losses.append(cross_entropy(logits, right, reduction="none").double())
+        misses.append((logits.argmax(-1) != right).double())
+    zeros = torch.zeros(len(batch), dtype=torch.double, device=device)
+    sums, missed = (zeros.index_add(0, row, torch.cat(found)) for found in (losses, misses))
     return [
-        Likelihood(-total, n, missed == 0)
-        for total, n, missed in zip(sums.tolist(), counts.tolist(), misses.tolist(), strict=True)
+        Likelihood(-total, n, wrong == 0)
+        for total, n, wrong in zip(sums.tolist(), counts.tolist(), missed.tolist(), strict=True)
     ]

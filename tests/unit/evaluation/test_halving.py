@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from nuggets.errors import OutOfMemory
+from nuggets.evaluation import halving
 from nuggets.evaluation.outcomes import evaluate, evaluate_lanes
 from nuggets.progress import InMemoryProgress
 from tests.unit.train.tiny_lab import letters, load
@@ -30,7 +31,8 @@ class Limited:
             if self.calls[-1] > most:
                 raise error
 
-        self._handle = model.register_forward_pre_hook(look, with_kwargs=True)
+        # Likelihoods ask its decoder alone.
+        self._handle = model.base_model.register_forward_pre_hook(look, with_kwargs=True)
 
     def __enter__(self):
         return self
@@ -53,6 +55,23 @@ def test_halves_give_the_outcomes_of_the_whole(loaded):
     assert found.answers == whole.answers
     told = [m for m in progress.messages if "An evaluation batch of 5 did not fit" in m]
     assert len(told) == 2, "scored in batches, then written in batches"
+
+
+def test_a_batch_that_is_large_enough_takes_no_row_that_is_mostly_padding(monkeypatch):
+    monkeypatch.setattr(halving, "FULL", 20)
+    lengths = [2, 9, 10, 8, 3, 3, 7]
+    taken = []
+
+    def on(places):
+        taken.append([lengths[place] for place in places])
+        return [lengths[place] for place in places]
+
+    (found,) = halving.Halving(4).lanes(lengths, 1, on, padded=False)
+    assert found == lengths
+    assert taken == [[10, 9, 8], [7, 3, 3], [2]], "7 alone is not large enough"
+    taken.clear()
+    halving.Halving(4).lanes(lengths, 1, on)
+    assert taken == [[10, 9, 8, 7], [3, 3, 2]]
 
 
 def test_every_lane_keeps_its_rows_in_halves(loaded):
