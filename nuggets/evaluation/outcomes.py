@@ -281,7 +281,8 @@ def _score(
         own += own[-1:] * (most - len(own))
 
     def scored(ranks: Sequence[int]) -> list[Likelihood]:
-        return score_batch(model, [own[rank] for own in ranked for rank in ranks], device)
+        batch = [own[rank] for own in ranked for rank in ranks]
+        return score_batch(model, batch, device, len(ranked))
 
     lengths = [max(len(own[rank][0]) for own in ranked) for rank in range(most)]
     found = Halving(batch_size, progress).lanes(
@@ -291,20 +292,25 @@ def _score(
     return [[lane[place] for place in range(len(lane))] for lane in placed]
 
 
-def score_batch(model: Any, batch: Sequence[Encoded], device: torch.device) -> list[Likelihood]:
-    """Scores the answers of a few sequences in one forward pass, without gradients."""
+def score_batch(
+    model: Any, batch: Sequence[Encoded], device: torch.device, n_lanes: int = 1
+) -> list[Likelihood]:
+    """Scores the answers of a few sequences, lane by lane, in one pass without gradients."""
     ids, labels = pad_right(batch, device)
     counts = (labels[:, 1:] != IGNORED).sum(1)
     row = torch.arange(len(batch), device=device).repeat_interleave(counts)
-    answers = answers_of(model, ids, labels)
-    targets = answers.targets[0, : len(row)]
+    answers = answers_of(model, ids, labels, n_lanes)
+    asked = answers.targets != IGNORED
     losses, misses = [], []
     for at in answers.chunks():
-        logits, right = answers.logits(at)[0, : len(targets[at])], targets[at]
-        losses.append(cross_entropy(logits, right, reduction="none").double())
-        misses.append((logits.argmax(-1) != right).double())
+        logits, right = answers.logits(at), answers.targets[:, at]
+        flat, wanted = logits.flatten(0, 1), right.flatten()
+        nll = cross_entropy(flat, wanted, ignore_index=IGNORED, reduction="none")
+        losses.append(nll.view_as(right))
+        misses.append(logits.argmax(-1) != right)
     zeros = torch.zeros(len(batch), dtype=torch.double, device=device)
-    sums, missed = (zeros.index_add(0, row, torch.cat(found)) for found in (losses, misses))
+    of_tokens = (torch.cat(found, 1)[asked].double() for found in (losses, misses))
+    sums, missed = (zeros.index_add(0, row, found) for found in of_tokens)
     return [
         Likelihood(-total, n, wrong == 0)
         for total, n, wrong in zip(sums.tolist(), counts.tolist(), missed.tolist(), strict=True)

@@ -106,13 +106,13 @@ def at_answers(
         return model(input_ids=input_ids)
 
 
-def answers_of(model: Any, input_ids: Tensor, labels: Tensor) -> Answers:
-    """What a model says of a batch's answers, of one lane; changes nothing of the model meanwhile.
+def answers_of(model: Any, input_ids: Tensor, labels: Tensor, n_lanes: int = 1) -> Answers:
+    """What a model says of a batch's answers; changes nothing of the model meanwhile.
 
     So threads may share it, which `at_answers` does not allow.
     """
     causal = _causal(model)
-    return _read(causal, head_of(causal), input_ids, labels, 1)
+    return _read(causal, head_of(causal), input_ids, labels, n_lanes)
 
 
 def _read(
