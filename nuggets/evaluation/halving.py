@@ -65,7 +65,9 @@ class Halving:
         doing: str = "",
         padded: bool = True,
     ) -> list[list[R]]:
-        """One result per row and lane, the long rows first: memory runs out at once or never.
+        """One result per row and lane, the long rows first.
+
+        Padded batches have the size of the first at most: memory runs out at once or never.
 
         Args:
             lengths: of the rows.

@@ -273,7 +273,7 @@ def _score(
     device: torch.device,
     progress: Progress | None,
 ) -> list[list[Likelihood]]:
-    """Scores every lane's sequences, the long ones first: memory runs out at once or never."""
+    """Scores every lane's sequences, in batches of similar length."""
     orders = [sorted(range(len(own)), key=lambda place: -len(own[place][0])) for own in encoded]
     ranked = [[own[i] for i in order] for own, order in zip(encoded, orders, strict=True)]
     most = max(map(len, ranked))

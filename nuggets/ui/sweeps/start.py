@@ -113,8 +113,8 @@ def _outlook(sweep: api.SweepRecipe) -> bool:
         one.metric("Memory", amounts.size(found.memory) if found.memory else "–")
         two.metric("Confirmation detects", smallest(found.seen_in_confirmation))
         st.text(
-            f"Trials choose on {scored_on(*sweep.objective)}. Smallest difference that one trial "
-            f"alone detects: {search}. "
+            f"Trials choose on {scored_on(*sweep.objective)}. Smallest difference on validation "
+            f"items that one trial alone detects: {search}. "
             f"The winner and the base then run on {len(sweep.fresh_seeds)} fresh seeds and on test "
             f"items that no trial saw, with {len(sweep.base.arms)} arms; only that gets a verdict. "
             "Cells that trials share are trained once."
