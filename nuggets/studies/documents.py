@@ -242,6 +242,16 @@ def _budget(report: StudyReport) -> str:
     return _by_run(report, headers, rows)
 
 
+def _time(report: StudyReport) -> str:
+    """What the runs took; an attempt does not take again what the ones before it had."""
+    wall = f"{report.seconds:.0f} s of wall-clock time, including other load on the machine"
+    if report.attempts <= 1:
+        return wall
+    arms = [arm for panel in report.panels for arm in panel.report.arms.values()]
+    trained = sum((arm.all_seconds or arm.seconds) * len(arm.seeds) for arm in arms)
+    return f"{trained:,.0f} s of training in several attempts, the last of which took {wall}"
+
+
 def _how(report: StudyReport) -> list[str]:
     pairs = sorted({f"{panel.teacher} → {panel.student}" for panel in report.panels})
     planned = report.panels[0].report.planned
@@ -249,8 +259,7 @@ def _how(report: StudyReport) -> list[str]:
     lines = [
         f"- Command: `{report.command}`",
         f"- Pair: {', '.join(pairs)}",
-        f"- Runs: {', '.join(p.run for p in report.panels)} ({report.seconds:.0f} s of "
-        "wall-clock time, including other load on the machine)",
+        f"- Runs: {', '.join(p.run for p in report.panels)} ({_time(report)})",
         f"- Date: {report.date}. Versions: {versions}.",
         "- Intervals are paired by seed and item; tables show Student's on the crossed variance, "
         "and each run's report has the hierarchical bootstrap beside it.",

@@ -53,7 +53,8 @@ class StudyReport(Frozen):
 
     `across` compares the focus with the arm that the question sets against it, run by run as in
     `panels`, Holm over all runs; empty where the question names none. `caveat` is what a reader
-    has to know first, in plain sentences.
+    has to know first, in plain sentences. `seconds` is what the last attempts of the runs took, and
+    `attempts` the most that one of them needed.
     """
 
     study: Study
@@ -66,6 +67,7 @@ class StudyReport(Frozen):
     date: str
     versions: dict[str, str] = Field(default_factory=dict)
     seconds: float
+    attempts: int = 1
 
     @property
     def summary(self) -> str:
@@ -106,6 +108,7 @@ def build_study_report(study: Study, runs: Mapping[str, Run], command: str) -> S
         date=finished.astimezone(UTC).strftime("%Y-%m-%d"),
         versions=records[-1].provenance.versions,
         seconds=sum(_seconds(record.started, record.finished) for record in records),
+        attempts=max(record.attempts for record in records),
     )
 
 

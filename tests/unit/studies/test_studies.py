@@ -133,6 +133,17 @@ def test_a_report_says_what_was_planted_and_sets_the_papers_numbers_beside_it():
     assert all(f"| {len(arm.seeds)} × {arm.n} |" in text for arm in panel.report.arms.values())
 
 
+def test_the_time_of_a_run_that_was_resumed_is_not_that_of_its_last_attempt():
+    report = finished("structure")
+    assert "several attempts" not in study_markdown(report)
+    resumed = report.model_copy(update={"attempts": 3, "seconds": 30.0})
+    trained = sum(cell.seconds for cell in api.cells(api.open_run(report.panels[0].run)))
+    assert (
+        f"({trained:,.0f} s of training in several attempts, the last of which took 30 s of "
+        "wall-clock time" in study_markdown(resumed)
+    )
+
+
 def test_a_report_does_not_say_where_a_models_folder_lies():
     changes = (f"teacher={resolve('teacher').path}",)
     for recipe in study_recipes(open_study("structure"), changes).values():
