@@ -35,11 +35,19 @@ def sentences(sweep: SweepRecipe, state: SweepState) -> list[str]:
     return [*said, *_confirmed(sweep, state.confirmed, where)]
 
 
+def counted_on(sweep: SweepRecipe, found: Confirmed) -> str:
+    """The items on which each objective is confirmed: retention counts those of old skills."""
+    counted = [
+        f"{score.n_items} {'items of old skills' if name == 'retention' else 'test items'}"
+        for name, score in zip(sweep.objective, found.scores, strict=True)
+    ]
+    return " and ".join(dict.fromkeys(counted))
+
+
 def _confirmed(sweep: SweepRecipe, found: Confirmed, where: str) -> list[str]:
-    seeds, items = found.scores[0].n_seeds, found.scores[0].n_items
-    what = "items of old skills" if sweep.objective[0] == "retention" else "test items"
     said = [
-        f"Confirmed on {seeds} fresh seeds and {items} {what} that no trial saw: {where} has "
+        f"Confirmed on {found.scores[0].n_seeds} fresh seeds and {counted_on(sweep, found)} that "
+        f"no trial saw: {where} has "
         f"{_scores(sweep, found.scores)}; the search had seen {_scores(sweep, found.selected)}."
     ]
     for name, gap in zip(sweep.objective, found.optimism, strict=True):

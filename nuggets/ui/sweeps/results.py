@@ -9,7 +9,7 @@ import streamlit as st
 
 from nuggets import api
 from nuggets.sweeps.recipe import scored_on
-from nuggets.sweeps.trials import Confirmed
+from nuggets.sweeps.sentences import counted_on
 from nuggets.ui.charts import sweeps as charts
 from nuggets.ui.frame import fields, heading, safe, share, shell
 from nuggets.ui.transfer import recipes
@@ -47,22 +47,13 @@ def confirmed(sweep: api.Run, recipe: api.SweepRecipe, state: api.SweepState) ->
         ]
         share.table(pd.DataFrame(rows).round(3), "sweep-confirmation",
                     f"Selected on {on}, confirmed on {found.scores[0].n_seeds} fresh seeds × "
-                    f"{_counted(recipe, found)}, 95 % intervals", origin(sweep),
+                    f"{counted_on(recipe, found)}, 95 % intervals", origin(sweep),
                     height="content")  # fmt: skip
         with st.container(horizontal=True):
             for label, run in (("Open the winner's results", found.run),
                                ("Open the base's results", found.default_run)):  # fmt: skip
                 st.button(label, key=f"open-{label}", on_click=_open, args=(run,))
             _promote(sweep, found.trial)
-
-
-def _counted(recipe: api.SweepRecipe, found: Confirmed) -> str:
-    """The items of each objective: retention counts those of old skills."""
-    counted = [
-        f"{score.n_items} {'items of old skills' if name == 'retention' else 'test items'}"
-        for name, score in zip(recipe.objective, found.scores, strict=True)
-    ]
-    return " and ".join(dict.fromkeys(counted))
 
 
 def trials(sweep: api.Run, recipe: api.SweepRecipe, state: api.SweepState) -> None:
