@@ -3,14 +3,15 @@
 `python -m benchmarks.real_pair OUT SKILL --teacher MODEL --gsm8k FILE --mmlu FILE` prunes a student
 of 38 M parameters, fine-tunes it on what the teacher wrote (`real_general.jsonl`), and runs the
 experiment of `real_pair.yaml` on one of the two skills; the other one is its location control.
-Files hold samples as `nuggets samples` reads them, at least 292 each. What is there already is not
-made again: the same command goes on after a stop. Takes hours; says the processor time and the
-peak of memory of every step.
+Files hold samples as `nuggets samples` reads them, at least 292 different ones each. What is there
+already is not made again: the same command goes on after a stop. Takes hours; says the processor
+time and the peak of memory of every step.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import resource
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from pathlib import Path
 import yaml
 
 from benchmarks.real_general import GENERAL, write
+from nuggets.data.shapes import read_conversation
 
 ROOT = Path(__file__).parent
 SIZES = ("--layers", "12", "--width", "384", "--ffn", "1024", "--kv-heads", "2")
@@ -37,14 +39,23 @@ def make_student(teacher: str, folder: Path) -> None:
 
 
 def split(source: Path, folder: Path) -> None:
-    """Seed, training and test samples of a skill, by their place in its file."""
-    lines = source.read_text().splitlines()
+    """Seed, training and test samples of a skill, by their place in its file; none comes twice."""
+    lines = distinct(source.read_text().splitlines())
     ends = (0, N_SEEDS, N_SEEDS + N_TRAIN, N_SEEDS + N_TRAIN + N_TEST)
     if len(lines) < ends[-1]:
-        sys.exit(f"{source} has {len(lines)} lines; {ends[-1]} are needed.")
+        sys.exit(f"{source} has {len(lines)} different samples; {ends[-1]} are needed.")
     folder.mkdir(exist_ok=True)
     for name, start, stop in zip(("seeds", "train", "test"), ends, ends[1:], strict=False):
         write(folder / f"{name}.jsonl", lines[start:stop])
+
+
+def distinct(lines: Sequence[str]) -> list[str]:
+    """The lines without those whose prompt an earlier one has, whatever its answer's form."""
+    first: dict[object, str] = {}
+    for line in lines:
+        messages, _, _ = read_conversation(json.loads(line))
+        first.setdefault(tuple((m.role, m.content.strip()) for m in messages[:-1]), line)
+    return list(first.values())
 
 
 def nuggets(*words: object) -> None:
