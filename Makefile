@@ -6,6 +6,10 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DOCS := $(VENV)/.docs-installed
 FLOORS := .venv-floors
+# One thread per test process: tiny models wait for threads longer than they compute. Workers that
+# are done take tests from others, since those in a browser take long.
+# Where the surroundings forbid it, a hundred processes would each compile the package anew.
+PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n auto --dist worksteal
 PORT ?= 8501
 # Faults that are tried where the code is that meets them.
 FAULTS := $(addprefix tests/, integration/test_transfer_run.py integration/test_runs_of_0_1_0.py \
@@ -13,7 +17,7 @@ FAULTS := $(addprefix tests/, integration/test_transfer_run.py integration/test_
 	unit/models/test_loading.py unit/sensitivity/test_hooks.py contract/test_together.py \
 	unit/evaluation/test_lm_eval_adapter.py unit/compute/test_svd.py)
 
-.PHONY: help app demo test check format browser wheel docs notebooks bench bench-gpu real engines architectures faults mutants floors paper calibration pairs clean
+.PHONY: help app demo test slow check format browser wheel docs notebooks bench bench-gpu real engines architectures faults mutants floors paper calibration pairs clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -32,12 +36,11 @@ app: $(STAMP)  ## open the app on the built-in pairs (PORT=8501)
 demo: $(STAMP)  ## a whole transfer with controls, headless, under a minute
 	$(BIN)/nuggets run quick
 
-test: $(STAMP)  ## everything: unit, contract, integration, faults, app and browser tests
-	# One thread per test process: tiny models wait for threads longer than they compute. Workers that
-	# are done take tests from others, since those in a browser take long.
-	# Where the surroundings forbid it, a hundred processes would each compile the package anew.
-	OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n auto --dist worksteal \
-	  -m 'not slow'
+test: $(STAMP)  ## unit, contract, integration, fault, app and browser tests
+	$(PYTEST) --durations=20 --durations-min=5 -m 'not slow'
+
+slow: $(STAMP)  ## the tests that `make test` leaves out: every architecture, every page, every odd file
+	$(PYTEST) -m 'slow and not real'
 
 check: $(STAMP) docs  ## lint, types, imports, dependencies, the documentation's links
 	$(BIN)/ruff format --check .

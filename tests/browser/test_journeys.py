@@ -103,6 +103,7 @@ _NUMBERS = (
 )
 
 
+@pytest.mark.slow
 def test_researcher_loses_window_server_and_worker_and_gets_the_same_result(
     server, open_context, shoot
 ):
@@ -162,6 +163,7 @@ def own_samples(tmp_path: Path) -> Path:
     return file
 
 
+@pytest.mark.slow
 def test_engineer_brings_samples_and_leaves_with_an_adapter(
     open_context, own_samples, tmp_path, shoot
 ):

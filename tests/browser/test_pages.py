@@ -26,6 +26,7 @@ def measured(server):
     return write_benchmark(api.load_recipe("quick"))
 
 
+@pytest.mark.slow
 def test_every_page_opens_by_its_own_link_on_a_fresh_server(open_context, shoot):
     page = open_context()[0]
     for name in (*PAGES, "benchmarks"):  # its address before it was called Results
@@ -36,26 +37,28 @@ def test_every_page_opens_by_its_own_link_on_a_fresh_server(open_context, shoot)
         shoot(page, f"{name or 'home'}-empty-light")
 
 
-def test_every_page_shows_what_was_measured_in_light_and_dark(open_context, measured, shoot):
-    page = open_context()[0]
+@pytest.mark.parametrize(
+    ("scheme", "paper"),
+    [
+        pytest.param("light", "rgb(255, 255, 255)", marks=pytest.mark.slow),
+        ("dark", "rgb(14, 17, 23)"),
+    ],
+)
+def test_every_page_shows_what_was_measured(scheme, paper, open_context, measured, shoot):
+    page = open_context(scheme)[0]
     for name in PAGES:
         page.goto(f"/{name}?task=reverse&device=cpu&run={measured.id}")
         page.get_by_role("heading", level=1).first.wait_for()
         idle(page)
-        shoot(page, f"{name or 'home'}-light")
-        page.emulate_media(color_scheme="dark")
-        page.reload()  # figures are drawn for the scheme of their time
-        page.get_by_role("heading", level=1).first.wait_for()
-        idle(page)
-        assert page.evaluate(_PAPERS) in ([], ["rgb(14, 17, 23)"])
-        shoot(page, f"{name or 'home'}-dark")
-        page.emulate_media(color_scheme="light")
+        assert page.evaluate(_PAPERS) in ([], [paper])
+        shoot(page, f"{name or 'home'}-{scheme}")
 
 
 _PAPERS = """() => [...new Set([...document.querySelectorAll('[data-testid=stPlotlyChart]')]
   .map(chart => chart.querySelector('.main-svg').style.background))]"""
 
 
+@pytest.mark.slow
 def test_hostile_text_is_shown_as_text_on_every_page(server, open_context, shoot):
     run = fill_with(TEXT)
     page = open_context()[0]

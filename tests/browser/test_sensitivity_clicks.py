@@ -78,6 +78,7 @@ def test_click_chooses_a_matrix_and_a_box_looks_closer(measured, open_context, s
     ).wait_for()
 
 
+@pytest.mark.slow
 def test_a_redraw_draws_its_own_figure_once(measured, open_context):
     page, _ = open_context()
     page.add_init_script("""
@@ -98,6 +99,7 @@ def test_a_redraw_draws_its_own_figure_once(measured, open_context):
     assert len(page.evaluate("window.painted")) == 1  # one matrix, painted one time
 
 
+@pytest.mark.slow
 def test_a_figure_is_saved_as_svg_and_png_and_its_link_copied(measured, open_context):
     page, _ = open_context()
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])

@@ -35,6 +35,7 @@ from nuggets.sensitivity.hooks import compute_sensitivity
 from nuggets.train.config import TrainConfig
 from nuggets.train.export import save_model
 from nuggets.train.finetune import finetune
+from tests.architectures import EACH
 
 STUDENT = {"hidden_size": 16, "intermediate_size": 48, "num_attention_heads": 2, "seed": 1}
 LORA = LoraConfig(r=3, alpha=7)
@@ -44,7 +45,7 @@ SAMPLES = [
 ]
 IDS = torch.tensor([[3, 14, 15, 9, 21, 6, 5, 35]])
 
-each = pytest.mark.parametrize("kind", ARCHITECTURES)
+each = pytest.mark.parametrize("kind", EACH)
 
 
 def folders(tiny, kind):

@@ -25,6 +25,7 @@ from nuggets.sensitivity.map_writer import MapWriter
 from nuggets.sensitivity.maps import SensitivityMap
 from nuggets.sensitivity.several_devices import measure_on
 from nuggets.sensitivity.streaming import stream_sensitivity
+from tests.architectures import spared
 
 SAMPLES = [
     ([3, 5, 7, 9, 11, 2], [-100, -100, -100, 9, 11, 2]),
@@ -57,7 +58,7 @@ def assert_equal_maps(found, expected):
 ALL_FOUR = ("llama", "gpt2", "gemma2")
 """Kinds on which tied words and what is kept are tried in every combination, not only in pairs."""
 COMBINED = [
-    (kind, tied, keep)
+    pytest.param(kind, tied, keep, marks=spared(kind))
     for kind in ARCHITECTURES
     for tied, keep in ((False, "full"), (True, "sums"), (True, "full"), (False, "sums"))
     if tied == (keep == "sums") or kind in ALL_FOUR
@@ -92,7 +93,10 @@ def test_states_on_disk_change_no_bit_and_none_stays_in_memory(
 
 @pytest.mark.parametrize(
     ("kind", "tied", "keep"),
-    [(kind, *((False, "full"), (True, "sums"))[n % 2]) for n, kind in enumerate(ARCHITECTURES)],
+    [
+        pytest.param(kind, *((False, "full"), (True, "sums"))[n % 2], marks=spared(kind))
+        for n, kind in enumerate(ARCHITECTURES)
+    ],
 )
 def test_the_faster_products_change_rounding_and_streaming_follows(
     kind, tied, keep, tiny, monkeypatch
@@ -155,6 +159,7 @@ def test_checkpointing_changes_no_bit_and_leaves_the_model_as_it_was(tiny):
     assert all("forward" not in vars(block) for block in blocks_of(model, spec))
 
 
+@pytest.mark.slow
 def test_two_processes_add_up_to_the_map_of_one(tiny, tmp_path):
     """Not the gradient of both halves: |a + b| would be smaller than |a| + |b|."""
     ref = parse_ref(str(tiny()))

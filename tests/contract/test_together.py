@@ -10,7 +10,6 @@ import torch
 
 from nuggets.compute import products
 from nuggets.errors import Cancelled, NonFinite
-from nuggets.models.architecture import ARCHITECTURES
 from nuggets.models.loading import load_model
 from nuggets.models.pair import read_spec
 from nuggets.models.references import parse_ref
@@ -18,6 +17,7 @@ from nuggets.progress import InMemoryProgress
 from nuggets.sensitivity.hooks import compute_sensitivity
 from nuggets.sensitivity.scores import Fisher, Magnitude, RandomScore
 from nuggets.sensitivity.several_samples import samples_per_pass
+from tests.architectures import EACH
 
 SAMPLES = [
     ([3, 5, 7, 9, 11, 2], [-100, -100, -100, 9, 11, 2]),
@@ -50,7 +50,7 @@ def assert_same_up_to_rounding(found, expected):
 
 @pytest.mark.parametrize("keep", ["full", "sums"])
 @pytest.mark.parametrize("tied", [False, True])
-@pytest.mark.parametrize("kind", ARCHITECTURES)
+@pytest.mark.parametrize("kind", EACH)
 def test_samples_together_equal_one_after_another(kind, tied, keep, tiny):
     model, spec = loaded(tiny(kind, tie_word_embeddings=tied))
     before = {name: p.detach().clone() for name, p in model.named_parameters()}

@@ -140,6 +140,7 @@ def test_a_cancelled_run_goes_on_where_it_was_and_ends_the_same(place, home, fin
     assert outcomes(run) == outcomes(finished)
 
 
+@pytest.mark.slow
 def test_a_worker_of_its_own_does_it_too(place, home, finished):
     run = api.start(job_of(place))
     deadline = time.monotonic() + 120

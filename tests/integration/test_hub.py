@@ -158,6 +158,7 @@ def test_preflight_reads_headers_and_downloads_no_weights(command, server, tiny,
     assert "model.safetensors" not in cached
 
 
+@pytest.mark.slow
 def test_a_download_tells_its_progress_and_serves_offline_afterwards(
     command, tiny, jsonl, tmp_path
 ):

@@ -209,7 +209,7 @@ from tests.unit.train.tiny_lab import letters, load
 if __name__ == "__main__":
     loaded = load(Path(sys.argv[1]))
     encoded = [encode(sample, loaded.tokenizer) for sample in letters(8, 3)]
-    config = TrainConfig(steps=1_000_000, batch_size=4, lr=1e-3)
+    config = TrainConfig(steps=20_000, batch_size=4, lr=1e-3)
     finetune(
         loaded.model, encoded, config, 0, Path(sys.argv[2]), helpers=("cpu",),
         on_evaluate=lambda step: print(len(active_children()), flush=True) or 0.0,
@@ -248,6 +248,7 @@ def test_a_loss_that_is_no_mean_over_answers_is_left_to_one_process(tiny, monkey
     ]
 
 
+@pytest.mark.slow
 def test_a_run_whose_arms_are_trained_by_two_processes(tmp_path, monkeypatch):
     tree = {"job": "transfer", "arms": [{"kind": "plain"}], "seeds": [0], "device": "cpu"}
     tree["data"] = {"task": "reverse", "n_train": 16, "n_test": 8}

@@ -19,11 +19,12 @@ from nuggets.alignment.stitching import exact_match, fit_maps, stitched_logits, 
 from nuggets.builtin.pairs import model_folder
 from nuggets.data.samples import encode
 from nuggets.errors import BadInput, Cancelled, NonFinite
-from nuggets.models.architecture import ARCHITECTURES, LAYER_ROLES, ArchSpec
+from nuggets.models.architecture import LAYER_ROLES, ArchSpec
 from nuggets.models.forward import decoder_of, evaluation
 from nuggets.models.fused import split_fused
 from nuggets.progress import InMemoryProgress
 from nuggets.sensitivity.hooks import compute_sensitivity
+from tests.architectures import EACH
 
 FIT, TEST = 0, 1
 
@@ -79,7 +80,7 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-@pytest.fixture(params=list(ARCHITECTURES))
+@pytest.fixture(params=EACH)
 def any_model(request, tiny):
     return load(tiny(request.param, num_hidden_layers=3))
 

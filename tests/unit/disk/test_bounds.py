@@ -216,7 +216,11 @@ TEMPLATES = {
 
 @pytest.mark.parametrize(
     ("place", "name"),
-    [("chat_template.jinja", "loops"), ("tokenizer_config.json", "doubles"), ("named", "loops")],
+    [
+        ("chat_template.jinja", "loops"),
+        pytest.param("tokenizer_config.json", "doubles", marks=pytest.mark.slow),
+        pytest.param("named", "loops", marks=pytest.mark.slow),
+    ],
 )
 def test_a_chat_template_that_never_ends_is_refused(name, place, tiny_copy, monkeypatch):
     monkeypatch.setattr("nuggets.models.tried.SECONDS", 4)

@@ -38,7 +38,9 @@ def load(ref) -> None:
     assert torch.isfinite(logits).all()
 
 
-@pytest.mark.parametrize("name", ODD)
+@pytest.mark.parametrize(
+    "name", [pytest.param(o, marks=[pytest.mark.slow] * (n % 5 > 0)) for n, o in enumerate(ODD)]
+)
 def test_checking_and_loading_say_the_same(name, tiny_copy):
     folder = tiny_copy()
     ODD[name](folder)
@@ -54,6 +56,7 @@ def test_the_corpus_is_large():
     assert len(ODD) >= 150
 
 
+@pytest.mark.slow
 def test_the_preflight_of_commands_and_pages_gives_the_sentence_of_loading(
     tiny, tiny_copy, tmp_path, monkeypatch
 ):

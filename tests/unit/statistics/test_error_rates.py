@@ -193,6 +193,7 @@ def test_simulated_seeds_have_the_pools_mean_and_spreads():
     assert simulate(Truth(1.0, 0.0, 0.0), 2, np.zeros(3), rng).tolist() == [[1.0] * 3] * 2
 
 
+@pytest.mark.slow
 def test_simulated_comparisons_stand_beside_the_measured_ones(monkeypatch):
     asked = []
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from nuggets.models.architecture import ARCHITECTURES
 from nuggets.models.loading import load_model
 from nuggets.models.references import parse_ref
 from nuggets.train.lab import Trainee
 from nuggets.train.lanes.model import LaneModel, Unstackable
+from tests.architectures import EACH
 from tests.unit.train.tiny_lab import make_lab
 
 STILL = {
@@ -21,7 +21,7 @@ ALONE = ("gemma", "gemma2", "gemma3_text", "gpt2")
 """Their embedding multiplies, or positions have one that no lane's rows belong to."""
 
 
-@pytest.mark.parametrize("kind", ARCHITECTURES)
+@pytest.mark.parametrize("kind", EACH)
 def test_stacked_models_compute_what_each_computes_alone(kind, tiny):
     folders = [tiny(kind, seed=seed, **STILL.get(kind, {})) for seed in (1, 2)]
     models = [load_model(parse_ref(str(folder))) for folder in folders]

@@ -15,11 +15,12 @@ from torch.nn.functional import cross_entropy
 
 from nuggets.extraction.adapter import add_lora
 from nuggets.extraction.plan import LoraConfig
-from nuggets.models.architecture import ARCHITECTURES, ArchSpec
+from nuggets.models.architecture import ArchSpec
 from nuggets.models.loading import load_model
 from nuggets.models.piecewise import answers
 from nuggets.models.references import parse_ref
 from nuggets.train.losses import DistillationLoss, answer_loss, surprise
+from tests.architectures import EACH
 
 IGNORED = -100
 GIVEN = 1.7
@@ -65,7 +66,7 @@ def assert_equal(model, ours, plain, ids, labels):
         torch.testing.assert_close(gradients[name], gradient, atol=1e-6, rtol=2e-5)
 
 
-@pytest.mark.parametrize("kind", ARCHITECTURES)
+@pytest.mark.parametrize("kind", EACH)
 def test_every_architectures_own_head_gives_the_loss_and_all_gradients(kind, tiny):
     """Capped in Gemma 2, scaled in Granite and Cohere, with a bias in Phi."""
     model = load_model(parse_ref(str(tiny(kind)))).requires_grad_(True)
