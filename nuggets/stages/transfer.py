@@ -186,11 +186,13 @@ def _cells(
     for index, batch in enumerate(_batches(lab, pairs, ctx)):
         ctx.check_cancelled()
         own = [cells[key] for key in batch.cells]
-        new = [cell for cell in own if cell in missing]
-        together = _Together(ctx, done, len(new), len(cells))
+        left = [cell for cell in own if cell in missing]
+        # Another run may have finished some of them meanwhile.
+        new = [each for each in left if not (index and known.take(each.arm, each.seed, ctx))]
+        together = _Together(ctx, done + len(left) - len(new), len(new), len(cells))
         together.progress(0, 1, "training")
         _batch(recipe, lab, data, known, own, batch.form, index, together)
-        done += len(new)
+        done += len(left)
     ctx.progress(len(cells), len(cells), "all arms")
 
 

@@ -10,6 +10,7 @@ import pytest
 from nuggets import api
 from nuggets.planning.datasets import load_datasets
 from nuggets.stages import transfer
+from nuggets.stages.reuse import KnownCells
 
 
 @pytest.fixture
@@ -88,6 +89,26 @@ def test_a_cell_that_another_run_has_is_not_trained_again(tree):
         for run, name in ((second, "again"), (first, "plain"))
     ]
     assert adapters[0].read_bytes() == adapters[1].read_bytes()
+
+
+def test_a_cell_that_another_run_finishes_meanwhile_is_not_trained_again(tree, monkeypatch):
+    tree = tree | {"train": {**tree["train"], "concurrent": "never"}}
+    first = api.run(api.parse_job(tree))
+    assert trained_cells(first) == 2
+    batches, find, train = [], KnownCells._find, transfer.run_batch
+
+    def trains(*given, **options):
+        batches.append(given)
+        return train(*given, **options)
+
+    monkeypatch.setattr(transfer, "run_batch", trains)
+    monkeypatch.setattr(
+        KnownCells, "_find", lambda self, *cell: find(self, *cell) if batches else None
+    )
+    second = api.run(api.parse_job(tree))
+    assert len(batches) == 1, "the other run had the second cell by then"
+    assert trained_cells(second) == 1
+    assert [c.outcomes for c in api.cells(second)] == [c.outcomes for c in api.cells(first)]
 
 
 @pytest.mark.parametrize("change", ["lora", "train", "data", "damage", "delete"])
