@@ -88,7 +88,9 @@ VALUES = st.sampled_from(
 
 @settings(max_examples=4, suppress_health_check=list(HealthCheck))
 @given(given_=st.dictionaries(st.sampled_from(KEYS), VALUES, min_size=1, max_size=8))
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize(
+    "page", [pytest.param(p, marks=[pytest.mark.slow] * (n % 3 > 0)) for n, p in enumerate(PAGES)]
+)
 def test_any_address_draws_a_page_or_says_what_is_wrong(open_page, monkeypatch, page, given_):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     try:

@@ -254,7 +254,9 @@ def test_ranks_chosen_by_energy_are_shared_by_all_arms(tiny):
             assert found == ranks, arm.name
 
 
-@pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
+@pytest.mark.parametrize(
+    "tied", [pytest.param(False, marks=pytest.mark.slow), True], ids=["untied", "tied"]
+)
 @pytest.mark.parametrize(
     "arm",
     [

@@ -30,7 +30,7 @@ def pickled(folder: Path, shards: int = 1) -> dict[str, torch.Tensor]:
     return tensors
 
 
-@pytest.mark.parametrize("shards", [1, 2])
+@pytest.mark.parametrize("shards", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_a_pickled_model_is_the_same_in_safetensors(shards, tiny, tiny_copy, tmp_path, nuggets):
     folder, out = tiny_copy(), tmp_path / "out"
     pickled(folder, shards)

@@ -57,14 +57,8 @@ def command(nuggets, *words):
     return ended.json
 
 
-USUAL = "gpt2"
-"""Least like the built-in Llamas. All of them take minutes: `make architectures`."""
-each_kind = pytest.mark.parametrize(
-    "kind", [pytest.param(k, marks=() if k == USUAL else pytest.mark.slow) for k in ARCHITECTURES]
-)
-
-
-@each_kind
+@pytest.mark.slow  # `make architectures`
+@pytest.mark.parametrize("kind", ARCHITECTURES)
 @pytest.mark.usefixtures("tried_here")
 def test_commands_and_pages_work_on_every_architecture(kind, tiny, samples, nuggets, tmp_path):
     teacher, student = pair(tiny, kind)

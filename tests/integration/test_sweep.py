@@ -91,6 +91,7 @@ def weights_of(run):
     return [(file.parent.parent.name, file.read_bytes()) for file in files]
 
 
+@pytest.mark.slow
 def test_trials_share_models_and_train_the_weights_of_runs_of_their_own(tmp_path, monkeypatch):
     loaded = []
 

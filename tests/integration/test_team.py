@@ -84,7 +84,7 @@ def weights(model):
 
 
 @pytest.mark.usefixtures("warm")
-@pytest.mark.parametrize("loss", ["answers", "distillation"])
+@pytest.mark.parametrize("loss", ["answers", pytest.param("distillation", marks=pytest.mark.slow)])
 def test_two_processes_take_the_steps_of_one(loss, loaded, encoded, tiny, tmp_path):
     teacher = load(tiny("llama", seed=1)).model
     measure = DistillationLoss(teacher) if loss == "distillation" else None
@@ -217,6 +217,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_helpers_die_with_a_killed_leader(tiny, tmp_path):
     script = tmp_path / "leader.py"
     script.write_text(LEADER)

@@ -327,7 +327,10 @@ def cell_names(run):
     return [(arm.name, seed) for arm in job.arms for seed in job.seeds]
 
 
-@pytest.mark.parametrize(("whole", "stages"), [("finished", STAGES), ("tuned", ALL_STAGES)])
+@pytest.mark.parametrize(
+    ("whole", "stages"),
+    [("finished", STAGES), pytest.param("tuned", ALL_STAGES, marks=pytest.mark.slow)],
+)
 def test_a_run_killed_at_random_moments_ends_as_if_nothing_had_happened(
     whole, stages, request, tmp_path, nursery, counted
 ):

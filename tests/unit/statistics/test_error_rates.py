@@ -132,6 +132,7 @@ def test_a_small_pool_is_refused_with_what_it_needs():
         calibrate(np.eye(14).tolist(), task="t", arm="plain")
 
 
+@pytest.mark.slow
 def test_disjoint_comparisons_of_several_pools_are_added_up():
     one, two = calibrated(), calibrated(n_pool=90, seed=2)
     both = together([one, two])

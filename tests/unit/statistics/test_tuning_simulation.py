@@ -23,12 +23,14 @@ def test_a_rate_chosen_once_per_arm_tells_identical_arms_apart_and_more_seeds_ma
     assert many > few
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", SIZES)
 def test_a_rate_chosen_by_every_seed_itself_does_not(size):
     assert found(OWN, size)[0] <= 0.09
     assert found(FIXED, size)[0] <= 0.09
 
 
+@pytest.mark.slow
 def test_it_reaches_what_the_best_rate_fixed_beforehand_reaches():
     size = SIZES[2]
     best, once = RATES[2].mean, found(ONCE, size)[1]
@@ -37,6 +39,7 @@ def test_it_reaches_what_the_best_rate_fixed_beforehand_reaches():
     assert once <= best - 0.02
 
 
+@pytest.mark.slow
 def test_three_tuning_seeds_lie_between():
     size = SIZES[2]
     assert found(OWN, size)[0] < found(THREE, size)[0] < found(ONCE, size)[0]
