@@ -11,15 +11,19 @@ from nuggets.models.architecture import ARCHITECTURES
 
 BUILDS = {
     "llama": "as the built-in models",
-    "qwen3": "norms of queries and keys, biases",
+    "qwen3": "norms of queries and keys",
     "gemma2": "four norms, capped logits, an embedding that multiplies",
     "olmo2": "norms behind, none before",
     "cohere": "attention and feed-forward side by side",
+    "phi": "biases everywhere, in the head too",
     "granite": "multipliers",
     "phi3": "queries, keys and values in one matrix, gate and up in another",
     "gpt_neox": "the same interleaved head by head",
     "gpt2": "transposed matrices, positions that are learned",
 }
+
+
+assert ARCHITECTURES.keys() >= BUILDS.keys()
 
 
 def spared(kind: str) -> Sequence[pytest.MarkDecorator]:

@@ -190,7 +190,8 @@ def _cells(
         # Another run may have finished some of them meanwhile.
         new = [each for each in left if not (index and known.take(each.arm, each.seed, ctx))]
         together = _Together(ctx, done + len(left) - len(new), len(new), len(cells))
-        together.progress(0, 1, "training")
+        if new:
+            together.progress(0, 1, "training")
         _batch(recipe, lab, data, known, own, batch.form, index, together)
         done += len(left)
     ctx.progress(len(cells), len(cells), "all arms")

@@ -108,6 +108,8 @@ def test_a_cell_that_another_run_finishes_meanwhile_is_not_trained_again(tree, m
     second = api.run(api.parse_job(tree))
     assert len(batches) == 1, "the other run had the second cell by then"
     assert trained_cells(second) == 1
+    said = {event.message for event in second.events() if event.message.startswith("training")}
+    assert said == {"training 1 of 2"}
     assert [c.outcomes for c in api.cells(second)] == [c.outcomes for c in api.cells(first)]
 
 
