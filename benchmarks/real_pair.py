@@ -40,7 +40,7 @@ def make_student(teacher: str, folder: Path) -> None:
 
 def split(source: Path, folder: Path) -> None:
     """Seed, training and test samples of a skill, by their place in its file; none comes twice."""
-    lines = distinct(source.read_text().splitlines())
+    lines = distinct(source)
     ends = (0, N_SEEDS, N_SEEDS + N_TRAIN, N_SEEDS + N_TRAIN + N_TEST)
     if len(lines) < ends[-1]:
         sys.exit(f"{source} has {len(lines)} different samples; {ends[-1]} are needed.")
@@ -49,11 +49,19 @@ def split(source: Path, folder: Path) -> None:
         write(folder / f"{name}.jsonl", lines[start:stop])
 
 
-def distinct(lines: Sequence[str]) -> list[str]:
-    """The lines without those whose prompt an earlier one has, whatever its answer's form."""
+def distinct(source: Path) -> list[str]:
+    """A file's samples, without those whose prompt an earlier one has, whatever their answers."""
     first: dict[object, str] = {}
-    for line in lines:
-        messages, _, _ = read_conversation(json.loads(line))
+    for number, line in enumerate(source.read_text().splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+            if not isinstance(record, dict):
+                raise ValueError("not a JSON object")
+            messages, _, _ = read_conversation(record)
+        except ValueError as problem:
+            sys.exit(f"{source}, line {number}, is not a sample: {problem}.")
         first.setdefault(tuple((m.role, m.content.strip()) for m in messages[:-1]), line)
     return list(first.values())
 
