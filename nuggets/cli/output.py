@@ -114,32 +114,26 @@ def show_tables(run: api.Run) -> None:
     """Draws every benchmark of a run: means, intervals, differences, and what they say."""
     for made in api.benchmark_tables(run):
         rows = []
+        # One model has nobody beside it.
+        beside = [f"better than {made.base} by"] if any(r.differences for r in made.rows) else []
         for row in made.rows:
             for metric, found in row.metrics.items():
                 other = row.differences.get(metric)
-                beside = () if other is None else (other.interval.low, other.interval.high)
+                between = () if other is None else (other.interval.low, other.interval.high)
+                better = f"{other.interval.mean:+z.3f} {interval(*between)}" if other else ""
                 rows.append(
                     (
                         row.name,
                         metric,
                         f"{found.mean:.3f}",
                         interval(found.low, found.high),
-                        f"{other.interval.mean:+z.3f} {interval(*beside)}" if other else "",
+                        *([better] if beside else []),
                         len(row.seeds),
                         f"{row.truncated_prompts} / {row.unfinished_answers}",
                         duration(row.seconds),
                     )
                 )
-        headers = (
-            "model",
-            "metric",
-            "mean",
-            "95 %",
-            f"better than {made.base} by",
-            "seeds",
-            "cut",
-            "time",
-        )
+        headers = ("model", "metric", "mean", "95 %", *beside, "seeds", "cut", "time")
         table(headers, rows, f"{made.benchmark}, {made.n_items} items")
         if made.comparisons:
             lines = [

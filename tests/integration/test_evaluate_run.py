@@ -372,6 +372,13 @@ def test_the_command_measures_prints_and_keeps(place, nuggets, tmp_path):
     assert (tmp_path / "out" / "tables" / "tables.json").is_file()
     again = nuggets("show", done.json["run"])
     assert "super_ni, 6 items" in again.out
+    assert "better than large by" in again.out
+    alone = nuggets(
+        "evaluate", place / "large", "--benchmark", "super_ni", "--data", place / "asked.jsonl",
+        "--limit", 2, "--max-new-tokens", 3, "--device", "cpu",
+    )  # fmt: skip
+    assert "super_ni, 2 items" in alone.out
+    assert "better than" not in alone.out, "there is nobody to compare with"
     refused = nuggets(
         "evaluate", place / "large", "--benchmark", "super_ni", "--data", place / "asked.jsonl",
         "--out", tmp_path / "out", "--json",
